@@ -1,0 +1,60 @@
+"""Where numbers come from: parameters, code, data, versions, device and commit."""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import spectral
+from spectral.measurement.settings import Settings
+from spectral.speech.corpus import Utterance
+
+_PACKAGES = ("torch", "transformers", "numpy", "scipy", "librosa", "jiwer", "pyarrow")
+_CODE = (
+    "spectra.py", "graphs.py", "_validation.py", "speech/*.py", "stress/*.py", "models/*.py",
+    "measurement/*.py",
+)  # fmt: skip
+"""The files of the package that decide a measured number."""
+
+
+def fingerprint(settings: Settings, utterances: Iterable[Utterance]) -> str:
+    """A hash of everything that decides the numbers: settings, code, weights and speech."""
+    digest = hashlib.sha256(settings.plain().encode())
+    package = Path(spectral.__file__).parent
+    for pattern in _CODE:
+        for path in sorted(package.glob(pattern)):
+            digest.update(path.name.encode() + path.read_bytes())
+    digest.update((settings.ladder / settings.model / "SHA256SUMS").read_bytes())
+    for utterance in utterances:
+        digest.update(f"{utterance.id} {utterance.reference}".encode())
+        if utterance.path.exists():
+            digest.update(utterance.path.read_bytes())
+    return digest.hexdigest()
+
+
+def provenance(settings: Settings, fingerprint: str, device: torch.device) -> dict[str, object]:
+    """What is stored with measured rows."""
+    return {
+        "parameters": settings.plain(),
+        "fingerprint": fingerprint,
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "seed": settings.seed,
+    }
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    folder = Path(spectral.__file__).parent
+    try:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not a git checkout"
+    return run.stdout.strip()

@@ -1,0 +1,173 @@
+"""Rows of the measurement: one decoded batch of utterances, every condition, all spectra."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
+from spectral.measurement.settings import REFERENCE_CONDITION, Settings
+from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
+from spectral.models.decoding import Transcript, greedy
+from spectral.models.view import SpeechModel
+from spectral.spectra import (
+    effective_rank,
+    eigenvalues,
+    kirchhoff_index,
+    resolved_kirchhoff_index,
+    resolved_modes,
+    spectral_slope,
+)
+from spectral.speech.grammar import vocabulary
+from spectral.stress.mixture import Mixture
+from spectral.stress.scoring import outcome, score
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One batch under one condition: what was played, what was written, what went on inside."""
+
+    mixtures: Sequence[Mixture]
+    transcripts: Sequence[Transcript]
+    recording: Recording
+
+    @property
+    def lengths(self) -> Tensor:
+        """T of every utterance, (batch,)."""
+        return torch.tensor([len(transcript.tokens) for transcript in self.transcripts])
+
+
+def batch_rows(
+    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: Settings
+) -> list[Row]:
+    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
+    decoded = {name: _decode(model, mixtures) for name, mixtures in batch.items()}
+    return [
+        row
+        for name, this in decoded.items()
+        for partner, lengths in _lengths(name, decoded).items()
+        for row in _condition_rows(model, name, partner, this, lengths, settings)
+    ]
+
+
+def _decode(model: SpeechModel, mixtures: Sequence[Mixture]) -> Decoded:
+    with capture(model) as recording:
+        transcripts = greedy(model, model.features([mixture.wave for mixture in mixtures]))
+    return Decoded(mixtures, transcripts, recording)
+
+
+def _lengths(name: str, decoded: dict[str, Decoded]) -> dict[str, Tensor]:
+    """Rows to keep per utterance: all of them (""), and as many as both sides of a pair have."""
+    own = decoded[name].lengths
+    others = [key for key in decoded if key != REFERENCE_CONDITION]
+    partners = others if name == REFERENCE_CONDITION else [REFERENCE_CONDITION]
+    return {"": own} | {other: torch.minimum(own, decoded[other].lengths) for other in partners}
+
+
+def _condition_rows(
+    model: SpeechModel,
+    condition: str,
+    partner: str,
+    decoded: Decoded,
+    lengths: Tensor,
+    settings: Settings,
+) -> Iterator[Row]:
+    texts = [_text_columns(model, *pair) for pair in zip(*_texts(decoded), strict=True)]
+    graphs = _graph_columns(decoded, lengths)
+    for component in COMPONENTS:
+        activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
+        spectra = _spectra(activations, lengths.to(activations.device))
+        resolved = resolved_modes(spectra)
+        for k in settings.modes:
+            numbers = _spectral_columns(spectra, resolved, k, settings.epsilon)
+            for i, layer in product(range(len(texts)), range(activations.shape[1])):
+                yield {
+                    **texts[i],
+                    "condition": condition,
+                    "matched_with": partner,
+                    "component": component,
+                    "layer": layer + 1,
+                    "modes": k,
+                    "tokens": int(lengths[i]),
+                    "resolved": int(resolved[i, layer]),
+                    "alpha_reason": _alpha_reason(int(resolved[i, layer]), k),
+                    "eigenvalues": spectra[i, layer, : max(settings.modes)].tolist(),
+                    **{name: column[i][layer] for name, column in (numbers | graphs).items()},
+                }
+
+
+def _spectra(activations: Tensor, lengths: Tensor) -> Tensor:
+    """Eigenvalues of the first ``lengths`` rows: (batch, layers, modes)."""
+    mask = _mask(lengths, activations.shape[2])[:, None].expand(activations.shape[:-1])
+    return eigenvalues(activations, mask)
+
+
+def _mask(lengths: Tensor, longest: int) -> Tensor:
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+def _spectral_columns(
+    spectra: Tensor, resolved: Tensor, k: int, epsilon: float
+) -> dict[str, list[list[float]]]:
+    padded = functional.pad(spectra, (0, max(0, k - spectra.shape[-1])))
+    columns = {
+        "n_eff": effective_rank(padded, k),
+        "n_eff_singular": effective_rank(padded, k, of="singular_values"),
+        "alpha": spectral_slope(padded, 1, k),
+        "kirchhoff": kirchhoff_index(padded, k, epsilon),
+        "kirchhoff_resolved": resolved_kirchhoff_index(padded, k, epsilon),
+    }
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def _alpha_reason(resolved: int, k: int) -> str:
+    return "" if resolved >= k else f"{resolved} resolved modes, the fit needs {k}"
+
+
+def _graph_columns(decoded: Decoded, lengths: Tensor) -> dict[str, list[list[float]]]:
+    """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
+    attention = decoded.recording.attention(decoded.transcripts)
+    states, _ = decoded.recording.text_rows(HIDDEN_STATE, decoded.transcripts)
+    tokens = states.shape[2]
+    mask = _mask(lengths.to(states.device), tokens)[:, None].expand(*states.shape[:2], tokens)
+    by_head = mask[:, :, None].expand(*attention.shape[:3], tokens)
+    columns = {
+        "attention_kirchhoff": graph_kirchhoff_index(
+            attention_graph(attention.mean(2), mask), mask
+        ),
+        "attention_kirchhoff_heads": graph_kirchhoff_index(
+            attention_graph(attention, by_head), by_head
+        ).mean(-1),
+        "similarity_kirchhoff": graph_kirchhoff_index(similarity_graph(states, mask), mask),
+    }
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def _texts(decoded: Decoded) -> tuple[Sequence[Mixture], Sequence[Transcript]]:
+    return decoded.mixtures, decoded.transcripts
+
+
+def _text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+    errors = score(mixture.references, transcript.text)
+    return {
+        "model": model.name,
+        "parameters": model.parameters,
+        "utterance": mixture.target.id,
+        "speaker": mixture.target.speaker,
+        "reference": mixture.target.reference,
+        "transcript": transcript.text,
+        "word_error": errors.target,
+        "interferers": [part.utterance.id for part in mixture.parts[1:]],
+        "interferer_word_errors": list(errors.interferers),
+        "candidate": errors.is_candidate,
+        "outcome": str(outcome(mixture.references, transcript.text, vocabulary())),
+        "average_log_probability": transcript.average_log_probability,
+        "compression_ratio": transcript.compression_ratio,
+        "no_speech_probability": transcript.no_speech_probability,
+        "finished": transcript.finished,
+    }

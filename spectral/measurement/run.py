@@ -1,0 +1,109 @@
+"""Measure one model on a corpus: batches of utterances, each kept as soon as it is done."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from spectral.measurement.provenance import fingerprint, provenance
+from spectral.measurement.rows import batch_rows
+from spectral.measurement.settings import Settings
+from spectral.measurement.store import merge, read_meta, write
+from spectral.models.loading import choose_device, load
+from spectral.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
+from spectral.stress.conditions import condition
+from spectral.stress.mixture import Mixture, Speakers
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a measurement went."""
+
+    output: Path
+    measured: int
+    resumed: int
+    skipped: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.output.name}: {self.measured} utterances measured ({self.resumed} of them "
+            f"earlier), {len(self.skipped)} skipped"
+        ]
+        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def measure(settings: Settings) -> Summary:
+    """Decode, capture and measure every utterance under every condition; write ``output``.
+
+    A killed run continues after its last finished batch; parts measured with other settings, code,
+    weights or speech are discarded. Utterances that cannot be used are skipped, and their reasons
+    stored with the rows. Raises RuntimeError where nothing at all could be measured.
+    """
+    corpus = find_utterances(settings.corpus)
+    chosen = corpus.utterances[: settings.utterances]
+    device = choose_device(settings.device)
+    model = load(settings.model, settings.ladder, device)
+    key = fingerprint(settings, corpus.utterances)
+    meta = provenance(settings, key, device)
+    skipped = dict(corpus.rejected)
+    parts, resumed = [], 0
+    folder = settings.output.with_suffix(".parts")
+    _discard_others(folder, key)
+    speakers = Speakers(corpus.utterances)
+    with tqdm(total=len(chosen), desc=settings.model, unit="utterance") as bar:
+        for i, utterances in enumerate(_batched(chosen, settings.batch)):
+            part = folder / f"{i:05d}.parquet"
+            done = part.exists()
+            if not done:
+                batch, unusable = _stressed(utterances, speakers, settings)
+                rows = batch_rows(model, batch, settings) if next(iter(batch.values())) else []
+                write(rows, part, {"fingerprint": key, "skipped": unusable})
+            unusable = read_meta(part)["skipped"]  # type: ignore[assignment]
+            resumed += done * (len(utterances) - len(unusable))
+            skipped |= unusable
+            parts.append(part)
+            bar.update(len(utterances))
+    measured = len(chosen) - sum(utterance.id in skipped for utterance in chosen)
+    if measured == 0:
+        raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
+    merge(parts, settings.output, {**meta, "skipped": skipped})
+    shutil.rmtree(folder)
+    return Summary(settings.output, measured, resumed, skipped)
+
+
+def _stressed(
+    utterances: Sequence[Utterance], speakers: Speakers, settings: Settings
+) -> tuple[dict[str, list[Mixture]], dict[str, str]]:
+    """The usable utterances' mixtures by condition, and why the others are not usable."""
+    batch: dict[str, list[Mixture]] = {name: [] for name in settings.conditions}
+    unusable: dict[str, str] = {}
+    for utterance in utterances:
+        try:
+            clean = Mixture.of(utterance, read_wave(utterance))
+            mixtures = {
+                name: condition(name).apply(clean, speakers, settings.seed)
+                for name in settings.conditions
+            }
+        except UnusableUtterance as error:
+            unusable[utterance.id] = str(error)
+            continue
+        for name, mixture in mixtures.items():
+            batch[name].append(mixture)
+    return batch, unusable
+
+
+def _batched(utterances: Sequence[Utterance], size: int) -> list[tuple[Utterance, ...]]:
+    return [tuple(utterances[i : i + size]) for i in range(0, len(utterances), size)]
+
+
+def _discard_others(folder: Path, key: str) -> None:
+    parts = sorted(folder.glob("*.parquet"))
+    if any(read_meta(part).get("fingerprint") != key for part in parts):
+        shutil.rmtree(folder)
+
+
+def _first(skipped: dict[str, str]) -> str:
+    return next(iter(skipped.values()), "the folder is empty")

@@ -1,0 +1,105 @@
+"""Tidy Parquet files, written atomically, and the parts that let a killed run continue."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("utterance", pa.string()),
+        ("speaker", pa.string()),
+        ("condition", pa.string()),
+        ("matched_with", pa.string()),
+        ("component", pa.string()),
+        ("layer", pa.int32()),
+        ("modes", pa.int32()),
+        ("tokens", pa.int32()),
+        ("resolved", pa.int32()),
+        ("n_eff", pa.float64()),
+        ("n_eff_singular", pa.float64()),
+        ("alpha", pa.float64()),
+        ("alpha_reason", pa.string()),
+        ("kirchhoff", pa.float64()),
+        ("kirchhoff_resolved", pa.float64()),
+        ("eigenvalues", pa.list_(pa.float32())),
+        ("attention_kirchhoff", pa.float64()),
+        ("attention_kirchhoff_heads", pa.float64()),
+        ("similarity_kirchhoff", pa.float64()),
+        ("reference", pa.string()),
+        ("transcript", pa.string()),
+        ("word_error", pa.float64()),
+        ("interferers", pa.list_(pa.string())),
+        ("interferer_word_errors", pa.list_(pa.float64())),
+        ("candidate", pa.bool_()),
+        ("outcome", pa.string()),
+        ("average_log_probability", pa.float64()),
+        ("compression_ratio", pa.float64()),
+        ("no_speech_probability", pa.float64()),
+        ("finished", pa.bool_()),
+    ]
+)
+"""One row per utterance, condition, matched length, component, layer and K; README says more."""
+
+_META = b"spectral"
+
+
+def write(rows: Sequence[Mapping[str, object]], path: Path, meta: Mapping[str, object]) -> None:
+    """Write rows with provenance ``meta`` to a Parquet file that is either whole or absent.
+
+    Raises OSError naming the file and the remedy where it cannot be written, ValueError for a row
+    that does not fit the schema.
+    """
+    unknown = {key for row in rows[:1] for key in row} ^ set(SCHEMA.names) if rows else set()
+    if unknown:
+        raise ValueError(f"{path}: columns {sorted(unknown)} are missing or not in the schema")
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    _write_table(table, path, meta)
+
+
+def merge(parts: Sequence[Path], path: Path, meta: Mapping[str, object]) -> None:
+    """Write the rows of several files, in their order, as one."""
+    _write_table(pa.concat_tables([pq.read_table(part) for part in parts]), path, meta)
+
+
+def read_meta(path: Path) -> dict[str, object]:
+    """The provenance of a file."""
+    found: dict[str, object] = json.loads(pq.read_schema(path).metadata[_META])
+    return found
+
+
+def read(paths: Sequence[Path]) -> pd.DataFrame:
+    """The rows of several files; raises ValueError for one that is missing or of another schema."""
+    frames = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: not measured yet; run `make figures`")
+        table = pq.read_table(path)
+        if not table.schema.remove_metadata().equals(SCHEMA):
+            raise ValueError(f"{path}: columns of another version; remove it and measure again")
+        frames.append(table.to_pandas())
+    return pd.concat(frames, ignore_index=True)
+
+
+def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        pq.write_table(
+            table.replace_schema_metadata({_META: json.dumps(meta).encode()}),
+            unfinished,
+            compression="zstd",
+        )
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(
+            f"{path}: cannot be written ({error}); free some space and run the same command again, "
+            "it continues after the parts that are done"
+        ) from error

@@ -1,0 +1,111 @@
+"""Record what happens inside the decoder while a model decodes, without changing what it says."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from spectral.models.decoding import Transcript
+from spectral.models.view import SpeechModel
+
+COMPONENTS = ("self_attention", "cross_attention", "ffn")
+"""What a decoder layer adds to the residual stream, in order."""
+
+HIDDEN_STATE = "hidden_state"
+"""The residual stream after a layer."""
+
+_QUERY, _KEY = "query", "key"
+
+
+class Recording:
+    """The outputs of every decoder layer for one decoded batch, position by position.
+
+    Position p is the decoder's input token p; it predicts token p + 1. The text's T tokens are
+    predicted by the positions from the prompt's last token on, and these are the rows that the
+    measurements use; the end token's position is left out.
+    """
+
+    def __init__(self, prompt_length: int, heads: int) -> None:
+        self._prompt_length, self._heads = prompt_length, heads
+        self._calls: dict[tuple[str, int], list[Tensor]] = {}
+
+    def rows(self, kind: str) -> Tensor:
+        """Outputs of ``kind`` at every position fed so far: (batch, layers, positions, width).
+
+        kind: one of COMPONENTS or HIDDEN_STATE. Raises RuntimeError where nothing was decoded.
+        """
+        layers = sorted(layer for name, layer in self._calls if name == kind)
+        if not layers:
+            raise RuntimeError(f"no {kind} was recorded; decode inside the `with` block first")
+        return torch.stack([torch.cat(self._calls[kind, layer], dim=1) for layer in layers], dim=1)
+
+    def text_rows(self, kind: str, transcripts: Sequence[Transcript]) -> tuple[Tensor, Tensor]:
+        """The rows that predict text: (batch, layers, T, width), and which are real (batch, T).
+
+        T is that of the longest transcript; rows after an utterance's own last are not real.
+        """
+        rows = self.rows(kind)
+        lengths = torch.tensor([len(t.tokens) for t in transcripts], device=rows.device)
+        first, longest = self._prompt_length - 1, int(lengths.max())
+        mask = torch.arange(longest, device=rows.device) < lengths[:, None]
+        return rows[:, :, first : first + longest], mask
+
+    def attention(self, transcripts: Sequence[Transcript]) -> Tensor:
+        """Self-attention weights among the text's rows: (batch, layers, heads, T, T), float64.
+
+        softmax(q k' / sqrt(d)) over all earlier positions and the own one, the prompt's among
+        them; the prompt's columns are then dropped, so rows may sum to less than one.
+        """
+        query, key = (self._by_head(kind) for kind in (_QUERY, _KEY))
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        positions = scores.shape[-1]
+        future = torch.ones(positions, positions, dtype=torch.bool, device=scores.device).triu(1)
+        weights = scores.masked_fill(future, -torch.inf).softmax(-1)
+        first = self._prompt_length - 1
+        last = first + max(len(t.tokens) for t in transcripts)
+        return weights[..., first:last, first:last]
+
+    def _by_head(self, kind: str) -> Tensor:
+        rows = self.rows(kind).double()
+        return rows.unflatten(-1, (self._heads, -1)).transpose(-3, -2)
+
+    def _record(self, kind: str, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        # A copy: some layers hand out a buffer that a later operation overwrites in place.
+        self._calls.setdefault((kind, layer), []).append(tensor.detach().clone())
+
+
+@contextmanager
+def capture(model: SpeechModel) -> Iterator[Recording]:
+    """Record one batch: ``with capture(model) as recording: transcripts = greedy(...)``.
+
+    Decoding a second batch inside the same block raises ValueError from ``Recording.rows`` if the
+    batch sizes differ, and else appends: open one block per batch. The recording stays on the
+    model's device and holds 6 x layers x batch x positions x width numbers.
+    """
+    recording = Recording(len(model.tokens.prompt), model.heads)
+    handles = [
+        module.register_forward_hook(_hook(recording, kind, i))
+        for i, layer in enumerate(model.layers)
+        for kind, module in (
+            ("self_attention", layer.self_attention),
+            ("cross_attention", layer.cross_attention),
+            ("ffn", layer.ffn),
+            (HIDDEN_STATE, layer.layer),
+            (_QUERY, layer.query),
+            (_KEY, layer.key),
+        )
+    ]
+    try:
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(recording: Recording, kind: str, layer: int):  # type: ignore[no-untyped-def]
+    def record(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        recording._record(kind, layer, output)
+
+    return record

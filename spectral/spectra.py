@@ -1,0 +1,298 @@
+"""Eigenvalue spectra of activations, and the numbers that are read off them.
+
+All kernels are batched over any leading dimensions, stay on the device of their input, take any
+floating dtype, compute in float64 and return float64 without gradients.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spectral._validation import (
+    as_float64,
+    as_mask,
+    power_of_two_near,
+    require_finite,
+    require_non_negative,
+    whole_number,
+)
+
+NOISE = 1e-9
+"""Modes below this fraction of the largest eigenvalue are noise, and set to zero."""
+
+ROUNDING = 4 * torch.finfo(torch.float64).eps
+"""Entries that differ by less than this fraction of the largest entry do so by rounding."""
+
+SMALLEST_MAGNITUDE, LARGEST_MAGNITUDE = 1e-130, 1e150
+"""Activations outside this range have eigenvalues, their squares, that float64 cannot hold."""
+
+
+def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = True) -> Tensor:
+    r"""Covariance eigenvalues of activations, descending, in units of activation^2.
+
+    .. math:: \lambda_i = \sigma_i(A - \bar A)^2 / (T - 1)
+
+    with :math:`\sigma_i` the singular values of one utterance's real rows less their mean, and T
+    the number of its real rows. They come from the smaller of the two Gram matrices, T x T or
+    D x D: T D min(T, D) multiply-adds for it, some 2/3 min(T, D)^3 for its eigenvalues, and memory
+    for about four copies of the activations in float64. Right to about 1e-14 of the largest
+    eigenvalue, that is to 1e-5 of each mode down to the noise, for T and D up to 1500.
+
+    A mode is noise, and exactly zero, where :math:`\lambda_i` is below
+
+    - 1e-9 of the largest; or
+    - :math:`T D / (T - 1)\,(4 \cdot 2^{-52} \max|A|)^2`, with the maximum over the real rows before
+      centring: what rounding to float64 alone can make of constant rows. Rows in float32 that
+      differ at all lie above it, unless one entry is some 1e15 times what the rows differ by.
+
+    Args:
+        activations: Shape ``(*batch, tokens, width)``, finite where the mask is true.
+        mask: Shape ``(*batch, tokens)``, bool, true where a token is real; all of them by default.
+            What lies under a false entry does not matter, be it NaN.
+        center: Subtract each utterance's mean row. Without it the divisor stays T - 1.
+
+    Returns:
+        Shape ``(*batch, min(tokens, width))``, float64. All zeros for T = 0 or 1, with or without
+        centring, and for constant rows with it.
+
+    Raises:
+        ValueError: For fewer than two dimensions, a dtype that is not floating, a mask of another
+            shape, dtype or device, NaN or infinity in a real row, or a largest magnitude outside
+            1e-130 .. 1e150, whose square leaves float64.
+
+    Example:
+        >>> rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> eigenvalues(rows) * 3
+        tensor([8., 2.], dtype=torch.float64)
+    """
+    rows = as_float64(activations, "activations", "(*batch, tokens, width)")
+    mask = as_mask(mask, rows.shape[:-1], rows.device)
+    rows = rows.where(mask[..., None], 0.0)
+    require_finite(rows, "activations", "mask out the tokens that are not real")
+    tokens, width = rows.shape[-2:]
+    if rows.numel() == 0:
+        return rows.new_zeros(*rows.shape[:-2], min(tokens, width))
+
+    largest = rows.abs().amax((-2, -1))
+    _require_square_in_range(largest)
+    # Scaled, as the eigensolver may square the squares; by powers of two, to lose no digit.
+    scale = power_of_two_near(largest)
+    rows = rows / scale[..., None, None]
+    if center:
+        rows = _centred(rows, mask)
+    gram = rows @ rows.mT if tokens < width else rows.mT @ rows
+    squares: Tensor = torch.linalg.eigvalsh(gram).flip(-1)
+
+    count = mask.sum(-1)
+    rounding = count * width * (ROUNDING * largest / scale).square()
+    noise = torch.maximum(NOISE * squares[..., 0], rounding)[..., None]
+    unit = torch.where(count > 1, scale.square() / (count - 1).clamp(min=1), 0.0)
+    return squares.where(squares >= noise, 0.0) * unit[..., None]
+
+
+def _require_square_in_range(largest: Tensor) -> None:
+    outside = (largest > LARGEST_MAGNITUDE) | ((largest > 0) & (largest < SMALLEST_MAGNITUDE))
+    if outside.any():
+        raise ValueError(
+            f"activations must have a largest magnitude of 0 or within {SMALLEST_MAGNITUDE} .. "
+            f"{LARGEST_MAGNITUDE}, got {largest[outside][0].item()}: eigenvalues are squares and "
+            "would leave float64, divide the activations first"
+        )
+
+
+def _centred(rows: Tensor, mask: Tensor) -> Tensor:
+    """Real rows less their mean, zero rows elsewhere."""
+    count = mask.sum(-1).clamp(min=1)[..., None, None]
+    for _ in range(2):  # The second pass takes away the rounding of the first one's mean.
+        rows = (rows - rows.sum(-2, keepdim=True) / count).where(mask[..., None], 0.0)
+    return rows
+
+
+def resolved_modes(eigenvalues: Tensor) -> Tensor:
+    """Number of non-zero eigenvalues, those that :func:`eigenvalues` did not call noise.
+
+    Args:
+        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
+
+    Returns:
+        Shape ``(*batch,)``, int64.
+
+    Raises:
+        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative.
+
+    Example:
+        >>> resolved_modes(torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+        tensor([2, 0])
+    """
+    return _count(_descending(eigenvalues))
+
+
+def effective_rank(
+    eigenvalues: Tensor,
+    k: int | None = None,
+    of: Literal["eigenvalues", "singular_values"] = "eigenvalues",
+) -> Tensor:
+    r"""Effective rank N_eff: the number of equal modes with the same Shannon entropy.
+
+    .. math:: N_{eff} = \exp\Bigl(-\sum_i p_i \log p_i\Bigr), \qquad
+              p_i = \lambda_i \Big/ \sum_j \lambda_j
+
+    Roy & Vetterli (2007), "The effective rank: a measure of effective dimensionality", eqs. 2-4,
+    who take singular values for :math:`\lambda`: ``of="singular_values"``, that is
+    :math:`p_i = \sqrt{\lambda_i} / \sum_j \sqrt{\lambda_j}`. Without a unit, unchanged by a factor
+    on the activations, and between 1 and the number of resolved modes. O(modes log modes).
+
+    Args:
+        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
+        k: Keep the k largest and renormalise p over them; all by default. Asking for more than
+            there are pads with zeros, which changes nothing.
+        of: What p is proportional to.
+
+    Returns:
+        Shape ``(*batch,)``, float64. 0 for a spectrum of zeros.
+
+    Raises:
+        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative, k
+            below 1 or not whole, or an unknown ``of``.
+
+    Example:
+        >>> effective_rank(torch.tensor([[5.0, 5.0, 5.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
+        tensor([3.0000, 1.0000], dtype=torch.float64)
+    """
+    if of not in ("eigenvalues", "singular_values"):
+        raise ValueError(f"of must be 'eigenvalues' or 'singular_values', got {of!r}")
+    kept = _descending(eigenvalues)
+    if k is not None:
+        kept = kept[..., : whole_number(k, "k", least=1)]
+    largest = kept[..., :1]
+    kept = kept / largest.where(largest > 0, 1.0)
+    if of == "singular_values":
+        kept = kept.sqrt()
+    total = kept.sum(-1, keepdim=True)
+    entropy = torch.special.entr(kept / total.where(total > 0, 1.0)).sum(-1)
+    # The entropy of a flat spectrum may round to above log(modes); the minimum also makes a
+    # spectrum of zeros, of entropy 0, have rank 0.
+    return torch.minimum(entropy.exp(), _count(kept).to(torch.float64))
+
+
+def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
+    r"""Spectral slope alpha: minus the slope of log lambda_i against log i, by least squares.
+
+    .. math:: \alpha = -\frac{\sum_i (x_i - \bar x) \log \lambda_i}{\sum_i (x_i - \bar x)^2},
+              \qquad x_i = \log i, \quad i = first, \ldots, last
+
+    Positive for a falling spectrum, and the exponent itself where :math:`\lambda_i \propto
+    i^{-\alpha}`. Without a unit, unchanged by a factor on the activations. O(modes log modes).
+
+    Args:
+        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
+        first: First mode of the fit; the largest eigenvalue is mode 1.
+        last: Last mode of the fit, inclusive.
+
+    Returns:
+        Shape ``(*batch,)``, float64. NaN where ``last`` exceeds the number of resolved modes.
+
+    Raises:
+        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative,
+            ``first`` below 1, or ``last`` not above ``first``.
+
+    Example:
+        >>> spectral_slope(torch.tensor([1.0, 1 / 4, 1 / 9, 1 / 16]).double(), first=1, last=4)
+        tensor(2.0000, dtype=torch.float64)
+    """
+    first = whole_number(first, "first", least=1)
+    last = whole_number(last, "last", least=1)
+    if last <= first:
+        raise ValueError(
+            f"last must be above first, as a slope takes two modes, got first={first}, last={last}"
+        )
+    modes = _descending(eigenvalues)
+    if last > modes.shape[-1]:
+        return modes.new_full(modes.shape[:-1], math.nan)
+    x = torch.arange(first, last + 1, dtype=torch.float64, device=modes.device).log()
+    x = x - x.mean()
+    slope = -(x * modes[..., first - 1 : last].log()).sum(-1) / x.square().sum()
+    return slope.where(_count(modes) >= last, math.nan)
+
+
+def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
+    r"""Kirchhoff index Kf of a spectrum, padded: each missing mode adds 1 / eps to the sum.
+
+    .. math:: Kf = K \sum_{i=1}^{K} \frac{1}{\lambda_i + \epsilon}, \qquad
+              \lambda_i = 0 \text{ for } i > modes
+
+    A literal reading of the paper (arXiv 2604.08591), after the Kirchhoff index of a graph
+    (Klein & Randić 1993), with covariance eigenvalues for those of a Laplacian. In units of
+    activation^-2; Kf(c lambda, c eps) = Kf(lambda, eps) / c. O(modes log modes).
+
+    Args:
+        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
+        k: K, the number of largest modes summed.
+        eps: Added to each eigenvalue, in units of activation^2; above 0.
+
+    Returns:
+        Shape ``(*batch,)``, float64. K^2 / eps for a spectrum of zeros.
+
+    Raises:
+        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative, k
+            below 1 or not whole, or eps not above 0 and finite.
+
+    Example:
+        >>> kirchhoff_index(torch.tensor([1.0, 0.5]), k=3, eps=0.5)
+        tensor(11., dtype=torch.float64)
+    """
+    k = whole_number(k, "k", least=1)
+    if not 0 < eps < math.inf:
+        raise ValueError(
+            f"eps must be above 0 and finite, got {eps}: a missing mode adds 1 / eps; "
+            "resolved_kirchhoff_index leaves those out and takes 0"
+        )
+    modes = _descending(eigenvalues)[..., :k]
+    return k * (1 / (modes + eps)).sum(-1) + k * (k - modes.shape[-1]) / eps
+
+
+def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
+    r"""Kirchhoff index Kf of a spectrum over its resolved modes alone.
+
+    .. math:: Kf = K \sum_{i=1}^{K} \frac{1}{\lambda_i + \epsilon}, \qquad
+              K = \min(k, \text{resolved modes})
+
+    :func:`kirchhoff_index` with nothing for the modes that are missing or zero, so that it does not
+    jump where a spectrum falls short of k. In units of activation^-2. O(modes log modes).
+
+    Args:
+        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
+        k: Most modes that are summed, the largest first.
+        eps: Added to each eigenvalue, in units of activation^2; 0 or above.
+
+    Returns:
+        Shape ``(*batch,)``, float64. 0, the empty sum, for a spectrum of zeros: tell it apart by
+        :func:`resolved_modes`.
+
+    Raises:
+        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative, k
+            below 1 or not whole, or eps below 0 or not finite.
+
+    Example:
+        >>> resolved_kirchhoff_index(torch.tensor([1.0, 0.5, 0.0]), k=3, eps=0.0)
+        tensor(6., dtype=torch.float64)
+    """
+    k = whole_number(k, "k", least=1)
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be 0 or above and finite, got {eps}")
+    modes = _descending(eigenvalues)[..., :k]
+    return _count(modes) * (1 / (modes + eps)).where(modes > 0, 0.0).sum(-1)
+
+
+def _descending(eigenvalues: Tensor) -> Tensor:
+    """Checked eigenvalues in float64, largest first."""
+    modes = as_float64(eigenvalues, "eigenvalues", "(*batch, modes)")
+    require_finite(modes, "eigenvalues", "drop the utterances that have no spectrum")
+    require_non_negative(modes, "eigenvalues", "set rounding noise to 0 with .clamp(min=0)")
+    return modes.sort(-1, descending=True).values
+
+
+def _count(modes: Tensor) -> Tensor:
+    return (modes > 0).sum(-1)

@@ -1,0 +1,87 @@
+"""Conditions: named, ordered perturbations, written in parameter files as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from spectral.stress.mixture import Mixture, Speakers
+from spectral.stress.perturbations import GaussianNoise, Perturbation, SpeakerMix, TimeStretch
+
+_PERTURBATIONS: dict[str, type[TimeStretch] | type[SpeakerMix] | type[GaussianNoise]] = {
+    kind.name: kind for kind in (TimeStretch, SpeakerMix, GaussianNoise)
+}
+
+
+@dataclass(frozen=True)
+class Stress:
+    """Perturbations applied one after the other, and what the condition is called."""
+
+    name: str
+    perturbations: tuple[Perturbation, ...]
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The mixture under stress; the same seed gives the same samples, bit for bit."""
+        for perturbation in self.perturbations:
+            mixture = perturbation.apply(mixture, speakers, seed)
+        return mixture
+
+    def at_severity(self, severity: float) -> "Stress":
+        """Every perturbation at one severity in [0, 1]; 1 is the condition itself, name and all."""
+        milder = tuple(each.at_severity(severity) for each in self.perturbations)
+        return self if severity == 1 else Stress(f"{self.name}-{severity:g}", milder)
+
+    def plain(self) -> list[dict[str, dict[str, float]]]:
+        """The perturbations as ``parse_stress`` reads them: lists, dicts and numbers alone."""
+        return [{each.name: asdict(each)} for each in self.perturbations]  # type: ignore[call-overload]
+
+
+# The paper's order, time stretch, then a mix of six speakers, then noise, is taken at its word: each
+# step gets the result of the step before, so the target alone is stretched and the five interferers
+# speak at their own speed. That everyone is stretched is another order: mix, stretch, noise.
+CONDITIONS: dict[str, Stress] = {
+    stress.name: stress
+    for stress in (
+        Stress("clean", ()),
+        Stress("stretch", (TimeStretch(3.5),)),
+        Stress("mix", (SpeakerMix(5, 0.0),)),
+        Stress("noise", (GaussianNoise(0.0),)),
+        Stress("hell", (TimeStretch(3.5), SpeakerMix(5, 0.0), GaussianNoise(0.0))),
+    )
+}
+
+
+def condition(name: str) -> Stress:
+    """The condition of that name; raises ValueError, listing the names, where there is none."""
+    if name not in CONDITIONS:
+        raise ValueError(f"no condition {name!r}; choose from {', '.join(CONDITIONS)}")
+    return CONDITIONS[name]
+
+
+def parse_stress(name: str, entries: object) -> Stress:
+    """A condition from plain data: a list of one-key mappings, applied in the order of the list.
+
+    ``{stretch: 3.5}`` gives the first field, ``{mix: {interferers: 5, level_db: -6.0}}`` any of
+    them. Raises ValueError naming the entry, what is wrong with it, and the remedy.
+    """
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"stress {name}: {entries!r} is no list; write [{{stretch: 3.5}}, ...]")
+    return Stress(name, tuple(_parse(f"stress {name}", entry) for entry in entries))
+
+
+def _parse(where: str, entry: object) -> Perturbation:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise ValueError(f"{where}: {entry!r} is not one perturbation; write {{stretch: 3.5}}")
+    ((name, value),) = entry.items()
+    if name not in _PERTURBATIONS:
+        raise ValueError(
+            f"{where}: no perturbation {name!r}; choose from {', '.join(_PERTURBATIONS)}"
+        )
+    kind = _PERTURBATIONS[name]
+    known = [field.name for field in fields(kind)]
+    values = value if isinstance(value, Mapping) else {known[0]: value}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: {name} has no {key!r}; choose from {', '.join(known)}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

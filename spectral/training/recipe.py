@@ -1,0 +1,83 @@
+"""The training recipe: what params/training.yml says, as typed values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of one model of the ladder."""
+
+    width: int
+    heads: int
+    encoder_layers: int
+    decoder_layers: int
+    sentence_steps: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """What speech the models are trained on."""
+
+    seed: int
+    shard_size: int
+    word_shards: int
+    sentence_shards: int
+    development_utterances: int
+    no_speech_clips: int
+    noise_share: float
+    noise_snr_db: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the curriculum; its learning rate is for width 128."""
+
+    batch: int
+    learning_rate: float
+    ctc_weight: float
+    full_window_share: float
+    no_speech_share: float
+    spec_augment: bool
+    steps: int
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW with a linear warm-up, a cosine decay and clipped gradients."""
+
+    weight_decay: float
+    warmup_steps: int
+    clip_norm: float
+    full_window_last_share: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a trained model of the ladder is."""
+
+    window_seconds: int
+    max_target_positions: int
+    sizes: dict[str, Size]
+    material: Material
+    stages: dict[str, dict[str, Any]]
+    optimiser: Optimiser
+    checkpoint_every: int
+
+    def curriculum(self, size: str) -> dict[str, Stage]:
+        """The stages that a model of this size goes through, in order."""
+        steps = {"steps": self.sizes[size].sentence_steps}
+        return {name: Stage(**(steps | stage)) for name, stage in self.stages.items()}
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises TypeError naming the unknown or missing key."""
+    raw: dict[str, Any] = yaml.safe_load(path.read_text())
+    raw["sizes"] = {name: Size(**size) for name, size in raw["sizes"].items()}
+    raw["material"]["noise_snr_db"] = tuple(raw["material"]["noise_snr_db"])
+    raw["material"] = Material(**raw["material"])
+    raw["optimiser"] = Optimiser(**raw["optimiser"])
+    return Recipe(**raw)

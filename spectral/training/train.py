@@ -1,0 +1,217 @@
+"""Train one model of the ladder: a curriculum with a CTC head, checkpoints, and a resumable loop."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+from transformers import WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from spectral.training.batches import IGNORE, Batch, Batcher
+from spectral.training.recipe import Optimiser, Recipe, Stage
+
+REFERENCE_WIDTH = 128  # the width that a stage's learning rate is given for
+_BETAS = (0.9, 0.98)
+_LAST_LEARNING_RATE = 0.02  # of the highest, at the end of the cosine
+
+
+@dataclass
+class Progress:
+    """Where a run stands: stage, steps done in it, its record so far and the seconds it took."""
+
+    stage: str
+    step: int = 0
+    record: list[dict[str, object]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Learner(nn.Module):
+    """A Whisper model and the CTC head that its encoder is trained with; the head is not kept."""
+
+    def __init__(self, model: WhisperForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.blank = model.config.vocab_size
+        self.ctc = nn.Linear(model.config.d_model, self.blank + 1)
+
+    def loss(self, batch: Batch, ctc_weight: float) -> Tensor:
+        """Cross-entropy of the next token plus ``ctc_weight`` times CTC on the encoder."""
+        context = encode_window(self.model, batch.features)
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=context),
+            decoder_input_ids=batch.inputs,
+            use_cache=False,
+        ).logits
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE
+        )
+        return loss + ctc_weight * self._ctc_loss(context, batch.texts)
+
+    def _ctc_loss(self, context: Tensor, texts: list[list[int]]) -> Tensor:
+        log_probs = self.ctc(context).log_softmax(-1).transpose(0, 1)
+        lengths = torch.tensor([len(text) for text in texts])
+        targets = torch.tensor([token for text in texts for token in text])
+        frames = torch.full((len(texts),), context.shape[1])
+        return functional.ctc_loss(
+            log_probs.float(), targets, frames, lengths, self.blank, zero_infinity=True
+        )
+
+
+def encode_window(model: WhisperForConditionalGeneration, features: Tensor) -> Tensor:
+    """The encoder on a window shorter than its own: its table of positions is sliced.
+
+    features (batch, mels, frames) -> (batch, frames / 2, width). The library's own forward pass
+    insists on the full window, six times the work on the curriculum's first stage.
+    """
+    encoder = model.model.encoder
+    hidden = functional.gelu(encoder.conv1(features))
+    hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    for layer in encoder.layers:
+        hidden = layer(hidden, None)
+    return encoder.layer_norm(hidden)
+
+
+def train(
+    model: WhisperForConditionalGeneration,
+    batchers: dict[str, Batcher],
+    stages: dict[str, Stage],
+    recipe: Recipe,
+    folder: Path,
+    evaluate: Callable[[WhisperForConditionalGeneration], float],
+    seed: int,
+    device: torch.device,
+) -> Progress:
+    """Run every stage in order, resuming from ``folder/checkpoint.pt``; returns the record."""
+    torch.manual_seed(seed)
+    learner = Learner(model.train()).to(device)
+    names = list(stages)
+    progress = Progress(names[0])
+    optimiser = _optimiser(learner, recipe.optimiser)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        learner.load_state_dict(saved["learner"])
+        optimiser.load_state_dict(saved["optimiser"])
+        progress = Progress(**json.loads(saved["progress"]))
+    for name in names[names.index(progress.stage) :]:
+        if progress.stage != name:
+            progress.stage, progress.step = name, 0
+            optimiser = _optimiser(learner, recipe.optimiser)
+        _run_stage(
+            learner,
+            optimiser,
+            batchers[name],
+            stages[name],
+            recipe,
+            progress,
+            checkpoint,
+            evaluate,
+            device,
+        )
+    return progress
+
+
+def _run_stage(
+    learner: Learner,
+    optimiser: torch.optim.Optimizer,
+    batcher: Batcher,
+    stage: Stage,
+    recipe: Recipe,
+    progress: Progress,
+    checkpoint: Path,
+    evaluate: Callable[[WhisperForConditionalGeneration], float],
+    device: torch.device,
+) -> None:
+    highest = stage.learning_rate * (REFERENCE_WIDTH / learner.model.config.d_model) ** 0.5
+    full_from = int(stage.steps * (1 - recipe.optimiser.full_window_last_share))
+    if stage.full_window_share == 0:
+        full_from = stage.steps
+    batches = batcher.batches(progress.step, full_from)
+    bar = tqdm(total=stage.steps, initial=progress.step, desc=progress.stage, unit="step")
+    total, began = 0.0, time.monotonic()
+    while progress.step < stage.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = highest * schedule(progress.step, stage, recipe.optimiser)
+        loss = learner.loss(to_device(next(batches), device), stage.ctc_weight)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), recipe.optimiser.clip_norm)
+        optimiser.step()
+        total += loss.item()
+        progress.step += 1
+        bar.update()
+        if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
+            learner.eval()
+            error = evaluate(learner.model)
+            learner.train()
+            mean = total / ((progress.step - 1) % recipe.checkpoint_every + 1)
+            if not math.isfinite(mean):
+                raise FloatingPointError(
+                    f"loss {mean} in stage {progress.stage} at step {progress.step}; "
+                    f"the last good checkpoint is {checkpoint}; lower the learning rate"
+                )
+            progress.seconds += time.monotonic() - began
+            progress.record.append(
+                {
+                    "stage": progress.stage,
+                    "step": progress.step,
+                    "loss": round(mean, 4),
+                    "word_error": round(error, 4),
+                    "seconds": round(progress.seconds, 1),
+                }
+            )
+            bar.set_postfix(loss=f"{mean:.3f}", word_error=f"{error:.2f}")
+            _save(checkpoint, learner, optimiser, progress)
+            total, began = 0.0, time.monotonic()
+    bar.close()
+
+
+def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
+    """The learning rate at a step as a share of the highest: linear warm-up, then a cosine."""
+    warm = min(1.0, (step + 1) / optimiser.warmup_steps)
+    done = max(0.0, (step - optimiser.warmup_steps) / (stage.steps - optimiser.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * done))
+    return warm * (_LAST_LEARNING_RATE + (1 - _LAST_LEARNING_RATE) * cosine)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``."""
+    return Batch(
+        batch.features.to(device), batch.inputs.to(device), batch.labels.to(device), batch.texts
+    )
+
+
+def _optimiser(learner: Learner, settings: Optimiser) -> torch.optim.Optimizer:
+    decayed = [p for p in learner.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in learner.parameters() if p.requires_grad and p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=0.0,
+        betas=_BETAS,
+    )
+
+
+def _save(
+    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, progress: Progress
+) -> None:
+    part = path.with_suffix(".part")
+    torch.save(
+        {
+            "learner": learner.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "progress": json.dumps(asdict(progress)),
+        },
+        part,
+    )
+    part.rename(path)

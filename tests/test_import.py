@@ -1,0 +1,27 @@
+"""What ``import spectral`` promises."""
+
+import subprocess
+import sys
+
+import spectral
+
+
+def test_importing_spectral_needs_only_torch_numpy_and_scipy() -> None:
+    script = """
+import sys
+import numpy, scipy, torch
+before = {name.split(".")[0] for name in sys.modules} | set(sys.stdlib_module_names)
+import spectral
+after = {name.split(".")[0] for name in sys.modules}
+print(*sorted(after - before - {"spectral"}))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+def test_every_kernel_is_importable_from_spectral_and_documented() -> None:
+    for name in spectral.__all__:
+        documentation = getattr(spectral, name).__doc__
+        assert documentation is not None
+        for part in ("Args:", "Returns:", "Raises:", "Example:"):
+            assert part in documentation, f"{name} has no {part}"

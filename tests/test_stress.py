@@ -1,0 +1,459 @@
+"""Laws of the perturbations: what each does to a wave, and what it must leave alone."""
+
+import hashlib
+import itertools
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectral.speech.corpus import SAMPLE_RATE, UnusableUtterance, Utterance
+from spectral.stress.conditions import CONDITIONS, Stress, condition, parse_stress
+from spectral.stress.mixture import Mixture, Speakers, rms
+from spectral.stress.perturbations import GaussianNoise, Perturbation, SpeakerMix, TimeStretch
+
+SEED = 20260408
+law = settings(derandomize=True, deadline=None, max_examples=15)
+
+
+def wave_of(utterance: Utterance) -> np.ndarray:
+    """A second or two of a voiced sound of its own pitch and loudness."""
+    state = int.from_bytes(hashlib.sha256(utterance.id.encode()).digest()[:4])
+    rng = np.random.default_rng(state)
+    time = np.arange(int(rng.uniform(1.0, 2.0) * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = rng.uniform(80, 300) * (1 + 0.1 * np.sin(2 * np.pi * 3 * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    sound = sum(np.sin(k * phase) / k for k in range(1, 9)) * rng.uniform(0.02, 0.2)
+    return (sound * (1.2 + np.sin(2 * np.pi * 4 * time))).astype(np.float32)
+
+
+def corpus(speakers: int = 8, each: int = 2) -> list[Utterance]:
+    return [
+        Utterance(f"{s}-1-{i:04d}", str(s), f"speaker {s} says sentence {i}", Path("nowhere"))
+        for s in range(speakers)
+        for i in range(each)
+    ]
+
+
+UTTERANCES = corpus()
+SPEAKERS = Speakers(UTTERANCES, wave_of)
+TARGET = UTTERANCES[3]
+CLEAN = Mixture.of(TARGET, wave_of(TARGET))
+DRAWN = ["1-1-0001", "3-1-0001", "2-1-0001", "7-1-0000", "5-1-0001", "0-1-0001"]  # once and for all
+
+
+def under(*perturbations: Perturbation, seed: int = SEED, on: Mixture = CLEAN) -> Mixture:
+    return Stress("test", perturbations).apply(on, SPEAKERS, seed)
+
+
+def scaled(factor: float) -> Mixture:
+    return Mixture.of(TARGET, CLEAN.wave * np.float32(factor))
+
+
+def added(after: Mixture, before: Mixture) -> np.ndarray:
+    """What was added to a wave, padded with silence to the longer one."""
+    padded = np.zeros(after.wave.size)
+    padded[: before.wave.size] = before.wave
+    return after.wave - padded
+
+
+def ids(mixture: Mixture) -> list[str]:
+    return [part.utterance.id for part in mixture.parts]
+
+
+# Each perturbation does what it says
+
+
+@law
+@given(rate=st.floats(0.25, 5.0))
+def test_stretch_divides_the_duration_by_its_rate(rate: float) -> None:
+    assert under(TimeStretch(rate)).wave.size == round(CLEAN.wave.size / rate)
+
+
+def test_stretch_keeps_the_pitch() -> None:
+    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    tone = Mixture.of(TARGET, np.sin(2 * np.pi * 440 * time).astype(np.float32))
+    for rate in (3.5, 1 / 3.5):
+        wave = under(TimeStretch(rate), on=tone).wave
+        peak = np.abs(np.fft.rfft(wave * np.hanning(wave.size))).argmax() * SAMPLE_RATE / wave.size
+        assert peak == pytest.approx(440, rel=0.02)
+
+
+def test_stretch_follows_the_target_level() -> None:
+    stretched = under(TimeStretch(3.5))
+    assert stretched.target_rms == pytest.approx(rms(stretched.wave), rel=1e-6)
+
+
+@law
+@given(snr_db=st.floats(-40.0, 60.0), seed=st.integers(0, 2**63))
+def test_noise_has_the_stated_ratio(snr_db: float, seed: int) -> None:
+    noise = added(under(GaussianNoise(snr_db), seed=seed), CLEAN)
+    measured = 20 * math.log10(rms(CLEAN.wave) / rms(noise))
+    assert measured == pytest.approx(snr_db, abs=0.01)
+
+
+def test_noise_is_white_gaussian_and_relative_to_all_that_is_audible() -> None:
+    mix = under(SpeakerMix())
+    noise = added(under(GaussianNoise(0.0), on=mix), mix)
+    assert rms(noise) == pytest.approx(rms(mix.wave), rel=1e-5)
+    unit = noise / rms(noise)
+    assert abs(unit.mean()) < 0.03
+    assert (unit**4).mean() == pytest.approx(3.0, abs=0.15)
+    assert abs((unit[1:] * unit[:-1]).mean()) < 0.03
+
+
+def test_mix_is_the_sum_of_six_speakers_at_their_levels() -> None:
+    mix = under(SpeakerMix(5, -6.0))
+    total = np.zeros(mix.wave.size)
+    total[: CLEAN.wave.size] = CLEAN.wave
+    for part in mix.parts[1:]:
+        wave = wave_of(part.utterance)
+        level = rms(CLEAN.wave) * 10 ** (part.level_db / 20)
+        total[: wave.size] += wave * (level / rms(wave))
+    np.testing.assert_allclose(mix.wave, total, atol=1e-6)
+    assert [part.level_db for part in mix.parts] == [0.0] + [-6.0] * 5
+
+
+def test_mix_is_heard_to_the_end_of_its_longest_utterance() -> None:
+    mix = under(SpeakerMix())
+    lengths = [wave_of(part.utterance).size for part in mix.parts]
+    assert mix.wave.size == max(lengths) > CLEAN.wave.size
+
+
+@law
+@given(seed=st.integers(-(2**63), 2**63), count=st.integers(1, 7))
+def test_interferers_are_distinct_other_speakers(seed: int, count: int) -> None:
+    mix = under(SpeakerMix(count), seed=seed)
+    speakers = [part.utterance.speaker for part in mix.parts]
+    assert speakers[0] == TARGET.speaker
+    assert len(set(speakers)) == len(speakers) == count + 1
+    assert mix.references == tuple(part.utterance.reference for part in mix.parts)
+
+
+def test_every_other_utterance_interferes_somewhere() -> None:
+    heard = {name for seed in range(60) for name in ids(under(SpeakerMix(), seed=seed))}
+    others = {each.id for each in UTTERANCES if each.speaker != TARGET.speaker}
+    assert heard == others | {TARGET.id}
+
+
+def test_nothing_is_clipped_or_rescaled() -> None:
+    loud = under(*CONDITIONS["hell"].perturbations, on=scaled(2.0**5))
+    assert np.abs(loud.wave).max() > 10
+    np.testing.assert_array_equal(loud.wave, 2.0**5 * under(*CONDITIONS["hell"].perturbations).wave)
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**-20, 2.0**20, 2.0**60])
+def test_hell_has_no_scale_of_its_own(scale: float) -> None:
+    hell = under(*CONDITIONS["hell"].perturbations, on=scaled(scale))
+    np.testing.assert_array_equal(hell.wave / scale, under(*CONDITIONS["hell"].perturbations).wave)
+
+
+def test_rounding_does_not_grow_in_the_stretch() -> None:
+    # in float32 it grows to 1e-3, and another machine's FFT would make another Hell
+    ten = 10 * under(TimeStretch(3.5)).wave.astype(np.float64)
+    wave = librosa.effects.time_stretch(10 * CLEAN.wave.astype(np.float64), rate=3.5)
+    np.testing.assert_allclose(wave, ten, rtol=1e-6, atol=1e-8)
+
+
+# Severity
+
+
+@pytest.mark.parametrize("identity", [TimeStretch(1), SpeakerMix(0), GaussianNoise(math.inf)])
+def test_identities_return_the_mixture_itself(identity: Perturbation) -> None:
+    assert identity.apply(CLEAN, SPEAKERS, SEED) is CLEAN
+
+
+@pytest.mark.parametrize("full", [*CONDITIONS["hell"].perturbations, TimeStretch(1 / 3.5)])
+def test_severity_runs_from_nothing_to_the_perturbation_itself(full: Perturbation) -> None:
+    assert full.at_severity(0).apply(CLEAN, SPEAKERS, SEED) is CLEAN
+    assert full.at_severity(1) == full
+
+
+def test_clean_is_untouched_and_so_is_any_condition_at_severity_zero() -> None:
+    for stress in CONDITIONS.values():
+        assert stress.at_severity(0).apply(CLEAN, SPEAKERS, SEED) is CLEAN
+    assert CONDITIONS["clean"].apply(CLEAN, SPEAKERS, SEED) is CLEAN
+    assert CLEAN.wave is Mixture.of(TARGET, CLEAN.wave).wave
+
+
+@law
+@given(mild=st.floats(0, 1), more=st.floats(0, 1), snr=st.floats(-20, 50), rate=st.floats(1, 4))
+def test_severity_is_monotone(mild: float, more: float, snr: float, rate: float) -> None:
+    mild, more = sorted((mild, more))
+    noise, mix, slow = GaussianNoise(snr), SpeakerMix(5, -snr), TimeStretch(1 / rate)
+    assert noise.at_severity(mild).snr_db >= noise.at_severity(more).snr_db
+    assert mix.at_severity(mild).interferers <= mix.at_severity(more).interferers
+    if mild > 0:
+        assert mix.at_severity(mild).level_db <= mix.at_severity(more).level_db
+    assert TimeStretch(rate).at_severity(mild).rate <= TimeStretch(rate).at_severity(more).rate
+    assert slow.at_severity(mild).rate >= slow.at_severity(more).rate
+
+
+def test_severity_in_numbers() -> None:
+    assert TimeStretch(4.0).at_severity(0.5).rate == pytest.approx(2.0)
+    assert GaussianNoise(0.0).at_severity(0.5).snr_db == pytest.approx(15.0)
+    assert SpeakerMix(5, 0.0).at_severity(0.5).level_db == pytest.approx(-15.0)
+    assert CONDITIONS["hell"].at_severity(0.25).name == "hell-0.25"
+    assert CONDITIONS["hell"].at_severity(1) is CONDITIONS["hell"]
+
+
+def test_milder_forms_use_the_same_draw() -> None:
+    full, half = (added(under(GaussianNoise(0.0).at_severity(s)), CLEAN) for s in (1, 0.5))
+    assert np.corrcoef(full, half)[0, 1] > 0.9999
+    assert ids(under(SpeakerMix().at_severity(0.1))) == ids(under(SpeakerMix()))
+    assert ids(under(SpeakerMix(3))) == ids(under(SpeakerMix(5)))[:4]
+
+
+# Order and composition
+
+ORDERS = [
+    order
+    for size in range(4)
+    for order in itertools.permutations(CONDITIONS["hell"].perturbations, size)
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "-".join(p.name for p in order))
+def test_any_subset_in_any_order_is_well_defined(order: tuple[Perturbation, ...]) -> None:
+    mixture = under(*order)
+    names = [perturbation.name for perturbation in order]
+    assert mixture.applied == tuple(names)
+    assert mixture.wave.dtype == np.float32
+    assert np.isfinite(mixture.wave).all()
+    assert ids(mixture) == (ids(under(SpeakerMix())) if "mix" in names else [TARGET.id])
+    assert len(mixture.references) == (6 if "mix" in names else 1)
+
+
+def test_orders_differ() -> None:
+    waves = [under(*order).wave.tobytes() for order in ORDERS]
+    assert len(set(waves)) == len(ORDERS)
+
+
+def test_stretch_before_the_mix_takes_the_target_alone_after_it_everyone() -> None:
+    first, last = under(TimeStretch(2), SpeakerMix()), under(SpeakerMix(), TimeStretch(2))
+    others = [wave_of(part.utterance).size for part in first.parts[1:]]
+    assert first.wave.size == max(*others, round(CLEAN.wave.size / 2))
+    assert last.wave.size == round(max(*others, CLEAN.wave.size) / 2)
+
+
+def test_levels_are_relative_to_the_target_alone_in_any_order() -> None:
+    loud = GaussianNoise(-20.0)
+    assert under(loud).target_rms == CLEAN.target_rms
+    noisy = under(loud)
+    interferers = added(under(SpeakerMix(), on=noisy), noisy)
+    np.testing.assert_allclose(interferers, added(under(SpeakerMix()), CLEAN), atol=1e-5)
+
+
+def test_composition_is_application_one_after_the_other() -> None:
+    steps = (*CONDITIONS["hell"].perturbations, GaussianNoise(3.0), SpeakerMix(2, -3.0))
+    one_by_one = CLEAN
+    for step in steps:
+        one_by_one = under(step, on=one_by_one)
+    at_once = under(*steps)
+    np.testing.assert_array_equal(at_once.wave, one_by_one.wave)
+    assert (at_once.parts, at_once.applied) == (one_by_one.parts, one_by_one.applied)
+    assert len({part.utterance.speaker for part in at_once.parts}) == 8
+
+
+def test_noise_twice_is_two_draws() -> None:
+    once = under(GaussianNoise(0.0))
+    first = added(once, CLEAN)
+    second = added(under(GaussianNoise(0.0), on=once), once)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+
+
+def test_the_draw_does_not_depend_on_the_other_perturbations() -> None:
+    alone = added(under(GaussianNoise(0.0)), CLEAN)
+    mix = under(SpeakerMix())
+    in_mix = added(under(GaussianNoise(0.0), on=mix), mix)
+    assert np.corrcoef(alone, in_mix[: alone.size])[0, 1] > 0.9999
+
+
+# Seeds
+
+
+def hell_hash() -> str:
+    """A hash of the samples of Hell: what another process must find too."""
+    wave = CONDITIONS["hell"].apply(CLEAN, SPEAKERS, SEED).wave
+    return hashlib.sha256(wave.tobytes()).hexdigest()
+
+
+def test_another_process_makes_the_same_samples() -> None:
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": f"{here.parent}:{here}"}
+    command = [sys.executable, "-c", "import test_stress as t; print(t.hell_hash())"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == hell_hash()
+
+
+def test_draws_are_those_of_every_machine_and_version() -> None:
+    assert ids(under(SpeakerMix())) == DRAWN
+
+
+@pytest.mark.parametrize("name", ["mix", "noise"])
+def test_another_seed_or_utterance_is_another_draw(name: str) -> None:
+    perturbation = CONDITIONS[name].perturbations[0]
+    renamed = replace(TARGET, id="other")
+    twin = Mixture.of(renamed, CLEAN.wave)
+    here = under(perturbation).wave
+    np.testing.assert_array_equal(here, under(perturbation).wave)
+    for other in (under(perturbation, seed=SEED + 1).wave, under(perturbation, on=twin).wave):
+        assert other.shape != here.shape or not np.array_equal(other, here)
+
+
+def test_utterances_do_not_depend_on_each_other_nor_on_the_order_of_the_corpus() -> None:
+    hell = CONDITIONS["hell"]
+    backwards = Speakers(reversed(UTTERANCES), wave_of)
+    clean = [Mixture.of(each, wave_of(each)) for each in UTTERANCES[:4]]
+    forth = [hell.apply(each, SPEAKERS, SEED).wave for each in clean]
+    back = [hell.apply(each, backwards, SEED).wave for each in reversed(clean)][::-1]
+    for one, other in zip(forth, back, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_leaves_the_corpus_changes_only_the_mixes_it_was_in() -> None:
+    mixes = [under(SpeakerMix(2), seed=seed) for seed in range(20)]
+    gone = mixes[0].parts[1].utterance
+    fewer = Speakers([each for each in UTTERANCES if each != gone], wave_of)
+    for seed, mix in enumerate(mixes):
+        now = SpeakerMix(2).apply(CLEAN, fewer, seed)
+        assert (ids(now) == ids(mix)) == (gone.id not in ids(mix))
+
+
+def test_unusable_interferers_are_passed_over_as_if_they_were_not_listed() -> None:
+    gone = under(SpeakerMix()).parts[1].utterance
+
+    def read(utterance: Utterance) -> np.ndarray:
+        return wave_of(utterance) * (np.nan if utterance == gone else 1)
+
+    without = Speakers([each for each in UTTERANCES if each != gone], wave_of)
+    expected = SpeakerMix().apply(CLEAN, without, SEED)
+    found = SpeakerMix().apply(CLEAN, Speakers(UTTERANCES, read), SEED)
+    assert ids(found) == ids(expected)
+    assert gone.id not in ids(found)
+    np.testing.assert_array_equal(found.wave, expected.wave)
+
+
+# Bad input
+
+BAD_WAVES = {
+    "2-D": (np.ones((2, 100), np.float32), r"shape \(2, 100\).*average"),
+    "0-D": (np.array(1.0), r"shape \(\)"),
+    "int16": (np.ones(100, np.int16), "int16.*divide"),
+    "complex": (np.ones(100, np.complex64), "complex64"),
+    "bool": (np.ones(100, bool), "bool"),
+    "empty": (np.ones(0, np.float32), "no samples"),
+    "NaN": (np.array([0.1, np.nan], np.float32), "1 of 2 samples"),
+    "infinite": (np.array([0.1, np.inf, -np.inf], np.float32), "2 of 3 samples"),
+    "beyond float32": (np.array([0.1, 1e39]), "1 of 2 samples"),
+    "silent": (np.zeros(100, np.float32), "all 100 samples are zero"),
+    "below float32": (np.full(100, 1e-60), "all 100 samples are zero"),
+    "list": ([0.1, 0.2], "list"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_WAVES)
+def test_bad_waves_are_refused_by_name(kind: str) -> None:
+    wave, message = BAD_WAVES[kind]
+    with pytest.raises(UnusableUtterance, match=rf"^{TARGET.id}: .*{message}"):
+        Mixture.of(TARGET, wave)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats_become_float32(dtype: type) -> None:
+    mixture = Mixture.of(TARGET, wave_of(TARGET).astype(dtype))
+    assert mixture.wave.dtype == np.float32
+    assert under(*CONDITIONS["hell"].perturbations, on=mixture).wave.dtype == np.float32
+
+
+def test_one_sample_can_be_mixed_and_drowned_but_not_stretched() -> None:
+    tiny = Mixture.of(TARGET, np.array([0.5], np.float32))
+    assert under(GaussianNoise(0.0), on=tiny).wave.size == 1
+    assert under(SpeakerMix(), on=tiny).wave.size > 1
+    with pytest.raises(UnusableUtterance, match=f"{TARGET.id}: 1 samples .* 2048 at least"):
+        under(TimeStretch(), on=tiny)
+
+
+def test_the_mixture_given_is_never_written_to() -> None:
+    wave = wave_of(TARGET)
+    wave.flags.writeable = False
+    hell = under(*CONDITIONS["hell"].perturbations, on=Mixture.of(TARGET, wave))
+    assert not np.shares_memory(hell.wave, wave)
+
+
+def test_too_few_other_speakers() -> None:
+    few_speakers = Speakers(corpus(speakers=4), wave_of)
+    with pytest.raises(ValueError, match=rf"{TARGET.id}: .*5 interferers.*has 3, 3 of .*usable"):
+        SpeakerMix().apply(CLEAN, few_speakers, SEED)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 0.01, 100, math.nan, math.inf, "3.5", None, True])
+def test_bad_rates(rate: object) -> None:
+    with pytest.raises(ValueError, match=r"stretch rate is .*; give a number from 0.1 to 10"):
+        TimeStretch(rate)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("snr", [-math.inf, math.nan, 1000, "0", None])
+def test_bad_ratios(snr: object) -> None:
+    with pytest.raises(ValueError, match=r"noise snr_db is .*; give a number from -100 to 100"):
+        GaussianNoise(snr)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, 5.0, "5", True, None])
+def test_bad_counts(count: object) -> None:
+    with pytest.raises(ValueError, match=r"mix interferers is .*; give a whole number"):
+        SpeakerMix(count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("severity", [-0.1, 1.1, math.nan, "1", None, True])
+def test_bad_severities(severity: object) -> None:
+    for perturbation in CONDITIONS["hell"].perturbations:
+        with pytest.raises(ValueError, match=r"severity is .*; give a number from 0"):
+            perturbation.at_severity(severity)  # type: ignore[arg-type]
+
+
+# Parameter files
+
+
+def test_conditions_are_read_from_yaml_and_written_back() -> None:
+    text = "[{stretch: 3.5}, {mix: {interferers: 5, level_db: 0}}, {noise: 0}]"
+    hell = parse_stress("hell", yaml.safe_load(text))
+    assert hell == CONDITIONS["hell"]
+    mild = Stress("mild", (*hell.at_severity(0.3).perturbations, GaussianNoise(math.inf)))
+    for stress in (*CONDITIONS.values(), mild):
+        assert parse_stress(stress.name, yaml.safe_load(yaml.dump(stress.plain()))) == stress
+
+
+BAD_ENTRIES = {
+    "hell": "'hell' is no list",
+    "{stretch: 2}": "is no list",
+    "[stretch]": "'stretch' is not one perturbation",
+    "[{stretch: 2, noise: 0}]": "is not one perturbation",
+    "[{echo: 2}]": "no perturbation 'echo'; choose from stretch, mix, noise",
+    "[{mix: {speakers: 6}}]": "mix has no 'speakers'; choose from interferers, level_db",
+    "[{stretch: 0}]": "stretch rate is 0; give a number",
+    "[{stretch: 1e0}]": "'1e0'.*write 1.0e-3",
+    "[{mix: many}]": "mix interferers is 'many'",
+    "[{noise: null}]": "noise snr_db is None",
+}
+
+
+@pytest.mark.parametrize("text", BAD_ENTRIES)
+def test_bad_entries_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^stress mine: .*{BAD_ENTRIES[text]}"):
+        parse_stress("mine", yaml.safe_load(text))
+
+
+def test_unknown_conditions_are_named() -> None:
+    assert condition("hell") is CONDITIONS["hell"]
+    with pytest.raises(ValueError, match="no condition 'heaven'; choose from clean, stretch"):
+        condition("heaven")
