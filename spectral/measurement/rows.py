@@ -136,13 +136,10 @@ def _graph_columns(decoded: Decoded, lengths: Tensor) -> dict[str, list[list[flo
     tokens = states.shape[2]
     mask = _mask(lengths.to(states.device), tokens)[:, None].expand(*states.shape[:2], tokens)
     by_head = mask[:, :, None].expand(*attention.shape[:3], tokens)
+    averaged, single = attention_graph(attention.mean(2), mask), attention_graph(attention, by_head)
     columns = {
-        "attention_kirchhoff": graph_kirchhoff_index(
-            attention_graph(attention.mean(2), mask), mask
-        ),
-        "attention_kirchhoff_heads": graph_kirchhoff_index(
-            attention_graph(attention, by_head), by_head
-        ).mean(-1),
+        "attention_kirchhoff": graph_kirchhoff_index(averaged, mask),
+        "attention_kirchhoff_heads": graph_kirchhoff_index(single, by_head).mean(-1),
         "similarity_kirchhoff": graph_kirchhoff_index(similarity_graph(states, mask), mask),
     }
     return {name: column.tolist() for name, column in columns.items()}

@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Summary:
     stored with the rows. Raises RuntimeError where nothing at all could be measured.
     """
     corpus = find_utterances(settings.corpus)
-    chosen = corpus.utterances[: settings.utterances]
+    chosen = _spread(corpus.utterances, settings.utterances)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = fingerprint(settings, corpus.utterances)
@@ -76,7 +76,7 @@ def measure(settings: Settings) -> Summary:
 
 def _stressed(
     utterances: Sequence[Utterance], speakers: Speakers, settings: Settings
-) -> tuple[dict[str, list[Mixture]], dict[str, str]]:
+) -> tuple[dict[str, Sequence[Mixture]], dict[str, str]]:
     """The usable utterances' mixtures by condition, and why the others are not usable."""
     batch: dict[str, list[Mixture]] = {name: [] for name in settings.conditions}
     unusable: dict[str, str] = {}
@@ -92,7 +92,14 @@ def _stressed(
             continue
         for name, mixture in mixtures.items():
             batch[name].append(mixture)
-    return batch, unusable
+    return dict(batch), unusable
+
+
+def _spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:
+    """``count`` utterances spread evenly over the corpus, so over its speakers; or all."""
+    if count is None or count >= len(utterances):
+        return utterances
+    return [utterances[i * len(utterances) // count] for i in range(count)]
 
 
 def _batched(utterances: Sequence[Utterance], size: int) -> list[tuple[Utterance, ...]]:
@@ -100,9 +107,15 @@ def _batched(utterances: Sequence[Utterance], size: int) -> list[tuple[Utterance
 
 
 def _discard_others(folder: Path, key: str) -> None:
-    parts = sorted(folder.glob("*.parquet"))
-    if any(read_meta(part).get("fingerprint") != key for part in parts):
+    if any(_fingerprint_of(part) != key for part in folder.glob("*.parquet")):
         shutil.rmtree(folder)
+
+
+def _fingerprint_of(part: Path) -> object:
+    try:
+        return read_meta(part).get("fingerprint")
+    except (ValueError, OSError):  # cut short, by a power failure say
+        return None
 
 
 def _first(skipped: dict[str, str]) -> str:

@@ -1,9 +1,11 @@
 """What to measure: the parameters of the measure notebook, checked."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from spectral._validation import whole_number
 from spectral.stress.conditions import condition
 
 REFERENCE_CONDITION = "clean"
@@ -26,6 +28,10 @@ class Settings:
     utterances: int | None
 
     def __post_init__(self) -> None:
+        for name in ("ladder", "corpus", "output"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        for name in ("conditions", "modes"):  # notebooks and YAML have lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in self.conditions:
             condition(name)
         if self.conditions[:1] != (REFERENCE_CONDITION,):
@@ -33,13 +39,19 @@ class Settings:
                 f"conditions is {list(self.conditions)}; put {REFERENCE_CONDITION!r} first, every "
                 "other one is compared with it"
             )
-        for name, value in (("batch", self.batch), ("modes", min(self.modes, default=0))):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon is {self.epsilon}; it must be positive")
-        if self.utterances is not None and self.utterances < 1:
-            raise ValueError(f"utterances is {self.utterances}; give at least 1, or null for all")
+        if not self.modes:
+            raise ValueError("modes is empty; give the numbers of modes to report, such as 10, 50")
+        for k in self.modes:
+            whole_number(k, "modes", least=2)  # alpha is a slope over modes 1..k
+        whole_number(self.batch, "batch", least=1)
+        whole_number(self.seed, "seed", least=0)
+        if self.utterances is not None:
+            whole_number(self.utterances, "utterances", least=1)
+        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
+            raise ValueError(
+                f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
+                "write 1.0e-9)"
+            )
 
     def plain(self) -> str:
         """The settings that decide the numbers, as JSON: neither paths nor the device."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -69,8 +70,11 @@ def merge(parts: Sequence[Path], path: Path, meta: Mapping[str, object]) -> None
 
 
 def read_meta(path: Path) -> dict[str, object]:
-    """The provenance of a file."""
-    found: dict[str, object] = json.loads(pq.read_schema(path).metadata[_META])
+    """The provenance of a file; raises ValueError for one that is cut short or not of this kind."""
+    try:
+        found: dict[str, object] = json.loads((pq.read_schema(path).metadata or {})[_META])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ValueError(f"{path}: no measurement ({error}); remove it") from error
     return found
 
 
@@ -80,6 +84,7 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path}: not measured yet; run `make figures`")
+        read_meta(path)  # raises for a file that is cut short
         table = pq.read_table(path)
         if not table.schema.remove_metadata().equals(SCHEMA):
             raise ValueError(f"{path}: columns of another version; remove it and measure again")
@@ -88,9 +93,9 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(
             table.replace_schema_metadata({_META: json.dumps(meta).encode()}),
             unfinished,
@@ -98,7 +103,8 @@ def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> Non
         )
         os.replace(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise OSError(
             f"{path}: cannot be written ({error}); free some space and run the same command again, "
             "it continues after the parts that are done"

@@ -3,6 +3,8 @@
 The embedded corpus and LibriSpeech itself are read by the same functions.
 """
 
+import codecs
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from scipy.signal import resample_poly
 
 SAMPLE_RATE = 16_000
 _AUDIO = (".flac", ".wav")
+_LONGEST_SECONDS = 3600  # a FLAC that was streamed states no length, which reads as 2^63 - 1
+_LOUDEST = 2.0**31  # integers written as floats go so far; squares of much more leave float32
 
 
 class UnusableUtterance(ValueError):
-    """An utterance that cannot be measured; its message names the file, the value and the remedy."""
+    """An utterance that cannot be measured; the message names file, value and remedy."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ def find_utterances(folder: Path) -> Corpus:
     """List a LibriSpeech folder without reading its audio.
 
     A line of a transcript names an utterance even where its audio is missing (``read_wave`` then
-    says so); audio that no transcript names, and a reference without words, are rejected. Raises
-    FileNotFoundError where there is no transcript at all, ValueError for an id given twice.
+    says so); audio that no transcript names, and a reference that is empty or not UTF-8, are
+    rejected. Raises FileNotFoundError where there is no transcript at all, ValueError for an id
+    given twice.
     """
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if not transcripts:
@@ -51,17 +56,14 @@ def find_utterances(folder: Path) -> Corpus:
     found: dict[str, Utterance] = {}
     rejected: dict[str, str] = {}
     for transcript in transcripts:
-        for line in transcript.read_text(encoding="utf-8").splitlines():
-            if not line.strip():
-                continue
-            name, _, reference = line.strip().partition(" ")
+        for name, reference, fault in _entries(transcript):
             if name in found or name in rejected:
                 raise ValueError(f"{transcript}: utterance {name} is listed twice; remove one line")
-            if not reference.strip():
-                rejected[name] = f"{transcript}: {name} has an empty reference; add its words"
+            if fault:
+                rejected[name] = fault
                 continue
             path = _audio_path(transcript.parent / name)
-            found[name] = Utterance(name, name.split("-")[0], reference.strip(), path)
+            found[name] = Utterance(name, name.split("-")[0], reference, path)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _AUDIO):
         if path.stem not in found and path.stem not in rejected:
             rejected[path.stem] = f"{path}: no transcript names it; add a line to its *.trans.txt"
@@ -72,31 +74,83 @@ def read_wave(utterance: Utterance) -> np.ndarray:
     """The samples of an utterance: (samples,) float32, one channel, 16 kHz.
 
     Several channels are averaged, other rates resampled. Raises UnusableUtterance for a file that
-    is missing, truncated, empty, or holds NaN or infinity.
+    is missing, truncated, empty or silent, holds NaN or infinity, or is no utterance by its length
+    or its level.
     """
     path = utterance.path
     if not path.exists():
         raise UnusableUtterance(f"{path}: no such file; restore it or drop its transcript line")
-    try:
-        expected = soundfile.info(path).frames
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise UnusableUtterance(f"{path}: cannot be decoded ({error}); fetch it again") from error
-    if len(samples) != expected:
-        raise UnusableUtterance(
-            f"{path}: truncated, {len(samples)} of {expected} frames; fetch it again"
-        )
+    samples, rate = _decoded(path)
     if len(samples) == 0:
         raise UnusableUtterance(f"{path}: no samples; fetch it again or drop its transcript line")
     bad = int(np.count_nonzero(~np.isfinite(samples)))
     if bad:
         raise UnusableUtterance(f"{path}: {bad} samples are NaN or infinite; repair the file")
-    if not samples.any():
-        raise UnusableUtterance(f"{path}: all {len(samples)} samples are zero; fetch it again")
-    mono = samples.mean(axis=1)
+    mono = samples.mean(axis=1, dtype=np.float64)
+    peak = float(np.abs(mono).max())
+    if peak == 0:
+        raise UnusableUtterance(f"{path}: all {len(mono)} samples are zero; fetch it again")
+    if peak > _LOUDEST:
+        raise UnusableUtterance(f"{path}: a sample is {peak:.1g}; scale the file to [-1, 1]")
     if rate != SAMPLE_RATE:
-        mono = resample_poly(mono.astype(np.float64), SAMPLE_RATE, rate)
+        mono = resample_poly(mono, SAMPLE_RATE, rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, int]:
+    """All samples (frames, channels) float32 of a file that is whole, and its rate."""
+    try:
+        header = soundfile.info(path)
+        if header.frames > _LONGEST_SECONDS * header.samplerate:
+            raise UnusableUtterance(
+                f"{path}: {header.frames} frames by its header, more than an hour; cut it into "
+                "utterances, or encode it again if its length was not known when it was written"
+            )
+        _require_whole_riff(path)
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise UnusableUtterance(f"{path}: cannot be decoded ({error}); fetch it again") from error
+    if len(samples) != header.frames:
+        raise UnusableUtterance(
+            f"{path}: truncated, {len(samples)} of {header.frames} frames; fetch it again"
+        )
+    return samples, rate
+
+
+def _require_whole_riff(path: Path) -> None:
+    """Compare a WAV file's size with its header: libsndfile takes a cut one for a shorter one."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    announced = int.from_bytes(start[4:], "little") + len(start)
+    found = path.stat().st_size
+    if start[:4] == b"RIFF" and found < announced:
+        raise UnusableUtterance(
+            f"{path}: truncated, {found} of the {announced} bytes that its header announces; "
+            "fetch it again"
+        )
+
+
+def _entries(transcript: Path) -> Iterator[tuple[str, str, str]]:
+    """Id, reference, and what is wrong with it ("" for nothing), of each line that is not blank."""
+    for line in transcript.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines():
+        words = line.decode("utf-8", errors="backslashreplace").split(maxsplit=1)
+        if not words:
+            continue
+        name, reference = words[0], "".join(words[1:]).strip()
+        fault = ""
+        if not _is_utf8(line):
+            fault = f"{transcript}: {name} is not in UTF-8; convert the file"
+        elif not reference:
+            fault = f"{transcript}: {name} has an empty reference; add its words"
+        yield name, reference, fault
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _audio_path(stem: Path) -> Path:

@@ -103,7 +103,8 @@ def _write_speaker(
 ) -> list[Entry]:
     chapter = folder / str(speaker) / "1"
     chapter.mkdir(parents=True)
-    entries, lines = [], []
+    entries: list[Entry] = []
+    lines = []
     for sentence, raw in spoken:
         wave = _finished(raw)
         seconds = len(wave) / SAMPLE_RATE

@@ -9,6 +9,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def has_held_out_pair(text: str) -> bool:
     words = text.split()
     return any(
         first in _ADJECTIVES and pair_is_held_out(first, second)
-        for first, second in zip(words, words[1:], strict=False)
+        for first, second in pairwise(words)
     )
 
 
@@ -112,14 +113,18 @@ def training_sentence(rng: np.random.Generator) -> Sentence:
 
 
 def test_sentence(rng: np.random.Generator) -> Sentence:
-    """A sentence that may hold held-out pairs; about half come from held-out constructions."""
+    """Half of the sentences come from held-out constructions, a quarter have a held-out pair."""
     if rng.random() < 0.5:
         return _draw(HELD_OUT_CONSTRUCTIONS, rng, unseen=True)
-    return _draw(TRAINING_CONSTRUCTIONS, rng)
+    wants_pair = rng.random() < 0.5
+    while True:
+        sentence = _draw(TRAINING_CONSTRUCTIONS, rng)
+        if sentence.unseen_pair == wants_pair:
+            return sentence
 
 
 def random_words(rng: np.random.Generator, count: int) -> str:
-    """``count`` words of the vocabulary in no order: the material of the curriculum's first stage."""
+    """``count`` words of the vocabulary in no order, for the curriculum's first stage."""
     return " ".join(rng.choice(vocabulary(), size=count))
 
 

@@ -37,7 +37,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Voice:
-    """One synthetic speaker: an accent, a timbre, a speaking rate (words/min) and a pitch (0-99)."""
+    """One synthetic speaker: accent, timbre, speaking rate (words/min) and pitch (0-99)."""
 
     accent: str
     variant: str

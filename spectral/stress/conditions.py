@@ -1,7 +1,7 @@
 """Conditions: named, ordered perturbations, written in parameter files as plain data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from spectral.stress.mixture import Mixture, Speakers
 from spectral.stress.perturbations import GaussianNoise, Perturbation, SpeakerMix, TimeStretch
@@ -31,12 +31,12 @@ class Stress:
 
     def plain(self) -> list[dict[str, dict[str, float]]]:
         """The perturbations as ``parse_stress`` reads them: lists, dicts and numbers alone."""
-        return [{each.name: asdict(each)} for each in self.perturbations]  # type: ignore[call-overload]
+        return [{each.name: dict(vars(each))} for each in self.perturbations]
 
 
-# The paper's order, time stretch, then a mix of six speakers, then noise, is taken at its word: each
-# step gets the result of the step before, so the target alone is stretched and the five interferers
-# speak at their own speed. That everyone is stretched is another order: mix, stretch, noise.
+# The paper's order, time stretch, then a mix of six speakers, then noise, is taken at its word:
+# each step gets the result of the step before, so the target alone is stretched and the five
+# interferers speak at their own speed. Everyone is stretched in another order: mix, stretch, noise.
 CONDITIONS: dict[str, Stress] = {
     stress.name: stress
     for stress in (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar, Protocol
 
-import librosa
+from librosa.effects import time_stretch
 import numpy as np
 
 from spectral.speech.corpus import UnusableUtterance
@@ -61,7 +61,7 @@ class TimeStretch:
                 f"{SHORTEST_STRETCH} at least; leave the utterance out"
             )
         # phases of near-silent bins magnify rounding: to 1e-3 of the wave in float32
-        wave = librosa.effects.time_stretch(before.astype(np.float64), rate=self.rate)
+        wave = time_stretch(before.astype(np.float64), rate=self.rate)
         return mixture.after(
             self.name, wave, target_rms=mixture.target_rms * rms(wave) / rms(before)
         )

@@ -23,6 +23,10 @@ def main() -> None:
     """Prepare the speech once, then train every model asked for, each resumable."""
     arguments = _arguments()
     recipe = read_recipe(arguments.recipe)
+    for size in arguments.models:
+        if size not in recipe.sizes:
+            known = ", ".join(recipe.sizes)
+            raise SystemExit(f"{arguments.recipe}: no size {size!r}; choose from {known}")
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, extractor = character_tokenizer(), feature_extractor(recipe.window_seconds)

@@ -20,7 +20,7 @@ _TIME_MASK, _MEL_MASK = 20, 12
 
 @dataclass(frozen=True)
 class Batch:
-    """features (batch, mels, frames); inputs, labels (batch, tokens); texts: ids without specials."""
+    """features (batch, mels, frames); inputs, labels (batch, tokens); texts without specials."""
 
     features: Tensor
     inputs: Tensor
@@ -42,6 +42,8 @@ class Batcher:
     ) -> None:
         self._clips, self._no_speech, self._stage = clips, no_speech, stage
         self._full_window, self._seed = full_window, seed
+        if len(clips.texts) < stage.batch:
+            raise ValueError(f"{len(clips.texts)} clips, a batch has {stage.batch}; prepare more")
         self._lengths = np.array([mel.shape[1] for mel in clips.mels])
         self._ids = tokenizer(clips.texts, add_special_tokens=False).input_ids
         self._prompt = tokenizer.convert_tokens_to_ids(list(PROMPT))

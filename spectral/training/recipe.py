@@ -1,6 +1,6 @@
 """The training recipe: what params/training.yml says, as typed values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,23 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises TypeError naming the unknown or missing key."""
-    raw: dict[str, Any] = yaml.safe_load(path.read_text())
-    raw["sizes"] = {name: Size(**size) for name, size in raw["sizes"].items()}
-    raw["material"]["noise_snr_db"] = tuple(raw["material"]["noise_snr_db"])
-    raw["material"] = Material(**raw["material"])
-    raw["optimiser"] = Optimiser(**raw["optimiser"])
-    return Recipe(**raw)
+    """Read a recipe; raises TypeError naming the file and the unknown or missing key."""
+    try:
+        return _typed(Recipe(**yaml.safe_load(path.read_text())))
+    except TypeError as error:
+        raise TypeError(f"{path}: {error}; see spectral.training.recipe for the keys") from error
+
+
+def _typed(raw: Any) -> Recipe:
+    """A recipe whose parts are still the mappings of the file, with its parts as typed values."""
+    material = Material(**raw.material)
+    low, high = material.noise_snr_db
+    recipe = replace(
+        raw,
+        sizes={name: Size(**size) for name, size in raw.sizes.items()},
+        material=replace(material, noise_snr_db=(low, high)),
+        optimiser=Optimiser(**raw.optimiser),
+    )
+    for size in recipe.sizes:
+        recipe.curriculum(size)  # now, and not after hours of preparation, for its stages' keys
+    return recipe

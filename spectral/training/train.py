@@ -1,4 +1,4 @@
-"""Train one model of the ladder: a curriculum with a CTC head, checkpoints, and a resumable loop."""
+"""Train one model of the ladder: a curriculum, a CTC head, and a loop that can be resumed."""
 
 import json
 import math
@@ -57,7 +57,7 @@ class Learner(nn.Module):
     def _ctc_loss(self, context: Tensor, texts: list[list[int]]) -> Tensor:
         log_probs = self.ctc(context).log_softmax(-1).transpose(0, 1)
         lengths = torch.tensor([len(text) for text in texts])
-        targets = torch.tensor([token for text in texts for token in text])
+        targets = torch.tensor([token for text in texts for token in text], dtype=torch.long)
         frames = torch.full((len(texts),), context.shape[1])
         return functional.ctc_loss(
             log_probs.float(), targets, frames, lengths, self.blank, zero_infinity=True
@@ -142,22 +142,22 @@ def _run_stage(
             group["lr"] = highest * schedule(progress.step, stage, recipe.optimiser)
         loss = learner.loss(to_device(next(batches), device), stage.ctc_weight)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learner.parameters(), recipe.optimiser.clip_norm)
         optimiser.step()
         total += loss.item()
         progress.step += 1
         bar.update()
         if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
-            learner.eval()
-            error = evaluate(learner.model)
-            learner.train()
             mean = total / ((progress.step - 1) % recipe.checkpoint_every + 1)
             if not math.isfinite(mean):
                 raise FloatingPointError(
                     f"loss {mean} in stage {progress.stage} at step {progress.step}; "
                     f"the last good checkpoint is {checkpoint}; lower the learning rate"
                 )
+            learner.eval()
+            error = evaluate(learner.model)
+            learner.train()
             progress.seconds += time.monotonic() - began
             progress.record.append(
                 {

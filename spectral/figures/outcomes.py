@@ -1,0 +1,146 @@
+"""What models say: speech beside its transcripts, word error by scale, kinds of answers."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spectral.figures.style import (
+    CONDITION_COLOURS,
+    PAGE,
+    model_colours,
+    model_label,
+    model_order,
+)
+from spectral.speech.corpus import SAMPLE_RATE
+from spectral.stress.scoring import Outcome
+
+_OUTCOME_COLOURS = {
+    Outcome.CORRECT: "#009E73",
+    Outcome.INTERFERER: "#56B4E9",
+    Outcome.FRAGMENT: "#F0E442",
+    Outcome.INVENTION: "#D55E00",
+    Outcome.LOOP: "#CC79A7",
+    Outcome.GIBBERISH: "#666666",
+    Outcome.EMPTY: "#DDDDDD",
+}
+_FRAMES_PER_SECOND = 100
+
+
+def draw_listening(
+    waves: dict[str, np.ndarray],
+    mels: dict[str, np.ndarray],
+    reference: str,
+    transcripts: dict[str, dict[str, str]],
+) -> Figure:
+    """Waveform, log-mel spectrogram and transcripts of one utterance, a column per condition.
+
+    waves (samples,) and mels (bands, frames) by condition; transcripts by condition and model.
+    """
+    figure, axes = plt.subplots(
+        3, len(waves), sharex="row", sharey="row", squeeze=False, figsize=(PAGE, 4.2),
+        height_ratios=[1, 1.6, 1.6], layout="constrained",
+    )  # fmt: skip
+    for column, (condition, wave) in zip(axes.T, waves.items(), strict=True):
+        seconds = np.arange(len(wave)) / SAMPLE_RATE
+        column[0].plot(seconds, wave, lw=0.3, color=CONDITION_COLOURS.get(condition, "black"))
+        column[0].set_title(condition)
+        mel = mels[condition]
+        extent = (0, mel.shape[1] / _FRAMES_PER_SECOND, 0, mel.shape[0])
+        column[1].imshow(mel, origin="lower", aspect="auto", extent=extent, cmap="magma")
+        column[1].set_xlabel("time (s)")
+        column[0].set_xlim(extent[:2])
+        _write_transcripts(column[2], reference, transcripts[condition])
+    axes[0, 0].set_ylabel("amplitude")
+    axes[1, 0].set_ylabel("mel band")
+    return figure
+
+
+def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
+    """Word error by scale and condition with intervals, and the kinds of answers under stress."""
+    models = model_order(table)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(PAGE, 2.6), layout="constrained", width_ratios=[1, 1.2]
+    )
+    for condition, side in table.groupby("condition", sort=True):
+        colour = CONDITION_COLOURS.get(str(condition), "black")
+        _draw_by_size(left, side, "word_error", colour, str(condition))
+    left.set(xscale="log", xlabel="parameters (millions)", ylabel="word error (%)", ylim=(0, None))
+    left.legend()
+    stressed = shares[shares.condition != "clean"].set_index("model").reindex(models)
+    start = np.zeros(len(models))
+    for kind, colour in _OUTCOME_COLOURS.items():
+        if kind in stressed and stressed[kind].any():
+            width = stressed[kind].to_numpy()
+            right.barh(range(len(models)), width, left=start, color=colour, label=kind, height=0.7)
+            start += width
+    right.set_yticks(range(len(models)), [model_label(table, model) for model in models])
+    right.invert_yaxis()
+    right.set(xlabel=f"answers under {stressed.condition.iloc[0]} (%)", xlim=(0, 100))
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
+    return figure
+
+
+def draw_novelty(table: pd.DataFrame) -> Figure:
+    """Clean word error on familiar and on unseen material, a colour per model."""
+    models = model_order(table)
+    colours = model_colours(models)
+    kinds = list(dict.fromkeys(table.material))
+    figure, ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")
+    for i, model in enumerate(models):
+        side = table[table.model == model].set_index("material").reindex(kinds)
+        place = np.arange(len(kinds)) + (i - (len(models) - 1) / 2) * 0.15
+        errors = np.abs(
+            side[["word_error_low", "word_error_high"]].to_numpy().T - side.word_error.to_numpy()
+        )
+        ax.errorbar(
+            place, side.word_error, yerr=errors, fmt="o", color=colours[model], capsize=1.5,
+            label=model_label(table, model),
+        )  # fmt: skip
+    counts = table[table.model == models[0]].set_index("material").reindex(kinds).n
+    ax.set_xticks(range(len(kinds)), [f"{kind}\n($n$ = {counts[kind]})" for kind in kinds])
+    ax.set(ylabel="clean word error (%)", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def draw_training(record: pd.DataFrame) -> Figure:
+    """Loss and development word error over training, a colour per model, stages end to end."""
+    models = model_order(record)
+    colours = model_colours(models)
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4), layout="constrained")
+    for model in models:
+        run = record[record.model == model]
+        label = model_label(record, model)
+        for ax, column in zip(axes, ("loss", "word_error"), strict=True):
+            for i, (_, stage) in enumerate(run.groupby("stage", sort=False)):
+                scale = 100 if column == "word_error" else 1
+                ax.plot(
+                    stage.total_step, scale * stage[column], ":" if i == 0 else "-",
+                    color=colours[model], label=label if i else None,
+                )  # fmt: skip
+    axes[0].set(xlabel="training step", ylabel="loss (nats per token)", yscale="log")
+    axes[1].set(xlabel="training step", ylabel="development word error (%)", ylim=(0, None))
+    axes[1].plot([], [], ":", color="black", label="first stage: words")
+    axes[1].legend()
+    return figure
+
+
+def _draw_by_size(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: str) -> None:
+    table = table.sort_values("parameters")
+    errors = np.abs(table[[f"{name}_low", f"{name}_high"]].to_numpy().T - table[name].to_numpy())
+    ax.errorbar(
+        table.parameters / 1e6, table[name], yerr=errors, fmt="o-", color=colour, label=label,
+        capsize=2,
+    )  # fmt: skip
+
+
+def _write_transcripts(ax: Axes, reference: str, transcripts: dict[str, str]) -> None:
+    ax.axis("off")
+    lines = [f"reference: {reference.lower()}"]
+    lines += [f"{model}: {text or '(nothing)'}" for model, text in transcripts.items()]
+    wrapped = "\n".join(textwrap.fill(line, 62, subsequent_indent="    ") for line in lines)
+    ax.text(0, 1, wrapped, va="top", ha="left", fontsize=6.5, transform=ax.transAxes)

@@ -1,0 +1,67 @@
+"""Eigenspectra, clean against stressed, by component and scale."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spectral.figures.style import (
+    COMPONENT_NAMES,
+    CONDITION_COLOURS,
+    PAGE,
+    model_label,
+    model_order,
+)
+
+_SHOWN_FROM = 0.5  # a mode is drawn where at least half of the spectra resolve it
+
+
+def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Median and quartiles of each eigenvalue over utterances and layers, length-matched.
+
+    Both sides keep the same number of tokens; modes that fewer than half of the spectra resolve
+    are left out. Columns model, parameters, component, condition, mode, low, median, high.
+    """
+    matched = rows[rows.matched_with.isin(["clean", condition]) & (rows.modes == rows.modes.max())]
+    table = []
+    keys = ["parameters", "model", "component", "condition"]
+    for key, group in matched.groupby(keys, sort=True):
+        spectra = np.full((len(group), int(rows.modes.max())), np.nan)
+        for i, spectrum in enumerate(group.eigenvalues):
+            spectra[i, : len(spectrum)] = spectrum
+        spectra[spectra == 0] = np.nan
+        shown = np.flatnonzero(np.isfinite(spectra).mean(0) >= _SHOWN_FROM)
+        low, median, high = np.nanquantile(spectra[:, shown], [0.25, 0.5, 0.75], axis=0)
+        for i, mode in enumerate(shown):
+            values = {"mode": mode + 1, "low": low[i], "median": median[i], "high": high[i]}
+            table.append(dict(zip(keys, key, strict=True)) | values)
+    return pd.DataFrame(table)
+
+
+def draw_spectra(summary: pd.DataFrame) -> Figure:
+    """A panel per component and model; log eigenvalue against log mode."""
+    models = model_order(summary)
+    figure, axes = plt.subplots(
+        len(COMPONENT_NAMES), len(models), sharex=True, sharey="row", squeeze=False,
+        figsize=(PAGE, 1.55 * len(COMPONENT_NAMES) + 0.3), layout="constrained",
+    )  # fmt: skip
+    for row, component in zip(axes, COMPONENT_NAMES, strict=True):
+        for ax, model in zip(row, models, strict=True):
+            panel = summary[(summary.component == component) & (summary.model == model)]
+            _draw_panel(ax, panel)
+        row[0].set_ylabel(f"{COMPONENT_NAMES[component]}\n" + r"eigenvalue $\lambda_i$")
+    for ax, model in zip(axes[0], models, strict=True):
+        ax.set_title(model_label(summary, model))
+    for ax in axes[-1]:
+        ax.set_xlabel("mode $i$")
+    axes[0, 0].legend(loc="lower left")
+    return figure
+
+
+def _draw_panel(ax: Axes, panel: pd.DataFrame) -> None:
+    for condition, side in panel.groupby("condition", sort=True):
+        colour = CONDITION_COLOURS.get(str(condition), "black")
+        style = "-" if condition == "clean" else "--"
+        ax.loglog(side["mode"], side["median"], style, color=colour, label=condition)
+        ax.fill_between(side["mode"], side["low"], side["high"], color=colour, alpha=0.2, lw=0)

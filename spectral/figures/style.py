@@ -1,0 +1,83 @@
+"""How every figure looks: print column widths, colour-blind safe colours, names with units."""
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
+COMPONENT_NAMES = {
+    "self_attention": "self-attention",
+    "cross_attention": "cross-attention",
+    "ffn": "FFN",
+}
+OBSERVABLE_NAMES = {
+    "n_eff": r"effective rank $N_{\mathrm{eff}}$",
+    "alpha": r"spectral slope $\alpha$",
+    "log10_kf": r"$\log_{10}$ Kf (padded)",
+    "log10_kf_resolved": r"$\log_{10}$ Kf (resolved)",
+    "log10_attention_kf": r"$\log_{10}$ Kf, attention graph",
+    "log10_similarity_kf": r"$\log_{10}$ Kf, similarity graph",
+}
+CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
+LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
+PUBLISHED_COLOUR = "#555555"
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for all figures of a notebook."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 120,
+            "savefig.dpi": 300,
+            "font.size": 8,
+            "axes.titlesize": 8,
+            "axes.labelsize": 8,
+            "xtick.labelsize": 7,
+            "ytick.labelsize": 7,
+            "legend.fontsize": 7,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
+            "lines.linewidth": 1.0,
+            "lines.markersize": 4,
+            "pdf.fonttype": 42,  # embed outlines as text that stays editable
+            "svg.hashsalt": "spectral",
+        }
+    )
+
+
+def model_order(table: pd.DataFrame) -> list[str]:
+    """The models of a table from the smallest to the largest."""
+    sizes = table.drop_duplicates("model").sort_values(["parameters", "model"])
+    return list(sizes.model)
+
+
+def model_colours(models: list[str]) -> dict[str, tuple[float, float, float]]:
+    """A colour per model, darker for larger, told apart in greyscale too."""
+    colours = sns.color_palette("viridis_r", len(models) + 1)[1:]
+    return dict(zip(models, colours, strict=True))
+
+
+def model_label(table: pd.DataFrame, model: str) -> str:
+    """A model's name with its size, such as ``xs-0 (0.23 M)``."""
+    parameters = table.loc[table.model == model, "parameters"].iloc[0]
+    return f"{model} ({parameters / 1e6:.2f} M)"
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write name.png and name.pdf, each whole or not at all; equal figures give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
+    for kind, values in metadata.items():
+        part = folder / f"{name}.part.{kind}"
+        figure.savefig(part, metadata=values, bbox_inches="tight")
+        os.replace(part, folder / f"{name}.{kind}")

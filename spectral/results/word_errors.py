@@ -1,0 +1,108 @@
+"""Word error and outcomes per model and condition, on all utterances and on the unseen ones."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from spectral.results.bootstrap import interval, weighted_mean
+from spectral.speech.text import normalise
+
+UNSEEN = ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent")
+
+
+def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: what was said and how sure the model was."""
+    columns = [
+        "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
+        "word_error", "candidate", "outcome", "average_log_probability", "compression_ratio",
+        "no_speech_probability", "tokens", "finished",
+    ]  # fmt: skip
+    raw = rows[rows.matched_with == ""]
+    return raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
+
+
+def word_errors(said: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Corpus word error in % by model and condition: all word edits over all reference words.
+
+    Also the share of hallucination candidates in %, and the mean average log-probability; each
+    with its interval. Takes rows of ``transcripts``.
+    """
+    table = []
+    keys = ["parameters", "model", "condition"]
+    for key, group in said.groupby(keys, sort=True):
+        words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
+        edits = words * group.word_error.to_numpy()
+        columns = {
+            "word_error": partial(_percent, parts=edits, wholes=words),
+            "candidates": partial(
+                _percent, parts=group.candidate.to_numpy(float), wholes=np.ones(len(group))
+            ),
+            "log_probability": partial(
+                weighted_mean, values=group.average_log_probability.to_numpy()
+            ),
+        }
+        row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
+        for name, statistic in columns.items():
+            found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
+            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def outcome_shares(said: pd.DataFrame) -> pd.DataFrame:
+    """The share of each outcome, in %, by model and condition."""
+    counts = said.groupby(["parameters", "model", "condition"]).outcome.value_counts()
+    shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
+    return shares.unstack(fill_value=0.0).reset_index()
+
+
+def by_novelty(said: pd.DataFrame, table: Path, resamples: int, seed: int) -> pd.DataFrame:
+    """``word_errors`` of clean speech on all utterances, the familiar ones, and each unseen kind.
+
+    ``table`` is the embedded corpus's own, which says what training has never met.
+    """
+    flags = pd.read_csv(table).set_index("id")[list(UNSEEN)]
+    clean = said[said.condition == "clean"].join(flags, on="utterance")
+    missing = clean[clean[UNSEEN[0]].isna()].utterance.unique()
+    if len(missing):
+        raise ValueError(f"{table}: no row for {', '.join(missing[:3])}; make the corpus again")
+    unseen = clean[list(UNSEEN)].astype(bool)
+    subsets = {"all": clean, "familiar": clean[~unseen.any(axis=1)]}
+    subsets |= {name: clean[unseen[name]] for name in UNSEEN}
+    return pd.concat(
+        [
+            word_errors(subset, resamples, seed).assign(material=name.replace("_", " "))
+            for name, subset in subsets.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def training_records(folders: Sequence[Path]) -> pd.DataFrame:
+    """Loss and development word error of each model's training, a row per checkpoint.
+
+    ``total_step`` runs on from one stage to the next; ``step`` starts again.
+    """
+    table = []
+    for folder in folders:
+        training = json.loads((folder / "training.json").read_text())
+        before, stage = 0, ""
+        last = 0
+        for row in training["record"]:
+            if row["stage"] != stage:
+                before, stage = before + last, row["stage"]
+            last = row["step"]
+            table.append(
+                {"model": folder.name, "parameters": training["parameters"]}
+                | row
+                | {"total_step": before + last}
+            )
+    return pd.DataFrame(table)
+
+
+def _percent(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    return np.asarray(100 * (weights @ parts) / (weights @ wholes))
