@@ -28,8 +28,8 @@ def draw_changes(
     """One row of panels per observable (column -> axis label), one column per component.
 
     Filled circles are raw, open diamonds length-matched; bars are 95 % intervals. Rows of
-    ``published`` (columns component, model and the observables') are drawn as grey crosses below
-    a line: they were measured on other models.
+    ``published`` (component, model, and some of the observables) are drawn as grey crosses below a
+    line: they were measured on other models.
     """
     models = model_order(table)
     figure, axes = plt.subplots(
@@ -44,7 +44,7 @@ def draw_changes(
                 known = published[published.component == component]
                 _draw_published(ax, known, name, others, len(models))
             ax.axvline(0, color="black", lw=0.5)
-            ax.set_xlabel(label)
+        row[len(row) // 2].set_xlabel(label)
     labels = [model_label(table, model) for model in models]
     labels += [f"{name}, published" for name in others]
     axes[0, 0].set_yticks(range(len(labels)), labels)
@@ -76,5 +76,11 @@ def _draw_published(
     ax: Axes, known: pd.DataFrame, name: str, others: list[str], first: int
 ) -> None:
     ax.axhline(first - 0.5, color=PUBLISHED_COLOUR, lw=0.5, ls=":")
+    if name not in known:
+        ax.text(
+            0.5, first + (len(others) - 1) / 2, "not published", ha="center", va="center",
+            color=PUBLISHED_COLOUR, fontsize=7, transform=ax.get_yaxis_transform(),
+        )  # fmt: skip
+        return
     place = [first + others.index(model) for model in known.model]
     ax.plot(known[name], place, "x", color=PUBLISHED_COLOUR, label="published, OpenAI's Whisper")

@@ -41,13 +41,14 @@ def draw_listening(
     waves (samples,) and mels (bands, frames) by condition; transcripts by condition and model.
     """
     figure, axes = plt.subplots(
-        3, len(waves), sharex="row", sharey="row", squeeze=False, figsize=(PAGE, 4.2),
-        height_ratios=[1, 1.6, 1.6], layout="constrained",
+        3, len(waves), sharex="row", sharey="row", squeeze=False, figsize=(PAGE, 3.6),
+        height_ratios=[1, 1.6, 1.1], layout="constrained",
     )  # fmt: skip
     for column, (condition, wave) in zip(axes.T, waves.items(), strict=True):
         seconds = np.arange(len(wave)) / SAMPLE_RATE
         column[0].plot(seconds, wave, lw=0.3, color=CONDITION_COLOURS.get(condition, "black"))
-        column[0].set_title(condition)
+        column[0].set_title(condition.capitalize())
+        column[0].tick_params(labelbottom=False)
         mel = mels[condition]
         extent = (0, mel.shape[1] / _FRAMES_PER_SECOND, 0, mel.shape[0])
         column[1].imshow(mel, origin="lower", aspect="auto", extent=extent, cmap="magma")
@@ -67,8 +68,11 @@ def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     )
     for condition, side in table.groupby("condition", sort=True):
         colour = CONDITION_COLOURS.get(str(condition), "black")
-        _draw_by_size(left, side, "word_error", colour, str(condition))
+        _draw_by_size(left, side, "word_error", colour, str(condition).capitalize())
     left.set(xscale="log", xlabel="parameters (millions)", ylabel="word error (%)", ylim=(0, None))
+    sizes = sorted(table.parameters.unique() / 1e6)
+    left.set_xticks(sizes, [f"{size:.2g}" for size in sizes])
+    left.set_xticks([], minor=True)
     left.legend()
     stressed = shares[shares.condition != "clean"].set_index("model").reindex(models)
     start = np.zeros(len(models))
@@ -79,7 +83,7 @@ def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
             start += width
     right.set_yticks(range(len(models)), [model_label(table, model) for model in models])
     right.invert_yaxis()
-    right.set(xlabel=f"answers under {stressed.condition.iloc[0]} (%)", xlim=(0, 100))
+    right.set(xlabel=f"answers in {stressed.condition.iloc[0].capitalize()} (%)", xlim=(0, 100))
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     return figure
 

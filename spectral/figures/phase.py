@@ -34,7 +34,7 @@ def draw_phase(table: pd.DataFrame, condition: str) -> Figure:
         ax.set_xlabel(OBSERVABLE_NAMES["n_eff"])
     axes[0].set_ylabel(OBSERVABLE_NAMES["alpha"])
     axes[0].plot([], [], "o", color="black", mfc="white", label="clean")
-    axes[0].plot([], [], "o", color="black", label=condition)
+    axes[0].plot([], [], "o", color="black", label=condition.capitalize())
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

@@ -14,27 +14,24 @@ from spectral.figures.style import (
     model_order,
 )
 
-_SHOWN_FROM = 0.5  # a mode is drawn where at least half of the spectra resolve it
-
 
 def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Median and quartiles of each eigenvalue over utterances and layers, length-matched.
 
-    Both sides keep the same number of tokens; modes that fewer than half of the spectra resolve
-    are left out. Columns model, parameters, component, condition, mode, low, median, high.
+    Both sides keep the same number of tokens. A mode that a spectrum does not resolve counts as
+    zero; modes whose lower quartile is zero are left out. Columns model, parameters, component,
+    condition, mode, low, median, high.
     """
     matched = rows[rows.matched_with.isin(["clean", condition]) & (rows.modes == rows.modes.max())]
     table = []
     keys = ["parameters", "model", "component", "condition"]
     for key, group in matched.groupby(keys, sort=True):
-        spectra = np.full((len(group), int(rows.modes.max())), np.nan)
+        spectra = np.zeros((len(group), int(rows.modes.max())))
         for i, spectrum in enumerate(group.eigenvalues):
             spectra[i, : len(spectrum)] = spectrum
-        spectra[spectra == 0] = np.nan
-        shown = np.flatnonzero(np.isfinite(spectra).mean(0) >= _SHOWN_FROM)
-        low, median, high = np.nanquantile(spectra[:, shown], [0.25, 0.5, 0.75], axis=0)
-        for i, mode in enumerate(shown):
-            values = {"mode": mode + 1, "low": low[i], "median": median[i], "high": high[i]}
+        low, median, high = np.quantile(spectra, [0.25, 0.5, 0.75], axis=0)
+        for i in np.flatnonzero(low > 0):
+            values = {"mode": i + 1, "low": low[i], "median": median[i], "high": high[i]}
             table.append(dict(zip(keys, key, strict=True)) | values)
     return pd.DataFrame(table)
 
@@ -63,5 +60,7 @@ def _draw_panel(ax: Axes, panel: pd.DataFrame) -> None:
     for condition, side in panel.groupby("condition", sort=True):
         colour = CONDITION_COLOURS.get(str(condition), "black")
         style = "-" if condition == "clean" else "--"
-        ax.loglog(side["mode"], side["median"], style, color=colour, label=condition)
+        ax.loglog(
+            side["mode"], side["median"], style, color=colour, label=str(condition).capitalize()
+        )
         ax.fill_between(side["mode"], side["low"], side["high"], color=colour, alpha=0.2, lw=0)

@@ -30,9 +30,9 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Decoded:
-    """One batch under one condition: what was played, what was written, what went on inside."""
+    """One batch under one condition: what was said and written, and what went on inside."""
 
-    mixtures: Sequence[Mixture]
+    texts: Sequence[Row]
     transcripts: Sequence[Transcript]
     recording: Recording
 
@@ -51,14 +51,15 @@ def batch_rows(
         row
         for name, this in decoded.items()
         for partner, lengths in _lengths(name, decoded).items()
-        for row in _condition_rows(model, name, partner, this, lengths, settings)
+        for row in _condition_rows(name, partner, this, lengths, settings)
     ]
 
 
 def _decode(model: SpeechModel, mixtures: Sequence[Mixture]) -> Decoded:
     with capture(model) as recording:
         transcripts = greedy(model, model.features([mixture.wave for mixture in mixtures]))
-    return Decoded(mixtures, transcripts, recording)
+    pairs = zip(mixtures, transcripts, strict=True)
+    return Decoded([_text_columns(model, *pair) for pair in pairs], transcripts, recording)
 
 
 def _lengths(name: str, decoded: dict[str, Decoded]) -> dict[str, Tensor]:
@@ -70,14 +71,12 @@ def _lengths(name: str, decoded: dict[str, Decoded]) -> dict[str, Tensor]:
 
 
 def _condition_rows(
-    model: SpeechModel,
     condition: str,
     partner: str,
     decoded: Decoded,
     lengths: Tensor,
     settings: Settings,
 ) -> Iterator[Row]:
-    texts = [_text_columns(model, *pair) for pair in zip(*_texts(decoded), strict=True)]
     graphs = _graph_columns(decoded, lengths)
     for component in COMPONENTS:
         activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
@@ -85,9 +84,9 @@ def _condition_rows(
         resolved = resolved_modes(spectra)
         for k in settings.modes:
             numbers = _spectral_columns(spectra, resolved, k, settings.epsilon)
-            for i, layer in product(range(len(texts)), range(activations.shape[1])):
+            for i, layer in product(range(len(decoded.texts)), range(activations.shape[1])):
                 yield {
-                    **texts[i],
+                    **decoded.texts[i],
                     "condition": condition,
                     "matched_with": partner,
                     "component": component,
@@ -143,10 +142,6 @@ def _graph_columns(decoded: Decoded, lengths: Tensor) -> dict[str, list[list[flo
         "similarity_kirchhoff": graph_kirchhoff_index(similarity_graph(states, mask), mask),
     }
     return {name: column.tolist() for name, column in columns.items()}
-
-
-def _texts(decoded: Decoded) -> tuple[Sequence[Mixture], Sequence[Transcript]]:
-    return decoded.mixtures, decoded.transcripts
 
 
 def _text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:

@@ -68,21 +68,24 @@ class Recording:
 
     def _by_head(self, kind: str) -> Tensor:
         rows = self.rows(kind).double()
-        return rows.unflatten(-1, (self._heads, -1)).transpose(-3, -2)
+        return rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2)
 
     def _record(self, kind: str, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
+        calls = self._calls.setdefault((kind, layer), [])
+        if calls and tensor.shape[1] > 1:
+            raise RuntimeError("a second prompt in one capture block; open one block per batch")
         # A copy: some layers hand out a buffer that a later operation overwrites in place.
-        self._calls.setdefault((kind, layer), []).append(tensor.detach().clone())
+        calls.append(tensor.detach().clone())
 
 
 @contextmanager
 def capture(model: SpeechModel) -> Iterator[Recording]:
     """Record one batch: ``with capture(model) as recording: transcripts = greedy(...)``.
 
-    Decoding a second batch inside the same block raises ValueError from ``Recording.rows`` if the
-    batch sizes differ, and else appends: open one block per batch. The recording stays on the
-    model's device and holds 6 x layers x batch x positions x width numbers.
+    Decoding a second batch inside the same block raises RuntimeError: open one block per batch.
+    The recording stays on the model's device, usable after the block, and holds 6 x layers x batch
+    x positions x width numbers.
     """
     recording = Recording(len(model.tokens.prompt), model.heads)
     handles = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spectral._validation import whole_number
 from spectral.models.view import SpeechModel
 from spectral.speech.text import compression_ratio
 
@@ -33,11 +34,12 @@ def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> li
     """Transcripts of a batch: features (batch, mels, frames), at most ``limit`` tokens each.
 
     The most probable token is taken at every position; of equals the one with the lower number.
-    An empty text is allowed, special tokens other than the end are not.
+    An empty text is allowed, special tokens other than the end are not. Raises ValueError for a
+    limit below 1, and for logits that are NaN.
     """
+    limit = model.limit if limit is None else min(whole_number(limit, "limit", 1), model.limit)
     context = model.encode(features)
     cache = model.new_cache()
-    limit = model.limit if limit is None else min(limit, model.limit)
     batch = features.shape[0]
     prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(batch, -1)
     logits = model.step(prompt, context, cache)
@@ -56,6 +58,8 @@ def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> li
             break
         logits = model.step(token[:, None], context, cache)
     totals = torch.stack(log_probabilities).sum(0)
+    if totals.isnan().any():
+        raise ValueError(f"{model.name}: its logits are NaN; check the weights and the features")
     return _transcripts(model, torch.stack(chosen, 1), totals, no_speech)
 
 

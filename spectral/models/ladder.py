@@ -79,29 +79,39 @@ def save(
     model.save_pretrained(folder, state_dict=state, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     extractor.save_pretrained(folder)
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # it was private
     (folder / "training.json").write_text(json.dumps(training, indent=1))
     write_checksums(folder)
 
 
 def write_checksums(folder: Path) -> None:
     """Write SHA256SUMS of every other file of a folder, in the format of sha256sum."""
-    files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
-    (folder / "SHA256SUMS").write_text(
-        "".join(f"{sha256(path)}  {path.name}\n" for path in files if path.is_file())
-    )
+    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in _files(folder))
+    (folder / "SHA256SUMS").write_text(sums)
 
 
 def verify_checksums(folder: Path) -> None:
-    """Raise ValueError for a file of SHA256SUMS that is missing or differs, naming both sums."""
+    """Raise ValueError for a file that is missing, differs, or is not listed in SHA256SUMS."""
+    sums = {}
     for line in (folder / "SHA256SUMS").read_text().splitlines():
-        expected, name = line.split(maxsplit=1)
+        expected, _, name = line.partition("  ")
         path = folder / name
-        found = sha256(path) if path.exists() else "no such file"
+        sums[path] = expected
+        found = sha256(path) if path.is_file() else "no such file"
         if found != expected:
             raise ValueError(
                 f"{path}: SHA-256 is {found}, expected {expected}; restore it with "
-                f"`git checkout -- {path.parent.name}/{name}` or train it again with `make ladder`"
+                f"`git checkout -- {folder}`, or remove the folder and run `make ladder`"
             )
+    for path in _files(folder):
+        if path not in sums:
+            raise ValueError(f"{path}: SHA256SUMS beside it does not list it; remove it")
+
+
+def _files(folder: Path) -> list[Path]:
+    """What the checksums cover: all but SHA256SUMS itself and hidden files."""
+    files = (path for path in folder.iterdir() if path.is_file())
+    return sorted(p for p in files if p.name != "SHA256SUMS" and not p.name.startswith("."))
 
 
 def sha256(path: Path) -> str:

@@ -67,13 +67,18 @@ def _train_one(
     no_speech, sentences = load(material, "no_speech"), load(material, "sentences")
     kept = len(sentences.texts) - recipe.material.development_utterances
     development = _part(sentences, slice(kept, None))
-    clips = {"words": load(material, "words"), "sentences": _part(sentences, slice(0, kept))}
-    full_window = recipe.window_seconds * _FULL_WINDOW_FRAMES
     stages = recipe.curriculum(size)
+    kinds = {kind for stage in stages.values() for kind in stage.material} - {"sentences"}
+    clips = {kind: load(material, kind) for kind in kinds}
+    clips["sentences"] = _part(sentences, slice(0, kept))
+    full_window = recipe.window_seconds * _FULL_WINDOW_FRAMES
     batchers = {
-        stage: Batcher(clips[stage], no_speech, settings, tokenizer, full_window, seed)
-        for stage, settings in stages.items()
-    }
+        name: Batcher(
+            _joined([clips[kind] for kind in stage.material]),
+            no_speech, stage, tokenizer, full_window, seed,
+        )
+        for name, stage in stages.items()
+    }  # fmt: skip
     features = torch.stack(
         [
             torch.nn.functional.pad(
@@ -105,6 +110,14 @@ def _train_one(
     }
     save(target, model.cpu(), tokenizer, extractor, record)
     print(f"{name}: saved to {target}", flush=True)
+
+
+def _joined(parts: list[Clips]) -> Clips:
+    return Clips(
+        [mel for part in parts for mel in part.mels],
+        [text for part in parts for text in part.texts],
+        [silence for part in parts for silence in part.silence],
+    )
 
 
 def _part(clips: Clips, part: slice) -> Clips:

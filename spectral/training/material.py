@@ -1,11 +1,11 @@
-"""Training speech as log-mel shards on disk: words, sentences, and clips without speech.
+"""Training speech as log-mel shards on disk: words, sentences, jumbles, and clips without speech.
 
 A shard is ``<name>-000.npy`` (frames, mels) float16, its utterances end to end, and
 ``<name>-000.json`` with their texts, lengths in frames and levels of silence.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import WhisperFeatureExtractor
 
 from spectral.speech.corpus import SAMPLE_RATE
-from spectral.speech.grammar import random_words, training_sentence
+from spectral.speech.grammar import MAX_CHARACTERS, random_words, training_sentence
 from spectral.speech.synthesis import (
     TRAINING_ACCENTS,
     TRAINING_VARIANTS,
@@ -56,6 +56,7 @@ def prepare(folder: Path, material: Material, extractor: WhisperFeatureExtractor
     _claim(folder / "material.json", asdict(material))
     jobs = [("words", i) for i in range(material.word_shards)]
     jobs += [("sentences", i) for i in range(material.sentence_shards)]
+    jobs += [("jumbles", i) for i in range(material.jumble_shards)]
     jobs = [job for job in jobs if not (folder / f"{job[0]}-{job[1]:03d}.json").exists()]
     shards = [_requests(kind, i, material) for kind, i in jobs]
     waves = synthesise_shards(shards, workers=2)
@@ -110,15 +111,19 @@ def no_speech(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 def _requests(kind: str, shard: int, material: Material) -> list[Request]:
     rng = np.random.default_rng([material.seed, 0, len(kind), shard])
-    return [
-        Request(
-            random_words(rng, int(rng.integers(1, 4)))
-            if kind == "words"
-            else training_sentence(rng).text,
-            random_voice(rng),
-        )
-        for _ in range(material.shard_size)
-    ]
+    return [Request(_TEXTS[kind](rng), random_voice(rng)) for _ in range(material.shard_size)]
+
+
+def _jumble(rng: np.random.Generator) -> str:
+    words = random_words(rng, int(rng.integers(3, 10)))
+    return words[:MAX_CHARACTERS].rsplit(" ", 1)[0] if len(words) > MAX_CHARACTERS else words
+
+
+_TEXTS: dict[str, Callable[[np.random.Generator], str]] = {
+    "words": lambda rng: random_words(rng, int(rng.integers(1, 4))),
+    "sentences": lambda rng: training_sentence(rng).text,
+    "jumbles": _jumble,
+}
 
 
 def _disturb(wave: np.ndarray, material: Material, rng: np.random.Generator) -> np.ndarray:

@@ -9,13 +9,13 @@ import yaml
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of one model of the ladder."""
+    """The shape of one model of the ladder, and how many steps each stage takes it."""
 
     width: int
     heads: int
     encoder_layers: int
     decoder_layers: int
-    sentence_steps: int
+    steps: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Material:
     shard_size: int
     word_shards: int
     sentence_shards: int
+    jumble_shards: int
     development_utterances: int
     no_speech_clips: int
     noise_share: float
@@ -36,6 +37,7 @@ class Material:
 class Stage:
     """One stage of the curriculum; its learning rate is for width 128."""
 
+    material: list[str]
     batch: int
     learning_rate: float
     ctc_weight: float
@@ -69,15 +71,15 @@ class Recipe:
 
     def curriculum(self, size: str) -> dict[str, Stage]:
         """The stages that a model of this size goes through, in order."""
-        steps = {"steps": self.sizes[size].sentence_steps}
-        return {name: Stage(**(steps | stage)) for name, stage in self.stages.items()}
+        steps = self.sizes[size].steps
+        return {name: Stage(**stage, steps=steps[name]) for name, stage in self.stages.items()}
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; raises TypeError naming the file and the unknown or missing key."""
     try:
         return _typed(Recipe(**yaml.safe_load(path.read_text())))
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise TypeError(f"{path}: {error}; see spectral.training.recipe for the keys") from error
 
 
