@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
         ("finished", pa.bool_()),
     ]
 )
-"""One row per utterance, condition, matched length, component, layer and K; README says more."""
+"""One row per utterance, condition, matched length, component, layer and K; data/README.md says more."""
 
 _META = b"spectral"
 

@@ -1,0 +1,247 @@
+"""Statistics, tables and figures, from rows whose effects are planted."""
+
+import json
+from pathlib import Path
+
+import jiwer
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
+from spectral.figures.spectra import spectrum_summary
+from spectral.figures.style import save_figure
+from spectral.results.bootstrap import interval, resampling_weights, weighted_mean
+from spectral.results.effects import (
+    MATCHED,
+    RAW,
+    effects,
+    layer_means,
+    paper_table,
+    published,
+    sides,
+)
+from spectral.results.tables import save_table, with_interval
+from spectral.results.word_errors import by_novelty, outcome_shares, training_records, word_errors
+from spectral.speech.text import normalise
+
+SPEAKERS = np.repeat(["a", "b", "c", "d"], [3, 5, 2, 6])
+
+
+def gaussian_rows(tokens: dict[str, int], gain: float = 1.0, utterances: int = 12) -> pd.DataFrame:
+    """Rows of a model whose activations are Gaussian, T tokens long, lambda_i ~ 1 / i.
+
+    In Hell they are multiplied by ``gain``; nothing but that and the length differs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1, 97, dtype=torch.float64) ** -0.5
+    rows = []
+    for i in range(utterances):
+        drawn = {
+            side: torch.randn(length, 96, generator=generator, dtype=torch.float64) * scale
+            for side, length in tokens.items()
+        }
+        for side, length in tokens.items():
+            other = next(name for name in tokens if name != side)
+            for partner, kept in (("", length), (other, min(tokens.values()))):
+                factor = gain if side == "hell" else 1.0
+                spectrum = eigenvalues(factor * drawn[side][:kept])
+                rows.append(
+                    {
+                        "model": "planted", "parameters": 1, "component": "ffn", "modes": 50,
+                        "utterance": f"{i}", "speaker": f"{i % 4}", "condition": side,
+                        "matched_with": partner, "layer": 1, "tokens": kept,
+                        "n_eff": effective_rank(spectrum, 50).item(),
+                        "alpha": spectral_slope(spectrum, 1, 10).item(),
+                        "kirchhoff": kirchhoff_index(spectrum, 50, 1e-6).item(),
+                        "kirchhoff_resolved": kirchhoff_index(spectrum, kept - 1, 1e-6).item(),
+                        "attention_kirchhoff": 1.0, "attention_kirchhoff_heads": 1.0,
+                        "similarity_kirchhoff": 1.0, "eigenvalues": spectrum[:50].tolist(),
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def effect(rows: pd.DataFrame, length: str) -> pd.Series:
+    table = effects(rows, "hell", resamples=200, seed=0)
+    return table[table.length == length].iloc[0]
+
+
+def test_the_first_row_of_weights_is_the_data_itself() -> None:
+    assert (resampling_weights(SPEAKERS, 5, seed=0)[0] == 1).all()
+
+
+def test_each_resample_draws_as_many_voices_and_as_many_utterances_of_each() -> None:
+    weights = resampling_weights(SPEAKERS, 200, seed=0)[1:]
+    for voice in "abcd":
+        own = weights[:, voice == SPEAKERS].sum(1)
+        assert set(own % (voice == SPEAKERS).sum()) == {0}
+    drawn = sum(weights[:, s == SPEAKERS].sum(1) / (s == SPEAKERS).sum() for s in "abcd")
+    assert (drawn == 4).all()
+
+
+def test_resampling_repeats_with_its_seed_and_only_with_it() -> None:
+    first, again = (resampling_weights(SPEAKERS, 50, seed=1) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, resampling_weights(SPEAKERS, 50, seed=2))
+
+
+def test_intervals_agree_with_a_plain_two_stage_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=len(SPEAKERS)) + (SPEAKERS == "d")
+    found = interval(lambda weights: weighted_mean(weights, values), SPEAKERS, 4000, seed=0)
+    means = []
+    for _ in range(4000):
+        voices = rng.choice(list("abcd"), 4)
+        means.append(
+            np.concatenate(
+                [rng.choice(values[v == SPEAKERS], (v == SPEAKERS).sum()) for v in voices]
+            ).mean()
+        )
+    assert found.estimate == pytest.approx(values.mean())
+    assert [found.low, found.high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.06)
+
+
+def test_means_leave_out_what_is_not_finite() -> None:
+    weights = np.array([[1.0, 1, 1], [0, 2, 0]])
+    assert weighted_mean(weights, np.array([1.0, np.nan, 3])) == pytest.approx(
+        [2.0, np.nan], nan_ok=True
+    )
+
+
+def test_a_statistic_without_a_value_has_no_interval() -> None:
+    found = interval(lambda weights: weighted_mean(weights, np.full(16, np.nan)), SPEAKERS, 10, 0)
+    assert np.isnan([found.estimate, found.low, found.high]).all()
+
+
+def test_a_pure_length_drop_is_seen_raw_and_gone_when_matched() -> None:
+    rows = gaussian_rows({"clean": 60, "hell": 44})
+    raw, matched = effect(rows, RAW), effect(rows, MATCHED)
+    assert raw.delta_n_eff_high < -3
+    assert raw.delta_log10_kf_low > 3
+    assert matched.delta_n_eff_low < 0 < matched.delta_n_eff_high
+    assert abs(matched.delta_log10_kf) < 0.2
+    assert (raw.tokens_clean, raw.tokens_stressed) == (60, 44)
+    assert (matched.tokens_clean, matched.tokens_stressed) == (44, 44)
+
+
+def test_a_planted_rank_drop_is_found_at_its_size() -> None:
+    rows = gaussian_rows({"clean": 60, "hell": 60})
+    hell = rows.condition == "hell"
+    clean = rows[~hell].set_index(["utterance", "matched_with"]).n_eff
+    for i in rows[hell].index:
+        partner = "hell" if rows.matched_with[i] else ""
+        rows.loc[i, "n_eff"] = 0.9 * clean[rows.utterance[i], partner]
+    for length in (RAW, MATCHED):
+        found = effect(rows, length)
+        assert [found.delta_n_eff, found.delta_n_eff_low, found.delta_n_eff_high] == pytest.approx(
+            [-10] * 3
+        )
+
+
+def test_a_change_of_scale_moves_the_kirchhoff_index_alone() -> None:
+    quiet, loud = (
+        effect(gaussian_rows({"clean": 60, "hell": 60}, gain), RAW) for gain in (1.0, 10.0)
+    )
+    assert loud.delta_n_eff == pytest.approx(quiet.delta_n_eff)
+    assert loud.delta_alpha == pytest.approx(quiet.delta_alpha)
+    assert loud.delta_log10_kf == pytest.approx(quiet.delta_log10_kf - 2, abs=0.01)
+
+
+def test_a_slope_missing_in_one_layer_is_missing_for_the_pair() -> None:
+    rows = gaussian_rows({"clean": 60, "hell": 60}, utterances=4)
+    second = rows.assign(layer=2)
+    second.loc[(second.utterance == "1") & (second.condition == "clean"), "alpha"] = np.nan
+    both = pd.concat([rows, second])
+    averages = layer_means(both, "hell").set_index(["utterance", "length"])
+    assert np.isnan(averages.alpha_clean["1", RAW])
+    assert np.isfinite(averages.n_eff_clean["1", RAW])
+    found = effect(both, RAW)
+    assert (found.delta_alpha_n, found.delta_n_eff_n) == (3, 4)
+    assert (sides(both, "hell", 20, 0).n == 3).all()
+
+
+def test_an_infinite_graph_index_is_left_out_and_counted() -> None:
+    rows = gaussian_rows({"clean": 60, "hell": 60}, utterances=4)
+    rows.loc[rows.utterance == "2", "attention_kirchhoff"] = np.inf
+    assert effect(rows, RAW).delta_log10_attention_kf_n == 3
+
+
+def test_published_rows_are_marked_and_kept_apart() -> None:
+    table = effects(gaussian_rows({"clean": 60, "hell": 60}, utterances=4), "hell", 20, 0)
+    known = published(Path("data/published/k50.csv"))
+    readable = paper_table(table, known)
+    theirs = readable[readable.source != "ladder"]
+    assert len(theirs) == len(known) == 5
+    assert theirs.source.str.startswith("published").all()
+    assert not set(readable[readable.source == "ladder"].model) & set(known.model)
+
+
+def said(references: list[str], transcripts: list[str], condition: str = "clean") -> pd.DataFrame:
+    errors = [
+        jiwer.wer(normalise(r), normalise(t)) for r, t in zip(references, transcripts, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "model": "m", "parameters": 1, "condition": condition, "utterance": ["1", "2", "3"],
+            "speaker": ["a", "a", "b"], "reference": references, "transcript": transcripts,
+            "word_error": errors, "candidate": [error > 0.5 for error in errors],
+            "outcome": ["correct", "invention", "invention"], "average_log_probability": -1.0,
+        }
+    )  # fmt: skip
+
+
+def test_word_error_is_that_of_the_whole_corpus_and_not_a_mean_of_utterances() -> None:
+    references = ["the fox sat", "a", "one two three four five six"]
+    transcripts = ["the fox", "no such thing", "one two three four five six"]
+    table = word_errors(said(references, transcripts), 50, 0)
+    whole = jiwer.wer([normalise(r) for r in references], [normalise(t) for t in transcripts])
+    assert table.word_error.iloc[0] == pytest.approx(100 * whole)
+    assert table.candidates.iloc[0] == pytest.approx(100 / 3)
+
+
+def test_shares_of_outcomes_add_up() -> None:
+    shares = outcome_shares(said(["a", "b", "c"], ["a", "x", "y"]))
+    assert shares[["correct", "invention"]].to_numpy().ravel() == pytest.approx([100 / 3, 200 / 3])
+
+
+def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"utterances\.csv: no row for 1, 2, 3"):
+        by_novelty(said(["a", "b", "c"], ["a", "b", "c"]), Path("data/corpus/utterances.csv"), 5, 0)
+
+
+def test_training_records_run_on_from_stage_to_stage(tmp_path: Path) -> None:
+    rows = [("words", 200), ("words", 400), ("sentences", 200)]
+    record = [
+        {"stage": stage, "step": step, "loss": 1.0, "word_error": 1.0} for stage, step in rows
+    ]
+    (tmp_path / "training.json").write_text(json.dumps({"parameters": 5, "record": record}))
+    assert list(training_records([tmp_path]).total_step) == [200, 400, 600]
+
+
+def test_median_spectra_fall_and_stop_where_a_quarter_is_not_resolved() -> None:
+    rows = gaussian_rows({"clean": 30, "hell": 60})
+    summary = spectrum_summary(rows, "hell")
+    for _, side in summary.groupby("condition"):
+        assert (np.diff(side["median"]) <= 0).all()
+        assert side["mode"].max() == 29  # 30 matched tokens, less one for the mean
+
+
+def test_a_table_shows_missing_intervals_as_such(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": [1.234, np.nan], "x_low": [1.0, np.nan], "x_high": [2.0, np.nan]})
+    assert with_interval(table, "x", 2, sign=True) == ["+1.23 [+1.00, +2.00]", "n/a"]
+    save_table(table, table.round(1), tmp_path, "t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md"]
+    assert np.allclose(pd.read_csv(tmp_path / "t.csv"), table, equal_nan=True)
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        figure, ax = plt.subplots()
+        ax.plot([1, 2], label="x")
+        save_figure(figure, tmp_path, name)
+        plt.close(figure)
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
