@@ -82,8 +82,9 @@ def _condition_rows(
         activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
         spectra = _spectra(activations, lengths.to(activations.device))
         resolved = resolved_modes(spectra)
+        spectra = _largest(spectra, max(settings.modes))
         for k in settings.modes:
-            numbers = _spectral_columns(spectra, resolved, k, settings.epsilon)
+            numbers = _spectral_columns(spectra, k, settings.epsilon)
             for i, layer in product(range(len(decoded.texts)), range(activations.shape[1])):
                 yield {
                     **decoded.texts[i],
@@ -95,7 +96,7 @@ def _condition_rows(
                     "tokens": int(lengths[i]),
                     "resolved": int(resolved[i, layer]),
                     "alpha_reason": _alpha_reason(int(resolved[i, layer]), k),
-                    "eigenvalues": spectra[i, layer, : max(settings.modes)].tolist(),
+                    "eigenvalues": spectra[i, layer].tolist(),
                     **{name: column[i][layer] for name, column in (numbers | graphs).items()},
                 }
 
@@ -106,20 +107,22 @@ def _spectra(activations: Tensor, lengths: Tensor) -> Tensor:
     return eigenvalues(activations, mask)
 
 
+def _largest(spectra: Tensor, modes: int) -> Tensor:
+    """So many modes, zeros where there are fewer, however long the batch's other answers are."""
+    return functional.pad(spectra[..., :modes], (0, max(0, modes - spectra.shape[-1])))
+
+
 def _mask(lengths: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
-def _spectral_columns(
-    spectra: Tensor, resolved: Tensor, k: int, epsilon: float
-) -> dict[str, list[list[float]]]:
-    padded = functional.pad(spectra, (0, max(0, k - spectra.shape[-1])))
+def _spectral_columns(spectra: Tensor, k: int, epsilon: float) -> dict[str, list[list[float]]]:
     columns = {
-        "n_eff": effective_rank(padded, k),
-        "n_eff_singular": effective_rank(padded, k, of="singular_values"),
-        "alpha": spectral_slope(padded, 1, k),
-        "kirchhoff": kirchhoff_index(padded, k, epsilon),
-        "kirchhoff_resolved": resolved_kirchhoff_index(padded, k, epsilon),
+        "n_eff": effective_rank(spectra, k),
+        "n_eff_singular": effective_rank(spectra, k, of="singular_values"),
+        "alpha": spectral_slope(spectra, 1, k),
+        "kirchhoff": kirchhoff_index(spectra, k, epsilon),
+        "kirchhoff_resolved": resolved_kirchhoff_index(spectra, k, epsilon),
     }
     return {name: column.tolist() for name, column in columns.items()}
 

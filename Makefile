@@ -1,0 +1,126 @@
+# The commands of this project; `make` or `make help` lists them.
+#
+# What is stale: every notebook is executed into build/PROFILE/notebooks/, and that copy is compared
+# with the notebook, its own section of params/PROFILE.yml, the modules of spectral/ that it imports
+# (directly or not), the files in data/ that its parameters name, the measurements that it draws, and
+# the packages installed. scripts/rules.py finds all these anew at every call. The copy is renamed
+# into place when the notebook succeeds, so a run that was killed or failed is simply made again.
+
+PYTHON ?= python3
+PROFILE ?= ladder
+VENV ?= .venv
+SIZES ?= xs m l
+SEEDS ?= 0
+SMOKE_MODELS ?= xs-0 m-0
+SMOKE_UTTERANCES ?= 24
+
+BIN := $(VENV)/bin
+BUILD := build/$(PROFILE)
+ENVIRONMENT := $(VENV)/requirements.lock
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+EXECUTE = $(BIN)/python -m spectral.execution
+
+export JUPYTER_PREFER_ENV_PATH := 1
+export SOURCE_DATE_EPOCH := 1775606400
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help figures measure test env lab notebooks smoke ladder corpus lock clean FORCE
+
+help: ## list the commands
+	@echo "usage: make COMMAND"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+figures: ## measure the models and draw every figure and table into figures/ (PROFILE=ladder)
+	@if [ -n "$$(find $(BUILD)/notebooks -name '*.written' -newer $(BUILD)/started)" ]; then \
+	  find figures -type f -newer $(BUILD)/started | sort; \
+	  seconds=$$(( $$(date +%s) - $$(cat $(BUILD)/started) )); \
+	  echo "figures/ is complete: the files above were written, in $$((seconds / 60)) min" \
+	    "$$((seconds % 60)) s"; \
+	else \
+	  echo "figures/ is up to date with the code, params/$(PROFILE).yml and data/: nothing to do"; \
+	fi
+
+measure: ## only measure the models, into build/PROFILE/measure/
+
+test: $(ENVIRONMENT) ## check style and types, run the tests, and run every notebook on its smoke defaults
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	  tests spectral $(NOTEBOOKS)
+
+env: $(ENVIRONMENT) ## create the environment in .venv, with the versions of requirements.lock
+	@echo "$(VENV) is ready; activate it with: . $(BIN)/activate"
+
+lab: $(ENVIRONMENT) ## open JupyterLab in the environment, on this computer only
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(LAB)
+
+notebooks: $(ENVIRONMENT) ## execute the notebooks in place and keep the outputs that the tests compare
+	$(BIN)/python scripts/refresh.py $(NOTEBOOKS)
+
+smoke: $(SMOKE_MODELS:%=smoke-%) ## measure the few utterances of data/smoke/, which the tests read
+
+ladder: $(ENVIRONMENT) ## train the models of data/ladder/ that are missing (SIZES="xs m l" SEEDS=0; hours)
+	$(BIN)/python -m spectral.training --models $(SIZES) --seeds $(SEEDS)
+
+corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for sample
+	$(BIN)/python -m spectral.speech.embedded data/corpus
+
+lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv==0.13.9
+	build/lock/bin/python scripts/lock.py $(if $(UPGRADE),--upgrade)
+
+clean: ## remove build/, where everything that can be made again lies
+	rm -rf build
+
+# The environment. Its copy of the lock says which versions it holds.
+$(ENVIRONMENT): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: $(PYTHON) is not Python 3.11 or newer ($$($(PYTHON) --version 2>&1));" \
+	    "install one and name it, for example: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) lacks the module venv; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: $(VENV) cannot be created; remove it if it is a broken one, and try again" >&2; \
+	  exit 1; }
+	@echo "installing the packages of requirements.lock into $(VENV): some minutes"
+	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock \
+	  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable . || { \
+	  echo "error: not all packages could be installed (pip says why, above); the same command" \
+	    "goes on from here" >&2; exit 1; }
+	@cp requirements.lock $@
+
+# What depends on what: only the commands that execute notebooks need to know.
+ifneq ($(filter figures measure $(BUILD)/%,$(MAKECMDGOALS)),)
+ifeq ($(MAKE_RESTARTS),)
+$(shell mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started && : >> $(BUILD)/rules.mk)
+endif
+include $(BUILD)/rules.mk
+endif
+
+$(BUILD)/rules.mk: FORCE | $(ENVIRONMENT)
+	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT)
+
+figures: $(DRAWN)
+measure: $(MEASURED)
+
+$(BUILD)/notebooks/measure-%.ipynb: | $(ENVIRONMENT)
+	@echo "measuring $*"
+	@$(EXECUTE) notebooks/measure.ipynb $@ --parameters $(BUILD)/params/measure.yml \
+	  --set model=$* --set output=../$(BUILD)/measure/$*.parquet --products $(BUILD)/measure/$*.parquet
+
+$(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
+	@echo "drawing $*"
+	@$(EXECUTE) notebooks/$*.ipynb $@ --parameters $(BUILD)/params/$*.yml --products figures
+
+smoke-%: $(ENVIRONMENT)
+	@$(EXECUTE) notebooks/measure.ipynb build/smoke/notebooks/measure-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_UTTERANCES) \
+	  --set output=../data/smoke/$*.parquet
+
+FORCE:

@@ -1,0 +1,60 @@
+"""Execute notebooks in place, on their smoke defaults, keeping the outputs that tests compare.
+
+``python scripts/refresh.py notebooks/*.ipynb``. Cells marked ``# NBVAL_CHECK_OUTPUT`` keep their
+output; all other outputs, counts and traces of the run are cleared.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+MARK = "# NBVAL_CHECK_OUTPUT"
+CELL_TIMEOUT = 600
+
+
+def main() -> None:
+    """Refresh the notebooks named on the command line; each is left alone where a cell fails."""
+    for name in sys.argv[1:]:
+        try:
+            changed = refresh(Path(name))
+        except CellExecutionError as error:
+            sys.exit(f"error: {name}: {error.ename}: {error.evalue}; the file is as it was")
+        print(f"{name}: {'refreshed' if changed else 'unchanged'}")
+
+
+def refresh(path: Path) -> bool:
+    """Execute one notebook and write it back; whether that changed the file."""
+    before = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(before, as_version=4)
+    metadata = dict(notebook.metadata)
+    NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    notebook.metadata = nbformat.from_dict(metadata)
+    for cell in notebook.cells:
+        _clean(cell)
+    text = nbformat.writes(notebook) + "\n"
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return text != before
+
+
+def _clean(cell: nbformat.NotebookNode) -> None:
+    cell.metadata.pop("execution", None)
+    if cell.cell_type != "code":
+        return
+    kept = cell.outputs if MARK in cell.source else []
+    cell.outputs = [output for output in kept if output.get("name") != "stderr"]
+    if not cell.outputs:
+        cell.execution_count = None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A tiny ladder and a small corpus, made once per session; tests that damage them copy them."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from spectral.models.ladder import feature_extractor, initialise, ladder_config, save
+from spectral.models.loading import load
+from spectral.models.tokenizer import character_tokenizer
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import SAMPLE_RATE
+
+torch.set_num_threads(1)  # one answer on every machine, and no more than one core
+
+TINY_WINDOW_SECONDS = 2
+SENTENCES = (
+    "THE OLD SAILOR FOUND A SMALL LETTER",
+    "MY UNCLE NEVER SANG",
+    "TWO SHIPS MOVED BEHIND THE HARBOUR",
+)
+
+
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ladder of one untrained model, ``tiny-0``, whose answers differ in text and in length.
+
+    A fresh Whisper repeats one token to the limit, whatever it hears. Larger weights make it listen
+    and larger positions make it vary; the end token starts as zeros, as the padding token does.
+    """
+    folder = tmp_path_factory.mktemp("ladder")
+    tokenizer = character_tokenizer()
+    config = ladder_config(
+        width=32,
+        heads=4,
+        encoder_layers=2,
+        decoder_layers=2,
+        window_seconds=TINY_WINDOW_SECONDS,
+        max_target_positions=28,
+        tokenizer=tokenizer,
+    )
+    model = initialise(config, seed=0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "decoder.embed_positions" in name:
+                weight.mul_(15)
+            elif weight.ndim > 1 and "embed" not in name and "conv" not in name:
+                weight.mul_(3)
+        tokens = model.model.decoder.embed_tokens.weight
+        tokens[config.eos_token_id] = 2 * tokens[config.eos_token_id + 2]
+    extractor = feature_extractor(TINY_WINDOW_SECONDS)
+    save(folder / "tiny-0", model, tokenizer, extractor, {"size": "tiny"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(ladder: Path) -> SpeechModel:
+    """The model of ``ladder``, loaded as a measurement loads it."""
+    return load("tiny-0", ladder, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def wave() -> Callable[[str], np.ndarray]:
+    """A second or so of a voiced sound; its pitch, length and loudness depend on the name."""
+    return _wave
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in the LibriSpeech layout: seven speakers, as a six-speaker mix needs, two each."""
+    folder = tmp_path_factory.mktemp("speech")
+    for speaker in range(1, 8):
+        chapter = folder / str(speaker) / "1"
+        chapter.mkdir(parents=True)
+        lines = []
+        for i in range(2):
+            name = f"{speaker}-1-{i:04d}"
+            soundfile.write(chapter / f"{name}.flac", _wave(name), SAMPLE_RATE)
+            lines.append(f"{name} {SENTENCES[(speaker + i) % len(SENTENCES)]}\n")
+        (chapter / f"{speaker}-1.trans.txt").write_text("".join(lines))
+    return folder
+
+
+def _wave(name: str) -> np.ndarray:
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
+    time = np.arange(int(rng.uniform(0.8, 1.6) * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = rng.uniform(80, 600) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(1, 6) * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    sound = sum(np.sin(k * phase) / k for k in range(1, 9)) * rng.uniform(0.02, 0.2)
+    return (np.asarray(sound) * (1.2 + np.sin(2 * np.pi * 4 * time)) / 3).astype(np.float32)

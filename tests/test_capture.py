@@ -1,0 +1,301 @@
+"""What is recorded during decoding, against one forward pass of the library's own model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
+from spectral.models.decoding import Transcript, greedy
+from spectral.models.loading import available, load
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import find_utterances, read_wave
+
+CPU = torch.device("cpu")
+SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
+CORPUS = Path(__file__).parents[1] / "data" / "corpus"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decoded batch, what was recorded of it, and the library's own model."""
+
+    model: SpeechModel
+    features: Tensor
+    transcripts: list[Transcript]
+    recording: Recording
+    reference: WhisperForConditionalGeneration
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.model.tokens.prompt
+
+
+def make_case(ladder: Path, name: str, waves: list[np.ndarray]) -> Case:
+    model = load(name, ladder, CPU)
+    reference = WhisperForConditionalGeneration.from_pretrained(
+        ladder / name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    features = model.features(waves)
+    with capture(model) as recording:
+        transcripts = greedy(model, features)
+    return Case(model, features, transcripts, recording, reference)
+
+
+@pytest.fixture(
+    scope="module", params=["tiny-0", *available(SHIPPED)], ids=lambda name: f"model={name}"
+)
+def case(request: pytest.FixtureRequest, ladder: Path, speech: Path) -> Case:
+    """The tiny model on fourteen utterances of ragged answers; a shipped one on three."""
+    if request.param == "tiny-0":
+        waves = [read_wave(utterance) for utterance in find_utterances(speech).utterances]
+        return make_case(ladder, "tiny-0", waves)
+    waves = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::50]]
+    return make_case(SHIPPED, request.param, waves)
+
+
+@torch.no_grad()
+def expected(case: Case) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Per utterance: (layers, T, width) of each kind and attention, from one pass without cache.
+
+    Taken at other modules than those that ``capture`` hooks, and cut to the positions that predict
+    the text: from the prompt's last one on.
+    """
+    layers = case.reference.model.decoder.layers
+    seen: dict[tuple[str, int], Tensor] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda _module, _inputs, output, key=(kind, i): seen.__setitem__(key, output[0])
+        )
+        for i, layer in enumerate(layers)
+        for kind, module in (
+            ("self_attention", layer.self_attn.out_proj),
+            ("cross_attention", layer.encoder_attn.out_proj),
+            ("ffn", layer.fc2),
+        )
+    ]
+    for i, transcript in enumerate(case.transcripts):
+        inputs = torch.tensor([[*case.prompt, *transcript.tokens]])
+        output = case.reference(
+            input_features=case.features[i : i + 1],
+            decoder_input_ids=inputs,
+            use_cache=False,
+            output_hidden_states=True,
+            output_attentions=True,
+        )
+        text = slice(len(case.prompt) - 1, len(case.prompt) - 1 + len(transcript.tokens))
+        found = {
+            kind: torch.stack([seen[kind, layer] for layer in range(len(layers))])[:, text]
+            for kind in COMPONENTS
+        }
+        found["embedding"] = output.decoder_hidden_states[0][:, text]
+        found["normed"] = output.decoder_hidden_states[-1][0, text]
+        found[HIDDEN_STATE] = torch.cat(output.decoder_hidden_states[1:-1])[:, text]
+        found["attention"] = torch.cat(output.decoder_attentions)[:, :, text, text]
+        yield i, found
+    for handle in handles:
+        handle.remove()
+
+
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    """Equal to 1e-5 of the largest magnitude, as float32 sums of another order are."""
+    scale = float(wanted.abs().max()) if wanted.numel() else 1.0
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(scale, 1.0))
+
+
+def test_recording_does_not_change_what_the_model_says_by_a_single_bit(case: Case) -> None:
+    assert greedy(case.model, case.features) == case.transcripts
+
+
+def test_the_answers_of_the_tiny_model_differ_in_length(case: Case) -> None:
+    if case.model.name == "tiny-0":
+        lengths = {len(transcript.tokens) for transcript in case.transcripts}
+        assert min(lengths) <= 1
+        assert max(lengths) == case.model.limit
+
+
+def test_components_and_hidden_states_are_those_of_one_forward_pass_without_cache(
+    case: Case,
+) -> None:
+    for kind in (*COMPONENTS, HIDDEN_STATE):
+        rows, mask = case.recording.text_rows(kind, case.transcripts)
+        assert rows.shape[:2] == (len(case.transcripts), len(case.model.layers))
+        assert rows.shape[2] == max(len(t.tokens) for t in case.transcripts)
+        assert rows.shape[3] == case.model.width
+        assert rows.dtype == torch.float32
+        for i, wanted in expected(case):
+            # the library keeps the last hidden state only after its layer norm
+            found = rows[i, : len(wanted[kind]), mask[i]]
+            assert_close(found, wanted[kind])
+
+
+def test_the_hidden_state_after_a_layer_is_the_one_before_plus_the_three_components(
+    case: Case,
+) -> None:
+    rows = {
+        kind: case.recording.text_rows(kind, case.transcripts)[0]
+        for kind in (*COMPONENTS, HIDDEN_STATE)
+    }
+    for i, wanted in expected(case):
+        count = len(case.transcripts[i].tokens)
+        own = {kind: value[i, :, :count] for kind, value in rows.items()}
+        before = torch.cat([wanted["embedding"], own[HIDDEN_STATE][:-1]])
+        parts = sum(own[kind] for kind in COMPONENTS)
+        assert_close(before + parts, own[HIDDEN_STATE])
+
+
+@torch.no_grad()
+def test_row_j_predicts_token_j_through_the_last_layer_norm(case: Case) -> None:
+    rows, mask = case.recording.text_rows(HIDDEN_STATE, case.transcripts)
+    normed = case.reference.model.decoder.layer_norm(rows[:, -1])
+    logits = case.reference.proj_out(normed)
+    logits[..., list(case.model.tokens.suppressed)] = -torch.inf
+    for i, wanted in expected(case):
+        assert_close(normed[i, mask[i]], wanted["normed"])
+        assert logits[i, mask[i]].argmax(-1).tolist() == list(case.transcripts[i].tokens)
+
+
+def test_the_mask_is_true_for_the_tokens_of_each_answer_and_for_nothing_else(case: Case) -> None:
+    _, mask = case.recording.text_rows("ffn", case.transcripts)
+    for row, transcript in zip(mask.tolist(), case.transcripts, strict=True):
+        count = len(transcript.tokens)
+        assert row == [True] * count + [False] * (len(row) - count)
+
+
+def test_attention_is_that_of_the_eager_implementation(case: Case) -> None:
+    weights = case.recording.attention(case.transcripts)
+    assert weights.dtype == torch.float64
+    for i, wanted in expected(case):
+        count = len(case.transcripts[i].tokens)
+        found = weights[i, :, :, :count, :count].float()
+        torch.testing.assert_close(found, wanted["attention"], rtol=0, atol=1e-6)
+
+
+def test_attention_rows_are_causal_and_lack_what_goes_to_the_prompt(case: Case) -> None:
+    weights = case.recording.attention(case.transcripts)
+    assert (weights >= 0).all()
+    assert (weights.triu(1) == 0).all()
+    assert (weights.sum(-1) < 1).all()  # the prompt's earlier tokens get the rest
+
+
+def test_every_position_fed_is_recorded_prompt_and_all(case: Case) -> None:
+    steps = max(len(t.tokens) + t.finished for t in case.transcripts)
+    positions = case.recording.rows(HIDDEN_STATE).shape[2]
+    assert positions == len(case.prompt) + steps - 1
+
+
+# --- the tiny model only ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def features(tiny: SpeechModel, speech: Path) -> Tensor:
+    return tiny.features([read_wave(u) for u in find_utterances(speech).utterances])
+
+
+def hooks(model: SpeechModel) -> int:
+    return sum(len(module._forward_hooks) for module in model._model.modules())
+
+
+def test_an_utterance_is_recorded_alike_alone_and_in_a_ragged_batch(
+    tiny: SpeechModel, features: Tensor
+) -> None:
+    with capture(tiny) as together:
+        transcripts = greedy(tiny, features)
+    lengths = [len(transcript.tokens) for transcript in transcripts]
+    i = lengths.index(4)
+    with capture(tiny) as alone:
+        (transcript,) = greedy(tiny, features[i : i + 1])
+    for kind in (*COMPONENTS, HIDDEN_STATE):
+        rows, mask = together.text_rows(kind, transcripts)
+        assert_close(alone.text_rows(kind, [transcript])[0][0], rows[i][:, mask[i]])
+
+
+def test_nothing_stays_hooked_after_the_block(tiny: SpeechModel, features: Tensor) -> None:
+    assert hooks(tiny) == 0
+    with capture(tiny):
+        assert hooks(tiny) > 0
+        greedy(tiny, features[:1], limit=2)
+    assert hooks(tiny) == 0
+
+
+def test_nothing_stays_hooked_after_decoding_fails_half_way(
+    tiny: SpeechModel, features: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = tiny.step, []
+
+    def failing(*arguments: object) -> Tensor:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny, "step", failing)
+    with pytest.raises(KeyboardInterrupt), capture(tiny):
+        greedy(tiny, features[:2])
+    monkeypatch.undo()
+    assert hooks(tiny) == 0
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, features[:2])
+    assert recording.text_rows("ffn", transcripts)[0].isfinite().all()
+
+
+def test_two_blocks_record_the_same_to_the_last_bit(tiny: SpeechModel, features: Tensor) -> None:
+    recordings = []
+    for _ in range(2):
+        with capture(tiny) as recording:
+            greedy(tiny, features[:3])
+        recordings.append(recording)
+    for kind in (*COMPONENTS, HIDDEN_STATE):
+        torch.testing.assert_close(*(r.rows(kind) for r in recordings), rtol=0, atol=0)
+
+
+def test_blocks_can_be_nested(tiny: SpeechModel, features: Tensor) -> None:
+    with capture(tiny) as outer, capture(tiny) as inner:
+        greedy(tiny, features[:2], limit=3)
+    assert hooks(tiny) == 0
+    torch.testing.assert_close(outer.rows("ffn"), inner.rows("ffn"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("second", [2, 3])
+def test_a_second_batch_in_one_block_is_an_error_and_not_a_longer_recording(
+    tiny: SpeechModel, features: Tensor, second: int
+) -> None:
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, features[:2], limit=3)
+        with pytest.raises(RuntimeError, match="one block per batch"):
+            greedy(tiny, features[2 : 2 + second], limit=3)
+    rows, _ = recording.text_rows("ffn", transcripts)
+    assert rows.shape[:3] == (2, 2, max(len(t.tokens) for t in transcripts))
+
+
+def test_asking_for_what_was_never_decoded_is_an_error(tiny: SpeechModel) -> None:
+    with capture(tiny) as recording:
+        pass
+    with pytest.raises(RuntimeError, match="no ffn was recorded; decode inside"):
+        recording.rows("ffn")
+
+
+def test_a_recording_does_not_change_when_the_model_goes_on(
+    tiny: SpeechModel, features: Tensor
+) -> None:
+    with capture(tiny) as recording:
+        greedy(tiny, features[:2])
+    before = {kind: recording.rows(kind).clone() for kind in (*COMPONENTS, HIDDEN_STATE)}
+    greedy(tiny, features[2:5])
+    for kind, rows in before.items():
+        torch.testing.assert_close(recording.rows(kind), rows, rtol=0, atol=0)
+
+
+def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor) -> None:
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, features[:2])
+    empty = [replace(transcript, tokens=()) for transcript in transcripts]
+    rows, mask = recording.text_rows("self_attention", empty)
+    assert rows.shape == (2, 2, 0, tiny.width)
+    assert mask.shape == (2, 0)
+    assert recording.attention(empty).shape == (2, 2, tiny.heads, 0, 0)

@@ -1,0 +1,784 @@
+"""Measured rows against numpy and a fresh capture; and runs that are killed, full or fed badly."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from spectral.measurement import rows as rows_module
+from spectral.measurement import run as run_module
+from spectral.measurement import store
+from spectral.measurement.provenance import fingerprint
+from spectral.measurement.rows import batch_rows
+from spectral.measurement.run import Summary, measure
+from spectral.measurement.settings import Settings
+from spectral.measurement.store import SCHEMA, merge, read, read_meta, write
+from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
+from spectral.models.decoding import Transcript, greedy
+from spectral.models.ladder import write_checksums
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.stress.conditions import condition
+from spectral.stress.mixture import Mixture, Speakers
+from spectral.stress.scoring import score, word_error
+
+KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
+MODES = (5, 10)
+EPSILON = 1e-6
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("measured") / "tiny-0.parquet",
+        conditions=("clean", "hell"),
+        modes=MODES,
+        epsilon=EPSILON,
+        seed=7,
+        batch=4,
+        device="cpu",
+        utterances=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def summary(settings: Settings) -> Summary:
+    return measure(settings)
+
+
+@pytest.fixture(scope="module")
+def table(summary: Summary) -> pd.DataFrame:
+    return read([summary.output])
+
+
+@pytest.fixture
+def few(settings: Settings, tmp_path: Path) -> Settings:
+    """Four utterances in two batches: enough to be killed between."""
+    return replace(settings, output=tmp_path / "few.parquet", batch=2, utterances=4)
+
+
+@pytest.fixture
+def damaged(settings: Settings, tmp_path: Path) -> Settings:
+    """All utterances of a copy of the corpus, to be damaged."""
+    shutil.copytree(settings.corpus, tmp_path / "corpus")
+    return replace(settings, corpus=tmp_path / "corpus", output=tmp_path / "damaged.parquet")
+
+
+@pytest.fixture(scope="module")
+def decoded(
+    settings: Settings, tiny: SpeechModel, summary: Summary
+) -> dict[str, tuple[list[Mixture], list[Transcript], Recording]]:
+    """Every utterance under every condition, decoded and captured once more in one batch."""
+    corpus = find_utterances(settings.corpus).utterances
+    speakers = Speakers(corpus)
+    found = {}
+    for name in settings.conditions:
+        mixtures = [
+            condition(name).apply(Mixture.of(u, read_wave(u)), speakers, settings.seed)
+            for u in corpus
+        ]
+        with capture(tiny) as recording:
+            transcripts = greedy(tiny, tiny.features([mixture.wave for mixture in mixtures]))
+        found[name] = (mixtures, transcripts, recording)
+    return found
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def test_there_is_one_row_per_utterance_condition_match_component_layer_and_modes(
+    table: pd.DataFrame, summary: Summary
+) -> None:
+    assert not table.duplicated(KEY).any()
+    sides = {("clean", ""), ("clean", "hell"), ("hell", ""), ("hell", "clean")}
+    assert set(zip(table.condition, table.matched_with, strict=True)) == sides
+    assert len(table) == 14 * len(sides) * len(COMPONENTS) * LAYERS * len(MODES)
+    assert set(table.component) == set(COMPONENTS)
+    assert set(table.layer) == {1, 2}
+    assert set(table.modes) == set(MODES)
+    assert table.utterance.nunique() == summary.measured == 14
+    assert (summary.resumed, summary.skipped) == (0, {})
+
+
+def test_the_file_has_the_schema_and_no_empty_cells_but_alphas(summary: Summary) -> None:
+    found = pq.read_table(summary.output)
+    assert found.schema.remove_metadata().equals(SCHEMA)
+    for name in SCHEMA.names:
+        assert found[name].null_count == 0, name
+
+
+def test_tokens_are_counted_from_the_transcript_of_a_fresh_decoding(
+    table: pd.DataFrame, decoded: dict[str, Any]
+) -> None:
+    for name, (mixtures, transcripts, _) in decoded.items():
+        for mixture, transcript in zip(mixtures, transcripts, strict=True):
+            own = table[(table.utterance == mixture.target.id) & (table.condition == name)]
+            assert set(own[own.matched_with == ""].tokens) == {len(transcript.tokens)}
+            assert set(own.transcript) == {transcript.text}
+            assert set(own.finished) == {transcript.finished}
+            for column in ("average_log_probability", "no_speech_probability"):
+                np.testing.assert_allclose(
+                    own[column], getattr(transcript, column), rtol=0, atol=1e-6
+                )
+            assert set(own.compression_ratio) == {transcript.compression_ratio}
+
+
+def test_matched_rows_have_on_both_sides_as_many_tokens_as_the_shorter(
+    table: pd.DataFrame,
+) -> None:
+    for _, own in table.groupby("utterance"):
+        raw = {
+            name: int(side.tokens.iloc[0])
+            for name, side in own[own.matched_with == ""].groupby("condition")
+        }
+        matched = own[own.matched_with != ""]
+        assert set(matched.tokens) == {min(raw.values())}
+    raw_tokens = table[table.matched_with == ""].tokens
+    assert raw_tokens.nunique() > 2  # else this file would test little
+
+
+def spectrum(rows: Tensor) -> np.ndarray:
+    """Covariance eigenvalues by numpy's SVD in float64, noise below 1e-9 set to zero."""
+    values = np.zeros(max(MODES))
+    if len(rows) < 2:
+        return values
+    centred = rows.double().numpy() - rows.double().numpy().mean(0)
+    found = np.linalg.svd(centred, compute_uv=False) ** 2 / (len(rows) - 1)
+    found = np.where(found < 1e-9 * found[0], 0, found)[: max(MODES)]
+    values[: len(found)] = found
+    return values
+
+
+def test_eigenvalues_are_those_of_numpys_svd_on_a_fresh_capture(
+    table: pd.DataFrame, decoded: dict[str, Any]
+) -> None:
+    for name, (mixtures, transcripts, recording) in decoded.items():
+        for component in COMPONENTS:
+            activations, _ = recording.text_rows(component, transcripts)
+            own = table[(table.condition == name) & (table.component == component)]
+            for i, mixture in enumerate(mixtures):
+                for row in own[own.utterance == mixture.target.id].itertuples():
+                    wanted = spectrum(activations[i, row.layer - 1, : row.tokens])
+                    assert len(row.eigenvalues) == max(MODES)
+                    np.testing.assert_allclose(
+                        row.eigenvalues, wanted, rtol=1e-4, atol=2e-6 * wanted.max()
+                    )
+
+
+def test_n_eff_alpha_and_kf_follow_from_the_eigenvalues_by_their_definitions(
+    table: pd.DataFrame,
+) -> None:
+    for row in table.itertuples():
+        values = np.asarray(row.eigenvalues, dtype=np.float64)[: row.modes]
+        found = values[values > 0]
+        assert min(row.resolved, row.modes) == len(found)
+        close = {"rel": 1e-4, "abs": 1e-12}  # the eigenvalues are stored in float32
+        for name, spread in (("n_eff", found), ("n_eff_singular", np.sqrt(found))):
+            share = spread / spread.sum() if len(found) else spread
+            entropy = -(share * np.log(share)).sum()
+            expected = math.exp(entropy) if len(found) else 0.0
+            assert getattr(row, name) == pytest.approx(expected, **close)
+        padded = row.modes * (1 / (values + EPSILON)).sum()
+        resolved = len(found) * (1 / (found + EPSILON)).sum()
+        assert row.kirchhoff == pytest.approx(padded, **close)
+        assert row.kirchhoff_resolved == pytest.approx(resolved, **close)
+        if len(found) == row.modes:
+            x = np.log(np.arange(1, row.modes + 1))
+            assert row.alpha == pytest.approx(-np.polyfit(x, np.log(values), 1)[0], rel=1e-4)
+
+
+def test_a_reason_is_given_exactly_where_alpha_is_missing(table: pd.DataFrame) -> None:
+    missing = table.alpha.isna()
+    assert 0 < missing.sum() < len(table)
+    assert (missing == (table.alpha_reason != "")).all()
+    assert (missing == (table.resolved < table.modes)).all()
+    for row in table[missing].itertuples():
+        assert row.alpha_reason == f"{row.resolved} resolved modes, the fit needs {row.modes}"
+
+
+def test_padded_and_resolved_kirchhoff_differ_exactly_where_modes_are_missing(
+    table: pd.DataFrame,
+) -> None:
+    short = table[table.resolved < table.modes]
+    whole = table[table.resolved >= table.modes]
+    missing = short.modes - short.resolved
+    assert (short.kirchhoff >= short.modes * missing / EPSILON * (1 - 1e-12)).all()
+    assert (short.kirchhoff_resolved < short.kirchhoff).all()
+    np.testing.assert_allclose(whole.kirchhoff, whole.kirchhoff_resolved, rtol=1e-12)
+
+
+def graph_index(weights: np.ndarray) -> float:
+    """n sum 1 / mu over the non-zero eigenvalues of the Laplacian of a connected graph."""
+    if len(weights) < 2:
+        return 0.0
+    weights = (weights + weights.T) / 2
+    np.fill_diagonal(weights, 0)
+    mu = np.linalg.eigvalsh(np.diag(weights.sum(0)) - weights)
+    return math.inf if mu[1] < 1e-9 * mu[-1] else float(len(weights) * (1 / mu[1:]).sum())
+
+
+def test_graph_indices_are_those_of_the_attention_and_the_cosines_among_the_tokens(
+    table: pd.DataFrame, decoded: dict[str, Any]
+) -> None:
+    mixtures, transcripts, recording = decoded["hell"]
+    attention = recording.attention(transcripts).numpy()
+    states, _ = recording.text_rows(HIDDEN_STATE, transcripts)
+    own = table[(table.condition == "hell") & (table.component == "ffn") & (table.modes == 5)]
+    for i, mixture in enumerate(mixtures):
+        for row in own[own.utterance == mixture.target.id].itertuples():
+            part = attention[i, row.layer - 1, :, : row.tokens, : row.tokens]
+            directions = torch.nn.functional.normalize(
+                states[i, row.layer - 1, : row.tokens].double(), dim=-1
+            )
+            cosines = (directions @ directions.mT).clamp(min=0).numpy()
+            by_head = float(np.mean([graph_index(head.copy()) for head in part]))
+            close = {"rel": 1e-3}
+            assert row.attention_kirchhoff == pytest.approx(graph_index(part.mean(0)), **close)
+            assert row.attention_kirchhoff_heads == pytest.approx(by_head, **close)
+            assert row.similarity_kirchhoff == pytest.approx(graph_index(cosines), **close)
+
+
+def test_text_columns_say_who_spoke_and_how_wrong_the_transcript_is(
+    table: pd.DataFrame, decoded: dict[str, Any]
+) -> None:
+    for name, (mixtures, transcripts, _) in decoded.items():
+        for mixture, transcript in zip(mixtures, transcripts, strict=True):
+            own = table[(table.utterance == mixture.target.id) & (table.condition == name)]
+            row = own.iloc[0]
+            assert row.speaker == mixture.target.speaker
+            assert row.reference == mixture.target.reference
+            assert list(row.interferers) == [part.utterance.id for part in mixture.parts[1:]]
+            assert len(row.interferers) == (5 if name == "hell" else 0)
+            assert row.word_error == word_error(mixture.target.reference, transcript.text)
+            expected = score(mixture.references, transcript.text)
+            assert tuple(row.interferer_word_errors) == expected.interferers
+            assert row.candidate == expected.is_candidate
+            assert (row.outcome == "empty") == (transcript.text == "")
+
+
+def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utterances(
+    table: pd.DataFrame, few: Settings
+) -> None:
+    part = read([measure(few).output]).set_index(KEY).sort_index()
+    whole = table.set_index(KEY).loc[part.index]
+    assert len(set(part.reset_index().utterance)) == 4
+    for name in part.columns:
+        if name == "eigenvalues":
+            found, wanted = (np.stack(frame[name].to_list()) for frame in (part, whole))
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-6 * wanted.max())
+        elif part[name].dtype == float:
+            np.testing.assert_allclose(part[name], whole[name], rtol=1e-4, atol=1e-6)
+        else:
+            assert part[name].map(str).equals(whole[name].map(str)), name
+
+
+def test_a_part_of_the_corpus_is_spread_over_its_speakers(few: Settings) -> None:
+    chosen = read([measure(replace(few, utterances=3)).output])
+    assert chosen.speaker.nunique() == 3
+
+
+# --- provenance ---------------------------------------------------------------------------------
+
+
+def test_the_file_says_where_its_numbers_come_from(settings: Settings, summary: Summary) -> None:
+    meta = read_meta(summary.output)
+    parameters = json.loads(str(meta["parameters"]))
+    assert parameters["modes"] == list(MODES)
+    assert (parameters["seed"], parameters["model"]) == (7, "tiny-0")
+    assert torch.__version__.startswith(meta["packages"]["torch"])
+    assert set(meta["packages"]) >= {"torch", "transformers", "numpy", "librosa", "pyarrow"}
+    assert (meta["device"], meta["seed"], meta["threads"]) == ("cpu", 7, 1)
+    assert meta["python"].split(".")[0] == "3"
+    assert meta["commit"]
+    assert meta["skipped"] == {}
+    assert meta["fingerprint"] == fingerprint(settings, find_utterances(settings.corpus).utterances)
+
+
+def test_the_fingerprint_changes_with_settings_weights_and_speech_but_not_with_paths(
+    damaged: Settings, settings: Settings, tmp_path: Path
+) -> None:
+    def of(values: Settings) -> str:
+        return fingerprint(values, find_utterances(values.corpus).utterances)
+
+    first = of(settings)
+    assert of(damaged) == first
+    assert of(replace(damaged, device="cuda", output=tmp_path / "else.parquet")) == first
+    changes = {"seed": 8, "modes": (5,), "epsilon": 1e-5, "conditions": ("clean",), "batch": 3}
+    prints = {of(replace(damaged, **{name: value})) for name, value in changes.items()}
+    assert len(prints | {first}) == len(changes) + 1
+    path = damaged.corpus / "1" / "1" / "1-1-0000.flac"
+    shutil.copy(damaged.corpus / "2" / "1" / "2-1-0000.flac", path)
+    assert of(damaged) != first
+    path.unlink()
+    assert of(damaged) not in (first, *prints)
+    shutil.copytree(damaged.ladder, tmp_path / "ladder")
+    (tmp_path / "ladder" / "tiny-0" / "training.json").write_text("{}")
+    write_checksums(tmp_path / "ladder" / "tiny-0")
+    assert of(replace(settings, ladder=tmp_path / "ladder")) != first
+
+
+# --- killed runs --------------------------------------------------------------------------------
+
+
+def failing_from(
+    call: int, error: BaseException, real: Callable[..., Any]
+) -> tuple[Callable[..., Any], list[Any]]:
+    """``real``, but raising at its ``call``-th call and later; and the calls it got."""
+    calls: list[Any] = []
+
+    def function(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) >= call:
+            raise error
+        return real(*arguments, **options)
+
+    return function, calls
+
+
+def test_a_run_stopped_half_way_goes_on_to_the_same_bytes_without_redoing_what_is_done(
+    few: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, _ = failing_from(2, KeyboardInterrupt(), batch_rows)
+    monkeypatch.setattr(run_module, "batch_rows", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        measure(few)
+    assert not few.output.exists()
+    assert [part.name for part in sorted((tmp_path / "few.parts").iterdir())] == ["00000.parquet"]
+
+    counted, calls = failing_from(99, KeyboardInterrupt(), batch_rows)
+    monkeypatch.setattr(run_module, "batch_rows", counted)
+    summary = measure(few)
+    assert len(calls) == 1
+    assert (summary.measured, summary.resumed) == (4, 2)
+    assert "4 utterances measured (2 of them earlier), 0 skipped" in str(summary)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few.parquet"]
+
+    monkeypatch.undo()
+    whole = measure(replace(few, output=tmp_path / "whole.parquet"))
+    assert whole.output.read_bytes() == few.output.read_bytes()
+
+
+def test_a_run_killed_in_the_middle_of_writing_a_part_goes_on_to_the_same_bytes(
+    few: Settings, tmp_path: Path
+) -> None:
+    script = """
+import os, signal, sys
+import torch
+import pyarrow.parquet as pq
+from spectral.measurement.run import measure
+from spectral.measurement.settings import Settings
+torch.set_num_threads(1)
+real, calls = pq.write_table, []
+def killed(table, path, **options):
+    calls.append(path)
+    if len(calls) == 2:
+        path.write_bytes(b"PAR1 and no more")
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(table, path, **options)
+pq.write_table = killed
+measure(Settings(**eval(sys.argv[1])))
+"""
+    values = {field.name: getattr(few, field.name) for field in fields(few)}
+    plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+    run = subprocess.run(
+        [sys.executable, "-c", script, repr(plain)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    parts = sorted(path.name for path in (tmp_path / "few.parts").iterdir())
+    assert parts == ["00000.parquet", "00001.parquet.part"]
+    assert measure(few).resumed == 2
+    whole = measure(replace(few, output=tmp_path / "whole.parquet"))
+    assert whole.output.read_bytes() == few.output.read_bytes()
+
+
+def interrupted(values: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of parts of a run that was stopped before its second batch."""
+    with monkeypatch.context() as patch:
+        stopped, _ = failing_from(2, KeyboardInterrupt(), batch_rows)
+        patch.setattr(run_module, "batch_rows", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            measure(values)
+    return values.output.with_suffix(".parts")
+
+
+def test_parts_of_other_settings_are_discarded(
+    few: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = interrupted(few, monkeypatch)
+    assert list(parts.iterdir())
+    other = measure(replace(few, seed=8))
+    assert other.resumed == 0
+    assert json.loads(str(read_meta(other.output)["parameters"]))["seed"] == 8
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", None])
+def test_a_part_that_is_cut_short_is_measured_again(
+    few: Settings, monkeypatch: pytest.MonkeyPatch, data: bytes | None
+) -> None:
+    (part,) = interrupted(few, monkeypatch).iterdir()
+    part.write_bytes(part.read_bytes()[:-100] if data is None else data)
+    summary = measure(few)
+    assert (summary.measured, summary.resumed) == (4, 0)
+    assert read([summary.output]).utterance.nunique() == 4
+
+
+# --- a full disk --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write_number", [2, 3])
+def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
+    few: Settings, monkeypatch: pytest.MonkeyPatch, write_number: int
+) -> None:
+    """At the second part, and at the merged file, which is the third to be written."""
+    few.output.write_bytes(b"an older measurement")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    write_table, _ = failing_from(write_number, full, pq.write_table)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.pq, "write_table", write_table)
+        with pytest.raises(OSError, match="No space left.*free some space and run") as caught:
+            measure(few)
+    parts = few.output.with_suffix(".parts")
+    target = few.output if write_number == 3 else parts / "00001.parquet"
+    assert str(caught.value).startswith(f"{target}: cannot be written")
+    assert "\n" not in str(caught.value)
+    assert few.output.read_bytes() == b"an older measurement"
+    assert sorted(path.suffix for path in parts.iterdir()) == [".parquet"] * (write_number - 1)
+    summary = measure(few)
+    assert (summary.measured, summary.resumed) == (4, 2 * (write_number - 1))
+
+
+def test_a_half_written_file_is_removed_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(table: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"PAR1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.pq, "write_table", half)
+    with pytest.raises(OSError, match="No space left"):
+        write([], tmp_path / "deep" / "a.parquet", {})
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_made_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"a\.parquet: cannot be written"):
+        write([], tmp_path / "file" / "a.parquet", {})
+
+
+# --- bad speech ---------------------------------------------------------------------------------
+
+
+def flac(settings: Settings, name: str) -> Path:
+    return settings.corpus / name.split("-")[0] / "1" / f"{name}.flac"
+
+
+def spoil(settings: Settings, names: Iterable[str]) -> None:
+    for name in names:
+        path = flac(settings, name)
+        path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_as_before(
+    damaged: Settings, table: pd.DataFrame
+) -> None:
+    """Their speakers still interfere with others, through their other utterance."""
+    spoil(damaged, ["3-1-0000"])
+    flac(damaged, "5-1-0001").unlink()
+    soundfile.write(flac(damaged, "6-1-0000"), np.zeros(4000), 16_000)
+    transcript = damaged.corpus / "7" / "1" / "7-1.trans.txt"
+    first, *others = transcript.read_text().splitlines(keepends=True)
+    transcript.write_text(first.split()[0] + "\n" + "".join(others))
+
+    summary = measure(damaged)
+    reasons = {
+        "3-1-0000": "fetch it again",
+        "5-1-0001": "no such file",
+        "6-1-0000": "samples are zero",
+        "7-1-0000": "empty reference",
+    }
+    assert summary.skipped.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in summary.skipped[name]
+        assert f"  skipped {name}: " in str(summary)
+        assert name in summary.skipped[name]
+    assert (summary.measured, summary.resumed) == (10, 0)
+    assert "10 utterances measured (0 of them earlier), 4 skipped" in str(summary)
+    assert read_meta(summary.output)["skipped"] == summary.skipped
+
+    found = read([summary.output]).set_index(KEY).sort_index()
+    assert set(found.reset_index().utterance) == set(table.utterance) - set(reasons)
+    assert not set(found.interferers.explode().dropna()) & set(reasons)
+    clean = found[found.index.get_level_values("matched_with") == ""].query("condition == 'clean'")
+    before = table.set_index(KEY).loc[clean.index]
+    np.testing.assert_allclose(clean.n_eff, before.n_eff, rtol=1e-4)
+    assert (clean.transcript == before.transcript).all()
+
+
+def test_a_batch_without_one_usable_utterance_adds_no_rows(damaged: Settings) -> None:
+    spoil(damaged, ["1-1-0000", "1-1-0001"])
+    summary = measure(replace(damaged, batch=2))
+    assert summary.skipped.keys() == {"1-1-0000", "1-1-0001"}
+    assert read([summary.output]).utterance.nunique() == summary.measured == 12
+
+
+def test_skipped_utterances_are_still_reported_after_a_resumed_run(
+    damaged: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(damaged, ["1-1-0000"])
+    values = replace(damaged, batch=3)
+    interrupted(values, monkeypatch)
+    summary = measure(values)
+    assert summary.skipped.keys() == {"1-1-0000"}
+    assert (summary.measured, summary.resumed) == (13, 2)
+
+
+def test_nothing_usable_at_all_is_an_error_with_the_first_reason_and_no_file(
+    damaged: Settings,
+) -> None:
+    spoil(damaged, [u.id for u in find_utterances(damaged.corpus).utterances])
+    with pytest.raises(RuntimeError, match=r"no usable utterance; the first: .*1-1-0000\.flac: "):
+        measure(damaged)
+    assert not damaged.output.exists()
+
+
+def test_a_corpus_of_too_few_speakers_for_the_mix_is_an_error_that_names_the_number(
+    damaged: Settings,
+) -> None:
+    for speaker in (6, 7):
+        shutil.rmtree(damaged.corpus / str(speaker))
+    with pytest.raises(ValueError, match="5 interferers .* the corpus has 4") as caught:
+        measure(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_model_is_an_error_before_anything_is_written(few: Settings) -> None:
+    with pytest.raises(FileNotFoundError, match="no model 'huge'; there are: tiny-0"):
+        measure(replace(few, model="huge"))
+    assert not few.output.with_suffix(".parts").exists()
+
+
+# --- extreme answers ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixtures(settings: Settings) -> list[Mixture]:
+    return [Mixture.of(u, read_wave(u)) for u in find_utterances(settings.corpus).utterances[:4]]
+
+
+def answering(model: SpeechModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the model's answers have these lengths: it really runs, but the end is put in."""
+    step = model.step
+    written = {"tokens": 0}
+
+    def limited(tokens: Tensor, context: Tensor, cache: object) -> Tensor:
+        logits = step(tokens, context, cache)  # type: ignore[arg-type]
+        written["tokens"] = 0 if tokens.shape[1] > 1 else written["tokens"] + 1
+        for i, length in enumerate(lengths):
+            logits[i, -1, model.tokens.end] = 99.0 if written["tokens"] >= length else -99.0
+        return logits
+
+    monkeypatch.setattr(model, "step", limited)
+
+
+@pytest.mark.parametrize("lengths", [[0, 1, 2, 9], [0, 0, 0, 0], [1, 1, 1, 1]])
+def test_answers_of_no_one_and_two_tokens_have_the_spectra_that_the_definitions_give(
+    tiny: SpeechModel,
+    settings: Settings,
+    mixtures: list[Mixture],
+    monkeypatch: pytest.MonkeyPatch,
+    lengths: list[int],
+) -> None:
+    answering(tiny, lengths, monkeypatch)
+    rows = pd.DataFrame(
+        batch_rows(tiny, {"clean": mixtures}, replace(settings, conditions=("clean",)))
+    )
+    for mixture, length in zip(mixtures, lengths, strict=True):
+        own = rows[rows.utterance == mixture.target.id]
+        assert len(own) == len(COMPONENTS) * LAYERS * len(MODES)
+        assert set(own.tokens) == {length}
+        assert set(own.resolved) == {max(0, length - 1)}
+        assert all(len(values) == max(MODES) for values in own.eigenvalues)
+        if length <= 1:
+            assert set(own.n_eff) == {0.0}
+            assert set(own.kirchhoff_resolved) == {0.0}
+            np.testing.assert_allclose(own.kirchhoff, own.modes**2 / EPSILON, rtol=1e-12)
+            assert (own.attention_kirchhoff == 0).all()
+            assert (own.similarity_kirchhoff == 0).all()
+        if length == 2:
+            np.testing.assert_allclose(own.n_eff, 1, rtol=1e-9)
+        if length < min(MODES):
+            assert own.alpha.isna().all()
+        assert set(own.outcome == "empty") == {length == 0} or length == 1
+
+
+def test_rows_of_empty_answers_can_be_written_and_read(
+    tiny: SpeechModel,
+    settings: Settings,
+    mixtures: list[Mixture],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answering(tiny, [0, 0, 0, 0], monkeypatch)
+    rows = batch_rows(tiny, {"clean": mixtures, "noise": mixtures}, settings)
+    write(rows, tmp_path / "empty.parquet", {})
+    assert set(read([tmp_path / "empty.parquet"]).tokens) == {0}
+
+
+def test_nan_activations_are_an_error_and_no_row(
+    tiny: SpeechModel,
+    settings: Settings,
+    mixtures: list[Mixture],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = Recording.rows
+
+    def poisoned(self: Recording, kind: str) -> Tensor:
+        found = rows(self, kind).clone()
+        if kind == "cross_attention":
+            found[0, 1, 5, 3] = torch.nan
+        return found
+
+    monkeypatch.setattr(Recording, "rows", poisoned)
+    with pytest.raises(ValueError, match="activations must be finite, got nan"):
+        batch_rows(tiny, {"clean": mixtures}, settings)
+
+
+def test_nan_weights_are_an_error_that_names_the_model(
+    ladder: Path, few: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = run_module.load
+
+    def broken(*arguments: Any) -> SpeechModel:
+        model = load(*arguments)
+        with torch.no_grad():
+            model.layers[1].ffn.weight.fill_(torch.nan)  # type: ignore[operator]
+        return model
+
+    monkeypatch.setattr(run_module, "load", broken)
+    with pytest.raises(ValueError, match="tiny-0: its logits are NaN"):
+        measure(few)
+    assert not few.output.exists()
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_settings_take_lists_and_texts_as_notebooks_and_yaml_have_them(settings: Settings) -> None:
+    plain = replace(
+        settings,
+        conditions=["clean", "hell"],  # type: ignore[arg-type]
+        modes=[5, 10],  # type: ignore[arg-type]
+        corpus=str(settings.corpus),  # type: ignore[arg-type]
+        ladder=str(settings.ladder),  # type: ignore[arg-type]
+        output=str(settings.output),  # type: ignore[arg-type]
+    )
+    assert plain == settings
+    assert plain.plain() == settings.plain()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conditions": ("clean", "purgatory")}, "no condition 'purgatory'; choose from clean"),
+        ({"conditions": ("hell",)}, "put 'clean' first"),
+        ({"conditions": ()}, "put 'clean' first"),
+        ({"modes": ()}, "modes is empty"),
+        ({"modes": (1, 10)}, "modes must be at least 2, got 1"),
+        ({"modes": (10.0,)}, "modes must be a whole number, got 10.0"),
+        ({"epsilon": 0.0}, "epsilon is 0.0; give a number above 0"),
+        ({"epsilon": math.nan}, "epsilon is nan"),
+        ({"epsilon": math.inf}, "epsilon is inf"),
+        ({"epsilon": "1e-9"}, "epsilon is '1e-9'.*write 1.0e-9"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch": 2.5}, "batch must be a whole number, got 2.5"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": "0"}, "seed must be a whole number, got '0'"),
+        ({"utterances": 0}, "utterances must be at least 1, got 0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_an_error_with_its_name_and_value(
+    settings: Settings, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(settings, **change)
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+def test_a_row_with_an_unknown_or_missing_column_is_not_written(
+    table: pd.DataFrame, tmp_path: Path
+) -> None:
+    row = table.iloc[0].to_dict()
+    for wrong in ({**row, "extra": 1}, {key: row[key] for key in row if key != "alpha"}):
+        with pytest.raises(ValueError, match="columns .* are missing or not in the schema"):
+            write([wrong], tmp_path / "a.parquet", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_a_file_that_is_missing_cut_short_or_of_another_kind_names_it_and_the_remedy(
+    summary: Summary, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.parquet"
+    with pytest.raises(ValueError, match=r"a\.parquet: not measured yet; run `make figures`"):
+        read([summary.output, path])
+    path.write_bytes(summary.output.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"a\.parquet: no measurement .*; remove it"):
+        read([path])
+    pd.DataFrame({"a": [1]}).to_parquet(path)
+    with pytest.raises(ValueError, match=r"a\.parquet: no measurement .*; remove it"):
+        read([path])
+    found = pq.read_table(summary.output)
+    pq.write_table(found.drop_columns(["alpha"]), path)
+    with pytest.raises(ValueError, match=r"a\.parquet: columns of another version"):
+        read([path])
+
+
+def test_merging_keeps_every_row_in_order(
+    table: pd.DataFrame, summary: Summary, tmp_path: Path
+) -> None:
+    rows = pq.read_table(summary.output).to_pylist()
+    write(rows[5:9], tmp_path / "0.parquet", {})
+    write([], tmp_path / "1.parquet", {})
+    write(rows[:5], tmp_path / "2.parquet", {})
+    merge([tmp_path / f"{i}.parquet" for i in range(3)], tmp_path / "all.parquet", {"a": "b"})
+    found = pq.read_table(tmp_path / "all.parquet")
+    assert str(found.to_pylist()) == str(rows[5:9] + rows[:5])
+    assert read_meta(tmp_path / "all.parquet") == {"a": "b"}
+
+
+def test_a_batch_has_the_rows_of_its_conditions_and_no_others(
+    tiny: SpeechModel, settings: Settings, mixtures: list[Mixture]
+) -> None:
+    """Every condition is matched with clean, and clean with each; others not with each other."""
+    names = ("clean", "noise", "stretch")
+    batch = {name: mixtures[:1] for name in names}
+    rows = rows_module.batch_rows(tiny, batch, replace(settings, conditions=names))
+    pairs = {(row["condition"], row["matched_with"]) for row in rows}
+    partners = {("noise", "clean"), ("stretch", "clean"), ("clean", "noise"), ("clean", "stretch")}
+    assert pairs == partners | {(name, "") for name in names}

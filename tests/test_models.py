@@ -1,0 +1,492 @@
+"""Checkpoints that come back as they were written, and greedy decoding against two references."""
+
+import json
+import math
+import pickle
+import shutil
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.generation import GenerationMixin
+from whisper.decoding import compression_ratio as whisper_compression_ratio
+
+from spectral.models.decoding import Transcript, greedy
+from spectral.models.ladder import (
+    feature_extractor,
+    initialise,
+    ladder_config,
+    save,
+    verify_checksums,
+    write_checksums,
+)
+from spectral.models.loading import available, choose_device, load, load_random_twin
+from spectral.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.speech.grammar import vocabulary
+
+CPU = torch.device("cpu")
+SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
+CORPUS = Path(__file__).parents[1] / "data" / "corpus"
+law = settings(derandomize=True, deadline=None, max_examples=30)
+shipped = pytest.mark.parametrize("name", available(SHIPPED))
+
+
+@pytest.fixture(scope="module")
+def waves(speech: Path) -> list[np.ndarray]:
+    return [read_wave(utterance) for utterance in find_utterances(speech).utterances]
+
+
+@pytest.fixture(scope="module")
+def transcripts(tiny: SpeechModel, waves: list[np.ndarray]) -> list[Transcript]:
+    return greedy(tiny, tiny.features(waves))
+
+
+def reference_model(folder: Path) -> WhisperForConditionalGeneration:
+    """The library's own model, apart from everything in spectral.models."""
+    return WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def reference(ladder: Path) -> WhisperForConditionalGeneration:
+    return reference_model(ladder / "tiny-0")
+
+
+@torch.no_grad()
+def teacher_forced(
+    model: WhisperForConditionalGeneration, features: torch.Tensor, tokens: Sequence[int]
+) -> torch.Tensor:
+    """Logits (positions, vocabulary) of one whole sequence fed at once, without a cache."""
+    inputs = torch.tensor([list(tokens)])
+    logits = model(input_features=features[None], decoder_input_ids=inputs, use_cache=False).logits
+    return logits[0].double()
+
+
+def expected_log_probability(
+    model: SpeechModel,
+    reference: WhisperForConditionalGeneration,
+    features: torch.Tensor,
+    transcript: Transcript,
+) -> float:
+    prompt, end = model.tokens.prompt, model.tokens.end
+    logits = teacher_forced(reference, features, prompt + transcript.tokens)
+    logits[:, list(model.tokens.suppressed)] = -math.inf
+    said = list(transcript.tokens) + [end] * transcript.finished
+    scores = logits[len(prompt) - 1 :].log_softmax(-1)[range(len(said)), said]
+    return float(scores.sum()) / (len(transcript.tokens) + 1)
+
+
+# --- the tokenizer ------------------------------------------------------------------------------
+
+
+@law
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz' ", max_size=40))
+def test_a_text_comes_back_from_its_tokens_one_per_character(text: str) -> None:
+    tokenizer = character_tokenizer()
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert len(ids) == len(text)
+    assert tokenizer.decode(ids) == text
+
+
+def test_every_word_of_the_grammar_comes_back_from_its_tokens(tiny: SpeechModel) -> None:
+    text = " ".join(vocabulary())
+    assert tiny.text(tiny.encode_text(text)) == text
+
+
+def test_special_tokens_are_one_token_each_and_left_out_of_texts(tiny: SpeechModel) -> None:
+    tokenizer = character_tokenizer()
+    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert sorted(ids) == list(range(len(tokenizer) - len(SPECIAL_TOKENS), len(tokenizer)))
+    assert set(ids) == set(tokenizer.all_special_ids)
+    assert tiny.tokens.prompt == tuple(tokenizer.convert_tokens_to_ids(list(PROMPT)))
+    assert tiny.tokens.end == tokenizer.eos_token_id
+    assert set(tiny.tokens.suppressed) == set(ids) - {tiny.tokens.end}
+    assert (
+        tiny.text([*tiny.tokens.prompt, *tiny.encode_text("a word"), tiny.tokens.end]) == "a word"
+    )
+
+
+def test_a_saved_tokenizer_gives_the_same_tokens(ladder: Path) -> None:
+    saved = WhisperTokenizer.from_pretrained(ladder / "tiny-0")
+    fresh = character_tokenizer()
+    assert saved.get_vocab() == fresh.get_vocab()
+    assert saved("it's a pie").input_ids == fresh("it's a pie").input_ids
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(ladder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ladder, tmp_path / "ladder")
+    return tmp_path / "ladder"
+
+
+def test_a_loaded_model_computes_with_its_weights_rounded_to_half(
+    ladder: Path, tiny: SpeechModel, waves: list[np.ndarray], tmp_path: Path
+) -> None:
+    model = initialise(reference_model(ladder / "tiny-0").config, seed=5)
+    save(tmp_path / "it", model, character_tokenizer(), feature_extractor(2), {})
+    loaded = load("it", tmp_path, CPU)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half().float())
+    features = tiny.features(waves[:2])
+    tokens = torch.tensor([tiny.tokens.prompt] * 2)
+    with torch.no_grad():
+        expected = model(input_features=features, decoder_input_ids=tokens).logits
+        found = loaded.step(tokens, loaded.encode(features), loaded.new_cache())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_is_float16_and_readable_by_everyone(ladder: Path) -> None:
+    weights = ladder / "tiny-0" / "model.safetensors"
+    assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
+    assert stat.S_IMODE(weights.stat().st_mode) & 0o044 == 0o044
+
+
+def test_the_folder_of_a_model_holds_its_record_and_lists_every_file(ladder: Path) -> None:
+    folder = ladder / "tiny-0"
+    assert json.loads((folder / "training.json").read_text()) == {"size": "tiny"}
+    listed = [line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    assert sorted([*listed, "SHA256SUMS"]) == sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"]
+)
+def test_a_changed_file_is_refused_by_name_with_both_sums(copied: Path, name: str) -> None:
+    path = copied / "tiny-0" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name}: SHA-256 is [0-9a-f]{{64}}, expected [0-9a-f]"):
+        load("tiny-0", copied, CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
+def test_a_missing_file_is_refused_by_name(copied: Path, name: str) -> None:
+    (copied / "tiny-0" / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name}: SHA-256 is no such file.*git checkout"):
+        load("tiny-0", copied, CPU)
+
+
+@pytest.mark.parametrize("sums", ["", "garbage\n"])
+def test_damaged_checksums_do_not_let_a_model_through(copied: Path, sums: str) -> None:
+    (copied / "tiny-0" / "SHA256SUMS").write_text(sums)
+    with pytest.raises(ValueError, match="tiny-0"):
+        load("tiny-0", copied, CPU)
+
+
+def test_a_file_that_the_checksums_do_not_list_is_refused(copied: Path) -> None:
+    (copied / "tiny-0" / "added_tokens.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"added_tokens\.json: SHA256SUMS .* does not list it"):
+        load("tiny-0", copied, CPU)
+
+
+def test_hidden_files_of_an_operating_system_do_not_matter(copied: Path) -> None:
+    (copied / "tiny-0" / ".DS_Store").write_bytes(b"\0")
+    verify_checksums(copied / "tiny-0")
+
+
+def test_pickled_weights_are_never_loaded(copied: Path) -> None:
+    folder = copied / "tiny-0"
+    (folder / "model.safetensors").unlink()
+    touched = copied / "touched"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (touched,))
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Trap()}))
+    write_checksums(folder)
+    with pytest.raises(OSError, match="safetensors"):
+        load("tiny-0", copied, CPU)
+    assert not touched.exists()
+
+
+def test_an_unknown_model_is_an_error_that_lists_the_known(ladder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model 'large-9'; there are: .*tiny-0"):
+        load("large-9", ladder, CPU)
+
+
+def test_an_empty_ladder_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model 'xs-0'; there are: none"):
+        load("xs-0", tmp_path, CPU)
+
+
+def test_a_folder_that_was_killed_while_saving_is_no_model(copied: Path) -> None:
+    (copied / "tiny-0" / "SHA256SUMS").unlink()
+    assert available(copied) == []
+
+
+def test_loading_opens_no_connection(ladder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    load("tiny-0", ladder, CPU)
+
+
+def test_a_random_twin_has_the_shape_and_none_of_the_weights(
+    ladder: Path, tiny: SpeechModel, waves: list[np.ndarray]
+) -> None:
+    twin = load_random_twin("tiny-0", ladder, CPU, seed=3)
+    assert twin.name == "tiny-0-random"
+    assert (twin.width, twin.heads, twin.limit) == (tiny.width, tiny.heads, tiny.limit)
+    assert (twin.parameters, twin.tokens) == (tiny.parameters, tiny.tokens)
+    features = tiny.features(waves[:1])
+    assert not torch.allclose(twin.encode(features), tiny.encode(features), atol=0.1)
+
+
+def test_random_twins_of_one_seed_are_equal_and_leave_the_global_generator_alone(
+    ladder: Path, tiny: SpeechModel, waves: list[np.ndarray]
+) -> None:
+    features = tiny.features(waves[:1])
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    contexts = [
+        load_random_twin("tiny-0", ladder, CPU, seed).encode(features) for seed in (3, 3, 4)
+    ]
+    torch.testing.assert_close(contexts[0], contexts[1], rtol=0, atol=0)
+    assert not torch.allclose(contexts[0], contexts[2], atol=0.1)
+    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+
+
+def test_a_fresh_weight_has_the_spread_of_a_torch_linear_layer() -> None:
+    config = ladder_config(64, 4, 1, 1, 2, 28, character_tokenizer())
+    weight = initialise(config, seed=0).model.encoder.layers[0].fc1.weight.detach()
+    assert float(weight.std()) == pytest.approx((3 * 64) ** -0.5, rel=0.02)
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    assert choose_device("cpu").type == "cpu"
+
+
+# --- the view -----------------------------------------------------------------------------------
+
+
+def test_a_wave_longer_than_the_window_is_cut_and_a_shorter_one_padded(tiny: SpeechModel) -> None:
+    rng = np.random.default_rng(0)
+    long = rng.standard_normal(3 * tiny.window_samples).astype(np.float32)
+    frames = tiny.window_samples // 160
+    features = tiny.features([long, long[: tiny.window_samples], long[:100]])
+    assert features.shape == (3, 80, frames)
+    torch.testing.assert_close(features[0], features[1])
+    assert features.isfinite().all()
+
+
+def test_parameters_count_tied_weights_once(
+    tiny: SpeechModel, reference: WhisperForConditionalGeneration
+) -> None:
+    tensors = {weight.data_ptr(): weight.numel() for weight in reference.state_dict().values()}
+    assert tiny.parameters == sum(tensors.values())
+
+
+# --- greedy decoding ----------------------------------------------------------------------------
+
+
+def test_the_tiny_model_makes_answers_of_several_lengths_some_unfinished(
+    transcripts: list[Transcript],
+) -> None:
+    """What the tests of this file and of the others rest on."""
+    assert len({len(transcript.tokens) for transcript in transcripts}) >= 2
+    assert len({transcript.text for transcript in transcripts}) >= 3
+    assert {transcript.finished for transcript in transcripts} == {True, False}
+
+
+def test_decoding_twice_gives_the_same_transcripts_to_the_last_bit(
+    tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript]
+) -> None:
+    assert greedy(tiny, tiny.features(waves)) == transcripts
+
+
+def test_an_utterance_is_decoded_alike_alone_and_in_a_ragged_batch(
+    tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript]
+) -> None:
+    lengths = [len(transcript.tokens) for transcript in transcripts]
+    for i in (lengths.index(min(lengths)), lengths.index(max(lengths))):
+        (alone,) = greedy(tiny, tiny.features([waves[i]]))
+        together = transcripts[i]
+        assert (alone.tokens, alone.finished) == (together.tokens, together.finished)
+        for name in ("average_log_probability", "no_speech_probability"):
+            assert getattr(alone, name) == pytest.approx(getattr(together, name), abs=1e-6)
+
+
+def test_the_average_log_probability_is_that_of_one_forward_pass_over_the_whole_answer(
+    tiny: SpeechModel,
+    reference: WhisperForConditionalGeneration,
+    waves: list[np.ndarray],
+    transcripts: list[Transcript],
+) -> None:
+    features = tiny.features(waves)
+    for row, transcript in zip(features, transcripts, strict=True):
+        expected = expected_log_probability(tiny, reference, row, transcript)
+        assert transcript.average_log_probability == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_token_is_the_most_probable_one_that_is_allowed(
+    tiny: SpeechModel,
+    reference: WhisperForConditionalGeneration,
+    waves: list[np.ndarray],
+    transcripts: list[Transcript],
+) -> None:
+    for row, transcript in zip(tiny.features(waves), transcripts, strict=True):
+        logits = teacher_forced(reference, row, tiny.tokens.prompt + transcript.tokens)
+        logits[:, list(tiny.tokens.suppressed)] = -math.inf
+        best = logits[len(tiny.tokens.prompt) - 1 :].argmax(-1).tolist()
+        said = [*transcript.tokens, *([tiny.tokens.end] if transcript.finished else best[-1:])]
+        assert best == said
+
+
+def generated(
+    model: SpeechModel, reference: WhisperForConditionalGeneration, features: torch.Tensor
+) -> list[tuple[int, ...]]:
+    """What the library's own greedy search writes, with the same tokens suppressed."""
+    output = GenerationMixin.generate(
+        reference,
+        inputs=features,
+        decoder_input_ids=torch.tensor([model.tokens.prompt] * len(features)),
+        suppress_tokens=list(model.tokens.suppressed),
+        max_new_tokens=model.limit,
+        do_sample=False,
+        num_beams=1,
+    )
+    rows = output[:, len(model.tokens.prompt) :].tolist()
+    end = model.tokens.end
+    return [tuple(row[: row.index(end)] if end in row else row) for row in rows]
+
+
+def test_tokens_are_those_of_the_librarys_own_greedy_search(
+    tiny: SpeechModel,
+    reference: WhisperForConditionalGeneration,
+    waves: list[np.ndarray],
+    transcripts: list[Transcript],
+) -> None:
+    expected = generated(tiny, reference, tiny.features(waves))
+    assert [transcript.tokens for transcript in transcripts] == expected
+
+
+def test_the_no_speech_probability_is_that_of_the_first_position_over_all_tokens(
+    tiny: SpeechModel,
+    reference: WhisperForConditionalGeneration,
+    waves: list[np.ndarray],
+    transcripts: list[Transcript],
+) -> None:
+    for row, transcript in zip(tiny.features(waves), transcripts, strict=True):
+        logits = teacher_forced(reference, row, tiny.tokens.prompt[:1])
+        expected = float(logits[0].softmax(-1)[tiny.tokens.no_speech])
+        assert transcript.no_speech_probability == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_compression_ratio_is_openai_whispers(transcripts: list[Transcript]) -> None:
+    for transcript in transcripts:
+        assert transcript.compression_ratio == whisper_compression_ratio(transcript.text)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+def test_no_answer_is_longer_than_the_limit_and_cut_ones_are_called_unfinished(
+    tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript], limit: int
+) -> None:
+    cut = greedy(tiny, tiny.features(waves), limit)
+    most = min(limit, tiny.limit)
+    for short, whole in zip(cut, transcripts, strict=True):
+        assert short.tokens == whole.tokens[:most]
+        # its end token is one of the ``limit`` tokens too
+        assert short.finished == (whole.finished and len(whole.tokens) < most)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_an_error(
+    tiny: SpeechModel, waves: list[np.ndarray], limit: int
+) -> None:
+    with pytest.raises(ValueError, match=f"limit must be at least 1, got {limit}"):
+        greedy(tiny, tiny.features(waves[:1]), limit)
+
+
+def test_an_empty_answer_has_no_tokens_and_ratio_zero(
+    tiny: SpeechModel, waves: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_the_end(tokens: torch.Tensor, context: object, cache: object) -> torch.Tensor:
+        logits = torch.zeros(*tokens.shape, 34)
+        logits[..., tiny.tokens.end] = 9.0
+        return logits
+
+    monkeypatch.setattr(tiny, "step", only_the_end)
+    for answer in greedy(tiny, tiny.features(waves[:3])):
+        assert (answer.text, answer.tokens, answer.finished) == ("", (), True)
+        assert answer.compression_ratio == 0
+        allowed = 34 - len(tiny.tokens.suppressed)
+        expected = -math.log1p((allowed - 1) * math.exp(-9.0))
+        assert answer.average_log_probability == pytest.approx(expected, abs=1e-12)
+
+
+def test_special_tokens_are_never_written_however_probable(
+    tiny: SpeechModel, waves: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prefer_special(tokens: torch.Tensor, context: object, cache: object) -> torch.Tensor:
+        logits = torch.zeros(*tokens.shape, 34)
+        logits[..., list(tiny.tokens.suppressed)] = 50.0
+        return logits
+
+    monkeypatch.setattr(tiny, "step", prefer_special)
+    (answer,) = greedy(tiny, tiny.features(waves[:1]), limit=5)
+    assert answer.tokens == (0,) * 5  # of equals the lowest
+
+
+def test_nan_logits_are_an_error_that_names_the_model(
+    tiny: SpeechModel, waves: list[np.ndarray]
+) -> None:
+    with pytest.raises(ValueError, match="tiny-0: its logits are NaN"):
+        greedy(tiny, tiny.features(waves[:1]) * torch.nan)
+
+
+def test_a_transcript_holds_no_more_than_a_text_and_its_confidences(
+    transcripts: list[Transcript],
+) -> None:
+    """Transcripts can be compared, hashed and kept: nothing in them is a tensor."""
+    assert replace(transcripts[0]) == transcripts[0]
+    assert len(set(transcripts)) > 1
+
+
+# --- the shipped ladder -------------------------------------------------------------------------
+
+
+@shipped
+def test_a_shipped_model_decodes_as_the_library_does_with_recomputable_confidences(
+    name: str,
+) -> None:
+    model, reference = load(name, SHIPPED, CPU), reference_model(SHIPPED / name)
+    utterances = find_utterances(CORPUS).utterances[::64]
+    features = model.features([read_wave(utterance) for utterance in utterances])
+    answers = greedy(model, features)
+    assert [answer.tokens for answer in answers] == generated(model, reference, features)
+    for row, answer in zip(features, answers, strict=True):
+        expected = expected_log_probability(model, reference, row, answer)
+        assert answer.average_log_probability == pytest.approx(expected, abs=1e-5)
+
+
+@shipped
+def test_a_shipped_model_has_a_record_of_its_training(name: str) -> None:
+    record = json.loads((SHIPPED / name / "training.json").read_text())
+    model = load(name, SHIPPED, CPU)
+    assert record["parameters"] == model.parameters
+    assert f"{record['size']}-{record['seed']}" == name
+    assert record["record"][-1]["word_error"] < record["record"][0]["word_error"]

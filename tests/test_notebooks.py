@@ -1,0 +1,121 @@
+"""Rules for every notebook, and proof that the comparison of their outputs compares."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from nbformat import v4
+
+from spectral.execution import check, read_parameters
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "params").glob("*.yml"))
+MARK = "# NBVAL_CHECK_OUTPUT"
+CODE_LINES, BYTES = 100, 300_000
+CHEAPEST = ROOT / "notebooks" / "phase_diagram.ipynb"
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def _cells(path: Path, kind: str = "code") -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def _code(path: Path) -> str:
+    return "\n".join("".join(cell["source"]) for cell in _cells(path))
+
+
+@every_notebook
+def test_a_notebook_has_a_title_and_runs_on_any_python3(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert "".join(notebook["cells"][0]["source"]).startswith("# ")
+    assert notebook["cells"][0]["cell_type"] == "markdown"
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@every_notebook
+def test_a_notebook_is_thin(path: Path) -> None:
+    lines = [line for line in _code(path).splitlines() if line.strip()]
+    assert len(lines) <= CODE_LINES
+    assert path.stat().st_size < BYTES
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", _code(path)))
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, definitions)]
+
+
+@every_notebook
+def test_defaults_are_literals_and_every_profile_fits_them(path: Path) -> None:
+    known = read_parameters(path)
+    assert known
+    sections = [yaml.safe_load(profile.read_text()).get(path.stem) for profile in PROFILES]
+    assert any(section is not None for section in sections), "no profile runs this notebook"
+    for profile, section in zip(PROFILES, sections, strict=True):
+        check(section or {}, known, path, profile.name)
+
+
+@every_notebook
+def test_outputs_are_kept_just_where_they_are_compared(path: Path) -> None:
+    checked = [cell for cell in _cells(path) if MARK in "".join(cell["source"])]
+    assert checked, f"no cell is marked {MARK}"
+    for cell in _cells(path):
+        if cell in checked:
+            assert cell["execution_count"] is not None, "without it nothing is compared"
+            assert cell["outputs"], "run `make notebooks`"
+            assert all(output.get("name") != "stderr" for output in cell["outputs"])
+        else:
+            assert not cell["outputs"]
+            assert cell["execution_count"] is None
+
+
+@every_notebook
+def test_a_notebook_says_nothing_about_where_it_ran(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
+    assert not any("execution" in cell["metadata"] for cell in notebook["cells"])
+    outputs = json.dumps([cell.get("outputs", []) for cell in notebook["cells"]])
+    assert not re.search(r"(?<!\w)/(home|root|tmp|work|Users)/", outputs)
+
+
+@pytest.mark.parametrize("stored", ["4 rows\n", "5 rows\n"])
+def test_a_wrong_stored_value_fails_the_comparison(stored: str, tmp_path: Path) -> None:
+    output = v4.new_output("stream", name="stdout", text=stored)
+    cell = v4.new_code_cell(f"{MARK}\nprint(2 + 2, 'rows')", outputs=[output], execution_count=1)
+    path = tmp_path / "mini.ipynb"
+    nbformat.write(v4.new_notebook(cells=[cell]), path)
+    run = _compare(path)
+    assert (run.returncode == 0) == (stored == "4 rows\n"), run.stdout
+
+
+def test_a_wrong_value_in_a_real_notebook_fails_the_comparison(tmp_path: Path) -> None:
+    notebook = nbformat.read(CHEAPEST, as_version=4)
+    cells = [i for i, cell in enumerate(notebook.cells) if MARK in cell.source]
+    output = notebook.cells[cells[0]].outputs[0]
+    output.text = re.sub(r"\d+", lambda number: str(int(number[0]) + 1), output.text, count=1)
+    copy = tmp_path / "notebooks" / CHEAPEST.name
+    copy.parent.mkdir()
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    nbformat.write(notebook, copy)
+    run = _compare(copy)
+    assert "Cell outputs differ" in run.stdout, run.stdout
+    assert re.search(r"\b1 failed, \d+ passed", run.stdout), run.stdout
+
+
+def _compare(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p"]
+    return subprocess.run(
+        [*command, "no:cacheprovider", "--rootdir", str(path.parent), str(path)],
+        cwd=path.parent,
+        env={**os.environ, "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

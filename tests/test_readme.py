@@ -1,0 +1,24 @@
+"""What the README shows is what the commands printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"<!-- (figures/\S+\.md) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+
+
+def test_the_readme_shows_tables() -> None:
+    assert {name for name, _ in BLOCKS} == {"figures/clean_word_error.md", "figures/word_error.md"}
+
+
+@pytest.mark.parametrize(("name", "shown"), BLOCKS)
+def test_a_table_of_the_readme_is_the_one_that_was_written(name: str, shown: str) -> None:
+    assert shown == (ROOT / name).read_text(encoding="utf-8"), f"copy {name} into README.md"
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
