@@ -11,6 +11,7 @@ is kept for reading when a cell fails.
 import argparse
 import ast
 import json
+import logging
 import os
 import sys
 import time
@@ -159,6 +160,7 @@ def execute(
     timeout: int = CELL_TIMEOUT,
 ) -> None:
     """Run a notebook with ``values`` in the folder ``cwd``; what it prints goes to the terminal."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # `check` has looked already, and better
     part = output.with_suffix(".part.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     if not sys.stderr.isatty():

@@ -173,7 +173,7 @@ def test_attention_is_that_of_the_eager_implementation(case: Case) -> None:
     for i, wanted in expected(case):
         count = len(case.transcripts[i].tokens)
         found = weights[i, :, :, :count, :count].float()
-        torch.testing.assert_close(found, wanted["attention"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found, wanted["attention"], rtol=0, atol=1e-5)
 
 
 def test_attention_rows_are_causal_and_lack_what_goes_to_the_prompt(case: Case) -> None:

@@ -34,6 +34,7 @@ from spectral.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenize
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
 from spectral.speech.grammar import vocabulary
+from spectral.training.material import no_speech
 
 CPU = torch.device("cpu")
 SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
@@ -219,7 +220,7 @@ def test_pickled_weights_are_never_loaded(copied: Path) -> None:
 
 
 def test_an_unknown_model_is_an_error_that_lists_the_known(ladder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no model 'large-9'; there are: .*tiny-0"):
+    with pytest.raises(FileNotFoundError, match=r"no model 'large-9'; there are: .*tiny-0"):
         load("large-9", ladder, CPU)
 
 
@@ -278,6 +279,17 @@ def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto").type == "cpu"
     assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "device is 'gpu'; give auto"), ("cuda", "no GPU was found")]
+)
+def test_a_device_that_is_not_there_is_an_error_that_names_it(
+    device: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        choose_device(device)
 
 
 # --- the view -----------------------------------------------------------------------------------
@@ -490,3 +502,17 @@ def test_a_shipped_model_has_a_record_of_its_training(name: str) -> None:
     assert record["parameters"] == model.parameters
     assert f"{record['size']}-{record['seed']}" == name
     assert record["record"][-1]["word_error"] < record["record"][0]["word_error"]
+
+
+@shipped
+def test_a_shipped_model_tells_silence_noise_and_tones_from_speech(name: str) -> None:
+    model = load(name, SHIPPED, CPU)
+    rng = np.random.default_rng(1)
+    quiet = [no_speech(rng, model.window_samples) for _ in range(12)]
+    spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::11]]
+    without, with_speech = (
+        [answer.no_speech_probability for answer in greedy(model, model.features(waves), limit=1)]
+        for waves in (quiet, spoken)
+    )
+    assert np.median(without) > 0.9
+    assert np.median(with_speech) < 0.1

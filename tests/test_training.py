@@ -102,7 +102,7 @@ def raw() -> dict[str, Any]:
 
 
 def reread(raw: dict[str, Any], folder: Path) -> Recipe:
-    (folder / "training.yml").write_text(yaml.safe_dump(raw))
+    (folder / "training.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
     return read_recipe(folder / "training.yml")
 
 
@@ -534,16 +534,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(weight.isfinite().all() for weight in saved["learner"].values())
 
 
-def test_learning_a_toy_code_halves_the_loss_and_is_heard_in_the_transcripts(
-    recipe: Recipe, tmp_path: Path
-) -> None:
-    steps = 160
-    stage = replace(STAGE, steps=steps, batch=8, learning_rate=4e-3)
+def test_learning_a_toy_code_halves_the_loss(recipe: Recipe, tmp_path: Path) -> None:
+    stage = replace(STAGE, steps=120, batch=8, learning_rate=4e-3)
     recipe = replace(recipe, checkpoint_every=20)
     model = initialise(tiny_config(width=32, heads=4), seed=3)
-    folder = tmp_path
     batchers = {"words": batcher(stage, toy_clips(200))}
-    progress = train(model, batchers, {"words": stage}, recipe, folder, lambda _: 0.0, 3, CPU)
+    progress = train(model, batchers, {"words": stage}, recipe, tmp_path, lambda _: 0.0, 3, CPU)
     losses = [float(str(entry["loss"])) for entry in progress.record]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -695,7 +691,7 @@ def test_the_command_trains_a_model_that_loads_and_decodes_and_trains_it_only_on
     model = load("xxs-0", ladder, CPU)
     record = json.loads((ladder / "xxs-0" / "training.json").read_text())
     assert (record["size"], record["seed"], record["parameters"]) == ("xxs", 0, model.parameters)
-    assert [entry["stage"] for entry in record["record"]] == ["words", "sentences", "mixed"]
+    assert [entry["stage"] for entry in record["record"]] == list(read_recipe(RECIPE).stages)
     features = model.features([np.zeros(16_000, dtype=np.float32)])
     assert 0 < greedy(model, features, limit=5)[0].no_speech_probability < 1
 

@@ -27,10 +27,10 @@ def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     keys = ["parameters", "model", "component", "condition"]
     for key, group in matched.groupby(keys, sort=True):
         spectra = np.zeros((len(group), int(rows.modes.max())))
-        for i, spectrum in enumerate(group.eigenvalues):
-            spectra[i, : len(spectrum)] = spectrum
+        for row, spectrum in zip(spectra, group.eigenvalues, strict=True):
+            row[: len(spectrum)] = spectrum
         low, median, high = np.quantile(spectra, [0.25, 0.5, 0.75], axis=0)
-        for i in np.flatnonzero(low > 0):
+        for i in np.flatnonzero(low > 0).tolist():
             values = {"mode": i + 1, "low": low[i], "median": median[i], "high": high[i]}
             table.append(dict(zip(keys, key, strict=True)) | values)
     return pd.DataFrame(table)

@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
         ("finished", pa.bool_()),
     ]
 )
-"""One row per utterance, condition, matched length, component, layer and K; data/README.md says more."""
+"""One row per utterance, condition, matched length, component, layer and K: data/README.md."""
 
 _META = b"spectral"
 
