@@ -40,10 +40,19 @@ def available(ladder: Path) -> list[str]:
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the GPU where there is one, and else the CPU; other names are taken literally."""
+    """``auto`` is the GPU where there is one, and else the CPU; other names are taken literally.
+
+    Raises ValueError for a name that torch does not know, and for a GPU that is not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; give auto, cpu or cuda") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but no GPU was found; give auto or cpu")
+    return chosen
 
 
 def _verified(name: str, ladder: Path) -> Path:

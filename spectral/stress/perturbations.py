@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar, Protocol
 
-from librosa.effects import time_stretch
 import numpy as np
+from librosa.effects import time_stretch
 
 from spectral.speech.corpus import UnusableUtterance
 from spectral.stress.mixture import Mixture, Part, Speakers, digest, rms
