@@ -33,6 +33,7 @@ from spectral.training.recipe import Material, Optimiser, Recipe, Stage, read_re
 from spectral.training.train import Learner, Progress, encode_window, schedule, train
 
 RECIPE = Path(__file__).parents[1] / "params" / "training.yml"
+SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
 CPU = torch.device("cpu")
 TOKENIZER = character_tokenizer()
 FULL_WINDOW = 200  # frames of two seconds
@@ -110,10 +111,11 @@ def test_the_shipped_recipe_has_a_curriculum_for_every_size() -> None:
     recipe = read_recipe(RECIPE)
     for size, shape in recipe.sizes.items():
         stages = recipe.curriculum(size)
-        assert list(stages) == list(recipe.stages)
+        assert list(stages) == [name for name in recipe.stages if name in shape.steps]
+        assert {"words", "sentences", "mixed"} <= set(stages)
         assert shape.width % shape.heads == 0
         for stage in stages.values():
-            assert stage.steps > recipe.optimiser.warmup_steps
+            assert stage.steps == 0 or stage.steps > recipe.optimiser.warmup_steps
             assert 0 < stage.learning_rate < 0.01  # a number: YAML reads 1e-3 as text
 
 
@@ -133,6 +135,14 @@ def test_the_sizes_span_a_factor_of_ten_in_parameters() -> None:
         with torch.device("meta"):
             counts.append(WhisperForConditionalGeneration(config).num_parameters())
     assert max(counts) >= 10 * min(counts)
+
+
+@pytest.mark.parametrize("name", available(SHIPPED))
+def test_a_shipped_model_went_through_the_stages_that_the_recipe_gives_its_size(name: str) -> None:
+    record = json.loads((SHIPPED / name / "training.json").read_text())
+    done = {str(entry["stage"]): entry["step"] for entry in record["record"]}
+    stages = read_recipe(RECIPE).curriculum(record["size"])
+    assert done == {stage: settings.steps for stage, settings in stages.items() if settings.steps}
 
 
 def test_the_longest_sentence_fits_the_decoder_with_prompt_and_end() -> None:
@@ -174,11 +184,18 @@ def test_a_missing_key_is_an_error_that_names_it_and_the_file(
         reread(raw, tmp_path)
 
 
-def test_a_size_without_the_steps_of_a_stage_is_an_error_that_names_the_stage(
+def test_a_size_goes_through_the_stages_that_it_has_steps_for(
     raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    del raw["sizes"]["xs"]["steps"]["sentences"]
-    with pytest.raises(TypeError, match=r"training\.yml: 'sentences'"):
+    del raw["sizes"]["xs"]["steps"]["polish"]
+    assert "polish" not in reread(raw, tmp_path).curriculum("xs")
+
+
+def test_steps_for_an_unknown_stage_are_an_error_that_names_it(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    raw["sizes"]["xs"]["steps"]["sentence"] = 5
+    with pytest.raises(TypeError, match=r"training\.yml: .*xs has steps for \['sentence'\]"):
         reread(raw, tmp_path)
 
 

@@ -78,7 +78,7 @@ def _draw_published(
     ax.axhline(first - 0.5, color=PUBLISHED_COLOUR, lw=0.5, ls=":")
     if name not in known:
         ax.text(
-            0.5, first + (len(others) - 1) / 2, "not published", ha="center", va="center",
+            0.97, first + (len(others) - 1) / 2, "not published", ha="right", va="center",
             color=PUBLISHED_COLOUR, fontsize=7, transform=ax.get_yaxis_transform(),
         )  # fmt: skip
         return

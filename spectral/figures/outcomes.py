@@ -107,7 +107,7 @@ def draw_novelty(table: pd.DataFrame) -> Figure:
     counts = table[table.model == models[0]].set_index("material").reindex(kinds).n
     ax.set_xticks(range(len(kinds)), [f"{kind}\n($n$ = {counts[kind]})" for kind in kinds])
     ax.set(ylabel="clean word error (%)", ylim=(0, None))
-    ax.legend()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(models))
     return figure
 
 
@@ -124,9 +124,11 @@ def draw_training(record: pd.DataFrame) -> Figure:
                 scale = 100 if column == "word_error" else 1
                 ax.plot(
                     stage.total_step, scale * stage[column], ":" if i == 0 else "-",
-                    color=colours[model], label=label if i else None,
+                    color=colours[model], label=label if i == 1 else None,
                 )  # fmt: skip
     axes[0].set(xlabel="training step", ylabel="loss (nats per token)", yscale="log")
+    axes[0].set_yticks([0.2, 0.5, 1, 2, 4], ["0.2", "0.5", "1", "2", "4"])
+    axes[0].set_yticks([], minor=True)
     axes[1].set(xlabel="training step", ylabel="development word error (%)", ylim=(0, None))
     axes[1].plot([], [], ":", color="black", label="first stage: words")
     axes[1].legend()

@@ -72,7 +72,14 @@ class Recipe:
     def curriculum(self, size: str) -> dict[str, Stage]:
         """The stages that a model of this size goes through, in order."""
         steps = self.sizes[size].steps
-        return {name: Stage(**stage, steps=steps[name]) for name, stage in self.stages.items()}
+        unknown = set(steps) - set(self.stages)
+        if unknown:
+            raise KeyError(f"size {size} has steps for {sorted(unknown)}, which are no stages")
+        return {
+            name: Stage(**stage, steps=steps[name])
+            for name, stage in self.stages.items()
+            if name in steps
+        }
 
 
 def read_recipe(path: Path) -> Recipe:
