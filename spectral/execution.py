@@ -177,7 +177,7 @@ def execute(
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             execution_timeout=timeout,
-            extra_arguments=["--log-level=ERROR"],  # of the kernel; it warns at every start
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel warns at every start and stop
         )
     except PapermillExecutionError as error:
         what = f"{error.ename}: {_one_line(error.evalue)}"

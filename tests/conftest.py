@@ -1,7 +1,6 @@
 """A tiny ladder and a small corpus, made once per session; tests that damage them copy them."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +63,6 @@ def tiny(ladder: Path) -> SpeechModel:
 
 
 @pytest.fixture(scope="session")
-def wave() -> Callable[[str], np.ndarray]:
-    """A second or so of a voiced sound; its pitch, length and loudness depend on the name."""
-    return _wave
-
-
-@pytest.fixture(scope="session")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus in the LibriSpeech layout: seven speakers, as a six-speaker mix needs, two each."""
     folder = tmp_path_factory.mktemp("speech")
@@ -86,6 +79,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _wave(name: str) -> np.ndarray:
+    """A second or so of a voiced sound; its pitch, length and loudness depend on the name."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
     time = np.arange(int(rng.uniform(0.8, 1.6) * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = rng.uniform(80, 600) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(1, 6) * time))
