@@ -80,6 +80,8 @@ def make_corpus(folder: Path) -> list[Entry]:
         for voice, drawn in zip(voices, sentences, strict=True)
     ]
     if folder.exists():
+        if any(folder.iterdir()) and not (folder / TABLE).exists():
+            raise ValueError(f"{folder}: holds something else than this corpus; give a new folder")
         shutil.rmtree(folder)
     entries: list[Entry] = []
     for i, waves in enumerate(synthesise_shards(shards, workers=2)):

@@ -1,8 +1,9 @@
 """Sentences for the synthesised corpora: seeded, with whole constructions and word pairs held out.
 
-A sentence is drawn from constructions, strings of words and ``{slots}``. Training never sees the
-constructions in ``HELD_OUT_CONSTRUCTIONS`` nor an adjective beside a noun for which
-``pair_is_held_out`` is true, so the share of a test result on unseen material can be told apart.
+A sentence is drawn from constructions, strings of words and ``{slots}``. A training sentence never
+has one of ``HELD_OUT_CONSTRUCTIONS``, nor an adjective before a word for which ``pair_is_held_out``
+is true, so the share of a test result on unseen material can be told apart. Words in no order
+(``random_words``) know nothing of pairs, and make some by chance.
 """
 
 import re
@@ -91,7 +92,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def pair_is_held_out(adjective: str, noun: str) -> bool:
-    """Whether training never shows this adjective directly before this noun (a fixed hash)."""
+    """Whether no training sentence has this adjective directly before this word (a fixed hash)."""
     return zlib.crc32(f"{adjective} {noun}".encode()) % HELD_OUT_PAIR_SHARE == 0
 
 
