@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from spectral.measurement.provenance import fingerprint, provenance
 from spectral.measurement.rows import batch_rows

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import WhisperFeatureExtractor
 
 from spectral.speech.corpus import SAMPLE_RATE
