@@ -1,0 +1,1 @@
+"""Jacobians of transformer layers: exact propagators, matrix-free operators, singular triplets."""

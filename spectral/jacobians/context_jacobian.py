@@ -1,0 +1,157 @@
+r"""The Jacobian of hidden states by the context, ``D x (S C)`` for S frames, in factors.
+
+Frame s reaches a head of cross-attention with weight :math:`a_s`, by way of its key and of its
+value, so that its block of the Jacobian is
+
+.. math:: J^s = \sum_n a_{ns} \Phi_n \bigl(\delta_{ns} k_n' + V_n\bigr), \qquad
+          \delta_{ns} = v_{ns} - o_n, \quad k_n = \gamma K_n' q_n
+
+where n runs over heads, :math:`\gamma` is the scale of the logits, and :math:`\Phi_n`, ``D x d``,
+is the way from a head's output to the hidden state. Everything asked of J follows from these few,
+small tensors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spectral.jacobians.operators import LinearOperator
+
+
+@dataclass(frozen=True)
+class ContextJacobian:
+    """The Jacobian J of T tokens' hidden states by the context, in factors, of B utterances.
+
+    N is the number of heads, those of all layers together, and d the width of each.
+    """
+
+    shape: torch.Size  # (*batch, T), with B utterances in the batch
+    ways: Tensor  # (B, T, D, N d): Phi, zero for tokens that are not real
+    weights: Tensor  # (B, T, N, S): a
+    values: Tensor  # (B, N, S, d): v
+    outputs: Tensor  # (B, T, N, d): o
+    keys: Tensor  # (B, T, N, C): k
+    value_weights: Tensor  # (N, d, C): V
+    chunk: int  # tokens of one utterance that are worked on at a time
+
+    def operator(self) -> LinearOperator:
+        """J V and J' U, shape ``(*batch, T, D, S C)``, frame after frame along the columns.
+
+        D N d + N d C + S N (2 C + d) multiply-adds per token and vector.
+        """
+        frames, source = self.weights.shape[-1], self.keys.shape[-1]
+        return LinearOperator(
+            torch.Size([*self.shape, self.ways.shape[-2], frames * source]),
+            self._matmat,
+            self._rmatmat,
+            self.ways.dtype,
+            self.ways.device,
+        )
+
+    def frame_norms(self) -> Tensor:
+        r"""Frobenius norm of every frame's block of J: how closely the token listens to it.
+
+        .. math:: |J^s|^2 = z_s' Q z_s, \qquad z_s = (a_{ns} \delta_{ns}, a_{ns})_n
+
+        with Q from inner products of the :math:`\Phi_n`, :math:`k_n` and :math:`V_n` alone. (S + D)
+        (N d)^2 multiply-adds per token; memory 2 S N d + 4 (N d)^2 numbers per token of a chunk.
+
+        Returns:
+            Shape ``(*batch, T, S)``. The root of its sum of squares is the Frobenius norm of J.
+        """
+        result = torch.empty_like(self.weights[:, :, 0])
+        for where in self._blocks():
+            rows, form = self._rows(where), self._form(where)
+            result[where] = ((rows @ form) * rows).sum(-1).clamp(min=0).sqrt()
+        return result.reshape(*self.shape, result.shape[-1])
+
+    def gram(self) -> Tensor:
+        """J J', shape ``(*batch, T, D, D)``; (S + D) (N d)^2 + D^2 N d multiply-adds per token."""
+        width = self.ways.shape[-2]
+        result = self.ways.new_empty(*self.ways.shape[:2], width, width)
+        for where in self._blocks():
+            ways, rows = self.ways[where], self._rows(where)
+            result[where] = ways @ self._summed(where, rows.mT @ rows) @ ways.mT
+        return result.reshape(*self.shape, width, width)
+
+    def singular_values(self) -> Tensor:
+        """Singular values of J, descending, ``(*batch, T, D)``, through :meth:`gram`.
+
+        Those below the root of the dtype's eps times the largest are rounding; for singular vectors
+        give :meth:`operator` to ``top_singular_triplets``.
+        """
+        squares: Tensor = torch.linalg.eigvalsh(self.gram())
+        return squares.flip(-1).clamp(min=0).sqrt()
+
+    def _blocks(self) -> Iterator[tuple[int, slice]]:
+        items, tokens = self.ways.shape[:2]
+        for item in range(items):
+            for start in range(0, tokens, self.chunk):
+                yield item, slice(start, start + self.chunk)
+
+    def _rows(self, where: tuple[int, slice]) -> Tensor:
+        """z, one row per frame: ``(c, S, N d + N)``."""
+        weights = self.weights[where].mT
+        deviations = self.values[where[0]].transpose(0, 1) - self.outputs[where][:, None]
+        return torch.cat([(weights[..., None] * deviations).flatten(-2), weights], -1)
+
+    def _inner_products(self, where: tuple[int, slice]) -> tuple[Tensor, Tensor, Tensor]:
+        """k_n.k_m ``(c, N, 1, N, 1)``, V_m k_n ``(c, N, N, d)`` and V_n V_m' ``(N, d, N, d)``."""
+        keys, weights = self.keys[where], self.value_weights
+        return (
+            (keys @ keys.mT)[:, :, None, :, None],
+            torch.einsum("mei,cni->cnme", weights, keys),
+            torch.einsum("ndi,mei->ndme", weights, weights),
+        )
+
+    def _form(self, where: tuple[int, slice]) -> Tensor:
+        """Q, ``(c, N d + N, N d + N)``."""
+        heads, inner = self.keys.shape[2], self.ways.shape[-1]
+        keys, keys_values, values = self._inner_products(where)
+        ways = self.ways[where]
+        ways = (ways.mT @ ways).reshape(len(ways), heads, -1, heads, inner // heads)
+        both = torch.einsum("cndme,cnme->cndm", ways, keys_values).flatten(1, 2)
+        corner = torch.einsum("cndme,ndme->cnm", ways, values)
+        top = torch.cat([(ways * keys).flatten(3).flatten(1, 2), both], -1)
+        return torch.cat([top, torch.cat([both.mT, corner], -1)], -2)
+
+    def _summed(self, where: tuple[int, slice], moments: Tensor) -> Tensor:
+        """J J' before the ways: sums over frames from the rows' moments, ``(c, N d, N d)``."""
+        heads, inner = self.keys.shape[2], self.ways.shape[-1]
+        keys, keys_values, values = self._inner_products(where)
+        split = (len(moments), heads, inner // heads, heads, -1)
+        both = moments[:, :inner, inner:].reshape(split) * keys_values[:, :, None]
+        both = both.flatten(3).flatten(1, 2)
+        both = both + both.mT
+        corner = moments[:, inner:, inner:].reshape(len(moments), heads, 1, heads, 1) * values
+        own = moments[:, :inner, :inner].reshape(split) * keys + corner
+        return own.flatten(3).flatten(1, 2) + both
+
+    def _matmat(self, columns: Tensor) -> Tensor:
+        """V ``(*batch, T, S C, k)`` -> J V ``(*batch, T, D, k)``."""
+        items, tokens, _, frames = self.weights.shape
+        source = columns.reshape(items, tokens, frames, self.keys.shape[-1], columns.shape[-1])
+        logits = torch.einsum("btnc,btsck->btnsk", self.keys, source) * self.weights[..., None]
+        heard = torch.einsum("bnsd,btnsk->btndk", self.values, logits)
+        heard = heard - self.outputs[..., None] * logits.sum(-2)[..., None, :]
+        mean = torch.einsum("btns,btsck->btnck", self.weights, source)
+        heard = heard + torch.einsum("ndc,btnck->btndk", self.value_weights, mean)
+        result = self.ways @ heard.flatten(2, 3)
+        return result.reshape(*self.shape, *result.shape[2:])
+
+    def _rmatmat(self, columns: Tensor) -> Tensor:
+        """U ``(*batch, T, D, k)`` -> J' U ``(*batch, T, S C, k)``."""
+        items, tokens, heads, _ = self.weights.shape
+        columns = columns.reshape(items, tokens, *columns.shape[-2:])
+        heard = torch.unflatten(self.ways.mT @ columns, 2, (heads, -1))
+        logits = torch.einsum("bnsd,btndk->btnsk", self.values, heard)
+        logits = logits - (self.outputs[..., None] * heard).sum(-2, keepdim=True)
+        through_keys = torch.einsum(
+            "btnsk,btnc->btsck", logits * self.weights[..., None], self.keys
+        )
+        value = torch.einsum("ndc,btndk->btnck", self.value_weights, heard)
+        through_values = torch.einsum("btns,btnck->btsck", self.weights, value)
+        result = (through_keys + through_values).flatten(2, 3)
+        return result.reshape(*self.shape, *result.shape[2:])

@@ -1,0 +1,182 @@
+r"""How a layer, or a stack of them, lets the audio in: Jacobians by the context, never stored.
+
+One layer's injection is :math:`G_l = df_l/dc`, ``D x (S C)`` for S frames of a context of width C;
+with past keys and values held fixed they add up, through the propagators of the layers above, to
+the sensitivity :math:`J_L = \sum_l W_L \cdots W_{l+1} G_l`. Both are
+:class:`~spectral.jacobians.context_jacobian.ContextJacobian`: a sensitivity is an injection through
+the heads of all layers, head n of layer l going by
+:math:`\Phi_n = W_L \cdots W_{l+1} (I + F_l) O_n`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spectral.jacobians.context_jacobian import ContextJacobian
+from spectral.jacobians.layers import Attended, Attention, Layer, forward
+from spectral.jacobians.linearisation import ALL, as_chunk, checked, record, sublayer_jacobians
+from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.sublayers import SubLayerJacobian, by_token
+
+
+def injection(
+    layer: Layer,
+    hidden: Tensor,
+    context: Tensor,
+    mask: Tensor | None = None,
+    tokens: slice = ALL,
+    chunk: int | None = None,
+) -> ContextJacobian:
+    """G_l = df_l/dc of one layer: :func:`sensitivity` of it alone, arguments and errors likewise.
+
+    6 D^3 multiply-adds per token.
+    """
+    return sensitivity([layer], [hidden], context, mask, tokens, chunk)
+
+
+def sensitivity(
+    layers: Sequence[Layer],
+    hidden: Sequence[Tensor],
+    context: Tensor,
+    mask: Tensor | None = None,
+    tokens: slice = ALL,
+    chunk: int | None = None,
+) -> ContextJacobian:
+    r"""J_L, the fixed-past sensitivity of every token's last hidden state to the context.
+
+    .. math:: J_L = \sum_{l=1}^{L} W_L \cdots W_{l+1} G_l
+
+    What reaches a token through the keys and values of earlier tokens is not in it; the total is
+    :func:`total_sensitivity`. 10 D^3 multiply-adds per token and layer, the lowest layer 6; the
+    result holds D^2 numbers per token and layer, for which ``tokens`` sets the bound.
+
+    Args:
+        layers: Decoder layers from the lowest to the highest, with heads of one width.
+        hidden: The residual stream before each of them, ``(*batch, tokens, width)``.
+        context: Shape ``(*batch, frames, source width)``, or one for all the batch.
+        mask: Shape ``(*batch, tokens)``, bool, true where a token is real; all of them by default.
+        tokens: Which tokens to return; keys and values come from all that are given.
+        chunk: How many tokens are worked on at a time; by default as many as suit the device.
+
+    Raises:
+        ValueError: As :func:`spectral.jacobians.propagators.propagators` does, for no layers or
+            another number of hidden states, and for a layer without cross-attention.
+    """
+    if not layers or len(layers) != len(hidden):
+        raise ValueError(
+            f"give one hidden state per layer, and at least one, got {len(hidden)} for "
+            f"{len(layers)} layers"
+        )
+    found: list[ContextJacobian] = []
+    upper: Tensor | None = None
+    for layer, stream in zip(reversed(layers), reversed(hidden), strict=True):
+        if layer.cross_attention is None:
+            raise ValueError("a layer without cross-attention has no injection: leave it out")
+        stream, source, real = checked(layer, stream, context, mask)
+        assert source is not None
+        size = as_chunk(chunk, layer.width * len(layer.ffn.in_bias), layer.device)
+        seen = record(layer, stream, source, real, tokens)
+        below, crossing, ffn = sublayer_jacobians(layer, seen, tokens, size)
+        assert seen.cross_attended is not None
+        if upper is None:
+            shown = real if real is None else real[..., tokens].reshape(-1, 1, 1)
+            upper = _identity(ffn, shown)
+        _append(upper, ffn, size)
+        found.append(_heads(layer.cross_attention, seen.cross_attended, upper))
+        if len(found) < len(layers):
+            _append(upper, crossing, size)
+            _append(upper, below, size)
+    return _joined(found[::-1], chunk)
+
+
+def total_sensitivity(
+    layers: Sequence[Layer], hidden: Tensor, context: Tensor, tokens: slice = ALL
+) -> LinearOperator:
+    """The total derivative of the last hidden states by the context, matrix-free by autograd.
+
+    With what arrives through earlier tokens' keys and values, of which :func:`sensitivity` knows
+    nothing. Each product is a jvp or vjp of all layers.
+
+    Args:
+        layers: Decoder layers from the lowest to the highest.
+        hidden: The residual stream before the lowest, ``(*batch, tokens, width)``.
+        context: Shape ``(*batch, frames, source width)``, with the batch of ``hidden``.
+        tokens: Whose last hidden states; one (``slice(t, t + 1)``) for its own Jacobian.
+
+    Returns:
+        Shape ``(*batch, T D, S C)`` for T tokens.
+    """
+    hidden, source, _ = checked(layers[0], hidden, context, None)
+    assert source is not None
+
+    def last(context: Tensor) -> Tensor:
+        stream = hidden
+        for layer in layers:
+            stream = forward(layer, stream, context)
+        return stream[..., tokens, :]
+
+    return function_operator(last, source, batch_dims=source.ndim - 2)
+
+
+def _identity(like: SubLayerJacobian, shown: Tensor | None) -> Tensor:
+    """One D x D identity per token, zeros for those not real."""
+    count, width = like.direction.shape
+    one = torch.eye(width, dtype=like.direction.dtype, device=like.direction.device)
+    return one.repeat(count, 1, 1) if shown is None else one * shown
+
+
+def _append(upper: Tensor, part: SubLayerJacobian, chunk: int) -> None:
+    """upper <- upper (I + J), in place."""
+    for start in range(0, len(upper), chunk):
+        some = slice(start, start + chunk)
+        upper[some] += upper[some] @ part.at(some).transposed().mT
+
+
+def _heads(attention: Attention, attended: Attended, upper: Tensor) -> ContextJacobian:
+    """The context's Jacobian through one layer's heads; ``upper``: from its output onward."""
+    *batch, heads, tokens, _ = attended.weights.shape
+    items = math.prod(batch)
+    key_weight, value_weight = (
+        torch.unflatten(weight, 0, (heads, -1))
+        for weight in (attention.key_weight, attention.value_weight)
+    )
+    weights, outputs, keys = (
+        by_token(rows).reshape(items, tokens, heads, rows.shape[-1])
+        for rows in (
+            attended.weights,
+            attended.output,
+            attention.scale * attended.query @ key_weight,
+        )
+    )
+    ways = upper @ attention.out_weight
+    return ContextJacobian(
+        shape=torch.Size([*batch, tokens]),
+        ways=ways.reshape(items, tokens, *ways.shape[1:]),
+        weights=weights,
+        values=attended.value.reshape(items, *attended.value.shape[-3:]),
+        outputs=outputs,
+        keys=keys,
+        value_weights=value_weight,
+        chunk=1,
+    )
+
+
+def _joined(parts: list[ContextJacobian], chunk: int | None) -> ContextJacobian:
+    """The sum of Jacobians, as one through all their heads."""
+    widths = {part.values.shape[-1] for part in parts}
+    if len(widths) > 1:
+        raise ValueError(f"all heads must have one width, got {sorted(widths)}")
+    inner = sum(part.ways.shape[-1] for part in parts)
+    numbers = 2 * inner * (parts[0].weights.shape[-1] + 2 * inner)
+    return ContextJacobian(
+        shape=parts[0].shape,
+        ways=torch.cat([part.ways for part in parts], -1),
+        weights=torch.cat([part.weights for part in parts], 2),
+        values=torch.cat([part.values for part in parts], 1),
+        outputs=torch.cat([part.outputs for part in parts], 2),
+        keys=torch.cat([part.keys for part in parts], 2),
+        value_weights=torch.cat([part.value_weights for part in parts], 0),
+        chunk=as_chunk(chunk, numbers, parts[0].ways.device),
+    )

@@ -1,0 +1,332 @@
+"""Jacobians by the context against automatic differentiation, and from the log-mel input on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import WhisperConfig, WhisperModel
+
+from spectral.jacobians.injections import injection, sensitivity, total_sensitivity
+from spectral.jacobians.layers import Layer, forward
+from spectral.jacobians.operators import dense_operator, function_operator
+from spectral.jacobians.propagators import propagator_operator, propagators
+from spectral.jacobians.testing import random_layer
+from spectral.jacobians.triplets import top_singular_triplets
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+law = settings(derandomize=True, deadline=None, max_examples=15)
+FLOAT64 = torch.float64
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
+
+
+def stack_of(layers: int, width: int, heads: int, **kind: int | None) -> list[Layer]:
+    return [random_layer(width, heads, seed=i, dtype=FLOAT64, **kind) for i in range(layers)]
+
+
+def streams(layers: list[Layer], hidden: Tensor, context: Tensor) -> list[Tensor]:
+    """The residual stream before each layer."""
+    found = [hidden]
+    for layer in layers[:-1]:
+        found.append(forward(layer, found[-1], context))
+    return found
+
+
+def brute_force(layer: Layer, hidden: Tensor, context: Tensor) -> Tensor:
+    """d h_l / d c at fixed h_{l-1}: (tokens, width, frames * source)."""
+    return torch.func.jacrev(lambda c: forward(layer, hidden, c))(context).flatten(-2)
+
+
+def fixed_past(layers: list[Layer], hidden: list[Tensor], context: Tensor) -> Tensor:
+    """J_L by its recursion J_l = W_l J_{l-1} + G_l."""
+    result = brute_force(layers[0], hidden[0], context)
+    for layer, stream in zip(layers[1:], hidden[1:], strict=True):
+        result = propagators(layer, stream, context) @ result
+        result = result + brute_force(layer, stream, context)
+    return result
+
+
+def assert_equal(got: Tensor, expected: Tensor, rtol: float = 1e-10) -> None:
+    assert got.shape == expected.shape
+    assert ((got - expected).abs() <= rtol * expected.abs().max()).all()
+
+
+def assert_same_jacobian(layers: list[Layer], hidden: Tensor, context: Tensor) -> None:
+    """Everything that a ContextJacobian tells, against the dense matrix."""
+    before = streams(layers, hidden, context)
+    expected = fixed_past(layers, before, context)
+    got = sensitivity(layers, before, context, chunk=2)
+    operator = got.operator()
+    tokens, width, columns = expected.shape
+    assert operator.shape == expected.shape
+    across, down = gaussian(tokens, columns, 3), gaussian(tokens, width, 2)
+    assert_equal(operator.matmat(across), expected @ across)
+    assert_equal(operator.rmatmat(down), expected.mT @ down)
+    assert_equal(got.gram(), expected @ expected.mT)
+    frames = expected.unflatten(-1, context.shape)
+    assert_equal(got.frame_norms(), frames.square().sum((-3, -1)).sqrt(), rtol=1e-8)
+    # Through the Gram matrix: the root of its rounding.
+    singular = torch.linalg.svdvals(expected)
+    assert_equal(got.singular_values()[:, : singular.shape[1]], singular, rtol=1e-7)
+
+
+CASES = {
+    "one layer": (stack_of(1, 24, 4), 6, 9),
+    "three layers": (stack_of(3, 12, 3), 5, 7),
+    "one token, one frame, one head": (stack_of(2, 6, 1), 1, 1),
+    "one frame": (stack_of(1, 8, 2), 3, 1),
+    "heads of width one": (stack_of(1, 6, 6), 3, 4),
+    "width one": (stack_of(2, 1, 1), 3, 2),
+    "widths of their own": (stack_of(2, 12, 3, head_width=5, context_width=10), 4, 7),
+}
+
+
+@pytest.mark.parametrize(("layers", "tokens", "frames"), CASES.values(), ids=CASES)
+def test_context_jacobian_equals_brute_force(layers: list[Layer], tokens: int, frames: int) -> None:
+    crossing = layers[0].cross_attention
+    assert crossing is not None
+    context = gaussian(frames, crossing.key_weight.shape[1], seed=1)
+    assert_same_jacobian(layers, 2 * gaussian(tokens, layers[0].width), context)
+
+
+@law
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
+def test_any_stack(depth: int, tokens: int, frames: int, seed: int) -> None:
+    layers = [random_layer(6, 2, seed=seed + i, dtype=FLOAT64) for i in range(depth)]
+    assert_same_jacobian(layers, gaussian(tokens, 6, seed=seed), gaussian(frames, 6, seed=seed))
+
+
+def test_injection_is_the_sensitivity_of_one_layer() -> None:
+    (layer,), hidden, context = stack_of(1, 12, 3), gaussian(4, 12), gaussian(5, 12, seed=1)
+    got = injection(layer, hidden, context)
+    assert_equal(got.frame_norms(), sensitivity([layer], [hidden], context).frame_norms())
+
+
+def test_sensitivity_is_the_composition_of_products() -> None:
+    layers = stack_of(3, 12, 3)
+    context = gaussian(7, 12, seed=1)
+    before = streams(layers, gaussian(5, 12), context)
+    vectors, covectors = gaussian(5, 7 * 12, 2), gaussian(5, 12, 2)
+    steps = [
+        (propagator_operator(layer, h, context), injection(layer, h, context).operator())
+        for layer, h in zip(layers, before, strict=True)
+    ]
+    moved = torch.zeros(5, 12, 2, dtype=FLOAT64)
+    for through, inward in steps:
+        moved = through.matmat(moved) + inward.matmat(vectors)
+    pulled, back = torch.zeros(5, 7 * 12, 2, dtype=FLOAT64), covectors
+    for through, inward in reversed(steps):
+        pulled, back = pulled + inward.rmatmat(back), through.rmatmat(back)
+    operator = sensitivity(layers, before, context).operator()
+    assert_equal(operator.matmat(vectors), moved)
+    assert_equal(operator.rmatmat(covectors), pulled)
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+def test_batches(batch: tuple[int, ...]) -> None:
+    (layer,), hidden, context = stack_of(1, 12, 3), gaussian(*batch, 4, 12), gaussian(*batch, 5, 12)
+    got = injection(layer, hidden, context, chunk=3)
+    expected = torch.stack(
+        [
+            brute_force(layer, h, c)
+            for h, c in zip(hidden.reshape(-1, 4, 12), context.reshape(-1, 5, 12), strict=True)
+        ]
+    ).reshape(*batch, 4, 12, 60)
+    assert_equal(got.gram(), expected @ expected.mT)
+    assert got.frame_norms().shape == (*batch, 4, 5)
+    vectors = gaussian(*batch, 4, 60, 2)
+    assert_equal(got.operator().matmat(vectors), expected @ vectors)
+    assert_equal(got.operator().rmatmat(expected @ vectors), expected.mT @ expected @ vectors)
+
+
+def test_padding_does_not_matter() -> None:
+    layers, context = stack_of(2, 12, 3), gaussian(5, 12, seed=1)
+    before = streams(layers, gaussian(4, 12), context)
+    expected = sensitivity(layers, before, context)
+    mask = torch.tensor([False, True, True, True, True, False])
+    padded = [torch.full((6, 12), torch.nan, dtype=FLOAT64) for _ in layers]
+    for target, stream in zip(padded, before, strict=True):
+        target[mask] = stream
+    got = sensitivity(layers, padded, context, mask)
+    assert_equal(got.frame_norms()[mask], expected.frame_norms())
+    assert_equal(got.gram()[mask], expected.gram())
+    assert not got.frame_norms()[~mask].any()
+    some = sensitivity(layers, padded, context, mask, tokens=slice(1, 3))
+    assert_equal(some.gram(), expected.gram()[:2])
+    assert not got.operator().matmat(gaussian(6, 60, 1))[~mask].any()
+
+
+@pytest.mark.parametrize("shape", [(0, 12), (2, 0, 12), (0, 4, 12)])
+def test_nothing_in_nothing_out(shape: tuple[int, ...]) -> None:
+    (layer,), context = stack_of(1, 12, 3), gaussian(5, 12)
+    got = injection(layer, torch.zeros(shape, dtype=FLOAT64), context)
+    assert got.frame_norms().shape == (*shape[:-1], 5)
+    assert got.gram().shape == (*shape, 12)
+    operator = got.operator()
+    assert operator.matmat(torch.zeros(*shape[:-1], 60, 1, dtype=FLOAT64)).shape == (*shape, 1)
+    assert operator.rmatmat(torch.zeros(*shape, 1, dtype=FLOAT64)).shape == (*shape[:-1], 60, 1)
+
+
+def test_a_layer_that_does_not_listen_has_no_injection() -> None:
+    (layer,) = stack_of(1, 12, 3)
+    assert layer.cross_attention is not None
+    deaf = replace(
+        layer,
+        cross_attention=replace(
+            layer.cross_attention, out_weight=torch.zeros(12, 12, dtype=FLOAT64)
+        ),
+    )
+    got = injection(deaf, gaussian(4, 12), gaussian(5, 12))
+    assert not got.frame_norms().any()
+    assert not got.singular_values().any()
+
+
+def test_single_precision() -> None:
+    layers, context = stack_of(2, 24, 4), gaussian(9, 24, seed=1)
+    before = streams(layers, gaussian(5, 24), context)
+    expected = sensitivity(layers, before, context)
+    got = sensitivity(
+        [layer.to(torch.float32) for layer in layers], [h.float() for h in before], context.float()
+    )
+    assert_equal(got.frame_norms().double(), expected.frame_norms(), rtol=1e-5)
+    assert_equal(got.singular_values().double(), expected.singular_values(), rtol=1e-3)
+
+
+def test_top_triplets_of_an_injection() -> None:
+    (layer,), hidden, context = stack_of(1, 12, 3), gaussian(4, 12), gaussian(9, 12, seed=1)
+    got = top_singular_triplets(injection(layer, hidden, context).operator(), k=2)
+    expected = torch.linalg.svdvals(brute_force(layer, hidden, context))[:, :2]
+    assert got.converged.all()
+    assert got.v.shape == (4, 9 * 12, 2)
+    assert_equal(got.sigma, expected)
+
+
+def test_total_and_fixed_past_agree_where_there_is_no_past() -> None:
+    layers, hidden, context = stack_of(3, 8, 2), gaussian(2, 4, 8), gaussian(2, 5, 8, seed=1)
+    before = streams(layers, hidden, context)
+    fixed = sensitivity(layers, before, context).operator()
+    vectors = gaussian(2, 40, 2)
+    products = fixed.matmat(vectors[:, None].expand(-1, 4, -1, -1))
+    for token in range(4):
+        total = total_sensitivity(layers, hidden, context, slice(token, token + 1))
+        assert total.shape == (2, 8, 40)
+        same = torch.allclose(total.matmat(vectors), products[:, token], rtol=1e-10)
+        assert same == (token == 0)
+
+
+def test_total_sensitivity_equals_brute_force() -> None:
+    layers, hidden, context = stack_of(2, 8, 2), gaussian(3, 8), gaussian(5, 8, seed=1)
+
+    def whole(context: Tensor) -> Tensor:
+        return forward(layers[1], forward(layers[0], hidden, context), context)
+
+    expected = torch.func.jacrev(whole)(context).reshape(24, 40)
+    operator = total_sensitivity(layers, hidden, context)
+    one = torch.eye(40, dtype=FLOAT64)
+    assert_equal(operator.matmat(one), expected)
+    assert_equal(operator.rmatmat(torch.eye(24, dtype=FLOAT64)), expected.T)
+
+
+def tiny_whisper() -> Callable[[Tensor], Tensor]:
+    """From log-mels (utterances, 8, 20) to the last hidden state of the last of three tokens."""
+    torch.manual_seed(0)
+    model = WhisperModel(
+        WhisperConfig(
+            vocab_size=9,
+            num_mel_bins=8,
+            d_model=12,
+            encoder_layers=1,
+            decoder_layers=2,
+            encoder_attention_heads=3,
+            decoder_attention_heads=3,
+            encoder_ffn_dim=24,
+            decoder_ffn_dim=24,
+            max_source_positions=10,
+            max_target_positions=8,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            init_std=0.3,
+        )
+    )
+    model = model.double().eval()
+    tokens = torch.tensor([[1, 3, 5]])
+
+    def last_hidden(features: Tensor) -> Tensor:
+        states: Tensor = model(
+            input_features=features, decoder_input_ids=tokens.expand(len(features), -1)
+        ).last_hidden_state
+        return states[:, -1]
+
+    return last_hidden
+
+
+def test_from_the_log_mel_input_on() -> None:
+    last_hidden, features = tiny_whisper(), gaussian(2, 8, 20)
+    operator = function_operator(last_hidden, features, batch_dims=1)
+    assert operator.shape == (2, 12, 160)
+    dense = torch.stack(
+        [
+            torch.autograd.functional.jacobian(lambda x: last_hidden(x[None])[0], item)
+            for item in features
+        ]
+    ).flatten(-2)
+    across, down = gaussian(2, 160, 2), gaussian(2, 12, 2)
+    assert_equal(operator.matmat(across), dense @ across)
+    assert_equal(operator.rmatmat(down), dense.mT @ down)
+    got = top_singular_triplets(operator, k=1, block=2, tolerance=1e-6)
+    assert got.converged.all()
+    assert_equal(got.sigma, torch.linalg.svdvals(dense)[:, :1])
+
+
+def test_dense_and_transposed_operators() -> None:
+    matrix, vectors = gaussian(2, 4, 3), gaussian(2, 3, 1)
+    operator = dense_operator(matrix)
+    assert torch.equal(operator.matmat(vectors), matrix @ vectors)
+    turned = operator.transpose()
+    assert turned.shape == (2, 3, 4)
+    assert torch.equal(turned.rmatmat(vectors), matrix @ vectors)
+
+
+def test_batches_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be the same batch"):
+        function_operator(lambda x: x.sum(0), gaussian(2, 3), batch_dims=1)
+    with pytest.raises(ValueError, match="must be the same batch"):
+        function_operator(lambda x: x, gaussian(2), batch_dims=2)
+
+
+def test_stacks_that_do_not_fit_are_refused() -> None:
+    layers, hidden, context = stack_of(2, 12, 3), gaussian(4, 12), gaussian(5, 12)
+    with pytest.raises(ValueError, match="one hidden state per layer"):
+        sensitivity(layers, [hidden], context)
+    with pytest.raises(ValueError, match="at least one"):
+        sensitivity([], [], context)
+    encoder = random_layer(12, 3, cross_attention=False, causal=False, dtype=FLOAT64)
+    with pytest.raises(ValueError, match="without cross-attention"):
+        injection(encoder, hidden, context)
+    other = random_layer(12, 4, dtype=FLOAT64)
+    with pytest.raises(ValueError, match="all heads must have one width"):
+        sensitivity([layers[0], other], [hidden, hidden], context)
+
+
+@needs_cuda
+def test_cuda_equals_cpu() -> None:
+    layers, context = stack_of(2, 12, 3), gaussian(5, 12, seed=1)
+    before = streams(layers, gaussian(4, 12), context)
+    expected = sensitivity(layers, before, context)
+    got = sensitivity(
+        [layer.to(device="cuda") for layer in layers], [h.cuda() for h in before], context.cuda()
+    )
+    assert got.gram().is_cuda
+    assert_equal(got.gram().cpu(), expected.gram())
+    assert_equal(got.frame_norms().cpu(), expected.frame_norms())
+    vectors = gaussian(4, 60, 2)
+    product = got.operator().matmat(vectors.cuda()).cpu()
+    assert_equal(product, expected.operator().matmat(vectors))

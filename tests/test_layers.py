@@ -1,0 +1,172 @@
+"""Plain-tensor layers against the forward passes of the two libraries they come from."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import whisper.model
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
+
+from spectral.jacobians.layers import Layer, forward
+from spectral.jacobians.testing import random_layer
+from spectral.models.adapters import as_layer
+
+WIDTH, HEADS, TOKENS, FRAMES = 24, 4, 6, 9
+
+
+def randomised(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The module in evaluation mode, every weight and bias drawn at random."""
+    torch.manual_seed(0)
+    for weight in module.parameters():
+        nn.init.normal_(weight, std=0.3)
+    return module.to(dtype).eval()
+
+
+def config(**changes: object) -> WhisperConfig:
+    return WhisperConfig(
+        d_model=WIDTH,
+        encoder_attention_heads=HEADS,
+        decoder_attention_heads=HEADS,
+        encoder_ffn_dim=4 * WIDTH,
+        decoder_ffn_dim=4 * WIDTH,
+        attn_implementation="eager",
+        **changes,
+    )
+
+
+def causal_mask(dtype: torch.dtype) -> Tensor:
+    return torch.full((TOKENS, TOKENS), -torch.inf, dtype=dtype).triu(1)[None, None]
+
+
+def transformers_decoder(**changes: object) -> tuple[nn.Module, Callable[..., Tensor]]:
+    module = randomised(WhisperDecoderLayer(config(**changes), layer_idx=0))
+    return module, lambda hidden, context: module(
+        hidden, causal_mask(hidden.dtype), context, use_cache=False
+    )
+
+
+def transformers_encoder() -> tuple[nn.Module, Callable[..., Tensor]]:
+    module = randomised(WhisperEncoderLayer(config()))
+    return module, lambda hidden, _: module(hidden, None)
+
+
+def openai_decoder() -> tuple[nn.Module, Callable[..., Tensor]]:
+    module = randomised(whisper.model.ResidualAttentionBlock(WIDTH, HEADS, cross_attention=True))
+    return module, lambda hidden, context: module(
+        hidden, context, mask=causal_mask(hidden.dtype)[0, 0]
+    )
+
+
+def openai_encoder() -> tuple[nn.Module, Callable[..., Tensor]]:
+    module = randomised(whisper.model.ResidualAttentionBlock(WIDTH, HEADS))
+    return module, lambda hidden, _: module(hidden)
+
+
+@pytest.fixture
+def _float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """openai-whisper normalises in float32 whatever the input; here the formulas matter."""
+    monkeypatch.setattr(whisper.model.LayerNorm, "forward", nn.LayerNorm.forward)
+
+
+def states(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return (
+        2 * torch.randn(2, TOKENS, WIDTH, dtype=dtype),
+        torch.randn(2, FRAMES, WIDTH, dtype=dtype),
+    )
+
+
+@pytest.mark.usefixtures("_float64_norms")
+@pytest.mark.parametrize(
+    "make", [transformers_decoder, transformers_encoder, openai_decoder, openai_encoder]
+)
+def test_layer_equals_library(make: Callable[[], tuple[nn.Module, Callable[..., Tensor]]]) -> None:
+    module, library = make()
+    hidden, context = states()
+    layer = as_layer(module)
+    assert layer.dtype == torch.float64
+    assert layer.causal == (layer.cross_attention is not None)
+    got = forward(layer, hidden, context)
+    torch.testing.assert_close(got, library(hidden, context), rtol=1e-12, atol=1e-12)
+
+
+def test_half_precision_weights_are_computed_with_in_float32() -> None:
+    module, _ = transformers_decoder()
+    layer = as_layer(module.half())
+    assert layer.dtype == torch.float32
+    hidden, context = states(torch.float32)
+    expected = module.float()(hidden, causal_mask(torch.float32), context, use_cache=False)
+    torch.testing.assert_close(forward(layer, hidden, context), expected, rtol=1e-5, atol=1e-5)
+    assert as_layer(module.half(), torch.float64).dtype == torch.float64
+
+
+def test_dropout_is_off_in_training_mode_too() -> None:
+    module, library = transformers_decoder(dropout=0.5, attention_dropout=0.5)
+    hidden, context = states()
+    expected = library(hidden, context)
+    got = forward(as_layer(module.train()), hidden, context)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layer_is_outside_autograd() -> None:
+    module, _ = transformers_decoder()
+    assert not forward(as_layer(module), *states()).requires_grad
+
+
+def test_other_modules_and_activations_are_refused() -> None:
+    with pytest.raises(TypeError, match="got Linear"):
+        as_layer(nn.Linear(3, 3))
+    module, _ = transformers_decoder(activation_function="gelu_new")
+    with pytest.raises(ValueError, match="exact gelu, got NewGELUActivation"):
+        as_layer(module)
+
+
+def test_padding_does_not_matter() -> None:
+    layer = random_layer(WIDTH, HEADS, dtype=torch.float64)
+    hidden, context = states()
+    mask = torch.ones(2, TOKENS, dtype=torch.bool)
+    mask[0, :2], mask[1, 4:] = False, False
+    got = forward(layer, hidden, context, mask)
+    torch.testing.assert_close(got[0, 2:], forward(layer, hidden[0, 2:], context[0]))
+    torch.testing.assert_close(got[1, :4], forward(layer, hidden[1, :4], context[1]))
+
+
+def test_moving_a_layer_moves_all_of_it() -> None:
+    layer = random_layer(WIDTH, HEADS).to(torch.float64)
+    assert layer.dtype == torch.float64
+    assert layer.cross_attention is not None
+    assert layer.cross_attention.norm.bias.dtype == torch.float64
+
+
+def with_heads(layer: Layer, heads: int) -> Layer:
+    return replace(layer, self_attention=replace(layer.self_attention, heads=heads))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda layer: with_heads(layer, 5), r"heads must divide 24, its inner width, got 5"),
+        (
+            lambda layer: replace(layer, ffn=replace(layer.ffn, in_weight=torch.ones(96, 23))),
+            r"ffn.in_weight must have shape \(96, 24\), got \(96, 23\)",
+        ),
+        (
+            lambda layer: replace(layer, ffn=replace(layer.ffn, in_bias=torch.ones(96).double())),
+            "one dtype and device",
+        ),
+        (lambda layer: layer.to(torch.int64), "real floating point, got torch.int64"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    change: Callable[[Layer], Layer], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        change(random_layer(WIDTH, HEADS))
+
+
+def test_missing_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs context"):
+        forward(random_layer(WIDTH, HEADS), states(torch.float32)[0])

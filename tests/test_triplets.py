@@ -1,0 +1,300 @@
+"""Top singular triplets against torch.linalg.svd over easy and adversarial spectra."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spectral.jacobians.operators import LinearOperator, dense_operator
+from spectral.jacobians.propagators import propagator_operator, propagators
+from spectral.jacobians.stability import layer_gains, symmetric_eigenvalues, unstable_dimensions
+from spectral.jacobians.testing import random_layer
+from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+law = settings(derandomize=True, deadline=None, max_examples=40)
+FLOAT64 = torch.float64
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
+
+
+def with_singular_values(sigma: Tensor, rows: int, columns: int, seed: int = 0) -> Tensor:
+    left = torch.linalg.qr(gaussian(rows, len(sigma), seed=seed)).Q
+    right = torch.linalg.qr(gaussian(columns, len(sigma), seed=seed + 1)).Q
+    return (left * sigma) @ right.T
+
+
+def spectrum(top: list[float], rest: float, count: int = 50) -> Tensor:
+    return torch.tensor(top + [rest] * (count - len(top)), dtype=FLOAT64)
+
+
+LINEAR = torch.linspace(2, 0, 50, dtype=FLOAT64)
+MATRICES = {
+    "linear": with_singular_values(LINEAR, 50, 50),
+    "tall": with_singular_values(LINEAR[:20], 70, 20),
+    "wide": with_singular_values(LINEAR[:20], 20, 70),
+    "equal": with_singular_values(spectrum([1, 1], 0.5), 50, 50),
+    "equal beyond the block": with_singular_values(spectrum([1] * 9, 0.5), 50, 50),
+    "nearly equal": with_singular_values(spectrum([1, 1 - 1e-9, 1 - 2e-9, 1 - 1e-5], 0.9), 50, 50),
+    "gap of one in a hundred": with_singular_values(1 - LINEAR.flip(0) / 4, 50, 50),
+    "rank one": with_singular_values(spectrum([3], 0), 50, 50),
+    "rank one, outer product": torch.outer(gaussian(50), gaussian(50, seed=1)),
+    "zero": torch.zeros(50, 50, dtype=FLOAT64),
+    "identity": torch.eye(50, dtype=FLOAT64),
+    "nilpotent": torch.diag(torch.arange(1, 50, dtype=FLOAT64), 1),
+    "geometric": with_singular_values(10.0 ** -torch.arange(50, dtype=FLOAT64), 50, 50),
+    "residual": torch.eye(50, dtype=FLOAT64) + gaussian(50, 50) / 50,
+    "diagonal": torch.diag(LINEAR),
+    "two by two": gaussian(2, 2),
+    "one column": gaussian(7, 1),
+    "one by one": -torch.ones(1, 1, dtype=FLOAT64),
+}
+matrices = pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+
+
+def assert_triplets(got: SingularTriplets, matrix: Tensor, k: int) -> None:
+    """Converged, equal to the SVD, orthonormal, and with the residuals they claim."""
+    eps = torch.finfo(matrix.dtype).eps
+    expected = torch.linalg.svdvals(matrix.double())[..., :k]
+    unit = expected[..., :1].clamp(min=torch.finfo(matrix.dtype).tiny)
+    assert got.converged.all()
+    assert ((got.sigma.double() - expected).abs() <= 40 * eps * unit).all()
+    one = torch.eye(k, dtype=matrix.dtype)
+    for vectors in (got.u, got.v):
+        assert ((vectors.mT @ vectors - one).abs() <= 40 * eps).all()
+    matrix, u, v, sigma = (x.double() for x in (matrix, got.u, got.v, got.sigma))
+    left = (matrix @ v - u * sigma[..., None, :]).norm(dim=-2)
+    right = (matrix.mT @ u - v * sigma[..., None, :]).norm(dim=-2)
+    for claimed, residual in ((got.left_residual, left), (got.right_residual, right)):
+        assert ((claimed.double() - residual).abs() <= 40 * eps * unit).all()
+        assert (residual <= 1.1 * eps ** (2 / 3) * unit).all()
+    assert (got.v.gather(-2, got.v.abs().argmax(-2, keepdim=True)) > 0).all()
+
+
+@matrices
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+def test_triplets_equal_svd(matrix: Tensor, dtype: torch.dtype) -> None:
+    matrix = matrix.to(dtype)
+    k = min(2, *matrix.shape)
+    assert_triplets(top_singular_triplets(matrix, k), matrix, k)
+
+
+@matrices
+def test_all_triplets(matrix: Tensor) -> None:
+    k = min(matrix.shape)
+    assert_triplets(top_singular_triplets(matrix, k), matrix, k)
+
+
+@pytest.mark.parametrize("power", [-250, -150, 150, 250])
+def test_scale_does_not_matter(power: int) -> None:
+    matrix = MATRICES["linear"]
+    got, unit = top_singular_triplets(matrix * 2.0**power), top_singular_triplets(matrix)
+    assert torch.equal(got.sigma, unit.sigma * 2.0**power)
+    assert torch.equal(got.left_residual, unit.left_residual * 2.0**power)
+    assert torch.equal(got.u, unit.u)
+    assert got.converged.all()
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3), (0,)])
+def test_batches(batch: tuple[int, ...]) -> None:
+    matrix = gaussian(*batch, 20, 15)
+    got = top_singular_triplets(matrix, k=3)
+    assert got.sigma.shape == (*batch, 3)
+    assert got.u.shape == (*batch, 20, 3)
+    assert got.v.shape == (*batch, 15, 3)
+    assert got.converged.shape == got.iterations.shape == batch
+    assert_triplets(got, matrix, 3)
+
+
+def test_matrices_of_a_batch_do_not_meet() -> None:
+    names = ("zero", "identity", "linear", "rank one", "nilpotent")
+    together = top_singular_triplets(torch.stack([MATRICES[name] for name in names]))
+    for i, name in enumerate(names):
+        alone = top_singular_triplets(MATRICES[name])
+        assert together.iterations[i] == alone.iterations
+        torch.testing.assert_close(together.sigma[i], alone.sigma)
+    assert_triplets(together, torch.stack([MATRICES[name] for name in names]), 2)
+
+
+def test_same_seed_same_result() -> None:
+    matrix = MATRICES["identity"]
+    first, again = top_singular_triplets(matrix), top_singular_triplets(matrix)
+    other = top_singular_triplets(matrix, seed=1)
+    assert torch.equal(first.v, again.v)
+    assert not torch.equal(first.v, other.v)
+
+
+def test_what_has_not_converged_says_so() -> None:
+    matrix = torch.stack([MATRICES["gap of one in a hundred"], MATRICES["rank one"]])
+    got = top_singular_triplets(matrix, limit=8)
+    assert got.converged.tolist() == [False, True]
+    assert got.right_residual[0].max() > 1e-6
+    # A Ritz value errs below, and by less than its residual.
+    expected = torch.linalg.svdvals(matrix[0])
+    nearest = (got.sigma[0][:, None] - expected).abs().amin(-1)
+    assert (nearest <= got.right_residual[0]).all()
+    assert top_singular_triplets(matrix, limit=8, tolerance=0.5).converged.all()
+
+
+def test_limit_at_the_smaller_side_is_exact() -> None:
+    matrix = torch.eye(23, dtype=FLOAT64) + 1e-3 * gaussian(23, 23)
+    got = top_singular_triplets(matrix, k=2, tolerance=1e-13, block=4, limit=23)
+    assert_triplets(got, matrix, 2)
+
+
+def test_products_alone() -> None:
+    layer = random_layer(24, 4, dtype=FLOAT64)
+    hidden, context = gaussian(2, 5, 24), gaussian(2, 9, 24, seed=1)
+    got = top_singular_triplets(propagator_operator(layer, hidden, context), k=3)
+    assert_triplets(got, propagators(layer, hidden, context), 3)
+
+
+def test_tokens_that_are_not_real() -> None:
+    layer = random_layer(24, 4, dtype=FLOAT64)
+    mask = torch.tensor([True, True, False])
+    operator = propagator_operator(layer, gaussian(3, 24), gaussian(9, 24), mask)
+    got = top_singular_triplets(operator)
+    assert got.converged.all()
+    assert not got.sigma[2].any()
+    assert got.sigma[:2].all()
+
+
+@law
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.data(),
+    st.lists(st.sampled_from([0.0, 1e-12, 1e-3, 0.5, 1.0, 1.0, 1 + 1e-10, 3.0]), min_size=12),
+)
+def test_any_spectrum(rows: int, columns: int, data: st.DataObject, sigma: list[float]) -> None:
+    k = data.draw(st.integers(1, min(rows, columns)))
+    block = data.draw(st.integers(k, k + 3))
+    values = torch.tensor(sigma[: min(rows, columns)], dtype=FLOAT64)
+    matrix = with_singular_values(values, rows, columns, seed=data.draw(st.integers(0, 9)))
+    assert_triplets(top_singular_triplets(matrix, k, block=block), matrix, k)
+
+
+@law
+@given(st.integers(2, 30), st.integers(2, 30), st.integers(0, 9))
+def test_transposition_swaps_the_sides(rows: int, columns: int, seed: int) -> None:
+    matrix = gaussian(rows, columns, seed=seed)
+    got, turned = top_singular_triplets(matrix, k=1), top_singular_triplets(matrix.T, k=1)
+    torch.testing.assert_close(got.sigma, turned.sigma)
+    torch.testing.assert_close((got.u * turned.v).sum().abs(), torch.ones((), dtype=FLOAT64))
+    torch.testing.assert_close((got.v * turned.u).sum().abs(), torch.ones((), dtype=FLOAT64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 0}, "k must be at least 1"),
+        ({"k": 6}, "k must be at most 5"),
+        ({"k": 3, "block": 2}, "block must be at least 3"),
+        ({"limit": 1}, "limit must be at least 2"),
+        ({"tolerance": 0.0}, "tolerance must be above 0"),
+        ({"matrix": torch.ones(5)}, "must have shape"),
+        ({"matrix": torch.ones(5, 5, dtype=torch.int64)}, "real floating point"),
+        ({"matrix": torch.ones(5, 5).half()}, "must be float32 or float64"),
+        ({"matrix": torch.full((5, 5), torch.nan)}, "must be finite"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        top_singular_triplets(**{"matrix": torch.ones(5, 6), **change})
+
+
+def test_operators_that_cannot_be_divided() -> None:
+    matrix = torch.stack([MATRICES["rank one"], MATRICES["linear"], MATRICES["identity"]])
+    whole = dense_operator(matrix)
+    operator = replace(whole, select=None)
+    vectors = gaussian(2, 50, 2)
+    some = operator.at(torch.tensor([2, 0]))
+    assert torch.equal(some.matmat(vectors), matrix[[2, 0]] @ vectors)
+    assert torch.equal(some.transpose().matmat(vectors), matrix[[2, 0]].mT @ vectors)
+    assert_triplets(top_singular_triplets(operator), matrix, 2)
+    assert_triplets(top_singular_triplets(operator.transpose()), matrix.mT, 2)
+
+
+def test_products_that_stop_being_finite_are_refused() -> None:
+    calls = []
+
+    def matmat(columns: Tensor) -> Tensor:
+        calls.append(columns)
+        return LINEAR[:, None] * columns if len(calls) < 3 else columns * torch.nan
+
+    operator = LinearOperator(torch.Size([50, 50]), matmat, matmat, FLOAT64, torch.device("cpu"))
+    with pytest.raises(ValueError, match="products of the matrix must be finite"):
+        top_singular_triplets(operator)
+
+
+def test_gain_alignment_and_gap() -> None:
+    first = torch.tensor([[2.0, 0.0], [0.0, 1.9]], dtype=FLOAT64)
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=FLOAT64)
+    stack = torch.stack([first, first @ turn, torch.diag(torch.tensor([1.9, 2.0]).double())])
+    # A batch of two: the layers in order, and the same layer thrice.
+    batch = torch.stack([stack, first.expand(3, 2, 2)], 1)
+    got = layer_gains([top_singular_triplets(one) for one in batch])
+    # v of first @ turn is turn' e_1 = (0.8, -0.6); the last layer's v is e_2, and u stays e_1.
+    expected = torch.tensor([[0.8, 1.0], [0.0, 1.0]], dtype=FLOAT64)
+    torch.testing.assert_close(got.alignment.abs(), expected)
+    torch.testing.assert_close(got.gain, 2 * expected)
+    torch.testing.assert_close(got.gap, torch.full((3, 2), 0.95, dtype=FLOAT64))
+
+
+def test_gap_of_a_zero_matrix_is_nan() -> None:
+    got = layer_gains([top_singular_triplets(torch.zeros(3, 3))])
+    assert got.gap.isnan().all()
+    assert got.gain.shape == (0,)
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    small, large = (top_singular_triplets(torch.eye(n)) for n in (3, 4))
+    with pytest.raises(ValueError, match="at least one layer"):
+        layer_gains([])
+    with pytest.raises(ValueError, match="one batch shape and width"):
+        layer_gains([small, large])
+    with pytest.raises(ValueError, match="ask for k=2"):
+        layer_gains([top_singular_triplets(torch.eye(3), k=1)])
+
+
+def test_unstable_dimensions() -> None:
+    turn = 1.1 * torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    matrix = torch.block_diag(turn, torch.diag(torch.tensor([-2.0, 0.5, 0.9])))
+    basis = gaussian(5, 5).float() + 3 * torch.eye(5)
+    similar = torch.linalg.solve(basis, matrix @ basis)
+    assert unstable_dimensions(torch.stack([matrix, similar, torch.eye(5)])).tolist() == [3, 3, 0]
+    chance = torch.eye(60) + gaussian(8, 60, 60).float() / 60
+    assert 20 < unstable_dimensions(chance).double().mean() < 40
+
+
+def test_symmetric_eigenvalues() -> None:
+    matrix = gaussian(3, 6, 6)
+    got = symmetric_eigenvalues(matrix.float())
+    assert got.dtype == FLOAT64
+    expected = torch.linalg.eigvalsh((matrix + matrix.mT) / 2).flip(-1)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert (got[:, 0] <= torch.linalg.matrix_norm(matrix, 2) + 1e-5).all()
+
+
+@pytest.mark.parametrize("kernel", [unstable_dimensions, symmetric_eigenvalues])
+def test_matrices_that_are_not_square_are_refused(kernel: object) -> None:
+    assert callable(kernel)
+    with pytest.raises(ValueError, match="must be square"):
+        kernel(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="must be finite"):
+        kernel(torch.full((2, 2), torch.inf))
+
+
+@needs_cuda
+@matrices
+def test_cuda_equals_cpu(matrix: Tensor) -> None:
+    k = min(2, *matrix.shape)
+    got = top_singular_triplets(dense_operator(matrix.cuda()), k)
+    assert got.sigma.is_cuda
+    expected = top_singular_triplets(matrix, k).sigma
+    torch.testing.assert_close(got.sigma.cpu(), expected, rtol=1e-10, atol=1e-10)
