@@ -15,6 +15,7 @@ from spectral.figures.style import (
     model_label,
     model_order,
 )
+from spectral.models.ladder import FRAMES_PER_SECOND
 from spectral.speech.corpus import SAMPLE_RATE
 from spectral.stress.scoring import Outcome
 
@@ -27,7 +28,6 @@ _OUTCOME_COLOURS = {
     Outcome.GIBBERISH: "#666666",
     Outcome.EMPTY: "#DDDDDD",
 }
-_FRAMES_PER_SECOND = 100
 
 
 def draw_listening(
@@ -50,7 +50,7 @@ def draw_listening(
         column[0].set_title(condition.capitalize())
         column[0].tick_params(labelbottom=False)
         mel = mels[condition]
-        extent = (0, mel.shape[1] / _FRAMES_PER_SECOND, 0, mel.shape[0])
+        extent = (0, mel.shape[1] / FRAMES_PER_SECOND, 0, mel.shape[0])
         column[1].imshow(mel, origin="lower", aspect="auto", extent=extent, cmap="magma")
         column[1].set_xlabel("time (s)")
         column[0].set_xlim(extent[:2])

@@ -17,9 +17,6 @@ class Interval:
     low: float
     high: float
 
-    def __format__(self, spec: str) -> str:
-        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
-
 
 def resampling_weights(speakers: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """How often each utterance is drawn: speakers (utterances,) -> (resamples + 1, utterances).

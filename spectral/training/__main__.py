@@ -8,15 +8,19 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from spectral.models.decoding import greedy
-from spectral.models.ladder import feature_extractor, initialise, ladder_config, save
+from spectral.models.ladder import (
+    FRAMES_PER_SECOND,
+    feature_extractor,
+    initialise,
+    ladder_config,
+    save,
+)
 from spectral.models.tokenizer import character_tokenizer
 from spectral.models.view import SpeechModel
 from spectral.training.batches import Batcher
 from spectral.training.material import Clips, load, prepare
 from spectral.training.recipe import Recipe, read_recipe
 from spectral.training.train import train
-
-_FULL_WINDOW_FRAMES = 100  # per second
 
 
 def main() -> None:
@@ -71,7 +75,7 @@ def _train_one(
     kinds = {kind for stage in stages.values() for kind in stage.material} - {"sentences"}
     clips = {kind: load(material, kind) for kind in kinds}
     clips["sentences"] = _part(sentences, slice(0, kept))
-    full_window = recipe.window_seconds * _FULL_WINDOW_FRAMES
+    full_window = recipe.window_seconds * FRAMES_PER_SECOND
     batchers = {
         name: Batcher(
             _joined([clips[kind] for kind in stage.material]),
