@@ -56,3 +56,52 @@ def random_layer(
     )
     crossing = attention(context_width or width) if cross_attention else None
     return Layer(attention(width), crossing, ffn, causal).to(dtype)
+
+
+def random_stack(
+    sigma_1: Tensor,
+    sigma_2: Tensor,
+    alignment: Tensor,
+    width: int,
+    kind: str = "random",
+    seed: int = 0,
+) -> Tensor:
+    r"""Propagators of L layers with the singular values and alignments asked for.
+
+    W_1 = Sigma_1 and W_{l+1} = Sigma_{l+1} Q_l, with Q_l orthogonal of first entry kappa_l: up to a
+    rotation of input and output, every stack is of this form.
+
+    Args:
+        sigma_1: Shape ``(L, *batch)``, float64.
+        sigma_2: Shape ``(L, *batch)``; the other singular values are random and below it.
+        alignment: Shape ``(L - 1, *batch)``.
+        width: D, two or more.
+        kind: ``random``: Q as random as it can be. ``reflections`` and ``rotations``: of the first
+            two coordinates alone, the stacks whose norms grow fastest and slowest.
+        seed: Of what is random.
+
+    Returns:
+        Shape ``(L, *batch, width, width)``, float64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.rand(*sigma_1.shape, width - 2, generator=generator, dtype=torch.float64)
+    below = shares.sort(-1, descending=True).values * sigma_2[..., None]
+    sigma = torch.cat([sigma_1[..., None], sigma_2[..., None], below], -1)
+    cosine, sine = alignment, (1 - alignment.square()).clamp(min=0).sqrt()
+    plane = torch.eye(width, dtype=torch.float64).repeat(*alignment.shape, 1, 1)
+    plane[..., 0, 0], plane[..., 1, 1] = cosine, cosine if kind == "rotations" else -cosine
+    plane[..., 0, 1], plane[..., 1, 0] = sine, -sine if kind == "rotations" else sine
+    if kind == "random":
+        left, right = (_beside_one(alignment.shape, width, generator) for _ in range(2))
+        plane = left @ plane @ right
+    first = torch.eye(width, dtype=torch.float64).expand(*sigma_1[:1].shape, width, width)
+    return sigma[..., None] * torch.cat([first, plane])
+
+
+def _beside_one(shape: torch.Size, width: int, generator: torch.Generator) -> Tensor:
+    """Random orthogonal matrices that leave the first coordinate alone."""
+    result = torch.zeros(*shape, width, width, dtype=torch.float64)
+    normal = torch.randn(*shape, width - 1, width - 1, generator=generator, dtype=torch.float64)
+    result[..., 1:, 1:] = torch.linalg.qr(normal).Q
+    result[..., 0, 0] = 1
+    return result

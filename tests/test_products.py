@@ -1,0 +1,185 @@
+"""Bounds on products of layers: never violated, attained where they claim to be, refused when wrong."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, tensor
+
+from spectral.jacobians.products import ProductBounds, product_bounds, stationary_rates
+from spectral.jacobians.stability import layer_gains
+from spectral.jacobians.testing import random_stack
+from spectral.jacobians.triplets import top_singular_triplets
+
+ROUNDING = 1e-9  # relative, of bounds; ratios of singular values are resolved to 1e-13
+FLOAT64 = torch.float64
+
+
+def uniform(*shape: int, seed: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
+
+
+def product(stack: Tensor) -> Tensor:
+    return functools.reduce(lambda below, layer: layer @ below, stack)
+
+
+def assert_bounded(bounds: ProductBounds, stack: Tensor) -> Tensor:
+    values = torch.linalg.svdvals(product(stack))
+    norm, ratio = values[..., 0], values[..., 1] / values[..., 0]
+    assert (norm <= bounds.ceiling * (1 + ROUNDING)).all()
+    assert (norm >= bounds.floor * (1 - ROUNDING)).all()
+    assert (ratio <= bounds.rank_one_ratio * (1 + ROUNDING) + 1e-13).all()
+    return values
+
+
+def cube(count: int, layers: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular values over two decades, alignments and gaps that crowd towards zero and one."""
+    sigma_1 = 10 ** (2 * uniform(layers, count, seed=seed) - 1)
+    shape = 2 * uniform(count, seed=seed + 1)[None] - 1
+    gap = uniform(layers, count, seed=seed + 2) ** (10**shape)
+    alignment = uniform(layers - 1, count, seed=seed + 3) ** (10 ** shape.flip(-1))
+    sign = torch.where(uniform(layers - 1, count, seed=seed + 4) < 0.5, -1.0, 1.0)
+    return sigma_1, gap * sigma_1, alignment * sign
+
+
+@pytest.mark.parametrize("kind", ["random", "reflections", "rotations"])
+def test_bounds_hold_in_ten_thousand_stacks(kind: str) -> None:
+    sigma_1, sigma_2, alignment = cube(10_000, layers=5, seed=11)
+    bounds = product_bounds(sigma_1, sigma_2, alignment)
+    assert_bounded(bounds, random_stack(sigma_1, sigma_2, alignment, width=5, kind=kind))
+    assert 0.2 < (bounds.floor > 0).double().mean() < 0.8, "both cases of the floor are met"
+
+
+law = settings(derandomize=True, deadline=None, max_examples=200)
+share = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 1e-300, 1 - 1e-16, 2**-0.5])
+
+
+@law
+@given(st.data(), st.integers(1, 6), st.integers(2, 4), st.integers(0, 2**16))
+def test_bounds_hold_for_any_stack(data: st.DataObject, layers: int, width: int, seed: int) -> None:
+    def draw(count: int, values: st.SearchStrategy[float]) -> Tensor:
+        drawn = data.draw(st.lists(values, min_size=count, max_size=count))
+        return torch.tensor(drawn, dtype=FLOAT64)
+
+    sigma_1 = draw(layers, st.floats(1e-3, 1e3))
+    sigma_2 = sigma_1 * draw(layers, share)
+    alignment = draw(layers - 1, share) * draw(layers - 1, st.sampled_from([-1.0, 1.0]))
+    kind = data.draw(st.sampled_from(["random", "reflections", "rotations"]))
+    bounds = product_bounds(sigma_1, sigma_2, alignment)
+    stack = random_stack(sigma_1, sigma_2, alignment, width, kind, seed)
+    values = torch.linalg.svdvals(product(stack))
+    assert values[0] <= bounds.ceiling * (1 + ROUNDING)
+    assert values[0] >= bounds.floor * (1 - ROUNDING)
+    resolved = values[0] > 1e-250
+    assert bounds.rank_one_ratio.isfinite()
+    assert not resolved or values[1] <= values[0] * (bounds.rank_one_ratio + 1e-12)
+    trivial = sigma_1.prod()
+    assert bounds.floor <= bounds.ceiling * (1 + ROUNDING)
+    assert bounds.ceiling <= trivial * (1 + ROUNDING), "never worse than the product of norms"
+
+
+@law
+@given(st.floats(0.01, 100), st.floats(0, 1), st.floats(0, 1))
+def test_reflections_grow_at_the_fastest_rate(largest: float, cosine: float, gap: float) -> None:
+    stack = random_stack(
+        torch.full((2,), largest, dtype=FLOAT64),
+        torch.full((2,), largest * gap, dtype=FLOAT64),
+        tensor([cosine], dtype=FLOAT64),
+        width=2,
+        kind="reflections",
+    )
+    radius = torch.linalg.eigvals(stack[1]).abs().max()
+    rates = stationary_rates(tensor(largest), tensor(cosine), tensor(gap))
+    expected = stationary_rates(*(tensor(x, dtype=FLOAT64) for x in (largest, cosine, gap)))
+    torch.testing.assert_close(radius, expected.fastest, rtol=1e-7, atol=1e-12)
+    assert rates.fastest.dtype == FLOAT64
+
+
+@law
+@given(st.floats(0.01, 100), st.floats(0.01, 0.9), st.floats(1e-3, 1))
+def test_rotations_grow_at_the_slowest_rate(largest: float, gap: float, above: float) -> None:
+    least = 2 * gap**0.5 / (1 + gap)
+    cosine = least + (1 - least) * above
+    sigma = torch.tensor([largest, largest], dtype=FLOAT64)
+    stack = random_stack(sigma, gap * sigma, tensor([cosine], dtype=FLOAT64), 2, "rotations")
+    rates = stationary_rates(sigma[0], tensor(cosine, dtype=FLOAT64), tensor(gap, dtype=FLOAT64))
+    radius = torch.linalg.eigvals(stack[1]).abs().max()
+    torch.testing.assert_close(radius, rates.slowest, rtol=1e-6, atol=1e-12)
+
+
+def test_below_the_least_alignment_rotations_have_no_leading_direction() -> None:
+    gap = 0.5
+    cosine = tensor(2 * gap**0.5 / (1 + gap) - 1e-3, dtype=FLOAT64)
+    rates = stationary_rates(tensor(1.0), cosine, tensor(gap))
+    assert rates.slowest == 0
+    sigma = torch.ones(2, dtype=FLOAT64)
+    stack = random_stack(sigma, gap * sigma, cosine[None], 2, "rotations")
+    assert torch.linalg.eigvals(stack[1]).imag.abs().max() > 0
+
+
+def test_the_corrected_condition_of_decay_and_not_the_gain_alone_decides() -> None:
+    sigma_1, cosine, gap = 3 * uniform(5000, seed=1), uniform(5000, seed=2), uniform(5000, seed=3)
+    rates = stationary_rates(sigma_1, cosine, gap)
+    gain = sigma_1 * cosine
+    decays = gain * (1 - gap) + sigma_1.square() * gap < 1
+    assert torch.equal(decays, rates.fastest < 1)
+    assert (gain[~decays] < 1).any(), "gains below one do not make a stack decay"
+    assert (gain[decays] < 1).all()
+
+
+def test_the_counterexample_to_decay_by_gain_alone() -> None:
+    """W_1 = diag(2, 1.9) and W_2 = diag(1.9, 2): gain 0, and a product of norm 3.8."""
+    stack = torch.tensor([[2, 1.9], [1.9, 2]], dtype=FLOAT64).diag_embed()
+    triplets = [top_singular_triplets(layer) for layer in stack]
+    gains = layer_gains(triplets)
+    assert gains.gain.item() < 1e-12
+    sigma = torch.stack([one.sigma for one in triplets])
+    bounds = product_bounds(sigma[:, 0], sigma[:, 1], gains.alignment)
+    torch.testing.assert_close(bounds.ceiling, tensor(3.8, dtype=FLOAT64))
+    torch.testing.assert_close(torch.linalg.matrix_norm(product(stack), 2), bounds.ceiling)
+
+
+def test_two_layers_attain_the_ceiling() -> None:
+    sigma_1, sigma_2, alignment = cube(500, layers=2, seed=5)
+    bounds = product_bounds(sigma_1, sigma_2, alignment)
+    stack = random_stack(sigma_1, sigma_2, alignment, width=2, kind="reflections")
+    torch.testing.assert_close(torch.linalg.matrix_norm(product(stack), 2), bounds.ceiling)
+
+
+def test_without_second_singular_values_gains_say_it_all() -> None:
+    sigma_1, _, alignment = cube(500, layers=6, seed=6)
+    bounds = product_bounds(sigma_1, torch.zeros_like(sigma_1), alignment)
+    norm = sigma_1[-1] * (sigma_1[:-1] * alignment.abs()).prod(0)
+    torch.testing.assert_close(bounds.ceiling, norm)
+    torch.testing.assert_close(bounds.floor, norm)
+    assert not bounds.rank_one_ratio[norm > 0].any()
+
+
+def test_one_layer_is_its_own_bound() -> None:
+    bounds = product_bounds(tensor([3.0]), tensor([1.5]), torch.zeros(0))
+    assert (bounds.ceiling, bounds.floor, bounds.rank_one_ratio) == (3, 3, 0.5)
+
+
+def test_layers_of_zeros_and_lost_alignment_give_no_nan() -> None:
+    bounds = product_bounds(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(2, 1))
+    assert (bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("sigma_1", "sigma_2", "alignment", "message"),
+    [
+        ([1.0, 1.0], [1.0], [0.0], "must have shape"),
+        ([1.0, 1.0], [1.0, 1.0], [0.0, 0.0], "must have shape"),
+        ([1.0, float("nan")], [1.0, 1.0], [0.0], "sigma_1 must be finite"),
+        ([1.0, 1.0], [1.0, 1.5], [0.0], "descending"),
+        ([1.0, 1.0], [1.0, -0.5], [0.0], "sigma_2 must be non-negative"),
+        ([1.0, 1.0], [1.0, 1.0], [1.1], "length one"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    sigma_1: list[float], sigma_2: list[float], alignment: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        product_bounds(tensor(sigma_1), tensor(sigma_2), tensor(alignment))
