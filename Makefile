@@ -13,6 +13,7 @@ SIZES ?= xs m l
 SEEDS ?= 0
 SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
+SMOKE_JACOBIANS ?= 8
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -42,7 +43,7 @@ figures: ## measure the models and draw every figure and table into figures/ (PR
 	  echo "figures/ is up to date with the code, params/$(PROFILE).yml and data/: nothing to do"; \
 	fi
 
-measure: ## only measure the models, into build/PROFILE/measure/
+measure: ## only measure the models, into build/PROFILE/
 
 test: $(ENVIRONMENT) ## check style and types, run the tests, and run every notebook on its smoke defaults
 	$(BIN)/ruff check .
@@ -109,10 +110,13 @@ $(BUILD)/rules.mk: FORCE | $(ENVIRONMENT)
 figures: $(DRAWN)
 measure: $(MEASURED)
 
-$(BUILD)/notebooks/measure-%.ipynb: | $(ENVIRONMENT)
-	@echo "measuring $*"
-	@$(EXECUTE) notebooks/measure.ipynb $@ --parameters $(BUILD)/params/measure.yml \
-	  --set model=$* --set output=../$(BUILD)/measure/$*.parquet --products $(BUILD)/measure/$*.parquet
+define MEASURING
+$(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
+	@echo "measuring $$* ($(1))"
+	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
+	  --set model=$$* --set output=../$(BUILD)/$(1)/$$*.parquet --products $(BUILD)/$(1)/$$*.parquet
+endef
+$(foreach kind,measure jacobians,$(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"
@@ -121,6 +125,9 @@ $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/measure.ipynb build/smoke/notebooks/measure-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_UTTERANCES) \
-	  --set output=../data/smoke/$*.parquet
+	  --set output=../data/smoke/measure/$*.parquet
+	@$(EXECUTE) notebooks/jacobians.ipynb build/smoke/notebooks/jacobians-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_JACOBIANS) \
+	  --set output=../data/smoke/jacobians/$*.parquet
 
 FORCE:

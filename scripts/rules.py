@@ -9,7 +9,8 @@ Reads params/<profile>.yml, the notebooks and the imports of ``spectral``, and w
 A file is rewritten only where its content changes, so that a notebook is rerun only for a change
 in its own section. Every notebook has a section, named after it. A parameter whose value lies in
 data/ makes the notebook depend on that file, or on all files of that folder; of the folder
-``ladder`` just on the models that the notebook names.
+``ladder`` just on the models that the notebook names. One whose ``results`` are the folder of a
+measuring notebook depends on that notebook's run for every model that it names.
 """
 
 import ast
@@ -23,7 +24,8 @@ from typing import Any
 
 import yaml
 
-MEASURE = "measure"
+MEASURING = ("measure", "jacobians")  # notebooks that are run once per model, and draw nothing
+RESULTS = "results"  # the parameter that says which of them a figure draws from
 PACKAGE = "spectral"
 LADDER = "ladder"
 MODEL_KEYS = ("models", "model")
@@ -71,22 +73,35 @@ def read_sections(path: Path) -> dict[str, dict[str, object]]:
 def rules(sections: Mapping[str, Section], build: Path) -> str:
     """The makefile: variables, and one rule without a recipe per executed notebook."""
     values = {name: {**defaults(name), **section} for name, section in sections.items()}
-    figures = {name: models_of(these) for name, these in values.items() if name != MEASURE}
-    models = list(dict.fromkeys(model for names in figures.values() for model in names))
-    measured = {model: executed(build, f"{MEASURE}-{model}") for model in models}
+    runs: dict[tuple[str, str], str] = {}
+    drawn = {}
+    for name in sections:
+        if name in MEASURING:
+            continue
+        kind = measured_by(name, values[name])
+        names = models_of(values[name]) if kind else []
+        needed = {(kind, model): executed(build, f"{kind}-{model}") for model in names if kind}
+        runs |= needed
+        drawn[name] = [*prerequisites(name, values[name], build), *needed.values()]
     lines = [
-        f"MODELS := {' '.join(models)}",
-        f"MEASURED := {' '.join(measured.values())}",
-        f"DRAWN := {' '.join(executed(build, name) for name in figures)}",
+        f"MEASURED := {' '.join(runs.values())}",
+        f"DRAWN := {' '.join(executed(build, name) for name in drawn)}",
     ]
-    for model in models:
-        needs = prerequisites(MEASURE, {**values[MEASURE], "model": model}, build)
-        lines.append(rule(measured[model], needs))
-    for name, names in figures.items():
-        needs = prerequisites(name, values[name], build)
-        needs += [measured[model] for model in names or models]
-        lines.append(rule(executed(build, name), needs))
+    for (kind, model), target in runs.items():
+        lines.append(rule(target, prerequisites(kind, {**values[kind], "model": model}, build)))
+    lines += [rule(executed(build, name), needs) for name, needs in drawn.items()]
     return "\n".join(lines) + "\n"
+
+
+def measured_by(name: str, values: Section) -> str | None:
+    """The measuring notebook whose rows a notebook reads; None for one that reads none."""
+    if RESULTS not in values:
+        return None
+    kind = Path(str(values[RESULTS])).name
+    if kind not in MEASURING:
+        known = ", ".join(MEASURING)
+        raise ValueError(f"{RESULTS} of {name} is {values[RESULTS]!r}; it must end in {known}")
+    return kind
 
 
 def rule(target: str, prerequisites: Iterable[str]) -> str:

@@ -1,10 +1,24 @@
-"""Spectra of a transformer's activations, and the graphs that its tokens form.
+"""Spectra of a transformer's activations, the graphs its tokens form, and its layers' Jacobians.
 
-Kernels on torch tensors: batched over any leading dimensions, on the tensor's own device, in
-float64 whatever the input. Importing this package needs torch, numpy and scipy alone.
+Kernels on torch tensors: batched over any leading dimensions, on the tensor's own device. Spectra
+and graphs are computed in float64 whatever the input, Jacobians in the dtype of the layer.
+Importing this package needs torch, numpy and scipy alone.
 """
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
+from spectral.jacobians.injections import injection, sensitivity, total_sensitivity
+from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
+from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.products import product_bounds, stationary_rates
+from spectral.jacobians.propagators import (
+    autodiff_propagators,
+    layer_operator,
+    propagator_operator,
+    propagators,
+    sublayer_propagators,
+)
+from spectral.jacobians.stability import layer_gains, symmetric_eigenvalues, unstable_dimensions
+from spectral.jacobians.triplets import top_singular_triplets
 from spectral.spectra import (
     effective_rank,
     eigenvalues,
@@ -17,13 +31,33 @@ from spectral.spectra import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attention",
+    "FeedForward",
+    "Layer",
+    "LayerNorm",
+    "LinearOperator",
     "attention_graph",
+    "autodiff_propagators",
     "effective_rank",
     "eigenvalues",
+    "function_operator",
     "graph_kirchhoff_index",
+    "injection",
     "kirchhoff_index",
+    "layer_gains",
+    "layer_operator",
+    "product_bounds",
+    "propagator_operator",
+    "propagators",
     "resolved_kirchhoff_index",
     "resolved_modes",
+    "sensitivity",
     "similarity_graph",
     "spectral_slope",
+    "stationary_rates",
+    "sublayer_propagators",
+    "symmetric_eigenvalues",
+    "top_singular_triplets",
+    "total_sensitivity",
+    "unstable_dimensions",
 ]

@@ -23,5 +23,7 @@ def test_every_kernel_is_importable_from_spectral_and_documented() -> None:
     for name in spectral.__all__:
         documentation = getattr(spectral, name).__doc__
         assert documentation is not None
+        if isinstance(getattr(spectral, name), type):
+            continue
         for part in ("Args:", "Returns:", "Raises:", "Example:"):
             assert part in documentation, f"{name} has no {part}"

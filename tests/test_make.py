@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 MEASURED = {"measure-small", "measure-large"}
+JACOBIANS = {"jacobians-small", "gains"}
 DRAWN = {"outcomes", "phase"}
+EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
     "spectral/__init__.py": "from spectral.kernels import f",
     "spectral/kernels.py": "f = 1",
@@ -25,6 +27,7 @@ FILES = {
     "spectral/unused.py": "import spectral.kernels",
     "spectral/measurement/__init__.py": "",
     "spectral/measurement/run.py": "def late():\n    from spectral import reading",
+    "spectral/measurement/jacobians.py": "",
     "spectral/figures/__init__.py": "",
     "spectral/figures/style.py": "",
     "spectral/figures/phase.py": "import spectral.figures.style",
@@ -38,17 +41,26 @@ FILES = {
     "figures/README.md": "",
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
-outcomes: &shared {models: [small, large], seed: 0}
+jacobians: {ladder: ../data/ladder}
+outcomes: &shared {results: ../build/ladder/measure, models: [small, large], seed: 0}
 phase: *shared
+gains: {results: ../build/ladder/jacobians, models: [small]}
+proof: {seed: 0}
 """,
 }
 NOTEBOOKS = {
     "measure": ('model = "small"', "from spectral.measurement.run import late"),
-    "outcomes": ("models = []\nseed = 1", "%matplotlib inline\nimport spectral.figures.outcomes"),
+    "jacobians": ('model = "small"', "import spectral.measurement.jacobians"),
+    "outcomes": (
+        'results = ""\nmodels = []\nseed = 1',
+        "%matplotlib inline\nimport spectral.figures.outcomes",
+    ),
     "phase": (
-        'models = []\nseed = 1\ntable = "../data/published.csv"',
+        'results = ""\nmodels = []\nseed = 1\ntable = "../data/published.csv"',
         "import spectral.figures.phase",
     ),
+    "gains": ('results = ""\nmodels = []', ""),
+    "proof": ("seed = 1", ""),
 }
 
 
@@ -71,8 +83,8 @@ def project(tmp_path: Path) -> Path:
     shutil.copy(tmp_path / "requirements.lock", tmp_path / ".venv")
     executed = tmp_path / "build" / "ladder" / "notebooks"
     executed.mkdir(parents=True)
-    assert _stale(tmp_path) == MEASURED | DRAWN
-    for name in [*MEASURED, *DRAWN]:
+    assert _stale(tmp_path) == EVERYTHING
+    for name in sorted(EVERYTHING, key=lambda name: "-" not in name):  # what is measured first
         product = tmp_path / "figures" / f"{name}.png"
         product.touch()
         (executed / f"{name}.ipynb").touch()
@@ -90,7 +102,12 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "stale"),
     [
-        ("spectral/kernels.py", MEASURED | DRAWN),
+        ("spectral/kernels.py", EVERYTHING - {"proof"}),
+        ("spectral/measurement/jacobians.py", JACOBIANS),
+        ("notebooks/jacobians.ipynb", JACOBIANS),
+        ("notebooks/gains.ipynb", {"gains"}),
+        ("notebooks/proof.ipynb", {"proof"}),
+        ("data/ladder/small/SHA256SUMS", {"measure-small"} | DRAWN | JACOBIANS),
         ("spectral/measurement/run.py", MEASURED | DRAWN),
         ("spectral/reading.py", MEASURED | DRAWN),
         ("spectral/figures/style.py", DRAWN),
@@ -116,8 +133,12 @@ def test_a_change_reruns_just_what_depends_on_it(
 @pytest.mark.parametrize(
     ("old", "new", "stale"),
     [
-        ("phase: *shared", "phase: {models: [small, large], seed: 2}", {"phase"}),
-        ("seed: 0", "seed: 3", DRAWN),
+        (
+            "phase: *shared",
+            "phase: {results: ../build/ladder/measure, models: [small, large], seed: 2}",
+            {"phase"},
+        ),
+        ("seed: 0}\nphase", "seed: 3}\nphase", DRAWN),
         ("../data/corpus,", "../data/corpus, batch: 2,", MEASURED | DRAWN),
         ("measure:", "# a comment\nmeasure:", set()),
         ("[small, large]", "[small]", DRAWN),
@@ -130,6 +151,14 @@ def test_parameters_rerun_only_the_notebooks_whose_section_changed(
     time.sleep(0.02)
     path.write_text(path.read_text().replace(old, new))
     assert _stale(project) == stale
+
+
+def test_results_that_nothing_measures_are_refused(project: Path) -> None:
+    path = project / "params" / "ladder.yml"
+    path.write_text(path.read_text().replace("ladder/jacobians", "ladder/jacobian"))
+    run = _make(project, "figures")
+    assert run.returncode == 2
+    assert "results of gains is '../build/ladder/jacobian'; it must end in" in run.stderr
 
 
 def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None:
@@ -183,6 +212,7 @@ import sys
 sys.path.insert(0, "scripts")
 import rules
 print(*rules.modules(rules.imports(rules.notebook_code(rules.Path("notebooks/measure.ipynb")))))
+print(*rules.modules(rules.imports(rules.notebook_code(rules.Path("notebooks/jacobians.ipynb")))))
 """
     command = [sys.executable, "-c", script]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

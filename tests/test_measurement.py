@@ -21,14 +21,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from spectral.measurement import rows as rows_module
 from spectral.measurement import run as run_module
+from spectral.measurement import spectra as spectra_module
 from spectral.measurement import store
 from spectral.measurement.provenance import fingerprint
-from spectral.measurement.rows import batch_rows
-from spectral.measurement.run import Summary, measure
-from spectral.measurement.settings import Settings
-from spectral.measurement.store import SCHEMA, merge, read, read_meta, write
+from spectral.measurement.run import Summary
+from spectral.measurement.schemas import SPECTRA
+from spectral.measurement.settings import SpectralSettings
+from spectral.measurement.spectra import measure_spectra, spectral_rows
+from spectral.measurement.store import merge, read, read_meta, write
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from spectral.models.decoding import Transcript, greedy
 from spectral.models.ladder import write_checksums
@@ -45,8 +46,10 @@ LAYERS = 2
 
 
 @pytest.fixture(scope="module")
-def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(
+def settings(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SpectralSettings:
+    return SpectralSettings(
         model="tiny-0",
         ladder=ladder,
         corpus=speech,
@@ -62,8 +65,8 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def summary(settings: Settings) -> Summary:
-    return measure(settings)
+def summary(settings: SpectralSettings) -> Summary:
+    return measure_spectra(settings)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +75,13 @@ def table(summary: Summary) -> pd.DataFrame:
 
 
 @pytest.fixture
-def few(settings: Settings, tmp_path: Path) -> Settings:
+def few(settings: SpectralSettings, tmp_path: Path) -> SpectralSettings:
     """Four utterances in two batches: enough to be killed between."""
     return replace(settings, output=tmp_path / "few.parquet", batch=2, utterances=4)
 
 
 @pytest.fixture
-def damaged(settings: Settings, tmp_path: Path) -> Settings:
+def damaged(settings: SpectralSettings, tmp_path: Path) -> SpectralSettings:
     """All utterances of a copy of the corpus, to be damaged."""
     shutil.copytree(settings.corpus, tmp_path / "corpus")
     return replace(settings, corpus=tmp_path / "corpus", output=tmp_path / "damaged.parquet")
@@ -86,7 +89,7 @@ def damaged(settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def decoded(
-    settings: Settings, tiny: SpeechModel, summary: Summary
+    settings: SpectralSettings, tiny: SpeechModel, summary: Summary
 ) -> dict[str, tuple[list[Mixture], list[Transcript], Recording]]:
     """Every utterance under every condition, decoded and captured once more in one batch."""
     corpus = find_utterances(settings.corpus).utterances
@@ -122,8 +125,8 @@ def test_there_is_one_row_per_utterance_condition_match_component_layer_and_mode
 
 def test_the_file_has_the_schema_and_no_empty_cells_but_alphas(summary: Summary) -> None:
     found = pq.read_table(summary.output)
-    assert found.schema.remove_metadata().equals(SCHEMA)
-    for name in SCHEMA.names:
+    assert found.schema.remove_metadata().equals(SPECTRA)
+    for name in SPECTRA.names:
         assert found[name].null_count == 0, name
 
 
@@ -277,9 +280,9 @@ def test_text_columns_say_who_spoke_and_how_wrong_the_transcript_is(
 
 
 def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utterances(
-    table: pd.DataFrame, few: Settings
+    table: pd.DataFrame, few: SpectralSettings
 ) -> None:
-    part = read([measure(few).output]).set_index(KEY).sort_index()
+    part = read([measure_spectra(few).output]).set_index(KEY).sort_index()
     whole = table.set_index(KEY).loc[part.index]
     assert len(set(part.reset_index().utterance)) == 4
     for name in part.columns:
@@ -292,15 +295,17 @@ def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utteran
             assert part[name].map(str).equals(whole[name].map(str)), name
 
 
-def test_a_part_of_the_corpus_is_spread_over_its_speakers(few: Settings) -> None:
-    chosen = read([measure(replace(few, utterances=3)).output])
+def test_a_part_of_the_corpus_is_spread_over_its_speakers(few: SpectralSettings) -> None:
+    chosen = read([measure_spectra(replace(few, utterances=3)).output])
     assert chosen.speaker.nunique() == 3
 
 
 # --- provenance ---------------------------------------------------------------------------------
 
 
-def test_the_file_says_where_its_numbers_come_from(settings: Settings, summary: Summary) -> None:
+def test_the_file_says_where_its_numbers_come_from(
+    settings: SpectralSettings, summary: Summary
+) -> None:
     meta = read_meta(summary.output)
     parameters = json.loads(str(meta["parameters"]))
     assert parameters["modes"] == list(MODES)
@@ -315,9 +320,9 @@ def test_the_file_says_where_its_numbers_come_from(settings: Settings, summary: 
 
 
 def test_the_fingerprint_changes_with_settings_weights_and_speech_but_not_with_paths(
-    damaged: Settings, settings: Settings, tmp_path: Path
+    damaged: SpectralSettings, settings: SpectralSettings, tmp_path: Path
 ) -> None:
-    def of(values: Settings) -> str:
+    def of(values: SpectralSettings) -> str:
         return fingerprint(values, find_utterances(values.corpus).utterances)
 
     first = of(settings)
@@ -356,37 +361,37 @@ def failing_from(
 
 
 def test_a_run_stopped_half_way_goes_on_to_the_same_bytes_without_redoing_what_is_done(
-    few: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: SpectralSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped, _ = failing_from(2, KeyboardInterrupt(), batch_rows)
-    monkeypatch.setattr(run_module, "batch_rows", stopped)
+    stopped, _ = failing_from(2, KeyboardInterrupt(), spectral_rows)
+    monkeypatch.setattr(spectra_module, "spectral_rows", stopped)
     with pytest.raises(KeyboardInterrupt):
-        measure(few)
+        measure_spectra(few)
     assert not few.output.exists()
     assert [part.name for part in sorted((tmp_path / "few.parts").iterdir())] == ["00000.parquet"]
 
-    counted, calls = failing_from(99, KeyboardInterrupt(), batch_rows)
-    monkeypatch.setattr(run_module, "batch_rows", counted)
-    summary = measure(few)
+    counted, calls = failing_from(99, KeyboardInterrupt(), spectral_rows)
+    monkeypatch.setattr(spectra_module, "spectral_rows", counted)
+    summary = measure_spectra(few)
     assert len(calls) == 1
     assert (summary.measured, summary.resumed) == (4, 2)
     assert "4 utterances measured (2 of them earlier), 0 skipped" in str(summary)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.parquet"]
 
     monkeypatch.undo()
-    whole = measure(replace(few, output=tmp_path / "whole.parquet"))
+    whole = measure_spectra(replace(few, output=tmp_path / "whole.parquet"))
     assert whole.output.read_bytes() == few.output.read_bytes()
 
 
 def test_a_run_killed_in_the_middle_of_writing_a_part_goes_on_to_the_same_bytes(
-    few: Settings, tmp_path: Path
+    few: SpectralSettings, tmp_path: Path
 ) -> None:
     script = """
 import os, signal, sys
 import torch
 import pyarrow.parquet as pq
-from spectral.measurement.run import measure
-from spectral.measurement.settings import Settings
+from spectral.measurement.spectra import measure_spectra
+from spectral.measurement.settings import SpectralSettings
 torch.set_num_threads(1)
 real, calls = pq.write_table, []
 def killed(table, path, **options):
@@ -396,7 +401,7 @@ def killed(table, path, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     real(table, path, **options)
 pq.write_table = killed
-measure(Settings(**eval(sys.argv[1])))
+measure_spectra(SpectralSettings(**eval(sys.argv[1])))
 """
     values = {field.name: getattr(few, field.name) for field in fields(few)}
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
@@ -410,38 +415,38 @@ measure(Settings(**eval(sys.argv[1])))
     assert run.returncode == -signal.SIGKILL, run.stderr
     parts = sorted(path.name for path in (tmp_path / "few.parts").iterdir())
     assert parts == ["00000.parquet", "00001.parquet.part"]
-    assert measure(few).resumed == 2
-    whole = measure(replace(few, output=tmp_path / "whole.parquet"))
+    assert measure_spectra(few).resumed == 2
+    whole = measure_spectra(replace(few, output=tmp_path / "whole.parquet"))
     assert whole.output.read_bytes() == few.output.read_bytes()
 
 
-def interrupted(values: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+def interrupted(values: SpectralSettings, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of parts of a run that was stopped before its second batch."""
     with monkeypatch.context() as patch:
-        stopped, _ = failing_from(2, KeyboardInterrupt(), batch_rows)
-        patch.setattr(run_module, "batch_rows", stopped)
+        stopped, _ = failing_from(2, KeyboardInterrupt(), spectral_rows)
+        patch.setattr(spectra_module, "spectral_rows", stopped)
         with pytest.raises(KeyboardInterrupt):
-            measure(values)
+            measure_spectra(values)
     return values.output.with_suffix(".parts")
 
 
 def test_parts_of_other_settings_are_discarded(
-    few: Settings, monkeypatch: pytest.MonkeyPatch
+    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = interrupted(few, monkeypatch)
     assert list(parts.iterdir())
-    other = measure(replace(few, seed=8))
+    other = measure_spectra(replace(few, seed=8))
     assert other.resumed == 0
     assert json.loads(str(read_meta(other.output)["parameters"]))["seed"] == 8
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", None])
 def test_a_part_that_is_cut_short_is_measured_again(
-    few: Settings, monkeypatch: pytest.MonkeyPatch, data: bytes | None
+    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch, data: bytes | None
 ) -> None:
     (part,) = interrupted(few, monkeypatch).iterdir()
     part.write_bytes(part.read_bytes()[:-100] if data is None else data)
-    summary = measure(few)
+    summary = measure_spectra(few)
     assert (summary.measured, summary.resumed) == (4, 0)
     assert read([summary.output]).utterance.nunique() == 4
 
@@ -451,7 +456,7 @@ def test_a_part_that_is_cut_short_is_measured_again(
 
 @pytest.mark.parametrize("write_number", [2, 3])
 def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
-    few: Settings, monkeypatch: pytest.MonkeyPatch, write_number: int
+    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch, write_number: int
 ) -> None:
     """At the second part, and at the merged file, which is the third to be written."""
     few.output.write_bytes(b"an older measurement")
@@ -460,14 +465,14 @@ def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(store.pq, "write_table", write_table)
         with pytest.raises(OSError, match=r"No space left.*free some space and run") as caught:
-            measure(few)
+            measure_spectra(few)
     parts = few.output.with_suffix(".parts")
     target = few.output if write_number == 3 else parts / "00001.parquet"
     assert str(caught.value).startswith(f"{target}: cannot be written")
     assert "\n" not in str(caught.value)
     assert few.output.read_bytes() == b"an older measurement"
     assert sorted(path.suffix for path in parts.iterdir()) == [".parquet"] * (write_number - 1)
-    summary = measure(few)
+    summary = measure_spectra(few)
     assert (summary.measured, summary.resumed) == (4, 2 * (write_number - 1))
 
 
@@ -493,18 +498,18 @@ def test_an_output_folder_that_cannot_be_made_is_told_with_its_path(tmp_path: Pa
 # --- bad speech ---------------------------------------------------------------------------------
 
 
-def flac(settings: Settings, name: str) -> Path:
+def flac(settings: SpectralSettings, name: str) -> Path:
     return settings.corpus / name.split("-")[0] / "1" / f"{name}.flac"
 
 
-def spoil(settings: Settings, names: Iterable[str]) -> None:
+def spoil(settings: SpectralSettings, names: Iterable[str]) -> None:
     for name in names:
         path = flac(settings, name)
         path.write_bytes(path.read_bytes()[:-100])
 
 
 def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_as_before(
-    damaged: Settings, table: pd.DataFrame
+    damaged: SpectralSettings, table: pd.DataFrame
 ) -> None:
     """Their speakers still interfere with others, through their other utterance."""
     spoil(damaged, ["3-1-0000"])
@@ -515,7 +520,7 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
     first, *others = transcript.read_text().splitlines(keepends=True)
     transcript.write_text(first.split()[0] + "\n" + "".join(others))
 
-    summary = measure(damaged)
+    summary = measure_spectra(damaged)
     reasons = {
         "3-1-0000": "fetch it again",
         "5-1-0001": "no such file",
@@ -542,46 +547,46 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
     assert (clean.transcript == before.transcript).all()
 
 
-def test_a_batch_without_one_usable_utterance_adds_no_rows(damaged: Settings) -> None:
+def test_a_batch_without_one_usable_utterance_adds_no_rows(damaged: SpectralSettings) -> None:
     spoil(damaged, ["1-1-0000", "1-1-0001"])
-    summary = measure(replace(damaged, batch=2))
+    summary = measure_spectra(replace(damaged, batch=2))
     assert summary.skipped.keys() == {"1-1-0000", "1-1-0001"}
     assert read([summary.output]).utterance.nunique() == summary.measured == 12
 
 
 def test_skipped_utterances_are_still_reported_after_a_resumed_run(
-    damaged: Settings, monkeypatch: pytest.MonkeyPatch
+    damaged: SpectralSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(damaged, ["1-1-0000"])
     values = replace(damaged, batch=3)
     interrupted(values, monkeypatch)
-    summary = measure(values)
+    summary = measure_spectra(values)
     assert summary.skipped.keys() == {"1-1-0000"}
     assert (summary.measured, summary.resumed) == (13, 2)
 
 
 def test_nothing_usable_at_all_is_an_error_with_the_first_reason_and_no_file(
-    damaged: Settings,
+    damaged: SpectralSettings,
 ) -> None:
     spoil(damaged, [u.id for u in find_utterances(damaged.corpus).utterances])
     with pytest.raises(RuntimeError, match=r"no usable utterance; the first: .*1-1-0000\.flac: "):
-        measure(damaged)
+        measure_spectra(damaged)
     assert not damaged.output.exists()
 
 
 def test_a_corpus_of_too_few_speakers_for_the_mix_is_an_error_that_names_the_number(
-    damaged: Settings,
+    damaged: SpectralSettings,
 ) -> None:
     for speaker in (6, 7):
         shutil.rmtree(damaged.corpus / str(speaker))
     with pytest.raises(ValueError, match=r"5 interferers .* the corpus has 4") as caught:
-        measure(damaged)
+        measure_spectra(damaged)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_model_is_an_error_before_anything_is_written(few: Settings) -> None:
+def test_an_unknown_model_is_an_error_before_anything_is_written(few: SpectralSettings) -> None:
     with pytest.raises(FileNotFoundError, match="no model 'huge'; there are: tiny-0"):
-        measure(replace(few, model="huge"))
+        measure_spectra(replace(few, model="huge"))
     assert not few.output.with_suffix(".parts").exists()
 
 
@@ -589,7 +594,7 @@ def test_an_unknown_model_is_an_error_before_anything_is_written(few: Settings) 
 
 
 @pytest.fixture
-def mixtures(settings: Settings) -> list[Mixture]:
+def mixtures(settings: SpectralSettings) -> list[Mixture]:
     return [Mixture.of(u, read_wave(u)) for u in find_utterances(settings.corpus).utterances[:4]]
 
 
@@ -611,14 +616,14 @@ def answering(model: SpeechModel, lengths: list[int], monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("lengths", [[0, 1, 2, 9], [0, 0, 0, 0], [1, 1, 1, 1]])
 def test_answers_of_no_one_and_two_tokens_have_the_spectra_that_the_definitions_give(
     tiny: SpeechModel,
-    settings: Settings,
+    settings: SpectralSettings,
     mixtures: list[Mixture],
     monkeypatch: pytest.MonkeyPatch,
     lengths: list[int],
 ) -> None:
     answering(tiny, lengths, monkeypatch)
     rows = pd.DataFrame(
-        batch_rows(tiny, {"clean": mixtures}, replace(settings, conditions=("clean",)))
+        spectral_rows(tiny, {"clean": mixtures}, replace(settings, conditions=("clean",)))
     )
     for mixture, length in zip(mixtures, lengths, strict=True):
         own = rows[rows.utterance == mixture.target.id]
@@ -641,20 +646,20 @@ def test_answers_of_no_one_and_two_tokens_have_the_spectra_that_the_definitions_
 
 def test_rows_of_empty_answers_can_be_written_and_read(
     tiny: SpeechModel,
-    settings: Settings,
+    settings: SpectralSettings,
     mixtures: list[Mixture],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answering(tiny, [0, 0, 0, 0], monkeypatch)
-    rows = batch_rows(tiny, {"clean": mixtures, "noise": mixtures}, settings)
+    rows = spectral_rows(tiny, {"clean": mixtures, "noise": mixtures}, settings)
     write(rows, tmp_path / "empty.parquet", {})
     assert set(read([tmp_path / "empty.parquet"]).tokens) == {0}
 
 
 def test_nan_activations_are_an_error_and_no_row(
     tiny: SpeechModel,
-    settings: Settings,
+    settings: SpectralSettings,
     mixtures: list[Mixture],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -668,11 +673,11 @@ def test_nan_activations_are_an_error_and_no_row(
 
     monkeypatch.setattr(Recording, "rows", poisoned)
     with pytest.raises(ValueError, match="activations must be finite, got nan"):
-        batch_rows(tiny, {"clean": mixtures}, settings)
+        spectral_rows(tiny, {"clean": mixtures}, settings)
 
 
 def test_nan_weights_are_an_error_that_names_the_model(
-    ladder: Path, few: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ladder: Path, few: SpectralSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = run_module.load
 
@@ -684,14 +689,16 @@ def test_nan_weights_are_an_error_that_names_the_model(
 
     monkeypatch.setattr(run_module, "load", broken)
     with pytest.raises(ValueError, match="tiny-0: its logits are NaN"):
-        measure(few)
+        measure_spectra(few)
     assert not few.output.exists()
 
 
 # --- settings -----------------------------------------------------------------------------------
 
 
-def test_settings_take_lists_and_texts_as_notebooks_and_yaml_have_them(settings: Settings) -> None:
+def test_settings_take_lists_and_texts_as_notebooks_and_yaml_have_them(
+    settings: SpectralSettings,
+) -> None:
     plain = replace(
         settings,
         conditions=["clean", "hell"],  # type: ignore[arg-type]
@@ -725,7 +732,7 @@ def test_settings_take_lists_and_texts_as_notebooks_and_yaml_have_them(settings:
     ],
 )
 def test_a_setting_that_makes_no_sense_is_an_error_with_its_name_and_value(
-    settings: Settings, change: dict[str, Any], message: str
+    settings: SpectralSettings, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(settings, **change)
@@ -776,12 +783,12 @@ def test_merging_keeps_every_row_in_order(
 
 
 def test_a_batch_has_the_rows_of_its_conditions_and_no_others(
-    tiny: SpeechModel, settings: Settings, mixtures: list[Mixture]
+    tiny: SpeechModel, settings: SpectralSettings, mixtures: list[Mixture]
 ) -> None:
     """Every condition is matched with clean, and clean with each; others not with each other."""
     names = ("clean", "noise", "stretch")
     batch = {name: mixtures[:1] for name in names}
-    rows = rows_module.batch_rows(tiny, batch, replace(settings, conditions=names))
+    rows = spectral_rows(tiny, batch, replace(settings, conditions=names))
     pairs = {(row["condition"], row["matched_with"]) for row in rows}
     partners = {("noise", "clean"), ("stretch", "clean"), ("clean", "noise"), ("clean", "stretch")}
     assert pairs == partners | {(name, "") for name in names}

@@ -1,4 +1,4 @@
-"""Bounds on products of layers: never violated, attained where they claim to be, refused when wrong."""
+"""Bounds on products of layers: never violated, attained where claimed, refused when wrong."""
 
 import functools
 

@@ -664,7 +664,6 @@ def test_sentences_to_train_on_hold_no_held_out_pair(small: Material) -> None:
     assert heard_pairs("sentences", small) == []
 
 
-@pytest.mark.xfail(strict=True, reason="random words are drawn without a look at the pairs")
 @pytest.mark.parametrize("kind", ["words", "jumbles"])
 def test_random_words_to_train_on_hold_no_held_out_pair(small: Material, kind: str) -> None:
     assert heard_pairs(kind, small) == []

@@ -12,7 +12,7 @@ small tensors.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,6 +84,23 @@ class ContextJacobian:
         """
         squares: Tensor = torch.linalg.eigvalsh(self.gram())
         return squares.flip(-1).clamp(min=0).sqrt()
+
+    def norm(self) -> Tensor:
+        """Frobenius norm of J, shape ``(*batch, T)``; as many operations as :meth:`frame_norms`."""
+        return self.frame_norms().norm(dim=-1)
+
+    def through(self, heads: slice) -> "ContextJacobian":
+        """The part of J through some of its N heads: those of one layer, say."""
+        ways = torch.unflatten(self.ways, -1, (self.keys.shape[2], -1))[..., heads, :].flatten(-2)
+        return replace(
+            self,
+            ways=ways,
+            weights=self.weights[:, :, heads],
+            values=self.values[:, heads],
+            outputs=self.outputs[:, :, heads],
+            keys=self.keys[:, :, heads],
+            value_weights=self.value_weights[heads],
+        )
 
     def _blocks(self) -> Iterator[tuple[int, slice]]:
         items, tokens = self.ways.shape[:2]

@@ -29,9 +29,26 @@ def injection(
     tokens: slice = ALL,
     chunk: int | None = None,
 ) -> ContextJacobian:
-    """G_l = df_l/dc of one layer: :func:`sensitivity` of it alone, arguments and errors likewise.
+    """G_l = df_l/dc of one layer: :func:`sensitivity` of it alone.
 
     6 D^3 multiply-adds per token.
+
+    Args:
+        layer: A decoder layer.
+        hidden: The residual stream before it, ``(*batch, tokens, width)``.
+        context, mask, tokens, chunk: As for :func:`sensitivity`.
+
+    Returns:
+        G_l in factors, ``(*batch, tokens)`` matrices of D x (S C).
+
+    Raises:
+        ValueError: As :func:`sensitivity`.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layer = random_layer(width=8, heads=2)
+        >>> injection(layer, torch.ones(5, 8), torch.ones(20, 8)).frame_norms().shape
+        torch.Size([5, 20])
     """
     return sensitivity([layer], [hidden], context, mask, tokens, chunk)
 
@@ -60,9 +77,19 @@ def sensitivity(
         tokens: Which tokens to return; keys and values come from all that are given.
         chunk: How many tokens are worked on at a time; by default as many as suit the device.
 
+    Returns:
+        J_L in factors, ``(*batch, tokens)`` matrices of D x (S C).
+
     Raises:
         ValueError: As :func:`spectral.jacobians.propagators.propagators` does, for no layers or
             another number of hidden states, and for a layer without cross-attention.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layers = [random_layer(width=8, heads=2, seed=seed) for seed in (0, 1)]
+        >>> hidden = [torch.ones(5, 8), torch.ones(5, 8)]
+        >>> sensitivity(layers, hidden, torch.ones(20, 8)).singular_values().shape
+        torch.Size([5, 8])
     """
     if not layers or len(layers) != len(hidden):
         raise ValueError(
@@ -106,7 +133,16 @@ def total_sensitivity(
         tokens: Whose last hidden states; one (``slice(t, t + 1)``) for its own Jacobian.
 
     Returns:
-        Shape ``(*batch, T D, S C)`` for T tokens.
+        An operator of shape ``(*batch, T D, S C)`` for T tokens.
+
+    Raises:
+        ValueError: As :func:`spectral.jacobians.propagators.propagators` does.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layers = [random_layer(width=8, heads=2, seed=seed) for seed in (0, 1)]
+        >>> total_sensitivity(layers, torch.ones(5, 8), torch.ones(20, 8), slice(4, 5)).shape
+        torch.Size([8, 160])
     """
     hidden, source, _ = checked(layers[0], hidden, context, None)
     assert source is not None

@@ -105,6 +105,11 @@ def function_operator(
 
     Raises:
         ValueError: If the leading dimensions of the output are not those of the point.
+
+    Example:
+        >>> squares = function_operator(torch.square, torch.tensor([1.0, 2.0]))
+        >>> squares.matmat(torch.ones(2, 1)).T
+        tensor([[2., 4.]])
     """
     batch_dims = whole_number(batch_dims, "batch_dims", least=0)
     point = point.detach()

@@ -47,7 +47,8 @@ def product_bounds(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> Produ
 
     where :math:`(p_l, q_l) = (\sigma_{1,l}, \sigma_{2,l})` for the lowest and the highest layer and
     :math:`(\sqrt{\sigma_{1,l}}, \sqrt{\sigma_{2,l}})` for those between. Two layers may attain it;
-    for :math:`\xi = 0` it is :math:`\sigma_{1,L} \prod \rho_l`, attained. Floor and ratio: the angle between the image of v_1 and the next layer's v_1 is at most :math:`t_{l+1}`, with
+    for :math:`\xi = 0` it is :math:`\sigma_{1,L} \prod \rho_l`, attained. Floor and ratio: the
+    angle between the image of v_1 and the next layer's v_1 is at most :math:`t_{l+1}`, with
 
     .. math:: t_{l+1} = \arccos c + \arctan(\xi_l \tan t_l), \quad t_1 = 0, \qquad
         f_{l+1} = c - s\, \xi_l \tan t_l
@@ -111,10 +112,13 @@ def stationary_rates(sigma_1: Tensor, alignment: Tensor, gap: Tensor) -> Station
     decide nothing.
 
     Args:
-        sigma_1, alignment, gap: Of one broadcastable shape.
+        sigma_1: The largest singular value of every layer, of a shape that broadcasts with the
+            others'.
+        alignment: kappa of successive layers, of either sign.
+        gap: xi of every layer.
 
     Returns:
-        Two tensors of that shape, float64.
+        Two tensors of the common shape, float64.
 
     Raises:
         ValueError: As :func:`product_bounds`.
@@ -124,12 +128,12 @@ def stationary_rates(sigma_1: Tensor, alignment: Tensor, gap: Tensor) -> Station
         >>> stationary_rates(tensor(2.0), tensor(0.0), tensor(0.95)).fastest
         tensor(1.9494, dtype=torch.float64)
     """
-    values = torch.broadcast_tensors(sigma_1, gap, alignment)
-    ones = [torch.as_tensor(value)[None] for value in values]
-    largest, second, cosine = _checked(
-        torch.cat([ones[0], ones[0]]), torch.cat([ones[0] * ones[1]] * 2), ones[2]
+    shape = (sigma_1 + alignment + gap).shape
+    largest, next_one, between = (
+        values.expand(shape) for values in (sigma_1, sigma_1 * gap, alignment)
     )
-    first, second, cosine = largest[0], second[0], cosine[0]
+    pair = torch.stack([largest, largest]), torch.stack([next_one, next_one])
+    first, second, cosine = (values[0] for values in _checked(*pair, between[None]))
     roots = torch.stack([first, second], -1).sqrt()
     fastest = _step_norm(roots, roots, cosine)
     total = cosine * (first + second)

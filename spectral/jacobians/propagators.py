@@ -73,6 +73,12 @@ def propagators(
         ValueError: For hidden states or a context of another shape, dtype or device than the layer
             calls for, a context that is missing or not called for, NaN or infinity in a real token,
             a mask of another shape, dtype or device, or a chunk below 1.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layer = random_layer(width=8, heads=2)
+        >>> propagators(layer, torch.ones(5, 8), context=torch.ones(20, 8)).shape
+        torch.Size([5, 8, 8])
     """
     point = linearise(layer, hidden, context, mask, tokens, chunk)
     return point.assemble(lambda parts: _product([part.transposed() for part in parts]))
@@ -86,9 +92,24 @@ def sublayer_propagators(
     tokens: slice = ALL,
     chunk: int | None = None,
 ) -> SubLayerJacobians:
-    """The factors of :func:`propagators` less their identities; same arguments and errors.
+    """The factors of :func:`propagators` less their identities.
 
     6 D^3 multiply-adds per token (5 without cross-attention).
+
+    Args:
+        layer, hidden, context, mask, tokens, chunk: As for :func:`propagators`.
+
+    Returns:
+        Each factor ``(*batch, tokens, width, width)``.
+
+    Raises:
+        ValueError: As :func:`propagators`.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layer = random_layer(width=8, heads=2)
+        >>> sublayer_propagators(layer, torch.ones(5, 8), torch.ones(20, 8)).ffn.shape
+        torch.Size([5, 8, 8])
     """
     point = linearise(layer, hidden, context, mask, tokens, chunk)
     dense = [point.assemble(_transposed(i)) for i in range(len(point.parts))]
@@ -103,13 +124,26 @@ def propagator_operator(
     tokens: slice = ALL,
     chunk: int | None = None,
 ) -> LinearOperator:
-    """W V and W' U at every token, without W; same arguments and errors as :func:`propagators`.
+    """W V and W' U at every token, without W.
 
     13 D^2 + 2 d D multiply-adds per vector (11 D^2 without cross-attention), the weights read once
     for all tokens and vectors; S d D per token once.
 
+    Args:
+        layer, hidden, context, mask, tokens, chunk: As for :func:`propagators`.
+
     Returns:
-        Shape ``(*batch, tokens, width, width)``.
+        An operator of shape ``(*batch, tokens, width, width)``.
+
+    Raises:
+        ValueError: As :func:`propagators`.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layer = random_layer(width=8, heads=2)
+        >>> operator = propagator_operator(layer, torch.ones(5, 8), torch.ones(20, 8))
+        >>> operator.matmat(torch.ones(5, 8, 1)).shape
+        torch.Size([5, 8, 1])
     """
     return linearise(layer, hidden, context, mask, tokens, chunk).operator()
 
@@ -117,8 +151,24 @@ def propagator_operator(
 def layer_operator(layer: Layer, hidden: Tensor, context: Tensor | None = None) -> LinearOperator:
     """The whole Jacobian of a layer, every token's output by every token's input, matrix-free.
 
-    Shape ``(*batch, T D, T D)`` for hidden states ``(*batch, T, D)``; each product is a jvp or vjp
-    of :func:`spectral.jacobians.layers.forward`.
+    Each product is a jvp or vjp of :func:`spectral.jacobians.layers.forward`.
+
+    Args:
+        layer: The layer's weights.
+        hidden: Shape ``(*batch, tokens, width)``.
+        context: Shape ``(*batch, frames, source width)``; None without cross-attention.
+
+    Returns:
+        An operator of shape ``(*batch, T D, T D)`` for T tokens.
+
+    Raises:
+        ValueError: As :func:`propagators`.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layer = random_layer(width=8, heads=2, cross_attention=False, causal=False)
+        >>> layer_operator(layer, torch.ones(5, 8)).shape
+        torch.Size([40, 40])
     """
     hidden, context, _ = checked(layer, hidden, context, None)
     return function_operator(lambda h: forward(layer, h, context), hidden, hidden.ndim - 2)
@@ -138,6 +188,14 @@ def autodiff_propagators(
 
     Returns:
         Shape ``(tokens, width, width)``.
+
+    Raises:
+        RuntimeError: Where torch cannot differentiate the function.
+
+    Example:
+        >>> autodiff_propagators(lambda rows: 2 * rows, torch.ones(3, 2))[0]
+        tensor([[2., 0.],
+                [0., 2.]])
     """
 
     def at(token: int) -> Callable[[Tensor], Tensor]:

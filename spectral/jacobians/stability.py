@@ -29,6 +29,9 @@ def layer_gains(triplets: Sequence[SingularTriplets]) -> LayerGains:
         triplets: One per layer, from the lowest to the highest, of two triplets or more each and
             of one batch shape and width.
 
+    Returns:
+        Gains and alignments, one fewer than layers, and gaps.
+
     Raises:
         ValueError: For no layers, fewer than two triplets, or shapes that differ.
 

@@ -73,6 +73,9 @@ def top_singular_triplets(
         limit: Most basis vectors. At min(rows, columns) of them the result is exact.
         seed: Of the random start, which is the same for every matrix of the batch.
 
+    Returns:
+        The triplets with their residuals, and whether each matrix of the batch converged.
+
     Raises:
         ValueError: For k below 1 or above min(rows, columns), a block below k, a limit below the
             block, a tolerance that is not positive, another dtype, or products that are not finite.

@@ -16,7 +16,7 @@ from spectral.speech.corpus import Utterance
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "librosa", "jiwer", "pyarrow")
 _CODE = (
     "spectra.py", "graphs.py", "_validation.py", "speech/*.py", "stress/*.py", "models/*.py",
-    "measurement/*.py",
+    "measurement/*.py", "jacobians/*.py",
 )  # fmt: skip
 """The files of the package that decide a measured number."""
 

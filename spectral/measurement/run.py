@@ -1,20 +1,26 @@
 """Measure one model on a corpus: batches of utterances, each kept as soon as it is done."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from spectral.measurement.provenance import fingerprint, provenance
-from spectral.measurement.rows import batch_rows
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
+from spectral.measurement.texts import Row
 from spectral.models.loading import choose_device, load
+from spectral.models.view import SpeechModel
 from spectral.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
 from spectral.stress.conditions import condition
 from spectral.stress.mixture import Mixture, Speakers
+
+S = TypeVar("S", bound=Settings)
+RowsOf = Callable[[SpeechModel, dict[str, Sequence[Mixture]], S], list[Row]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,13 @@ class Summary:
         return "\n".join(lines)
 
 
-def measure(settings: Settings) -> Summary:
-    """Decode, capture and measure every utterance under every condition; write ``output``.
+def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
+    """Measure every utterance under every condition; write ``output``.
 
-    A killed run continues after its last finished batch; parts measured with other settings, code,
-    weights or speech are discarded. Utterances that cannot be used are skipped, and their reasons
-    stored with the rows. Raises RuntimeError where nothing at all could be measured.
+    ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
+    ``schema``. A killed run continues after its last finished batch; parts measured with other
+    settings, code, weights or speech are discarded. Utterances that cannot be used are skipped, and
+    their reasons stored with the rows. Raises RuntimeError where nothing at all could be measured.
     """
     corpus = find_utterances(settings.corpus)
     chosen = _spread(corpus.utterances, settings.utterances)
@@ -59,8 +66,8 @@ def measure(settings: Settings) -> Summary:
             done = part.exists()
             if not done:
                 batch, unusable = _stressed(utterances, speakers, settings)
-                rows = batch_rows(model, batch, settings) if next(iter(batch.values())) else []
-                write(rows, part, {"fingerprint": key, "skipped": unusable})
+                rows = rows_of(model, batch, settings) if next(iter(batch.values())) else []
+                write(rows, part, {"fingerprint": key, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]  # type: ignore[assignment]
             resumed += done * (len(utterances) - len(unusable))
             skipped |= unusable

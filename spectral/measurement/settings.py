@@ -13,15 +13,13 @@ REFERENCE_CONDITION = "clean"
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of one measurement; ``modes`` are the K to report, ``epsilon`` that of Kf."""
+    """Parameters of any measurement: which model, on what speech, and where its rows go."""
 
     model: str
     ladder: Path
     corpus: Path
     output: Path
     conditions: tuple[str, ...]
-    modes: tuple[int, ...]
-    epsilon: float
     seed: int
     batch: int
     device: str
@@ -30,8 +28,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("ladder", "corpus", "output"):
             object.__setattr__(self, name, Path(getattr(self, name)))
-        for name in ("conditions", "modes"):  # notebooks and YAML have lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "conditions", tuple(self.conditions))  # notebooks have lists
         for name in self.conditions:
             condition(name)
         if self.conditions[:1] != (REFERENCE_CONDITION,):
@@ -39,19 +36,10 @@ class Settings:
                 f"conditions is {list(self.conditions)}; put {REFERENCE_CONDITION!r} first, every "
                 "other one is compared with it"
             )
-        if not self.modes:
-            raise ValueError("modes is empty; give the numbers of modes to report, such as 10, 50")
-        for k in self.modes:
-            whole_number(k, "modes", least=2)  # alpha is a slope over modes 1..k
         whole_number(self.batch, "batch", least=1)
         whole_number(self.seed, "seed", least=0)
         if self.utterances is not None:
             whole_number(self.utterances, "utterances", least=1)
-        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
-            raise ValueError(
-                f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
-                "write 1.0e-9)"
-            )
 
     def plain(self) -> str:
         """The settings that decide the numbers, as JSON: neither paths nor the device."""
@@ -59,3 +47,40 @@ class Settings:
         for name in ("ladder", "corpus", "output", "device"):
             del values[name]
         return json.dumps(values, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class SpectralSettings(Settings):
+    """Parameters of the spectra: ``modes`` are the K to report, ``epsilon`` that of Kf."""
+
+    modes: tuple[int, ...]
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "modes", tuple(self.modes))
+        if not self.modes:
+            raise ValueError("modes is empty; give the numbers of modes to report, such as 10, 50")
+        for k in self.modes:
+            whole_number(k, "modes", least=2)  # alpha is a slope over modes 1..k
+        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
+            raise ValueError(
+                f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
+                "write 1.0e-9)"
+            )
+
+
+@dataclass(frozen=True)
+class JacobianSettings(Settings):
+    """Parameters of the Jacobians: ``tokens`` of every text, spread evenly, are linearised at.
+
+    ``probes`` random directions compare fixed-past sensitivity and total.
+    """
+
+    tokens: int
+    probes: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.tokens, "tokens", least=1)
+        whole_number(self.probes, "probes", least=1)

@@ -10,57 +10,26 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("condition", pa.string()),
-        ("matched_with", pa.string()),
-        ("component", pa.string()),
-        ("layer", pa.int32()),
-        ("modes", pa.int32()),
-        ("tokens", pa.int32()),
-        ("resolved", pa.int32()),
-        ("n_eff", pa.float64()),
-        ("n_eff_singular", pa.float64()),
-        ("alpha", pa.float64()),
-        ("alpha_reason", pa.string()),
-        ("kirchhoff", pa.float64()),
-        ("kirchhoff_resolved", pa.float64()),
-        ("eigenvalues", pa.list_(pa.float32())),
-        ("attention_kirchhoff", pa.float64()),
-        ("attention_kirchhoff_heads", pa.float64()),
-        ("similarity_kirchhoff", pa.float64()),
-        ("reference", pa.string()),
-        ("transcript", pa.string()),
-        ("word_error", pa.float64()),
-        ("interferers", pa.list_(pa.string())),
-        ("interferer_word_errors", pa.list_(pa.float64())),
-        ("candidate", pa.bool_()),
-        ("outcome", pa.string()),
-        ("average_log_probability", pa.float64()),
-        ("compression_ratio", pa.float64()),
-        ("no_speech_probability", pa.float64()),
-        ("finished", pa.bool_()),
-    ]
-)
-"""One row per utterance, condition, matched length, component, layer and K: data/README.md."""
+from spectral.measurement.schemas import SPECTRA
 
 _META = b"spectral"
 
 
-def write(rows: Sequence[Mapping[str, object]], path: Path, meta: Mapping[str, object]) -> None:
+def write(
+    rows: Sequence[Mapping[str, object]],
+    path: Path,
+    meta: Mapping[str, object],
+    schema: pa.Schema = SPECTRA,
+) -> None:
     """Write rows with provenance ``meta`` to a Parquet file that is either whole or absent.
 
     Raises OSError naming the file and the remedy where it cannot be written, ValueError for a row
     that does not fit the schema.
     """
-    unknown = {key for row in rows[:1] for key in row} ^ set(SCHEMA.names) if rows else set()
+    unknown = {key for row in rows[:1] for key in row} ^ set(schema.names) if rows else set()
     if unknown:
         raise ValueError(f"{path}: columns {sorted(unknown)} are missing or not in the schema")
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     _write_table(table, path, meta)
 
 
@@ -78,7 +47,7 @@ def read_meta(path: Path) -> dict[str, object]:
     return found
 
 
-def read(paths: Sequence[Path]) -> pd.DataFrame:
+def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
     """The rows of several files; raises ValueError for one that is missing or of another schema."""
     frames = []
     for path in paths:
@@ -86,7 +55,7 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
             raise ValueError(f"{path}: not measured yet; run `make figures`")
         read_meta(path)  # raises for a file that is cut short
         table = pq.read_table(path)
-        if not table.schema.remove_metadata().equals(SCHEMA):
+        if not table.schema.remove_metadata().equals(schema):
             raise ValueError(f"{path}: columns of another version; remove it and measure again")
         frames.append(table.to_pandas())
     return pd.concat(frames, ignore_index=True)

@@ -1,9 +1,9 @@
 """Sentences for the synthesised corpora: seeded, with whole constructions and word pairs held out.
 
-A sentence is drawn from constructions, strings of words and ``{slots}``. A training sentence never
-has one of ``HELD_OUT_CONSTRUCTIONS``, nor an adjective before a word for which ``pair_is_held_out``
-is true, so the share of a test result on unseen material can be told apart. Words in no order
-(``random_words``) know nothing of pairs, and make some by chance.
+A sentence is drawn from constructions, strings of words and ``{slots}``. Nothing drawn for training
+has one of ``HELD_OUT_CONSTRUCTIONS``, nor an adjective before a noun for which ``pair_is_held_out``
+is true, so the share of a test result on unseen material can be told apart. Every word of a
+held-out construction occurs in training, in other constructions.
 """
 
 import re
@@ -46,6 +46,30 @@ TRAINING_CONSTRUCTIONS: tuple[str, ...] = (
     "from the {place} to the {place} the {person} {intransitive}",
     "after the {weather} {number} {plural} {plural_verb}",
     "the {animal} {transitive} the {food} before {daytime}",
+    "if the {object} is {adjective} {name} will wait",
+    "{name} waited until {daytime} and then {transitive} the {object}",
+    "the {person} who lives by the {place} has a {adjective} {animal}",
+    "{name} sat between {name} and the {person}",
+    "neither of us {transitive} the {object}",
+    "he would not sell the {object} nor the {animal}",
+    "it was {adjective} in the {place}",
+    "we left without {abstract}",
+    "who {transitive} the {food} at {daytime}",
+    "where is the {adjective} {object} of my {person}",
+    "why did {name} leave the {place}",
+    "they {transitive} {number} {plural} for the {person}",
+    "i {transitive} my {object} near the {place}",
+    "you can see the {place} from the {place}",
+    "some {plural} {plural_verb} while {name} {intransitive}",
+    "although the {animal} was {adjective} it {intransitive}",
+    "her {person} is as {adjective} as a {animal}",
+    "as soon as the {weather} stopped the {plural} {plural_verb}",
+    "what the {person} {transitive} was a {object}",
+    "there is no {food} in the {place}",
+    "{name} and {name} {intransitive} until {daytime}",
+    "this {object} is more {adjective} than that {object}",
+    "under the {object} lay {number} {adjective} {plural}",
+    "then the {person} {transitive} them {adverb}",
 )
 
 HELD_OUT_CONSTRUCTIONS: tuple[str, ...] = (
@@ -71,6 +95,12 @@ _EXTENSION_TRIES = 4
 _BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou])")
 _SLOT = re.compile(r"\{(\w+)\}")
 _ADJECTIVES = frozenset(LEXICON["adjective"] + LEXICON["colour"])
+_NOUNS = frozenset(
+    noun
+    for kind in ("person", "animal", "object", "food", "place", "plural")
+    for noun in LEXICON[kind]
+)
+_STRANGE_SHARE = 0.5  # of a jumble's words come from anywhere in the vocabulary
 
 
 @dataclass(frozen=True)
@@ -92,7 +122,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def pair_is_held_out(adjective: str, noun: str) -> bool:
-    """Whether no training sentence has this adjective directly before this word (a fixed hash)."""
+    """Whether nothing in training has this adjective directly before this noun (a fixed hash)."""
     return zlib.crc32(f"{adjective} {noun}".encode()) % HELD_OUT_PAIR_SHARE == 0
 
 
@@ -100,7 +130,7 @@ def has_held_out_pair(text: str) -> bool:
     """Whether some adjective of ``text`` stands directly before a noun it is held out from."""
     words = text.split()
     return any(
-        first in _ADJECTIVES and pair_is_held_out(first, second)
+        first in _ADJECTIVES and second in _NOUNS and pair_is_held_out(first, second)
         for first, second in pairwise(words)
     )
 
@@ -125,22 +155,43 @@ def test_sentence(rng: np.random.Generator) -> Sentence:
 
 
 def random_words(rng: np.random.Generator, count: int) -> str:
-    """``count`` words of the vocabulary in no order, for the curriculum's first stage."""
-    return " ".join(rng.choice(vocabulary(), size=count))
+    """``count`` words of the vocabulary in no order, without a held-out pair."""
+    while True:
+        words = " ".join(rng.choice(vocabulary(), size=count))
+        if not has_held_out_pair(words):
+            return words
+
+
+def jumble(rng: np.random.Generator) -> str:
+    """A training sentence's words in no order, half of them exchanged for any other word.
+
+    Function words keep their frequency, and every word is heard outside the constructions.
+    """
+    while True:
+        words = np.array(training_sentence(rng).text.split(), dtype=object)
+        strange = rng.random(len(words)) < _STRANGE_SHARE
+        words[strange] = rng.choice(vocabulary(), size=int(strange.sum()))
+        text = " ".join(rng.permutation(words))
+        if len(text) <= MAX_CHARACTERS and not has_held_out_pair(text):
+            return text
 
 
 def _draw(
     constructions: tuple[str, ...], rng: np.random.Generator, unseen: bool = False
 ) -> Sentence:
     limit = int(rng.integers(MAX_CHARACTERS // 2, MAX_CHARACTERS + 1))
-    text = _clause(constructions, rng)
+    text = _with_articles(_clause(constructions, rng))
     for _ in range(_EXTENSION_TRIES):
         construction = str(rng.choice(TAILS)) if rng.random() < 0.5 else None
         tail = _fill(construction, rng) if construction else "and " + _clause(constructions, rng)
-        if len(text) + 1 + len(tail) <= limit:
-            text = f"{text} {tail}"
-    text = _BEFORE_VOWEL.sub("an ", text)
+        longer = _with_articles(f"{text} {tail}")
+        if len(longer) <= limit:
+            text = longer
     return Sentence(text, unseen, has_held_out_pair(text))
+
+
+def _with_articles(text: str) -> str:
+    return _BEFORE_VOWEL.sub("an ", text)
 
 
 def _clause(constructions: tuple[str, ...], rng: np.random.Generator) -> str:

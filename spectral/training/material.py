@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import WhisperFeatureExtractor
 
 from spectral.speech.corpus import SAMPLE_RATE
-from spectral.speech.grammar import MAX_CHARACTERS, random_words, training_sentence
+from spectral.speech.grammar import jumble, random_words, training_sentence
 from spectral.speech.synthesis import (
     TRAINING_ACCENTS,
     TRAINING_VARIANTS,
@@ -114,15 +114,10 @@ def _requests(kind: str, shard: int, material: Material) -> list[Request]:
     return [Request(_TEXTS[kind](rng), random_voice(rng)) for _ in range(material.shard_size)]
 
 
-def _jumble(rng: np.random.Generator) -> str:
-    words = random_words(rng, int(rng.integers(3, 10)))
-    return words[:MAX_CHARACTERS].rsplit(" ", 1)[0] if len(words) > MAX_CHARACTERS else words
-
-
 _TEXTS: dict[str, Callable[[np.random.Generator], str]] = {
     "words": lambda rng: random_words(rng, int(rng.integers(1, 4))),
     "sentences": lambda rng: training_sentence(rng).text,
-    "jumbles": _jumble,
+    "jumbles": jumble,
 }
 
 

@@ -49,9 +49,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW with a linear warm-up, a cosine decay and clipped gradients."""
+    """Muon and AdamW with a linear warm-up, a cosine decay and clipped gradients."""
 
     weight_decay: float
+    adamw_learning_rate_share: float
     warmup_steps: int
     clip_norm: float
     full_window_last_share: float

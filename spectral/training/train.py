@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from spectral.training.batches import IGNORE, Batch, Batcher
+from spectral.training.muon import Muon
 from spectral.training.recipe import Optimiser, Recipe, Stage
 
 REFERENCE_WIDTH = 128  # the width that a stage's learning rate is given for
@@ -94,20 +95,21 @@ def train(
     learner = Learner(model.train()).to(device)
     names = list(stages)
     progress = Progress(names[0])
-    optimiser = _optimiser(learner, recipe.optimiser)
+    optimisers = _optimisers(learner, recipe.optimiser)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         learner.load_state_dict(saved["learner"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         progress = Progress(**json.loads(saved["progress"]))
     for name in names[names.index(progress.stage) :]:
         if progress.stage != name:
             progress.stage, progress.step = name, 0
-            optimiser = _optimiser(learner, recipe.optimiser)
+            optimisers = _optimisers(learner, recipe.optimiser)
         _run_stage(
             learner,
-            optimiser,
+            optimisers,
             batchers[name],
             stages[name],
             recipe,
@@ -121,7 +123,7 @@ def train(
 
 def _run_stage(
     learner: Learner,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     batcher: Batcher,
     stage: Stage,
     recipe: Recipe,
@@ -138,13 +140,16 @@ def _run_stage(
     bar = tqdm(total=stage.steps, initial=progress.step, desc=progress.stage, unit="step")
     total, began = 0.0, time.monotonic()
     while progress.step < stage.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = highest * schedule(progress.step, stage, recipe.optimiser)
+        share = schedule(progress.step, stage, recipe.optimiser)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = highest * group["lr_share"] * share
         loss = learner.loss(to_device(next(batches), device), stage.ctc_weight)
-        optimiser.zero_grad(set_to_none=True)
+        learner.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learner.parameters(), recipe.optimiser.clip_norm)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         total += loss.item()
         progress.step += 1
         bar.update()
@@ -169,7 +174,7 @@ def _run_stage(
                 }
             )
             bar.set_postfix(loss=f"{mean:.3f}", word_error=f"{error:.2f}")
-            _save(checkpoint, learner, optimiser, progress)
+            _save(checkpoint, learner, optimisers, progress)
             total, began = 0.0, time.monotonic()
     bar.close()
 
@@ -189,27 +194,34 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def _optimiser(learner: Learner, settings: Optimiser) -> torch.optim.Optimizer:
-    decayed = [p for p in learner.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in learner.parameters() if p.requires_grad and p.ndim <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=0.0,
-        betas=_BETAS,
+def _optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of the layers; AdamW for kernels, embeddings, CTC head and vectors."""
+    trained = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    inner = [p for name, p in trained if ".layers." in name and p.ndim == 2]
+    known = {id(p) for p in inner}
+    others = [p for _, p in trained if id(p) not in known]
+    share, decay = settings.adamw_learning_rate_share, settings.weight_decay
+    vectors = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
+    arrays = {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay}
+    return (
+        Muon([{"params": inner, "lr_share": 1.0}], lr=0.0, weight_decay=decay),
+        torch.optim.AdamW(
+            [arrays | {"lr_share": share}, vectors | {"lr_share": share}], lr=0.0, betas=_BETAS
+        ),
     )
 
 
 def _save(
-    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, progress: Progress
+    path: Path,
+    learner: Learner,
+    optimisers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
 ) -> None:
     part = path.with_suffix(".part")
     torch.save(
         {
             "learner": learner.state_dict(),
-            "optimiser": optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
             "progress": json.dumps(asdict(progress)),
         },
         part,

@@ -1,4 +1,4 @@
-"""Rows of the measurement: one decoded batch of utterances, every condition, all spectra."""
+"""Measure spectra: one decoded batch of utterances, every condition, all components and layers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
-from spectral.measurement.settings import REFERENCE_CONDITION, Settings
+from spectral.measurement.run import Summary, measure
+from spectral.measurement.schemas import SPECTRA
+from spectral.measurement.settings import REFERENCE_CONDITION, SpectralSettings
+from spectral.measurement.texts import Row, text_columns
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from spectral.models.decoding import Transcript, greedy
 from spectral.models.view import SpeechModel
@@ -21,11 +24,7 @@ from spectral.spectra import (
     resolved_modes,
     spectral_slope,
 )
-from spectral.speech.grammar import vocabulary
 from spectral.stress.mixture import Mixture
-from spectral.stress.scoring import outcome, score
-
-Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,13 @@ class Decoded:
         return torch.tensor([len(transcript.tokens) for transcript in self.transcripts])
 
 
-def batch_rows(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: Settings
+def measure_spectra(settings: SpectralSettings) -> Summary:
+    """Spectra of every utterance under every condition: :func:`measure` with ``spectral_rows``."""
+    return measure(settings, spectral_rows, SPECTRA)
+
+
+def spectral_rows(
+    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: SpectralSettings
 ) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
     decoded = {name: _decode(model, mixtures) for name, mixtures in batch.items()}
@@ -59,7 +63,7 @@ def _decode(model: SpeechModel, mixtures: Sequence[Mixture]) -> Decoded:
     with capture(model) as recording:
         transcripts = greedy(model, model.features([mixture.wave for mixture in mixtures]))
     pairs = zip(mixtures, transcripts, strict=True)
-    return Decoded([_text_columns(model, *pair) for pair in pairs], transcripts, recording)
+    return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 
 
 def _lengths(name: str, decoded: dict[str, Decoded]) -> dict[str, Tensor]:
@@ -75,7 +79,7 @@ def _condition_rows(
     partner: str,
     decoded: Decoded,
     lengths: Tensor,
-    settings: Settings,
+    settings: SpectralSettings,
 ) -> Iterator[Row]:
     graphs = _graph_columns(decoded, lengths)
     for component in COMPONENTS:
@@ -145,24 +149,3 @@ def _graph_columns(decoded: Decoded, lengths: Tensor) -> dict[str, list[list[flo
         "similarity_kirchhoff": graph_kirchhoff_index(similarity_graph(states, mask), mask),
     }
     return {name: column.tolist() for name, column in columns.items()}
-
-
-def _text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
-    errors = score(mixture.references, transcript.text)
-    return {
-        "model": model.name,
-        "parameters": model.parameters,
-        "utterance": mixture.target.id,
-        "speaker": mixture.target.speaker,
-        "reference": mixture.target.reference,
-        "transcript": transcript.text,
-        "word_error": errors.target,
-        "interferers": [part.utterance.id for part in mixture.parts[1:]],
-        "interferer_word_errors": list(errors.interferers),
-        "candidate": errors.is_candidate,
-        "outcome": str(outcome(mixture.references, transcript.text, vocabulary())),
-        "average_log_probability": transcript.average_log_probability,
-        "compression_ratio": transcript.compression_ratio,
-        "no_speech_probability": transcript.no_speech_probability,
-        "finished": transcript.finished,
-    }

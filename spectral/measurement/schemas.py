@@ -1,0 +1,82 @@
+"""The columns of measured files."""
+
+import pyarrow as pa
+
+SPECTRA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("utterance", pa.string()),
+        ("speaker", pa.string()),
+        ("condition", pa.string()),
+        ("matched_with", pa.string()),
+        ("component", pa.string()),
+        ("layer", pa.int32()),
+        ("modes", pa.int32()),
+        ("tokens", pa.int32()),
+        ("resolved", pa.int32()),
+        ("n_eff", pa.float64()),
+        ("n_eff_singular", pa.float64()),
+        ("alpha", pa.float64()),
+        ("alpha_reason", pa.string()),
+        ("kirchhoff", pa.float64()),
+        ("kirchhoff_resolved", pa.float64()),
+        ("eigenvalues", pa.list_(pa.float32())),
+        ("attention_kirchhoff", pa.float64()),
+        ("attention_kirchhoff_heads", pa.float64()),
+        ("similarity_kirchhoff", pa.float64()),
+        ("reference", pa.string()),
+        ("transcript", pa.string()),
+        ("word_error", pa.float64()),
+        ("interferers", pa.list_(pa.string())),
+        ("interferer_word_errors", pa.list_(pa.float64())),
+        ("candidate", pa.bool_()),
+        ("outcome", pa.string()),
+        ("average_log_probability", pa.float64()),
+        ("compression_ratio", pa.float64()),
+        ("no_speech_probability", pa.float64()),
+        ("finished", pa.bool_()),
+    ]
+)
+"""One row per utterance, condition, matched length, component, layer and K: data/README.md."""
+
+_PARTS = ("self_attention", "cross_attention", "ffn")
+
+JACOBIANS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("network", pa.string()),
+        ("utterance", pa.string()),
+        ("speaker", pa.string()),
+        ("condition", pa.string()),
+        ("word_error", pa.float64()),
+        ("candidate", pa.bool_()),
+        ("outcome", pa.string()),
+        ("tokens", pa.int32()),
+        ("position", pa.int32()),
+        ("layer", pa.int32()),
+        ("width", pa.int32()),
+        ("sigma_1", pa.float64()),
+        ("gap", pa.float64()),
+        ("alignment", pa.float64()),
+        ("gain", pa.float64()),
+        ("converged", pa.bool_()),
+        ("unstable", pa.float64()),
+        ("growing", pa.float64()),
+        *[(f"{part}_sigma_1", pa.float64()) for part in _PARTS],
+        *[(f"{part}_gap", pa.float64()) for part in _PARTS],
+        ("injection", pa.float64()),
+        ("arriving", pa.float64()),
+        ("product_norm", pa.float64()),
+        ("product_ratio", pa.float64()),
+        ("ceiling", pa.float64()),
+        ("floor", pa.float64()),
+        ("rank_one_bound", pa.float64()),
+        ("sensitivity", pa.float64()),
+        ("rank_one_share", pa.float64()),
+        ("total_sensitivity", pa.float64()),
+        ("explained", pa.float64()),
+    ]
+)
+"""One row per utterance, condition, network (trained, random), token and layer: data/README.md."""

@@ -1,0 +1,44 @@
+"""The residual stream before every decoder layer, for a text that is given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spectral.models.view import SpeechModel
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What the Jacobian kernels linearise at."""
+
+    context: Tensor  # (1, S, width)
+    hidden: tuple[Tensor, ...]  # before each layer, (1, positions, width)
+    text: slice  # the positions that predict the text's tokens
+
+
+@torch.no_grad()
+def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]) -> Streams:
+    """Run the decoder over prompt and ``tokens`` at once: features (1, mels, frames).
+
+    A model's own tokens give the streams that it decoded with; another model's give its twin's at
+    equal length.
+    """
+    context = model.encode(features)
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        seen.append((arguments[0] if arguments else named["hidden_states"]).clone())
+
+    handles = [
+        layer.layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in model.layers
+    ]
+    row = torch.tensor([[*model.tokens.prompt, *tokens]], device=model.device)
+    try:
+        model.step(row, context, model.new_cache())
+    finally:
+        for handle in handles:
+            handle.remove()
+    first = len(model.tokens.prompt) - 1
+    return Streams(context, tuple(seen), slice(first, first + len(tokens)))

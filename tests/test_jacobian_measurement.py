@@ -1,0 +1,217 @@
+"""Measured Jacobians against automatic differentiation of the model itself, and their summaries."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from spectral.measurement.hearing import hear, mel_operator
+from spectral.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
+from spectral.measurement.schemas import JACOBIANS
+from spectral.measurement.settings import JacobianSettings
+from spectral.measurement.store import read
+from spectral.models.capture import HIDDEN_STATE, capture
+from spectral.models.decoding import greedy
+from spectral.models.loading import load_random_twin
+from spectral.models.streams import residual_streams
+from spectral.models.view import SpeechModel
+from spectral.results.jacobians import HYPOTHESES, hypotheses, layer_summary
+from spectral.speech.corpus import find_utterances, read_wave
+
+LAYERS, TOKENS = 2, 3
+
+
+@pytest.fixture(scope="module")
+def settings(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> JacobianSettings:
+    return JacobianSettings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("jacobians") / "tiny-0.parquet",
+        conditions=("clean", "hell"),
+        seed=3,
+        batch=2,
+        device="cpu",
+        utterances=4,
+        tokens=TOKENS,
+        probes=64,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(settings: JacobianSettings) -> pd.DataFrame:
+    return read([measure_jacobians(settings).output], JACOBIANS)
+
+
+@pytest.fixture(scope="module")
+def features(tiny: SpeechModel, speech: Path) -> Tensor:
+    return tiny.features([read_wave(find_utterances(speech).utterances[0])])
+
+
+def test_there_is_a_row_per_network_condition_token_and_layer(rows: pd.DataFrame) -> None:
+    keys = ["utterance", "condition", "network", "position", "layer"]
+    assert not rows.duplicated(keys).any()
+    assert set(rows.network) == {TRAINED, RANDOM}
+    per_text = rows.groupby(["utterance", "condition", "network"])
+    assert (per_text.layer.nunique() == LAYERS).all()
+    assert (per_text.position.nunique() <= TOKENS).all()
+    assert rows.position.between(1, rows.tokens).all()
+
+
+def test_both_networks_are_measured_at_the_same_tokens(rows: pd.DataFrame) -> None:
+    counted = rows.groupby(["utterance", "condition", "position", "layer"]).network.nunique()
+    assert (counted == 2).all()
+
+
+def test_bounds_hold_and_definitions_agree_in_every_row(rows: pd.DataFrame) -> None:
+    assert rows.converged.all()
+    assert rows.gap.between(0, 1).all()
+    assert (rows.product_norm <= rows.ceiling * (1 + 1e-9)).all()
+    assert (rows.product_norm >= rows.floor * (1 - 1e-9)).all()
+    assert (rows.product_ratio <= rows.rank_one_bound + 1e-9).all()
+    inner = rows[rows.layer < LAYERS]
+    np.testing.assert_allclose(inner.gain, inner.sigma_1 * inner.alignment.abs(), rtol=1e-9)
+    last = rows[rows.layer == LAYERS]
+    assert last.gain.isna().all()
+    np.testing.assert_allclose(last.arriving, last.injection, rtol=1e-9)
+    np.testing.assert_allclose(last.product_norm, last.sigma_1, rtol=1e-9)
+
+
+def jacobian(model: SpeechModel, features: Tensor, tokens: tuple[int, ...], at: int) -> Tensor:
+    """dh_L at a position by the encoder's output, by autograd on the library's own decoder."""
+    context = model.encode(features).detach()
+    row = torch.tensor([[*model.tokens.prompt, *tokens]])
+
+    def last(context: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        handle = model.layers[-1].layer.register_forward_hook(
+            lambda module, inputs, output: seen.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+        try:
+            model.step(row, context, model.new_cache())
+        finally:
+            handle.remove()
+        return seen[0].reshape(1, row.shape[1], -1)[0, at]
+
+    result: Tensor = torch.autograd.functional.jacobian(last, context)
+    return result.flatten(1).double()
+
+
+def test_the_total_sensitivity_is_that_of_the_library_s_own_decoder(
+    rows: pd.DataFrame, tiny: SpeechModel, features: Tensor
+) -> None:
+    name = sorted(rows.utterance)[0]
+    part = rows[(rows.utterance == name) & (rows.condition == "clean") & (rows.network == TRAINED)]
+    tokens = greedy(tiny, features)[0].tokens
+    first = part[part.layer == 1].iloc[0]
+    at = len(tiny.tokens.prompt) - 1 + int(first.position) - 1
+    norm = torch.linalg.matrix_norm(jacobian(tiny, features, tokens, at)).item()
+    assert first.total_sensitivity == pytest.approx(norm, rel=0.2), "64 random probes"
+    assert first.explained <= 1
+
+
+def test_streams_are_what_the_model_decoded_with(tiny: SpeechModel, features: Tensor) -> None:
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, features)
+    streams = residual_streams(tiny, features, transcripts[0].tokens)
+    after_first, _ = recording.text_rows(HIDDEN_STATE, transcripts)
+    torch.testing.assert_close(
+        streams.hidden[1][:, streams.text], after_first[:, 0], rtol=1e-4, atol=1e-5
+    )
+    assert len(streams.hidden) == LAYERS
+
+
+def test_a_twin_has_the_size_but_neither_the_weights_nor_the_name(
+    tiny: SpeechModel, ladder: Path
+) -> None:
+    twin = load_random_twin("tiny-0", ladder, torch.device("cpu"), seed=0)
+    assert (twin.parameters, twin.name) == (tiny.parameters, "tiny-0-random")
+
+
+@pytest.mark.parametrize(("length", "count"), [(1, 4), (4, 4), (5, 4), (60, 4), (61, 1), (7, 3)])
+def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
+    chosen = list(range(1000))[_spread(slice(3, 3 + length), count)]
+    assert 1 <= len(chosen) <= count
+    assert all(3 <= position < 3 + length for position in chosen)
+    gaps = {b - a for a, b in itertools.pairwise(chosen)}
+    assert len(gaps) <= 1
+    assert chosen[0] - 3 <= length / len(chosen)
+
+
+def test_a_text_without_tokens_has_no_rows(
+    settings: JacobianSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def silent(model: SpeechModel, features: Tensor) -> list[object]:
+        found = greedy(model, features)
+        return [replace(found[0], tokens=(), text=""), *found[1:]]
+
+    monkeypatch.setattr("spectral.measurement.jacobians.greedy", silent)
+    output = tmp_path / "some.parquet"
+    measure_jacobians(replace(settings, output=output))
+    found = read([output], JACOBIANS)
+    assert found.utterance.nunique() == 2, "one of each batch of two"
+
+
+def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
+    layers = layer_summary(rows, resamples=50, seed=0)
+    assert len(layers) == 2 * 2 * LAYERS
+    chosen = rows[(rows.network == TRAINED) & (rows.condition == "clean") & (rows.layer == 1)]
+    means = chosen.groupby("utterance")[["gap"]].mean()
+    found = layers[(layers.network == TRAINED) & (layers.condition == "clean")].iloc[0]
+    assert found.gap == pytest.approx(means.gap.mean())
+    assert found.gap_low <= found.gap <= found.gap_high
+    logs = np.log10(chosen.gain).groupby(chosen.utterance).mean().mean()
+    assert found.log10_gain == pytest.approx(logs)
+    shares = hypotheses(rows, resamples=50, seed=0)
+    assert shares[[*HYPOTHESES]].apply(lambda column: column.between(0, 1).all()).all()
+    below = rows[rows.layer == 1].assign(below=lambda table: table.gain < 1)
+    by_setting = below.groupby(["network", "condition", "utterance"]).below.mean()
+    expected = by_setting.groupby(["network", "condition"]).mean()
+    got = shares.set_index(["network", "condition"]).gain_below_one
+    np.testing.assert_allclose(got.sort_index(), expected.sort_index())
+
+
+def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivatives(
+    tiny: SpeechModel, features: Tensor
+) -> None:
+    hearing = hear(tiny, features)
+    tokens = len(hearing.characters)
+    assert hearing.sensitivity.shape[0] == hearing.attention.shape[0] == tokens
+    torch.testing.assert_close(hearing.attention.sum(-1), torch.ones(tokens))
+    assert (hearing.peaks_apart() >= 0).all()
+    operator = mel_operator(tiny, hearing.streams, features, token=2)
+    assert operator.shape == (tiny.width, features.numel())
+    direction = torch.randn(features.numel(), 1, generator=torch.Generator().manual_seed(0))
+    moved = operator.matmat(direction)[:, 0]
+    step = 1e-3
+
+    def state(scale: float) -> Tensor:
+        shifted = features + scale * direction.reshape(features.shape)
+        text = greedy(tiny, features)[0].tokens
+        seen: list[Tensor] = []
+        handle = tiny.layers[-1].layer.register_forward_hook(
+            lambda module, inputs, output: seen.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+        residual_streams(tiny, shifted, text)
+        handle.remove()
+        return seen[0].reshape(1, -1, tiny.width)[0, hearing.streams.text.start + 2]
+
+    difference = (state(step) - state(-step)) / (2 * step)
+    torch.testing.assert_close(moved, difference, rtol=0.05, atol=0.02 * float(moved.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["tokens", "probes"])
+def test_counts_below_one_are_refused(settings: JacobianSettings, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*1, got 0"):
+        replace(settings, **{name: 0})
