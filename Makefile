@@ -116,7 +116,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
 	  --set model=$$* --set output=../$(BUILD)/$(1)/$$*.parquet --products $(BUILD)/$(1)/$$*.parquet
 endef
-$(foreach kind,measure jacobians,$(eval $(call MEASURING,$(kind))))
+$(foreach kind,measure jacobians listening,$(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"
@@ -129,5 +129,8 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/jacobians.ipynb build/smoke/notebooks/jacobians-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_JACOBIANS) \
 	  --set output=../data/smoke/jacobians/$*.parquet
+	@$(EXECUTE) notebooks/listening.ipynb build/smoke/notebooks/listening-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_UTTERANCES) \
+	  --set output=../data/smoke/listening/$*.parquet
 
 FORCE:

@@ -34,7 +34,7 @@ from spectral.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenize
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
 from spectral.speech.grammar import vocabulary
-from spectral.training.material import no_speech
+from spectral.speech.nothing import NO_SPEECH, no_speech
 
 CPU = torch.device("cpu")
 SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
@@ -508,7 +508,7 @@ def test_a_shipped_model_has_a_record_of_its_training(name: str) -> None:
 def test_a_shipped_model_tells_silence_noise_and_tones_from_speech(name: str) -> None:
     model = load(name, SHIPPED, CPU)
     rng = np.random.default_rng(1)
-    quiet = [no_speech(rng, model.window_samples) for _ in range(12)]
+    quiet = [no_speech(NO_SPEECH[i % 3], rng, model.window_samples) for i in range(12)]
     spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::11]]
     without, with_speech = (
         [answer.no_speech_probability for answer in greedy(model, model.features(waves), limit=1)]

@@ -22,12 +22,13 @@ from spectral.models.loading import available, load
 from spectral.models.tokenizer import PROMPT, character_tokenizer
 from spectral.speech.corpus import SAMPLE_RATE
 from spectral.speech.grammar import MAX_CHARACTERS, has_held_out_pair
+from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.speech.synthesis import Request
 from spectral.training import __main__ as command
 from spectral.training import material as material_module
 from spectral.training import train as train_module
 from spectral.training.batches import IGNORE, Batch, Batcher
-from spectral.training.material import Clips, no_speech, prepare
+from spectral.training.material import Clips, prepare
 from spectral.training.material import load as load_clips
 from spectral.training.recipe import Material, Optimiser, Recipe, Stage, read_recipe
 from spectral.training.train import Learner, Progress, encode_window, schedule, train
@@ -648,7 +649,7 @@ def test_material_that_was_not_prepared_is_an_error_with_the_remedy(tmp_path: Pa
 
 def test_clips_without_speech_are_silence_noise_and_tones() -> None:
     rng = np.random.default_rng(0)
-    clips = [no_speech(rng, SAMPLE_RATE) for _ in range(60)]
+    clips = [no_speech(kind, rng, SAMPLE_RATE) for kind in NO_SPEECH for _ in range(20)]
     levels = np.array([np.sqrt(np.mean(clip**2)) for clip in clips])
     assert all(clip.dtype == np.float32 and np.isfinite(clip).all() for clip in clips)
     assert levels.min() < 1e-4

@@ -74,16 +74,11 @@ def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     left.set_xticks(sizes, [f"{size:.2g}" for size in sizes])
     left.set_xticks([], minor=True)
     left.legend()
-    stressed = shares[shares.condition != "clean"].set_index("model").reindex(models)
-    start = np.zeros(len(models))
-    for kind, colour in _OUTCOME_COLOURS.items():
-        if kind in stressed and stressed[kind].any():
-            width = stressed[kind].to_numpy()
-            right.barh(range(len(models)), width, left=start, color=colour, label=kind, height=0.7)
-            start += width
+    stressed = shares[shares.condition != "clean"]
+    draw_kinds(right, stressed, models)
     right.set_yticks(range(len(models)), [model_label(table, model) for model in models])
     right.invert_yaxis()
-    right.set(xlabel=f"answers in {stressed.condition.iloc[0].capitalize()} (%)", xlim=(0, 100))
+    right.set_xlabel(f"answers in {stressed.condition.iloc[0].capitalize()} (%)")
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     return figure
 
@@ -109,6 +104,18 @@ def draw_novelty(table: pd.DataFrame) -> Figure:
     ax.set(ylabel="clean word error (%)", ylim=(0, None))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(models))
     return figure
+
+
+def draw_kinds(ax: Axes, shares: pd.DataFrame, models: list[str]) -> None:
+    """Stacked bars, one per model from the top, of the share of each kind of answer in %."""
+    table = shares.set_index("model").reindex(models)
+    start = np.zeros(len(models))
+    for kind, colour in _OUTCOME_COLOURS.items():
+        if kind in table and table[kind].any():
+            width = table[kind].to_numpy()
+            ax.barh(range(len(models)), width, left=start, color=colour, label=kind, height=0.7)
+            start += width
+    ax.set_xlim(0, 100)
 
 
 def draw_training(record: pd.DataFrame) -> Figure:

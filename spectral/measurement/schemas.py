@@ -40,6 +40,27 @@ SPECTRA = pa.schema(
 )
 """One row per utterance, condition, matched length, component, layer and K: data/README.md."""
 
+LISTENING = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("utterance", pa.string()),
+        ("speaker", pa.string()),
+        ("audio", pa.string()),
+        ("reference", pa.string()),
+        ("transcript", pa.string()),
+        ("word_error", pa.float64()),
+        ("outcome", pa.string()),
+        ("average_log_probability", pa.float64()),
+        ("compression_ratio", pa.float64()),
+        ("no_speech_probability", pa.float64()),
+        ("finished", pa.bool_()),
+        ("forced_loss", pa.float64()),
+        ("forced_token_error", pa.float64()),
+    ]
+)
+"""One row per utterance and audio (own, swapped, silence, noise, tones): data/README.md."""
+
 _PARTS = ("self_attention", "cross_attention", "ffn")
 
 JACOBIANS = pa.schema(

@@ -15,6 +15,7 @@ from transformers import WhisperFeatureExtractor
 
 from spectral.speech.corpus import SAMPLE_RATE
 from spectral.speech.grammar import jumble, random_words, training_sentence
+from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.speech.synthesis import (
     TRAINING_ACCENTS,
     TRAINING_VARIANTS,
@@ -73,7 +74,10 @@ def prepare(folder: Path, material: Material, extractor: WhisperFeatureExtractor
         _write(folder / f"{kind}-{i:03d}", _clips(pieces, extractor))
     if not (folder / "no_speech-000.json").exists():
         rng = np.random.default_rng([material.seed, 2])
-        clips = (("", no_speech(rng, extractor.n_samples)) for _ in range(material.no_speech_clips))
+        clips = (
+            ("", no_speech(NO_SPEECH[rng.integers(3)], rng, extractor.n_samples))
+            for _ in range(material.no_speech_clips)
+        )
         _write(folder / "no_speech-000", _clips(clips, extractor))
 
 
@@ -92,21 +96,6 @@ def load(folder: Path, kind: str) -> Clips:
     if not clips.texts:
         raise FileNotFoundError(f"{folder}: no {kind} shards; run `make ladder` to make them")
     return clips
-
-
-def no_speech(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """A clip without speech: silence, Gaussian noise, or a chord of tones, (samples,) float32."""
-    kind = rng.integers(3)
-    if kind == 0:
-        return (rng.standard_normal(samples) * 10 ** rng.uniform(-6, -4)).astype(np.float32)
-    if kind == 1:
-        return (rng.standard_normal(samples) * 10 ** rng.uniform(-3, -1)).astype(np.float32)
-    seconds = np.arange(samples) / SAMPLE_RATE
-    chord = sum(
-        np.sin(2 * np.pi * pitch * seconds + rng.uniform(0, 2 * np.pi))
-        for pitch in rng.uniform(80, 2000, size=rng.integers(1, 5))
-    )
-    return (0.05 * np.asarray(chord)).astype(np.float32)
 
 
 def _requests(kind: str, shard: int, material: Material) -> list[Request]:

@@ -1,0 +1,1 @@
+"""The kernels beside what a user would write today, timed side by side."""

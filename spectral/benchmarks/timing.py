@@ -1,0 +1,98 @@
+"""Time several ways to one result in turns, so that what slows the machine slows all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to a result; ``share`` of the whole work is what a call of ``run`` does.
+
+    ``repeats`` is how often it is timed, if not as often as the others.
+    """
+
+    run: Callable[[], object]
+    share: float = 1.0
+    repeats: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to compute, the ways to it (``ours`` among them), and what it costs.
+
+    ``operations``: of ours, floating-point, one multiply-add being two; ``difference``: the largest
+    between ours and a rival, relative to the largest entry.
+    """
+
+    name: str
+    size: Mapping[str, int]
+    ways: Mapping[str, Way]
+    operations: float
+    difference: Callable[[], float]
+
+
+def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
+    """A row per way: median seconds of the whole work, quartiles, and the ratio to ours.
+
+    Ways take turns. Each is called once before; one whose share is below one is extrapolated, and
+    says so. ``peak_bytes`` is the most memory a call had in use, on CUDA alone.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in case.ways}
+    peaks = dict.fromkeys(case.ways, 0)
+    for turn in range(repeats + 1):
+        for name, way in case.ways.items():
+            if turn > (repeats if way.repeats is None else way.repeats):
+                continue
+            taken, peak = _once(way, device)
+            peaks[name] = max(peaks[name], peak)
+            if turn:  # the first call warms up
+                seconds[name].append(taken / way.share)
+    frame = pd.DataFrame(
+        [
+            {
+                "case": case.name,
+                **case.size,
+                "way": name,
+                "median": pd.Series(taken).median(),
+                "low": pd.Series(taken).quantile(0.25),
+                "high": pd.Series(taken).quantile(0.75),
+                "repeats": len(taken),
+                "extrapolated_from": case.ways[name].share,
+                "peak_bytes": peaks[name],
+            }
+            for name, taken in seconds.items()
+        ]
+    )
+    ours = frame.loc[frame.way == OURS, "median"].iloc[0]
+    return frame.assign(
+        ratio=frame["median"] / ours,
+        operations=case.operations,
+        difference=case.difference(),
+    )
+
+
+def product_rate(device: torch.device, size: int = 2048, repeats: int = 9) -> float:
+    """Floating-point operations per second of the machine's float32 matrix products, at best."""
+    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    best = min(_once(Way(lambda: left @ right), device)[0] for _ in range(repeats + 1))
+    return 2 * size**3 / best
+
+
+def _once(way: Way, device: torch.device) -> tuple[float, int]:
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    result = way.run()
+    if cuda:
+        torch.cuda.synchronize(device)
+    taken = time.perf_counter() - began
+    del result
+    return taken, torch.cuda.max_memory_allocated(device) if cuda else 0

@@ -1,0 +1,47 @@
+"""Own audio against another's, and the kinds of answers to audio without speech."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spectral.figures.outcomes import draw_kinds
+from spectral.figures.style import PAGE, model_label, model_order
+from spectral.speech.nothing import NO_SPEECH
+
+_STYLES = {"own": ("o", "#0072B2"), "swapped": ("s", "#D55E00")}  # Okabe & Ito 2008
+
+
+def draw_listening_summary(heard: pd.DataFrame, answers: pd.DataFrame) -> Figure:
+    """Word error with own and swapped audio by model; a panel of answers per kind of nothing."""
+    models = model_order(heard)
+    figure, axes = plt.subplots(
+        1, 1 + len(NO_SPEECH), sharey=True, figsize=(PAGE, 0.3 * len(models) + 1.4),
+        layout="constrained",
+    )  # fmt: skip
+    _draw_errors(axes[0], heard, models)
+    for ax, audio in zip(axes[1:], NO_SPEECH, strict=True):
+        draw_kinds(ax, answers[answers.audio == audio], models)
+        ax.set(title=audio, xlabel="answers (%)")
+    axes[0].set_yticks(range(len(models)), [model_label(heard, model) for model in models])
+    axes[0].invert_yaxis()
+    handles: dict[str, Artist] = {}
+    for ax in axes:
+        handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _draw_errors(ax: Axes, heard: pd.DataFrame, models: list[str]) -> None:
+    for audio, (marker, colour) in _STYLES.items():
+        side = heard[heard.audio == audio].set_index("model").reindex(models)
+        ends = side[["word_error_low", "word_error_high"]].to_numpy().T
+        errors = np.abs(ends - side.word_error.to_numpy())
+        ax.errorbar(
+            side.word_error, range(len(models)), xerr=errors, fmt=marker, color=colour, lw=0.8,
+            label=f"{audio} audio",
+        )  # fmt: skip
+    ax.axvline(100, color="black", lw=0.6, ls=(0, (1, 2)))
+    ax.set(title="speech", xlabel="word error (%)", xlim=(0, None))

@@ -1,0 +1,109 @@
+"""The benchmark's rivals compute what the kernels do, and its table says what was timed."""
+
+import networkx
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spectral.benchmarks.cases import (
+    growth_cases,
+    propagator_case,
+    propagator_operations,
+    spectra_case,
+)
+from spectral.benchmarks.rivals import (
+    autograd_rows,
+    cached_jacfwd,
+    curvlinops_svds,
+    jacrev_rows,
+    networkx_kirchhoff,
+    numpy_spectra,
+)
+from spectral.benchmarks.timing import OURS, Case, Way, measured
+from spectral.graphs import graph_kirchhoff_index
+from spectral.jacobians.layers import Layer
+from spectral.jacobians.propagators import layer_operator, propagators
+from spectral.jacobians.testing import random_layer
+from spectral.spectra import eigenvalues
+
+WIDTH, TOKENS, FRAMES = 16, 3, 7
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def point() -> tuple[Layer, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, context = (
+        torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64)
+        for rows in (TOKENS, FRAMES)
+    )
+    return random_layer(WIDTH, 2, dtype=torch.float64), hidden, context
+
+
+def test_whole_jacobians_hold_the_propagators_on_their_diagonal(
+    point: tuple[Layer, Tensor, Tensor],
+) -> None:
+    whole = jacrev_rows(*point, rows=TOKENS * WIDTH, chunk=5)
+    blocks = whole.reshape(TOKENS, WIDTH, TOKENS, WIDTH)
+    diagonal = torch.stack([blocks[t, :, t] for t in range(TOKENS)])
+    torch.testing.assert_close(diagonal, propagators(*point))
+    torch.testing.assert_close(autograd_rows(*point, rows=20), whole[:20])
+    columns = torch.eye(TOKENS * WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(layer_operator(*point).matmat(columns), whole.flatten(1))
+
+
+def test_cached_tokens_have_the_same_propagators(point: tuple[Layer, Tensor, Tensor]) -> None:
+    torch.testing.assert_close(cached_jacfwd(*point, tokens=[0, 2]), propagators(*point)[[0, 2]])
+
+
+def test_curvlinops_finds_the_same_singular_values(point: tuple[Layer, Tensor, Tensor]) -> None:
+    pytest.importorskip("curvlinops")
+    values = torch.linalg.svdvals(propagators(*point)[1])
+    np.testing.assert_allclose(curvlinops_svds(*point, token=1, k=3), values[:3], rtol=1e-8)
+
+
+def test_other_libraries_agree_on_spectra_and_graphs() -> None:
+    activations = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    np.testing.assert_allclose(
+        np.stack(numpy_spectra(activations.numpy())), eigenvalues(activations), atol=1e-9
+    )
+    weights = torch.rand(9, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    weights = (weights + weights.T).fill_diagonal_(0)
+    graph = networkx.from_numpy_array(weights.numpy())
+    assert networkx_kirchhoff(graph) == pytest.approx(float(graph_kirchhoff_index(weights)))
+
+
+def test_ways_take_turns_and_samples_are_scaled_up_and_marked() -> None:
+    calls: list[str] = []
+    ways = {
+        OURS: Way(lambda: calls.append("ours")),
+        "sampled": Way(lambda: calls.append("sampled"), share=0.25, repeats=2),
+    }
+    case = Case("nothing", {"width": 3}, ways, 8.0, lambda: 0.5)
+    table = measured(case, repeats=3, device=CPU).set_index("way")
+    assert calls == ["ours", "sampled"] * 3 + ["ours"], "the first of each warms up"
+    assert table.repeats.to_dict() == {OURS: 3, "sampled": 2}
+    assert table.extrapolated_from.to_dict() == {OURS: 1.0, "sampled": 0.25}
+    assert table.loc[OURS, "ratio"] == 1
+    expected = table.loc["sampled", "median"] / table.loc[OURS, "median"]
+    assert table.loc["sampled", "ratio"] == pytest.approx(expected)
+    assert (table.difference == 0.5).all()
+
+
+def test_cases_agree_with_their_rivals_and_grow_one_axis_at_a_time() -> None:
+    assert propagator_case(128, 4, CPU).difference() < 1e-4
+    assert spectra_case(32, 9, 2, CPU).difference() < 1e-5
+    sizes = [(case.name.split()[-1], dict(case.size)) for case in growth_cases(CPU)]
+    for axis, size in sizes:
+        others = {name: value for name, value in size.items() if name != axis}
+        assert others == {
+            name: value
+            for name, value in {"width": 384, "tokens": 16, "frames": 300, "layers": 1}.items()
+            if name != axis
+        }
+
+
+def test_operations_are_dominated_by_eight_cubes_per_token() -> None:
+    many = propagator_operations(10_000, 3, 10)
+    assert many == pytest.approx(2 * 3 * 8 * 10_000**3, rel=0.02)

@@ -1,0 +1,139 @@
+"""Teacher forcing against a loop by hand; rows and tables of listening."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from spectral.measurement.listening import OWN, SWAPPED, measure_listening
+from spectral.measurement.schemas import LISTENING
+from spectral.measurement.settings import Settings
+from spectral.measurement.store import read
+from spectral.models.forcing import Forced, teacher_forced
+from spectral.models.view import SpeechModel
+from spectral.results.listening import answers_to_nothing, listening_summary
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.speech.nothing import NO_SPEECH, no_speech
+from spectral.stress.scoring import word_error
+
+
+@pytest.fixture(scope="module")
+def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("listening") / "tiny-0.parquet",
+        conditions=("clean",),
+        seed=3,
+        batch=4,
+        device="cpu",
+        utterances=None,
+    )
+
+
+@pytest.fixture
+def features(tiny: SpeechModel, speech: Path) -> Tensor:
+    return tiny.features([read_wave(one) for one in find_utterances(speech).utterances[:2]])
+
+
+TEXTS = ("the old sailor", "two")
+
+
+def test_forced_scores_are_those_of_one_token_after_the_other(
+    tiny: SpeechModel, features: Tensor
+) -> None:
+    found = teacher_forced(tiny, features, TEXTS)
+    for i, text in enumerate(TEXTS):
+        context, cache = tiny.encode(features[i : i + 1]), tiny.new_cache()
+        logits = tiny.step(torch.tensor([tiny.tokens.prompt]), context, cache)
+        losses, wrong = [], []
+        for token in [*tiny.encode_text(text), tiny.tokens.end]:
+            scores = logits[0, -1].double().log_softmax(-1)
+            losses.append(-scores[token].item())
+            wrong.append(int(scores.argmax()) != token)
+            logits = tiny.step(torch.tensor([[token]]), context, cache)
+        assert found[i].loss == pytest.approx(np.mean(losses), rel=1e-5)
+        assert found[i].token_error == pytest.approx(np.mean(wrong))
+
+
+def test_a_text_does_not_depend_on_its_neighbours(tiny: SpeechModel, features: Tensor) -> None:
+    both = teacher_forced(tiny, features, TEXTS)
+    alone = teacher_forced(tiny, features[1:], TEXTS[1:])
+    assert alone[0].loss == pytest.approx(both[1].loss, rel=1e-5)
+
+
+def test_a_text_that_is_too_long_is_refused(tiny: SpeechModel, features: Tensor) -> None:
+    with pytest.raises(ValueError, match="a text of 10. tokens, tiny-0 takes"):
+        teacher_forced(tiny, features[:1], ["a" * 100])
+
+
+@pytest.fixture(scope="module")
+def rows(settings: Settings) -> pd.DataFrame:
+    """Rows with cut references, of which the tiny model takes 24 characters."""
+    patch = pytest.MonkeyPatch()
+    real = teacher_forced
+    patch.setattr(
+        "spectral.measurement.listening.teacher_forced",
+        lambda model, features, texts: real(model, features, [text[:20] for text in texts]),
+    )
+    measure_listening(settings)
+    patch.undo()
+    return read([settings.output], LISTENING)
+
+
+def test_every_utterance_has_a_row_per_audio(rows: pd.DataFrame) -> None:
+    assert set(rows.audio) == {OWN, SWAPPED, *NO_SPEECH}
+    assert not rows.duplicated(["utterance", "audio"]).any()
+    assert rows.groupby("audio").utterance.nunique().nunique() == 1
+    for row in rows.itertuples():
+        assert row.word_error == word_error(row.reference, row.transcript)
+
+
+def test_swapped_audio_is_another_utterance_s(rows: pd.DataFrame) -> None:
+    own = rows[rows.audio == OWN].set_index("utterance").transcript
+    swapped = rows[rows.audio == SWAPPED].set_index("utterance").transcript
+    assert sorted(own) == sorted(swapped), "the same audio, in another order"
+    assert (own != swapped).any()
+
+
+def test_a_batch_of_one_has_nobody_to_swap_with(settings: Settings, tmp_path: Path) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setattr("spectral.measurement.listening.teacher_forced", _nothing_forced)
+    alone = replace(settings, output=tmp_path / "one.parquet", batch=1, utterances=2)
+    measure_listening(alone)
+    patch.undo()
+    assert SWAPPED not in set(read([alone.output], LISTENING).audio)
+
+
+def _nothing_forced(model: SpeechModel, features: Tensor, texts: list[str]) -> list[Forced]:
+    return [Forced(1.0, 0.5) for _ in texts]
+
+
+def test_tables_follow_from_the_rows(rows: pd.DataFrame) -> None:
+    heard = listening_summary(rows, resamples=50, seed=0).set_index("audio")
+    assert set(heard.index) == {OWN, SWAPPED}
+    own = rows[rows.audio == OWN]
+    words = own.reference.str.split().str.len()
+    expected = 100 * (own.word_error * words).sum() / words.sum()
+    assert heard.loc[OWN, "word_error"] == pytest.approx(expected)
+    assert heard.loc[OWN, "forced_loss"] == pytest.approx(own.forced_loss.mean())
+    answers = answers_to_nothing(rows)
+    shares = answers.drop(columns=["parameters", "model", "audio", "no_speech_probability"])
+    np.testing.assert_allclose(shares.sum(axis=1), 100)
+
+
+@pytest.mark.parametrize("kind", NO_SPEECH)
+def test_nothing_is_repeatable_and_as_long_as_asked(kind: str) -> None:
+    first, second = (no_speech(kind, np.random.default_rng(5), 1000) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert (first.shape, first.dtype) == ((1000,), np.float32)
+
+
+def test_an_unknown_kind_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no audio called 'music'; choose from silence"):
+        no_speech("music", np.random.default_rng(0), 10)
