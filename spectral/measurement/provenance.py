@@ -11,6 +11,7 @@ import torch
 
 import spectral
 from spectral.measurement.settings import Settings
+from spectral.models.loading import weights_digest
 from spectral.speech.corpus import Utterance
 
 _PACKAGES = ("torch", "transformers", "numpy", "scipy", "librosa", "jiwer", "pyarrow")
@@ -28,7 +29,7 @@ def fingerprint(settings: Settings, utterances: Iterable[Utterance]) -> str:
     for pattern in _CODE:
         for path in sorted(package.glob(pattern)):
             digest.update(path.name.encode() + path.read_bytes())
-    digest.update((settings.ladder / settings.model / "SHA256SUMS").read_bytes())
+    digest.update(weights_digest(settings.model, settings.ladder).encode())
     for utterance in utterances:
         digest.update(f"{utterance.id} {utterance.reference}".encode())
         if utterance.path.exists():

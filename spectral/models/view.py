@@ -1,16 +1,16 @@
-"""One view of a Whisper-family model: the only module that knows a library's class names."""
+"""One view of a speech model: what decoding, capture and the Jacobians need to know of it.
 
+A library's own classes are known to the one module that makes its view, and to no other.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-
-from spectral.models.tokenizer import PROMPT
-from spectral.speech.corpus import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DecoderLayer:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token numbers that decoding needs."""
+    """Token numbers that decoding needs; what is suppressed is never chosen."""
 
     prompt: tuple[int, ...]
     end: int
@@ -35,98 +35,59 @@ class Tokens:
     suppressed: tuple[int, ...]
 
 
-class SpeechModel:
-    """A Whisper of the transformers library behind the names that this project uses."""
+class SpeechModel(ABC):
+    """An encoder-decoder for speech behind the names that this project uses.
 
-    def __init__(
-        self,
-        name: str,
-        model: WhisperForConditionalGeneration,
-        tokenizer: WhisperTokenizer,
-        extractor: WhisperFeatureExtractor,
-    ) -> None:
-        self.name = name
-        self._model, self._tokenizer, self._extractor = model.eval(), tokenizer, extractor
-        self.tokens = _tokens(tokenizer)
-        self.width: int = model.config.d_model
-        self.heads: int = model.config.decoder_attention_heads
-        self.limit: int = model.config.max_target_positions - len(self.tokens.prompt)
-        self.layers: list[DecoderLayer] = [
-            DecoderLayer(
-                self_attention=layer.self_attn,
-                cross_attention=layer.encoder_attn,
-                ffn=layer.fc2,
-                query=layer.self_attn.q_proj,
-                key=layer.self_attn.k_proj,
-                layer=layer,
-            )
-            for layer in model.model.decoder.layers
-        ]
+    ``limit``: how many tokens it can write after its prompt. ``module``: the whole network.
+    """
+
+    name: str
+    module: nn.Module
+    tokens: Tokens
+    width: int
+    heads: int
+    limit: int
+    layers: list[DecoderLayer]
+    window_samples: int
 
     @property
     def parameters(self) -> int:
         """The number of weights, tied ones once."""
-        return sum(weight.numel() for weight in self._model.parameters())
+        return sum(weight.numel() for weight in self.module.parameters())
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._model.device
+        return next(self.module.parameters()).device
 
     @property
-    def window_samples(self) -> int:
-        """The length of the model's audio window in samples."""
-        return int(self._extractor.n_samples)
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(self.module.parameters()).dtype
 
+    @abstractmethod
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Log-mel spectrograms of waves (samples,) at 16 kHz: (batch, mels, frames), on the device.
 
         Whisper hears one window: what is longer is cut, what is shorter padded with silence.
         """
-        mels = self._extractor(
-            list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt"
-        ).input_features
-        return mels.to(self.device, self._model.dtype)
 
+    @abstractmethod
     def encode(self, features: Tensor) -> Tensor:
         """The context: features (batch, mels, frames) -> (batch, S, width)."""
-        context: Tensor = self._model.model.encoder(features).last_hidden_state
-        return context
 
-    def new_cache(self) -> EncoderDecoderCache:
+    @abstractmethod
+    def new_cache(self) -> Any:
         """An empty cache of keys and values for one batch."""
-        return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
-    def step(self, tokens: Tensor, context: Tensor, cache: EncoderDecoderCache) -> Tensor:
+    @abstractmethod
+    def step(self, tokens: Tensor, context: Tensor, cache: Any) -> Tensor:
         """Logits of the tokens that come next: tokens (batch, new) -> (batch, new, vocabulary)."""
-        decoder = self._model.model.decoder
-        hidden = decoder(
-            input_ids=tokens,
-            encoder_hidden_states=context,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        logits: Tensor = self._model.proj_out(hidden)
-        return logits
 
+    @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special tokens left out."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text.strip()
 
+    @abstractmethod
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a text, without prompt or end."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
-
-def _tokens(tokenizer: WhisperTokenizer) -> Tokens:
-    number = tokenizer.convert_tokens_to_ids
-    end = number("<|endoftext|>")
-    special = set(tokenizer.all_special_ids)
-    return Tokens(
-        prompt=tuple(number(list(PROMPT))),
-        end=end,
-        no_speech=number("<|nospeech|>"),
-        suppressed=tuple(sorted(special - {end})),
-    )

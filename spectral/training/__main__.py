@@ -16,7 +16,7 @@ from spectral.models.ladder import (
     save,
 )
 from spectral.models.tokenizer import character_tokenizer
-from spectral.models.view import SpeechModel
+from spectral.models.transformers_model import TransformersModel
 from spectral.training.batches import Batcher
 from spectral.training.material import Clips, load, prepare
 from spectral.training.recipe import Recipe, read_recipe
@@ -95,7 +95,7 @@ def _train_one(
     ).to(device)
 
     def word_error(trained: WhisperForConditionalGeneration) -> float:
-        view = SpeechModel(name, trained, tokenizer, extractor)
+        view = TransformersModel(name, trained, tokenizer, extractor)
         said = [transcript.text for transcript in greedy(view, features)]
         return float(jiwer.wer(development.texts, said))
 

@@ -1,0 +1,116 @@
+"""A Whisper of the openai-whisper library."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
+from whisper.model import Whisper
+from whisper.tokenizer import Tokenizer, get_tokenizer
+
+from spectral.models.view import DecoderLayer, SpeechModel, Tokens
+
+Cache = dict[nn.Module, Tensor]
+
+
+class OpenAIModel(SpeechModel):
+    """openai-whisper's Whisper with its tokenizer and log-mel."""
+
+    def __init__(self, name: str, model: Whisper) -> None:
+        self.name = name
+        self.module = self._model = model.eval()
+        self._tokenizer = get_tokenizer(
+            model.is_multilingual,
+            num_languages=model.num_languages,
+            language="en" if model.is_multilingual else None,
+            task="transcribe" if model.is_multilingual else None,
+        )
+        self.tokens = _tokens(self._tokenizer, model.dims.n_vocab)
+        self.width = model.dims.n_text_state
+        self.heads = model.dims.n_text_head
+        self.limit = model.dims.n_text_ctx - len(self.tokens.prompt)
+        self.window_samples = N_SAMPLES
+        self.layers = [
+            DecoderLayer(
+                self_attention=block.attn,
+                cross_attention=block.cross_attn,
+                ffn=block.mlp,
+                query=block.attn.query,
+                key=block.attn.key,
+                layer=block,
+            )
+            for block in model.decoder.blocks
+        ]
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights; the encoder's fixed positions count, as in transformers."""
+        return super().parameters + self._model.encoder.positional_embedding.numel()
+
+    def features(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """See :class:`SpeechModel`."""
+        padded = [pad_or_trim(torch.from_numpy(np.asarray(wave, np.float32))) for wave in waves]
+        mels = [log_mel_spectrogram(wave, self._model.dims.n_mels) for wave in padded]
+        return torch.stack(mels).to(self.device, self.dtype)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        context: Tensor = self._model.encoder(features)
+        return context
+
+    def new_cache(self) -> Cache:
+        """See :class:`SpeechModel`."""
+        return {}
+
+    def step(self, tokens: Tensor, context: Tensor, cache: Cache) -> Tensor:
+        """See :class:`SpeechModel`."""
+        with self._keeping(cache):
+            logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
+        return logits
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """See :class:`SpeechModel`."""
+        text: str = self._tokenizer.decode([token for token in tokens if token < self.tokens.end])
+        return text.strip()
+
+    def encode_text(self, text: str) -> list[int]:
+        """See :class:`SpeechModel`."""
+        ids: list[int] = self._tokenizer.encode(text)
+        return ids
+
+    @contextmanager
+    def _keeping(self, cache: Cache) -> Iterator[None]:
+        """The library's cache works by hooks; here they last for one step, after all others.
+
+        So whoever watches keys from outside sees those of the new tokens alone.
+        """
+
+        def append(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            cache[module] = torch.cat([cache[module], output], 1) if module in cache else output
+            return cache[module]
+
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+            cache[module] = output
+
+        handles = []
+        for layer in self.layers:
+            for attention, hook in ((layer.self_attention, append), (layer.cross_attention, keep)):
+                for part in (attention.key, attention.value):
+                    assert isinstance(part, nn.Module)
+                    handles.append(part.register_forward_hook(hook))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _tokens(tokenizer: Tokenizer, vocabulary: int) -> Tokens:
+    return Tokens(
+        prompt=tuple(tokenizer.sot_sequence_including_notimestamps),
+        end=tokenizer.eot,
+        no_speech=tokenizer.no_speech,
+        suppressed=tuple(range(tokenizer.eot + 1, vocabulary)),
+    )

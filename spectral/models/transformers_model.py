@@ -1,0 +1,99 @@
+"""A Whisper of the transformers library."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from spectral.models.tokenizer import PROMPT
+from spectral.models.view import DecoderLayer, SpeechModel, Tokens
+from spectral.speech.corpus import SAMPLE_RATE
+
+ENGLISH_VOCABULARY = 51864
+"""The number of tokens by which both libraries know an English-only model."""
+
+_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
+
+
+class TransformersModel(SpeechModel):
+    """transformers' WhisperForConditionalGeneration with its tokenizer and feature extractor."""
+
+    def __init__(
+        self,
+        name: str,
+        model: WhisperForConditionalGeneration,
+        tokenizer: WhisperTokenizer,
+        extractor: WhisperFeatureExtractor,
+    ) -> None:
+        self.name = name
+        self.module = self._model = model.eval()
+        self._tokenizer, self._extractor = tokenizer, extractor
+        self.tokens = _tokens(tokenizer, model.config.vocab_size)
+        self.width = model.config.d_model
+        self.heads = model.config.decoder_attention_heads
+        self.limit = model.config.max_target_positions - len(self.tokens.prompt)
+        self.window_samples = int(extractor.n_samples)
+        self.layers = [
+            DecoderLayer(
+                self_attention=layer.self_attn,
+                cross_attention=layer.encoder_attn,
+                ffn=layer.fc2,
+                query=layer.self_attn.q_proj,
+                key=layer.self_attn.k_proj,
+                layer=layer,
+            )
+            for layer in model.model.decoder.layers
+        ]
+
+    def features(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """See :class:`SpeechModel`."""
+        mels = self._extractor(
+            list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt"
+        ).input_features
+        return mels.to(self.device, self.dtype)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        context: Tensor = self._model.model.encoder(features).last_hidden_state
+        return context
+
+    def new_cache(self) -> EncoderDecoderCache:
+        """See :class:`SpeechModel`."""
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def step(self, tokens: Tensor, context: Tensor, cache: EncoderDecoderCache) -> Tensor:
+        """See :class:`SpeechModel`."""
+        hidden = self._model.model.decoder(
+            input_ids=tokens,
+            encoder_hidden_states=context,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits: Tensor = self._model.proj_out(hidden)
+        return logits
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """See :class:`SpeechModel`."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text.strip()
+
+    def encode_text(self, text: str) -> list[int]:
+        """See :class:`SpeechModel`."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+
+def _tokens(tokenizer: WhisperTokenizer, vocabulary: int) -> Tokens:
+    """Text comes before the end token in every Whisper vocabulary, what comes after is special."""
+    known = tokenizer.get_vocab()
+    end = known["<|endoftext|>"]
+    english = vocabulary == ENGLISH_VOCABULARY  # it has no languages to choose from
+    prompt = (PROMPT[0], PROMPT[-1]) if english else PROMPT
+    return Tokens(
+        prompt=tuple(known[token] for token in prompt),
+        end=end,
+        no_speech=next(known[token] for token in _NO_SPEECH if token in known),
+        suppressed=tuple(range(end + 1, vocabulary)),
+    )

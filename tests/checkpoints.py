@@ -1,0 +1,152 @@
+"""Randomly initialised Whispers in the real formats of both libraries, of equal weights."""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+import torch
+import whisper
+from tiktoken.load import load_tiktoken_bpe
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from whisper.model import ModelDimensions, Whisper
+from whisper.tokenizer import get_tokenizer
+
+MULTILINGUAL, ENGLISH = 51865, 51864
+TINY = {"n_audio_state": 384, "n_audio_head": 6, "n_audio_layer": 4}
+
+
+def dimensions(width: int, heads: int, layers: int, vocabulary: int, mels: int) -> ModelDimensions:
+    return ModelDimensions(
+        n_mels=mels,
+        n_audio_ctx=1500,
+        n_audio_state=width,
+        n_audio_head=heads,
+        n_audio_layer=layers,
+        n_vocab=vocabulary,
+        n_text_ctx=448,
+        n_text_state=width,
+        n_text_head=heads,
+        n_text_layer=layers,
+    )
+
+
+def random_whisper(dims: ModelDimensions, seed: int = 0) -> Whisper:
+    """Weights that make it listen and vary: a fresh one repeats one token, whatever it hears."""
+    torch.manual_seed(seed)
+    model = Whisper(dims).eval()
+    with torch.no_grad():
+        model.decoder.positional_embedding.normal_(std=0.5)
+        model.decoder.token_embedding.weight.normal_(std=0.3)
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "blocks" in name:
+                weight.mul_(8 if "cross" in name else 2)
+    return model
+
+
+def write_openai(path: Path, model: Whisper) -> Path:
+    """A .pt file as OpenAI publishes them: dims and a half-precision state."""
+    state = {name: weight.half() for name, weight in model.state_dict().items()}
+    torch.save({"dims": vars(model.dims), "model_state_dict": state}, path)
+    return path
+
+
+def write_transformers(folder: Path, model: Whisper) -> Path:
+    """The same weights as a folder of transformers: safetensors, configuration, tokenizer."""
+    dims = model.dims
+    tokenizer = transformers_tokenizer(dims.n_vocab)
+    numbers = tokenizer.get_vocab()
+    config = WhisperConfig(
+        vocab_size=dims.n_vocab,
+        num_mel_bins=dims.n_mels,
+        d_model=dims.n_text_state,
+        encoder_layers=dims.n_audio_layer,
+        encoder_attention_heads=dims.n_audio_head,
+        decoder_layers=dims.n_text_layer,
+        decoder_attention_heads=dims.n_text_head,
+        encoder_ffn_dim=4 * dims.n_audio_state,
+        decoder_ffn_dim=4 * dims.n_text_state,
+        max_source_positions=dims.n_audio_ctx,
+        max_target_positions=dims.n_text_ctx,
+        decoder_start_token_id=numbers["<|startoftranscript|>"],
+        bos_token_id=numbers["<|endoftext|>"],
+        eos_token_id=numbers["<|endoftext|>"],
+        pad_token_id=numbers["<|endoftext|>"],
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    twin = WhisperForConditionalGeneration(config)
+    state = {_renamed(name): weight for name, weight in model.state_dict().items()}
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"proj_out.weight"}, "tied to the embedding"
+    twin.half().save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=dims.n_mels).save_pretrained(folder)
+    return folder
+
+
+@cache
+def transformers_tokenizer(vocabulary: int) -> WhisperTokenizer:
+    """OpenAI's byte pairs, which its package holds, as transformers' tokenizer."""
+    multilingual = vocabulary != ENGLISH
+    name = "multilingual" if multilingual else "gpt2"
+    ranks = load_tiktoken_bpe(str(Path(whisper.__file__).parent / "assets" / f"{name}.tiktoken"))
+    letters = bytes_to_unicode()
+
+    def spelled(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    merges = [
+        tuple(map(spelled, _parents(token, ranks, rank)))
+        for token, rank in ranks.items()
+        if len(token) > 1
+    ]
+    languages = vocabulary - 51765 - multilingual
+    special = get_tokenizer(multilingual, num_languages=languages).special_tokens
+    vocab = {spelled(token): rank for token, rank in ranks.items()} | special
+    return WhisperTokenizer(
+        vocab=vocab, merges=merges, additional_special_tokens=[t for t in special if "." not in t]
+    )
+
+
+def _parents(token: bytes, ranks: dict[bytes, int], limit: int) -> tuple[bytes, bytes]:
+    """The two tokens that are merged into this one: byte pairs joined while their rank is lower."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, limit) for a, b in itertools.pairwise(parts)]
+        best = min(range(len(pairs)), key=pairs.__getitem__)
+        assert pairs[best] < limit
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts[0], parts[1]
+
+
+def _renamed(name: str) -> str:
+    """openai-whisper's name of a weight in transformers' words."""
+    side = "encoder" if name.startswith("encoder") else "decoder"
+    for old, new in {
+        "blocks": "layers",
+        "mlp.0": "fc1",
+        "mlp.2": "fc2",
+        "mlp_ln": "final_layer_norm",
+        "cross_attn_ln": "encoder_attn_layer_norm",
+        "attn_ln": "self_attn_layer_norm",
+        "cross_attn.": "encoder_attn.",
+        ".attn.": ".self_attn.",
+        ".query.": ".q_proj.",
+        ".key.": ".k_proj.",
+        ".value.": ".v_proj.",
+        ".out.": ".out_proj.",
+        "decoder.ln.": "decoder.layer_norm.",
+        "encoder.ln_post.": "encoder.layer_norm.",
+        "positional_embedding": "embed_positions.weight",
+        "token_embedding": "embed_tokens",
+    }.items():
+        name = name.replace(old, new)
+    assert side in name
+    return f"model.{name}"

@@ -1,0 +1,222 @@
+"""The same weights through openai-whisper and transformers: one view, and the same numbers."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import whisper
+from checkpoints import (
+    ENGLISH,
+    MULTILINGUAL,
+    dimensions,
+    random_whisper,
+    write_openai,
+    write_transformers,
+)
+
+from spectral import effective_rank, eigenvalues, propagators
+from spectral.models.adapters import as_layer
+from spectral.models.capture import COMPONENTS, HIDDEN_STATE, capture
+from spectral.models.decoding import greedy
+from spectral.models.loading import load, load_random_twin, weights_digest
+from spectral.models.streams import residual_streams
+from spectral.models.view import SpeechModel
+
+CPU = torch.device("cpu")
+NOWHERE = Path("no ladder")
+TEXT = "The old sailor found a small letter, didn't he?"
+STEPS = 12
+
+
+@pytest.fixture(scope="module", params=[(MULTILINGUAL, 80), (ENGLISH, 80), (MULTILINGUAL + 1, 128)])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SpeechModel, SpeechModel]:
+    """One model through both: multilingual, English, and with 128 mels and one more language."""
+    vocabulary, mels = request.param
+    folder = tmp_path_factory.mktemp("checkpoints")
+    model = random_whisper(dimensions(32, 4, 2, vocabulary, mels))
+    file = write_openai(folder / "random.pt", model)
+    other = write_transformers(folder / "random", model)
+    return load(str(file), NOWHERE, CPU), load(str(other), NOWHERE, CPU)
+
+
+@pytest.fixture(scope="module")
+def waves() -> list[np.ndarray]:
+    time = np.arange(24_000) / 16_000
+    tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
+    noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
+    return [wave.astype(np.float32) for wave in (*tones, noise)]
+
+
+def test_both_views_say_the_same_of_the_model(pair: tuple[SpeechModel, SpeechModel]) -> None:
+    ours, theirs = pair
+    for name in ("width", "heads", "limit", "parameters", "window_samples", "dtype"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.tokens == theirs.tokens
+    assert len(ours.layers) == len(theirs.layers) == 2
+    assert ours.encode_text(TEXT) == theirs.encode_text(TEXT)
+    tokens = ours.encode_text(TEXT)
+    assert ours.text(tokens) == theirs.text(tokens) == TEXT
+    assert not set(tokens) & set(ours.tokens.suppressed)
+
+
+def test_both_log_mels_agree(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    ours, theirs = (model.features(waves) for model in pair)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_both_write_the_same_with_the_same_confidence(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    features = pair[0].features(waves)
+    ours, theirs = (greedy(model, features, STEPS) for model in pair)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.tokens == other.tokens
+        assert mine.text == other.text
+        assert mine.average_log_probability == pytest.approx(
+            other.average_log_probability, abs=1e-4
+        )
+        assert mine.no_speech_probability == pytest.approx(other.no_speech_probability, rel=1e-3)
+    assert len({one.tokens for one in ours}) > 1, "the model listens"
+
+
+def test_both_captures_give_the_same_rows_and_spectra(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    features = pair[0].features(waves)
+    recordings = []
+    for model in pair:
+        with capture(model) as recording:
+            transcripts = greedy(model, features, STEPS)
+        recordings.append((recording, transcripts))
+    for kind in (*COMPONENTS, HIDDEN_STATE):
+        (ours, mask), (theirs, _) = (one.text_rows(kind, said) for one, said in recordings)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        ranks = [
+            effective_rank(eigenvalues(rows, mask[:, None].expand(rows.shape[:-1])), 10)
+            for rows in (ours, theirs)
+        ]
+        torch.testing.assert_close(*ranks, rtol=1e-4, atol=0)
+    ours, theirs = (one.attention(said) for one, said in recordings)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_both_have_the_same_propagators(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    features = pair[0].features(waves[:1])
+    tokens = greedy(pair[0], features, STEPS)[0].tokens
+    found = []
+    for model in pair:
+        streams = residual_streams(model, features, tokens)
+        found.append(
+            torch.stack(
+                [
+                    propagators(as_layer(layer.layer), hidden, streams.context)
+                    for layer, hidden in zip(model.layers, streams.hidden, strict=True)
+                ]
+            )
+        )
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_no_hook_stays_behind_and_capture_changes_nothing(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    for model in pair:
+        features = model.features(waves)
+        before = greedy(model, features, STEPS)
+        with capture(model):
+            assert greedy(model, features, STEPS) == before
+        assert not any(module._forward_hooks for module in model.module.modules())
+
+
+def test_a_random_twin_has_the_shape_but_not_the_weights(
+    pair: tuple[SpeechModel, SpeechModel],
+) -> None:
+    for model in pair:
+        twin, again = (load_random_twin(model.name, NOWHERE, CPU, seed=1) for _ in range(2))
+        assert twin.parameters == model.parameters
+        assert twin.tokens == model.tokens
+        assert twin.name == f"{model.name}-random"
+        first, second, trained = (
+            torch.cat([p.flatten() for p in one.module.parameters()])
+            for one in (twin, again, model)
+        )
+        assert torch.equal(first, second)
+        assert not torch.equal(first, trained)
+        assert first.isfinite().all()
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"dims": {}, "model_state_dict": Malicious()}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match=r"bad\.pt: no openai-whisper checkpoint .*runs code"):
+        load(str(tmp_path / "bad.pt"), NOWHERE, CPU)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.pt: no openai-whisper checkpoint"):
+        load(str(tmp_path / "broken.pt"), NOWHERE, CPU)
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
+    state = model.state_dict() | {"decoder.ln.weight": torch.ones(7)}
+    torch.save({"dims": vars(model.dims), "model_state_dict": state}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt: no openai-whisper checkpoint"):
+        load(str(tmp_path / "odd.pt"), NOWHERE, CPU)
+
+
+def test_without_a_network_the_error_says_what_is_missing_where_and_its_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(url: str) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    with pytest.raises(FileNotFoundError) as error:
+        load("tiny", NOWHERE, CPU)
+    url = whisper._MODELS["tiny"]
+    for part in ("Network is unreachable", url, str(tmp_path), url.split("/")[-2]):
+        assert part in str(error.value)
+
+
+def test_a_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"cannot be loaded .*model\.safetensors"):
+        load(str(tmp_path), NOWHERE, CPU)
+
+
+def test_a_missing_file_and_an_unknown_name_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt: no such file"):
+        load(str(tmp_path / "gone.pt"), NOWHERE, CPU)
+    with pytest.raises(FileNotFoundError, match="no model 'whispr'; .* large-v3"):
+        load("whispr", NOWHERE, CPU)
+
+
+def test_rows_are_keyed_by_the_weights(tmp_path: Path) -> None:
+    keys = set()
+    for seed in (0, 1):
+        model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80), seed)
+        file = write_openai(tmp_path / "one.pt", model)
+        keys.add(weights_digest(str(file), NOWHERE))
+    assert len(keys) == 2
