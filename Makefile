@@ -27,7 +27,7 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure test env lab notebooks smoke ladder corpus lock clean FORCE
+.PHONY: help figures measure test env lab notebooks smoke ladder corpus bench lock clean FORCE
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
@@ -68,6 +68,9 @@ ladder: $(ENVIRONMENT) ## train the models of data/ladder/ that are missing (SIZ
 
 corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for sample
 	$(BIN)/python -m spectral.speech.embedded data/corpus
+
+bench: $(ENVIRONMENT) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
+	$(BIN)/python -m spectral.benchmarks
 
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
 	$(PYTHON) -m venv build/lock

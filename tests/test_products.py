@@ -157,9 +157,77 @@ def test_without_second_singular_values_gains_say_it_all() -> None:
     assert not bounds.rank_one_ratio[norm > 0].any()
 
 
+def equal_layers(count: int, layers: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    sigma, gap, cosine = (uniform(count, seed=seed + i) for i in range(3))
+    return 3 * sigma + 0.1, cosine, gap
+
+
+@pytest.mark.parametrize("kind", ["random", "reflections", "rotations"])
+def test_rates_bound_equal_layers_at_every_length(kind: str) -> None:
+    layers = 24
+    sigma, cosine, gap = equal_layers(5000, layers, seed=20)
+    stack = random_stack(
+        sigma.expand(layers, -1), (gap * sigma).expand(layers, -1), cosine.expand(layers - 1, -1),
+        width=4, kind=kind,
+    )  # fmt: skip
+    norm = torch.linalg.matrix_norm(product(stack), 2)
+    rates = stationary_rates(sigma, cosine, gap)
+    assert (norm <= sigma * rates.fastest ** (layers - 1) * (1 + ROUNDING)).all()
+    assert (norm >= sigma * rates.slowest ** (layers - 1) * (1 - ROUNDING)).all()
+
+
+def test_in_three_dimensions_layers_below_the_least_alignment_may_vanish() -> None:
+    """diag(2, 1.9, 0) Q, Q cycling the coordinates: alignment 0, gap 0.95, and W^3 = 0."""
+    cycle = torch.eye(3, dtype=FLOAT64)[[1, 2, 0]]
+    layer = tensor([2.0, 1.9, 0.0], dtype=FLOAT64).diag() @ cycle
+    assert not torch.linalg.matrix_power(layer, 3).any()
+    rates = stationary_rates(tensor(2.0), tensor(0.0), tensor(0.95))
+    assert rates.slowest == 0
+    assert rates.fastest > 1
+
+
+def test_the_ceiling_of_three_unequal_layers_need_not_be_attained() -> None:
+    """Gaps 0, xi, 0 and alignments 1, 0: every such product vanishes, the ceiling does not."""
+    sigma_1, gap = torch.ones(3, 1, dtype=FLOAT64), tensor([[0.0], [0.9], [0.0]], dtype=FLOAT64)
+    alignment = tensor([[1.0], [0.0]], dtype=FLOAT64)
+    bounds = product_bounds(sigma_1, gap, alignment)
+    assert bounds.ceiling.item() == pytest.approx(0.9**0.5)
+    assert not product(random_stack(sigma_1, gap, alignment, width=4)).any()
+
+
+@pytest.mark.parametrize(
+    ("sigma", "floor", "ceiling"),
+    [([1e200, 1e200, 1e-300], 1e100, 1e100), ([1e200, 1e200, 0.0], 0.0, 0.0),
+     ([1e-200, 1e-200, 1e300], 1e-100, 1e-100)],
+)  # fmt: skip
+def test_sizes_that_leave_float64_on_the_way_do_no_harm(
+    sigma: list[float], floor: float, ceiling: float
+) -> None:
+    values = tensor(sigma, dtype=FLOAT64)
+    bounds = product_bounds(values, torch.zeros(3, dtype=FLOAT64), torch.ones(2))
+    assert bounds.floor.item() == pytest.approx(floor, rel=1e-9)
+    assert bounds.ceiling.item() == pytest.approx(ceiling, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-10, 1.0, 1e200])
+def test_rates_scale_with_the_singular_value(size: float) -> None:
+    sigma, cosine, gap = equal_layers(200, 1, seed=30)
+    small, rates = stationary_rates(size * sigma, cosine, gap), stationary_rates(sigma, cosine, gap)
+    torch.testing.assert_close(small.fastest / size, rates.fastest, rtol=1e-12, atol=0)
+    torch.testing.assert_close(small.slowest / size, rates.slowest, rtol=1e-12, atol=0)
+
+
+def test_equal_orthogonal_layers_keep_their_rank() -> None:
+    bounds = product_bounds(torch.full((9, 1), 2.0), torch.full((9, 1), 2.0), torch.ones(8, 1))
+    assert bounds.ceiling.item() == pytest.approx(2**9)
+    assert bounds.floor.item() == pytest.approx(2**9)
+    assert bounds.rank_one_ratio.item() == pytest.approx(1)
+
+
 def test_one_layer_is_its_own_bound() -> None:
     bounds = product_bounds(tensor([3.0]), tensor([1.5]), torch.zeros(0))
-    assert (bounds.ceiling, bounds.floor, bounds.rank_one_ratio) == (3, 3, 0.5)
+    found = [bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()]
+    assert found == pytest.approx([3, 3, 0.5])
 
 
 def test_layers_of_zeros_and_lost_alignment_give_no_nan() -> None:

@@ -30,28 +30,32 @@ def draw_regimes(grid: pd.DataFrame) -> Figure:
     bar = figure.colorbar(mesh, ax=axes, extend="both")
     bar.set_label("$\\log_{10}$ growth per layer,\nrandom stacks (measured)")
     lines = [
-        Line2D([], [], color=_DECAY, lw=1.6, label="Regime I border: decay certain below"),
-        Line2D([], [], color=_GROWTH, lw=1.6, label="Regime II border: growth certain right of it"),
+        Line2D([], [], color=_DECAY, lw=1.6, label="Regime I: decay certain below"),
+        Line2D([], [], color=_GROWTH, lw=1.6, label="growth certain above, right of dots"),
+        Line2D([], [], color=_GROWTH, lw=1.0, ls=":", label="Regime II: rank one, right of it"),
         Line2D([], [], color="black", lw=1.0, ls="--", label=r"$\rho = 1$"),
     ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=3)
+    figure.legend(handles=lines, loc="outside lower center", ncols=2)
     return figure
 
 
 def _draw_panel(ax: Axes, panel: pd.DataFrame):  # type: ignore[no-untyped-def]
-    table = {
-        name: panel.pivot(index="gain", columns="alignment", values=name)
-        for name in ("random", "fastest", "slowest")
-    }
-    x, y = table["random"].columns.to_numpy(), table["random"].index.to_numpy()
+    table = panel.pivot(index="gain", columns="alignment", values="random")
     mesh = ax.pcolormesh(
-        x, y, np.log10(table["random"]), cmap="PuOr_r", shading="nearest", rasterized=True,
-        norm=TwoSlopeNorm(0.0, -_LIMIT, _LIMIT),
+        table.columns, table.index, np.log10(table), cmap="PuOr_r", shading="nearest",
+        norm=TwoSlopeNorm(0.0, -_LIMIT, _LIMIT), rasterized=True,
     )  # fmt: skip
-    for name, colour in (("fastest", _DECAY), ("slowest", _GROWTH)):
-        if (table[name] < 1).any(axis=None) and (table[name] > 1).any(axis=None):
-            ax.contour(x, y, table[name], levels=[1.0], colors=[colour], linewidths=1.6)
+    gap, cosine = float(panel.gap.iloc[0]), np.linspace(1e-3, 1, 400)
+    least = 2 * gap**0.5 / (1 + gap)
+    led = cosine[cosine >= least]
+    # Where r_+ and r_- are one: rho (1 - xi) + rho^2 xi / kappa^2 and its like with -xi.
+    decay = 2 / (1 - gap + np.sqrt((1 - gap) ** 2 + 4 * gap / cosine**2))
+    growth = 2 / (1 + gap + np.sqrt((1 + gap) ** 2 - 4 * gap / led**2))
+    ax.plot(cosine, decay, color=_DECAY, lw=1.6)
+    ax.plot(led, growth, color=_GROWTH, lw=1.6)
+    ax.axvline(least, color=_GROWTH, lw=1.0, ls=":")
     ax.axhline(1.0, color="black", lw=1.0, ls="--")
+    ax.set(xlim=(0, 1), ylim=(0, table.index.max()))
     return mesh
 
 

@@ -77,7 +77,8 @@ def random_stack(
         alignment: Shape ``(L - 1, *batch)``.
         width: D, two or more.
         kind: ``random``: Q as random as it can be. ``reflections`` and ``rotations``: of the first
-            two coordinates alone, the stacks whose norms grow fastest and slowest.
+            two coordinates alone; where all layers are alike, no stack grows faster than the first
+            and, where a slowest rate exists, none slower than the second.
         seed: Of what is random.
 
     Returns:
@@ -102,6 +103,8 @@ def _beside_one(shape: torch.Size, width: int, generator: torch.Generator) -> Te
     """Random orthogonal matrices that leave the first coordinate alone."""
     result = torch.zeros(*shape, width, width, dtype=torch.float64)
     normal = torch.randn(*shape, width - 1, width - 1, generator=generator, dtype=torch.float64)
-    result[..., 1:, 1:] = torch.linalg.qr(normal).Q
+    q, r = torch.linalg.qr(normal)
+    signs = r.diagonal(dim1=-2, dim2=-1).sign()  # with them q is uniform (Mezzadri 2007)
+    result[..., 1:, 1:] = q * signs[..., None, :]
     result[..., 0, 0] = 1
     return result

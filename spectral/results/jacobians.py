@@ -47,8 +47,8 @@ def layer_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame
 def hypotheses(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """How often the theorem's hypotheses and its conclusions hold; a row per setting.
 
-    Certain is what the layers' gains, alignments and gaps alone decide. ``rank_one_share``: of the
-    Frobenius norm of J_L, squared, in its first singular value; ``explained``: of the total
+    Certain is what ``product_bounds`` proves from gains, alignments and gaps. ``rank_one_share``:
+    of the Frobenius norm of J_L, squared, in its first singular value; ``explained``: of the total
     derivative's, by J_L.
     """
     token = [*SETTING, "speaker", "utterance", "position"]
