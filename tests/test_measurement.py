@@ -24,7 +24,7 @@ from torch import Tensor
 from spectral.measurement import run as run_module
 from spectral.measurement import spectra as spectra_module
 from spectral.measurement import store
-from spectral.measurement.provenance import fingerprint
+from spectral.measurement.provenance import fingerprint, run_key
 from spectral.measurement.run import Summary
 from spectral.measurement.schemas import SPECTRA
 from spectral.measurement.settings import SpectralSettings
@@ -340,6 +340,18 @@ def test_the_fingerprint_changes_with_settings_weights_and_speech_but_not_with_p
     (tmp_path / "ladder" / "tiny-0" / "training.json").write_text("{}")
     write_checksums(tmp_path / "ladder" / "tiny-0")
     assert of(replace(settings, ladder=tmp_path / "ladder")) != first
+
+
+def test_parts_of_another_device_or_number_of_threads_are_not_mixed() -> None:
+    cpu = torch.device("cpu")
+    first = run_key("numbers", cpu)
+    assert first == run_key("numbers", cpu) != run_key("other numbers", cpu)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert run_key("numbers", cpu) != first
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --- killed runs --------------------------------------------------------------------------------

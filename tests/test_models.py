@@ -275,6 +275,7 @@ def test_a_fresh_weight_has_the_spread_of_a_torch_linear_layer() -> None:
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto").type == "cpu"
@@ -282,12 +283,12 @@ def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "device is 'gpu'; give auto"), ("cuda", "no GPU was found")]
+    ("device", "message"), [("gpu", "device is 'gpu'; give auto"), ("cuda:3", "'cuda:3', of GPUs 0 were found")]
 )
 def test_a_device_that_is_not_there_is_an_error_that_names_it(
     device: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=message):
         choose_device(device)
 

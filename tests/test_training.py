@@ -113,7 +113,7 @@ def test_the_shipped_recipe_has_a_curriculum_for_every_size() -> None:
     for size, shape in recipe.sizes.items():
         stages = recipe.curriculum(size)
         assert list(stages) == [name for name in recipe.stages if name in shape.steps]
-        assert {"words", "sentences", "mixed"} <= set(stages)
+        assert {"words", "mixed"} <= set(stages)
         assert shape.width % shape.heads == 0
         for stage in stages.values():
             assert stage.steps == 0 or stage.steps > recipe.optimiser.warmup_steps
@@ -142,7 +142,9 @@ def test_the_sizes_span_a_factor_of_ten_in_parameters() -> None:
 def test_a_shipped_model_went_through_the_stages_that_the_recipe_gives_its_size(name: str) -> None:
     record = json.loads((SHIPPED / name / "training.json").read_text())
     done = {str(entry["stage"]): entry["step"] for entry in record["record"]}
-    stages = read_recipe(RECIPE).curriculum(record["size"])
+    recipe = read_recipe(RECIPE)
+    assert record["recipe"] == json.loads(json.dumps(recipe.of(record["size"])))
+    stages = recipe.curriculum(record["size"])
     assert done == {stage: settings.steps for stage, settings in stages.items() if settings.steps}
 
 
@@ -188,8 +190,8 @@ def test_a_missing_key_is_an_error_that_names_it_and_the_file(
 def test_a_size_goes_through_the_stages_that_it_has_steps_for(
     raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    del raw["sizes"]["xs"]["steps"]["polish"]
-    assert "polish" not in reread(raw, tmp_path).curriculum("xs")
+    del raw["sizes"]["xs"]["steps"]["words"]
+    assert list(reread(raw, tmp_path).curriculum("xs")) == ["mixed"]
 
 
 def test_steps_for_an_unknown_stage_are_an_error_that_names_it(
@@ -214,7 +216,7 @@ def test_an_empty_recipe_is_an_error_that_names_the_file(tmp_path: Path) -> None
 def test_the_learning_rate_warms_up_in_a_line_peaks_at_one_and_falls_to_a_fiftieth(
     warmup: int, more: int
 ) -> None:
-    optimiser = Optimiser(0.01, warmup, 1.0, 0.1)
+    optimiser = Optimiser(0.01, 0.5, warmup, 1.0, 0.1)
     stage = replace(STAGE, steps=warmup + more)
     rates = [schedule(step, stage, optimiser) for step in range(stage.steps)]
     np.testing.assert_allclose(rates[:warmup], np.arange(1, warmup + 1) / warmup, rtol=1e-12)
@@ -400,7 +402,11 @@ STAGES = {
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
     optimiser = Optimiser(
-        weight_decay=0.01, warmup_steps=2, clip_norm=1.0, full_window_last_share=0.3
+        weight_decay=0.01,
+        adamw_learning_rate_share=0.5,
+        warmup_steps=2,
+        clip_norm=1.0,
+        full_window_last_share=0.3,
     )
     return replace(read_recipe(RECIPE), optimiser=optimiser, checkpoint_every=2)
 
@@ -519,6 +525,22 @@ def test_a_finished_run_started_again_trains_no_further(
     again, progress = run(recipe, tmp_path)
     assert_equal_weights(again, first)
     assert len(progress.record) == 7
+
+
+@pytest.mark.parametrize("other", ["optimiser", "stage", "width"])
+def test_a_checkpoint_of_another_recipe_is_refused(
+    recipe: Recipe, tmp_path: Path, other: str
+) -> None:
+    run(recipe, tmp_path)
+    stages, model = STAGES, initialise(tiny_config(), seed=3)
+    if other == "optimiser":
+        recipe = replace(recipe, optimiser=replace(recipe.optimiser, clip_norm=0.5))
+    elif other == "stage":
+        stages = STAGES | {"words": replace(STAGES["words"], learning_rate=1.0)}
+    else:
+        model = initialise(tiny_config(width=32), seed=3)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: of another recipe or seed"):
+        run(recipe, tmp_path, stages=stages, model=model)
 
 
 def test_the_model_is_evaluated_as_it_decodes_and_trained_on_afterwards(

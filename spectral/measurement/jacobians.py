@@ -1,6 +1,8 @@
 """Measure Jacobians: every layer at some tokens, trained and at random weights."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -37,9 +39,9 @@ def jacobian_rows(
 ) -> list[Row]:
     """All rows of a batch of utterances; the random twin is fed the model's own tokens.
 
-    A text without tokens has no rows. Everything is computed in float64.
+    A text without tokens has no rows. Streams are the networks' own, Jacobians are in float64.
     """
-    twin = load_random_twin(settings.model, settings.ladder, model.device, settings.seed)
+    twin = _twin(settings.model, settings.ladder, model.device, settings.seed)
     networks = {
         name: (network, [as_layer(layer.layer, torch.float64) for layer in network.layers])
         for name, network in ((TRAINED, model), (RANDOM, twin))
@@ -64,8 +66,13 @@ def jacobian_rows(
     return rows
 
 
+@lru_cache(maxsize=1)
+def _twin(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
+    return load_random_twin(name, ladder, device, seed)
+
+
 def _spread(text: slice, count: int) -> slice:
-    """At most ``count`` positions of the text, evenly apart and off its ends."""
+    """At most ``count`` positions of the text, evenly apart and centred."""
     length = text.stop - text.start
     step = -(-length // count)
     return slice(text.start + (length - 1) % step // 2, text.stop, step)

@@ -14,7 +14,10 @@ from spectral.measurement.settings import Settings
 from spectral.models.loading import weights_digest
 from spectral.speech.corpus import Utterance
 
-_PACKAGES = ("torch", "transformers", "numpy", "scipy", "librosa", "jiwer", "pyarrow")
+_PACKAGES = (
+    "torch", "transformers", "tokenizers", "openai-whisper", "numpy", "scipy", "librosa",
+    "soundfile", "jiwer", "pyarrow",
+)  # fmt: skip
 _CODE = (
     "spectra.py", "graphs.py", "_validation.py", "speech/*.py", "stress/*.py", "models/*.py",
     "measurement/*.py", "jacobians/*.py",
@@ -37,18 +40,32 @@ def fingerprint(settings: Settings, utterances: Iterable[Utterance]) -> str:
     return digest.hexdigest()
 
 
+def run_key(fingerprint: str, device: torch.device) -> str:
+    """What parts of one file must have in common: numbers, device, threads and versions."""
+    machine = (_device_name(device), torch.get_num_threads(), _versions())
+    return hashlib.sha256(repr((fingerprint, machine)).encode()).hexdigest()
+
+
 def provenance(settings: Settings, fingerprint: str, device: torch.device) -> dict[str, object]:
     """What is stored with measured rows."""
     return {
         "parameters": settings.plain(),
         "fingerprint": fingerprint,
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": _versions(),
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "seed": settings.seed,
     }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _commit() -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
-from spectral.measurement.provenance import fingerprint, provenance
+from spectral.measurement.provenance import fingerprint, provenance, run_key
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
 from spectral.measurement.texts import Row
@@ -55,6 +55,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     model = load(settings.model, settings.ladder, device)
     key = fingerprint(settings, corpus.utterances)
     meta = provenance(settings, key, device)
+    key = run_key(key, device)
     skipped = dict(corpus.rejected)
     parts, resumed = [], 0
     folder = settings.output.with_suffix(".parts")

@@ -18,7 +18,7 @@ class Transcript:
     tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
     the end token, natural log. compression_ratio: bytes of the text over its zlib-compressed bytes.
     no_speech_probability: of the no-speech token after start-of-transcript. finished: false where
-    the length limit cut it off.
+    the length limit cut it off; the average then divides by one token too many, as Whisper's does.
     """
 
     text: str
@@ -34,8 +34,9 @@ def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> li
     """Transcripts of a batch: features (batch, mels, frames), at most ``limit`` tokens each.
 
     The most probable token is taken at every position; of equals the one with the lower number.
-    An empty text is allowed, special tokens other than the end are not. Raises ValueError for a
-    limit below 1, and for logits that are NaN.
+    An empty text is allowed, special tokens other than the end are not. openai-whisper's own
+    decoding also suppresses blanks and non-speech symbols, and stops at half the positions: give
+    that as ``limit`` to compare. Raises ValueError for a limit below 1, and for NaN logits.
     """
     limit = model.limit if limit is None else min(whole_number(limit, "limit", 1), model.limit)
     context = model.encode(features)
@@ -44,7 +45,7 @@ def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> li
     prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(batch, -1)
     logits = model.step(prompt, context, cache)
     no_speech = logits[:, 0].double().softmax(-1)[:, model.tokens.no_speech]
-    suppressed = torch.tensor(model.tokens.suppressed, device=model.device)
+    suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
     chosen, log_probabilities = [], []
     finished = torch.zeros(batch, dtype=torch.bool, device=model.device)
     for position in range(limit):

@@ -1,5 +1,6 @@
 """Teacher forcing: how well a model predicts a text that it is given, token by token."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,13 +25,14 @@ class Forced:
 def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -> list[Forced]:
     """Score a text per utterance, end token included: features (batch, mels, frames).
 
-    Raises ValueError for a text that does not fit the model's length.
+    Texts are taken as they are: what a model would never write (lower case, for Whisper) costs it.
+    A text that does not fit the model's length has NaN for both.
     """
-    rows = [[*model.tokens.prompt, *model.encode_text(text), model.tokens.end] for text in texts]
+    encoded = [model.encode_text(text) for text in texts]
+    fits = [len(tokens) < model.limit for tokens in encoded]
+    kept = [tokens if fit else [] for tokens, fit in zip(encoded, fits, strict=True)]
+    rows = [[*model.tokens.prompt, *tokens, model.tokens.end] for tokens in kept]
     longest = max(len(row) for row in rows)
-    limit = model.limit + len(model.tokens.prompt)
-    if longest - 1 > limit:
-        raise ValueError(f"a text of {longest} tokens, {model.name} takes {limit}; give less")
     first = len(model.tokens.prompt)
     inputs = torch.full((len(rows), longest - 1), model.tokens.end)
     labels = torch.full((len(rows), longest - 1), _IGNORE)
@@ -39,13 +41,15 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
         labels[i, first - 1 : len(row) - 1] = torch.tensor(row[first:])
     inputs, labels = inputs.to(model.device), labels.to(model.device)
     logits = model.step(inputs, model.encode(features), model.new_cache()).double()
+    # as in decoding: what can never be written takes no probability from the text
+    suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
+    logits = logits.index_fill(-1, suppressed, -torch.inf)
     losses = functional.cross_entropy(logits.mT, labels, ignore_index=_IGNORE, reduction="none")
     real = labels != _IGNORE
     wrong = (logits.argmax(-1) != labels) & real
     counts = real.sum(-1)
+    columns = (losses.sum(-1) / counts).tolist(), (wrong.sum(-1) / counts).tolist()
     return [
-        Forced(*pair)
-        for pair in zip(
-            (losses.sum(-1) / counts).tolist(), (wrong.sum(-1) / counts).tolist(), strict=True
-        )
+        Forced(*pair) if fit else Forced(math.nan, math.nan)
+        for fit, *pair in zip(fits, *columns, strict=True)
     ]

@@ -26,10 +26,7 @@ def ladder_config(
     max_target_positions: int,
     tokenizer: WhisperTokenizer,
 ) -> WhisperConfig:
-    """A WhisperConfig of the given shape; weights start as torch.nn.Linear's do, 1 / sqrt(3 width).
-
-    That is also how openai-whisper's modules start: std 1 / sqrt(3 fan_in), whatever the width.
-    """
+    """A WhisperConfig of the given shape, whose weights start with ``initial_std``."""
     start, end = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|endoftext|>"])
     return WhisperConfig(
         vocab_size=len(tokenizer),
@@ -44,7 +41,7 @@ def ladder_config(
         max_source_positions=window_seconds * FRAMES_PER_SECOND // FRAMES_PER_POSITION,
         max_target_positions=max_target_positions,
         dropout=0.0,
-        init_std=(3 * width) ** -0.5,
+        init_std=initial_std(width),
         decoder_start_token_id=start,
         bos_token_id=end,
         eos_token_id=end,
@@ -52,6 +49,11 @@ def ladder_config(
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
+
+
+def initial_std(width: int) -> float:
+    """The standard deviation that weights start with, 1 / sqrt(3 width), as torch.nn.Linear's."""
+    return float((3 * width) ** -0.5)
 
 
 def feature_extractor(window_seconds: int) -> WhisperFeatureExtractor:

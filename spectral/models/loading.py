@@ -1,17 +1,20 @@
 """Load a model by name: of the ladder, of transformers, or of openai-whisper.
 
-A name is looked up in this order: a model of the ladder (``xs-0``), a transformers folder or
-repository (``openai/whisper-tiny``), an openai-whisper file (``tiny.pt``) or name (``tiny``).
+A name is looked up in this order: a model of the ladder (``xs-0``), a transformers folder, an
+openai-whisper file (``tiny.pt``) or name (``tiny``), a repository (``openai/whisper-tiny``).
 Weights come from safetensors, or from a file whose checksum is known, read without running code.
 """
 
 import hashlib
 import os
 import pickle
+from enum import Enum, auto
 from pathlib import Path
 
 import torch
 import whisper
+from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -20,12 +23,12 @@ from transformers import (
 )
 from whisper.model import ModelDimensions, Whisper
 
-from spectral.models.ladder import initialise, sha256, verify_checksums
+from spectral.models.ladder import initial_std, initialise, sha256, verify_checksums
 from spectral.models.openai_model import OpenAIModel
 from spectral.models.transformers_model import TransformersModel
 from spectral.models.view import SpeechModel
 
-_NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
 def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
@@ -35,25 +38,24 @@ def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     on this computer and none can be fetched, and ValueError for a file whose checksum differs or
     that is no such checkpoint.
     """
-    if name in available(ladder):
-        return _from_folder(name, _verified(name, ladder), device)
-    if _openai_file(name) is not None:
+    kind = _kind(name, ladder)
+    if kind is Kind.OPENAI:
         return OpenAIModel(name, _openai(name)[0].to(device))
-    if Path(name).is_dir() or "/" in name:
-        return _from_folder(name, name, device)
-    raise _unknown(name, ladder)
+    return _from_folder(name, _folder(name, kind, ladder), device)
 
 
 def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
-    """The architecture of model ``name`` at random initialisation: the null of a trained model."""
-    if name not in available(ladder) and _openai_file(name) is not None:
-        dims = _openai(name)[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return OpenAIModel(f"{name}-random", _positioned(Whisper(dims)).to(device))
-    folder = _verified(name, ladder) if name in available(ladder) else name
-    model = initialise(WhisperConfig.from_pretrained(folder), seed).to(device)
-    return TransformersModel(f"{name}-random", model, *_processors(folder))
+    """The architecture of model ``name`` at random initialisation: the null of a trained model.
+
+    Weights are drawn alike for both libraries: N(0, 1 / (3 width)), biases zero.
+    """
+    kind, twin = _kind(name, ladder), f"{name}-random"
+    if kind is Kind.OPENAI:
+        return OpenAIModel(twin, _initialised(_openai(name)[1], seed).to(device))
+    folder = _folder(name, kind, ladder)
+    config = WhisperConfig.from_pretrained(folder)
+    config.init_std = initial_std(config.d_model)
+    return TransformersModel(twin, initialise(config, seed).to(device), *_processors(folder))
 
 
 def available(ladder: Path) -> list[str]:
@@ -62,16 +64,20 @@ def available(ladder: Path) -> list[str]:
 
 
 def weights_digest(name: str, ladder: Path) -> str:
-    """A checksum of a model's weights and configuration, by which measured rows are keyed."""
-    if name in available(ladder):
+    """A checksum of a model's weights and configuration, by which measured rows are keyed.
+
+    Of a repository: its name and the revision that is on this computer.
+    """
+    kind = _kind(name, ladder)
+    if kind is Kind.LADDER:
         return sha256(ladder / name / "SHA256SUMS")
-    file = _openai_file(name)
-    if file is not None:
-        return sha256(file)
-    if Path(name).is_dir():
+    if kind is Kind.OPENAI:
+        return sha256(_openai_file(name))
+    if kind is Kind.FOLDER:
         files = sorted(path for path in Path(name).iterdir() if path.is_file())
-        return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
-    return name
+        listing = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    return f"{name}@{WhisperConfig.from_pretrained(name)._commit_hash}"
 
 
 def choose_device(device: str) -> torch.device:
@@ -80,34 +86,60 @@ def choose_device(device: str) -> torch.device:
     Raises ValueError for a name that torch does not know, and for a GPU that is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device is {device!r}; give auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but no GPU was found; give auto or cpu")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}, which lacks float64; give auto, cpu or cuda")
+    if chosen.type == "cuda":
+        found = torch.cuda.device_count()
+        if (chosen.index or 0) >= found:
+            raise ValueError(f"device is {device!r}, of GPUs {found} were found; give auto or cpu")
+        # float32 as it says: not the shorter mantissa of tensor cores
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return chosen
 
 
-def _verified(name: str, ladder: Path) -> Path:
-    verify_checksums(ladder / name)
-    return ladder / name
+class Kind(Enum):
+    """Where a model of some name comes from."""
+
+    LADDER = auto()
+    FOLDER = auto()
+    OPENAI = auto()
+    REPOSITORY = auto()
 
 
-def _unknown(name: str, ladder: Path) -> FileNotFoundError:
+def _kind(name: str, ladder: Path) -> Kind:
+    """What a name stands for; the module says in which order it is looked up."""
+    if name in available(ladder):
+        return Kind.LADDER
+    if Path(name).is_dir():
+        return Kind.FOLDER
+    if Path(name).suffix == ".pt" or name in whisper.available_models():
+        return Kind.OPENAI
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return Kind.REPOSITORY
     known = ", ".join(available(ladder)) or "none"
     others = ", ".join(whisper.available_models())
-    return FileNotFoundError(
+    raise FileNotFoundError(
         f"{ladder}: no model {name!r}; there are: {known}; others are a transformers folder or "
         f"repository, a .pt file, or one of openai-whisper's: {others}"
     )
 
 
+def _folder(name: str, kind: Kind, ladder: Path) -> Path | str:
+    if kind is Kind.LADDER:
+        verify_checksums(ladder / name)
+        return ladder / name
+    return name
+
+
 def _from_folder(name: str, folder: Path | str, device: torch.device) -> SpeechModel:
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32
+        model, loaded = WhisperForConditionalGeneration.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         processors = _processors(folder)
     except OSError as error:
@@ -116,6 +148,19 @@ def _from_folder(name: str, folder: Path | str, device: torch.device) -> SpeechM
             f"{name}: cannot be loaded ({reason}); connect to the network once, or give a folder "
             f"with model.safetensors, {', '.join(_NEEDED)}"
         ) from error
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{name}: no Whisper of transformers ({reason}); fetch it again"
+        ) from error
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
+    wrong["missing_keys"] = [k for k in wrong.get("missing_keys", []) if k != "proj_out.weight"]
+    if any(wrong.values()):
+        kind, keys = next((kind, keys) for kind, keys in wrong.items() if keys)
+        raise ValueError(
+            f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the first: "
+            f"{keys[0]}); fetch it again"
+        )
     return TransformersModel(name, model.to(device), *processors)
 
 
@@ -126,12 +171,10 @@ def _processors(folder: Path | str) -> tuple[WhisperTokenizer, WhisperFeatureExt
     )
 
 
-def _openai_file(name: str) -> Path | None:
+def _openai_file(name: str) -> Path:
     """Where openai-whisper's checkpoint of that name is, or would be once fetched."""
-    if Path(name).suffix == ".pt":
-        return Path(name)
     if name not in whisper.available_models():
-        return None
+        return Path(name)
     cache = Path(os.getenv("XDG_CACHE_HOME", Path.home() / ".cache"))
     return cache / "whisper" / Path(whisper._MODELS[name]).name
 
@@ -139,7 +182,6 @@ def _openai_file(name: str) -> Path | None:
 def _openai(name: str) -> tuple[Whisper, ModelDimensions]:
     """A checkpoint of dims and model_state_dict, read with weights_only."""
     path = _openai_file(name)
-    assert path is not None
     if name in whisper.available_models():
         _fetch(name, path)
     if not path.is_file():
@@ -171,8 +213,16 @@ def _fetch(name: str, path: Path) -> None:
         ) from error
 
 
-def _positioned(model: Whisper) -> Whisper:
-    """torch.empty leaves the decoder's positions to chance; as its embeddings are, N(0, 1 / 50)."""
-    with torch.no_grad():
-        model.decoder.positional_embedding.normal_(std=0.02)
-    return model
+def _initialised(dims: ModelDimensions, seed: int) -> Whisper:
+    """openai-whisper's architecture with weights drawn as transformers draws the ladder's."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model, std = Whisper(dims), initial_std(dims.n_text_state)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
+                module.weight.normal_(std=std)
+                bias = getattr(module, "bias", None)
+                if isinstance(bias, nn.Parameter):
+                    bias.zero_()
+        model.decoder.positional_embedding.normal_(std=std)
+    return model.eval()

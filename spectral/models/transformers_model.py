@@ -14,6 +14,7 @@ from spectral.speech.corpus import SAMPLE_RATE
 ENGLISH_VOCABULARY = 51864
 """The number of tokens by which both libraries know an English-only model."""
 
+END = "<|endoftext|>"
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
 
 
@@ -88,12 +89,20 @@ class TransformersModel(SpeechModel):
 def _tokens(tokenizer: WhisperTokenizer, vocabulary: int) -> Tokens:
     """Text comes before the end token in every Whisper vocabulary, what comes after is special."""
     known = tokenizer.get_vocab()
-    end = known["<|endoftext|>"]
     english = vocabulary == ENGLISH_VOCABULARY  # it has no languages to choose from
     prompt = (PROMPT[0], PROMPT[-1]) if english else PROMPT
+    no_speech = next((token for token in _NO_SPEECH if token in known), _NO_SPEECH[0])
+    missing = [token for token in (END, no_speech, *prompt) if token not in known]
+    end = known.get(END, 0)
+    if missing or end < 1 or any(known[token] <= end for token in prompt):
+        raise ValueError(
+            f"a vocabulary of {len(known)} tokens is not Whisper's (missing: {missing}; special "
+            "tokens must follow the text); give the folder its tokenizer.json, or vocab.json and "
+            "merges.txt"
+        )
     return Tokens(
         prompt=tuple(known[token] for token in prompt),
         end=end,
-        no_speech=next(known[token] for token in _NO_SPEECH if token in known),
+        no_speech=known[no_speech],
         suppressed=tuple(range(end + 1, vocabulary)),
     )

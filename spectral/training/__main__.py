@@ -110,6 +110,7 @@ def _train_one(
         "threads": torch.get_num_threads(),
         "seconds": round(progress.seconds),
         "parameters": model.num_parameters(),
+        "recipe": recipe.of(size),
         "record": progress.record,
     }
     save(target, model.cpu(), tokenizer, extractor, record)

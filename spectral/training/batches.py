@@ -29,7 +29,7 @@ class Batch:
 
 
 class Batcher:
-    """Endless, seeded batches of a stage; ``state`` is the step, so a resumed run sees the same."""
+    """Seeded batches of a stage: the step decides a batch, so a resumed run sees the same."""
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ RATES = (140, 211)  # words per minute
 PITCHES = (30, 71)
 LEAD_SECONDS = (0.05, 0.3)
 _FRAME = 160  # samples between two frames of the log-mel
+_SEEDS = {"words": 0, "sentences": 1, "jumbles": 2}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def random_voice(rng: np.random.Generator) -> Voice:
 def prepare(folder: Path, material: Material, extractor: WhisperFeatureExtractor) -> None:
     """Write every shard that is not there yet; shards of another recipe raise ValueError."""
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder / "material.json", asdict(material))
+    _claim(folder / "material.json", {**asdict(material), "window": extractor.chunk_length})
     jobs = [("words", i) for i in range(material.word_shards)]
     jobs += [("sentences", i) for i in range(material.sentence_shards)]
     jobs += [("jumbles", i) for i in range(material.jumble_shards)]
@@ -64,7 +65,7 @@ def prepare(folder: Path, material: Material, extractor: WhisperFeatureExtractor
     for (kind, i), shard, spoken in tqdm(
         zip(jobs, shards, waves, strict=True), total=len(jobs), desc="speech", unit="shard"
     ):
-        rng = np.random.default_rng([material.seed, 1, len(kind), i])
+        rng = np.random.default_rng([material.seed, 1, _SEEDS[kind], i])
         longest = WORD_SECONDS if kind == "words" else float(extractor.chunk_length)
         pieces = (
             (request.text, _disturb(wave, material, rng))
@@ -99,7 +100,7 @@ def load(folder: Path, kind: str) -> Clips:
 
 
 def _requests(kind: str, shard: int, material: Material) -> list[Request]:
-    rng = np.random.default_rng([material.seed, 0, len(kind), shard])
+    rng = np.random.default_rng([material.seed, 0, _SEEDS[kind], shard])
     return [Request(_TEXTS[kind](rng), random_voice(rng)) for _ in range(material.shard_size)]
 
 
@@ -149,4 +150,6 @@ def _claim(path: Path, material: dict[str, object]) -> None:
     wanted = json.loads(json.dumps(material))
     if found not in (None, wanted):
         raise ValueError(f"{path}: speech of another recipe ({found}); remove {path.parent}")
-    path.write_text(json.dumps(wanted))
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(wanted))
+    part.rename(path)

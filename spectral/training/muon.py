@@ -72,7 +72,10 @@ class Muon(torch.optim.Optimizer):
         looked_ahead = []
         for parameter in parameters:
             assert parameter.grad is not None
-            average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
+            state = self.state[parameter]
+            if "average" not in state:
+                state["average"] = torch.zeros_like(parameter)
+            average = state["average"]
             average.lerp_(parameter.grad, 1 - momentum)
             looked_ahead.append(parameter.grad.lerp(average, momentum))
         return torch.stack(looked_ahead)

@@ -1,6 +1,6 @@
 """The training recipe: what params/training.yml says, as typed values."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,16 @@ class Recipe:
             name: Stage(**stage, steps=steps[name])
             for name, stage in self.stages.items()
             if name in steps
+        }
+
+    def of(self, size: str) -> dict[str, Any]:
+        """All that decides what a model of this size becomes, apart from seed and machine."""
+        return {
+            "window_seconds": self.window_seconds,
+            "shape": asdict(self.sizes[size]),
+            "stages": {name: asdict(stage) for name, stage in self.curriculum(size).items()},
+            "material": asdict(self.material),
+            "optimiser": asdict(self.optimiser),
         }
 
 

@@ -1,5 +1,6 @@
 """Train one model of the ladder: a curriculum, a CTC head, and a loop that can be resumed."""
 
+import hashlib
 import json
 import math
 import time
@@ -90,15 +91,23 @@ def train(
     seed: int,
     device: torch.device,
 ) -> Progress:
-    """Run every stage in order, resuming from ``folder/checkpoint.pt``; returns the record."""
+    """Run every stage in order, resuming from ``folder/checkpoint.pt``; returns the record.
+
+    Raises ValueError for a checkpoint of another recipe, shape or seed.
+    """
     torch.manual_seed(seed)
     learner = Learner(model.train()).to(device)
     names = list(stages)
     progress = Progress(names[0])
     optimisers = _optimisers(learner, recipe.optimiser)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint, run = folder / "checkpoint.pt", _run_of(learner, stages, recipe, seed)
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved["run"] != run:
+            raise ValueError(
+                f"{checkpoint}: of another recipe or seed ({saved['run']}, asked for {run}); "
+                f"remove {folder} to train anew"
+            )
         learner.load_state_dict(saved["learner"])
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
@@ -115,10 +124,24 @@ def train(
             recipe,
             progress,
             checkpoint,
+            run,
             evaluate,
             device,
         )
     return progress
+
+
+def _run_of(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
+    """What decides the weights of a run, apart from the machine, as JSON."""
+    shapes = {name: list(tensor.shape) for name, tensor in learner.state_dict().items()}
+    parts = {
+        "seed": seed,
+        "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12],
+        "stages": {name: asdict(stage) for name, stage in stages.items()},
+        "material": asdict(recipe.material),
+        "optimiser": asdict(recipe.optimiser),
+    }
+    return json.dumps(parts)
 
 
 def _run_stage(
@@ -129,6 +152,7 @@ def _run_stage(
     recipe: Recipe,
     progress: Progress,
     checkpoint: Path,
+    run: str,
     evaluate: Callable[[WhisperForConditionalGeneration], float],
     device: torch.device,
 ) -> None:
@@ -174,7 +198,7 @@ def _run_stage(
                 }
             )
             bar.set_postfix(loss=f"{mean:.3f}", word_error=f"{error:.2f}")
-            _save(checkpoint, learner, optimisers, progress)
+            _save(checkpoint, run, learner, optimisers, progress)
             total, began = 0.0, time.monotonic()
     bar.close()
 
@@ -182,7 +206,8 @@ def _run_stage(
 def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
     """The learning rate at a step as a share of the highest: linear warm-up, then a cosine."""
     warm = min(1.0, (step + 1) / optimiser.warmup_steps)
-    done = max(0.0, (step - optimiser.warmup_steps) / (stage.steps - optimiser.warmup_steps))
+    after = max(1, stage.steps - optimiser.warmup_steps)
+    done = min(1.0, max(0.0, (step - optimiser.warmup_steps) / after))
     cosine = 0.5 * (1 + math.cos(math.pi * done))
     return warm * (_LAST_LEARNING_RATE + (1 - _LAST_LEARNING_RATE) * cosine)
 
@@ -213,6 +238,7 @@ def _optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Opti
 
 def _save(
     path: Path,
+    run: str,
     learner: Learner,
     optimisers: Sequence[torch.optim.Optimizer],
     progress: Progress,
@@ -220,6 +246,7 @@ def _save(
     part = path.with_suffix(".part")
     torch.save(
         {
+            "run": run,
             "learner": learner.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in optimisers],
             "progress": json.dumps(asdict(progress)),
