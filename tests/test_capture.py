@@ -1,6 +1,6 @@
 """What is recorded during decoding, against one forward pass of the library's own model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -167,8 +167,14 @@ def test_the_mask_is_true_for_the_tokens_of_each_answer_and_for_nothing_else(cas
         assert row == [True] * count + [False] * (len(row) - count)
 
 
+def attention(recording: Recording, transcripts: Sequence[Transcript]) -> torch.Tensor:
+    """All layers' weights: (batch, layers, heads, T, T)."""
+    layers = recording.rows(HIDDEN_STATE).shape[1]
+    return torch.stack([recording.attention(transcripts, i) for i in range(layers)], 1)
+
+
 def test_attention_is_that_of_the_eager_implementation(case: Case) -> None:
-    weights = case.recording.attention(case.transcripts)
+    weights = attention(case.recording, case.transcripts)
     assert weights.dtype == torch.float64
     for i, wanted in expected(case):
         count = len(case.transcripts[i].tokens)
@@ -177,7 +183,7 @@ def test_attention_is_that_of_the_eager_implementation(case: Case) -> None:
 
 
 def test_attention_rows_are_causal_and_lack_what_goes_to_the_prompt(case: Case) -> None:
-    weights = case.recording.attention(case.transcripts)
+    weights = attention(case.recording, case.transcripts)
     assert (weights >= 0).all()
     assert (weights.triu(1) == 0).all()
     assert (weights.sum(-1) < 1).all()  # the prompt's earlier tokens get the rest
@@ -298,4 +304,4 @@ def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor
     rows, mask = recording.text_rows("self_attention", empty)
     assert rows.shape == (2, 2, 0, tiny.width)
     assert mask.shape == (2, 0)
-    assert recording.attention(empty).shape == (2, 2, tiny.heads, 0, 0)
+    assert attention(recording, empty).shape == (2, 2, tiny.heads, 0, 0)

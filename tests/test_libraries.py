@@ -103,8 +103,9 @@ def test_both_captures_give_the_same_rows_and_spectra(
             for rows in (ours, theirs)
         ]
         torch.testing.assert_close(*ranks, rtol=1e-4, atol=0)
-    ours, theirs = (one.attention(said) for one, said in recordings)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    for layer in range(2):
+        ours, theirs = (one.attention(said, layer) for one, said in recordings)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_both_have_the_same_propagators(
@@ -130,6 +131,26 @@ def test_both_have_the_same_propagators(
     largest = float(found[0].abs().max())
     # the streams that both linearise at are their own networks', in float32
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4 * largest)
+
+
+def test_several_tokens_are_refused_once_the_cache_is_filled(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    model = pair[0]
+    context, cache = model.encode(model.features(waves[:1])), model.new_cache()
+    prompt = torch.tensor([model.tokens.prompt])
+    model.step(prompt, context, cache)
+    with pytest.raises(ValueError, match="tokens after the first step; give one at a time"):
+        model.step(prompt, context, cache)
+
+
+def test_a_text_s_tokens_are_those_that_a_model_begins_with(
+    pair: tuple[SpeechModel, SpeechModel],
+) -> None:
+    for model in pair:
+        first = model.encode_text("the old sailor")[0]
+        assert model.text([first]) == "the"
+        assert model.encode_text(" the old sailor ") == model.encode_text("the old sailor")
 
 
 def test_no_hook_stays_behind_and_capture_changes_nothing(

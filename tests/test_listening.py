@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectral.measurement.listening import OWN, SWAPPED, measure_listening
+from spectral.measurement.listening import measure_listening
 from spectral.measurement.schemas import LISTENING
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import read
 from spectral.models.forcing import teacher_forced
 from spectral.models.view import SpeechModel
-from spectral.results.listening import answers_to_nothing, listening_summary
+from spectral.results.listening import HEARD, NOTHING, answers_to_nothing, listening_summary
 from spectral.speech.corpus import find_utterances, read_wave
 from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.stress.scoring import word_error
@@ -28,7 +28,7 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
         ladder=ladder,
         corpus=speech,
         output=tmp_path_factory.mktemp("listening") / "tiny-0.parquet",
-        conditions=("clean",),
+        conditions=(*HEARD, *NOTHING),
         seed=3,
         batch=4,
         device="cpu",
@@ -78,6 +78,12 @@ def test_a_text_that_is_too_long_has_no_score_and_harms_no_other(
     assert short.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
+def test_a_text_with_unknown_characters_has_no_score(tiny: SpeechModel, features: Tensor) -> None:
+    with pytest.raises(ValueError, match="tiny-0 lacks characters of 'caf\u00e9'; it knows caf"):
+        tiny.encode_text("caf\u00e9")
+    assert np.isnan(teacher_forced(tiny, features[:1], ["caf\u00e9"])[0].loss)
+
+
 @pytest.fixture(scope="module")
 def rows(settings: Settings) -> pd.DataFrame:
     """The tiny model takes 24 characters, so that long references have no forced score."""
@@ -85,37 +91,37 @@ def rows(settings: Settings) -> pd.DataFrame:
     return read([settings.output], LISTENING)
 
 
-def test_every_utterance_has_a_row_per_audio(rows: pd.DataFrame) -> None:
-    assert set(rows.audio) == {OWN, SWAPPED, *NO_SPEECH}
-    assert not rows.duplicated(["utterance", "audio"]).any()
-    assert rows.groupby("audio").utterance.nunique().nunique() == 1
+def test_every_utterance_has_a_row_per_condition(rows: pd.DataFrame) -> None:
+    assert set(rows.condition) == {*HEARD, *NOTHING}
+    assert not rows.duplicated(["utterance", "condition"]).any()
+    assert rows.groupby("condition").utterance.nunique().nunique() == 1
     for row in rows.itertuples():
         assert row.word_error == word_error(row.reference, row.transcript)
 
 
-def test_swapped_audio_is_another_utterance_s(rows: pd.DataFrame) -> None:
-    own = rows[rows.audio == OWN].set_index("utterance").transcript
-    swapped = rows[rows.audio == SWAPPED].set_index("utterance").transcript
-    assert sorted(own) == sorted(swapped), "the same audio, in another order"
+def test_what_audio_an_utterance_is_swapped_with_does_not_depend_on_the_batch(
+    rows: pd.DataFrame, settings: Settings, tmp_path: Path
+) -> None:
+    alone = replace(settings, output=tmp_path / "one.parquet", batch=1)
+    measure_listening(alone)
+    other = read([alone.output], LISTENING)
+    keys = ["utterance", "condition"]
+    texts = [frame.set_index(keys).transcript.sort_index() for frame in (rows, other)]
+    pd.testing.assert_series_equal(*texts)
+    own, swapped = (texts[0].xs(condition, level="condition") for condition in HEARD)
     assert (own != swapped).any()
 
 
-def test_a_batch_of_one_has_nobody_to_swap_with(settings: Settings, tmp_path: Path) -> None:
-    alone = replace(settings, output=tmp_path / "one.parquet", batch=1, utterances=2)
-    measure_listening(alone)
-    assert SWAPPED not in set(read([alone.output], LISTENING).audio)
-
-
 def test_tables_follow_from_the_rows(rows: pd.DataFrame) -> None:
-    heard = listening_summary(rows, resamples=50, seed=0).set_index("audio")
-    assert set(heard.index) == {OWN, SWAPPED}
-    own = rows[rows.audio == OWN]
+    heard = listening_summary(rows, resamples=50, seed=0).set_index("condition")
+    assert set(heard.index) == set(HEARD)
+    own = rows[rows.condition == "clean"]
     words = own.reference.str.split().str.len()
     expected = 100 * (own.word_error * words).sum() / words.sum()
-    assert heard.loc[OWN, "word_error"] == pytest.approx(expected)
-    assert heard.loc[OWN, "forced_loss"] == pytest.approx(own.forced_loss.mean())
+    assert heard.loc["clean", "word_error"] == pytest.approx(expected)
+    assert heard.loc["clean", "forced_loss"] == pytest.approx(own.forced_loss.mean())
     answers = answers_to_nothing(rows)
-    shares = answers.drop(columns=["parameters", "model", "audio", "no_speech_probability"])
+    shares = answers.drop(columns=["parameters", "model", "condition", "no_speech_probability"])
     np.testing.assert_allclose(shares.sum(axis=1), 100)
 
 

@@ -244,12 +244,12 @@ def test_graph_indices_are_those_of_the_attention_and_the_cosines_among_the_toke
     table: pd.DataFrame, decoded: dict[str, Any]
 ) -> None:
     mixtures, transcripts, recording = decoded["hell"]
-    attention = recording.attention(transcripts).numpy()
     states, _ = recording.text_rows(HIDDEN_STATE, transcripts)
     own = table[(table.condition == "hell") & (table.component == "ffn") & (table.modes == 5)]
     for i, mixture in enumerate(mixtures):
         for row in own[own.utterance == mixture.target.id].itertuples():
-            part = attention[i, row.layer - 1, :, : row.tokens, : row.tokens]
+            attention = recording.attention(transcripts, row.layer - 1)[i].numpy()
+            part = attention[:, : row.tokens, : row.tokens]
             directions = torch.nn.functional.normalize(
                 states[i, row.layer - 1, : row.tokens].double(), dim=-1
             )

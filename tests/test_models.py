@@ -283,7 +283,8 @@ def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "device is 'gpu'; give auto"), ("cuda:3", "'cuda:3', of GPUs 0 were found")]
+    ("device", "message"),
+    [("gpu", "device is 'gpu'; give auto"), ("cuda:3", "'cuda:3', of GPUs 0 were found")],
 )
 def test_a_device_that_is_not_there_is_an_error_that_names_it(
     device: str, message: str, monkeypatch: pytest.MonkeyPatch

@@ -17,9 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral.speech.corpus import SAMPLE_RATE, UnusableUtterance, Utterance
+from spectral.speech.nothing import NO_SPEECH
 from spectral.stress.conditions import CONDITIONS, Stress, condition, parse_stress
 from spectral.stress.mixture import Mixture, Speakers, rms
-from spectral.stress.perturbations import GaussianNoise, Perturbation, SpeakerMix, TimeStretch
+from spectral.stress.perturbations import (
+    GaussianNoise,
+    Perturbation,
+    SpeakerMix,
+    Substitute,
+    TimeStretch,
+)
 
 SEED = 20260408
 law = settings(derandomize=True, deadline=None, max_examples=15)
@@ -172,7 +179,9 @@ def test_identities_return_the_mixture_itself(identity: Perturbation) -> None:
     assert identity.apply(CLEAN, SPEAKERS, SEED) is CLEAN
 
 
-@pytest.mark.parametrize("full", [*CONDITIONS["hell"].perturbations, TimeStretch(1 / 3.5)])
+@pytest.mark.parametrize(
+    "full", [*CONDITIONS["hell"].perturbations, TimeStretch(1 / 3.5), Substitute()]
+)
 def test_severity_runs_from_nothing_to_the_perturbation_itself(full: Perturbation) -> None:
     assert full.at_severity(0).apply(CLEAN, SPEAKERS, SEED) is CLEAN
     assert full.at_severity(1) == full
@@ -408,6 +417,12 @@ def test_bad_ratios(snr: object) -> None:
         GaussianNoise(snr)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("by", ["music", None, 1])
+def test_bad_substitutes(by: object) -> None:
+    with pytest.raises(ValueError, match=r"substitute by is .*; choose from speech, silence"):
+        Substitute(by)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("count", [-1, 2.5, 5.0, "5", True, None])
 def test_bad_counts(count: object) -> None:
     with pytest.raises(ValueError, match=r"mix interferers is .*; give a whole number"):
@@ -419,6 +434,30 @@ def test_bad_severities(severity: object) -> None:
     for perturbation in CONDITIONS["hell"].perturbations:
         with pytest.raises(ValueError, match=r"severity is .*; give a number from 0"):
             perturbation.at_severity(severity)  # type: ignore[arg-type]
+
+
+# Other audio
+
+
+def test_swapped_audio_is_another_speaker_s_as_it_is() -> None:
+    swapped = under(Substitute("speech"))
+    other = swapped.parts[1].utterance
+    assert other.speaker != TARGET.speaker
+    assert swapped.target == TARGET
+    ((drawn, wave),) = SPEAKERS.draw({TARGET.speaker}, 1, SEED, CLEAN.key("substitute"))
+    assert drawn == other
+    np.testing.assert_array_equal(swapped.wave, wave)
+
+
+@pytest.mark.parametrize("kind", NO_SPEECH)
+def test_audio_without_speech_is_as_long_and_differs_by_utterance(kind: str) -> None:
+    nothing = under(Substitute(kind))
+    assert nothing.wave.shape == CLEAN.wave.shape
+    assert nothing.references == CLEAN.references
+    np.testing.assert_array_equal(nothing.wave, under(Substitute(kind)).wave)
+    other = replace(CLEAN.target, id="other")
+    alike = Mixture.of(other, CLEAN.wave)
+    assert not np.array_equal(nothing.wave, under(Substitute(kind), on=alike).wave)
 
 
 # Parameter files

@@ -9,22 +9,24 @@ from matplotlib.figure import Figure
 
 from spectral.figures.outcomes import draw_kinds
 from spectral.figures.style import PAGE, model_label, model_order
-from spectral.speech.nothing import NO_SPEECH
+from spectral.results.listening import HEARD, NOTHING
 
-_STYLES = {"own": ("o", "#0072B2"), "swapped": ("s", "#D55E00")}  # Okabe & Ito 2008
+_STYLES = dict(
+    zip(HEARD, (("own", "o", "#0072B2"), ("swapped", "s", "#D55E00")), strict=True)
+)  # Okabe & Ito 2008
 
 
 def draw_listening_summary(heard: pd.DataFrame, answers: pd.DataFrame) -> Figure:
     """Word error with own and swapped audio by model; a panel of answers per kind of nothing."""
     models = model_order(heard)
     figure, axes = plt.subplots(
-        1, 1 + len(NO_SPEECH), sharey=True, figsize=(PAGE, 0.3 * len(models) + 1.4),
+        1, 1 + len(NOTHING), sharey=True, figsize=(PAGE, 0.3 * len(models) + 1.4),
         layout="constrained",
     )  # fmt: skip
     _draw_errors(axes[0], heard, models)
-    for ax, audio in zip(axes[1:], NO_SPEECH, strict=True):
-        draw_kinds(ax, answers[answers.audio == audio], models)
-        ax.set(title=audio, xlabel="answers (%)")
+    for ax, condition in zip(axes[1:], NOTHING, strict=True):
+        draw_kinds(ax, answers[answers.condition == condition], models)
+        ax.set(title=condition, xlabel="answers (%)")
     axes[0].set_yticks(range(len(models)), [model_label(heard, model) for model in models])
     axes[0].invert_yaxis()
     handles: dict[str, Artist] = {}
@@ -35,8 +37,8 @@ def draw_listening_summary(heard: pd.DataFrame, answers: pd.DataFrame) -> Figure
 
 
 def _draw_errors(ax: Axes, heard: pd.DataFrame, models: list[str]) -> None:
-    for audio, (marker, colour) in _STYLES.items():
-        side = heard[heard.audio == audio].set_index("model").reindex(models)
+    for condition, (audio, marker, colour) in _STYLES.items():
+        side = heard[heard.condition == condition].set_index("model").reindex(models)
         ends = side[["word_error_low", "word_error_high"]].to_numpy().T
         errors = np.abs(ends - side.word_error.to_numpy())
         ax.errorbar(

@@ -115,15 +115,13 @@ def _batched(utterances: Sequence[Utterance], size: int) -> list[tuple[Utterance
 
 
 def _discard_others(folder: Path, key: str) -> None:
-    if any(_fingerprint_of(part) != key for part in folder.glob("*.parquet")):
-        shutil.rmtree(folder)
-
-
-def _fingerprint_of(part: Path) -> object:
-    try:
-        return read_meta(part).get("fingerprint")
-    except (ValueError, OSError):  # cut short, by a power failure say
-        return None
+    for part in folder.glob("*.parquet"):
+        try:
+            wanted = read_meta(part).get("fingerprint") == key
+        except (ValueError, OSError):  # cut short, by a power failure say
+            wanted = False
+        if not wanted:
+            part.unlink()
 
 
 def _first(skipped: dict[str, str]) -> str:

@@ -46,7 +46,7 @@ LISTENING = pa.schema(
         ("parameters", pa.int64()),
         ("utterance", pa.string()),
         ("speaker", pa.string()),
-        ("audio", pa.string()),
+        ("condition", pa.string()),
         ("reference", pa.string()),
         ("transcript", pa.string()),
         ("word_error", pa.float64()),
@@ -59,7 +59,7 @@ LISTENING = pa.schema(
         ("forced_token_error", pa.float64()),
     ]
 )
-"""One row per utterance and audio (own, swapped, silence, noise, tones): data/README.md."""
+"""One row per utterance and condition, those without speech among them: data/README.md."""
 
 _PARTS = ("self_attention", "cross_attention", "ffn")
 

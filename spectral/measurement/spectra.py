@@ -137,15 +137,22 @@ def _alpha_reason(resolved: int, k: int) -> str:
 
 def _graph_columns(decoded: Decoded, lengths: Tensor) -> dict[str, list[list[float]]]:
     """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
-    attention = decoded.recording.attention(decoded.transcripts)
     states, _ = decoded.recording.text_rows(HIDDEN_STATE, decoded.transcripts)
-    tokens = states.shape[2]
-    mask = _mask(lengths.to(states.device), tokens)[:, None].expand(*states.shape[:2], tokens)
-    by_head = mask[:, :, None].expand(*attention.shape[:3], tokens)
-    averaged, single = attention_graph(attention.mean(2), mask), attention_graph(attention, by_head)
-    columns = {
+    mask = _mask(lengths.to(states.device), states.shape[2])
+    by_layer = [_graphs(decoded, states[:, i], i, mask) for i in range(states.shape[1])]
+    return {
+        name: torch.stack([graphs[name] for graphs in by_layer], -1).tolist()
+        for name in by_layer[0]
+    }
+
+
+def _graphs(decoded: Decoded, states: Tensor, layer: int, mask: Tensor) -> dict[str, Tensor]:
+    """One layer at a time: the graphs of all heads are the largest thing a measurement holds."""
+    attention = decoded.recording.attention(decoded.transcripts, layer)
+    by_head = mask[:, None].expand(attention.shape[:3])
+    averaged, single = attention_graph(attention.mean(1), mask), attention_graph(attention, by_head)
+    return {
         "attention_kirchhoff": graph_kirchhoff_index(averaged, mask),
         "attention_kirchhoff_heads": graph_kirchhoff_index(single, by_head).mean(-1),
         "similarity_kirchhoff": graph_kirchhoff_index(similarity_graph(states, mask), mask),
     }
-    return {name: column.tolist() for name, column in columns.items()}

@@ -51,13 +51,13 @@ class Recording:
         mask = torch.arange(longest, device=rows.device) < lengths[:, None]
         return rows[:, :, first : first + longest], mask
 
-    def attention(self, transcripts: Sequence[Transcript]) -> Tensor:
-        """Self-attention weights among the text's rows: (batch, layers, heads, T, T), float64.
+    def attention(self, transcripts: Sequence[Transcript], layer: int) -> Tensor:
+        """One layer's self-attention among the text's rows: (batch, heads, T, T), float64.
 
         softmax(q k' / sqrt(d)) over all earlier positions and the own one, the prompt's among
         them; the prompt's columns are then dropped, so rows may sum to less than one.
         """
-        query, key = (self._by_head(kind) for kind in (_QUERY, _KEY))
+        query, key = (self._by_head(kind, layer) for kind in (_QUERY, _KEY))
         scores = query @ key.mT * query.shape[-1] ** -0.5
         positions = scores.shape[-1]
         future = torch.ones(positions, positions, dtype=torch.bool, device=scores.device).triu(1)
@@ -66,8 +66,8 @@ class Recording:
         last = first + max(len(t.tokens) for t in transcripts)
         return weights[..., first:last, first:last]
 
-    def _by_head(self, kind: str) -> Tensor:
-        rows = self.rows(kind).double()
+    def _by_head(self, kind: str, layer: int) -> Tensor:
+        rows = torch.cat(self._calls[kind, layer], dim=1).double()
         return rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2)
 
     def _record(self, kind: str, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:

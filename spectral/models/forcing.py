@@ -26,12 +26,10 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
     """Score a text per utterance, end token included: features (batch, mels, frames).
 
     Texts are taken as they are: what a model would never write (lower case, for Whisper) costs it.
-    A text that does not fit the model's length has NaN for both.
+    A text that does not fit the model's length, or its vocabulary, has NaN for both.
     """
-    encoded = [model.encode_text(text) for text in texts]
-    fits = [len(tokens) < model.limit for tokens in encoded]
-    kept = [tokens if fit else [] for tokens, fit in zip(encoded, fits, strict=True)]
-    rows = [[*model.tokens.prompt, *tokens, model.tokens.end] for tokens in kept]
+    encoded = [_encoded(model, text) for text in texts]
+    rows = [[*model.tokens.prompt, *(tokens or []), model.tokens.end] for tokens in encoded]
     longest = max(len(row) for row in rows)
     first = len(model.tokens.prompt)
     inputs = torch.full((len(rows), longest - 1), model.tokens.end)
@@ -50,6 +48,14 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
     counts = real.sum(-1)
     columns = (losses.sum(-1) / counts).tolist(), (wrong.sum(-1) / counts).tolist()
     return [
-        Forced(*pair) if fit else Forced(math.nan, math.nan)
-        for fit, *pair in zip(fits, *columns, strict=True)
+        Forced(math.nan, math.nan) if tokens is None else Forced(*pair)
+        for tokens, *pair in zip(encoded, *columns, strict=True)
     ]
+
+
+def _encoded(model: SpeechModel, text: str) -> list[int] | None:
+    try:
+        tokens = model.encode_text(text)
+    except ValueError:
+        return None
+    return tokens if len(tokens) < model.limit else None

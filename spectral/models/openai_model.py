@@ -65,7 +65,9 @@ class OpenAIModel(SpeechModel):
         return {}
 
     def step(self, tokens: Tensor, context: Tensor, cache: Cache) -> Tensor:
-        """See :class:`SpeechModel`."""
+        """See :class:`SpeechModel`; raises ValueError for several tokens into a filled cache."""
+        if cache and tokens.shape[1] > 1:
+            raise ValueError(f"{tokens.shape[1]} tokens after the first step; give one at a time")
         with self._keeping(cache):
             logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
         return logits
@@ -77,7 +79,7 @@ class OpenAIModel(SpeechModel):
 
     def encode_text(self, text: str) -> list[int]:
         """See :class:`SpeechModel`."""
-        ids: list[int] = self._tokenizer.encode(text)
+        ids: list[int] = self._tokenizer.encode(f" {text.strip()}")
         return ids
 
     @contextmanager

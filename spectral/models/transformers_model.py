@@ -14,6 +14,8 @@ from spectral.speech.corpus import SAMPLE_RATE
 ENGLISH_VOCABULARY = 51864
 """The number of tokens by which both libraries know an English-only model."""
 
+_CHARACTERS = 256  # at most so many tokens: no pair of characters has one of its own
+
 END = "<|endoftext|>"
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
 
@@ -32,6 +34,8 @@ class TransformersModel(SpeechModel):
         self.module = self._model = model.eval()
         self._tokenizer, self._extractor = tokenizer, extractor
         self.tokens = _tokens(tokenizer, model.config.vocab_size)
+        # Whisper's words bring their space along; a vocabulary of characters starts without
+        self._opening = " " if len(tokenizer.get_vocab()) > _CHARACTERS else ""
         self.width = model.config.d_model
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
@@ -82,7 +86,10 @@ class TransformersModel(SpeechModel):
 
     def encode_text(self, text: str) -> list[int]:
         """See :class:`SpeechModel`."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        written = f"{self._opening}{text.strip()}"
+        ids: list[int] = self._tokenizer(written, add_special_tokens=False).input_ids
+        if "".join(self.text(ids).split()) != "".join(text.split()):
+            raise ValueError(f"{self.name} lacks characters of {text!r}; it knows {self.text(ids)}")
         return ids
 
 

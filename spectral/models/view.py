@@ -82,7 +82,10 @@ class SpeechModel(ABC):
 
     @abstractmethod
     def step(self, tokens: Tensor, context: Tensor, cache: Any) -> Tensor:
-        """Logits of the tokens that come next: tokens (batch, new) -> (batch, new, vocabulary)."""
+        """Logits of the tokens that come next: tokens (batch, new) -> (batch, new, vocabulary).
+
+        Several tokens only into an empty cache: afterwards one at a time.
+        """
 
     @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
@@ -90,4 +93,7 @@ class SpeechModel(ABC):
 
     @abstractmethod
     def encode_text(self, text: str) -> list[int]:
-        """The tokens of a text, without prompt or end."""
+        """The tokens of a text as the model would begin with it, without prompt or end.
+
+        Raises ValueError for a text with characters that the vocabulary lacks.
+        """

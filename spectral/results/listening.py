@@ -5,32 +5,39 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from spectral.measurement.listening import OWN, SWAPPED
-from spectral.results.bootstrap import interval, weighted_mean
-from spectral.speech.nothing import NO_SPEECH
+from spectral.measurement.settings import REFERENCE_CONDITION
+from spectral.results.bootstrap import interval
 from spectral.speech.text import normalise
 
-HEARD = (OWN, SWAPPED)
+HEARD = (REFERENCE_CONDITION, "swapped")
+"""The own audio, and another speaker's."""
+
+FORCED = ("forced_loss", "forced_token_error")
+
+NOTHING = ("silence", "noise-alone", "tones")
+"""Conditions in which nobody speaks."""
 
 
 def listening_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """Free-running word error in %, and teacher-forced loss and token error in %, by audio.
+    """Free-running word error in %, and teacher-forced loss and token error in %, by condition.
 
-    One row per model and audio with speech (own, swapped), each number with its interval.
+    One row per model and condition of ``HEARD``, each number with its interval.
     """
     table = []
-    keys = ["parameters", "model", "audio"]
-    for key, group in rows[rows.audio.isin(HEARD)].groupby(keys, sort=True):
+    keys = ["parameters", "model", "condition"]
+    for key, group in rows[rows.condition.isin(HEARD)].groupby(keys, sort=True):
         words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
         edits = words * group.word_error.to_numpy()
+        scored = group.forced_loss.notna().to_numpy(float)  # texts too long for the model are not
+        loss, token_error = (group[name].fillna(0.0).to_numpy() for name in FORCED)
         columns = {
-            "word_error": partial(_percent, parts=edits, wholes=words),
-            "forced_loss": partial(weighted_mean, values=group.forced_loss.to_numpy()),
-            "forced_token_error": partial(
-                weighted_mean, values=100 * group.forced_token_error.to_numpy()
-            ),
+            "word_error": partial(_share, parts=100 * edits, wholes=words),
+            "forced_loss": partial(_share, parts=loss, wholes=scored),
+            "forced_token_error": partial(_share, parts=100 * token_error, wholes=scored),
         }
-        row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
+        row = dict(zip(keys, key, strict=True)) | {
+            "n": len(group), "n_forced": int(scored.sum())
+        }  # fmt: skip
         for name, statistic in columns.items():
             found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
             row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
@@ -39,14 +46,14 @@ def listening_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
 
 
 def answers_to_nothing(rows: pd.DataFrame) -> pd.DataFrame:
-    """The share of each kind of answer, in %, and the median no-speech probability, by audio."""
-    nothing = rows[rows.audio.isin(NO_SPEECH)]
-    keys = ["parameters", "model", "audio"]
+    """The share of each kind of answer in %, and the median no-speech probability, by condition."""
+    nothing = rows[rows.condition.isin(NOTHING)]
+    keys = ["parameters", "model", "condition"]
     counts = nothing.groupby(keys).outcome.value_counts()
     shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
     silence = nothing.groupby(keys).no_speech_probability.median()
     return shares.unstack(fill_value=0.0).assign(no_speech_probability=silence).reset_index()
 
 
-def _percent(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    return np.asarray(100 * (weights @ parts) / (weights @ wholes))
+def _share(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    return np.asarray((weights @ parts) / (weights @ wholes))

@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from spectral.stress.mixture import Mixture, Speakers
-from spectral.stress.perturbations import GaussianNoise, Perturbation, SpeakerMix, TimeStretch
+from spectral.stress.perturbations import (
+    GaussianNoise,
+    Perturbation,
+    SpeakerMix,
+    Substitute,
+    TimeStretch,
+)
 
-_PERTURBATIONS: dict[str, type[TimeStretch] | type[SpeakerMix] | type[GaussianNoise]] = {
-    kind.name: kind for kind in (TimeStretch, SpeakerMix, GaussianNoise)
+Kind = type[TimeStretch] | type[SpeakerMix] | type[GaussianNoise] | type[Substitute]
+_PERTURBATIONS: dict[str, Kind] = {
+    kind.name: kind for kind in (TimeStretch, SpeakerMix, GaussianNoise, Substitute)
 }
 
 
@@ -29,7 +36,7 @@ class Stress:
         milder = tuple(each.at_severity(severity) for each in self.perturbations)
         return self if severity == 1 else Stress(f"{self.name}-{severity:g}", milder)
 
-    def plain(self) -> list[dict[str, dict[str, float]]]:
+    def plain(self) -> list[dict[str, dict[str, float | str]]]:
         """The perturbations as ``parse_stress`` reads them: lists, dicts and numbers alone."""
         return [{each.name: dict(vars(each))} for each in self.perturbations]
 
@@ -44,6 +51,10 @@ CONDITIONS: dict[str, Stress] = {
         Stress("stretch", (TimeStretch(3.5),)),
         Stress("mix", (SpeakerMix(5, 0.0),)),
         Stress("noise", (GaussianNoise(0.0),)),
+        Stress("swapped", (Substitute("speech"),)),
+        Stress("silence", (Substitute("silence"),)),
+        Stress("noise-alone", (Substitute("noise"),)),
+        Stress("tones", (Substitute("tones"),)),
         Stress("hell", (TimeStretch(3.5), SpeakerMix(5, 0.0), GaussianNoise(0.0))),
     )
 }

@@ -14,6 +14,7 @@ import numpy as np
 from librosa.effects import time_stretch
 
 from spectral.speech.corpus import UnusableUtterance
+from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.stress.mixture import Mixture, Part, Speakers, digest, rms
 
 FAINT_DB = -30.0  # where the mildest mix and noise begin: audible, hardly a cause of errors
@@ -144,6 +145,43 @@ class GaussianNoise:
         if _share(severity) == 0 or self.snr_db == math.inf:
             return GaussianNoise(math.inf)
         return GaussianNoise(-_between(FAINT_DB, -self.snr_db, severity))
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """Exchange all audio for another speaker's utterance, or for audio without speech.
+
+    by: ``speech``, whose speaker joins the mixture, or one of ``NO_SPEECH``, as long as what it
+    replaces; ``none`` leaves the audio. The target's reference stays, though nobody says it: what a
+    model still writes of it, it did not hear.
+    """
+
+    by: str = "speech"
+    name: ClassVar[str] = "substitute"
+
+    def __post_init__(self) -> None:
+        if self.by not in _SUBSTITUTES:
+            raise ValueError(f"substitute by is {self.by!r}; choose from {', '.join(_SUBSTITUTES)}")
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The exchanged audio; raises ValueError where the corpus has no other speaker."""
+        key = mixture.key(self.name)
+        if self.by == "none":
+            return mixture
+        if self.by == "speech":
+            present = {part.utterance.speaker for part in mixture.parts}
+            ((utterance, wave),) = speakers.draw(present, 1, seed, key)
+            return mixture.after(self.name, wave, (Part(utterance, 0.0),), rms(wave))
+        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))
+        wave = no_speech(self.by, rng, mixture.wave.size)
+        return mixture.after(self.name, wave, target_rms=rms(wave))
+
+    def at_severity(self, severity: float) -> "Substitute":
+        """There is no half of it: 0 leaves the audio, more exchanges all of it."""
+        return self if _share(severity) > 0 else Substitute("none")
+
+
+_SUBSTITUTES = ("speech", *NO_SPEECH, "none")
 
 
 def _between(faint: float, full: float, severity: float) -> float:
