@@ -88,6 +88,6 @@ def whole_number(value: int, name: str, least: int) -> int:
 
 
 def power_of_two_near(largest: Tensor) -> Tensor:
-    """The power of two within a factor 2 of each value, and 1 for 0: dividing by it is exact."""
+    """The last power of two up to each value, and 1 for 0: dividing by it is exact."""
     mantissa, _ = torch.frexp(largest)
-    return torch.where(largest > 0, largest / mantissa, 1.0)
+    return torch.where(largest > 0, largest / (2 * mantissa), 1.0)

@@ -21,6 +21,8 @@ from spectral._validation import (
 ASYMMETRY = 1e-6
 """Weights of the two directions may differ by this fraction of the graph's largest weight."""
 
+_BLOCK = 64  # nodes eliminated one by one, before matrix products are worth their call
+
 SMALLEST_RATIO = 1e-280
 """Smallest positive weight of a graph, as a fraction of its largest, that float64 can carry."""
 
@@ -139,20 +141,21 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     if weights.numel() == 0:
         return weights.new_zeros(weights.shape[:-2])
     largest = weights.amax((-2, -1))
-    _require_symmetric(weights, largest)
+    weights = _symmetrised(weights, largest)
     _require_ratio(weights, largest)
     scale = power_of_two_near(largest)
-    weights = weights / scale[..., None, None]
-    weights = (weights + weights.mT) / 2
+    weights /= scale[..., None, None]
 
     ground = _ground(weights, mask)
     inner = mask & ~ground
     # Nodes that are not inner stay in the matrix, apart from the graph and tied to ground by 1.
-    to_ground = (weights * ground[..., None, :]).sum(-1).where(inner, 1.0)
-    pairs = inner[..., :, None] & inner[..., None, :]
-    inverse = _grounded_inverse(weights.where(pairs, 0.0), to_ground).where(pairs, 0.0)
-    trace = inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
-    index = mask.sum(-1) * trace - inverse.sum((-2, -1))
+    to_ground = (weights @ ground[..., None].double())[..., 0].where(inner, 1.0)
+    weights = weights.masked_fill_(~inner[..., :, None], 0.0).masked_fill_(~inner[..., None, :], 0.0)
+    nodes = mask.shape[-1]
+    inverse = _grounded_inverse(weights.reshape(-1, nodes, nodes), to_ground.reshape(-1, nodes))
+    inverse = inverse.reshape(weights.shape)
+    trace = inverse.diagonal(dim1=-2, dim2=-1).where(inner, 0.0).sum(-1)
+    index = mask.sum(-1) * trace - inverse.sum(-1).where(inner, 0.0).sum(-1)
     # A zero pivot has left infinity or NaN in the trace.
     return index.where(index.isfinite(), math.inf) / scale
 
@@ -165,22 +168,28 @@ def _between_real_nodes(
     weights = as_float64(weights, name, layout)
     if weights.shape[-1] != weights.shape[-2]:
         raise ValueError(f"{name} must have shape {layout}, got {tuple(weights.shape)}")
-    mask = as_mask(mask, weights.shape[:-1], weights.device)
-    weights = weights.where(mask[..., :, None] & mask[..., None, :], 0.0)
-    require_finite(weights, name, f"mask out the {nodes} that are not real")
-    require_non_negative(weights, name, "set negative ones to 0 with .clamp(min=0)")
-    return weights, mask
+    if mask is not None:
+        real = as_mask(mask, weights.shape[:-1], weights.device)
+        weights = weights.where(real[..., :, None] & real[..., None, :], 0.0)
+    if weights.numel() > 0:
+        least, most = weights.aminmax()
+        if not (least >= 0 and most < math.inf):  # NaN is neither
+            require_finite(weights, name, f"mask out the {nodes} that are not real")
+            require_non_negative(weights, name, "set negative ones to 0 with .clamp(min=0)")
+    return weights, as_mask(mask, weights.shape[:-1], weights.device)
 
 
 def _without_loops(weights: Tensor) -> Tensor:
-    loops = torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device)
-    return weights.masked_fill(loops, 0.0)
+    weights = weights.clone()
+    weights.diagonal(dim1=-2, dim2=-1).zero_()
+    return weights
 
 
-def _require_symmetric(weights: Tensor, largest: Tensor) -> None:
-    difference = (weights - weights.mT).abs()
-    wrong = difference > ASYMMETRY * largest[..., None, None]
-    if wrong.any():
+def _symmetrised(weights: Tensor, largest: Tensor) -> Tensor:
+    """The mean of the two directions, once it is known that they hardly differ."""
+    difference = weights - weights.mT  # with its own negative, so its largest is the absolute one
+    if (difference.amax((-2, -1)) > ASYMMETRY * largest).any():
+        wrong = difference.abs() > ASYMMETRY * largest[..., None, None]
         index = tuple(wrong.nonzero()[0].tolist())
         back = (*index[:-2], index[-1], index[-2])
         raise ValueError(
@@ -188,10 +197,11 @@ def _require_symmetric(weights: Tensor, largest: Tensor) -> None:
             f"{weights[index].item()} at {index} and {weights[back].item()} at {back}: "
             "symmetrise with (weights + weights.mT) / 2, as attention_graph does"
         )
+    return torch.lerp(weights, weights.mT, 0.5, out=difference)
 
 
 def _require_ratio(weights: Tensor, largest: Tensor) -> None:
-    smallest = weights.where(weights > 0, math.inf).amin((-2, -1))
+    smallest = weights.masked_fill(weights == 0, math.inf).amin((-2, -1))
     wrong = smallest < SMALLEST_RATIO * largest
     if wrong.any():
         raise ValueError(
@@ -213,26 +223,55 @@ def _grounded_inverse(weights: Tensor, to_ground: Tensor) -> Tensor:
     """Inverse of diag(to_ground + row sums of weights) - weights, by non-negative sums alone.
 
     Args:
-        weights: Shape ``(*batch, n, n)``, of which the part above the diagonal is read.
-        to_ground: Shape ``(*batch, n)``: what each diagonal entry exceeds the row's weights by.
+        weights: Shape ``(batch, n, n)``, of which the part above the diagonal is read.
+        to_ground: Shape ``(batch, n)``: what each diagonal entry exceeds the row's weights by.
 
     Returns:
-        Shape ``(*batch, n, n)``, non-negative; infinity or NaN on the diagonal of a node that no
+        Shape ``(batch, n, n)``, non-negative; infinity or NaN on the diagonal of a node that no
         path of weights links to ground.
     """
     n = to_ground.shape[-1]
-    if n == 1:
-        return (1 / to_ground)[..., None]
+    if n <= _BLOCK:
+        return _inverse_of_block(weights, to_ground)
     half = n // 2
-    link = weights[..., :half, half:]
-    first = _grounded_inverse(weights[..., :half, :half], to_ground[..., :half] + link.sum(-1))
+    link = weights[:, :half, half:]
+    first = _grounded_inverse(weights[:, :half, :half], to_ground[:, :half] + link.sum(-1))
     # jump[i, j]: probability that a walk from i, in the first half, leaves it at j. Eliminating
     # the first half replaces it by the links and the ways to ground that such walks provide.
     jump = first @ link
     second = _grounded_inverse(
-        weights[..., half:, half:] + link.mT @ jump,
-        to_ground[..., half:] + (jump.mT @ to_ground[..., :half, None])[..., 0],
+        torch.baddbmm(weights[:, half:, half:], link.mT, jump),
+        to_ground[:, half:] + (jump.mT @ to_ground[:, :half, None])[..., 0],
     )
-    across = jump @ second
-    top = torch.cat([first + across @ jump.mT, across], -1)
-    return torch.cat([top, torch.cat([across.mT, second], -1)], -2)
+    inverse = weights.new_empty(weights.shape)
+    across = torch.bmm(jump, second)
+    inverse[:, :half, :half] = torch.baddbmm(first, across, jump.mT)
+    inverse[:, :half, half:] = across
+    inverse[:, half:, :half] = across.mT
+    inverse[:, half:, half:] = second
+    return inverse
+
+
+def _inverse_of_block(weights: Tensor, to_ground: Tensor) -> Tensor:
+    """The same for a few nodes, eliminated one by one: N = (1 - J)^-1 P^-1 (1 - J')^-1.
+
+    P are the pivots, and J, strictly upper triangular, the probabilities to jump to a later node,
+    so that (1 - J)^-1 = (1 + J)(1 + J^2)(1 + J^4) ... is a finite product of non-negative factors.
+    """
+    n = to_ground.shape[-1]
+    ways = torch.cat([weights.triu(1), to_ground[..., None]], -1)
+    pivots = torch.empty_like(to_ground)
+    for k in range(n):
+        row = ways[:, k, k + 1 :]
+        pivots[:, k] = row.sum(-1)
+        jump = row / pivots[:, k, None]
+        ways[:, k + 1 :, k + 1 :].addcmul_(row[:, :-1, None], jump[:, None])
+        row.copy_(jump)
+    power = ways[..., :n].triu(1)
+    walks = power + torch.eye(n, dtype=power.dtype, device=power.device)
+    reach = 2
+    while reach < n:
+        power = power @ power
+        walks = torch.baddbmm(walks, walks, power)
+        reach *= 2
+    return (walks / pivots[:, None]) @ walks.mT
