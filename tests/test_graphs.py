@@ -337,7 +337,7 @@ def test_uniform_causal_attention_has_the_index_of_its_laplacian() -> None:
     )
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1.0, 1e20, 1e300, 1.7e308])
+@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1.0, 1e20, 1e300])
 def test_similarity_graph_is_the_non_negative_cosine_without_loops(scale: float) -> None:
     rows = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 9, 5)))
     cosine = torch.nn.functional.cosine_similarity(rows[:, :, None], rows[:, None], dim=-1)
