@@ -27,11 +27,11 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure test env lab notebooks smoke ladder corpus bench lock clean FORCE
+.PHONY: help figures measure test env lab notebooks smoke ladder corpus librispeech bench lock clean FORCE
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 figures: ## measure the models and draw every figure and table into figures/ (PROFILE=ladder)
 	@if [ -n "$$(find $(BUILD)/notebooks -name '*.written' -newer $(BUILD)/started)" ]; then \
@@ -68,6 +68,9 @@ ladder: $(ENVIRONMENT) ## train the models of data/ladder/ that are missing (SIZ
 
 corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for sample
 	$(BIN)/python -m spectral.speech.embedded data/corpus
+
+librispeech: $(ENVIRONMENT) ## fetch LibriSpeech's test sets into data/librispeech (700 MB; MIRROR=url)
+	$(BIN)/python -m spectral.speech.librispeech data/librispeech $(if $(MIRROR),--mirror $(MIRROR))
 
 bench: $(ENVIRONMENT) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
 	$(BIN)/python -m spectral.benchmarks

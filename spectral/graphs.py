@@ -150,7 +150,9 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     inner = mask & ~ground
     # Nodes that are not inner stay in the matrix, apart from the graph and tied to ground by 1.
     to_ground = (weights @ ground[..., None].double())[..., 0].where(inner, 1.0)
-    weights = weights.masked_fill_(~inner[..., :, None], 0.0).masked_fill_(~inner[..., None, :], 0.0)
+    weights = weights.masked_fill_(~inner[..., :, None], 0.0).masked_fill_(
+        ~inner[..., None, :], 0.0
+    )
     nodes = mask.shape[-1]
     inverse = _grounded_inverse(weights.reshape(-1, nodes, nodes), to_ground.reshape(-1, nodes))
     inverse = inverse.reshape(weights.shape)
