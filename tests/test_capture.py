@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
-from spectral.models.decoding import Transcript, greedy
+from spectral.models.decoding import Transcript, greedy, transcribe
 from spectral.models.loading import available, load
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
@@ -305,3 +305,35 @@ def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor
     assert rows.shape == (2, 2, 0, tiny.width)
     assert mask.shape == (2, 0)
     assert attention(recording, empty).shape == (2, 2, tiny.heads, 0, 0)
+
+
+# --- audio longer than the window ---------------------------------------------------------------
+
+
+def test_rows_and_attention_of_several_windows_are_those_of_each_window(
+    tiny: SpeechModel, speech: Path
+) -> None:
+    size = tiny.window_samples
+    short, *parts = [read_wave(u) for u in find_utterances(speech).utterances[:5]]
+    pieces = [np.pad(part, (0, size - len(part))) for part in parts[:3]] + [parts[3]]
+    with capture(tiny) as recording:
+        one, long = transcribe(tiny, [short, np.concatenate(pieces)])
+    windows = greedy(tiny, tiny.features(pieces))
+    assert long.tokens == sum((window.tokens for window in windows), ())
+    rows, mask = recording.text_rows(HIDDEN_STATE, [one, long])
+    weights = recording.attention([one, long], 0)
+    assert mask.sum(-1).tolist() == [len(one.tokens), len(long.tokens)]
+    with capture(tiny) as alone:
+        assert greedy(tiny, tiny.features([short]))[0].tokens == one.tokens
+    count = len(one.tokens)
+    assert_close(rows[0, :, :count], alone.text_rows(HIDDEN_STATE, [one])[0][0])
+    assert_close(weights[0, :, :count, :count], alone.attention([one], 0)[0])
+    between = torch.ones(len(long.tokens), len(long.tokens), dtype=torch.bool)
+    for piece, window, start in zip(pieces, windows, (0, *long.breaks), strict=True):
+        own = slice(start, start + len(window.tokens))
+        with capture(tiny) as alone:
+            greedy(tiny, tiny.features([piece]))
+        assert_close(rows[1, :, own], alone.text_rows(HIDDEN_STATE, [window])[0][0])
+        assert_close(weights[1, :, own, own], alone.attention([window], 0)[0])
+        between[own, own] = False
+    assert (weights[1][:, between] == 0).all()

@@ -203,6 +203,35 @@ def test_other_rates_are_resampled_to_the_same_length_pitch_and_level(
     np.testing.assert_allclose(wave[middle], tone(1.0)[middle], atol=2e-3)
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_an_mp3_of_any_rate_has_its_length_pitch_and_level(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.mp3", np.stack([tone(1.0, rate)] * 2, axis=1), rate)
+    wave = read_wave(at(tmp_path / "a.mp3"))
+    assert len(wave) == SAMPLE_RATE
+    middle = slice(1000, -1000)
+    np.testing.assert_allclose(wave[middle], tone(1.0)[middle], atol=0.08)  # no sample late
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.8, 0.97])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_an_mp3_cut_short_is_unusable(tmp_path: Path, kept: float, tagged: bool) -> None:
+    soundfile.write(tmp_path / "a.mp3", tone(3.0), SAMPLE_RATE)
+    data = (tmp_path / "a.mp3").read_bytes()
+    tag = b"ID3\x04\0\0\0\0\x10\0" + bytes(2048) if tagged else b""
+    (tmp_path / "a.mp3").write_bytes(tag + data)
+    assert len(read_wave(at(tmp_path / "a.mp3"))) == 3 * SAMPLE_RATE
+    (tmp_path / "a.mp3").write_bytes(tag + data[: int(kept * len(data))])
+    assert "fetch it again" in reason(at(tmp_path / "a.mp3"))
+
+
+def test_an_mp3_that_does_not_say_how_long_it_is_is_unusable(tmp_path: Path) -> None:
+    """libsndfile would guess, and give a shorter wave without a word."""
+    soundfile.write(tmp_path / "a.mp3", tone(1.0), SAMPLE_RATE)
+    data = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 200) :])
+    assert "convert it to FLAC" in reason(at(tmp_path / "a.mp3"))
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = tone(pitch=300), tone(pitch=900)
     wave = read_wave(written(tmp_path / "a.flac", np.stack([left, right], axis=1)))

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from spectral import effective_rank, eigenvalues, propagators
 from spectral.models.adapters import as_layer
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, capture
-from spectral.models.decoding import greedy
+from spectral.models.decoding import greedy, transcribe
 from spectral.models.loading import load, load_random_twin, weights_digest
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
@@ -69,6 +69,37 @@ def test_both_log_mels_agree(
 ) -> None:
     ours, theirs = (model.features(waves) for model in pair)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_audio_longer_than_the_window_is_cut_as_openai_whisper_cuts_it(
+    pair: tuple[SpeechModel, SpeechModel],
+    waves: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three windows; each holds the loudest tone, by which openai-whisper scales them all."""
+    model = pair[0]
+    low, high, noise = (np.resize(wave, 240_000) for wave in waves)
+    wave = np.concatenate([high, low, noise, high, high, noise])
+    suppressed = ",".join(map(str, model.tokens.suppressed))
+    theirs = model.module.transcribe(  # type: ignore[operator]
+        wave,
+        temperature=0.0,
+        without_timestamps=True,
+        condition_on_previous_text=False,
+        no_speech_threshold=None,
+        logprob_threshold=None,
+        compression_ratio_threshold=None,
+        suppress_tokens=suppressed,
+        suppress_blank=False,
+        language="en",
+        fp16=False,
+        sample_len=STEPS,
+    )
+    assert [segment["seek"] for segment in theirs["segments"]] == [0, 3000, 6000]
+    monkeypatch.setattr(model, "limit", STEPS)
+    (ours,) = transcribe(model, [wave])
+    assert ours.tokens == sum((tuple(s["tokens"]) for s in theirs["segments"]), ())
+    assert len(ours.breaks) == 2
 
 
 def test_both_write_the_same_with_the_same_confidence(

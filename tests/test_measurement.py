@@ -24,12 +24,14 @@ from torch import Tensor
 from spectral.measurement import run as run_module
 from spectral.measurement import spectra as spectra_module
 from spectral.measurement import store
+from spectral.measurement.memory import Batch, Halving
 from spectral.measurement.provenance import fingerprint, run_key
-from spectral.measurement.run import Summary
+from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import SPECTRA
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import measure_spectra, spectral_rows
 from spectral.measurement.store import merge, read, read_meta, write
+from spectral.measurement.texts import Row
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from spectral.models.decoding import Transcript, greedy
 from spectral.models.ladder import write_checksums
@@ -804,3 +806,74 @@ def test_a_batch_has_the_rows_of_its_conditions_and_no_others(
     pairs = {(row["condition"], row["matched_with"]) for row in rows}
     partners = {("noise", "clean"), ("stretch", "clean"), ("clean", "noise"), ("clean", "stretch")}
     assert pairs == partners | {(name, "") for name in names}
+
+
+# --- little memory ------------------------------------------------------------------------------
+
+
+def crowded(most: int, error: Exception) -> tuple[Callable[[Batch], list[Row]], list[int]]:
+    """Rows of a batch that fits with so many utterances and no more, and the sizes tried."""
+    tried: list[int] = []
+
+    def rows_of(batch: Batch) -> list[Row]:
+        sizes = {len(mixtures) for mixtures in batch.values()}
+        tried.append(*sizes)
+        if tried[-1] > most:
+            raise error
+        return [{"utterance": m.target.id, "condition": c} for c in batch for m in batch[c]]
+
+    return rows_of, tried
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError("numpy"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_batch_too_large_for_the_memory_is_measured_in_pieces_and_so_are_all_later_ones(
+    mixtures: list[Mixture], error: Exception
+) -> None:
+    batch: Batch = {"clean": mixtures, "hell": mixtures[::-1]}
+    rows_of, tried = crowded(1, error)
+    pieces = Halving(rows_of, largest=16)
+    rows = pieces.rows(batch)
+    wanted = [(c, m.target.id) for c in batch for m in batch[c]]
+    assert sorted((row["condition"], row["utterance"]) for row in rows) == sorted(wanted)
+    assert (tried, pieces.largest) == ([4, 2, 1, 1, 1, 1], 1)
+    pieces.rows(batch)
+    assert tried[6:] == [1] * 4
+
+
+def test_an_utterance_that_does_not_fit_alone_is_an_error_that_names_it(
+    mixtures: list[Mixture],
+) -> None:
+    rows_of, _ = crowded(0, OUT_OF_MEMORY[0])
+    with pytest.raises(MemoryError, match=f"{mixtures[0].target.id}: not enough memory") as caught:
+        Halving(rows_of, largest=3).rows({"clean": mixtures})
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(mixtures: list[Mixture]) -> None:
+    rows_of, tried = crowded(0, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Halving(rows_of, largest=4).rows({"clean": mixtures})
+    assert tried == [4]
+
+
+def test_a_measurement_short_of_memory_has_the_rows_of_smaller_batches(
+    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alone = measure_spectra(replace(few, batch=1, output=tmp_path / "alone.parquet"))
+
+    def limited(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
+        if len(batch["clean"]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return spectral_rows(model, batch, settings)
+
+    summary = measure(few, limited, SPECTRA)
+    assert (summary.measured, summary.batch) == (4, 1)
+    assert "at most 1 at once" in str(summary)
+    pd.testing.assert_frame_equal(read([summary.output]), read([alone.output]))

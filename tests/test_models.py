@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_WINDOW_SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.generation import GenerationMixin
 from whisper.decoding import compression_ratio as whisper_compression_ratio
 
-from spectral.models.decoding import Transcript, greedy
+from spectral.models.decoding import Transcript, greedy, transcribe
 from spectral.models.ladder import (
     feature_extractor,
     initialise,
@@ -463,6 +464,39 @@ def test_special_tokens_are_never_written_however_probable(
     monkeypatch.setattr(tiny, "step", prefer_special)
     (answer,) = greedy(tiny, tiny.features(waves[:1]), limit=5)
     assert answer.tokens == (0,) * 5  # of equals the lowest
+
+
+def test_a_wave_of_several_windows_is_the_text_of_each_and_their_confidence_together(
+    tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript]
+) -> None:
+    size = tiny.window_samples
+    padded = [np.pad(wave, (0, size - len(wave))) for wave in waves[:3]]
+    long, short = transcribe(tiny, [np.concatenate(padded), waves[3]])
+    assert (short.tokens, short.breaks) == (transcripts[3].tokens, ())
+    parts = transcripts[:3]
+    assert long.text == " ".join(part.text for part in parts)
+    assert long.tokens == sum((part.tokens for part in parts), ())
+    assert long.breaks == (len(parts[0].tokens), len(parts[0].tokens) + len(parts[1].tokens))
+    assert long.first_window == parts[0].tokens
+    assert long.finished == all(part.finished for part in parts)
+    assert long.no_speech_probability == pytest.approx(
+        min(part.no_speech_probability for part in parts), abs=1e-6
+    )
+    counts = [len(part.tokens) + 1 for part in parts]
+    total = sum(n * p.average_log_probability for n, p in zip(counts, parts, strict=True))
+    assert long.average_log_probability == pytest.approx(total / sum(counts), abs=1e-6)
+    assert long.compression_ratio == whisper_compression_ratio(long.text)
+
+
+@pytest.mark.parametrize(
+    ("extra", "windows"), [(-1, 1), (0, 1), (159, 1), (160, 2), (TINY_WINDOW_SECONDS * 16_000, 2)]
+)
+def test_a_further_window_begins_where_a_frame_is_left(
+    tiny: SpeechModel, extra: int, windows: int
+) -> None:
+    wave = np.random.default_rng(0).standard_normal(tiny.window_samples + extra)
+    (answer,) = transcribe(tiny, [wave.astype(np.float32)])
+    assert len(answer.breaks) == windows - 1
 
 
 def test_nan_logits_are_an_error_that_names_the_model(

@@ -19,7 +19,7 @@ from spectral.measurement.settings import JacobianSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.models.adapters import as_layer
 from spectral.models.capture import COMPONENTS
-from spectral.models.decoding import greedy
+from spectral.models.decoding import transcribe
 from spectral.models.loading import load_random_twin
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
@@ -39,7 +39,8 @@ def jacobian_rows(
 ) -> list[Row]:
     """All rows of a batch of utterances; the random twin is fed the model's own tokens.
 
-    A text without tokens has no rows. Streams are the networks' own, Jacobians are in float64.
+    A text without tokens has no rows; of audio longer than the model's window the first window
+    counts. Streams are the networks' own, Jacobians are in float64.
     """
     twin = _twin(settings.model, settings.ladder, model.device, settings.seed)
     networks = {
@@ -48,16 +49,17 @@ def jacobian_rows(
     }
     rows: list[Row] = []
     for condition, mixtures in batch.items():
-        features = model.features([mixture.wave for mixture in mixtures])
+        waves = [mixture.wave for mixture in mixtures]
+        features = model.features(waves)
         for i, (mixture, transcript) in enumerate(
-            zip(mixtures, greedy(model, features), strict=True)
+            zip(mixtures, transcribe(model, waves), strict=True)
         ):
-            text = text_columns(model, mixture, transcript)
+            text, tokens = text_columns(model, mixture, transcript), transcript.first_window
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}
-            shared["tokens"] = len(transcript.tokens)
+            shared["tokens"] = len(tokens)
             for name, (network, layers) in networks.items():
-                if transcript.tokens:
-                    streams = residual_streams(network, features[i : i + 1], transcript.tokens)
+                if tokens:
+                    streams = residual_streams(network, features[i : i + 1], tokens)
                     chosen = _spread(streams.text, settings.tokens)
                     hidden = [stream.double() for stream in streams.hidden]
                     columns = _columns(layers, hidden, streams.context.double(), chosen, settings)

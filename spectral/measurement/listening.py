@@ -1,12 +1,13 @@
 """Measure listening: what a model writes, and how well it predicts a reference, by condition."""
 
+import math
 from collections.abc import Sequence
 
 from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import LISTENING
 from spectral.measurement.settings import Settings
 from spectral.measurement.texts import Row, text_columns
-from spectral.models.decoding import greedy
+from spectral.models.decoding import transcribe
 from spectral.models.forcing import teacher_forced
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
@@ -20,15 +21,21 @@ def measure_listening(settings: Settings) -> Summary:
 def listening_rows(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: Settings
 ) -> list[Row]:
-    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
+    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition.
+
+    A reference is spoken in one window or not scored: of longer audio the loss is NaN.
+    """
     rows: list[Row] = []
     for condition, mixtures in batch.items():
-        features = model.features([mixture.wave for mixture in mixtures])
-        transcripts = greedy(model, features)
+        waves = [mixture.wave for mixture in mixtures]
+        transcripts = transcribe(model, waves)
         texts = [mixture.target.reference.lower() for mixture in mixtures]
-        forced = teacher_forced(model, features, texts)
+        forced = teacher_forced(model, model.features(waves), texts)
         for mixture, transcript, score in zip(mixtures, transcripts, forced, strict=True):
             columns = text_columns(model, mixture, transcript) | {"condition": condition}
-            columns |= {"forced_loss": score.loss, "forced_token_error": score.token_error}
+            loss, error = (
+                (math.nan, math.nan) if transcript.breaks else (score.loss, score.token_error)
+            )
+            columns |= {"forced_loss": loss, "forced_token_error": error}
             rows.append({name: columns[name] for name in LISTENING.names})
     return rows

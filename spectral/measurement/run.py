@@ -9,6 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
+from spectral.measurement.memory import Batch, Halving
 from spectral.measurement.provenance import fingerprint, provenance, run_key
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
@@ -20,7 +21,7 @@ from spectral.stress.conditions import condition
 from spectral.stress.mixture import Mixture, Speakers
 
 S = TypeVar("S", bound=Settings)
-RowsOf = Callable[[SpeechModel, dict[str, Sequence[Mixture]], S], list[Row]]
+RowsOf = Callable[[SpeechModel, Batch, S], list[Row]]
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class Summary:
     measured: int
     resumed: int
     skipped: dict[str, str]
+    batch: int  # utterances measured at once; fewer than asked for where memory did not suffice
 
     def __str__(self) -> str:
         lines = [
             f"{self.output.name}: {self.measured} utterances measured ({self.resumed} of them "
-            f"earlier), {len(self.skipped)} skipped"
+            f"earlier), at most {self.batch} at once, {len(self.skipped)} skipped"
         ]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
@@ -46,8 +48,10 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
 
     ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
     ``schema``. A killed run continues after its last finished batch; parts measured with other
-    settings, code, weights or speech are discarded. Utterances that cannot be used are skipped, and
-    their reasons stored with the rows. Raises RuntimeError where nothing at all could be measured.
+    settings, code, weights or speech are discarded. Where memory does not suffice for a batch, it
+    and all later ones are measured in smaller pieces. Utterances that cannot be used are skipped,
+    and their reasons stored with the rows. Raises RuntimeError where nothing at all could be
+    measured.
     """
     corpus = find_utterances(settings.corpus)
     chosen = _spread(corpus.utterances, settings.utterances)
@@ -61,13 +65,14 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     folder = settings.output.with_suffix(".parts")
     _discard_others(folder, key)
     speakers = Speakers(corpus.utterances)
+    pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch)
     with tqdm(total=len(chosen), desc=settings.model, unit="utterance") as bar:
         for i, utterances in enumerate(_batched(chosen, settings.batch)):
             part = folder / f"{i:05d}.parquet"
             done = part.exists()
             if not done:
                 batch, unusable = _stressed(utterances, speakers, settings)
-                rows = rows_of(model, batch, settings) if next(iter(batch.values())) else []
+                rows = pieces.rows(batch)
                 write(rows, part, {"fingerprint": key, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]  # type: ignore[assignment]
             resumed += done * (len(utterances) - len(unusable))
@@ -79,12 +84,12 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
     merge(parts, settings.output, {**meta, "skipped": skipped})
     shutil.rmtree(folder)
-    return Summary(settings.output, measured, resumed, skipped)
+    return Summary(settings.output, measured, resumed, skipped, pieces.largest)
 
 
 def _stressed(
     utterances: Sequence[Utterance], speakers: Speakers, settings: Settings
-) -> tuple[dict[str, Sequence[Mixture]], dict[str, str]]:
+) -> tuple[Batch, dict[str, str]]:
     """The usable utterances' mixtures by condition, and why the others are not usable."""
     batch: dict[str, list[Mixture]] = {name: [] for name in settings.conditions}
     unusable: dict[str, str] = {}

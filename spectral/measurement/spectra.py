@@ -14,7 +14,7 @@ from spectral.measurement.schemas import SPECTRA
 from spectral.measurement.settings import REFERENCE_CONDITION, SpectralSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
-from spectral.models.decoding import Transcript, greedy
+from spectral.models.decoding import Transcript, transcribe
 from spectral.models.view import SpeechModel
 from spectral.spectra import (
     effective_rank,
@@ -61,7 +61,7 @@ def spectral_rows(
 
 def _decode(model: SpeechModel, mixtures: Sequence[Mixture]) -> Decoded:
     with capture(model) as recording:
-        transcripts = greedy(model, model.features([mixture.wave for mixture in mixtures]))
+        transcripts = transcribe(model, [mixture.wave for mixture in mixtures])
     pairs = zip(mixtures, transcripts, strict=True)
     return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 

@@ -43,28 +43,49 @@ class Recording:
     def text_rows(self, kind: str, transcripts: Sequence[Transcript]) -> tuple[Tensor, Tensor]:
         """The rows that predict text: (batch, layers, T, width), and which are real (batch, T).
 
-        T is that of the longest transcript; rows after an utterance's own last are not real.
+        T is that of the longest transcript; rows after an utterance's own last are not real. An
+        utterance of several windows has the rows of all, one window after the other.
         """
         rows = self.rows(kind)
-        lengths = torch.tensor([len(t.tokens) for t in transcripts], device=rows.device)
-        first, longest = self._prompt_length - 1, int(lengths.max())
-        mask = torch.arange(longest, device=rows.device) < lengths[:, None]
-        return rows[:, :, first : first + longest], mask
+        window, position, mask = self._places(transcripts, rows)
+        layers = torch.arange(rows.shape[1], device=rows.device)[:, None]
+        return rows[window[:, None], layers, position[:, None]], mask
 
     def attention(self, transcripts: Sequence[Transcript], layer: int) -> Tensor:
         """One layer's self-attention among the text's rows: (batch, heads, T, T), float64.
 
         softmax(q k' / sqrt(d)) over all earlier positions and the own one, the prompt's among
-        them; the prompt's columns are then dropped, so rows may sum to less than one.
+        them; the prompt's columns are then dropped, so rows may sum to less than one. Between
+        windows there is none.
         """
         query, key = (self._by_head(kind, layer) for kind in (_QUERY, _KEY))
         scores = query @ key.mT * query.shape[-1] ** -0.5
         positions = scores.shape[-1]
         future = torch.ones(positions, positions, dtype=torch.bool, device=scores.device).triu(1)
         weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-        first = self._prompt_length - 1
-        last = first + max(len(t.tokens) for t in transcripts)
-        return weights[..., first:last, first:last]
+        window, position, _ = self._places(transcripts, weights)
+        heads = torch.arange(self._heads, device=weights.device)[:, None, None]
+        chosen = weights[
+            window[:, None, :, None], heads, position[:, None, :, None], position[:, None, None]
+        ]
+        apart = window[:, :, None] != window[:, None]
+        return chosen.masked_fill(apart[:, None], 0.0)
+
+    def _places(
+        self, transcripts: Sequence[Transcript], rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The window and the position that predict each token, and which are real: (batch, T)."""
+        first, longest = self._prompt_length - 1, max(len(t.tokens) for t in transcripts)
+        token = torch.arange(longest, device=rows.device)
+        windows, positions, before = [], [], 0
+        for transcript in transcripts:
+            starts = torch.tensor([0, *transcript.breaks], device=rows.device)
+            own = torch.searchsorted(starts, token, right=True) - 1
+            windows.append(before + own)
+            positions.append((first + token - starts[own]).clamp(max=rows.shape[2] - 1))
+            before += len(starts)
+        lengths = torch.tensor([len(t.tokens) for t in transcripts], device=rows.device)
+        return torch.stack(windows), torch.stack(positions), token < lengths[:, None]
 
     def _by_head(self, kind: str, layer: int) -> Tensor:
         rows = torch.cat(self._calls[kind, layer], dim=1).double()

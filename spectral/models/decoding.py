@@ -1,10 +1,13 @@
 """Deterministic greedy decoding with Whisper's own confidences (Radford et al. 2022, sec. 4.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 
+import numpy as np
 import torch
 from torch import Tensor
+from whisper.audio import HOP_LENGTH
 
 from spectral._validation import whole_number
 from spectral.models.view import SpeechModel
@@ -17,8 +20,10 @@ class Transcript:
 
     tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
     the end token, natural log. compression_ratio: bytes of the text over its zlib-compressed bytes.
-    no_speech_probability: of the no-speech token after start-of-transcript. finished: false where
-    the length limit cut it off; the average then divides by one token too many, as Whisper's does.
+    no_speech_probability: of the no-speech token after start-of-transcript; of several windows the
+    lowest. finished: false where the length limit cut a window off; the average then divides by one
+    token too many, as Whisper's does. breaks: where in ``tokens`` each window after the first
+    begins.
     """
 
     text: str
@@ -27,6 +32,47 @@ class Transcript:
     compression_ratio: float
     no_speech_probability: float
     finished: bool
+    breaks: tuple[int, ...] = ()
+
+    @property
+    def first_window(self) -> tuple[int, ...]:
+        """The tokens of the first window; of a wave that fits into one, all."""
+        return self.tokens[: self.breaks[0]] if self.breaks else self.tokens
+
+
+def transcribe(model: SpeechModel, waves: Sequence[np.ndarray]) -> list[Transcript]:
+    """Transcripts of waves (samples,) of any length, all windows of all of them in one batch.
+
+    What is longer than the model's window is cut into windows, each decoded by itself: what
+    openai-whisper does without timestamps, fallback and previous text. Each window has its own
+    log-mel, as in transformers; openai-whisper scales that of the whole wave by one maximum.
+    """
+    pieces = [list(_windows(wave, model.window_samples)) for wave in waves]
+    said = iter(greedy(model, model.features([piece for wave in pieces for piece in wave])))
+    return [_joined(list(islice(said, len(wave)))) for wave in pieces]
+
+
+def _windows(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
+    for start in range(0, max(len(wave) - HOP_LENGTH + 1, 1), samples):  # of a frame or more
+        yield wave[start : start + samples]
+
+
+def _joined(windows: Sequence[Transcript]) -> Transcript:
+    """One transcript of consecutive windows; of one window, itself."""
+    if len(windows) == 1:
+        return windows[0]
+    text = " ".join(window.text for window in windows if window.text)
+    sizes = [len(window.tokens) for window in windows]
+    weighted = (window.average_log_probability * (len(window.tokens) + 1) for window in windows)
+    return Transcript(
+        text=text,
+        tokens=tuple(token for window in windows for token in window.tokens),
+        average_log_probability=sum(weighted) / (sum(sizes) + len(sizes)),
+        compression_ratio=compression_ratio(text),
+        no_speech_probability=min(window.no_speech_probability for window in windows),
+        finished=all(window.finished for window in windows),
+        breaks=tuple(accumulate(sizes))[:-1],
+    )
 
 
 @torch.inference_mode()

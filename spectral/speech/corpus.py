@@ -13,7 +13,8 @@ import soundfile
 from scipy.signal import resample_poly
 
 SAMPLE_RATE = 16_000
-_AUDIO = (".flac", ".wav")
+_AUDIO = (".flac", ".wav", ".mp3")
+_ID3_HEADER, _MP3_FRAME = 10, 1441  # bytes: of the tag's header, of the longest frame
 _LONGEST_SECONDS = 3600  # a FLAC that was streamed states no length, which reads as 2^63 - 1
 _LOUDEST = 2.0**31  # integers written as floats go so far; squares of much more leave float32
 
@@ -107,6 +108,7 @@ def _decoded(path: Path) -> tuple[np.ndarray, int]:
                 "utterances, or encode it again if its length was not known when it was written"
             )
         _require_whole_riff(path)
+        _require_mp3_length(path)
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise UnusableUtterance(f"{path}: cannot be decoded ({error}); fetch it again") from error
@@ -127,6 +129,22 @@ def _require_whole_riff(path: Path) -> None:
         raise UnusableUtterance(
             f"{path}: truncated, {found} of the {announced} bytes that its header announces; "
             "fetch it again"
+        )
+
+
+def _require_mp3_length(path: Path) -> None:
+    """Refuse an MP3 that does not say how long it is: libsndfile would guess from a bit rate."""
+    if path.suffix.lower() != ".mp3":
+        return
+    with path.open("rb") as file:
+        tag = file.read(_ID3_HEADER)
+        if tag[:3] == b"ID3":  # its size is in four digits of base 128
+            file.seek(sum(byte << 7 * i for i, byte in enumerate(reversed(tag[6:]))), 1)
+            tag = b""
+        start = tag + file.read(_MP3_FRAME)
+    if not any(name in start for name in (b"Xing", b"Info", b"VBRI")):
+        raise UnusableUtterance(
+            f"{path}: states no length (no Xing, Info or VBRI header); convert it to FLAC"
         )
 
 
