@@ -33,7 +33,7 @@ help: ## list the commands
 	@echo "usage: make COMMAND"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
-figures: ## measure the models and draw every figure and table into figures/ (PROFILE=ladder)
+figures: ## measure the models and draw every figure and table (PROFILE=ladder; N=50: fewer utterances)
 	@if [ -n "$$(find $(BUILD)/notebooks -name '*.written' -newer $(BUILD)/started)" ]; then \
 	  find figures -type f -newer $(BUILD)/started | sort; \
 	  seconds=$$(( $$(date +%s) - $$(cat $(BUILD)/started) )); \
@@ -111,7 +111,7 @@ include $(BUILD)/rules.mk
 endif
 
 $(BUILD)/rules.mk: FORCE | $(ENVIRONMENT)
-	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT)
+	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(N)
 
 figures: $(DRAWN)
 measure: $(MEASURED)

@@ -7,10 +7,13 @@ Reads params/<profile>.yml, the notebooks and the imports of ``spectral``, and w
     build/<profile>/rules.mk                the models, the notebooks and what each depends on
 
 A file is rewritten only where its content changes, so that a notebook is rerun only for a change
-in its own section. Every notebook has a section, named after it. A parameter whose value lies in
-data/ makes the notebook depend on that file, or on all files of that folder; of the folder
-``ladder`` just on the models that the notebook names. One whose ``results`` are the folder of a
-measuring notebook depends on that notebook's run for every model that it names.
+in its own section. Every notebook has a section, named after it; one that is null leaves it out.
+A number as third argument measures so many utterances, whatever the sections say.
+
+A parameter whose value lies in data/ makes the notebook depend on that file, or on all files of
+that folder; of the folder ``ladder`` just on the models that the notebook names. One whose
+``results`` are the folder of a measuring notebook depends on that notebook's run for every model
+that it names.
 """
 
 import ast
@@ -39,6 +42,8 @@ def main() -> None:
     build = Path("build") / profile
     try:
         sections = read_sections(Path("params") / f"{profile}.yml")
+        if sys.argv[3:]:
+            take_utterances(sections, sys.argv[3])
         write_if_changed(build / lock.name, lock.read_text(encoding="utf-8"))
         for name, section in sections.items():
             text = yaml.safe_dump({name: section}, sort_keys=False)
@@ -61,13 +66,24 @@ def read_sections(path: Path) -> dict[str, dict[str, object]]:
         raise ValueError(f"{path}: has no sections")
     sections = {}
     for notebook in sorted(Path("notebooks").glob("*.ipynb")):
-        section = found.get(notebook.stem)
+        section = found.get(notebook.stem, "")
+        if section is None:
+            continue
         if not isinstance(section, dict):
             raise ValueError(
-                f"{path}: no section for {notebook}; there are: {', '.join(map(str, found))}"
+                f"{path}: no section for {notebook}; there are: {', '.join(map(str, found))}; "
+                "null leaves the notebook out"
             )
         sections[notebook.stem] = section
     return sections
+
+
+def take_utterances(sections: Mapping[str, dict[str, object]], count: str) -> None:
+    """Measure ``count`` utterances instead of as many as the sections say."""
+    if not count.isdecimal() or int(count) == 0:
+        raise ValueError(f"N is {count!r}; give a number of utterances, such as N=50")
+    for name in set(sections) & set(MEASURING):
+        sections[name]["utterances"] = int(count)
 
 
 def rules(sections: Mapping[str, Section], build: Path) -> str:
@@ -79,6 +95,8 @@ def rules(sections: Mapping[str, Section], build: Path) -> str:
         if name in MEASURING:
             continue
         kind = measured_by(name, values[name])
+        if kind and kind not in values:
+            raise ValueError(f"{name} draws from {kind}, which this profile leaves out")
         names = models_of(values[name]) if kind else []
         needed = {(kind, model): executed(build, f"{kind}-{model}") for model in names if kind}
         runs |= needed

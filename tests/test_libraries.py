@@ -281,6 +281,30 @@ def test_without_a_network_the_error_says_what_is_missing_where_and_its_checksum
         assert part in str(error.value)
 
 
+def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(tmp_path: Path) -> None:
+    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
+    write_openai(tmp_path / "ours.pt", model)
+    write_transformers(tmp_path / "theirs", model)
+    ours, theirs = load("ours", tmp_path, CPU), load("theirs", tmp_path, CPU)
+    assert (ours.name, theirs.name) == ("ours", "theirs")
+    assert ours.parameters == theirs.parameters
+    assert weights_digest("ours", tmp_path) != weights_digest("theirs", tmp_path)
+    assert load_random_twin("ours", tmp_path, CPU, 0).parameters == ours.parameters
+
+
+def test_an_official_name_with_other_weights_is_refused_and_the_file_left_alone(
+    tmp_path: Path,
+) -> None:
+    file = write_openai(
+        tmp_path / "tiny.pt", random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
+    )
+    before = file.read_bytes()
+    expected = whisper._MODELS["tiny"].split("/")[-2]
+    with pytest.raises(ValueError, match=rf"tiny\.pt: SHA-256 .*expected {expected}; remove"):
+        load("tiny", tmp_path, CPU)
+    assert file.read_bytes() == before
+
+
 def test_a_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cannot be loaded .*model\.safetensors"):
         load(str(tmp_path), NOWHERE, CPU)

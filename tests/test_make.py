@@ -161,6 +161,25 @@ def test_results_that_nothing_measures_are_refused(project: Path) -> None:
     assert "results of gains is '../build/ladder/jacobian'; it must end in" in run.stderr
 
 
+def test_a_section_that_is_null_leaves_its_notebook_out(project: Path) -> None:
+    path = project / "params" / "ladder.yml"
+    path.write_text(re.sub("proof: .*", "proof: null", path.read_text()))
+    (project / "build" / "ladder" / "notebooks" / "proof.ipynb").unlink()
+    assert _stale(project) == set()
+    path.write_text(re.sub("jacobians: .*", "jacobians: null", path.read_text()))
+    assert "gains draws from jacobians, which this profile leaves out" in _error(project)
+
+
+def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:
+    measured = MEASURED | JACOBIANS
+    assert measured <= _stale(project, "N=50")
+    section = project / "build" / "ladder" / "params" / "measure.yml"
+    assert "utterances: 50" in section.read_text()
+    assert measured <= _stale(project)
+    assert "utterances" not in section.read_text()
+    assert "N is 'many'; give a number" in _error(project, "N=many")
+
+
 def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None:
     (project / "figures" / "phase.png").unlink()
     assert _stale(project) == {"phase"}
@@ -243,9 +262,16 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _stale(folder: Path) -> set[str]:
+def _error(folder: Path, *arguments: str) -> str:
+    """What `make figures` refuses to work with."""
+    run = _make(folder, "-n", "figures", *arguments)
+    assert run.returncode != 0
+    return run.stderr
+
+
+def _stale(folder: Path, *arguments: str) -> set[str]:
     """The notebooks that `make figures` would run."""
-    run = _make(folder, "-n", "figures")
+    run = _make(folder, "-n", "figures", *arguments)
     assert run.returncode == 0, run.stderr
     return set(
         re.findall(r"spectral\.execution \S+ build/ladder/notebooks/(\S+)\.ipynb", run.stdout)

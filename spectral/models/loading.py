@@ -2,6 +2,7 @@
 
 A name is looked up in this order: a model of the ladder (``xs-0``), a transformers folder, an
 openai-whisper file (``tiny.pt``) or name (``tiny``), a repository (``openai/whisper-tiny``).
+Folders and files of checkpoints may lie in the ladder's folder, and are then known by their names.
 Weights come from safetensors, or from a file whose checksum is known, read without running code.
 """
 
@@ -40,7 +41,7 @@ def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     """
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
-        return OpenAIModel(name, _openai(name)[0].to(device))
+        return OpenAIModel(name, _openai(name, ladder)[0].to(device))
     return _from_folder(name, _folder(name, kind, ladder), device)
 
 
@@ -51,7 +52,7 @@ def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -
     """
     kind, twin = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
-        return OpenAIModel(twin, _initialised(_openai(name)[1], seed).to(device))
+        return OpenAIModel(twin, _initialised(_openai(name, ladder)[1], seed).to(device))
     folder = _folder(name, kind, ladder)
     config = WhisperConfig.from_pretrained(folder)
     config.init_std = initial_std(config.d_model)
@@ -72,9 +73,10 @@ def weights_digest(name: str, ladder: Path) -> str:
     if kind is Kind.LADDER:
         return sha256(ladder / name / "SHA256SUMS")
     if kind is Kind.OPENAI:
-        return sha256(_openai_file(name))
+        return sha256(_openai_file(name, ladder))
     if kind is Kind.FOLDER:
-        files = sorted(path for path in Path(name).iterdir() if path.is_file())
+        folder = Path(_folder(name, kind, ladder))
+        files = sorted(path for path in folder.iterdir() if path.is_file())
         listing = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
         return hashlib.sha256(listing.encode()).hexdigest()
     return f"{name}@{WhisperConfig.from_pretrained(name)._commit_hash}"
@@ -115,9 +117,11 @@ def _kind(name: str, ladder: Path) -> Kind:
     """What a name stands for; the module says in which order it is looked up."""
     if name in available(ladder):
         return Kind.LADDER
-    if Path(name).is_dir():
+    if any((folder / name).is_dir() for folder in (ladder, Path())):
         return Kind.FOLDER
     if Path(name).suffix == ".pt" or name in whisper.available_models():
+        return Kind.OPENAI
+    if (ladder / f"{name}.pt").is_file():
         return Kind.OPENAI
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return Kind.REPOSITORY
@@ -132,8 +136,7 @@ def _kind(name: str, ladder: Path) -> Kind:
 def _folder(name: str, kind: Kind, ladder: Path) -> Path | str:
     if kind is Kind.LADDER:
         verify_checksums(ladder / name)
-        return ladder / name
-    return name
+    return ladder / name if (ladder / name).is_dir() else name
 
 
 def _from_folder(name: str, folder: Path | str, device: torch.device) -> SpeechModel:
@@ -171,17 +174,20 @@ def _processors(folder: Path | str) -> tuple[WhisperTokenizer, WhisperFeatureExt
     )
 
 
-def _openai_file(name: str) -> Path:
+def _openai_file(name: str, ladder: Path) -> Path:
     """Where openai-whisper's checkpoint of that name is, or would be once fetched."""
+    own = ladder / f"{name.removesuffix('.pt')}.pt"
+    if own.is_file():
+        return own
     if name not in whisper.available_models():
         return Path(name)
     cache = Path(os.getenv("XDG_CACHE_HOME", Path.home() / ".cache"))
     return cache / "whisper" / Path(whisper._MODELS[name]).name
 
 
-def _openai(name: str) -> tuple[Whisper, ModelDimensions]:
+def _openai(name: str, ladder: Path) -> tuple[Whisper, ModelDimensions]:
     """A checkpoint of dims and model_state_dict, read with weights_only."""
-    path = _openai_file(name)
+    path = _openai_file(name, ladder)
     if name in whisper.available_models():
         _fetch(name, path)
     if not path.is_file():
@@ -201,12 +207,22 @@ def _openai(name: str) -> tuple[Whisper, ModelDimensions]:
 
 
 def _fetch(name: str, path: Path) -> None:
-    """openai-whisper's own download, checksum included; an error says what is missing and where."""
+    """openai-whisper's own download; an error says what is missing, where to put it, its checksum.
+
+    A file of that name that is there stays as it is: another checksum is an error.
+    """
     url = whisper._MODELS[name]
+    expected = url.split("/")[-2]
+    if path.is_file():
+        if (found := sha256(path)) != expected:
+            raise ValueError(
+                f"{path}: SHA-256 {found}, expected {expected}; remove the file, and {url} is "
+                "fetched again"
+            )
+        return
     try:
         whisper._download(url, str(path.parent), in_memory=False)
     except (OSError, RuntimeError) as error:
-        expected = url.split("/")[-2]
         raise FileNotFoundError(
             f"{name}: not on this computer and not fetched ({error}); put {url} at {path}, "
             f"SHA-256 {expected}"

@@ -52,7 +52,8 @@ def find_utterances(folder: Path) -> Corpus:
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if not transcripts:
         raise FileNotFoundError(
-            f"{folder}: no *.trans.txt below it; expected speaker/chapter/*.trans.txt beside *.flac"
+            f"{folder}: no *.trans.txt below it; expected speaker/chapter/*.trans.txt beside "
+            "*.flac (`make librispeech` fetches LibriSpeech)"
         )
     found: dict[str, Utterance] = {}
     rejected: dict[str, str] = {}
