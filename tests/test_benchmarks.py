@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from whisper.model import Whisper
 
+from spectral.benchmarks import throughput as throughput_module
+from spectral.benchmarks import timing
 from spectral.benchmarks.cases import (
     growth_cases,
     propagator_case,
@@ -25,6 +28,7 @@ from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
 from spectral.jacobians.propagators import layer_operator, propagators
 from spectral.jacobians.testing import random_layer
+from spectral.models.openai_model import OpenAIModel
 from spectral.spectra import eigenvalues
 
 WIDTH, TOKENS, FRAMES = 16, 3, 7
@@ -107,3 +111,32 @@ def test_cases_agree_with_their_rivals_and_grow_one_axis_at_a_time() -> None:
 def test_operations_are_dominated_by_eight_cubes_per_token() -> None:
     many = propagator_operations(10_000, 3, 10)
     assert many == pytest.approx(2 * 3 * 8 * 10_000**3, rel=0.02)
+
+
+def test_throughput_counts_what_measuring_adds_to_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a small size, since it only has to run here: rates and shares follow from the times."""
+    monkeypatch.setattr(throughput_module, "SIZES", {"mini": throughput_module.Size(64, 1, 2)})
+    monkeypatch.setattr(throughput_module, "TOKENS", 4)
+    seconds = iter([1.0, 1.0, 8.0, 5.0, 3.0, 0.5])  # warm-up and one turn of each way, in turns
+    real = timing._once
+
+    def timed(way: timing.Way, device: torch.device) -> tuple[float, int]:
+        real(way, device)
+        return next(seconds), 0
+
+    monkeypatch.setattr(timing, "_once", timed)
+    found = throughput_module.throughput("mini", 2, 1, torch.device("cpu"))
+    assert found["utterances_per_second"] == 2 / 8
+    assert found["overhead"] == pytest.approx(8 / 5 - 1)
+    assert found["propagator_seconds"] == 0.5
+    assert found["tokens"] == 4
+    assert 10_000_000 < found["peak_bytes"] < 64 * 2**30
+
+
+def test_tiny_has_as_many_weights_as_openai_publishes() -> None:
+    """37.76 M with the encoder's fixed positions, which its files hold."""
+    assert OpenAIModel(
+        "tiny", Whisper(throughput_module.SIZES["tiny"].dimensions())
+    ).parameters == (37_760_640)

@@ -1,9 +1,6 @@
 """Time the kernels beside their rivals: ``python -m spectral.benchmarks --device cpu``."""
 
 import argparse
-import json
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from spectral.benchmarks.cases import (
     spectra_case,
     triplet_case,
 )
+from spectral.benchmarks.machine import keep, machine
 from spectral.benchmarks.timing import Case, measured, product_rate
 from spectral.models.loading import choose_device
 
@@ -43,10 +41,7 @@ def main() -> None:
     ours = table.way == "ours"
     share = table.operations / table["median"] / rate
     table = table.assign(product_share=share.where(ours))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    stem = arguments.output / device.type
-    _replace(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
-    _replace(stem.with_suffix(".json"), json.dumps(_machine(device, rate), indent=1) + "\n")
+    keep(table, machine(device, rate), arguments.output / device.type)
     shown = table[~table.case.str.startswith("growth")]
     columns = ["case", "width", "tokens", "nodes", "way", "median", "ratio", "product_share"]
     print(shown[columns].to_string(index=False, float_format="{:.3g}".format, na_rep=""))
@@ -60,34 +55,6 @@ def _cases(device: torch.device) -> Iterator[Case]:
         yield spectra_case(width, 64, 4, device)
     yield graph_case(1500, device)
     yield from growth_cases(device)
-
-
-def _machine(device: torch.device, rate: float) -> dict[str, object]:
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "float32_product_rate": rate,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 if __name__ == "__main__":
