@@ -16,7 +16,7 @@ from spectral.measurement.schemas import JACOBIANS
 from spectral.measurement.settings import JacobianSettings
 from spectral.measurement.store import read
 from spectral.models.capture import HIDDEN_STATE, capture
-from spectral.models.decoding import greedy
+from spectral.models.decoding import greedy, transcribe
 from spectral.models.loading import load_random_twin
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
@@ -150,11 +150,11 @@ def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
 def test_a_text_without_tokens_has_no_rows(
     settings: JacobianSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def silent(model: SpeechModel, features: Tensor) -> list[object]:
-        found = greedy(model, features)
+    def silent(model: SpeechModel, waves: list[np.ndarray]) -> list[object]:
+        found = transcribe(model, waves)
         return [replace(found[0], tokens=(), text=""), *found[1:]]
 
-    monkeypatch.setattr("spectral.measurement.jacobians.greedy", silent)
+    monkeypatch.setattr("spectral.measurement.jacobians.transcribe", silent)
     output = tmp_path / "some.parquet"
     measure_jacobians(replace(settings, output=output))
     found = read([output], JACOBIANS)

@@ -389,7 +389,7 @@ def test_a_run_stopped_half_way_goes_on_to_the_same_bytes_without_redoing_what_i
     summary = measure_spectra(few)
     assert len(calls) == 1
     assert (summary.measured, summary.resumed) == (4, 2)
-    assert "4 utterances measured (2 of them earlier), 0 skipped" in str(summary)
+    assert "4 utterances measured (2 of them earlier), at most 2 at once, 0 skipped" in str(summary)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.parquet"]
 
     monkeypatch.undo()
@@ -548,7 +548,7 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
         assert f"  skipped {name}: " in str(summary)
         assert name in summary.skipped[name]
     assert (summary.measured, summary.resumed) == (9, 0)
-    assert "9 utterances measured (0 of them earlier), 5 skipped" in str(summary)
+    assert "9 utterances measured (0 of them earlier), at most 4 at once, 5 skipped" in str(summary)
     assert read_meta(summary.output)["skipped"] == summary.skipped
 
     found = read([summary.output]).set_index(KEY).sort_index()
