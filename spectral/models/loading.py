@@ -52,7 +52,7 @@ def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -
     """
     kind, twin = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
-        return OpenAIModel(twin, _initialised(_openai(name, ladder)[1], seed).to(device))
+        return OpenAIModel(twin, initialised(_openai(name, ladder)[1], seed).to(device))
     folder = _folder(name, kind, ladder)
     config = WhisperConfig.from_pretrained(folder)
     config.init_std = initial_std(config.d_model)
@@ -229,7 +229,7 @@ def _fetch(name: str, path: Path) -> None:
         ) from error
 
 
-def _initialised(dims: ModelDimensions, seed: int) -> Whisper:
+def initialised(dims: ModelDimensions, seed: int) -> Whisper:
     """openai-whisper's architecture with weights drawn as transformers draws the ladder's."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
