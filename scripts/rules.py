@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-MEASURING = ("measure", "jacobians", "listening")  # run once per model, and draw nothing
+MEASURING = ("measure", "jacobians", "listening", "nulls")  # run once per model, and draw nothing
 RESULTS = "results"  # the parameter that says which of them a figure draws from
 PACKAGE = "spectral"
 LADDER = "ladder"
