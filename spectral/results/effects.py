@@ -1,7 +1,6 @@
 """Effects of stress: Hell against clean, paired by utterance, with bootstrap intervals."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ import pandas as pd
 from spectral.measurement.settings import REFERENCE_CONDITION
 from spectral.results.bootstrap import Interval, interval, weighted_mean
 from spectral.results.permutation import paired_p
-from spectral.results.tables import with_interval
 
 RAW, MATCHED = "raw", "length-matched"
 OBSERVABLES = {
@@ -96,48 +94,6 @@ def sides(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.D
                     )
             table.append(row)
     return pd.DataFrame(table)
-
-
-def published(path: Path) -> pd.DataFrame:
-    """The known rows of the paper's table (K = 50), measured on other models than ours."""
-    return pd.read_csv(path)
-
-
-def paper_table(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The paper's table to read: ours (``effects``) and, apart, the published rows."""
-    ours = pd.DataFrame(
-        {
-            "source": "ladder",
-            "model": table.model,
-            "component": table.component,
-            "K": table.modes,
-            "length": table.length,
-            "T clean, Hell": table.apply(
-                lambda row: f"{row.tokens_clean:.1f}, {row.tokens_stressed:.1f}", axis=1
-            ),
-            "N_eff (%)": with_interval(table, "delta_n_eff", 2, sign=True),
-            "log10 Kf": with_interval(table, "delta_log10_kf", 2, sign=True),
-            "alpha": with_interval(table, "delta_alpha", 3, sign=True),
-        }
-    )
-    ours["n (alpha)"] = [
-        f"{n} ({alpha})" for n, alpha in zip(table.delta_n_eff_n, table.delta_alpha_n, strict=True)
-    ]
-    theirs = pd.DataFrame(
-        {
-            "source": "published, OpenAI's Whisper",
-            "model": known.model,
-            "component": known.component,
-            "K": 50,
-            "length": "not stated",
-            "T clean, Hell": "not stated",
-            "N_eff (%)": known.delta_n_eff.map("{:+.2f}".format),
-            "log10 Kf": known.delta_log10_kf.map("{:+.2f}".format),
-            "alpha": known.delta_alpha.map("{:+.3f}".format),
-            "n (alpha)": "not stated",
-        }
-    )
-    return pd.concat([ours, theirs], ignore_index=True)
 
 
 def _values(rows: pd.DataFrame, name: str) -> pd.Series:
