@@ -63,7 +63,11 @@ def _interval(networks: np.ndarray, resampled: np.ndarray, voices: int) -> Inter
     """From each network's effect (S,), and the mean's in every resample."""
     estimate = float(networks.mean())
     between = networks.var(ddof=1) / len(networks)
-    within = np.nanvar(resampled)
+    if not np.isfinite(estimate):
+        return Interval(estimate, float("nan"), float("nan"))
+    within = resampled[np.isfinite(resampled)].var()
+    if between + within == 0:
+        return Interval(estimate, estimate, estimate)
     freedom = (between + within) ** 2 / (
         between**2 / (len(networks) - 1) + within**2 / max(voices - 1, 1)
     )

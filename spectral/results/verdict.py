@@ -3,15 +3,14 @@
 Only 95 % intervals decide. A side is + or - where an interval excludes zero, and none where it
 does not. Of an effect whose raw interval has a side:
 
-survives               every length control has the raw side, and the effect at equal length lies
-                       beyond that of the random twin and of other speech: its whole interval is
-                       farther out than theirs.
-explained by length    no length control has the raw side, the effect at equal length excludes the
-                       raw estimate, and Gaussian rows of the same lengths have the raw side.
-undecided              all else; the reason says what failed. So are effects without a raw side.
+survives             every length control has that side, and the effect at equal length lies beyond
+                     that of the random twin and of other speech: its whole interval is farther out
+survives in part     so too, but the whole interval at equal length is less than half the raw effect
+explained by length  no length control has that side, the interval at equal length leaves the raw
+                     effect out, and Gaussian rows of the same lengths move to that side
+undecided            all else, and effects without a raw side; the reason says what failed
 
-A length control that has the opposite side counts against the raw effect. The three verdicts are
-about direction: how much of an effect survives is for the numbers to say.
+A length control on the opposite side counts against the raw effect.
 """
 
 from collections.abc import Mapping
@@ -19,12 +18,13 @@ from dataclasses import dataclass
 
 from spectral.results.bootstrap import Interval
 
-SURVIVES, EXPLAINED, UNDECIDED = "survives", "explained by length", "undecided"
+SURVIVES, IN_PART = "survives", "survives in part"
+EXPLAINED, UNDECIDED = "explained by length", "undecided"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of the three verdicts, and why."""
+    """One of the four verdicts, and why."""
 
     name: str
     reason: str
@@ -58,6 +58,8 @@ def verdict(
         short = [name for name, found in nulls.items() if not beyond(matched, found)]
         if short:
             return Verdict(UNDECIDED, f"not beyond: {', '.join(short)}")
+        if max(abs(matched.low), abs(matched.high)) < abs(raw.estimate) / 2:
+            return Verdict(IN_PART, "every length control agrees, on less than half of it")
         return Verdict(SURVIVES, "every length control agrees, no null does as much")
     if agreeing:
         return Verdict(UNDECIDED, f"only some length controls agree: {', '.join(agreeing)}")
