@@ -8,6 +8,7 @@ from spectral.measurement.nulls import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
 from spectral.results.bootstrap import Interval
 from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects
 from spectral.results.matching import PAIRS, pair_effects
+from spectral.results.tables import with_interval
 from spectral.results.verdict import Verdict, verdict
 
 MODEL = "model"
@@ -20,13 +21,16 @@ CONTROLS = {
     (MODEL, PAIRS): "equal pairs",
     (FORCED, RAW): "same text",
     (GAUSSIAN, RAW): "Gaussian",
-    (GAUSSIAN, MATCHED): "Gaussian, cut",
     (TWIN, RAW): "random twin",
-    (TWIN, MATCHED): "random twin, cut",
     (SWAPPED, RAW): "other speech",
+    (GAUSSIAN, MATCHED): "Gaussian, cut",
+    (TWIN, MATCHED): "random twin, cut",
     (SWAPPED, MATCHED): "other speech, cut",
 }
 """By source and length, what a reader compares, in the order to read it."""
+
+BLOCKS, NULL_BLOCKS = (1, 4, 3, 3), 2
+"""How many controls belong together: raw, at equal length, nulls, nulls at equal length."""
 
 EFFECT = [*GROUP, "observable"]
 """What one effect is: a model, a component, K and an observable."""
@@ -79,6 +83,18 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(found)
+
+
+def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """``evidence`` to read, an effect a row: its verdict, and its change under every control."""
+    named = table.rename(columns={"low": "change_low", "high": "change_high"})
+    named = named.assign(
+        control=[CONTROLS[key] for key in zip(table.source, table.length, strict=True)],
+        cell=with_interval(named, "change", 2, sign=True),
+    )
+    wide = named.pivot(index=EFFECT, columns="control", values="cell")[list(CONTROLS.values())]
+    said = found.set_index(EFFECT)[["verdict", "reason"]]
+    return said.join(wide).reset_index().drop(columns="parameters")
 
 
 def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
