@@ -7,18 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spectral.measurement.nulls import (
-    FORCED,
-    GAUSSIAN,
-    SHUFFLED,
-    SWAPPED,
-    TWIN,
-    Side,
-    gaussian_sides,
-    shuffled_sides,
-    side_rows,
-)
+from spectral.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
 from spectral.measurement.observables import kept_lengths, spectral_columns
+from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row
 

@@ -8,17 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral.measurement.nulls import (
-    FORCED,
-    GAUSSIAN,
-    SHUFFLED,
-    SWAPPED,
-    TWIN,
-    Side,
-    gaussian_sides,
-    measure_nulls,
-)
-from spectral.measurement.schemas import NULLS
+from spectral.measurement.nulls import Side, gaussian_sides, measure_nulls
+from spectral.measurement.schemas import FORCED, GAUSSIAN, NULLS, SHUFFLED, SWAPPED, TWIN
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import measure_spectra
 from spectral.measurement.store import read

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spectral.measurement.observables import kept_lengths, spectra_of, spectral_columns
 from spectral.measurement.run import Summary, measure
-from spectral.measurement.schemas import NULLS
+from spectral.measurement.schemas import FORCED, GAUSSIAN, NULLS, SHUFFLED, SWAPPED, TWIN
 from spectral.measurement.settings import REFERENCE_CONDITION, SpectralSettings
 from spectral.measurement.spectra import Decoded, decode
 from spectral.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
@@ -27,8 +27,6 @@ from spectral.models.forcing import feed
 from spectral.models.view import SpeechModel
 from spectral.spectra import resolved_modes
 from spectral.stress.mixture import Mixture
-
-SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
 
 Batch = Mapping[str, Sequence[Mixture]]
 

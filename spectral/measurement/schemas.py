@@ -62,6 +62,9 @@ NULLS = pa.schema(
 )
 """One row per utterance, null, condition, matched length, component, layer, K: data/README.md."""
 
+SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
+"""The nulls; ``swapped`` is the name of its condition too."""
+
 LISTENING = pa.schema(
     [
         ("model", pa.string()),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from spectral.measurement.nulls import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
+from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
 from spectral.results.bootstrap import Interval
 from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects
 from spectral.results.matching import PAIRS, pair_effects
