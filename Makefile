@@ -12,6 +12,7 @@ VENV ?= .venv
 SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
+SMOKE_NULLS ?= 12
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -120,7 +121,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
 	  --set model=$$* --set output=../$(BUILD)/$(1)/$$*.parquet --products $(BUILD)/$(1)/$$*.parquet
 endef
-$(foreach kind,measure jacobians listening,$(eval $(call MEASURING,$(kind))))
+$(foreach kind,measure jacobians listening nulls,$(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"
@@ -136,5 +137,8 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/listening.ipynb build/smoke/notebooks/listening-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_UTTERANCES) \
 	  --set output=../data/smoke/listening/$*.parquet
+	@$(EXECUTE) notebooks/nulls.ipynb build/smoke/notebooks/nulls-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_NULLS) \
+	  --set output=../data/smoke/nulls/$*.parquet
 
 FORCE:

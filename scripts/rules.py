@@ -12,8 +12,8 @@ A number as third argument measures so many utterances, whatever the sections sa
 
 A parameter whose value lies in data/ makes the notebook depend on that file, or on all files of
 that folder; of the folder ``ladder`` just on the models that the notebook names. One whose
-``results`` are the folder of a measuring notebook depends on that notebook's run for every model
-that it names.
+``results``, or ``<something>_results``, are the folder of a measuring notebook depends on that
+notebook's run for every model that it names.
 """
 
 import ast
@@ -27,8 +27,8 @@ from typing import Any
 
 import yaml
 
-MEASURING = ("measure", "jacobians", "listening")  # run once per model, and draw nothing
-RESULTS = "results"  # the parameter that says which of them a figure draws from
+MEASURING = ("measure", "jacobians", "listening", "nulls")  # run once per model, and draw nothing
+RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
 PACKAGE = "spectral"
 LADDER = "ladder"
 MODEL_KEYS = ("models", "model")
@@ -94,11 +94,12 @@ def rules(sections: Mapping[str, Section], build: Path) -> str:
     for name in sections:
         if name in MEASURING:
             continue
-        kind = measured_by(name, values[name])
-        if kind and kind not in values:
-            raise ValueError(f"{name} draws from {kind}, which this profile leaves out")
-        names = models_of(values[name]) if kind else []
-        needed = {(kind, model): executed(build, f"{kind}-{model}") for model in names if kind}
+        needed = {}
+        for kind in measured_by(name, values[name]):
+            if kind not in values:
+                raise ValueError(f"{name} draws from {kind}, which this profile leaves out")
+            for model in models_of(values[name]):
+                needed[kind, model] = executed(build, f"{kind}-{model}")
         runs |= needed
         drawn[name] = [*prerequisites(name, values[name], build), *needed.values()]
     lines = [
@@ -111,15 +112,18 @@ def rules(sections: Mapping[str, Section], build: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured_by(name: str, values: Section) -> str | None:
-    """The measuring notebook whose rows a notebook reads; None for one that reads none."""
-    if RESULTS not in values:
-        return None
-    kind = Path(str(values[RESULTS])).name
-    if kind not in MEASURING:
-        known = ", ".join(MEASURING)
-        raise ValueError(f"{RESULTS} of {name} is {values[RESULTS]!r}; it must end in {known}")
-    return kind
+def measured_by(name: str, values: Section) -> list[str]:
+    """The measuring notebooks whose rows a notebook reads."""
+    kinds = []
+    for key, value in values.items():
+        if key != RESULTS and not key.endswith(f"_{RESULTS}"):
+            continue
+        kind = Path(str(value)).name
+        if kind not in MEASURING:
+            known = ", ".join(MEASURING)
+            raise ValueError(f"{key} of {name} is {value!r}; it must end in {known}")
+        kinds.append(kind)
+    return kinds
 
 
 def rule(target: str, prerequisites: Iterable[str]) -> str:

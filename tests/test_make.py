@@ -161,6 +161,15 @@ def test_results_that_nothing_measures_are_refused(project: Path) -> None:
     assert "results of gains is '../build/ladder/jacobian'; it must end in" in run.stderr
 
 
+def test_a_notebook_may_draw_from_two_measurements(project: Path) -> None:
+    path = project / "params" / "ladder.yml"
+    two = "ladder/jacobians, other_results: ../build/ladder/measure"
+    path.write_text(path.read_text().replace("ladder/jacobians", two))
+    assert _stale(project) == {"gains"}
+    _touch(project / "data" / "corpus" / "1" / "1.flac")
+    assert _stale(project) == MEASURED | DRAWN | {"gains"}
+
+
 def test_a_section_that_is_null_leaves_its_notebook_out(project: Path) -> None:
     path = project / "params" / "ladder.yml"
     path.write_text(re.sub("proof: .*", "proof: null", path.read_text()))
@@ -230,8 +239,9 @@ def test_measured_rows_are_keyed_by_all_the_code_that_measuring_imports() -> Non
 import sys
 sys.path.insert(0, "scripts")
 import rules
-print(*rules.modules(rules.imports(rules.notebook_code(rules.Path("notebooks/measure.ipynb")))))
-print(*rules.modules(rules.imports(rules.notebook_code(rules.Path("notebooks/jacobians.ipynb")))))
+for kind in rules.MEASURING:
+    notebook = rules.Path("notebooks") / f"{kind}.ipynb"
+    print(*rules.modules(rules.imports(rules.notebook_code(notebook))))
 """
     command = [sys.executable, "-c", script]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -19,10 +19,9 @@ from spectral.results.effects import (
     RAW,
     effects,
     layer_means,
-    paper_table,
-    published,
     sides,
 )
+from spectral.results.paper import paper_table, published, with_holm
 from spectral.results.tables import save_table, with_interval
 from spectral.results.word_errors import by_novelty, outcome_shares, training_records, word_errors
 from spectral.speech.text import normalise
@@ -172,7 +171,7 @@ def test_an_infinite_graph_index_is_left_out_and_counted() -> None:
 def test_published_rows_are_marked_and_kept_apart() -> None:
     table = effects(gaussian_rows({"clean": 60, "hell": 60}, utterances=4), "hell", 20, 0)
     known = published(Path("data/published/k50.csv"))
-    readable = paper_table(table, known)
+    readable = paper_table(with_holm(table), known)
     theirs = readable[readable.source != "ladder"]
     assert len(theirs) == len(known) == 5
     assert theirs.source.str.startswith("published").all()

@@ -1,8 +1,6 @@
 """Measure Jacobians: every layer at some tokens, trained and at random weights."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,10 +15,10 @@ from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import JACOBIANS
 from spectral.measurement.settings import JacobianSettings
 from spectral.measurement.texts import Row, text_columns
+from spectral.measurement.twins import random_twin
 from spectral.models.adapters import as_layer
 from spectral.models.capture import COMPONENTS
 from spectral.models.decoding import transcribe
-from spectral.models.loading import load_random_twin
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
@@ -42,7 +40,7 @@ def jacobian_rows(
     A text without tokens has no rows; of audio longer than the model's window the first window
     counts. Streams are the networks' own, Jacobians are in float64.
     """
-    twin = _twin(settings.model, settings.ladder, model.device, settings.seed)
+    twin = random_twin(settings, model.device)
     networks = {
         name: (network, [as_layer(layer.layer, torch.float64) for layer in network.layers])
         for name, network in ((TRAINED, model), (RANDOM, twin))
@@ -66,11 +64,6 @@ def jacobian_rows(
                     first = streams.text.start
                     rows += _rows(shared | {"network": name}, columns, chosen, first)
     return rows
-
-
-@lru_cache(maxsize=1)
-def _twin(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
-    return load_random_twin(name, ladder, device, seed)
 
 
 def _spread(text: slice, count: int) -> slice:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 
 import numpy as np
 import torch
@@ -35,9 +35,15 @@ class Transcript:
     breaks: tuple[int, ...] = ()
 
     @property
+    def windows(self) -> list[tuple[int, ...]]:
+        """The tokens of each window."""
+        edges = [0, *self.breaks, len(self.tokens)]
+        return [self.tokens[first:last] for first, last in pairwise(edges)]
+
+    @property
     def first_window(self) -> tuple[int, ...]:
         """The tokens of the first window; of a wave that fits into one, all."""
-        return self.tokens[: self.breaks[0]] if self.breaks else self.tokens
+        return self.windows[0]
 
 
 def transcribe(model: SpeechModel, waves: Sequence[np.ndarray]) -> list[Transcript]:
@@ -47,12 +53,13 @@ def transcribe(model: SpeechModel, waves: Sequence[np.ndarray]) -> list[Transcri
     openai-whisper does without timestamps, fallback and previous text. Each window has its own
     log-mel, as in transformers; openai-whisper scales that of the whole wave by one maximum.
     """
-    pieces = [list(_windows(wave, model.window_samples)) for wave in waves]
+    pieces = [list(windows(wave, model.window_samples)) for wave in waves]
     said = iter(greedy(model, model.features([piece for wave in pieces for piece in wave])))
     return [_joined(list(islice(said, len(wave)))) for wave in pieces]
 
 
-def _windows(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
+def windows(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
+    """A wave (samples,) in pieces of at most so many ``samples``, each heard by itself."""
     for start in range(0, max(len(wave) - HOP_LENGTH + 1, 1), samples):  # of a frame or more
         yield wave[start : start + samples]
 

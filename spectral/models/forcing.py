@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spectral.models.decoding import Transcript, windows
 from spectral.models.view import SpeechModel
 
 _IGNORE = -100
@@ -51,6 +53,30 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
         Forced(math.nan, math.nan) if tokens is None else Forced(*pair)
         for tokens, *pair in zip(encoded, *columns, strict=True)
     ]
+
+
+@torch.inference_mode()
+def feed(
+    model: SpeechModel, waves: Sequence[np.ndarray], transcripts: Sequence[Transcript]
+) -> None:
+    """Run the decoder over texts, as if it were writing them while it heard these waves (samples,).
+
+    Inside a ``capture`` block, the recording then holds what goes on in a model that is given
+    another's text. Raises ValueError for a text that has not as many windows as its wave.
+    """
+    pieces, texts = [], []
+    for wave, transcript in zip(waves, transcripts, strict=True):
+        heard, written = list(windows(wave, model.window_samples)), transcript.windows
+        if len(heard) != len(written):
+            raise ValueError(
+                f"a text of {len(written)} windows for a wave of {len(heard)}; cut the wave first"
+            )
+        pieces += heard
+        texts += [[*model.tokens.prompt, *tokens[:-1]] for tokens in written]
+    longest = max(map(len, texts))
+    rows = torch.tensor([text + [model.tokens.end] * (longest - len(text)) for text in texts])
+    context = model.encode(model.features(pieces))
+    model.step(rows.to(model.device), context, model.new_cache())
 
 
 def _encoded(model: SpeechModel, text: str) -> list[int] | None:

@@ -1,14 +1,13 @@
 """Effects of stress: Hell against clean, paired by utterance, with bootstrap intervals."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from spectral.measurement.settings import REFERENCE_CONDITION
 from spectral.results.bootstrap import Interval, interval, weighted_mean
-from spectral.results.tables import with_interval
+from spectral.results.permutation import paired_p
 
 RAW, MATCHED = "raw", "length-matched"
 OBSERVABLES = {
@@ -22,7 +21,10 @@ OBSERVABLES = {
 }
 """What is read off a spectrum or graph, and its column in the measured rows."""
 
-_GROUP = ["parameters", "model", "component", "modes", "length"]
+GROUP = ["parameters", "model", "component", "modes"]
+"""What a row of a table is about, whatever the length."""
+
+_KEY = [*GROUP, "length"]
 
 
 def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -35,13 +37,14 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     kept = rows[rows.condition.isin([REFERENCE_CONDITION, condition])]
     partner = kept.condition.map({REFERENCE_CONDITION: condition, condition: REFERENCE_CONDITION})
     kept = kept[(kept.matched_with == "") | (kept.matched_with == partner)]
-    columns = {name: _values(kept, name) for name in OBSERVABLES}
+    present = [name for name, column in OBSERVABLES.items() if column in rows]
+    columns = {name: _values(kept, name) for name in present}
     kept = kept.assign(
         length=np.where(kept.matched_with == "", RAW, MATCHED),
         side=np.where(kept.condition == REFERENCE_CONDITION, "clean", "stressed"),
         **columns,
     )
-    groups = kept.groupby([*_GROUP, "utterance", "speaker", "side"])[[*OBSERVABLES, "tokens"]]
+    groups = kept.groupby([*_KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
     averages = groups.mean().where(groups.count().eq(groups.size(), axis=0))
     wide = averages.unstack("side")
     wide.columns = [f"{observable}_{side}" for observable, side in wide.columns]
@@ -52,30 +55,25 @@ def effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd
     """Changes under ``condition``: of N_eff in %, of alpha and of each log10 Kf by difference.
 
     One row per model, component, K and length. A change ``delta_<observable>`` stands beside its
-    interval (_low, _high) and the number of utterances whose value exists on both sides (_n); the
-    mean numbers of tokens on both sides are given too.
+    interval (_low, _high), the two-sided p-value of ``paired_p`` (_p), and the number of utterances
+    whose value exists on both sides (_n); the mean numbers of tokens on both sides are given too.
     """
     table = []
-    for key, group in layer_means(rows, condition).groupby(_GROUP, sort=True):
-        row = dict(zip(_GROUP, key, strict=True)) | {
+    for key, group in layer_means(rows, condition).groupby(_KEY, sort=True):
+        row = dict(zip(_KEY, key, strict=True)) | {
             "tokens_clean": group.tokens_clean.mean(),
             "tokens_stressed": group.tokens_stressed.mean(),
         }
         for name in OBSERVABLES:
-            clean = group[f"{name}_clean"].to_numpy()
-            stressed = group[f"{name}_stressed"].to_numpy()
-            both = np.isfinite(clean) & np.isfinite(stressed)
-            clean, stressed = np.where(both, clean, np.nan), np.where(both, stressed, np.nan)
-            change = _percent_change if name == "n_eff" else _difference
-            found = interval(
-                partial(change, clean=clean, stressed=stressed),
-                group.speaker.to_numpy(),
-                resamples,
-                seed,
-            )
-            row |= _columns(f"delta_{name}", found) | {f"delta_{name}_n": int(both.sum())}
+            if f"{name}_clean" in group:
+                row |= _change_columns(group, name, resamples, seed)
         table.append(row)
     return pd.DataFrame(table)
+
+
+def change(name: str, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
+    """From a mean of an observable to another: of N_eff in %, of all others the difference."""
+    return 100 * (stressed / clean - 1) if name == "n_eff" else stressed - clean
 
 
 def sides(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
@@ -84,60 +82,18 @@ def sides(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.D
     Only utterances whose alpha exists on both sides count, so that the two means are of the same.
     """
     table = []
-    for key, group in layer_means(rows, condition).groupby(_GROUP, sort=True):
+    for key, group in layer_means(rows, condition).groupby(_KEY, sort=True):
         paired = group[group.alpha_clean.notna() & group.alpha_stressed.notna()]
         for side in ("clean", "stressed"):
-            row = dict(zip(_GROUP, key, strict=True)) | {"side": side, "n": len(paired)}
+            row = dict(zip(_KEY, key, strict=True)) | {"side": side, "n": len(paired)}
             for name in ("n_eff", "alpha"):
                 mean = partial(weighted_mean, values=paired[f"{name}_{side}"].to_numpy())
                 if len(paired):
-                    row |= _columns(
+                    row |= interval_columns(
                         name, interval(mean, paired.speaker.to_numpy(), resamples, seed)
                     )
             table.append(row)
     return pd.DataFrame(table)
-
-
-def published(path: Path) -> pd.DataFrame:
-    """The known rows of the paper's table (K = 50), measured on other models than ours."""
-    return pd.read_csv(path)
-
-
-def paper_table(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The paper's table to read: ours (``effects``) and, apart, the published rows."""
-    ours = pd.DataFrame(
-        {
-            "source": "ladder",
-            "model": table.model,
-            "component": table.component,
-            "K": table.modes,
-            "length": table.length,
-            "T clean, Hell": table.apply(
-                lambda row: f"{row.tokens_clean:.1f}, {row.tokens_stressed:.1f}", axis=1
-            ),
-            "N_eff (%)": with_interval(table, "delta_n_eff", 2, sign=True),
-            "log10 Kf": with_interval(table, "delta_log10_kf", 2, sign=True),
-            "alpha": with_interval(table, "delta_alpha", 3, sign=True),
-        }
-    )
-    ours["n (alpha)"] = [
-        f"{n} ({alpha})" for n, alpha in zip(table.delta_n_eff_n, table.delta_alpha_n, strict=True)
-    ]
-    theirs = pd.DataFrame(
-        {
-            "source": "published, OpenAI's Whisper",
-            "model": known.model,
-            "component": known.component,
-            "K": 50,
-            "length": "not stated",
-            "T clean, Hell": "not stated",
-            "N_eff (%)": known.delta_n_eff.map("{:+.2f}".format),
-            "log10 Kf": known.delta_log10_kf.map("{:+.2f}".format),
-            "alpha": known.delta_alpha.map("{:+.3f}".format),
-            "n (alpha)": "not stated",
-        }
-    )
-    return pd.concat([ours, theirs], ignore_index=True)
 
 
 def _values(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -148,13 +104,22 @@ def _values(rows: pd.DataFrame, name: str) -> pd.Series:
     return np.log10(positive)
 
 
-def _columns(name: str, found: Interval) -> dict[str, float]:
+def interval_columns(name: str, found: Interval) -> dict[str, float]:
+    """An interval as the columns name, name_low and name_high."""
     return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _percent_change(weights: np.ndarray, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
-    return 100 * (weighted_mean(weights, stressed) / weighted_mean(weights, clean) - 1)
+def _change_columns(group: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[str, float]:
+    clean, stressed = (group[f"{name}_{side}"].to_numpy() for side in ("clean", "stressed"))
+    both = np.isfinite(clean) & np.isfinite(stressed)
+    clean, stressed = np.where(both, clean, np.nan), np.where(both, stressed, np.nan)
+    speakers = group.speaker.to_numpy()
 
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return change(name, weighted_mean(weights, clean), weighted_mean(weights, stressed))
 
-def _difference(weights: np.ndarray, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
-    return weighted_mean(weights, stressed - clean)
+    found = interval(statistic, speakers, resamples, seed)
+    return interval_columns(f"delta_{name}", found) | {
+        f"delta_{name}_p": paired_p(stressed - clean, speakers, seed),
+        f"delta_{name}_n": int(both.sum()),
+    }

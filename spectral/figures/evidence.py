@@ -1,0 +1,143 @@
+"""Every effect beside its controls, and what was made of it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from spectral.figures.style import (
+    COLUMN,
+    COMPONENT_NAMES,
+    OBSERVABLE_NAMES,
+    PAGE,
+    PUBLISHED_COLOUR,
+    model_colours,
+    model_label,
+    model_order,
+)
+from spectral.results.evidence import BLOCKS, CONTROLS, NULL_BLOCKS
+from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
+
+UNITS = {"n_eff": " (%)"}
+_SHADE = "#f2f2f2"
+_COLOURS = {SURVIVES: "#0072B2", IN_PART: "#56B4E9", EXPLAINED: "#D55E00", UNDECIDED: "#999999"}
+_SHORT = {
+    "n_eff": r"$N_{\mathrm{eff}}$",
+    "alpha": r"$\alpha$",
+    "log10_kf": "Kf, padded",
+    "log10_kf_resolved": "Kf, resolved",
+}
+_ARROWS = {1: "^", -1: "v"}  # Okabe & Ito's colours, and shapes that do without them
+
+
+def draw_evidence(
+    table: pd.DataFrame, observables: list[str], published: pd.DataFrame | None = None
+) -> Figure:
+    """A row of panels per observable, a column per component, a line per control.
+
+    ``table`` holds rows of ``evidence`` of one K. Filled: the model itself; open: nulls. Bars are
+    95 % intervals, a colour per model. Crosses are ``published`` changes of other models.
+    """
+    models = model_order(table)
+    figure, axes = plt.subplots(
+        len(observables), len(COMPONENT_NAMES), sharex="row", sharey=True, squeeze=False,
+        figsize=(PAGE, (0.5 + 0.15 * len(CONTROLS)) * len(observables)), layout="constrained",
+    )  # fmt: skip
+    for row, observable in zip(axes, observables, strict=True):
+        for ax, component in zip(row, COMPONENT_NAMES, strict=True):
+            part = table[(table.component == component) & (table.observable == observable)]
+            _draw_controls(ax, part, models)
+            if published is not None and f"delta_{observable}" in published:
+                known = published[published.component == component][f"delta_{observable}"]
+                ax.plot(known, np.zeros(len(known)), "x", color=PUBLISHED_COLOUR, zorder=4)
+        row[1].set_xlabel(f"change of {OBSERVABLE_NAMES[observable]}{UNITS.get(observable, '')}")
+    for ax, title in zip(axes[0], COMPONENT_NAMES.values(), strict=True):
+        ax.set_title(title)
+    colours = model_colours(models)
+    handles = [
+        Line2D([], [], marker="o", ls="", color=colours[model], label=model_label(table, model))
+        for model in models
+    ]
+    handles.append(Line2D([], [], marker="o", ls="", color="black", mfc="white", label="null"))
+    if published is not None:
+        label = "published, OpenAI's Whisper"
+        handles.append(Line2D([], [], marker="x", ls="", color=PUBLISHED_COLOUR, label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_verdicts(found: pd.DataFrame) -> Figure:
+    """A mark per effect: rows are components and observables, columns models, a panel per K.
+
+    An arrow survives and points where the effect goes; a cross is explained by length.
+    """
+    models, sizes = model_order(found), sorted(found.modes.unique())
+    observables = [name for name in _SHORT if name in set(found.observable)]
+    lines = [(component, name) for component in COMPONENT_NAMES for name in observables]
+    figure, axes = plt.subplots(
+        1, len(sizes), sharey=True, squeeze=False, layout="constrained",
+        figsize=(COLUMN, 1.0 + 0.17 * len(lines)),
+    )  # fmt: skip
+    for ax, k in zip(axes[0], sizes, strict=True):
+        for effect in found[found.modes == k].itertuples():
+            place = models.index(effect.model), lines.index((effect.component, effect.observable))
+            _draw_verdict(ax, *place, effect.verdict, float(np.sign(effect.raw)))
+        for i in range(0, len(COMPONENT_NAMES), 2):
+            ax.axhspan(
+                i * len(observables) - 0.5, (i + 1) * len(observables) - 0.5, color=_SHADE, zorder=0
+            )
+        ax.set_title(f"$K$ = {k}")
+        ax.set_xticks(range(len(models)), models, rotation=90)
+        ax.set_xlim(-0.6, len(models) - 0.4)
+        ax.tick_params(length=0)
+    labels = [f"{COMPONENT_NAMES[component]}: {_SHORT[name]}" for component, name in lines]
+    axes[0, 0].set_yticks(range(len(lines)), labels)
+    axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
+    figure.legend(handles=_verdict_handles(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_controls(ax: Axes, part: pd.DataFrame, models: list[str]) -> None:
+    colours = model_colours(models)
+    controls, nulls = list(CONTROLS), len(CONTROLS) - sum(BLOCKS[-NULL_BLOCKS:])
+    reach = 0.3 * (1 - 1 / len(models))
+    offsets = np.linspace(-reach, reach, len(models))
+    for model, offset in zip(models, offsets, strict=True):
+        own = part[part.model == model].set_index(["source", "length"]).reindex(controls)
+        for i in range(len(controls)):
+            at = own.iloc[i]
+            ax.errorbar(
+                at.change, i + offset, xerr=[[at.change - at.low], [at.high - at.change]],
+                fmt="o", ms=3, lw=0.8, color=colours[model],
+                mfc=colours[model] if i < nulls else "white",
+            )  # fmt: skip
+    start = 0
+    for i, size in enumerate(BLOCKS):
+        if i % 2:
+            ax.axhspan(start - 0.5, start + size - 0.5, color=_SHADE, zorder=0)
+        start += size
+    ax.axvline(0, color="black", lw=0.5)
+    ax.set_yticks(range(len(controls)), CONTROLS.values())
+    ax.set_ylim(len(controls) - 0.5, -0.5)
+
+
+def _draw_verdict(ax: Axes, x: float, y: float, verdict: str, sign: float) -> None:
+    colour = _COLOURS[verdict]
+    if verdict in (SURVIVES, IN_PART):
+        filling = colour if verdict == SURVIVES else "white"
+        ax.plot(x, y, _ARROWS[int(sign)], color=colour, mfc=filling, ms=5)
+    else:
+        ax.plot(x, y, "x" if verdict == EXPLAINED else ".", color=colour, ms=4)
+
+
+def _verdict_handles() -> list[Line2D]:
+    markers = {SURVIVES: "^", IN_PART: "^", EXPLAINED: "x", UNDECIDED: "."}
+    return [
+        Line2D(
+            [], [], marker=marker, ls="", color=_COLOURS[name], label=name,
+            mfc="white" if name == IN_PART else _COLOURS[name],
+        )
+        for name, marker in markers.items()
+    ]  # fmt: skip

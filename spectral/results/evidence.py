@@ -1,0 +1,119 @@
+"""All that is known of each effect: raw, at equal length, and beside every null; and a verdict."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
+from spectral.results.bootstrap import Interval
+from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects
+from spectral.results.matching import PAIRS, pair_effects
+from spectral.results.tables import with_interval
+from spectral.results.verdict import Verdict, verdict
+
+MODEL = "model"
+"""The source of what was measured on the model itself."""
+
+CONTROLS = {
+    (MODEL, RAW): "raw",
+    (MODEL, MATCHED): "first rows",
+    (SHUFFLED, MATCHED): "random rows",
+    (MODEL, PAIRS): "equal pairs",
+    (FORCED, RAW): "same text",
+    (GAUSSIAN, RAW): "Gaussian",
+    (TWIN, RAW): "random twin",
+    (SWAPPED, RAW): "other speech",
+    (GAUSSIAN, MATCHED): "Gaussian, cut",
+    (TWIN, MATCHED): "random twin, cut",
+    (SWAPPED, MATCHED): "other speech, cut",
+}
+"""By source and length, what a reader compares, in the order to read it."""
+
+BLOCKS, NULL_BLOCKS = (1, 4, 3, 3), 2
+"""How many controls belong together: raw, at equal length, nulls, nulls at equal length."""
+
+EFFECT = [*GROUP, "observable"]
+"""What one effect is: a model, a component, K and an observable."""
+
+
+def evidence(
+    rows: pd.DataFrame,
+    null_rows: pd.DataFrame,
+    condition: str,
+    resamples: int,
+    seed: int,
+    tolerance: int,
+) -> pd.DataFrame:
+    """Every effect under every control: one row per ``EFFECT``, source and length.
+
+    Columns ``change``, ``low``, ``high``, ``p``, ``n``, ``tokens_clean``, ``tokens_stressed``.
+    ``rows`` are those of `measure`, ``null_rows`` those of `nulls`; ``tolerance`` is that of
+    ``pair_effects``. Observables that the nulls lack, those of the graphs, are left out.
+    """
+    seen = [name for name, column in OBSERVABLES.items() if column in null_rows]
+    tables = [
+        effects(rows, condition, resamples, seed).assign(source=MODEL),
+        pair_effects(rows, condition, resamples, seed, tolerance).assign(source=MODEL),
+    ]
+    for name, part in null_rows.groupby("null"):
+        stressed = SWAPPED if name == SWAPPED else condition
+        tables.append(effects(part, stressed, resamples, seed).assign(source=name))
+    long = pd.concat([_observable(table, name) for table in tables for name in seen])
+    known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))
+    return long[known].sort_values([*EFFECT, "source", "length"], ignore_index=True)
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per ``EFFECT`` of ``evidence``: its raw and matched change, verdict and reason."""
+    found = []
+    for key, part in table.groupby(EFFECT, sort=True):
+        by_control = part.set_index(["source", "length"])
+        intervals = {
+            (str(source), str(length)): Interval(row.change, row.low, row.high)
+            for (source, length), row in by_control.iterrows()
+        }
+        decided = judge(intervals)
+        found.append(
+            dict(zip(EFFECT, key, strict=True))
+            | {
+                "raw": intervals[MODEL, RAW].estimate,
+                "matched": intervals[MODEL, MATCHED].estimate,
+                "verdict": decided.name,
+                "reason": decided.reason,
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """``evidence`` to read, an effect a row: its verdict, and its change under every control."""
+    named = table.rename(columns={"low": "change_low", "high": "change_high"})
+    named = named.assign(
+        control=[CONTROLS[key] for key in zip(table.source, table.length, strict=True)],
+        cell=with_interval(named, "change", 2, sign=True),
+    )
+    wide = named.pivot(index=EFFECT, columns="control", values="cell")[list(CONTROLS.values())]
+    said = found.set_index(EFFECT)[["verdict", "reason"]]
+    return said.join(wide).reset_index().drop(columns="parameters")
+
+
+def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
+    """``verdict`` on one effect, from its intervals by source and length."""
+    controls = [(MODEL, MATCHED), (SHUFFLED, MATCHED), (MODEL, PAIRS)]
+    nulls = [(TWIN, MATCHED), (SWAPPED, MATCHED)]
+    return verdict(
+        intervals[MODEL, RAW],
+        {CONTROLS[key]: intervals[key] for key in controls},
+        {CONTROLS[key]: intervals[key] for key in nulls},
+        intervals[GAUSSIAN, RAW],
+    )
+
+
+def _observable(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The columns of one observable, under names that all observables share."""
+    column = f"delta_{name}"
+    names = {column: "change"} | {
+        f"{column}_{part}": part for part in ("low", "high", "p", "n")
+    }  # fmt: skip
+    kept = [*GROUP, "source", "length", "tokens_clean", "tokens_stressed"]
+    return table[[*kept, *names]].rename(columns=names).assign(observable=name)

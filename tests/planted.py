@@ -1,0 +1,94 @@
+"""Synthetic activations of voices and utterances with effects planted in them, made into rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from spectral.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
+from spectral.measurement.observables import kept_lengths, spectral_columns
+from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
+from spectral.measurement.settings import SpectralSettings
+from spectral.measurement.texts import Row
+
+WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"
+SETTINGS = SpectralSettings(
+    model="planted-0", ladder=".", corpus=".", output=".", conditions=("clean", "hell"),
+    seed=0, batch=1, device="cpu", utterances=None, modes=(10, 50), epsilon=1e-6,
+)  # type: ignore[arg-type]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stress does: to the law of the eigenvalues, i^-slope, and to the number of tokens."""
+
+    steeper: float = 0.0
+    fewer: float = 0.0
+    voices: int = 16
+    each: int = 6
+    seed: int = 0
+
+
+def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of `measure` and of `nulls` of a model for which ``plan`` is true.
+
+    Voices differ in slope, in scale and in how long they speak, utterances too; a twin and other
+    speech have the lengths of the model's own texts and no change of law, as a forced text.
+    """
+    rng = np.random.default_rng(plan.seed)
+    texts: list[Row] = [
+        {"model": "planted-0", "parameters": 1, "utterance": f"{v}-{i}", "speaker": f"{v}"}
+        for v in range(plan.voices)
+        for i in range(plan.each)
+    ]
+    count = len(texts)
+    slopes = 1 + np.repeat(rng.normal(0, 0.05, plan.voices), plan.each)
+    longer = np.repeat(rng.normal(0, 3, plan.voices), plan.each)
+    lengths = {
+        side: (66 + longer + rng.normal(0, 7, count) - shorter).round().clip(20, 120)
+        for side, shorter in (("clean", 0.0), ("hell", plan.fewer), ("other", 0.0))
+    }
+
+    def side(name: str, steeper: float = 0.0) -> Side:
+        own = slopes + steeper + rng.normal(0, 0.02, count)
+        tokens = torch.from_numpy(lengths[name]).long()
+        return Side(texts, _activations(own, tokens, rng), tokens)
+
+    clean, hell = side("clean"), side("hell", plan.steeper)
+    sides = {"clean": clean, "hell": hell}
+    measured = pd.DataFrame(_measured(sides))
+    if not nulls:
+        return measured, pd.DataFrame()
+    forced = Side(texts, _activations(slopes + plan.steeper, clean.lengths, rng), clean.lengths)
+    known = {
+        SHUFFLED: shuffled_sides(sides, plan.seed),
+        GAUSSIAN: gaussian_sides(sides, COMPONENT, plan.seed),
+        FORCED: {"clean": clean, "hell": forced},
+        TWIN: {"clean": side("clean"), "hell": side("hell")},
+        SWAPPED: {"clean": clean, "swapped": side("other")},
+    }
+    return measured, pd.DataFrame(
+        [row for null, pair in known.items() for row in side_rows(null, COMPONENT, pair, SETTINGS)]
+    )
+
+
+def _measured(sides: dict[str, Side]) -> list[Row]:
+    """What `measure` writes of these activations, graphs left out."""
+    lengths_of = {name: side.lengths for name, side in sides.items()}
+    return [
+        {**side.texts[i], **columns, "condition": name, "matched_with": partner,
+         "component": COMPONENT}
+        for name, side in sides.items()
+        for partner, lengths in kept_lengths(name, lengths_of).items()
+        for i, _, columns in spectral_columns(side.activations, lengths, SETTINGS)
+    ]  # fmt: skip
+
+
+def _activations(slopes: np.ndarray, lengths: Tensor, rng: np.random.Generator) -> Tensor:
+    """Gaussian rows by the law i^-slope of each utterance: (utterances, LAYERS, tokens, WIDTH)."""
+    modes = np.arange(1, WIDTH + 1)
+    scale = modes ** (-slopes[:, None] / 2)
+    drawn = rng.standard_normal((len(slopes), LAYERS, int(lengths.max()), WIDTH))
+    return torch.from_numpy(drawn * scale[:, None, None])

@@ -1,0 +1,211 @@
+"""Measured nulls against what they are said to be, computed another way."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectral.measurement.nulls import Side, gaussian_sides, measure_nulls
+from spectral.measurement.schemas import FORCED, GAUSSIAN, NULLS, SHUFFLED, SWAPPED, TWIN
+from spectral.measurement.settings import SpectralSettings
+from spectral.measurement.spectra import measure_spectra
+from spectral.measurement.store import read
+from spectral.measurement.surrogates import continued, gaussian, generator, shuffled
+from spectral.models.capture import COMPONENTS, capture
+from spectral.models.decoding import Transcript, transcribe
+from spectral.models.forcing import feed
+from spectral.models.loading import load_random_twin
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.stress.conditions import condition
+from spectral.stress.mixture import Mixture, Speakers
+
+KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
+NUMBERS = ["n_eff", "kirchhoff", "kirchhoff_resolved"]
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def settings(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SpectralSettings:
+    return SpectralSettings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("nulls") / "tiny-0.parquet",
+        conditions=("clean", "hell", "swapped"),
+        modes=(5, 10),
+        epsilon=1e-6,
+        seed=SEED,
+        batch=4,
+        device="cpu",
+        utterances=6,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(settings: SpectralSettings) -> pd.DataFrame:
+    return read([measure_nulls(settings).output], NULLS)
+
+
+@pytest.fixture(scope="module")
+def own(settings: SpectralSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """What `measure` says of the same utterances."""
+    output = tmp_path_factory.mktemp("own") / "tiny-0.parquet"
+    return read([measure_spectra(replace(settings, output=output)).output])
+
+
+def of(rows: pd.DataFrame, null: str) -> pd.DataFrame:
+    return rows[rows.null == null].set_index(KEY).sort_index()
+
+
+def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
+    assert set(rows.null) == {SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED}
+    assert not rows.duplicated(["null", *KEY]).any()
+    for null, part in rows.groupby("null"):
+        other = "swapped" if null == SWAPPED else "hell"
+        pairs = {("clean", ""), ("clean", other), (other, ""), (other, "clean")}
+        assert set(zip(part.condition, part.matched_with, strict=True)) == pairs
+        assert set(part.component) == set(COMPONENTS)
+
+
+def test_lengths_are_the_model_s_own(rows: pd.DataFrame, own: pd.DataFrame) -> None:
+    measured = own.set_index(KEY).tokens
+    for null in (SHUFFLED, GAUSSIAN, TWIN, SWAPPED):
+        found = of(rows, null).tokens
+        assert (found == measured[found.index]).all(), null
+    forced = of(rows, FORCED).tokens
+    clean = measured.xs("clean", level="condition").xs("", level="matched_with")
+    for side in ("clean", "hell"):
+        raw = forced.xs(side, level="condition").xs("", level="matched_with")
+        assert (raw == clean[raw.index]).all()
+
+
+def test_order_changes_no_whole_spectrum_but_what_is_cut_from_it(
+    rows: pd.DataFrame, own: pd.DataFrame
+) -> None:
+    measured = own.set_index(KEY)[NUMBERS]
+    found = of(rows, SHUFFLED)[NUMBERS]
+    same = found.index.get_level_values("matched_with") == ""
+    np.testing.assert_allclose(found[same], measured.loc[found[same].index], rtol=1e-6)
+    cut = own.set_index(KEY).tokens.sort_index()
+    shorter = [
+        key for key in found[~same].index if 2 < cut[key] < cut[(*key[:2], "", *key[3:])]
+    ]  # fmt: skip
+    assert shorter
+    assert ((found.n_eff[shorter] - measured.n_eff[shorter]).abs() > 1e-9).all()
+
+
+def test_swapped_rows_and_forced_clean_rows_are_those_of_the_model(
+    rows: pd.DataFrame, own: pd.DataFrame
+) -> None:
+    measured = own.set_index(KEY)[NUMBERS]
+    swapped = of(rows, SWAPPED)[NUMBERS]
+    np.testing.assert_allclose(swapped, measured.loc[swapped.index], rtol=1e-6)
+    forced = of(rows, FORCED)[NUMBERS].xs("clean", level="condition", drop_level=False)
+    raw = forced.xs("", level="matched_with", drop_level=False)
+    np.testing.assert_allclose(raw, measured.loc[raw.index], rtol=1e-3)
+
+
+def test_the_twin_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
+    rows: pd.DataFrame, tiny: SpeechModel, settings: SpectralSettings
+) -> None:
+    """Token by token, and with numpy's eigenvalues."""
+    corpus = find_utterances(settings.corpus).utterances
+    clean = Mixture.of(corpus[0], read_wave(corpus[0]))
+    wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
+    tokens = transcribe(tiny, [wave])[0].tokens
+    twin = load_random_twin("tiny-0", settings.ladder, torch.device("cpu"), SEED)
+    seen: list[np.ndarray] = []
+    handle = twin.layers[1].cross_attention.register_forward_hook(
+        lambda module, inputs, output: seen.append(output[0][0].numpy())
+    )
+    with torch.inference_mode():
+        context, cache = twin.encode(twin.features([wave])), twin.new_cache()
+        twin.step(torch.tensor([twin.tokens.prompt]), context, cache)
+        for token in tokens[:-1]:
+            twin.step(torch.tensor([[token]]), context, cache)
+    handle.remove()
+    text = np.concatenate(seen)[len(twin.tokens.prompt) - 1 :].astype(float)
+    values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
+    p = values[values > 0] / values.sum()
+    found = of(rows, TWIN).loc[(corpus[0].id, "hell", "", "cross_attention", 2, 10)]
+    assert found.tokens == len(tokens) == len(text)
+    assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_batch(
+    rows: pd.DataFrame, settings: SpectralSettings, tmp_path: Path
+) -> None:
+    alone = replace(settings, output=tmp_path / "alone.parquet", batch=1)
+    other = replace(settings, output=tmp_path / "other.parquet", seed=SEED + 1)
+    single = read([measure_nulls(alone).output], NULLS)
+    reseeded = read([measure_nulls(other).output], NULLS)
+    for null in (SHUFFLED, GAUSSIAN):
+        first, again, moved = (of(table, null) for table in (rows, single, reseeded))
+        np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
+        cut = first.index.get_level_values("matched_with") != ""
+        assert (first.n_eff[cut] - moved.n_eff[cut]).abs().max() > 1e-3
+
+
+def test_a_model_fed_its_own_text_does_what_it_did(tiny: SpeechModel, speech: Path) -> None:
+    waves = [read_wave(one) for one in find_utterances(speech).utterances[:3]]
+    waves.append(np.concatenate([waves[0], waves[1], waves[2]]))  # of more than one window
+    with capture(tiny) as decoding:
+        transcripts = transcribe(tiny, waves)
+    assert transcripts[-1].breaks
+    with capture(tiny) as feeding:
+        feed(tiny, waves, transcripts)
+    for component in COMPONENTS:
+        (first, mask), (again, _) = (
+            recording.text_rows(component, transcripts) for recording in (decoding, feeding)
+        )
+        real = mask[:, None, :, None].expand(first.shape)
+        torch.testing.assert_close(first[real], again[real], rtol=1e-3, atol=1e-4)
+
+
+def test_a_text_of_other_windows_than_its_wave_is_refused(tiny: SpeechModel, speech: Path) -> None:
+    wave = read_wave(find_utterances(speech).utterances[0])
+    text = Transcript("ab", (5, 6), 0.0, 1.0, 0.0, True, breaks=(1,))
+    with pytest.raises(ValueError, match="a text of 2 windows for a wave of 1; cut the wave"):
+        feed(tiny, [wave], [text])
+
+
+def test_a_power_law_is_continued_as_itself() -> None:
+    law = 3 * torch.arange(1, 101, dtype=torch.float64) ** -1.4
+    bent = law[:40].clone()
+    bent[25:] *= torch.linspace(1, 0.01, 15, dtype=torch.float64)  # as for want of rows
+    torch.testing.assert_close(continued(bent, 100), law)
+
+
+def test_gaussian_rows_have_the_law_s_covariance() -> None:
+    law = torch.tensor([[4.0, 1.0, 0.25]], dtype=torch.float64)
+    drawn = gaussian(law, 40_000, generator(0, "x"))[0]
+    torch.testing.assert_close(drawn.T.cov(), torch.diag(law[0]), rtol=0.05, atol=0.05)
+
+
+def test_texts_too_short_for_a_law_are_left_out_of_the_gaussian_null() -> None:
+    with pytest.raises(ValueError, match="3 resolved modes, a law takes 4"):
+        continued(torch.tensor([3.0, 2.0, 1.0]).double(), 8)
+    drawn = torch.randn(2, 1, 12, 8, generator=torch.Generator().manual_seed(0))
+    texts = [{"utterance": "short"}, {"utterance": "long"}]
+    sides = {
+        "clean": Side(texts, drawn, torch.tensor([4, 12])),
+        "hell": Side(texts, drawn, torch.tensor([12, 3])),
+    }
+    found = gaussian_sides(sides, "ffn", seed=0)
+    assert [side.texts for side in found.values()] == [[{"utterance": "long"}]] * 2
+    assert [int(side.lengths[0]) for side in found.values()] == [12, 3]
+
+
+def test_shuffling_moves_rows_among_the_real_ones_alike_in_all_layers() -> None:
+    rows = torch.arange(10.0)[:, None].expand(2, 3, 10, 1).clone()
+    found = shuffled(rows, torch.tensor([6, 10]), [generator(0, "a"), generator(0, "b")])
+    assert (found == found[:, :1]).all()
+    assert sorted(found[0, 0, :6, 0].tolist()) == list(range(6))
+    assert found[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]
+    assert found[1, 0, :, 0].tolist() != list(range(10))

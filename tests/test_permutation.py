@@ -1,0 +1,235 @@
+"""Permutation tests, Holm, pairs of equal length, seeds and verdicts, against plain counting."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from spectral.results import permutation
+from spectral.results.bootstrap import Interval, interval, resampling_weights, weighted_mean
+from spectral.results.effects import OBSERVABLES, effects
+from spectral.results.matching import pair_effects, pair_weights
+from spectral.results.paper import GRAPHS, with_holm
+from spectral.results.permutation import holm, paired_p
+from spectral.results.seeds import pooled_effects
+from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED, verdict
+
+SETS = 400
+
+
+def voices(count: int, each: int) -> np.ndarray:
+    return np.repeat([f"{i:02d}" for i in range(count)], each)
+
+
+def null_differences(rng: np.random.Generator, count: int, each: int) -> np.ndarray:
+    """No effect, but voices that react alike: half the variance is theirs."""
+    return np.repeat(rng.normal(size=count), each) + rng.normal(size=count * each)
+
+
+def test_p_counts_every_exchange_of_whole_voices_for_differences_and_for_ratios() -> None:
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(["a", "b", "c", "d", "e"], [3, 1, 4, 2, 2])
+    clean = rng.uniform(5, 10, len(speakers))
+    stressed = clean * np.repeat([0.9, 0.8, 1.1, 0.7, 0.9], [3, 1, 4, 2, 2])
+    observed, counts = (stressed - clean).mean(), {"difference": 0, "ratio": 0}
+    for swaps in itertools.product([False, True], repeat=5):
+        swap = np.isin(speakers, np.array(list("abcde"))[list(swaps)])
+        one, other = np.where(swap, stressed, clean), np.where(swap, clean, stressed)
+        difference = (other - one).mean()
+        counts["difference"] += abs(difference) >= abs(observed) - 1e-12
+        ratio = abs(np.log(other.mean() / one.mean()))
+        counts["ratio"] += ratio >= abs(np.log(stressed.mean() / clean.mean())) - 1e-12
+    assert counts["difference"] == counts["ratio"]
+    found = paired_p(stressed - clean, speakers, seed=0)
+    assert found == pytest.approx(counts["difference"] / 2**5)
+
+
+def test_random_assignments_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    speakers = voices(17, 2)
+    differences = null_differences(rng, 17, 2) + 0.4
+    drawn = paired_p(differences, speakers, seed=0)
+    monkeypatch.setattr(permutation, "EXACT_VOICES", 17)
+    permutation._signs.cache_clear()
+    exact = paired_p(differences, speakers, seed=0)
+    permutation._signs.cache_clear()
+    assert 0.001 < exact < 0.5
+    error = np.sqrt(exact * (1 - exact) / permutation.DRAWS)
+    assert drawn == pytest.approx(exact, abs=4 * error)
+
+
+def test_random_assignments_never_give_zero_and_repeat_with_their_seed() -> None:
+    differences, speakers = np.full(40, -1.0), voices(40, 1)
+    first, again, other = (paired_p(differences, speakers, seed) for seed in (0, 0, 1))
+    assert first == again == other == 1 / (permutation.DRAWS + 1)
+
+
+def test_what_is_not_finite_is_left_out_of_p() -> None:
+    differences = np.array([1.0, 2.0, np.nan, np.inf, -0.5, 3.0])
+    speakers = np.array(["a", "a", "b", "c", "d", "e"])
+    finite = np.isfinite(differences)
+    assert paired_p(differences, speakers, 0) == paired_p(differences[finite], speakers[finite], 0)
+    assert np.isnan(paired_p(np.full(3, np.nan), speakers[:3], 0))
+
+
+@pytest.mark.parametrize("count", [10, 20])
+def test_on_null_data_five_percent_are_significant_and_not_more(count: int) -> None:
+    """Utterances taken for independent would give four times as many."""
+    rng = np.random.default_rng(1)
+    sets = [null_differences(rng, count, 6) for _ in range(SETS)]
+    speakers = voices(count, 6)
+    share = np.mean([paired_p(one, speakers, 0) < 0.05 for one in sets])
+    low, high = stats.binom.ppf([0.001, 0.999], SETS, 0.05) / SETS
+    assert low <= share <= high
+    assert np.mean([stats.ttest_1samp(one, 0).pvalue < 0.05 for one in sets]) > 2 * high
+
+
+@pytest.mark.parametrize(("count", "level"), [(40, 0.95), (16, 0.92)])
+def test_intervals_cover_what_they_estimate(count: int, level: float) -> None:
+    """Percentiles of 16 voices cover a little less than they say: 92 % where voices matter much."""
+    rng = np.random.default_rng(2)
+    speakers, covered = voices(count, 6), 0
+    for _ in range(SETS):
+        values = 3 + null_differences(rng, count, 6)
+
+        def mean(weights: np.ndarray, values: np.ndarray = values) -> np.ndarray:
+            return weighted_mean(weights, values)
+
+        found = interval(mean, speakers, 400, seed=0)
+        covered += found.low <= 3 <= found.high
+    low, high = stats.binom.ppf([0.001, 0.999], SETS, level)
+    assert low <= covered <= high
+
+
+def test_holm_is_the_step_down_by_hand() -> None:
+    p = np.array([0.01, np.nan, 0.04, 0.03, 0.005])
+    expected = [0.03, np.nan, 0.06, 0.06, 0.02]
+    np.testing.assert_allclose(holm(p), expected)
+    assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
+
+
+def test_a_graph_is_tested_once_per_model_and_not_for_every_component() -> None:
+    table = pd.DataFrame(
+        [
+            {"model": "m-0", "component": component, "modes": modes, "length": "raw"}
+            | {f"delta_{name}_p": 0.001 for name in OBSERVABLES}
+            for component in ("self_attention", "ffn")
+            for modes in (10, 50)
+        ]
+    )
+    tests = 4 * (len(OBSERVABLES) - len(GRAPHS)) + len(GRAPHS)
+    found = with_holm(table)
+    for name in OBSERVABLES:
+        assert found[f"delta_{name}_p_holm"].to_numpy() == pytest.approx([0.001 * tests] * 4)
+
+
+def rows(
+    models: list[str], shift: dict[str, float], lengths: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """Rows of one component whose observable is T / 10, times 1 + ``shift`` under stress."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model, "parameters": 1, "component": "ffn", "modes": 50, "layer": 1,
+                "utterance": f"{i:03d}", "speaker": f"{i % 8}", "condition": side,
+                "matched_with": "", "tokens": int(length[i]),
+                "n_eff": length[i] / 10 * (1 + shift[model] * (side == "hell")),
+                "alpha": 1.0 + shift[model] * (side == "hell") + noise[i],
+                "kirchhoff": 1.0,
+            }
+            for model in models
+            for side, length in lengths.items()
+            for noise in [np.random.default_rng(len(model)).normal(0, 0.01, len(length))]
+            for i in range(len(length))
+        ]
+    )  # fmt: skip
+
+
+def lengths(fewer: int, count: int = 64) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    clean = rng.integers(40, 60, count)
+    return {"clean": clean, "hell": rng.permutation(clean) - fewer}
+
+
+def test_pairs_of_equal_length_see_the_shift_and_not_the_length() -> None:
+    measured = rows(["m-0"], {"m-0": -0.1}, lengths(fewer=8))
+    raw = effects(measured, "hell", 50, 0).iloc[0]
+    pairs = pair_effects(measured, "hell", 50, 0, tolerance=0).iloc[0]
+    assert raw.delta_n_eff < -20
+    columns = [pairs.delta_n_eff, pairs.delta_n_eff_low, pairs.delta_n_eff_high]
+    assert columns == pytest.approx([-10] * 3)
+    assert pairs.tokens_clean == pytest.approx(pairs.tokens_stressed)
+    assert pairs.delta_n_eff_n < 64
+
+
+@pytest.mark.parametrize("tolerance", [0, 2])
+def test_pairs_are_those_of_two_loops(tolerance: int) -> None:
+    rng = np.random.default_rng(4)
+    tokens = [rng.integers(10, 16, 12) for _ in range(2)]
+    usable = [rng.random(12) < 0.8 for _ in range(2)]
+    weights = resampling_weights(voices(4, 3), 5, seed=0)
+    found = pair_weights(weights, tokens, usable, tolerance)
+    expected = np.zeros((2, *weights.shape))
+    for i, j in itertools.product(range(12), repeat=2):
+        if usable[0][i] and usable[1][j] and abs(tokens[0][i] - tokens[1][j]) <= tolerance:
+            expected[0, :, i] += weights[:, i] * weights[:, j]
+            expected[1, :, j] += weights[:, i] * weights[:, j]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_without_any_pair_there_is_no_change() -> None:
+    pairs = pair_effects(rows(["m-0"], {"m-0": 0.0}, lengths(30)), "hell", 20, 0, 0).iloc[0]
+    assert np.isnan([pairs.delta_n_eff, pairs.delta_n_eff_low, pairs.delta_n_eff_high]).all()
+    assert pairs.delta_n_eff_n == 0
+
+
+def test_seeds_that_disagree_widen_the_interval_of_their_size() -> None:
+    alike = {"m-0": -0.10, "m-1": -0.10, "m-2": -0.10, "l-0": -0.1}
+    apart = {"m-0": -0.05, "m-1": -0.10, "m-2": -0.15, "l-0": -0.1}
+    found = {}
+    for name, shift in (("alike", alike), ("apart", apart)):
+        table = pooled_effects(rows(list(shift), shift, lengths(0)), "hell", 100, 0)
+        assert list(table.model) == ["m"], "one seed says nothing of seeds"
+        found[name] = table.iloc[0]
+    assert found["alike"].delta_alpha == pytest.approx(-0.1)
+    assert found["apart"].delta_alpha == pytest.approx(-0.1)
+    reach = found["apart"].delta_alpha_high - found["apart"].delta_alpha
+    t = stats.t.ppf(0.975, 2) * 0.05 / np.sqrt(3)
+    assert reach == pytest.approx(t, rel=0.05)
+    assert found["alike"].delta_alpha_high < -0.09
+    assert found["apart"].seeds == 3
+
+
+LOW, HIGH, ZERO = Interval(-5, -6, -4), Interval(5, 4, 6), Interval(0, -1, 1)
+SMALL, WIDE = Interval(-1, -1.5, -0.5), Interval(-4, -9, 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "matched", "others", "twin", "gaussian", "expected"),
+    [
+        (LOW, LOW, LOW, ZERO, ZERO, SURVIVES),
+        (LOW, LOW, LOW, ZERO, LOW, SURVIVES),
+        (HIGH, HIGH, HIGH, ZERO, ZERO, SURVIVES),
+        (LOW, SMALL, LOW, Interval(0, -0.1, 0.1), LOW, IN_PART),
+        (LOW, LOW, LOW, LOW, ZERO, UNDECIDED),
+        (LOW, LOW, LOW, WIDE, ZERO, UNDECIDED),
+        (LOW, LOW, ZERO, ZERO, LOW, UNDECIDED),
+        (LOW, ZERO, ZERO, ZERO, LOW, EXPLAINED),
+        (LOW, HIGH, HIGH, ZERO, LOW, EXPLAINED),
+        (LOW, ZERO, ZERO, ZERO, ZERO, UNDECIDED),
+        (LOW, WIDE, WIDE, ZERO, LOW, UNDECIDED),
+        (ZERO, ZERO, ZERO, ZERO, ZERO, UNDECIDED),
+        (ZERO, LOW, LOW, ZERO, ZERO, UNDECIDED),
+        (LOW, LOW, Interval(-5, np.nan, np.nan), ZERO, ZERO, UNDECIDED),
+    ],
+)
+def test_verdicts_follow_from_intervals(
+    raw: Interval, matched: Interval, others: Interval, twin: Interval, gaussian: Interval,
+    expected: str,
+) -> None:  # fmt: skip
+    controls = {"first rows": matched, "random rows": matched, "equal pairs": others}
+    found = verdict(raw, controls, {"random twin": twin}, gaussian)
+    assert found.name == expected
+    assert found.reason

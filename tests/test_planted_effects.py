@@ -1,0 +1,115 @@
+"""Effects planted in synthetic activations are found and attributed, from rows to verdict."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from planted import Plan, planted_rows
+
+from spectral.results.effects import MATCHED, RAW, effects
+from spectral.results.evidence import CONTROLS, MODEL, evidence, verdicts
+from spectral.results.matching import PAIRS
+from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
+
+PLANS = {
+    "rank": Plan(steeper=0.1),
+    "length": Plan(fewer=14.0),
+    "nothing": Plan(),
+    "both": Plan(steeper=0.1, fewer=14.0),
+}
+SEEDS = (0, 1)
+NULL_CONTROLS = [key for key in CONTROLS if key[0] not in (MODEL, "shuffled", "forced")]
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def tables(request: pytest.FixtureRequest) -> dict[str, pd.DataFrame]:
+    """The evidence on every plan, all with the same random numbers."""
+    return {
+        name: evidence(
+            *planted_rows(replace(plan, seed=request.param)),
+            "hell", resamples=1000, seed=request.param, tolerance=0,
+        )
+        for name, plan in PLANS.items()
+    }  # fmt: skip
+
+
+def decided(table: pd.DataFrame, observable: str, modes: int = 50) -> str:
+    found = verdicts(table).set_index(["observable", "modes"])
+    return str(found.verdict[observable, modes])
+
+
+def change(table: pd.DataFrame, observable: str, source: str, length: str) -> pd.Series:
+    keys = ["observable", "modes", "source", "length"]
+    return table.set_index(keys).sort_index().loc[observable, 50, source, length]
+
+
+def covers(found: pd.Series, value: float) -> bool:
+    return bool(found.low <= value <= found.high)
+
+
+def test_a_rank_drop_at_equal_length_survives(tables: dict[str, pd.DataFrame]) -> None:
+    for observable in ("n_eff", "alpha", "log10_kf_resolved"):
+        assert decided(tables["rank"], observable) == SURVIVES
+        assert decided(tables["rank"], observable, modes=10) == SURVIVES
+
+
+def test_a_pure_length_drop_is_explained_by_length(tables: dict[str, pd.DataFrame]) -> None:
+    assert change(tables["length"], "n_eff", MODEL, RAW).high < -2
+    assert change(tables["length"], "log10_kf", MODEL, RAW).low > 0.5
+    for observable in ("n_eff", "alpha", "log10_kf"):
+        assert decided(tables["length"], observable) == EXPLAINED
+
+
+def test_nothing_is_not_found(tables: dict[str, pd.DataFrame]) -> None:
+    found = verdicts(tables["nothing"])
+    assert (found.verdict == UNDECIDED).all()
+
+
+def test_of_both_the_drop_survives_and_most_of_the_kirchhoff_jump_does_not(
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    both = tables["both"]
+    assert decided(both, "n_eff") == SURVIVES
+    assert decided(both, "log10_kf") == IN_PART
+    raw, cut = (change(both, "n_eff", MODEL, length) for length in (RAW, MATCHED))
+    assert raw.high < cut.low, "length adds to the raw drop"
+
+
+def test_nulls_without_the_planted_law_stay_at_zero_where_lengths_agree(
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    for source, length in NULL_CONTROLS:
+        if length == MATCHED:
+            for plan in PLANS:
+                found = change(tables[plan], "n_eff", source, length)
+                assert abs(found.change) < 2.5, (plan, source)
+
+
+def test_gaussian_rows_move_as_the_lengths_alone_do(tables: dict[str, pd.DataFrame]) -> None:
+    for observable in ("n_eff", "log10_kf", "alpha"):
+        alone = change(tables["length"], observable, MODEL, RAW)
+        assert covers(change(tables["length"], observable, "gaussian", RAW), alone.change)
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, pd.DataFrame]:
+    """The effects of a population: many more voices than any table has."""
+    found = {}
+    for name in ("rank", "both"):
+        rows, _ = planted_rows(replace(PLANS[name], voices=120, each=4, seed=99), nulls=False)
+        table = effects(rows, "hell", resamples=2, seed=0)
+        found[name] = table[table.modes == 50].set_index("length")
+    return found
+
+
+@pytest.mark.parametrize("plan", ["rank", "both"])
+@pytest.mark.parametrize("observable", ["n_eff", "alpha", "log10_kf_resolved"])
+def test_the_planted_drop_is_recovered_within_its_interval(
+    plan: str, observable: str, tables: dict[str, pd.DataFrame], truth: dict[str, pd.DataFrame]
+) -> None:
+    for length in (RAW, MATCHED):
+        found = change(tables[plan], observable, MODEL, length)
+        assert covers(found, truth[plan][f"delta_{observable}"][length]), length
+    if plan == "rank":
+        pairs = change(tables[plan], observable, MODEL, PAIRS)
+        assert covers(pairs, truth[plan][f"delta_{observable}"][RAW])

@@ -1,0 +1,99 @@
+"""The specification curve against numpy, and the shares that it is summed up by."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectral.measurement.store import read
+from spectral.results.effects import effects
+from spectral.results.paper import published
+from spectral.results.specifications import (
+    CHOICES,
+    EPSILONS,
+    MODES,
+    RANGES,
+    agreement,
+    readings,
+    specification_curve,
+)
+
+KNOWN = published(Path("data/published/k50.csv"))
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return read([Path("data/smoke/measure/xs-0.parquet")])
+
+
+@pytest.fixture(scope="module")
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    return specification_curve(rows, "hell", resamples=200, seed=0)
+
+
+def test_every_choice_meets_every_other_once(rows: pd.DataFrame, table: pd.DataFrame) -> None:
+    per_layer = 2 * len(MODES) + len(RANGES) + 4 * len(MODES) * len(EPSILONS)
+    layers = rows.layer.nunique() + 1
+    assert len(table) == 3 * 2 * layers * per_layer
+    assert not table.duplicated(["component", "observable", *CHOICES]).any()
+
+
+@pytest.mark.parametrize("length", ["raw", "length-matched"])
+def test_the_specifications_of_the_main_table_give_its_numbers(
+    length: str, rows: pd.DataFrame, table: pd.DataFrame
+) -> None:
+    main = effects(rows, "hell", resamples=200, seed=0)
+    mean = table[(table.layers == "mean") & (table.length == length)]
+    kf = (mean["missing modes"], mean.eigenvalues, mean.epsilon)
+    for k in (10, 50):
+        chosen = {
+            "n_eff": (str(k) == mean.K) & (mean.p == "eigenvalues"),
+            "alpha": mean["modes fitted"] == f"1-{k}",
+            "log10_kf": (str(k) == mean.K) & (kf[0] == "padded") & (kf[1] == "as they are")
+            & (kf[2] == "1e-06"),
+            "log10_kf_resolved": (str(k) == mean.K) & (kf[0] == "resolved")
+            & (kf[1] == "as they are") & (kf[2] == "1e-06"),
+        }  # fmt: skip
+        expected = main[(main.modes == k) & (main.length == length)].set_index("component")
+        for name, mask in chosen.items():
+            observable = name.removesuffix("_resolved")
+            found = mean[mask & (mean.observable == observable)].set_index("component")
+            assert len(found) == 3
+            for column, part in (("change", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
+                wanted = expected[f"delta_{name}{part}"][found.index]
+                np.testing.assert_allclose(found[column], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_readings_are_their_formulas() -> None:
+    spectrum = np.sort(np.random.default_rng(0).uniform(0.1, 9, 60))[::-1][:50]
+    made = {
+        (name, *sorted(choices.items())): float(values[0, 0])
+        for name, choices, values in readings(torch.from_numpy(spectrum.copy())[None, None])
+    }
+    p = np.sqrt(spectrum[:20]) / np.sqrt(spectrum[:20]).sum()
+    key = ("n_eff", ("K", "20"), ("p", "singular values"))
+    assert made[key] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    slope = -np.polyfit(np.log(np.arange(10, 51)), np.log(spectrum[9:50]), 1)[0]
+    assert made[("alpha", ("modes fitted", "10-50"))] == pytest.approx(slope)
+    share = spectrum[:10] / spectrum[:10].sum()
+    key = ("log10_kf", ("K", "10"), ("eigenvalues", "shares"), ("epsilon", "1e-03"),
+           ("missing modes", "padded"))  # fmt: skip
+    assert made[key] == pytest.approx(np.log10(10 * (1 / (share + 1e-3)).sum()))
+
+
+def test_shares_count_the_paper_s_side(table: pd.DataFrame) -> None:
+    four = pd.DataFrame(
+        {
+            "parameters": 1, "model": "m", "component": "ffn", "observable": "n_eff",
+            "change": [-3.0, -1.0, 2.0, np.nan, 1.0],
+            "low": [-4.0, -2.0, 1.0, np.nan, -1.0], "high": [-2.0, 1.0, 3.0, np.nan, 2.0],
+        }
+    )  # fmt: skip
+    found = agreement(four, KNOWN).iloc[0]
+    assert (found.paper, found.specifications) == ("falls", 4)
+    assert (found.agree, found.certain, found.opposite) == (50, 25, 25)
+    rising = agreement(four.assign(observable="log10_kf"), KNOWN).iloc[0]
+    assert (rising.paper, rising.agree, rising.certain) == ("rises", 50, 25)
+    assert len(agreement(table, KNOWN)) == 9
