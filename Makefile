@@ -9,8 +9,6 @@
 PYTHON ?= python3
 PROFILE ?= ladder
 VENV ?= .venv
-SIZES ?= xs m l
-SEEDS ?= 0
 SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
@@ -63,8 +61,8 @@ notebooks: $(ENVIRONMENT) ## execute the notebooks in place and keep the outputs
 
 smoke: $(SMOKE_MODELS:%=smoke-%) ## measure the few utterances of data/smoke/, which the tests read
 
-ladder: $(ENVIRONMENT) ## train the models of data/ladder/ that are missing (SIZES="xs m l" SEEDS=0; hours)
-	$(BIN)/python -m spectral.training --models $(SIZES) --seeds $(SEEDS)
+ladder: $(ENVIRONMENT) ## train the models of data/ladder/ that are missing, for hours (SIZES="xs m" SEEDS="0 1")
+	$(BIN)/python -m spectral.training $(if $(SIZES),--models $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for sample
 	$(BIN)/python -m spectral.speech.embedded data/corpus

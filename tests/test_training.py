@@ -1,7 +1,9 @@
 """The recipe, the batches, the loss and the resumable loop; on toys, in seconds."""
 
+import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -25,12 +27,14 @@ from spectral.speech.grammar import MAX_CHARACTERS, has_held_out_pair
 from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.speech.synthesis import Request
 from spectral.training import __main__ as command
+from spectral.training import estimate
 from spectral.training import material as material_module
 from spectral.training import train as train_module
 from spectral.training.batches import IGNORE, Batch, Batcher
 from spectral.training.material import Clips, prepare
 from spectral.training.material import load as load_clips
 from spectral.training.recipe import Material, Optimiser, Recipe, Stage, read_recipe
+from spectral.training.run import Job, Workshop
 from spectral.training.train import Learner, Progress, encode_window, schedule, train
 
 RECIPE = Path(__file__).parents[1] / "params" / "training.yml"
@@ -702,14 +706,21 @@ def arguments(folder: Path, *models: str) -> list[str]:
         *("--recipe", str(folder / "training.yml")),
         *("--build", str(folder / "build")),
         *("--ladder", str(folder / "ladder")),
-        *("--threads", "1"),
+        *("--workers", "1"),
     ]
 
 
 @pytest.fixture
 def tiny_recipe(raw: dict[str, Any], small: Material, tmp_path: Path) -> Path:
     steps = dict.fromkeys(raw["stages"], 3)
-    shape = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "steps": steps}
+    shape = {
+        "width": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "steps": steps,
+        "seeds": 1,
+    }
     for stage in raw["stages"].values():
         stage["batch"] = 2
     raw |= {"sizes": {"xxs": shape}, "window_seconds": 2, "checkpoint_every": 3}
@@ -739,6 +750,56 @@ def test_the_command_trains_a_model_that_loads_and_decodes_and_trains_it_only_on
     command.main()
     assert "xxs-0: already trained" in capsys.readouterr().out
     assert (ladder / "xxs-0" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.usefixtures("without_espeak")
+def test_by_default_every_size_is_trained_with_its_seeds_several_at_once(
+    raw: dict[str, Any],
+    tiny_recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raw["sizes"]["xxs"]["seeds"] = 2
+    reread(raw, tiny_recipe)
+    parts = arguments(tiny_recipe)
+    del parts[1]  # --models without a name
+    monkeypatch.setattr("sys.argv", [*parts[:-1], "2"])
+    command.main()
+    assert "2 models on cpu, 2 at once: about" in capsys.readouterr().out
+    ladder = tiny_recipe / "ladder"
+    assert available(ladder) == ["xxs-0", "xxs-1"]
+    first, second = (
+        load(name, ladder, CPU).module.state_dict()["model.decoder.embed_tokens.weight"]
+        for name in available(ladder)
+    )
+    assert not torch.equal(first, second)
+    threads = json.loads((ladder / "xxs-0" / "training.json").read_text())["threads"]
+    assert threads == max(1, (os.cpu_count() or 1) // 2)
+
+
+@pytest.mark.usefixtures("without_espeak")
+def test_one_failure_is_reported_and_does_not_stop_the_other_models(
+    raw: dict[str, Any], tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw["sizes"]["odd"] = raw["sizes"]["xxs"] | {"heads": 3}  # 16 is no multiple of it
+    reread(raw, tiny_recipe)
+    monkeypatch.setattr(command, "_announce", lambda *ignored: None)  # which would fail before
+    monkeypatch.setattr("sys.argv", arguments(tiny_recipe, "odd", "xxs"))
+    with pytest.raises(SystemExit, match="error: odd-0: "):
+        command.main()
+    assert available(tiny_recipe / "ladder") == ["xxs-0"]
+
+
+@pytest.mark.usefixtures("without_espeak")
+def test_the_estimate_is_seconds_per_step_times_steps(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_recipe(tiny_recipe / "training.yml")
+    workshop = Workshop(recipe, tiny_recipe / "build", tiny_recipe / "ladder", CPU)
+    prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock))
+    assert estimate.estimate_seconds(Job("xxs", 0), workshop) == 10 * (3 + 3)
 
 
 def test_an_unknown_size_is_an_error_that_lists_the_sizes_before_any_work(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-from whisper.model import ModelDimensions, Whisper
+from whisper.model import ModelDimensions
 
 from spectral.benchmarks.machine import keep, machine
 from spectral.benchmarks.timing import OURS, Case, Way, measured, product_rate
@@ -22,7 +22,7 @@ from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import spectral_rows
 from spectral.models.adapters import as_layer
 from spectral.models.decoding import transcribe
-from spectral.models.loading import choose_device
+from spectral.models.loading import choose_device, initialised
 from spectral.models.openai_model import OpenAIModel
 from spectral.models.streams import residual_streams
 from spectral.speech.corpus import SAMPLE_RATE, Utterance
@@ -140,10 +140,7 @@ def throughput(
 
 
 def _random(name: str, device: torch.device) -> OpenAIModel:
-    torch.manual_seed(0)
-    with torch.device(device):
-        whisper = Whisper(SIZES[name].dimensions())
-    model = OpenAIModel(name, whisper)
+    model = OpenAIModel(name, initialised(SIZES[name].dimensions(), seed=0).to(device))
     model.limit = TOKENS  # a random one never ends by itself
     return model
 

@@ -206,12 +206,7 @@ def _sensitivity_columns(
     shape = (context.shape[-1], settings.probes)
     probes = torch.randn(shape, generator=generator, dtype=context.dtype).to(context.device)
     fixed = whole.operator().rmatmat(probes.expand(*whole.shape, *shape))[0]
-    total = torch.cat(
-        [
-            total_sensitivity(layers, hidden[0], context, slice(at, at + 1)).rmatmat(probes[None])
-            for at in range(chosen.start, chosen.stop, chosen.step)
-        ]
-    )
+    total = _totals(layers, hidden[0], context, chosen, probes)
     size = total.square().sum((-2, -1))
     left_over = (total - fixed).square().sum((-2, -1))
     per_token = {
@@ -222,6 +217,20 @@ def _sensitivity_columns(
     }
     repeated = {name: value.expand(len(layers), -1) for name, value in per_token.items()}
     return {"injection": torch.stack(entering), "arriving": torch.stack(arriving)} | repeated
+
+
+def _totals(
+    layers: list[Layer], hidden: Tensor, context: Tensor, chosen: slice, probes: Tensor
+) -> Tensor:
+    """J' U of the total derivative at every chosen token: (tokens, S C, probes).
+
+    Later tokens, which a decoder does not hear, are left out.
+    """
+    found = [
+        total_sensitivity(layers, hidden[:, : at + 1], context, slice(at, at + 1))
+        for at in range(chosen.start, chosen.stop, chosen.step)
+    ]
+    return torch.cat([one.rmatmat(probes[None]) for one in found])
 
 
 def _ratio(values: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -
     """
     kind, twin = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
-        return OpenAIModel(twin, _initialised(_openai(name, ladder)[1], seed).to(device))
+        return OpenAIModel(twin, initialised(_openai(name, ladder)[1], seed).to(device))
     return random_from_folder(twin, _folder(name, kind, ladder), device, seed)
 
 
@@ -188,7 +188,7 @@ def _fetch(name: str, path: Path) -> None:
         ) from error
 
 
-def _initialised(dims: ModelDimensions, seed: int) -> Whisper:
+def initialised(dims: ModelDimensions, seed: int) -> Whisper:
     """openai-whisper's architecture with weights drawn as transformers draws the ladder's."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

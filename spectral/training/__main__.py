@@ -1,142 +1,130 @@
-"""Train models of the ladder: ``python -m spectral.training --models xs m l --seeds 0``."""
+"""Train the models of the ladder that are missing: ``python -m spectral.training``.
+
+Several at once, each in a process of its own; what is killed goes on from its last checkpoint.
+"""
 
 import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-import jiwer
 import torch
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from tqdm import tqdm
 
-from spectral.models.decoding import greedy
-from spectral.models.ladder import (
-    FRAMES_PER_SECOND,
-    feature_extractor,
-    initialise,
-    ladder_config,
-    save,
-)
-from spectral.models.tokenizer import character_tokenizer
-from spectral.models.transformers_model import TransformersModel
-from spectral.training.batches import Batcher
-from spectral.training.material import Clips, load, prepare
+from spectral.models.ladder import feature_extractor
+from spectral.models.loading import choose_device
+from spectral.training.estimate import estimate_seconds
+from spectral.training.material import prepare
 from spectral.training.recipe import Recipe, read_recipe
-from spectral.training.train import train
+from spectral.training.run import Job, Workshop, train_model
+from spectral.training.train import draw_bars_on
+
+_CUDA_WORKERS = 4  # models of this size leave most of a data-centre GPU idle
 
 
 def main() -> None:
-    """Prepare the speech once, then train every model asked for, each resumable."""
+    """Prepare the speech once, say how long it will take, then train every model asked for."""
     arguments = _arguments()
     recipe = read_recipe(arguments.recipe)
-    for size in arguments.models:
-        if size not in recipe.sizes:
-            known = ", ".join(recipe.sizes)
-            raise SystemExit(f"{arguments.recipe}: no size {size!r}; choose from {known}")
-    torch.set_num_threads(arguments.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer, extractor = character_tokenizer(), feature_extractor(recipe.window_seconds)
-    material = arguments.build / "material"
-    prepare(material, recipe.material, extractor)
-    for size in arguments.models:
-        for seed in arguments.seeds:
-            _train_one(arguments, recipe, size, seed, tokenizer, extractor, device)
-
-
-def _train_one(
-    arguments: argparse.Namespace,
-    recipe: Recipe,
-    size: str,
-    seed: int,
-    tokenizer: WhisperTokenizer,
-    extractor: WhisperFeatureExtractor,
-    device: torch.device,
-) -> None:
-    name = f"{size}-{seed}"
-    target = arguments.ladder / name
-    if (target / "SHA256SUMS").exists():
-        print(f"{name}: already trained, in {target}")
+    device = choose_device("auto")
+    workers, threads = _share_out(device, arguments.workers)
+    torch.set_num_threads(threads)
+    workshop = Workshop(recipe, arguments.build, arguments.ladder, device)
+    jobs = _missing(_jobs(recipe, arguments.models, arguments.seeds), workshop)
+    if not jobs:
         return
-    shape = recipe.sizes[size]
-    config = ladder_config(
-        width=shape.width,
-        heads=shape.heads,
-        encoder_layers=shape.encoder_layers,
-        decoder_layers=shape.decoder_layers,
-        window_seconds=recipe.window_seconds,
-        max_target_positions=recipe.max_target_positions,
-        tokenizer=tokenizer,
-    )
-    model = initialise(config, seed)
-    print(f"{name}: {model.num_parameters() / 1e6:.2f} M parameters, on {device}", flush=True)
-    material = arguments.build / "material"
-    no_speech, sentences = load(material, "no_speech"), load(material, "sentences")
-    kept = len(sentences.texts) - recipe.material.development_utterances
-    development = _part(sentences, slice(kept, None))
-    stages = recipe.curriculum(size)
-    kinds = {kind for stage in stages.values() for kind in stage.material} - {"sentences"}
-    clips = {kind: load(material, kind) for kind in kinds}
-    clips["sentences"] = _part(sentences, slice(0, kept))
-    full_window = recipe.window_seconds * FRAMES_PER_SECOND
-    batchers = {
-        name: Batcher(
-            _joined([clips[kind] for kind in stage.material]),
-            no_speech, stage, tokenizer, full_window, seed,
-        )
-        for name, stage in stages.items()
-    }  # fmt: skip
-    features = torch.stack(
-        [
-            torch.nn.functional.pad(
-                torch.from_numpy(mel.astype("float32")),
-                (0, full_window - mel.shape[1]),
-                value=silence,
-            )
-            for mel, silence in zip(development.mels, development.silence, strict=True)
-        ]
-    ).to(device)
+    prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
+    _announce(jobs, workshop, workers)
+    failed = _train_all(jobs, workshop, workers, threads)
+    if failed:
+        sys.exit("\n".join(f"error: {name}: {reason}" for name, reason in failed.items()))
 
-    def word_error(trained: WhisperForConditionalGeneration) -> float:
-        view = TransformersModel(name, trained, tokenizer, extractor)
-        said = [transcript.text for transcript in greedy(view, features)]
-        return float(jiwer.wer(development.texts, said))
 
-    folder = arguments.build / name
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = train(model, batchers, stages, recipe, folder, word_error, seed, device)
-    record = {
-        "size": size,
-        "seed": seed,
-        "device": str(device),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "seconds": round(progress.seconds),
-        "parameters": model.num_parameters(),
-        "recipe": recipe.of(size),
-        "record": progress.record,
+def _jobs(recipe: Recipe, sizes: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Job]:
+    """The models to train, first seeds first; by default all sizes with the recipe's seeds."""
+    unknown = [size for size in sizes or () if size not in recipe.sizes]
+    if unknown:
+        sys.exit(f"error: no size {unknown[0]!r}; choose from {', '.join(recipe.sizes)}")
+    jobs = [
+        Job(size, seed)
+        for size in sizes or recipe.sizes
+        for seed in (range(recipe.sizes[size].seeds) if seeds is None else seeds)
+    ]
+    return sorted(jobs, key=lambda job: job.seed)
+
+
+def _missing(jobs: Sequence[Job], workshop: Workshop) -> list[Job]:
+    for job in jobs:
+        if workshop.is_trained(job):
+            print(f"{job.name}: already trained, in {workshop.ladder / job.name}")
+    return [job for job in jobs if not workshop.is_trained(job)]
+
+
+def _share_out(device: torch.device, workers: int | None) -> tuple[int, int]:
+    """How many models at once, and threads for each: small models gain little from a second."""
+    cores = os.cpu_count() or 1
+    workers = workers or (_CUDA_WORKERS if device.type == "cuda" else cores)
+    return workers, max(1, cores // workers)
+
+
+def _announce(jobs: Sequence[Job], workshop: Workshop, workers: int) -> None:
+    """Say what will be trained and for how long, before it starts."""
+    seconds = {
+        size: estimate_seconds(Job(size, 0), workshop)
+        for size in dict.fromkeys(job.size for job in jobs)
     }
-    save(target, model.cpu(), tokenizer, extractor, record)
-    print(f"{name}: saved to {target}", flush=True)
-
-
-def _joined(parts: list[Clips]) -> Clips:
-    return Clips(
-        [mel for part in parts for mel in part.mels],
-        [text for part in parts for text in part.texts],
-        [silence for part in parts for silence in part.silence],
+    each = ", ".join(f"{size} {taken / 60:.0f} min" for size, taken in seconds.items())
+    total = sum(seconds[job.size] for job in jobs) / min(workers, len(jobs))
+    print(
+        f"{len(jobs)} models on {workshop.device}, {workers} at once: about {total / 3600:.1f} h "
+        f"({each} each, timed on a few steps); after an interruption it goes on from the last "
+        "checkpoint",
+        flush=True,
     )
 
 
-def _part(clips: Clips, part: slice) -> Clips:
-    return Clips(clips.mels[part], clips.texts[part], clips.silence[part])
+def _train_all(
+    jobs: Sequence[Job], workshop: Workshop, workers: int, threads: int
+) -> dict[str, str]:
+    """Train in worker processes; what failed, and why. One failure does not stop the others."""
+    failed = {}
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    lines = context.SimpleQueue()
+    for line in range(workers):
+        lines.put(line)
+    with ProcessPoolExecutor(workers, context, _set_up, (context.RLock(), lines, threads)) as pool:
+        running: dict[Future[Path], Job] = {
+            pool.submit(train_model, job, workshop): job for job in jobs
+        }
+        for done in as_completed(running):
+            name = running[done].name
+            if error := done.exception():
+                failed[name] = str(error)
+            else:
+                print(f"{name}: saved to {done.result()}", flush=True)
+    return failed
+
+
+def _set_up(lock: object, lines: "SimpleQueue[int]", threads: int) -> None:
+    """What every worker process starts with: its line of the terminal, and its threads."""
+    tqdm.set_lock(lock)
+    draw_bars_on(lines.get())
+    torch.set_num_threads(threads)
+    choose_device("auto")  # float32 as it says, in this process too
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spectral.training", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["xs"], help="sizes of the recipe")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--models", nargs="+", help="sizes of the recipe; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, help="as the recipe says by default")
+    parser.add_argument("--workers", type=int, help="models at once; one per core by default")
     parser.add_argument("--recipe", type=Path, default=Path("params/training.yml"))
     parser.add_argument("--build", type=Path, default=Path("build/training"))
     parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
 

@@ -9,13 +9,14 @@ import yaml
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of one model of the ladder, and how many steps each stage takes it."""
+    """The shape of one model of the ladder, how many steps each stage takes it, and seeds."""
 
     width: int
     heads: int
     encoder_layers: int
     decoder_layers: int
     steps: dict[str, int]
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ class Recipe:
 
     def of(self, size: str) -> dict[str, Any]:
         """All that decides what a model of this size becomes, apart from seed and machine."""
+        shape = asdict(self.sizes[size])
+        del shape["seeds"]  # of them a model is one
         return {
             "window_seconds": self.window_seconds,
-            "shape": asdict(self.sizes[size]),
+            "shape": shape,
             "stages": {name: asdict(stage) for name, stage in self.curriculum(size).items()},
             "material": asdict(self.material),
             "optimiser": asdict(self.optimiser),

@@ -23,6 +23,14 @@ REFERENCE_WIDTH = 128  # the width that a stage's learning rate is given for
 _BETAS = (0.9, 0.98)
 _LAST_LEARNING_RATE = 0.02  # of the highest, at the end of the cosine
 
+_line = 0  # of the terminal, where this process draws its progress bars
+
+
+def draw_bars_on(line: int) -> None:
+    """Draw this process's progress bars so many lines down, where no other one draws."""
+    global _line
+    _line = line
+
 
 @dataclass
 class Progress:
@@ -52,17 +60,17 @@ class Learner(nn.Module):
             use_cache=False,
         ).logits
         loss = functional.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE
+            logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE
         )
         return loss + ctc_weight * self._ctc_loss(context, batch.texts)
 
     def _ctc_loss(self, context: Tensor, texts: list[list[int]]) -> Tensor:
-        log_probs = self.ctc(context).log_softmax(-1).transpose(0, 1)
+        log_probs = self.ctc(context).float().log_softmax(-1).transpose(0, 1)
         lengths = torch.tensor([len(text) for text in texts])
         targets = torch.tensor([token for text in texts for token in text], dtype=torch.long)
         frames = torch.full((len(texts),), context.shape[1])
         return functional.ctc_loss(
-            log_probs.float(), targets, frames, lengths, self.blank, zero_infinity=True
+            log_probs, targets, frames, lengths, self.blank, zero_infinity=True
         )
 
 
@@ -99,7 +107,7 @@ def train(
     learner = Learner(model.train()).to(device)
     names = list(stages)
     progress = Progress(names[0])
-    optimisers = _optimisers(learner, recipe.optimiser)
+    optimisers = make_optimisers(learner, recipe.optimiser)
     checkpoint, run = folder / "checkpoint.pt", _run_of(learner, stages, recipe, seed)
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -115,7 +123,7 @@ def train(
     for name in names[names.index(progress.stage) :]:
         if progress.stage != name:
             progress.stage, progress.step = name, 0
-            optimisers = _optimisers(learner, recipe.optimiser)
+            optimisers = make_optimisers(learner, recipe.optimiser)
         _run_stage(
             learner,
             optimisers,
@@ -156,25 +164,20 @@ def _run_stage(
     evaluate: Callable[[WhisperForConditionalGeneration], float],
     device: torch.device,
 ) -> None:
-    highest = stage.learning_rate * (REFERENCE_WIDTH / learner.model.config.d_model) ** 0.5
-    full_from = int(stage.steps * (1 - recipe.optimiser.full_window_last_share))
-    if stage.full_window_share == 0:
-        full_from = stage.steps
-    batches = batcher.batches(progress.step, full_from)
-    bar = tqdm(total=stage.steps, initial=progress.step, desc=progress.stage, unit="step")
+    settings = recipe.optimiser
+    batches = batcher.batches(progress.step, full_window_from(stage, settings))
+    bar = tqdm(
+        total=stage.steps,
+        initial=progress.step,
+        desc=f"{checkpoint.parent.name} {progress.stage}",
+        unit="step",
+        position=_line,
+    )
     total, began = 0.0, time.monotonic()
     while progress.step < stage.steps:
-        share = schedule(progress.step, stage, recipe.optimiser)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = highest * group["lr_share"] * share
-        loss = learner.loss(to_device(next(batches), device), stage.ctc_weight)
-        learner.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learner.parameters(), recipe.optimiser.clip_norm)
-        for optimiser in optimisers:
-            optimiser.step()
-        total += loss.item()
+        share = schedule(progress.step, stage, settings)
+        batch = to_device(next(batches), device)
+        total += update(learner, optimisers, batch, stage, settings, share).item()
         progress.step += 1
         bar.update()
         if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
@@ -203,6 +206,39 @@ def _run_stage(
     bar.close()
 
 
+def update(
+    learner: Learner,
+    optimisers: Sequence[torch.optim.Optimizer],
+    batch: Batch,
+    stage: Stage,
+    settings: Optimiser,
+    share: float,
+) -> Tensor:
+    """One step on one batch, at a share of the stage's learning rate; returns the loss.
+
+    On CUDA products are taken in bfloat16 where autocast allows, weights and losses in float32.
+    """
+    highest = stage.learning_rate * (REFERENCE_WIDTH / learner.model.config.d_model) ** 0.5
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = highest * group["lr_share"] * share
+    device = batch.features.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        loss = learner.loss(batch, stage.ctc_weight)
+    learner.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(learner.parameters(), settings.clip_norm)
+    for optimiser in optimisers:
+        optimiser.step()
+    return loss.detach()
+
+
+def full_window_from(stage: Stage, settings: Optimiser) -> int:
+    """The step from which on a stage's batches all have the full window, if it ever has it."""
+    share = settings.full_window_last_share if stage.full_window_share else 0.0
+    return int(stage.steps * (1 - share))
+
+
 def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
     """The learning rate at a step as a share of the highest: linear warm-up, then a cosine."""
     warm = min(1.0, (step + 1) / optimiser.warmup_steps)
@@ -219,7 +255,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def _optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
+def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of the layers; AdamW for kernels, embeddings, CTC head and vectors."""
     trained = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     inner = [p for name, p in trained if ".layers." in name and p.ndim == 2]
