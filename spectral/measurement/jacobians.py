@@ -44,6 +44,16 @@ def jacobian_rows(
     whose layers have no closed form.
     """
     twin = _twin(settings.model, settings.ladder, model.device, settings.seed)
+    return paired_rows(model, twin, batch, settings)
+
+
+def paired_rows(
+    model: SpeechModel,
+    twin: SpeechModel,
+    batch: dict[str, Sequence[Mixture]],
+    settings: JacobianSettings,
+) -> list[Row]:
+    """:func:`jacobian_rows` of a model and a twin that are there."""
     networks = {
         name: (network, _closed_forms(network))
         for name, network in ((TRAINED, model), (RANDOM, twin))

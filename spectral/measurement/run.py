@@ -72,7 +72,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
             part = folder / f"{i:05d}.parquet"
             done = part.exists()
             if not done:
-                batch, unusable = _stressed(utterances, speakers, settings)
+                batch, unusable = stressed(utterances, speakers, settings)
                 rows = pieces.rows(batch)
                 write(rows, part, {"fingerprint": key, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]  # type: ignore[assignment]
@@ -88,7 +88,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
 
 
-def _stressed(
+def stressed(
     utterances: Sequence[Utterance], speakers: Speakers, settings: Settings
 ) -> tuple[Batch, dict[str, str]]:
     """The usable utterances' mixtures by condition, and why the others are not usable."""

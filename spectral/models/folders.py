@@ -109,10 +109,8 @@ def repository_folder(name: str, ladder: Path) -> Path:
     The folder is named after the revision. Raises FileNotFoundError, saying what is missing and
     where to put it, where they cannot be fetched.
     """
-    try:
-        return _complete(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=True))
-    except (OSError, ValueError):  # not there, or not whole
-        pass
+    if (folder := cached_folder(name)) is not None:
+        return folder
     try:
         _require_server()
         return _complete(snapshot_download(name, allow_patterns=_PATTERNS))
@@ -122,6 +120,14 @@ def repository_folder(name: str, ladder: Path) -> Path:
             f"{', '.join(_NEEDED)} of {constants.ENDPOINT}/{name} into {ladder / name}; the page "
             f"of {_WEIGHTS} there states its SHA-256"
         ) from error
+
+
+def cached_folder(name: str) -> Path | None:
+    """Where a repository's files lie on this computer; None where they do not, or not all."""
+    try:
+        return _complete(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def _require_server() -> None:

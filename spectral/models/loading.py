@@ -18,7 +18,12 @@ from torch import nn
 from whisper.model import ModelDimensions, Whisper
 
 from spectral.fetching import retrieve
-from spectral.models.folders import from_folder, random_from_folder, repository_folder
+from spectral.models.folders import (
+    cached_folder,
+    from_folder,
+    random_from_folder,
+    repository_folder,
+)
 from spectral.models.ladder import initial_std, sha256, verify_checksums
 from spectral.models.openai_model import OpenAIModel
 from spectral.models.view import SpeechModel
@@ -53,6 +58,14 @@ def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -
 def available(ladder: Path) -> list[str]:
     """The names of the models of a folder, sorted."""
     return sorted(path.parent.name for path in ladder.glob("*/SHA256SUMS"))
+
+
+def is_here(name: str, ladder: Path) -> bool:
+    """Whether a model's files are on this computer; FileNotFoundError for a name that is none."""
+    kind = _kind(name, ladder)
+    if kind is Kind.OPENAI:
+        return _openai_file(name, ladder).is_file()
+    return kind is not Kind.REPOSITORY or cached_folder(name) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:

@@ -18,6 +18,9 @@ CHECKSUMS = {
 }
 """SHA-256 of every archive, ``<subset>.tar.gz``."""
 
+BYTES = {"test-clean": 346_663_984, "test-other": 328_757_843}
+"""How large they are; unpacked, about as much again."""
+
 _ROOT = "LibriSpeech"  # the folder inside every archive
 
 
