@@ -26,7 +26,7 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure test env lab notebooks smoke ladder corpus librispeech bench lock clean FORCE
+.PHONY: help figures measure plan test env lab notebooks smoke ladder corpus librispeech bench lock clean FORCE
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
@@ -43,6 +43,9 @@ figures: ## measure the models and draw every figure and table (PROFILE=ladder; 
 	fi
 
 measure: ## only measure the models, into build/PROFILE/
+
+plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
+	@$(BIN)/python -m spectral.planning params/$(PROFILE).yml $(if $(N),--utterances $(N))
 
 test: $(ENVIRONMENT) ## check style and types, run the tests, and run every notebook on its smoke defaults
 	$(BIN)/ruff check .

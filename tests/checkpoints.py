@@ -18,10 +18,16 @@ from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import get_tokenizer
 
 MULTILINGUAL, ENGLISH = 51865, 51864
-TINY = {"n_audio_state": 384, "n_audio_head": 6, "n_audio_layer": 4}
 
 
-def dimensions(width: int, heads: int, layers: int, vocabulary: int, mels: int) -> ModelDimensions:
+def dimensions(
+    width: int,
+    heads: int,
+    layers: int,
+    vocabulary: int,
+    mels: int,
+    decoder_layers: int | None = None,
+) -> ModelDimensions:
     return ModelDimensions(
         n_mels=mels,
         n_audio_ctx=1500,
@@ -32,7 +38,7 @@ def dimensions(width: int, heads: int, layers: int, vocabulary: int, mels: int) 
         n_text_ctx=448,
         n_text_state=width,
         n_text_head=heads,
-        n_text_layer=layers,
+        n_text_layer=decoder_layers or layers,
     )
 
 

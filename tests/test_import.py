@@ -27,3 +27,22 @@ def test_every_kernel_is_importable_from_spectral_and_documented() -> None:
             continue
         for part in ("Args:", "Returns:", "Raises:", "Example:"):
             assert part in documentation, f"{name} has no {part}"
+
+
+def test_nothing_of_the_package_fetches_when_it_is_imported() -> None:
+    """Every module there is, and with them all that notebooks import, without a network."""
+    script = """
+import importlib, pkgutil, socket
+def refused(*_, **__):
+    raise AssertionError("the network was asked for on import")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refused
+import spectral
+for module in pkgutil.walk_packages(spectral.__path__, "spectral."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print("all")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert run.stdout.split() == ["all"], run.stderr

@@ -1,10 +1,13 @@
 """The same weights through openai-whisper and transformers: one view, and the same numbers."""
 
 import os
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
 import whisper
 from checkpoints import (
@@ -15,7 +18,9 @@ from checkpoints import (
     write_openai,
     write_transformers,
 )
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from spectral import effective_rank, eigenvalues, propagators
 from spectral.models.adapters import as_layer
@@ -120,7 +125,11 @@ def test_both_write_the_same_with_the_same_confidence(
 def test_both_captures_give_the_same_rows_and_spectra(
     pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
 ) -> None:
-    features = pair[0].features(waves)
+    require_equal_captures(pair, pair[0].features(waves))
+
+
+def require_equal_captures(pair: tuple[SpeechModel, SpeechModel], features: Tensor) -> None:
+    """Rows, attention, and the spectra of all components and layers."""
     recordings = []
     for model in pair:
         with capture(model) as recording:
@@ -134,7 +143,7 @@ def test_both_captures_give_the_same_rows_and_spectra(
             for rows in (ours, theirs)
         ]
         torch.testing.assert_close(*ranks, rtol=1e-4, atol=0)
-    for layer in range(2):
+    for layer in range(len(pair[0].layers)):
         ours, theirs = (one.attention(said, layer) for one, said in recordings)
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
@@ -143,7 +152,13 @@ def test_both_have_the_same_propagators(
     pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
 ) -> None:
     features = pair[0].features(waves[:1])
-    tokens = greedy(pair[0], features, STEPS)[0].tokens
+    require_equal_propagators(pair, features, greedy(pair[0], features, STEPS)[0].tokens)
+
+
+def require_equal_propagators(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor, tokens: Sequence[int]
+) -> None:
+    """To 1e-4 of the largest entry, in float64, at the streams of each network, in float32."""
     found = []
     for model in pair:
         streams = residual_streams(model, features, tokens)
@@ -160,8 +175,44 @@ def test_both_have_the_same_propagators(
             )
         )
     largest = float(found[0].abs().max())
-    # the streams that both linearise at are their own networks', in float32
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4 * largest)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "mels"), [(MULTILINGUAL, 80), (ENGLISH, 80), (MULTILINGUAL + 1, 128)]
+)
+def test_all_of_it_holds_at_tiny_s_true_size(
+    vocabulary: int, mels: int, waves: list[np.ndarray], tmp_path: Path
+) -> None:
+    """Width 384, four layers on either side, every token and position of the real one."""
+    model = random_whisper(dimensions(384, 6, 4, vocabulary, mels))
+    file, folder = write_openai(tmp_path / "tiny.pt", model), tmp_path / "tiny"
+    pair = tuple(load(str(p), NOWHERE, CPU) for p in (file, write_transformers(folder, model)))
+    tiny = 37_184_256 if vocabulary == ENGLISH else 37_184_640  # as published, 80 mels
+    assert len(pair) == 2
+    if mels == 80:
+        assert pair[0].parameters == tiny + 1500 * 384
+    features = pair[0].features(waves[1:])
+    ours, theirs = (greedy(one, features, STEPS) for one in pair)
+    assert [said.tokens for said in ours] == [said.tokens for said in theirs]
+    assert len(set(ours[0].tokens)) > 2, "it varies"
+    require_equal_captures(pair, features)
+    require_equal_propagators(pair, features[:1], ours[0].tokens[:4])
+
+
+@pytest.mark.parametrize("of", ["openai", "transformers"])
+def test_a_distilled_model_of_many_layers_that_listen_and_two_that_write(
+    of: str, waves: list[np.ndarray], tmp_path: Path
+) -> None:
+    small = random_whisper(dimensions(32, 4, 6, MULTILINGUAL + 1, 128, decoder_layers=2))
+    write = {"openai": write_openai, "transformers": write_transformers}[of]
+    path = write(tmp_path / ("distil.pt" if of == "openai" else "distil"), small)
+    model = load(str(path), NOWHERE, CPU)
+    assert len(model.layers) == 2
+    with capture(model) as recording:
+        said = greedy(model, model.features(waves), STEPS)
+    assert recording.text_rows("ffn", said)[0].shape[1] == 2
+    assert load_random_twin(str(path), NOWHERE, CPU, 0).parameters == model.parameters
 
 
 def test_several_tokens_are_refused_once_the_cache_is_filled(
@@ -251,6 +302,33 @@ def test_a_checkpoint_that_would_execute_code_is_refused(
     assert not (tmp_path / "executed").exists()
 
 
+def test_neither_form_of_a_pickle_runs_under_a_checkpoint_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(ValueError, match=r"bare\.pt: no openai-whisper checkpoint"):
+        load("bare.pt", NOWHERE, CPU)
+    torch.save(Malicious(), tmp_path / "tiny.pt")
+    with pytest.raises(ValueError, match=r"tiny\.pt: SHA-256 .*expected"):
+        load("tiny", tmp_path, CPU)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_pickle_in_a_folder_of_transformers_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
+    folder = write_transformers(tmp_path / "folder", model)
+    torch.save({"model.encoder.conv1.weight": Malicious()}, folder / "pytorch_model.bin")
+    assert load("folder", NOWHERE, CPU).width == 32
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"folder: cannot be loaded .*model\.safetensors"):
+        load("folder", NOWHERE, CPU)
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
 def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(content)
@@ -269,16 +347,66 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
 def test_without_a_network_the_error_says_what_is_missing_where_and_its_checksum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(url: str) -> None:
-        raise OSError("Network is unreachable")
+    def unreachable(url: str, **_: object) -> None:
+        raise requests.ConnectionError("no route")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("requests.get", unreachable)
     with pytest.raises(FileNotFoundError) as error:
         load("tiny", NOWHERE, CPU)
     url = whisper._MODELS["tiny"]
-    for part in ("Network is unreachable", url, str(tmp_path), url.split("/")[-2]):
+    for part in (
+        "azureedge.net cannot be reached; check the network",
+        url,
+        str(tmp_path),
+        url.split("/")[-2],
+    ):
         assert part in str(error.value)
+
+
+def test_a_repository_that_cannot_be_reached_says_what_to_put_where_and_does_not_try_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def unreachable(url: str, **_: object) -> None:
+        asked.append(url)
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("requests.head", unreachable)
+    with pytest.raises(FileNotFoundError) as error:
+        load("openai/whisper-tiny", tmp_path, CPU)
+    for part in (
+        "https://huggingface.co cannot be reached",
+        "model.safetensors, config.json, tokenizer.json",
+        "of https://huggingface.co/openai/whisper-tiny",
+        f"into {tmp_path}/openai/whisper-tiny",
+        "states its SHA-256",
+    ):
+        assert part in str(error.value)
+    assert len(asked) == 1
+
+
+def test_a_repository_put_where_the_message_says_is_found(tmp_path: Path) -> None:
+    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
+    write_transformers(tmp_path / "openai" / "whisper-tiny", model)
+    assert load("openai/whisper-tiny", tmp_path, CPU).width == 32
+
+
+def test_a_repository_fetched_before_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "models--openai--whisper-tiny"
+    folder = cache / "snapshots" / revision
+    write_transformers(folder, random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80)))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("requests.head", None)
+    assert load("openai/whisper-tiny", NOWHERE, CPU).width == 32
+    assert weights_digest("openai/whisper-tiny", NOWHERE) == f"openai/whisper-tiny@{revision}"
 
 
 def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(tmp_path: Path) -> None:
@@ -337,7 +465,7 @@ def test_a_truncated_safetensors_file_is_named(tmp_path: Path) -> None:
     )
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cut: no Whisper of transformers"):
+    with pytest.raises(ValueError, match=r"cut: no speech model of transformers"):
         load(str(folder), NOWHERE, CPU)
 
 

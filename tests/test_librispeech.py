@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectral import fetching
+from spectral.fetching import ResumedDownload
 from spectral.speech import librispeech
 from spectral.speech.corpus import find_utterances, read_wave
-from spectral.speech.librispeech import CHECKSUMS, FetchError, ResumedDownload, fetch
+from spectral.speech.librispeech import CHECKSUMS, FetchError, fetch
 
 SUBSET = "test-clean"
 
@@ -95,7 +97,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(librispeech, "_PIECE", 500)  # a piece that is not whole is lost
+    monkeypatch.setattr(fetching, "_PIECE", 500)  # a piece that is not whole is lost
     server = Server(WHOLE)
     yield server
     server.close()
@@ -160,7 +162,8 @@ def test_no_server_at_all_names_what_is_missing_and_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = "http://127.0.0.1:9"
-    with pytest.raises(FetchError, match=rf"{missing}/{SUBSET}.tar.gz: .*{CHECKSUMS[SUBSET]}"):
+    message = rf"{missing}/{SUBSET}.tar.gz: 127.0.0.1:9 cannot be reached; .*{CHECKSUMS[SUBSET]}"
+    with pytest.raises(FetchError, match=message):
         fetch(tmp_path, SUBSET, missing)
     (tmp_path / f"{SUBSET}.tar.gz").write_bytes(WHOLE)
     assert fetch(tmp_path, SUBSET, missing, DIGEST).is_dir()

@@ -315,10 +315,20 @@ def test_the_file_says_where_its_numbers_come_from(
     assert torch.__version__.startswith(meta["packages"]["torch"])
     assert set(meta["packages"]) >= {"torch", "transformers", "numpy", "librosa", "pyarrow"}
     assert (meta["device"], meta["seed"], meta["threads"]) == ("cpu", 7, 1)
+    assert meta["dtype"] == "float32"
     assert meta["python"].split(".")[0] == "3"
     assert meta["commit"]
     assert meta["skipped"] == {}
     assert meta["fingerprint"] == fingerprint(settings, find_utterances(settings.corpus).utterances)
+
+
+def test_a_measurement_says_at_its_start_what_it_runs_on(
+    few: SpectralSettings, tiny: SpeechModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure_spectra(few)
+    millions = f"{tiny.parameters / 1e6:.2f}"
+    expected = f"tiny-0: {millions} million weights in float32 on cpu (threads: 1)"
+    assert capsys.readouterr().out.splitlines()[0] == expected
 
 
 def test_the_fingerprint_changes_with_settings_weights_and_speech_but_not_with_paths(

@@ -38,11 +38,21 @@ def jacobian_rows(
     """All rows of a batch of utterances; the random twin is fed the model's own tokens.
 
     A text without tokens has no rows; of audio longer than the model's window the first window
-    counts. Streams are the networks' own, Jacobians are in float64.
+    counts. Streams are the networks' own, Jacobians are in float64. Raises TypeError for a model
+    whose layers have no closed form.
     """
-    twin = random_twin(settings, model.device)
+    return paired_rows(model, random_twin(settings, model.device), batch, settings)
+
+
+def paired_rows(
+    model: SpeechModel,
+    twin: SpeechModel,
+    batch: dict[str, Sequence[Mixture]],
+    settings: JacobianSettings,
+) -> list[Row]:
+    """:func:`jacobian_rows` of a model and a twin that are there."""
     networks = {
-        name: (network, [as_layer(layer.layer, torch.float64) for layer in network.layers])
+        name: (network, _closed_forms(network))
         for name, network in ((TRAINED, model), (RANDOM, twin))
     }
     rows: list[Row] = []
@@ -64,6 +74,18 @@ def jacobian_rows(
                     first = streams.text.start
                     rows += _rows(shared | {"network": name}, columns, chosen, first)
     return rows
+
+
+def _closed_forms(model: SpeechModel) -> list[Layer]:
+    try:
+        return [as_layer(layer.layer, torch.float64) for layer in model.layers]
+    except TypeError:
+        kind = type(model.layers[0].layer).__name__
+        raise TypeError(
+            f"{model.name}: injections and sensitivities have closed forms for Whisper's layers "
+            f"alone, not for {kind}; leave the model out of jacobians, and take propagators from "
+            "spectral.jacobians.propagators.autodiff_propagators of its layer_function"
+        ) from None
 
 
 def _spread(text: slice, count: int) -> slice:

@@ -12,6 +12,7 @@ import torch
 import spectral
 from spectral.measurement.settings import Settings
 from spectral.models.loading import weights_digest
+from spectral.models.view import SpeechModel
 from spectral.speech.corpus import Utterance
 
 _PACKAGES = (
@@ -19,8 +20,8 @@ _PACKAGES = (
     "soundfile", "jiwer", "pyarrow",
 )  # fmt: skip
 _CODE = (
-    "spectra.py", "graphs.py", "_validation.py", "speech/*.py", "stress/*.py", "models/*.py",
-    "measurement/*.py", "jacobians/*.py",
+    "spectra.py", "graphs.py", "_validation.py", "fetching.py", "speech/*.py", "stress/*.py",
+    "models/*.py", "measurement/*.py", "jacobians/*.py",
 )  # fmt: skip
 """The files of the package that decide a measured number."""
 
@@ -46,14 +47,23 @@ def run_key(fingerprint: str, device: torch.device) -> str:
     return hashlib.sha256(repr((fingerprint, machine)).encode()).hexdigest()
 
 
-def provenance(settings: Settings, fingerprint: str, device: torch.device) -> dict[str, object]:
+def described(model: SpeechModel) -> str:
+    """What computes, in one line: weights, precision, and device."""
+    device = _device_name(model.device)
+    threads = f" (threads: {torch.get_num_threads()})" if model.device.type == "cpu" else ""
+    weights = f"{model.parameters / 1e6:.2f} million weights"
+    return f"{model.name}: {weights} in {_dtype_name(model)} on {device}{threads}"
+
+
+def provenance(settings: Settings, fingerprint: str, model: SpeechModel) -> dict[str, object]:
     """What is stored with measured rows."""
     return {
         "parameters": settings.plain(),
         "fingerprint": fingerprint,
         "packages": _versions(),
         "python": platform.python_version(),
-        "device": _device_name(device),
+        "device": _device_name(model.device),
+        "dtype": _dtype_name(model),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "seed": settings.seed,
@@ -66,6 +76,10 @@ def _versions() -> dict[str, str]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _dtype_name(model: SpeechModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _commit() -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from spectral.measurement.memory import Batch, Halving
-from spectral.measurement.provenance import fingerprint, provenance, run_key
+from spectral.measurement.provenance import described, fingerprint, provenance, run_key
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
 from spectral.measurement.texts import Row
@@ -58,7 +58,8 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = fingerprint(settings, corpus.utterances)
-    meta = provenance(settings, key, device)
+    meta = provenance(settings, key, model)
+    tqdm.write(described(model))
     key = run_key(key, device)
     skipped = dict(corpus.rejected)
     parts, resumed = [], 0
@@ -71,7 +72,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
             part = folder / f"{i:05d}.parquet"
             done = part.exists()
             if not done:
-                batch, unusable = _stressed(utterances, speakers, settings)
+                batch, unusable = stressed(utterances, speakers, settings)
                 rows = pieces.rows(batch)
                 write(rows, part, {"fingerprint": key, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]  # type: ignore[assignment]
@@ -87,7 +88,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
 
 
-def _stressed(
+def stressed(
     utterances: Sequence[Utterance], speakers: Speakers, settings: Settings
 ) -> tuple[Batch, dict[str, str]]:
     """The usable utterances' mixtures by condition, and why the others are not usable."""

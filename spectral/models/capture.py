@@ -26,8 +26,9 @@ class Recording:
     measurements use; the end token's position is left out.
     """
 
-    def __init__(self, prompt_length: int, heads: int) -> None:
-        self._prompt_length, self._heads = prompt_length, heads
+    def __init__(self, model: SpeechModel) -> None:
+        self._prompt_length, self._heads = len(model.tokens.prompt), model.heads
+        self._placed = model.placed
         self._calls: dict[tuple[str, int], list[Tensor]] = {}
 
     def rows(self, kind: str) -> Tensor:
@@ -89,7 +90,7 @@ class Recording:
 
     def _by_head(self, kind: str, layer: int) -> Tensor:
         rows = torch.cat(self._calls[kind, layer], dim=1).double()
-        return rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2)
+        return self._placed(rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2))
 
     def _record(self, kind: str, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
@@ -108,7 +109,7 @@ def capture(model: SpeechModel) -> Iterator[Recording]:
     The recording stays on the model's device, usable after the block, and holds 6 x layers x batch
     x positions x width numbers.
     """
-    recording = Recording(len(model.tokens.prompt), model.heads)
+    recording = Recording(model)
     handles = [
         module.register_forward_hook(_hook(recording, kind, i))
         for i, layer in enumerate(model.layers)

@@ -20,10 +20,10 @@ class Transcript:
 
     tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
     the end token, natural log. compression_ratio: bytes of the text over its zlib-compressed bytes.
-    no_speech_probability: of the no-speech token after start-of-transcript; of several windows the
-    lowest. finished: false where the length limit cut a window off; the average then divides by one
-    token too many, as Whisper's does. breaks: where in ``tokens`` each window after the first
-    begins.
+    no_speech_probability: of the no-speech token after start-of-transcript, NaN for a model without
+    one; of several windows the lowest. finished: false where the length limit cut a window off; the
+    average then divides by one token too many, as Whisper's does. breaks: where in ``tokens`` each
+    window after the first begins.
     """
 
     text: str
@@ -84,7 +84,7 @@ def _joined(windows: Sequence[Transcript]) -> Transcript:
 
 @torch.inference_mode()
 def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> list[Transcript]:
-    """Transcripts of a batch: features (batch, mels, frames), at most ``limit`` tokens each.
+    """Transcripts of a batch: features (batch, ...), at most ``limit`` tokens each.
 
     The most probable token is taken at every position; of equals the one with the lower number.
     An empty text is allowed, special tokens other than the end are not. openai-whisper's own
@@ -97,7 +97,7 @@ def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> li
     batch = features.shape[0]
     prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(batch, -1)
     logits = model.step(prompt, context, cache)
-    no_speech = logits[:, 0].double().softmax(-1)[:, model.tokens.no_speech]
+    no_speech = _no_speech_probability(model, logits[:, 0])
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
     chosen, log_probabilities = [], []
     finished = torch.zeros(batch, dtype=torch.bool, device=model.device)
@@ -115,6 +115,13 @@ def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> li
     if totals.isnan().any():
         raise ValueError(f"{model.name}: its logits are NaN; check the weights and the features")
     return _transcripts(model, torch.stack(chosen, 1), totals, no_speech)
+
+
+def _no_speech_probability(model: SpeechModel, logits: Tensor) -> Tensor:
+    """Of logits (batch, vocabulary): (batch,)."""
+    if model.tokens.no_speech is None:
+        return torch.full(logits.shape[:1], torch.nan)
+    return logits.double().softmax(-1)[:, model.tokens.no_speech]
 
 
 def _transcripts(

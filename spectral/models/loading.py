@@ -14,26 +14,25 @@ from pathlib import Path
 
 import torch
 import whisper
-from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperTokenizer,
-)
 from whisper.model import ModelDimensions, Whisper
 
-from spectral.models.ladder import initial_std, initialise, sha256, verify_checksums
+from spectral.fetching import retrieve
+from spectral.models.folders import (
+    cached_folder,
+    from_folder,
+    random_from_folder,
+    repository_folder,
+)
+from spectral.models.ladder import initial_std, sha256, verify_checksums
 from spectral.models.openai_model import OpenAIModel
-from spectral.models.transformers_model import TransformersModel
 from spectral.models.view import SpeechModel
-
-_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
 def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     """The model called ``name``, in evaluation mode, float32, on ``device``.
+
+    float32 whatever the file holds: spectra span nine decades, of which half precision has three.
 
     Raises FileNotFoundError, saying what there is or where to get it, where there is no such model
     on this computer and none can be fetched, and ValueError for a file whose checksum differs or
@@ -42,7 +41,7 @@ def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
         return OpenAIModel(name, _openai(name, ladder)[0].to(device))
-    return _from_folder(name, _folder(name, kind, ladder), device)
+    return from_folder(name, _folder(name, kind, ladder), device)
 
 
 def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
@@ -53,15 +52,20 @@ def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -
     kind, twin = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
         return OpenAIModel(twin, initialised(_openai(name, ladder)[1], seed).to(device))
-    folder = _folder(name, kind, ladder)
-    config = WhisperConfig.from_pretrained(folder)
-    config.init_std = initial_std(config.d_model)
-    return TransformersModel(twin, initialise(config, seed).to(device), *_processors(folder))
+    return random_from_folder(twin, _folder(name, kind, ladder), device, seed)
 
 
 def available(ladder: Path) -> list[str]:
     """The names of the models of a folder, sorted."""
     return sorted(path.parent.name for path in ladder.glob("*/SHA256SUMS"))
+
+
+def is_here(name: str, ladder: Path) -> bool:
+    """Whether a model's files are on this computer; FileNotFoundError for a name that is none."""
+    kind = _kind(name, ladder)
+    if kind is Kind.OPENAI:
+        return _openai_file(name, ladder).is_file()
+    return kind is not Kind.REPOSITORY or cached_folder(name) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:
@@ -75,11 +79,11 @@ def weights_digest(name: str, ladder: Path) -> str:
     if kind is Kind.OPENAI:
         return sha256(_openai_file(name, ladder))
     if kind is Kind.FOLDER:
-        folder = Path(_folder(name, kind, ladder))
+        folder = _folder(name, kind, ladder)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         listing = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
         return hashlib.sha256(listing.encode()).hexdigest()
-    return f"{name}@{WhisperConfig.from_pretrained(name)._commit_hash}"
+    return f"{name}@{repository_folder(name, ladder).name}"
 
 
 def choose_device(device: str) -> torch.device:
@@ -133,45 +137,12 @@ def _kind(name: str, ladder: Path) -> Kind:
     )
 
 
-def _folder(name: str, kind: Kind, ladder: Path) -> Path | str:
+def _folder(name: str, kind: Kind, ladder: Path) -> Path:
+    if kind is Kind.REPOSITORY:
+        return repository_folder(name, ladder)
     if kind is Kind.LADDER:
         verify_checksums(ladder / name)
-    return ladder / name if (ladder / name).is_dir() else name
-
-
-def _from_folder(name: str, folder: Path | str, device: torch.device) -> SpeechModel:
-    try:
-        model, loaded = WhisperForConditionalGeneration.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-        processors = _processors(folder)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(
-            f"{name}: cannot be loaded ({reason}); connect to the network once, or give a folder "
-            f"with model.safetensors, {', '.join(_NEEDED)}"
-        ) from error
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{name}: no Whisper of transformers ({reason}); fetch it again"
-        ) from error
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
-    wrong["missing_keys"] = [k for k in wrong.get("missing_keys", []) if k != "proj_out.weight"]
-    if any(wrong.values()):
-        kind, keys = next((kind, keys) for kind, keys in wrong.items() if keys)
-        raise ValueError(
-            f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the first: "
-            f"{keys[0]}); fetch it again"
-        )
-    return TransformersModel(name, model.to(device), *processors)
-
-
-def _processors(folder: Path | str) -> tuple[WhisperTokenizer, WhisperFeatureExtractor]:
-    return (
-        WhisperTokenizer.from_pretrained(folder),
-        WhisperFeatureExtractor.from_pretrained(folder),
-    )
+    return ladder / name if (ladder / name).is_dir() else Path(name)
 
 
 def _openai_file(name: str, ladder: Path) -> Path:
@@ -207,7 +178,7 @@ def _openai(name: str, ladder: Path) -> tuple[Whisper, ModelDimensions]:
 
 
 def _fetch(name: str, path: Path) -> None:
-    """openai-whisper's own download; an error says what is missing, where to put it, its checksum.
+    """Download a checkpoint; an error says what is missing, where to put it, and its checksum.
 
     A file of that name that is there stays as it is: another checksum is an error.
     """
@@ -221,10 +192,11 @@ def _fetch(name: str, path: Path) -> None:
             )
         return
     try:
-        whisper._download(url, str(path.parent), in_memory=False)
-    except (OSError, RuntimeError) as error:
+        retrieve(url, path.parent, expected)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise FileNotFoundError(
-            f"{name}: not on this computer and not fetched ({error}); put {url} at {path}, "
+            f"{name}: not on this computer and not fetched ({reason}); put {url} at {path}, "
             f"SHA-256 {expected}"
         ) from error
 

@@ -4,13 +4,16 @@ A library's own classes are known to the one module that makes its view, and to 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from spectral.jacobians.layers import forward
+from spectral.models.adapters import as_layer
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Tokens:
 
     prompt: tuple[int, ...]
     end: int
-    no_speech: int
+    no_speech: int | None  # not every model can say so
     suppressed: tuple[int, ...]
 
 
@@ -67,14 +70,15 @@ class SpeechModel(ABC):
 
     @abstractmethod
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
-        """Log-mel spectrograms of waves (samples,) at 16 kHz: (batch, mels, frames), on the device.
+        """What the network hears of waves (samples,) at 16 kHz: (batch, ...), on the device.
 
-        Whisper hears one window: what is longer is cut, what is shorter padded with silence.
+        One window: what is longer is cut. Of Whisper log-mel spectrograms, (batch, mels, frames),
+        what is shorter padded with silence.
         """
 
     @abstractmethod
     def encode(self, features: Tensor) -> Tensor:
-        """The context: features (batch, mels, frames) -> (batch, S, width)."""
+        """The context: features (batch, ...) -> (batch, S, width)."""
 
     @abstractmethod
     def new_cache(self) -> Any:
@@ -97,3 +101,18 @@ class SpeechModel(ABC):
 
         Raises ValueError for a text with characters that the vocabulary lacks.
         """
+
+    def placed(self, rows: Tensor) -> Tensor:
+        """Queries or keys (batch, heads, positions, d) as attention compares them.
+
+        Whisper's know their positions already; rotary ones are turned here.
+        """
+        return rows
+
+    def layer_function(self, layer: int, context: Tensor) -> Callable[[Tensor], Tensor]:
+        """A decoder layer as a differentiable function, (positions, width) to the same.
+
+        Causal, in the dtype of the context (1, S, width). What ``autodiff_propagators`` takes.
+        """
+        plain = as_layer(self.layers[layer].layer, context.dtype)
+        return lambda hidden: forward(plain, hidden, context[0])

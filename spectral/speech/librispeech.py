@@ -7,12 +7,9 @@ import argparse
 import shutil
 import sys
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-import requests
-from tqdm import tqdm
+from spectral.fetching import retrieve
 
 MIRROR = "https://www.openslr.org/resources/12"
 CHECKSUMS = {
@@ -21,67 +18,14 @@ CHECKSUMS = {
 }
 """SHA-256 of every archive, ``<subset>.tar.gz``."""
 
+BYTES = {"test-clean": 346_663_984, "test-other": 328_757_843}
+"""How large they are; unpacked, about as much again."""
+
 _ROOT = "LibriSpeech"  # the folder inside every archive
-_PIECE = 1 << 18
-_BROKEN = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-    requests.exceptions.ContentDecodingError,
-)
 
 
 class FetchError(RuntimeError):
     """An archive could not be had; the message says what is missing and where to put it."""
-
-
-@dataclass(frozen=True)
-class ResumedDownload:
-    """A downloader for pooch that goes on where a broken connection left off.
-
-    What has arrived stays in ``part``; after ``attempts`` connections in a row that brought
-    nothing, requests' error is raised. A server without ranges starts over.
-    """
-
-    part: Path
-    attempts: int = 5
-    timeout: float = 30.0  # seconds without a byte
-
-    def __call__(self, url: str, output_file: str, _: object) -> None:
-        """Download ``url`` to ``output_file``."""
-        failures = 0
-        while True:
-            before = self._size()
-            try:
-                self._go_on(url)
-                break
-            except _BROKEN as error:
-                failures = 0 if self._size() > before else failures + 1
-                if failures == self.attempts:
-                    raise
-                tqdm.write(f"{url}: {error}; going on from byte {self._size()}")
-        shutil.move(self.part, output_file)
-
-    def _size(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def _go_on(self, url: str) -> None:
-        start = self._size()
-        headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
-        with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as answer:
-            if answer.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # nothing is missing; the checksum tells whether it is right
-            answer.raise_for_status()
-            resumed = answer.status_code == requests.codes.partial_content
-            start = start if resumed else 0
-            total = start + int(answer.headers.get("Content-Length", 0))
-            bar = tqdm(
-                desc=self.part.stem, total=total or None, initial=start, unit="B", unit_scale=True
-            )
-            with bar, self.part.open("ab" if resumed else "wb") as file:
-                for piece in answer.iter_content(_PIECE):
-                    file.write(piece)
-                    bar.update(len(piece))
 
 
 def fetch(folder: Path, subset: str, mirror: str = MIRROR, checksum: str | None = None) -> Path:
@@ -100,21 +44,14 @@ def fetch(folder: Path, subset: str, mirror: str = MIRROR, checksum: str | None 
         return target
     name = f"{subset}.tar.gz"
     url = f"{mirror.rstrip('/')}/{name}"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        archive = pooch.retrieve(
-            url,
-            known_hash=f"sha256:{checksum}",
-            fname=name,
-            path=folder,
-            downloader=ResumedDownload(folder / f"{name}.part"),
-        )
+        archive = retrieve(url, folder, checksum)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors, pooch's ValueErrors
         raise FetchError(
             f"{url}: {error}. The same command continues; or put the file (SHA-256 {checksum}) "
             f"into {folder}, or name another place with --mirror"
         ) from error
-    _unpack(Path(archive), subset, target)
+    _unpack(archive, subset, target)
     return target
 
 

@@ -1,0 +1,91 @@
+"""What a profile's parameter file will measure: which models, on how many utterances, how."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spectral.speech.corpus import Utterance, find_utterances
+
+KINDS = ("measure", "listening", "jacobians")
+"""The notebooks that measure, once per model; those that draw are a matter of seconds."""
+
+LIBRISPEECH = 5559
+"""Utterances of test-clean and test-other, taken where the corpus is not there yet."""
+
+_NETWORKS = 2  # jacobians measures a model and its random twin
+
+
+@dataclass(frozen=True)
+class Work:
+    """One measuring notebook's section, for every model that some figure draws from it."""
+
+    kind: str
+    values: Mapping[str, Any]
+    models: tuple[str, ...]
+
+    @property
+    def ladder(self) -> Path:
+        """The folder of the models, seen from the root."""
+        return _from_root(self.values["ladder"])
+
+    @property
+    def corpus(self) -> Path:
+        """The folder of the speech, seen from the root."""
+        return _from_root(self.values["corpus"])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Their names, clean first."""
+        return tuple(self.values["conditions"])
+
+    def rows(self, layers: int) -> int:
+        """Rows per utterance of a model with so many decoder layers."""
+        count = len(self.conditions)
+        if self.kind == "measure":
+            sides = 2 * (count - 1)  # both sides of every pair once more, of matched length
+            return (count + sides) * 3 * layers * len(self.values["modes"])
+        if self.kind == "jacobians":
+            return count * _NETWORKS * self.values["tokens"] * layers
+        return count
+
+
+def read_profile(path: Path, utterances: int | None = None) -> list[Work]:
+    """The measurements of a parameter file; ``utterances`` replaces what its sections say.
+
+    Raises ValueError for a file that is missing or measures nothing.
+    """
+    if not path.exists():
+        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
+        raise ValueError(f"{path}: no such profile; there are: {known}")
+    sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = [section for section in sections.values() if isinstance(section, dict)]
+    work = []
+    for kind in KINDS:
+        drawn = [one for one in found if Path(str(one.get("results", ""))).name == kind]
+        models = dict.fromkeys(str(name) for one in drawn for name in one["models"])
+        if sections.get(kind) and models:
+            asked = {"utterances": utterances} if utterances else {}
+            work.append(Work(kind, {**sections[kind], **asked}, tuple(models)))
+    if not work:
+        raise ValueError(
+            f"{path}: measures nothing; no section has `results` of {', '.join(KINDS)}"
+        )
+    return work
+
+
+def utterances_of(work: Work) -> tuple[tuple[Utterance, ...], int]:
+    """Those of the corpus, none where it is not there; and how many will be measured."""
+    try:
+        found = find_utterances(work.corpus).utterances
+    except FileNotFoundError:
+        found = ()
+    count, asked = len(found) or LIBRISPEECH, work.values["utterances"]
+    return found, min(count, asked or count)
+
+
+def _from_root(value: str) -> Path:
+    return Path(os.path.relpath(Path("notebooks") / value))
