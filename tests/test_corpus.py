@@ -306,6 +306,32 @@ def test_a_wav_cut_anywhere_is_unusable_and_never_a_shorter_wave(tmp_path: Path,
     assert "fetch it again" in reason(at(tmp_path / "a.wav"))
 
 
+@pytest.mark.parametrize(
+    ("form", "endian"),
+    [("WAV", "LITTLE"), ("WAVEX", "FILE"), ("RF64", "FILE"), ("WAV", "BIG"), ("AIFF", "FILE")],
+)
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_other_headers_of_a_wav_s_kind_say_their_length_too(
+    tmp_path: Path, form: str, endian: str, kept: float
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(1.0), SAMPLE_RATE, format=form, endian=endian)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    if kept == 1:
+        np.testing.assert_allclose(read_wave(at(path)), tone(1.0), atol=1e-4)
+    else:
+        assert "truncated" in reason(at(path))
+
+
+def test_a_wav_written_into_a_pipe_states_no_length(tmp_path: Path) -> None:
+    written(tmp_path / "a.wav", tone())
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[4:8] = data[40:44] = b"\xff" * 4
+    (tmp_path / "a.wav").write_bytes(bytes(data))
+    assert "states no length in its header; convert it" in reason(at(tmp_path / "a.wav"))
+
+
 def test_a_file_that_is_no_audio_is_unusable(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_text("<html>404</html>")
     assert "cannot be decoded" in reason(at(tmp_path / "a.flac"))
@@ -337,7 +363,9 @@ def test_zeros_are_unusable(tmp_path: Path) -> None:
 
 def test_channels_that_cancel_are_unusable(tmp_path: Path) -> None:
     samples = np.stack([tone(), -tone()], axis=1)
-    assert "samples are zero" in reason(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
+    for subtype in ("FLOAT", "PCM_16"):  # the second leaves its rounding
+        told = reason(written(tmp_path / "a.wav", samples, subtype=subtype))
+        assert "its 2 channels cancel; keep one of them" in told
 
 
 def test_a_level_that_leaves_float32_in_the_spectrogram_is_unusable(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -15,6 +16,11 @@ from scipy.signal import resample_poly
 SAMPLE_RATE = 16_000
 _AUDIO = (".flac", ".wav", ".mp3")
 _ID3_HEADER, _MP3_FRAME = 10, 1441  # bytes: of the tag's header, of the longest frame
+_RIFF_HEADER = 28  # bytes
+_BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {
+    b"RIFF": "little", b"RF64": "little", b"RIFX": "big", b"FORM": "big"
+}  # fmt: skip
+_CANCELLED = 1e-3  # of the loudest channel
 _LONGEST_SECONDS = 3600  # a FLAC that was streamed states no length, which reads as 2^63 - 1
 _LOUDEST = 2.0**31  # integers written as floats go so far; squares of much more leave float32
 
@@ -90,8 +96,10 @@ def read_wave(utterance: Utterance) -> np.ndarray:
         raise UnusableUtterance(f"{path}: {bad} samples are NaN or infinite; repair the file")
     mono = samples.mean(axis=1, dtype=np.float64)
     peak = float(np.abs(mono).max())
-    if peak == 0:
+    if not samples.any():
         raise UnusableUtterance(f"{path}: all {len(mono)} samples are zero; fetch it again")
+    if peak < _CANCELLED * float(np.abs(samples).max()):
+        raise UnusableUtterance(f"{path}: its {samples.shape[1]} channels cancel; keep one of them")
     if peak > _LOUDEST:
         raise UnusableUtterance(f"{path}: a sample is {peak:.1g}; scale the file to [-1, 1]")
     if rate != SAMPLE_RATE:
@@ -121,12 +129,20 @@ def _decoded(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _require_whole_riff(path: Path) -> None:
-    """Compare a WAV file's size with its header: libsndfile takes a cut one for a shorter one."""
+    """Compare a WAV or AIFF file's size with its header: libsndfile takes a cut one for a shorter.
+
+    A header without a size, as of a file that was written into a pipe, is refused like an MP3's.
+    """
     with path.open("rb") as file:
-        start = file.read(8)
-    announced = int.from_bytes(start[4:], "little") + len(start)
-    found = path.stat().st_size
-    if start[:4] == b"RIFF" and found < announced:
+        start = file.read(_RIFF_HEADER)
+    kind = start[:4]
+    if kind not in _BYTE_ORDERS:
+        return
+    size = start[20:28] if kind == b"RF64" else start[4:8]  # RF64 has a chunk of sizes of its own
+    if set(size) == {0xFF}:
+        raise UnusableUtterance(f"{path}: states no length in its header; convert it to FLAC")
+    announced, found = int.from_bytes(size, _BYTE_ORDERS[kind]) + 8, path.stat().st_size
+    if found < announced:
         raise UnusableUtterance(
             f"{path}: truncated, {found} of the {announced} bytes that its header announces; "
             "fetch it again"
