@@ -18,7 +18,14 @@ BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
 ENVIRONMENT := $(VENV)/requirements.lock
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-EXECUTE = $(BIN)/python -m spectral.execution
+EXECUTE = $(THREADS) $(BIN)/python -m spectral.execution
+
+# Small models gain nothing from a second thread: the ladder's notebooks run two at a time instead.
+ifeq ($(PROFILE),ladder)
+JOBS ?= 2
+THREADS := OMP_NUM_THREADS=1
+endif
+MAKEFLAGS += --jobs=$(or $(JOBS),1)
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export SOURCE_DATE_EPOCH := 1775606400
