@@ -58,8 +58,8 @@ test: $(ENVIRONMENT) ## check style and types, run the tests, and run every note
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	  tests spectral $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests spectral $(NOTEBOOKS)
 
 env: $(ENVIRONMENT) ## create the environment in .venv, with the versions of requirements.lock
 	@echo "$(VENV) is ready; activate it with: . $(BIN)/activate"
@@ -122,7 +122,7 @@ endif
 $(BUILD)/rules.mk: FORCE | $(ENVIRONMENT)
 	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(N)
 
-figures: $(MEASURED) $(DRAWN) # the longest first, which leaves no core waiting at the end
+figures: $(MEASURED) $(DRAWN) # in this order, so that drawing fills the gaps between measurements
 measure: $(MEASURED)
 
 define MEASURING

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whisper.model import disable_sdpa
 
 from spectral.benchmarks.throughput import SIZES, Size
-from spectral.measurement.schemas import JACOBIANS, LISTENING, SPECTRA
+from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
 from spectral.measurement.store import read
 from spectral.models.loading import initialised
 from spectral.models.openai_model import OpenAIModel
@@ -72,7 +72,13 @@ def test_older_large_models_have_eighty_mels_and_others_no_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "schema"), [("measure", SPECTRA), ("listening", LISTENING), ("jacobians", JACOBIANS)]
+    ("kind", "schema"),
+    [
+        ("measure", SPECTRA),
+        ("listening", LISTENING),
+        ("nulls", NULLS),
+        ("jacobians", JACOBIANS),
+    ],
 )
 def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> None:
     """Texts of fewer tokens than are linearised at make a few rows less."""
@@ -83,13 +89,20 @@ def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> Non
     assert 0.9 * counted <= len(rows) <= counted
 
 
+def test_everything_that_make_measures_is_planned() -> None:
+    rules = (ROOT / "scripts" / "rules.py").read_text(encoding="utf-8")
+    listed = re.search(r"^MEASURING = \((.*?)\)", rules, re.MULTILINE)
+    assert listed is not None
+    assert sorted(re.findall(r"\w+", listed[1])) == sorted(KINDS)
+
+
 def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
     works = read_profile(ROOT / "params" / "whisper.yml")
     assert [work.kind for work in works] == list(KINDS)
     assert all(work.models == tuple(SIZES) or set(work.models) == set(SIZES) for work in works)
     assert all(work.corpus == Path("data/librispeech") for work in works)
     counts = {work.kind: utterances_of(_elsewhere(work))[1] for work in works}
-    assert counts == {"measure": LIBRISPEECH, "listening": 500, "jacobians": 73}
+    assert counts == {"measure": LIBRISPEECH, "listening": 500, "nulls": 500, "jacobians": 73}
     fewer = read_profile(ROOT / "params" / "whisper.yml", utterances=50)
     assert {utterances_of(_elsewhere(work))[1] for work in fewer} == {50}
 

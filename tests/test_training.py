@@ -34,7 +34,7 @@ from spectral.training.batches import IGNORE, Batch, Batcher
 from spectral.training.material import Clips, prepare
 from spectral.training.material import load as load_clips
 from spectral.training.recipe import Material, Optimiser, Recipe, Stage, read_recipe
-from spectral.training.run import Job, Workshop
+from spectral.training.run import Job, Workshop, new_model
 from spectral.training.train import Learner, Progress, encode_window, schedule, train
 
 RECIPE = Path(__file__).parents[1] / "params" / "training.yml"
@@ -126,19 +126,9 @@ def test_the_shipped_recipe_has_a_curriculum_for_every_size() -> None:
 
 def test_the_sizes_span_a_factor_of_ten_in_parameters() -> None:
     recipe = read_recipe(RECIPE)
-    counts = []
-    for shape in recipe.sizes.values():
-        config = ladder_config(
-            width=shape.width,
-            heads=shape.heads,
-            encoder_layers=shape.encoder_layers,
-            decoder_layers=shape.decoder_layers,
-            window_seconds=recipe.window_seconds,
-            max_target_positions=recipe.max_target_positions,
-            tokenizer=TOKENIZER,
-        )
-        with torch.device("meta"):
-            counts.append(WhisperForConditionalGeneration(config).num_parameters())
+    with torch.device("meta"):
+        models = [new_model(Job(size, 0), recipe, TOKENIZER) for size in recipe.sizes]
+    counts = [model.num_parameters() for model in models]
     assert max(counts) >= 10 * min(counts)
 
 

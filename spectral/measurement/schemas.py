@@ -40,26 +40,17 @@ SPECTRA = pa.schema(
 )
 """One row per utterance, condition, matched length, component, layer and K: data/README.md."""
 
+_NULL = pa.field("null", pa.string())
 NULLS = pa.schema(
     [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("null", pa.string()),
-        ("condition", pa.string()),
-        ("matched_with", pa.string()),
-        ("component", pa.string()),
-        ("layer", pa.int32()),
-        ("modes", pa.int32()),
-        ("tokens", pa.int32()),
-        ("resolved", pa.int32()),
-        ("n_eff", pa.float64()),
-        ("alpha", pa.float64()),
-        ("kirchhoff", pa.float64()),
-        ("kirchhoff_resolved", pa.float64()),
+        _NULL if name == _NULL.name else SPECTRA.field(name)
+        for name in (
+            "model", "parameters", "utterance", "speaker", _NULL.name, "condition", "matched_with",
+            "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
+            "kirchhoff_resolved",
+        )
     ]
-)
+)  # fmt: skip
 """One row per utterance, null, condition, matched length, component, layer, K: data/README.md."""
 
 SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"

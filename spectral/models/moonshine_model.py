@@ -16,7 +16,8 @@ from transformers import (
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
 
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens
+from spectral.models.transformers_model import decoder_layers
+from spectral.models.view import SpeechModel, Tokens
 from spectral.speech.corpus import SAMPLE_RATE
 
 WINDOW_SECONDS = 30
@@ -47,17 +48,7 @@ class MoonshineModel(SpeechModel):
         self.heads = model.config.decoder_num_attention_heads
         self.limit = model.config.max_position_embeddings - len(self.tokens.prompt)
         self.window_samples = WINDOW_SECONDS * SAMPLE_RATE
-        self.layers = [
-            DecoderLayer(
-                self_attention=layer.self_attn,
-                cross_attention=layer.encoder_attn,
-                ffn=layer.mlp,
-                query=layer.self_attn.q_proj,
-                key=layer.self_attn.k_proj,
-                layer=layer,
-            )
-            for layer in model.model.decoder.layers
-        ]
+        self.layers = decoder_layers(model, ffn="mlp")
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Waves as the network takes them: (batch, samples), NaN after the end of each."""

@@ -1,6 +1,7 @@
 """A Whisper of the transformers library."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -40,17 +41,7 @@ class TransformersModel(SpeechModel):
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
-        self.layers = [
-            DecoderLayer(
-                self_attention=layer.self_attn,
-                cross_attention=layer.encoder_attn,
-                ffn=layer.fc2,
-                query=layer.self_attn.q_proj,
-                key=layer.self_attn.k_proj,
-                layer=layer,
-            )
-            for layer in model.model.decoder.layers
-        ]
+        self.layers = decoder_layers(model, ffn="fc2")
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """See :class:`SpeechModel`."""
@@ -91,6 +82,24 @@ class TransformersModel(SpeechModel):
         if "".join(self.text(ids).split()) != "".join(text.split()):
             raise ValueError(f"{self.name} lacks characters of {text!r}; it knows {self.text(ids)}")
         return ids
+
+
+def decoder_layers(model: Any, ffn: str) -> list[DecoderLayer]:
+    """The layers of an encoder-decoder of transformers; ``ffn``: the module whose output is added.
+
+    Whisper and Moonshine call the other modules alike.
+    """
+    return [
+        DecoderLayer(
+            self_attention=layer.self_attn,
+            cross_attention=layer.encoder_attn,
+            ffn=getattr(layer, ffn),
+            query=layer.self_attn.q_proj,
+            key=layer.self_attn.k_proj,
+            layer=layer,
+        )
+        for layer in model.model.decoder.layers
+    ]
 
 
 def _tokens(tokenizer: WhisperTokenizer, vocabulary: int) -> Tokens:

@@ -68,7 +68,8 @@ def plan(works: Sequence[Work]) -> str:
         "",
         _table(works, absent, found, seconds),
         "",
-        f"time      {_span(total)} to measure; the figures take a minute or two more",
+        f"time      {_span(total)} to measure, one notebook after the other; drawing takes some "
+        "minutes more",
         f"memory    {_bytes(memory(device))} there, {_bytes(_used(device))} used for this plan; "
         "batches halve where one does not fit",
         *_downloads(works, absent),

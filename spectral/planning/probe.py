@@ -14,6 +14,7 @@ from spectral.benchmarks.throughput import Size
 from spectral.measurement.jacobians import jacobian_rows, paired_rows
 from spectral.measurement.listening import listening_rows
 from spectral.measurement.memory import Batch
+from spectral.measurement.nulls import null_rows
 from spectral.measurement.run import stressed
 from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
 from spectral.measurement.spectra import spectral_rows
@@ -35,8 +36,12 @@ _FEW = 4
 _KINDS: dict[str, tuple[type[Settings], Callable[..., object]]] = {
     "measure": (SpectralSettings, spectral_rows),
     "listening": (Settings, listening_rows),
+    "nulls": (SpectralSettings, null_rows),
     "jacobians": (JacobianSettings, jacobian_rows),
 }
+
+_WINDOWS = {"listening": 2, "nulls": 3}
+"""How often each window is heard: once more to be scored, or by a twin and with another's text."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Timing:
 
     def estimate(self, work: Work) -> Estimate:
         """Texts of 32 tokens, or every batch with one that goes on to the limit."""
-        windows = 2 if work.kind == "listening" else 1  # it hears everything once more to score it
+        windows = _WINDOWS.get(work.kind, 1)
         linear = self.jacobians * work.values["tokens"] if work.kind == "jacobians" else 0.0
         low, high = (
             windows * self.hearing + tokens * self.token + linear for tokens in (SHORT, LONGEST)

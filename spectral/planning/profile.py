@@ -8,15 +8,18 @@ from typing import Any
 
 import yaml
 
+from spectral.measurement.schemas import SWAPPED
 from spectral.speech.corpus import Utterance, find_utterances
 
-KINDS = ("measure", "listening", "jacobians")
-"""The notebooks that measure, once per model; those that draw are a matter of seconds."""
+KINDS = ("measure", "listening", "nulls", "jacobians")
+"""The notebooks that measure, once per model; those that draw are a matter of seconds each."""
 
 LIBRISPEECH = 5559
 """Utterances of test-clean and test-other, taken where the corpus is not there yet."""
 
+_RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
 _NETWORKS = 2  # jacobians measures a model and its random twin
+_NULLS = 4  # of the model's own conditions; a swapped utterance is one more
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,11 @@ class Work:
         """Rows per utterance of a model with so many decoder layers."""
         count = len(self.conditions)
         if self.kind == "measure":
-            sides = 2 * (count - 1)  # both sides of every pair once more, of matched length
-            return (count + sides) * 3 * layers * len(self.values["modes"])
+            return _sides(count) * 3 * layers * len(self.values["modes"])
+        if self.kind == "nulls":
+            swapped = SWAPPED in self.conditions
+            sides = _NULLS * _sides(count - swapped) + swapped * _sides(2)
+            return sides * 3 * layers * len(self.values["modes"])
         if self.kind == "jacobians":
             return count * _NETWORKS * self.values["tokens"] * layers
         return count
@@ -65,7 +71,7 @@ def read_profile(path: Path, utterances: int | None = None) -> list[Work]:
     found = [section for section in sections.values() if isinstance(section, dict)]
     work = []
     for kind in KINDS:
-        drawn = [one for one in found if Path(str(one.get("results", ""))).name == kind]
+        drawn = [one for one in found if kind in _drawn_from(one)]
         models = dict.fromkeys(str(name) for one in drawn for name in one["models"])
         if sections.get(kind) and models:
             asked = {"utterances": utterances} if utterances else {}
@@ -85,6 +91,20 @@ def utterances_of(work: Work) -> tuple[tuple[Utterance, ...], int]:
         found = ()
     count, asked = len(found) or LIBRISPEECH, work.values["utterances"]
     return found, min(count, asked or count)
+
+
+def _sides(conditions: int) -> int:
+    """Conditions as they are, and both sides of every pair once more, of matched length."""
+    return conditions + 2 * (conditions - 1)
+
+
+def _drawn_from(section: Mapping[str, Any]) -> set[str]:
+    """The measuring notebooks whose rows a figure's section names."""
+    return {
+        Path(str(value)).name
+        for key, value in section.items()
+        if key == _RESULTS or key.endswith(f"_{_RESULTS}")
+    }
 
 
 def _from_root(value: str) -> Path:
