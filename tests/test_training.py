@@ -4,6 +4,9 @@ import itertools
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -700,6 +703,28 @@ def arguments(folder: Path, *models: str) -> list[str]:
     ]
 
 
+def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def children_of(process: int) -> list[int]:
+    """The worker processes of a command, not the one that tracks its resources."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
 @pytest.fixture
 def tiny_recipe(raw: dict[str, Any], small: Material, tmp_path: Path) -> Path:
     steps = dict.fromkeys(raw["stages"], 3)
@@ -765,6 +790,31 @@ def test_by_default_every_size_is_trained_with_its_seeds_several_at_once(
     assert not torch.equal(first, second)
     threads = json.loads((ladder / "xxs-0" / "training.json").read_text())["threads"]
     assert threads == max(1, (os.cpu_count() or 1) // 2)
+
+
+def test_the_command_as_typed_trains_in_processes_of_its_own(
+    raw: dict[str, Any], tiny_recipe: Path
+) -> None:
+    raw["window_seconds"] = 6  # the voices are eSpeak's own here: a sentence takes seconds
+    reread(raw, tiny_recipe)
+    typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:]]
+    run = subprocess.run(typed, capture_output=True, text=True, cwd=RECIPE.parents[1])
+    assert run.returncode == 0, run.stderr
+    assert available(tiny_recipe / "ladder") == ["xxs-0"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_when_the_command_is_killed(raw: dict[str, Any], tiny_recipe: Path) -> None:
+    raw["window_seconds"] = 6
+    raw["sizes"]["xxs"]["steps"] = dict.fromkeys(raw["stages"], 1_000_000)
+    reread(raw, tiny_recipe)
+    typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:]]
+    with subprocess.Popen(typed, cwd=RECIPE.parents[1], stderr=subprocess.DEVNULL) as command_run:
+        checkpoint = tiny_recipe / "build" / "xxs-0"
+        wait_until(lambda: checkpoint.exists())  # a worker has begun
+        (worker,) = children_of(command_run.pid)
+        command_run.kill()
+    wait_until(lambda: not alive(worker))
 
 
 @pytest.mark.usefixtures("without_espeak")

@@ -4,24 +4,20 @@ Several at once, each in a process of its own; what is killed goes on from its l
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from spectral.models.ladder import feature_extractor
 from spectral.models.loading import choose_device
 from spectral.training.estimate import estimate_seconds
 from spectral.training.material import prepare
 from spectral.training.recipe import Recipe, read_recipe
-from spectral.training.run import Job, Workshop, train_model
-from spectral.training.train import draw_bars_on
+from spectral.training.run import Job, Workshop
+from spectral.training.workers import train_all
 
 _CUDA_WORKERS = 4  # models of this size leave most of a data-centre GPU idle
 
@@ -39,7 +35,7 @@ def main() -> None:
         return
     prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
     _announce(jobs, workshop, workers)
-    failed = _train_all(jobs, workshop, workers, threads)
+    failed = train_all(jobs, workshop, workers, threads)
     if failed:
         sys.exit("\n".join(f"error: {name}: {reason}" for name, reason in failed.items()))
 
@@ -85,36 +81,6 @@ def _announce(jobs: Sequence[Job], workshop: Workshop, workers: int) -> None:
         "checkpoint",
         flush=True,
     )
-
-
-def _train_all(
-    jobs: Sequence[Job], workshop: Workshop, workers: int, threads: int
-) -> dict[str, str]:
-    """Train in worker processes; what failed, and why. One failure does not stop the others."""
-    failed = {}
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    lines = context.SimpleQueue()
-    for line in range(workers):
-        lines.put(line)
-    with ProcessPoolExecutor(workers, context, _set_up, (context.RLock(), lines, threads)) as pool:
-        running: dict[Future[Path], Job] = {
-            pool.submit(train_model, job, workshop): job for job in jobs
-        }
-        for done in as_completed(running):
-            name = running[done].name
-            if error := done.exception():
-                failed[name] = str(error)
-            else:
-                print(f"{name}: saved to {done.result()}", flush=True)
-    return failed
-
-
-def _set_up(lock: object, lines: "SimpleQueue[int]", threads: int) -> None:
-    """What every worker process starts with: its line of the terminal, and its threads."""
-    tqdm.set_lock(lock)
-    draw_bars_on(lines.get())
-    torch.set_num_threads(threads)
-    choose_device("auto")  # float32 as it says, in this process too
 
 
 def _arguments() -> argparse.Namespace:
