@@ -5,6 +5,9 @@
 # (directly or not), the files in data/ that its parameters name, the measurements that it draws, and
 # the packages installed. scripts/rules.py finds all these anew at every call. The copy is renamed
 # into place when the notebook succeeds, so a run that was killed or failed is simply made again.
+#
+# Rows in data/results/ come with the project: hours of measuring. Beside them stands a hash of
+# everything that decided them; where one of these has changed, `make figures` refuses to draw.
 
 PYTHON ?= python3
 PROFILE ?= ladder
@@ -33,7 +36,7 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure plan test env lab notebooks smoke ladder corpus librispeech bench lock clean FORCE
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech bench lock clean FORCE
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
@@ -50,6 +53,9 @@ figures: ## measure the models and draw every figure and table (PROFILE=ladder; 
 	fi
 
 measure: ## only measure the models, into build/PROFILE/
+
+evidence: ## measure the rows of data/results/ that are missing or stale (hours for all; it resumes)
+	@echo "data/results/ holds what the code, params/$(PROFILE).yml and data/ give now"
 
 plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
 	@$(BIN)/python -m spectral.planning params/$(PROFILE).yml $(if $(N),--utterances $(N))
@@ -112,7 +118,7 @@ $(ENVIRONMENT): requirements.lock
 	@cp requirements.lock $@
 
 # What depends on what: only the commands that execute notebooks need to know.
-ifneq ($(filter figures measure $(BUILD)/%,$(MAKECMDGOALS)),)
+ifneq ($(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS)),)
 ifeq ($(MAKE_RESTARTS),)
 $(shell mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started && : >> $(BUILD)/rules.mk)
 endif
@@ -120,16 +126,20 @@ include $(BUILD)/rules.mk
 endif
 
 $(BUILD)/rules.mk: FORCE | $(ENVIRONMENT)
-	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(N)
+	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(if $(N),--utterances $(N)) \
+	  $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
 
 figures: $(MEASURED) $(DRAWN) # in this order, so that drawing fills the gaps between measurements
 measure: $(MEASURED)
+evidence: $(EVIDENCE)
 
 define MEASURING
 $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@echo "measuring $$* ($(1))"
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
-	  --set model=$$* --set output=../$(BUILD)/$(1)/$$*.parquet --products $(BUILD)/$(1)/$$*.parquet
+	  --set model=$$* --set output=../$$(ROWS_$(1))/$$*.parquet --products $$(ROWS_$(1))/$$*.parquet
+	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
+	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
 $(foreach kind,measure jacobians listening nulls,$(eval $(call MEASURING,$(kind))))
 

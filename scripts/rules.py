@@ -8,49 +8,72 @@ Reads params/<profile>.yml, the notebooks and the imports of ``spectral``, and w
 
 A file is rewritten only where its content changes, so that a notebook is rerun only for a change
 in its own section. Every notebook has a section, named after it; one that is null leaves it out.
-A number as third argument measures so many utterances, whatever the sections say.
 
 A parameter whose value lies in data/ makes the notebook depend on that file, or on all files of
 that folder; of the folder ``ladder`` just on the models that the notebook names. One whose
 ``results``, or ``<something>_results``, are the folder of a measuring notebook depends on that
-notebook's run for every model that it names.
+notebook's run for every model that it names. Where that folder lies in data/ its rows come with the
+project: they are only read, and rows that were measured with anything else than what is there
+now are an error, unless ``--evidence`` asks for rules to measure them.
 """
 
-import ast
-import json
-import os
-import re
+import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
+from dependencies import (
+    Section,
+    data_files,
+    defaults,
+    from_root,
+    imports,
+    is_results,
+    models_of,
+    modules,
+    notebook_code,
+)
+from stamp import begun_path, difference, key_of, write
 
 MEASURING = ("measure", "jacobians", "listening", "nulls")  # run once per model, and draw nothing
-RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
-PACKAGE = "spectral"
-LADDER = "ladder"
-MODEL_KEYS = ("models", "model")
 
-Section = Mapping[str, object]
+
+@dataclass
+class Runs:
+    """What is measured: the executed notebook of every kind and model, and where its rows go."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    measured: dict[tuple[str, str], str] = field(default_factory=dict)
+    committed: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def main() -> None:
     """Write the rules of the profile named on the command line."""
-    profile, lock = sys.argv[1], Path(sys.argv[2])
+    arguments = _arguments()
+    profile, lock = arguments.profile, arguments.lock
     build = Path("build") / profile
     try:
         sections = read_sections(Path("params") / f"{profile}.yml")
-        if sys.argv[3:]:
-            take_utterances(sections, sys.argv[3])
+        if arguments.utterances:
+            take_utterances(sections, arguments.utterances)
         write_if_changed(build / lock.name, lock.read_text(encoding="utf-8"))
         for name, section in sections.items():
             text = yaml.safe_dump({name: section}, sort_keys=False)
             write_if_changed(build / "params" / f"{name}.yml", text)
-        write_if_changed(build / "rules.mk", rules(sections, build))
+        write_if_changed(build / "rules.mk", rules(sections, build, arguments.evidence))
     except (ValueError, SyntaxError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profile")
+    parser.add_argument("lock", type=Path)
+    parser.add_argument("--utterances", help="measure so many, whatever the sections say")
+    parser.add_argument("--evidence", action="store_true", help="measure rows of data/ again")
+    return parser.parse_args()
 
 
 def read_sections(path: Path) -> dict[str, dict[str, object]]:
@@ -79,51 +102,99 @@ def read_sections(path: Path) -> dict[str, dict[str, object]]:
 
 
 def take_utterances(sections: Mapping[str, dict[str, object]], count: str) -> None:
-    """Measure ``count`` utterances instead of as many as the sections say."""
+    """Measure ``count`` utterances; rows that come with the project stay what they are."""
     if not count.isdecimal() or int(count) == 0:
         raise ValueError(f"N is {count!r}; give a number of utterances, such as N=50")
+    folders = rows_folders(sections)
     for name in set(sections) & set(MEASURING):
-        sections[name]["utterances"] = int(count)
+        if not is_committed(folders.get(name)):
+            sections[name]["utterances"] = int(count)
 
 
-def rules(sections: Mapping[str, Section], build: Path) -> str:
+def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
     """The makefile: variables, and one rule without a recipe per executed notebook."""
     values = {name: {**defaults(name), **section} for name, section in sections.items()}
+    folders = rows_folders(values)
     runs: dict[tuple[str, str], str] = {}
     drawn = {}
     for name in sections:
         if name in MEASURING:
             continue
         needed = {}
-        for kind in measured_by(name, values[name]):
+        for kind in measured_by(values[name]):
             if kind not in values:
                 raise ValueError(f"{name} draws from {kind}, which this profile leaves out")
             for model in models_of(values[name]):
                 needed[kind, model] = executed(build, f"{kind}-{model}")
         runs |= needed
-        drawn[name] = [*prerequisites(name, values[name], build), *needed.values()]
+        files = [
+            str(folders[kind] / f"{model}.parquet") if is_committed(folders[kind]) else target
+            for (kind, model), target in needed.items()
+        ]
+        drawn[name] = [*prerequisites(name, values[name], build), *files]
+    keys = {
+        (kind, model): key_of(kind, model, sections[kind], values[kind])
+        for kind, model in runs
+        if is_committed(folders[kind])
+    }
+    stale = {
+        run: reason
+        for run, key in keys.items()
+        if (reason := difference(folders[run[0]] / f"{run[1]}.parquet", key))
+    }
+    if stale and not evidence:
+        raise ValueError(complaint(stale, folders))
+    measured = {run: target for run, target in runs.items() if run not in keys}
     lines = [
-        f"MEASURED := {' '.join(runs.values())}",
+        f"MEASURED := {' '.join(measured.values())}",
+        f"EVIDENCE := {' '.join(runs[run] for run in stale)}",
         f"DRAWN := {' '.join(executed(build, name) for name in drawn)}",
+        *(f"ROWS_{kind} := {folder}" for kind, folder in folders.items()),
     ]
-    for (kind, model), target in runs.items():
+    for (kind, model), target in measured.items():
         lines.append(rule(target, prerequisites(kind, {**values[kind], "model": model}, build)))
+    for kind, model in stale:
+        write(begun_path(build, kind, model), keys[kind, model])
+        lines.append(rule(runs[kind, model], ["FORCE"]))
+        lines.append(f"{folders[kind] / model}.parquet: {runs[kind, model]};")
     lines += [rule(executed(build, name), needs) for name, needs in drawn.items()]
     return "\n".join(lines) + "\n"
 
 
-def measured_by(name: str, values: Section) -> list[str]:
+def complaint(stale: Mapping[tuple[str, str], str], folders: Mapping[str, Path]) -> str:
+    """One line: which rows are stale, for what, and the remedy."""
+    (kind, model), reason = next(iter(stale.items()))
+    others = f", and {len(stale) - 1} other files" if len(stale) > 1 else ""
+    return (
+        f"{folders[kind] / model}.parquet{others}: {reason}; `make evidence` measures such rows "
+        "again (hours for all of them), or go back to what they were measured with"
+    )
+
+
+def rows_folders(sections: Mapping[str, Section]) -> dict[str, Path]:
+    """Where the rows of every kind are that some notebook draws from, from the root."""
+    folders: dict[str, Path] = {}
+    for name, section in sections.items():
+        for key, value in section.items():
+            if name in MEASURING or not is_results(key):
+                continue
+            folder = from_root(value)
+            if folder.name not in MEASURING:
+                known = ", ".join(MEASURING)
+                raise ValueError(f"{key} of {name} is {value!r}; it must end in {known}")
+            if folders.setdefault(folder.name, folder) != folder:
+                raise ValueError(f"{key} of {name} is {value!r}, elsewhere {folders[folder.name]}")
+    return folders
+
+
+def is_committed(folder: Path | None) -> bool:
+    """Whether rows in this folder come with the project."""
+    return folder is not None and folder.parts[:1] == ("data",)
+
+
+def measured_by(values: Section) -> list[str]:
     """The measuring notebooks whose rows a notebook reads."""
-    kinds = []
-    for key, value in values.items():
-        if key != RESULTS and not key.endswith(f"_{RESULTS}"):
-            continue
-        kind = Path(str(value)).name
-        if kind not in MEASURING:
-            known = ", ".join(MEASURING)
-            raise ValueError(f"{key} of {name} is {value!r}; it must end in {known}")
-        kinds.append(kind)
-    return kinds
+    return [from_root(value).name for key, value in values.items() if is_results(key)]
 
 
 def rule(target: str, prerequisites: Iterable[str]) -> str:
@@ -146,97 +217,6 @@ def prerequisites(name: str, values: Section, build: Path) -> list[str]:
     code = modules(imports(notebook_code(notebook)))
     packages = build / "requirements.lock"
     return list(map(str, [notebook, parameters, packages, *code, *data_files(values)]))
-
-
-def models_of(values: Section) -> list[str]:
-    """The models that a notebook's parameters name, in their order."""
-    names: list[str] = []
-    for key in MODEL_KEYS:
-        value = values.get(key, [])
-        names += [str(name) for name in (value if isinstance(value, list) else [value])]
-    return list(dict.fromkeys(names))
-
-
-def data_files(values: Section) -> Iterator[Path]:
-    """The files in data/ that a notebook's parameters name."""
-    for key, value in values.items():
-        path = embedded(value)
-        if path is None:
-            continue
-        models = models_of(values) if key == LADDER else []
-        for folder in [model_folder(path, name) for name in models] or [path]:
-            yield from sorted(file for file in [folder, *folder.rglob("*")] if file.is_file())
-
-
-def embedded(value: object) -> Path | None:
-    """A path as a notebook sees it, from the root instead; None for one that is not in data/."""
-    if not isinstance(value, str):
-        return None
-    path = Path(os.path.relpath(Path("notebooks") / value))
-    return path if path.parts[:1] == ("data",) else None
-
-
-def model_folder(ladder: Path, name: str) -> Path:
-    """The folder of a model; raises ValueError, listing the names, where there is none."""
-    if not (ladder / name / "SHA256SUMS").exists():
-        known = ", ".join(sorted(path.parent.name for path in ladder.glob("*/SHA256SUMS")))
-        raise ValueError(
-            f"{ladder}: no model {name!r}; there are: {known or 'none'}; `make ladder` trains it"
-        )
-    return ladder / name
-
-
-def defaults(name: str) -> dict[str, object]:
-    """The values in a notebook's parameters cell."""
-    cells = code_cells(Path("notebooks") / f"{name}.ipynb")
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    found: dict[str, object] = {}
-    for statement in ast.parse("".join("".join(cell["source"]) for cell in tagged)).body:
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-            found[ast.unparse(target)] = ast.literal_eval(statement.value)
-    return found
-
-
-def code_cells(path: Path) -> list[dict[str, Any]]:
-    """The code cells of a notebook."""
-    try:
-        cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not a notebook: {error}") from error
-    return [cell for cell in cells if cell["cell_type"] == "code"]
-
-
-def notebook_code(path: Path) -> str:
-    """The Python of a notebook's code cells, magics left out."""
-    code = "\n".join("".join(cell["source"]) for cell in code_cells(path))
-    return re.sub(r"(?m)^\s*[%!].*$", "", code)
-
-
-def imports(code: str) -> set[str]:
-    """The modules of the package that code may import, by dotted name."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] == PACKAGE}
-
-
-def modules(names: Iterable[str]) -> list[Path]:
-    """The files behind dotted names and behind all that they import, packages included."""
-    found: set[Path] = set()
-    waiting = list(names)
-    while waiting:
-        parts = waiting.pop().split(".")
-        for i in range(1, len(parts) + 1):
-            stem = Path(*parts[:i])
-            for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    waiting += imports(path.read_text(encoding="utf-8"))
-    return sorted(found)
 
 
 def write_if_changed(path: Path, text: str) -> None:

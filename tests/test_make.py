@@ -27,7 +27,8 @@ FILES = {
     "spectral/unused.py": "import spectral.kernels",
     "spectral/measurement/__init__.py": "",
     "spectral/measurement/run.py": "def late():\n    from spectral import reading",
-    "spectral/measurement/jacobians.py": "",
+    "spectral/measurement/jacobians.py": "from spectral import f",
+    "spectral/measurement/nulls.py": "import spectral.reading",
     "spectral/figures/__init__.py": "",
     "spectral/figures/style.py": "",
     "spectral/figures/phase.py": "import spectral.figures.style",
@@ -42,6 +43,7 @@ FILES = {
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
 jacobians: {ladder: ../data/ladder}
+nulls: {corpus: ../data/corpus, ladder: ../data/ladder, utterances: 2}
 outcomes: &shared {results: ../build/ladder/measure, models: [small, large], seed: 0}
 phase: *shared
 gains: {results: ../build/ladder/jacobians, models: [small]}
@@ -51,6 +53,7 @@ proof: {seed: 0}
 NOTEBOOKS = {
     "measure": ('model = "small"', "from spectral.measurement.run import late"),
     "jacobians": ('model = "small"', "import spectral.measurement.jacobians"),
+    "nulls": ('model = "small"\noutput = ""', "import spectral.measurement.nulls"),
     "outcomes": (
         'results = ""\nmodels = []\nseed = 1',
         "%matplotlib inline\nimport spectral.figures.outcomes",
@@ -66,8 +69,11 @@ NOTEBOOKS = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The real Makefile and its script on a small project in which everything is up to date."""
-    for name in ("Makefile", "scripts/rules.py"):
+    """The real Makefile and its scripts on a small project in which everything is up to date."""
+    for name in (
+        "Makefile",
+        *(f"scripts/{name}.py" for name in ("rules", "dependencies", "stamp")),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name, text in FILES.items():
@@ -189,6 +195,116 @@ def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:
     assert "N is 'many'; give a number" in _error(project, "N=many")
 
 
+EXECUTION = """
+import sys
+from pathlib import Path
+target = Path(sys.argv[2])
+target.touch()
+(rows,) = (Path("notebooks") / a.removeprefix("output=") for a in sys.argv if "output=" in a)
+rows.parent.mkdir(parents=True, exist_ok=True)
+rows.write_text("rows")
+change = Path("changed-meanwhile")
+if change.exists():
+    Path("spectral/reading.py").write_text(change.read_text())
+"""
+"""Stands for the execution of a measuring notebook: rows are written, for once without a model."""
+
+
+@pytest.fixture
+def committed(project: Path) -> Path:
+    """The same project, one figure of which draws from rows that come with it."""
+    path = project / "params" / "ladder.yml"
+    drawing = "gains: {results: ../data/results/nulls, models: [small, large]}\n"
+    path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
+    (project / "spectral" / "execution.py").write_text(EXECUTION)
+    _evidence(project)
+    return project
+
+
+def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> None:
+    rows = sorted(path.name for path in (committed / "data" / "results" / "nulls").iterdir())
+    assert rows == ["large.json", "large.parquet", "small.json", "small.parquet"]
+    assert _stale(committed) == {"gains"}
+    shutil.rmtree(committed / "build")  # as in a fresh clone
+    assert _stale(committed) == EVERYTHING - {"jacobians-small"}
+    assert "measuring" not in _evidence(committed)
+
+
+def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
+    error = _error(committed)
+    assert "data/results/nulls/large.parquet: not measured yet; `make evidence`" in error
+    assert _evidence(committed).splitlines()[:-1] == ["measuring large (nulls)"]
+    assert _stale(committed) == {"gains"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("spectral/reading.py", "x = 1", "spectral/reading.py"),
+        ("spectral/measurement/nulls.py", "", "spectral/measurement/nulls.py"),
+        ("data/corpus/1/1.flac", "louder", "data/corpus"),
+        ("data/ladder/small/SHA256SUMS", "0", "data/ladder/small"),
+        ("notebooks/nulls.ipynb", None, "notebooks/nulls.ipynb"),
+        ("params/ladder.yml", None, "params: nulls"),
+    ],
+)
+def test_rows_measured_with_anything_else_are_an_error_that_names_it(
+    name: str, change: str | None, named: str, committed: Path
+) -> None:
+    path = committed / name
+    if change is None:
+        before = path.read_text()
+        change = before.replace("utterances: 2", "utterances: 3")
+        change = change.replace("import spectral.measurement.nulls", "import spectral.measurement")
+        assert change != before
+    path.write_text(change)
+    (error,) = (line for line in _error(committed).splitlines() if line.startswith("error"))
+    assert f"{named}" in error
+    assert "changed; `make evidence` measures such rows again" in error
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "# a comment\n",
+        '''"""A docstring."""''',
+    ],
+)
+def test_comments_and_docstrings_do_not_make_rows_stale(code: str, committed: Path) -> None:
+    (committed / "spectral" / "reading.py").write_text(code)
+    assert _stale(committed) >= {"gains"}
+
+
+def test_other_kernels_and_other_parameters_leave_rows_as_they_are(committed: Path) -> None:
+    (committed / "spectral" / "kernels.py").write_text("f = 2")  # nulls do not import it
+    assert _stale(committed) >= {"gains"}
+    assert "nulls-small" not in _stale(committed, "N=50")
+
+
+def test_rows_that_were_replaced_are_an_error(committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "small.parquet").write_text("better rows")
+    assert "small.parquet: other rows than those of small.json" in _error(committed)
+
+
+def test_rows_whose_code_changed_while_they_were_measured_are_not_kept(committed: Path) -> None:
+    rows = committed / "data" / "results" / "nulls" / "small.parquet"
+    rows.unlink()
+    (committed / "changed-meanwhile").write_text("x = 1")
+    run = _make(committed, "evidence")
+    assert run.returncode == 2
+    assert "spectral/reading.py changed while it was measured; run the same command" in run.stderr
+    assert not rows.exists()
+
+
+def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
+    path = committed / "params" / "ladder.yml"
+    path.write_text(path.read_text().replace("proof: {", "proof: {results: ../data/x/nulls, "))
+    assert "results of proof is '../data/x/nulls', elsewhere data/results/nulls" in (
+        _error(committed)
+    )
+
+
 def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None:
     (project / "figures" / "phase.png").unlink()
     assert _stale(project) == {"phase"}
@@ -270,6 +386,13 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=inherited, capture_output=True, text=True, check=False
     )
+
+
+def _evidence(folder: Path) -> str:
+    """What `make evidence` says while it measures."""
+    run = _make(folder, "evidence")
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def _error(folder: Path, *arguments: str) -> str:

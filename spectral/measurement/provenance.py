@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import spectral
 from spectral.measurement.settings import Settings
 from spectral.models.loading import weights_digest
 from spectral.models.view import SpeechModel
@@ -29,7 +28,7 @@ _CODE = (
 def fingerprint(settings: Settings, utterances: Iterable[Utterance]) -> str:
     """A hash of everything that decides the numbers: settings, code, weights and speech."""
     digest = hashlib.sha256(settings.plain().encode())
-    package = Path(spectral.__file__).parent
+    package = Path(__file__).parents[1]
     for pattern in _CODE:
         for path in sorted(package.glob(pattern)):
             digest.update(path.name.encode() + path.read_bytes())
@@ -84,7 +83,7 @@ def _dtype_name(model: SpeechModel) -> str:
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    folder = Path(spectral.__file__).parent
+    folder = Path(__file__).parents[1]
     try:
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
