@@ -15,8 +15,16 @@ from torch import Tensor
 
 from spectral.measurement.observables import kept_lengths, spectra_of, spectral_columns
 from spectral.measurement.run import Summary, measure
-from spectral.measurement.schemas import FORCED, GAUSSIAN, NULLS, SHUFFLED, SWAPPED, TWIN
-from spectral.measurement.settings import REFERENCE_CONDITION, SpectralSettings
+from spectral.measurement.schemas import (
+    FORCED,
+    GAUSSIAN,
+    NULLS,
+    REFERENCE_CONDITION,
+    SHUFFLED,
+    SWAPPED,
+    TWIN,
+)
+from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import Decoded, decode
 from spectral.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
 from spectral.measurement.texts import Row

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spectral.measurement.settings import REFERENCE_CONDITION, SpectralSettings
+from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row
 from spectral.spectra import (
     effective_rank,

@@ -54,7 +54,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     measured.
     """
     corpus = find_utterances(settings.corpus)
-    chosen = _spread(corpus.utterances, settings.utterances)
+    chosen = batches(corpus.utterances, settings)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = fingerprint(settings, corpus.utterances)
@@ -67,8 +67,9 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     _discard_others(folder, key)
     speakers = Speakers(corpus.utterances)
     pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch)
-    with tqdm(total=len(chosen), desc=settings.model, unit="utterance") as bar:
-        for i, utterances in enumerate(_batched(chosen, settings.batch)):
+    wanted = [utterance.id for utterances in chosen for utterance in utterances]
+    with tqdm(total=len(wanted), desc=settings.model, unit="utterance") as bar:
+        for i, utterances in enumerate(chosen):
             part = folder / f"{i:05d}.parquet"
             done = part.exists()
             if not done:
@@ -80,12 +81,18 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
             skipped |= unusable
             parts.append(part)
             bar.update(len(utterances))
-    measured = len(chosen) - sum(utterance.id in skipped for utterance in chosen)
+    measured = len(wanted) - sum(name in skipped for name in wanted)
     if measured == 0:
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
     merge(parts, settings.output, {**meta, "skipped": skipped})
     shutil.rmtree(folder)
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
+
+
+def batches(utterances: Sequence[Utterance], settings: Settings) -> list[Sequence[Utterance]]:
+    """The utterances to measure, as many together as the settings say."""
+    chosen, size = _spread(utterances, settings.utterances), settings.batch
+    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
 
 def stressed(
@@ -114,10 +121,6 @@ def _spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utte
     if count is None or count >= len(utterances):
         return utterances
     return [utterances[i * len(utterances) // count] for i in range(count)]
-
-
-def _batched(utterances: Sequence[Utterance], size: int) -> list[tuple[Utterance, ...]]:
-    return [tuple(utterances[i : i + size]) for i in range(0, len(utterances), size)]
 
 
 def _discard_others(folder: Path, key: str) -> None:

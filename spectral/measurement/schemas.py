@@ -2,6 +2,9 @@
 
 import pyarrow as pa
 
+REFERENCE_CONDITION = "clean"
+"""What every other condition is compared with."""
+
 SPECTRA = pa.schema(
     [
         ("model", pa.string()),

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spectral._validation import whole_number
+from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.stress.conditions import condition
-
-REFERENCE_CONDITION = "clean"
 
 
 @dataclass(frozen=True)

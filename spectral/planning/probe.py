@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from spectral.benchmarks.throughput import Size
-from spectral.measurement.jacobians import jacobian_rows, paired_rows
-from spectral.measurement.listening import listening_rows
+from spectral.measurement.jacobians import paired_rows
+from spectral.measurement.kinds import KINDS
 from spectral.measurement.memory import Batch
-from spectral.measurement.nulls import null_rows
 from spectral.measurement.run import stressed
 from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
 from spectral.measurement.spectra import spectral_rows
@@ -33,13 +32,6 @@ PATIENCE = 60.0
 
 _SECONDS = 10  # of noise, where there is no speech
 _FEW = 4
-_KINDS: dict[str, tuple[type[Settings], Callable[..., object]]] = {
-    "measure": (SpectralSettings, spectral_rows),
-    "listening": (Settings, listening_rows),
-    "nulls": (SpectralSettings, null_rows),
-    "jacobians": (JacobianSettings, jacobian_rows),
-}
-
 _WINDOWS = {"listening": 2, "nulls": 3}
 """How often each window is heard: once more to be scored, or by a twin and with another's text."""
 
@@ -95,7 +87,7 @@ def time_model(name: str, work: Work, speech: Sequence[Utterance], device: torch
     model = load(name, work.ladder, device)
     chosen = tuple(speech[i * len(speech) // _FEW] for i in range(_FEW))
     batch, _ = stressed(chosen, Speakers(speech), settings)
-    rows = _KINDS[work.kind][1]
+    rows = KINDS[work.kind].rows_of
     rows(model, {key: mixtures[:1] for key, mixtures in batch.items()}, settings)  # warms up
     return _seconds(lambda: rows(model, batch, settings), device) / _FEW
 
@@ -159,7 +151,7 @@ def memory(device: torch.device) -> int:
 
 def _settings(name: str, work: Work, output: Path) -> Settings:
     values = {**work.values, "ladder": work.ladder, "corpus": work.corpus}
-    return _KINDS[work.kind][0](model=name, output=output, **values)
+    return KINDS[work.kind].settings(model=name, output=output, **values)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from spectral.measurement.settings import REFERENCE_CONDITION
+from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.bootstrap import Interval, interval, weighted_mean
 from spectral.results.permutation import paired_p
 

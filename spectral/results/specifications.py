@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spectral.measurement.settings import REFERENCE_CONDITION
+from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.bootstrap import LEVEL, resampling_weights
 from spectral.results.effects import MATCHED, RAW, change
 from spectral.spectra import (

@@ -1,0 +1,31 @@
+"""The kinds of measurement: what each is told, how it makes rows, and their columns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from spectral.measurement.jacobians import jacobian_rows
+from spectral.measurement.listening import listening_rows
+from spectral.measurement.nulls import null_rows
+from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
+from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
+from spectral.measurement.spectra import spectral_rows
+from spectral.measurement.texts import Row
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of measurement, called as its notebook is."""
+
+    settings: type[Settings]
+    rows_of: Callable[..., list[Row]]
+    schema: pa.Schema
+
+
+KINDS: dict[str, Kind] = {
+    "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
+    "listening": Kind(Settings, listening_rows, LISTENING),
+    "nulls": Kind(SpectralSettings, null_rows, NULLS),
+    "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
+}

@@ -1,0 +1,128 @@
+"""Measure some rows again, and say how far they are from those that were kept."""
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from spectral.measurement.kinds import KINDS, Kind
+from spectral.measurement.run import batches, stressed
+from spectral.measurement.settings import Settings
+from spectral.measurement.store import read, read_meta
+from spectral.models.loading import choose_device, load
+from spectral.speech.corpus import find_utterances
+from spectral.stress.mixture import Speakers
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far rows are from their counterparts.
+
+    ``unlike`` utterances have other texts or other numbers of rows, so nothing to compare;
+    ``largest`` is the largest relative difference of all other numbers, ``column`` where it is.
+    """
+
+    utterances: int
+    rows: int
+    unlike: int
+    largest: float
+    column: str
+
+
+def verify(
+    files: Mapping[str, Path], kind: str, ladder: Path, corpus: Path, device: str, seed: int
+) -> dict[str, object]:
+    """Measure one batch of one model again, both drawn by the seed; ``files`` are by model.
+
+    Everything else is as the kept rows' own record says. Raises ValueError for an unknown kind, or
+    a file that no longer has rows of the utterances it was measured on.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no measurement {kind!r}; choose from {', '.join(KINDS)}")
+    rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
+    model = sorted(files)[rng.integers(len(files))]
+    kept = read([files[model]], KINDS[kind].schema)
+    recorded = json.loads(str(read_meta(files[model])["parameters"]))
+    settings = KINDS[kind].settings(
+        **recorded, ladder=ladder, corpus=corpus, output=files[model], device=device
+    )
+    names, again = _measured_again(KINDS[kind], settings, rng)
+    kept = kept[kept.utterance.isin(names)].reset_index(drop=True)
+    if kept.empty:
+        raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
+    return {"kind": kind, "model": model, **vars(difference(kept, again))}
+
+
+def difference(kept: pd.DataFrame, again: pd.DataFrame) -> Difference:
+    """Compare rows, utterance by utterance, with rows of the same columns."""
+    largest, column, unlike = 0.0, "", 0
+    names = sorted(set(kept.utterance) | set(again.utterance))
+    for name in names:
+        pair = [
+            rows[rows.utterance == name].reset_index(drop=True).drop(columns="utterance")
+            for rows in (kept, again)
+        ]
+        if not _alike(*pair):
+            unlike += 1
+            continue
+        for each in _numbers(pair[0]):
+            found = _relative(*(_flat(rows[each]) for rows in pair))
+            if found > largest:
+                largest, column = found, each
+    return Difference(len(names), len(kept), unlike, largest, column)
+
+
+def _measured_again(
+    kind: Kind, settings: Settings, rng: np.random.Generator
+) -> tuple[list[str], pd.DataFrame]:
+    """The utterances of a batch, and their rows as they come out now."""
+    speech = find_utterances(settings.corpus).utterances
+    found = batches(speech, settings)
+    utterances = found[rng.integers(len(found))]
+    model = load(settings.model, settings.ladder, choose_device(settings.device))
+    batch, _ = stressed(utterances, Speakers(speech), settings)
+    table = pa.Table.from_pylist(kind.rows_of(model, batch, settings), schema=kind.schema)
+    return [utterance.id for utterance in utterances], table.to_pandas()
+
+
+def _alike(kept: pd.DataFrame, again: pd.DataFrame) -> bool:
+    """Whether all that is no measured number agrees, and the lists are as long."""
+    if len(kept) != len(again):
+        return False
+    exact = kept.columns.difference(_numbers(kept))
+    lists = [name for name in _numbers(kept) if kept[name].dtype == object]
+    return kept[exact].astype(str).equals(again[exact].astype(str)) and all(
+        (kept[name].map(len) == again[name].map(len)).all() for name in lists
+    )
+
+
+def _numbers(rows: pd.DataFrame) -> list[str]:
+    """The columns of measured numbers, or of lists of them."""
+    return [name for name in rows if _is_number(rows[name])]
+
+
+def _is_number(column: "pd.Series[float]") -> bool:
+    first = column.iloc[0] if len(column) else None
+    return column.dtype.kind == "f" or (isinstance(first, np.ndarray) and first.dtype.kind == "f")
+
+
+def _flat(column: "pd.Series[float]") -> np.ndarray:
+    if column.dtype == object:
+        return np.concatenate([np.asarray(each, dtype=float) for each in column])
+    return column.to_numpy(dtype=float)
+
+
+def _relative(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference as a share of the larger number; infinite where one alone is NaN."""
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    if same.all():
+        return 0.0
+    one, other = one[~same], other[~same]
+    shares = np.abs(one - other) / np.maximum(np.abs(one), np.abs(other))
+    return float(np.where(np.isnan(shares), math.inf, shares).max())
