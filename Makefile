@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
 ENVIRONMENT := $(VENV)/requirements.lock
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-EXECUTE = $(THREADS) $(BIN)/python -m spectral.execution
+EXECUTE = $(THREADS) $(BIN)/python scripts/execute.py
 
 # Small models gain nothing from a second thread: the ladder's notebooks run two at a time instead.
 ifeq ($(PROFILE),ladder)

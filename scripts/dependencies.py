@@ -142,10 +142,10 @@ def digests(name: str, section: Section, values: Section) -> dict[str, str]:
     for path in modules(imports(code)):
         found[str(path)] = of_code(path.read_text(encoding="utf-8"))
     for key, value in values.items():
-        path = embedded(value)
-        if path is not None and key != "output":
-            folders = [path / m for m in models_of(values)] if key == LADDER else [path]
-            found |= {str(folder): of_folder(folder) for folder in folders}
+        folder = embedded(value)
+        if folder is not None and key != "output":
+            parts = [folder / m for m in models_of(values)] if key == LADDER else [folder]
+            found |= {str(part): of_folder(part) for part in parts}
     return found
 
 

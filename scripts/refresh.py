@@ -28,7 +28,7 @@ def main() -> None:
 def refresh(path: Path) -> bool:
     """Execute one notebook and write it back; whether that changed the file."""
     before = path.read_text(encoding="utf-8")
-    notebook = nbformat.reads(before, as_version=4)
+    notebook = nbformat.reads(before, as_version=4)  # type: ignore[no-untyped-call]
     metadata = dict(notebook.metadata)
     NotebookClient(
         notebook,
@@ -36,10 +36,10 @@ def refresh(path: Path) -> bool:
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
-    notebook.metadata = nbformat.from_dict(metadata)
+    notebook.metadata = nbformat.from_dict(metadata)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
         _clean(cell)
-    text = nbformat.writes(notebook) + "\n"
+    text = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

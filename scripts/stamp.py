@@ -66,7 +66,7 @@ def difference(rows: Path, key: Key) -> str | None:
 
 def changes(before: Key, after: Key) -> str | None:
     """What differs between two sets of hashes, in words; None where nothing does."""
-    changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if not changed:
         return None
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from execute import ExecutionError, main, read_parameters
 from nbformat import v4
-
-from spectral.execution import ExecutionError, main, read_parameters
 
 PARAMETERS = 'name = "a"\nrate = 0.5\nsteps = [1, 2]\nlimit: int | None = 4\nflag = False'
 Make = Callable[..., list[str]]

@@ -216,7 +216,7 @@ def committed(project: Path) -> Path:
     path = project / "params" / "ladder.yml"
     drawing = "gains: {results: ../data/results/nulls, models: [small, large]}\n"
     path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
-    (project / "spectral" / "execution.py").write_text(EXECUTION)
+    (project / "scripts" / "execute.py").write_text(EXECUTION)
     _evidence(project)
     return project
 
@@ -407,5 +407,5 @@ def _stale(folder: Path, *arguments: str) -> set[str]:
     run = _make(folder, "-n", "figures", *arguments)
     assert run.returncode == 0, run.stderr
     return set(
-        re.findall(r"spectral\.execution \S+ build/ladder/notebooks/(\S+)\.ipynb", run.stdout)
+        re.findall(r"scripts/execute.py \S+ build/ladder/notebooks/(\S+)\.ipynb", run.stdout)
     )

@@ -12,9 +12,8 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from execute import check, read_parameters
 from nbformat import v4
-
-from spectral.execution import check, read_parameters
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,6 +1,6 @@
 """Run a notebook with checked parameters, whole or not at all.
 
-``python -m spectral.execution notebooks/x.ipynb build/x.ipynb --parameters params/ladder.yml``
+``python scripts/execute.py notebooks/x.ipynb build/x.ipynb --parameters params/ladder.yml``
 
 The parameters are the section of the file that is named after the notebook. What is not in the
 notebook's own parameters cell, or of another type, is an error; papermill alone would only warn.
@@ -19,10 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import papermill  # type: ignore[import-untyped]
 import yaml
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError  # type: ignore[import-untyped]
+
+# Importing it compiles a grammar for some seconds; jsonschema, which papermill needs, does without.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
+import papermill  # type: ignore[import-untyped]  # noqa: E402
+from nbclient.exceptions import DeadKernelError  # noqa: E402
+from papermill.exceptions import PapermillExecutionError  # type: ignore[import-untyped]  # noqa: E402
 
 KERNEL = "python3"
 TAG = "parameters"
@@ -254,7 +258,7 @@ def _one_line(error: object) -> str:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m spectral.execution", description="Run a notebook with checked parameters."
+        prog="python scripts/execute.py", description="Run a notebook with checked parameters."
     )
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
