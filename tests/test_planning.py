@@ -82,11 +82,17 @@ def test_older_large_models_have_eighty_mels_and_others_no_size() -> None:
 )
 def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> None:
     """Texts of fewer tokens than are linearised at make a few rows less."""
-    (work,) = (one for one in read_profile(ROOT / "params" / "ladder.yml") if one.kind == kind)
+    sections = yaml.safe_load((ROOT / "params" / "ladder.yml").read_text(encoding="utf-8"))
+    work = Work(kind, sections[kind], ("xs-0",))
     rows = read([ROOT / "data" / "smoke" / kind / "xs-0.parquet"], schema)  # type: ignore[arg-type]
     layers = rows.layer.nunique() if "layer" in rows else 0
     counted = work.rows(layers) * rows.utterance.nunique()
     assert 0.9 * counted <= len(rows) <= counted
+
+
+def test_rows_that_come_with_the_project_are_not_planned() -> None:
+    works = read_profile(ROOT / "params" / "ladder.yml")
+    assert [work.kind for work in works] == ["measure"]
 
 
 def test_everything_that_make_measures_is_planned() -> None:

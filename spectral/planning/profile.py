@@ -99,12 +99,13 @@ def _sides(conditions: int) -> int:
 
 
 def _drawn_from(section: Mapping[str, Any]) -> set[str]:
-    """The measuring notebooks whose rows a figure's section names."""
-    return {
-        Path(str(value)).name
+    """The measuring notebooks whose rows a figure's section names, if they are still to be made."""
+    folders = [
+        _from_root(str(value))
         for key, value in section.items()
         if key == _RESULTS or key.endswith(f"_{_RESULTS}")
-    }
+    ]
+    return {folder.name for folder in folders if folder.parts[:1] != ("data",)}
 
 
 def _from_root(value: str) -> Path:
