@@ -38,11 +38,11 @@ def by_cholesky(weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     multiply-adds.
 
     Rounding, of H, of the factor and of the inverse, is a relative change of H by some
-    :math:`\gamma = n u` (u = 2^-53; Higham 2002, theorem 10.3; n^2 u at the very worst), and changes
-    Kf by :math:`\gamma \|H^{-1}\|_2` of itself at most, times what the difference above loses. With
-    X the inverse of the factor, :math:`\|H^{-1}\|_2 \le \|X\|_1 \|X\|_\infty`. As H is singular where the
-    graph is not connected, the inverse of what rounding makes of it is then so large that the
-    bound exceeds 1.
+    :math:`\gamma = n u` (u = 2^-53; Higham 2002, theorem 10.3; n^2 u at the very worst). It changes
+    Kf by :math:`\gamma \|H^{-1}\|_2` of itself at most, times what the difference above loses; X
+    being the inverse of the factor, :math:`\|H^{-1}\|_2 \le \|X\|_1 \|X\|_\infty`. As H is singular
+    where the graph is not connected, the inverse of what rounding makes of it is then so large
+    that the bound exceeds 1.
     """
     unit = torch.finfo(torch.float64).eps / 2
     count, degree = mask.sum(-1), weights.sum(-1)
