@@ -104,7 +104,7 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
 
     No eigenvalue is computed: :math:`Kf = n\,\mathrm{tr} N - 1'N1` for N any symmetric generalised
     inverse of the Laplacian. Where the graph mixes well, N comes from one Cholesky factor of the
-    Laplacian plus a matrix of rank one, n^3 / 2 multiply-adds, right to 1e-11 n at worst and to
+    Laplacian plus a matrix of rank one, n^3 / 3 multiply-adds, right to 1e-11 n at worst and to
     1e-12 as measured (``spectral._resistances.by_cholesky``, which also bounds its own error and so
     decides). Any other graph, disconnected ones among them, goes through an elimination that
     subtracts nothing, some ten times as long, and is right to n^2 2^-52 however far apart the
