@@ -8,8 +8,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
+from spectral._resistances import kirchhoff_indices
 from spectral._validation import (
     as_float64,
     as_mask,
@@ -20,8 +20,6 @@ from spectral._validation import (
 
 ASYMMETRY = 1e-6
 """Weights of the two directions may differ by this fraction of the graph's largest weight."""
-
-_BLOCK = 64  # nodes eliminated one by one, before matrix products are worth their call
 
 SMALLEST_RATIO = 1e-280
 """Smallest positive weight of a graph, as a fraction of its largest, that float64 can carry."""
@@ -104,16 +102,13 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     1993, "Resistance distance"; the sum over eigenvalues: Gutman & Mohar 1996). Smaller for better
     connected graphs; in units of 1 / weight.
 
-    No eigenvalue is computed, and no Cholesky factor, which forgets a link of 1e-17 between two
-    clusters of weight 1. With one node g grounded, :math:`Kf = n\,\mathrm{tr} N - 1'N1`, where N is
-    the inverse of the Laplacian without g, and N comes from block elimination in terms of weights
-    between nodes and weights to ground alone, never of the Laplacian's diagonal (after Grassmann,
-    Taksar & Heyman 1985; Alfa, Xue & Ye 2002). It adds, multiplies and divides non-negative numbers
-    and subtracts none, so that every entry of N is right to about n 2^-52 of itself, however far
-    apart the weights are, and the last difference loses a factor n at the very most. For the same
-    reason connectivity is decided by structure and not by rounding: the elimination meets a zero
-    exactly where a component of the graph has no way to g. 2/3 n^3 multiply-adds, nearly all in
-    matrix products, and memory for about six copies of the weights in float64.
+    No eigenvalue is computed: :math:`Kf = n\,\mathrm{tr} N - 1'N1` for N any symmetric generalised
+    inverse of the Laplacian. Where the graph mixes well, N comes from one Cholesky factor of the
+    Laplacian plus a matrix of rank one, n^3 / 3 multiply-adds, right to 1e-11 n at worst and to
+    1e-12 as measured (``spectral._resistances.by_cholesky``, which also bounds its own error and so
+    decides). Any other graph, disconnected ones among them, goes through an elimination that
+    subtracts nothing, some ten times as long, and is right to n^2 2^-52 however far apart the
+    weights are (``by_elimination``). Memory for about six copies of the weights in float64.
 
     Args:
         weights: Shape ``(*batch, nodes, nodes)``, non-negative, symmetric to within 1e-6 of the
@@ -145,21 +140,9 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     _require_ratio(weights, largest)
     scale = power_of_two_near(largest)
     weights /= scale[..., None, None]
-
-    ground = _ground(weights, mask)
-    inner = mask & ~ground
-    # Nodes that are not inner stay in the matrix, apart from the graph and tied to ground by 1.
-    to_ground = (weights @ ground[..., None].double())[..., 0].where(inner, 1.0)
-    weights = weights.masked_fill_(~inner[..., :, None], 0.0).masked_fill_(
-        ~inner[..., None, :], 0.0
-    )
     nodes = mask.shape[-1]
-    inverse = _grounded_inverse(weights.reshape(-1, nodes, nodes), to_ground.reshape(-1, nodes))
-    inverse = inverse.reshape(weights.shape)
-    trace = inverse.diagonal(dim1=-2, dim2=-1).where(inner, 0.0).sum(-1)
-    index = mask.sum(-1) * trace - inverse.sum(-1).where(inner, 0.0).sum(-1)
-    # A zero pivot has left infinity or NaN in the trace.
-    return index.where(index.isfinite(), math.inf) / scale
+    index = kirchhoff_indices(weights.reshape(-1, nodes, nodes), mask.reshape(-1, nodes))
+    return index.reshape(largest.shape) / scale
 
 
 def _between_real_nodes(
@@ -189,6 +172,8 @@ def _without_loops(weights: Tensor) -> Tensor:
 
 def _symmetrised(weights: Tensor, largest: Tensor) -> Tensor:
     """The mean of the two directions, once it is known that they hardly differ."""
+    if torch.equal(weights, weights.mT):
+        return weights
     difference = weights - weights.mT  # with its own negative, so its largest is the absolute one
     if (difference.amax((-2, -1)) > ASYMMETRY * largest).any():
         wrong = difference.abs() > ASYMMETRY * largest[..., None, None]
@@ -203,77 +188,10 @@ def _symmetrised(weights: Tensor, largest: Tensor) -> Tensor:
 
 
 def _require_ratio(weights: Tensor, largest: Tensor) -> None:
-    smallest = weights.masked_fill(weights == 0, math.inf).amin((-2, -1))
-    wrong = smallest < SMALLEST_RATIO * largest
+    wrong = (weights > 0) & (weights < (SMALLEST_RATIO * largest)[..., None, None])
     if wrong.any():
+        index = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(
             f"weights of one graph must be 0 or above {SMALLEST_RATIO} of its largest, got "
-            f"{smallest[wrong][0].item()} beside {largest[wrong][0].item()}: set such weights to 0"
+            f"{weights[index].item()} beside {largest[index[:-2]].item()}: set such weights to 0"
         )
-
-
-def _ground(weights: Tensor, mask: Tensor) -> Tensor:
-    """One real node per graph, where it has any, as a mask: that of the largest total weight.
-
-    Any would do; n tr N - 1'N1 cancels least for a central one, as a heavy one tends to be.
-    """
-    total = weights.sum(-1).masked_fill(~mask, -1.0)
-    return one_hot(total.argmax(-1), weights.shape[-1]).bool()
-
-
-def _grounded_inverse(weights: Tensor, to_ground: Tensor) -> Tensor:
-    """Inverse of diag(to_ground + row sums of weights) - weights, by non-negative sums alone.
-
-    Args:
-        weights: Shape ``(batch, n, n)``, of which the part above the diagonal is read.
-        to_ground: Shape ``(batch, n)``: what each diagonal entry exceeds the row's weights by.
-
-    Returns:
-        Shape ``(batch, n, n)``, non-negative; infinity or NaN on the diagonal of a node that no
-        path of weights links to ground.
-    """
-    n = to_ground.shape[-1]
-    if n <= _BLOCK:
-        return _inverse_of_block(weights, to_ground)
-    half = n // 2
-    link = weights[:, :half, half:]
-    first = _grounded_inverse(weights[:, :half, :half], to_ground[:, :half] + link.sum(-1))
-    # jump[i, j]: probability that a walk from i, in the first half, leaves it at j. Eliminating
-    # the first half replaces it by the links and the ways to ground that such walks provide.
-    jump = first @ link
-    second = _grounded_inverse(
-        torch.baddbmm(weights[:, half:, half:], link.mT, jump),
-        to_ground[:, half:] + (jump.mT @ to_ground[:, :half, None])[..., 0],
-    )
-    inverse = weights.new_empty(weights.shape)
-    across = torch.bmm(jump, second)
-    inverse[:, :half, :half] = torch.baddbmm(first, across, jump.mT)
-    inverse[:, :half, half:] = across
-    inverse[:, half:, :half] = across.mT
-    inverse[:, half:, half:] = second
-    return inverse
-
-
-def _inverse_of_block(weights: Tensor, to_ground: Tensor) -> Tensor:
-    """The same for a few nodes, eliminated one by one: N = (1 - J)^-1 P^-1 (1 - J')^-1.
-
-    P are the pivots, and J, strictly upper triangular, the probabilities to jump to a later node,
-    so that (1 - J)^-1 = (1 + J)(1 + J^2)(1 + J^4) ... is a finite product of non-negative factors.
-    """
-    n = to_ground.shape[-1]
-    ways = torch.cat([weights.triu(1), to_ground[..., None]], -1)
-    pivots = torch.empty_like(to_ground)
-    for k in range(n):
-        row = ways[:, k, k + 1 :]
-        pivots[:, k] = row.sum(-1)
-        jump = row / pivots[:, k, None]
-        ways[:, k + 1 :, k + 1 :].addcmul_(row[:, :-1, None], jump[:, None])
-        row.copy_(jump)
-    power = ways[..., :n].triu(1)
-    walks = power + torch.eye(n, dtype=power.dtype, device=power.device)
-    reach = 2
-    while reach < n:
-        power = power @ power
-        walks = torch.baddbmm(walks, walks, power)
-        reach *= 2
-    return (walks / pivots[:, None]) @ walks.mT

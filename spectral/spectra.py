@@ -68,24 +68,29 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
         tensor([8., 2.], dtype=torch.float64)
     """
     rows = as_float64(activations, "activations", "(*batch, tokens, width)")
-    mask = as_mask(mask, rows.shape[:-1], rows.device)
-    rows = rows.where(mask[..., None], 0.0)
-    require_finite(rows, "activations", "mask out the tokens that are not real")
+    real = None if mask is None else as_mask(mask, rows.shape[:-1], rows.device)
     tokens, width = rows.shape[-2:]
     if rows.numel() == 0:
         return rows.new_zeros(*rows.shape[:-2], min(tokens, width))
+    if activations.dtype == torch.float64:
+        rows = rows.clone()
+    # In place from here on: a second copy's page faults may take longer than all that is computed.
+    count = torch.tensor(tokens, device=rows.device) if real is None else real.sum(-1)
+    if real is not None:
+        rows.masked_fill_(~real[..., None], 0.0)
 
-    largest = rows.abs().amax((-2, -1))
+    largest = torch.maximum(-rows.amin((-2, -1)), rows.amax((-2, -1)))  # NaN stays NaN
+    if not largest.isfinite().all():
+        require_finite(rows, "activations", "mask out the tokens that are not real")
     _require_square_in_range(largest)
     # Scaled, as the eigensolver may square the squares; by powers of two, to lose no digit.
     scale = power_of_two_near(largest)
-    rows = rows / scale[..., None, None]
+    rows /= scale[..., None, None]
     if center:
-        rows = _centred(rows, mask)
+        _centre(rows, real, count)
     gram = rows @ rows.mT if tokens < width else rows.mT @ rows
     squares: Tensor = torch.linalg.eigvalsh(gram).flip(-1)
 
-    count = mask.sum(-1)
     rounding = count * width * (ROUNDING * largest / scale).square()
     noise = torch.maximum(NOISE * squares[..., 0], rounding)[..., None]
     unit = torch.where(count > 1, scale.square() / (count - 1).clamp(min=1), 0.0)
@@ -102,12 +107,13 @@ def _require_square_in_range(largest: Tensor) -> None:
         )
 
 
-def _centred(rows: Tensor, mask: Tensor) -> Tensor:
-    """Real rows less their mean, zero rows elsewhere."""
-    count = mask.sum(-1).clamp(min=1)[..., None, None]
+def _centre(rows: Tensor, mask: Tensor | None, count: Tensor) -> None:
+    """Take the mean of the real rows from each of them, in place; the others are and stay zero."""
+    count = count.clamp(min=1)[..., None, None]
     for _ in range(2):  # The second pass takes away the rounding of the first one's mean.
-        rows = (rows - rows.sum(-2, keepdim=True) / count).where(mask[..., None], 0.0)
-    return rows
+        rows -= rows.sum(-2, keepdim=True) / count
+        if mask is not None:
+            rows *= mask[..., None]
 
 
 def resolved_modes(eigenvalues: Tensor) -> Tensor:

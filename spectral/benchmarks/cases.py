@@ -148,7 +148,7 @@ def graph_case(nodes: int, device: torch.device) -> Case:
             OURS: Way(lambda: graph_kirchhoff_index(moved)),
             "networkx": Way(lambda: networkx_kirchhoff(graph), repeats=2),
         },
-        2.0 * 2 / 3 * nodes**3,
+        2.0 / 3 * nodes**3,
         lambda: abs(float(graph_kirchhoff_index(moved)) / networkx_kirchhoff(graph) - 1),
     )
 

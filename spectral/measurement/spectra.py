@@ -44,10 +44,9 @@ def spectral_rows(
     decoded = {name: decode(model, mixtures) for name, mixtures in batch.items()}
     lengths_of = {name: this.lengths for name, this in decoded.items()}
     return [
-        row
+        {**this.texts[i], "condition": name, "matched_with": partner, **numbers}
         for name, this in decoded.items()
-        for partner, lengths in kept_lengths(name, lengths_of).items()
-        for row in _condition_rows(name, partner, this, lengths, settings)
+        for partner, i, numbers in _partnered(this, kept_lengths(name, lengths_of), settings)
     ]
 
 
@@ -59,41 +58,49 @@ def decode(model: SpeechModel, mixtures: Sequence[Mixture]) -> Decoded:
     return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 
 
-def _condition_rows(
-    condition: str,
-    partner: str,
-    decoded: Decoded,
-    lengths: Tensor,
-    settings: SpectralSettings,
-) -> Iterator[Row]:
-    graphs = _graph_columns(decoded, lengths)
-    for component in COMPONENTS:
+def _partnered(
+    decoded: Decoded, kept: dict[str, Tensor], settings: SpectralSettings
+) -> Iterator[tuple[str, int, Row]]:
+    """Partner, utterance and numbers; who loses no token to a partner has the own numbers again."""
+    own = list(_numbers(decoded, list(range(len(decoded.texts))), kept[""], settings))
+    for partner, lengths in kept.items():
+        cut = (lengths < kept[""]).nonzero()[:, 0].tolist()
+        again = _numbers(decoded, cut, lengths, settings)
+        for i, numbers in own:
+            yield partner, i, next(again)[1] if i in cut else numbers
+
+
+def _numbers(
+    decoded: Decoded, chosen: list[int], lengths: Tensor, settings: SpectralSettings
+) -> Iterator[tuple[int, Row]]:
+    """Utterance and numbers of the chosen ones' first ``lengths`` (batch,) rows."""
+    graphs = _graph_columns(decoded, chosen, lengths[chosen]) if chosen else {}
+    for component in COMPONENTS if chosen else ():
         activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
-        for i, layer, columns in spectral_columns(activations, lengths, settings):
-            yield {
-                **decoded.texts[i],
-                "condition": condition,
-                "matched_with": partner,
-                "component": component,
-                **columns,
-                **{name: column[i][layer] for name, column in graphs.items()},
-            }
+        for i, layer, columns in spectral_columns(activations[chosen], lengths[chosen], settings):
+            by_graph = {name: column[i][layer] for name, column in graphs.items()}
+            yield chosen[i], {"component": component, **columns, **by_graph}
 
 
-def _graph_columns(decoded: Decoded, lengths: Tensor) -> dict[str, list[list[float]]]:
+def _graph_columns(
+    decoded: Decoded, chosen: list[int], lengths: Tensor
+) -> dict[str, list[list[float]]]:
     """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
-    states, _ = decoded.recording.text_rows(HIDDEN_STATE, decoded.transcripts)
+    states = decoded.recording.text_rows(HIDDEN_STATE, decoded.transcripts)[0][chosen]
     mask = first_rows(lengths.to(states.device), states.shape[2])
-    by_layer = [_graphs(decoded, states[:, i], i, mask) for i in range(states.shape[1])]
+    attention = decoded.recording.attention
+    by_layer = [
+        _graphs(attention(decoded.transcripts, i)[chosen], states[:, i], mask)
+        for i in range(states.shape[1])
+    ]
     return {
         name: torch.stack([graphs[name] for graphs in by_layer], -1).tolist()
         for name in by_layer[0]
     }
 
 
-def _graphs(decoded: Decoded, states: Tensor, layer: int, mask: Tensor) -> dict[str, Tensor]:
+def _graphs(attention: Tensor, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """One layer at a time: the graphs of all heads are the largest thing a measurement holds."""
-    attention = decoded.recording.attention(decoded.transcripts, layer)
     by_head = mask[:, None].expand(attention.shape[:3])
     averaged, single = attention_graph(attention.mean(1), mask), attention_graph(attention, by_head)
     return {
