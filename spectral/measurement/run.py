@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
-from spectral.measurement.memory import Batch, Halving
+from spectral.measurement.memory import Batch, Halving, Together, by_utterance, fitting
 from spectral.measurement.provenance import described, fingerprint, provenance, run_key
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
@@ -43,15 +43,17 @@ class Summary:
         return "\n".join(lines)
 
 
-def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
+def measure(
+    settings: S, rows_of: RowsOf[S], schema: pa.Schema, together: Together = by_utterance
+) -> Summary:
     """Measure every utterance under every condition; write ``output``.
 
     ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
     ``schema``. A killed run continues after its last finished batch; parts measured with other
     settings, code, weights or speech are discarded. Where memory does not suffice for a batch, it
-    and all later ones are measured in smaller pieces. Utterances that cannot be used are skipped,
-    and their reasons stored with the rows. Raises RuntimeError where nothing at all could be
-    measured.
+    and all later ones are measured in smaller pieces; neighbours that belong ``together`` are
+    never parted. Utterances that cannot be used are skipped, and their reasons stored with the
+    rows. Raises RuntimeError where nothing at all could be measured.
     """
     corpus = find_utterances(settings.corpus)
     chosen = _spread(corpus.utterances, settings.utterances)
@@ -66,9 +68,9 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     folder = settings.output.with_suffix(".parts")
     _discard_others(folder, key)
     speakers = Speakers(corpus.utterances)
-    pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch)
+    pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch, together)
     with tqdm(total=len(chosen), desc=settings.model, unit="utterance") as bar:
-        for i, utterances in enumerate(_batched(chosen, settings.batch)):
+        for i, utterances in enumerate(_batched(chosen, settings.batch, together)):
             part = folder / f"{i:05d}.parquet"
             done = part.exists()
             if not done:
@@ -116,8 +118,15 @@ def _spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utte
     return [utterances[i * len(utterances) // count] for i in range(count)]
 
 
-def _batched(utterances: Sequence[Utterance], size: int) -> list[tuple[Utterance, ...]]:
-    return [tuple(utterances[i : i + size]) for i in range(0, len(utterances), size)]
+def _batched(
+    utterances: Sequence[Utterance], size: int, together: Together
+) -> list[Sequence[Utterance]]:
+    batches, start = [], 0
+    while start < len(utterances):
+        stop = start + fitting(utterances[start:], size, together)
+        batches.append(utterances[start:stop])
+        start = stop
+    return batches
 
 
 def _discard_others(folder: Path, key: str) -> None:
