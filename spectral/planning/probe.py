@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from spectral.benchmarks.throughput import Size
+from spectral.measurement.choices import choice_rows
 from spectral.measurement.jacobians import jacobian_rows, paired_rows
 from spectral.measurement.listening import listening_rows
 from spectral.measurement.memory import Batch
@@ -37,11 +38,13 @@ _KINDS: dict[str, tuple[type[Settings], Callable[..., object]]] = {
     "measure": (SpectralSettings, spectral_rows),
     "listening": (Settings, listening_rows),
     "nulls": (SpectralSettings, null_rows),
+    "choices": (Settings, choice_rows),
     "jacobians": (JacobianSettings, jacobian_rows),
 }
 
-_WINDOWS = {"listening": 2, "nulls": 3}
-"""How often each window is heard: once more to be scored, or by a twin and with another's text."""
+_WINDOWS = {"listening": 2, "nulls": 3, "choices": 2}
+"""How often each window is heard: once more to be scored, or by a twin and with another's text;
+slow speech has some more."""
 
 
 @dataclass(frozen=True)
