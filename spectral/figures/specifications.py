@@ -24,6 +24,7 @@ _INK = "#555555"
 _BINS = 60
 _DARKEST = 3.0  # times an even spread
 _ROW = 0.125  # inches
+_LINEAR = 0.1  # decades
 
 
 def draw_specifications(table: pd.DataFrame, observable: str, paper: dict[str, str]) -> Figure:
@@ -52,7 +53,9 @@ def draw_specifications(table: pd.DataFrame, observable: str, paper: dict[str, s
         curve = part[part.component == component].sort_values("change", ignore_index=True)
         _draw_curve(above, curve, models)
         strips = _draw_choices(below, curve, options)
-        above.set_title(f"{COMPONENT_NAMES[component]}: {len(curve):,} specifications")
+        above.set_title(f"{COMPONENT_NAMES[component]}\n{len(curve):,} specifications")
+    if observable == "log10_kf":  # from hundredths of a decade to several
+        axes[0, 0].set_yscale("symlog", linthresh=_LINEAR)
     _shade(axes[0], [paper[component] for component in COMPONENT_NAMES])
     label = f"change of {OBSERVABLE_NAMES[observable].split(' (')[0]}"
     axes[0, 0].set_ylabel(f"{label}{_UNITS.get(observable, '')}")

@@ -17,7 +17,7 @@ from spectral.results.effects import MATCHED, RAW, change
 from spectral.stress.conditions import condition as condition_of
 from spectral.stress.perturbations import TimeStretch
 
-EVERYONE, CANDIDATES, HEARD = "all", "hallucination candidates", "clean WER 0"
+EVERYONE, CANDIDATES, HEARD = "all", "candidates", "clean WER 0"
 FASTER, SLOWER, SLOWER_FITTING = "faster", "slower, all", "slower, one window"
 LEAST_VOICES = 2
 """Voices without which resampling them says nothing."""
