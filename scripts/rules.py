@@ -27,7 +27,8 @@ from typing import Any
 
 import yaml
 
-MEASURING = ("measure", "jacobians", "listening", "nulls", "choices")  # run once per model, and draw nothing
+# Run once per model, and draw nothing.
+MEASURING = ("measure", "jacobians", "listening", "nulls", "choices")
 RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
 PACKAGE = "spectral"
 LADDER = "ladder"

@@ -26,7 +26,7 @@ def by_voice(utterance: Utterance) -> str:
 
 
 def fitting(utterances: Sequence[Utterance], size: int, together: Together) -> int:
-    """How many of the first are taken at once: ``size`` at most, or more where they belong together.
+    """How many of the first are taken at once: ``size``, or more where they belong together.
 
     Only the first of those that belong together may be more than ``size``.
     """

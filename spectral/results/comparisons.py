@@ -109,7 +109,7 @@ def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
 
 
 def filters(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Which utterances count, by what was written freely of them; a filter with none is left out."""
+    """Which utterances count, by what was written freely of them; without any it is left out."""
     masks = {
         EVERYONE: np.ones(len(clean), bool),
         CANDIDATES: stressed.candidate.to_numpy(bool),

@@ -15,7 +15,7 @@ CHOICES = (
     "length", "forcing", "positions", "pooling", "centring", "order", "stretch", "utterances",
     "layers", "K", "p", "modes fitted", "missing modes", "eigenvalues", "epsilon",
 )  # fmt: skip
-"""What is chosen, by column; empty where an observable or a comparison does not have that choice."""
+"""What is chosen, by column; empty where an observable does not have that choice."""
 
 CLAIMS = {
     ("cross_attention", "n_eff"): "1",
