@@ -7,16 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
+from spectral.measurement.readings import EPSILONS, MODES, RANGES, READINGS, readings
+from spectral.measurement.schemas import CHOICES as COLUMNS
 from spectral.measurement.store import read
 from spectral.results.effects import effects
 from spectral.results.paper import published
 from spectral.results.specifications import (
     CHOICES,
-    EPSILONS,
-    MODES,
-    RANGES,
     agreement,
-    readings,
+    agreement_by_choice,
     specification_curve,
 )
 
@@ -29,15 +28,53 @@ def rows() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    return specification_curve(rows, "hell", resamples=200, seed=0)
+def choice_rows() -> pd.DataFrame:
+    return read([Path("data/smoke/choices/xs-0.parquet")], COLUMNS)
 
 
-def test_every_choice_meets_every_other_once(rows: pd.DataFrame, table: pd.DataFrame) -> None:
+@pytest.fixture(scope="module")
+def table(rows: pd.DataFrame, choice_rows: pd.DataFrame) -> pd.DataFrame:
+    return specification_curve(rows, choice_rows, "hell", resamples=200, seed=0)
+
+
+def test_every_specification_that_was_computed_is_there_once(
+    rows: pd.DataFrame, table: pd.DataFrame
+) -> None:
     per_layer = 2 * len(MODES) + len(RANGES) + 4 * len(MODES) * len(EPSILONS)
-    layers = rows.layer.nunique() + 1
-    assert len(table) == 3 * 2 * layers * per_layer
+    assert per_layer == len(READINGS)
+    layers, filters, lengths = rows.layer.nunique() + 1, 3, 2
+    stored = lengths * layers * filters
+    crossed = (lengths + 1) * 2 * 2  # forced texts have one length; centring and positions
+    alone, pooled = filters * (crossed - lengths), crossed
+    others = 6 * lengths * filters  # five other orders; slower, where no utterance fits
+    assert len(table) == 3 * per_layer * (stored + alone + pooled + others)
     assert not table.duplicated(["component", "observable", *CHOICES]).any()
+
+
+def test_a_measured_choice_is_its_rows(table: pd.DataFrame, choice_rows: pd.DataFrame) -> None:
+    column = "n_eff, 20, singular values"
+    part = choice_rows[(choice_rows.component == "ffn") & (choice_rows.matched_with == "")]
+    part = part[(part.forcing == "forced") & (part.pooling == "per utterance") & ~part.centred]
+    means = part[part.positions == "text"].groupby("condition")[column].mean()
+    chosen = {"component": "ffn", "K": "20", "p": "singular values", "forcing": "forced",
+              "pooling": "per utterance", "centring": "off", "positions": "text",
+              "utterances": "all"}  # fmt: skip
+    found = table[(table[list(chosen)] == list(chosen.values())).all(axis=1)]
+    assert len(found) == 1
+    assert found.change.item() == pytest.approx(
+        100 * (means["hell"] / means["clean"] - 1), rel=1e-4
+    )
+    assert found.low.item() < found.change.item() < found.high.item()
+
+
+def test_a_choice_s_specifications_add_up(table: pd.DataFrame) -> None:
+    by_choice, all_of_them = agreement_by_choice(table, KNOWN), agreement(table, KNOWN)
+    keys = ["component", "observable"]
+    total = all_of_them.set_index(keys).specifications
+    for choice in ("forcing", "centring", "order", "utterances", "layers"):
+        part = by_choice[by_choice.choice == choice]
+        assert (part.groupby(keys).specifications.sum() == total.sort_index()).all()
+    assert set(all_of_them[all_of_them.observable == "log10_kf"].claim) == {"4"}
 
 
 @pytest.mark.parametrize("length", ["raw", "length-matched"])
@@ -45,7 +82,10 @@ def test_the_specifications_of_the_main_table_give_its_numbers(
     length: str, rows: pd.DataFrame, table: pd.DataFrame
 ) -> None:
     main = effects(rows, "hell", resamples=200, seed=0)
-    mean = table[(table.layers == "mean") & (table.length == length)]
+    usual = {"length": length, "layers": "mean", "utterances": "all", "forcing": "free",
+             "positions": "text", "pooling": "per utterance", "centring": "on",
+             "order": "stretch, mix, noise", "stretch": "faster"}  # fmt: skip
+    mean = table[(table[list(usual)] == list(usual.values())).all(axis=1)]
     kf = (mean["missing modes"], mean.eigenvalues, mean.epsilon)
     for k in (10, 50):
         chosen = {

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from spectral.measurement.choices import choice_rows
 from spectral.measurement.jacobians import jacobian_rows
 from spectral.measurement.listening import listening_rows
+from spectral.measurement.memory import Together, by_utterance, by_voice
 from spectral.measurement.nulls import null_rows
-from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
+from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA
 from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
 from spectral.measurement.spectra import spectral_rows
 from spectral.measurement.texts import Row
@@ -21,11 +23,13 @@ class Kind:
     settings: type[Settings]
     rows_of: Callable[..., list[Row]]
     schema: pa.Schema
+    together: Together = by_utterance
 
 
 KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
     "listening": Kind(Settings, listening_rows, LISTENING),
     "nulls": Kind(SpectralSettings, null_rows, NULLS),
+    "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
 }

@@ -82,7 +82,7 @@ def null_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> l
         name: _fed(twin, this.transcripts, this.texts, played[name]) for name, this in own.items()
     }
     rows += _decoded_rows(TWIN, fed, settings)
-    return rows + _decoded_rows(FORCED, _forced(model, own, played), settings)
+    return rows + _decoded_rows(FORCED, forced_pair(model, own, played), settings)
 
 
 def side_rows(null: str, component: str, sides: Sides, settings: SpectralSettings) -> Iterator[Row]:
@@ -165,7 +165,9 @@ def _fed(
     return Decoded(texts, transcripts, recording)
 
 
-def _forced(model: SpeechModel, own: Mapping[str, Decoded], played: Batch) -> dict[str, Decoded]:
+def forced_pair(
+    model: SpeechModel, own: Mapping[str, Decoded], played: Batch
+) -> dict[str, Decoded]:
     """The clean texts with the audio of every condition, where all of it fits into one window."""
     clean = own[REFERENCE_CONDITION]
     keep = [

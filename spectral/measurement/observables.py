@@ -36,10 +36,10 @@ def first_rows(lengths: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
-def spectra_of(activations: Tensor, lengths: Tensor) -> Tensor:
+def spectra_of(activations: Tensor, lengths: Tensor, center: bool = True) -> Tensor:
     """Eigenvalues of the first ``lengths`` rows of activations (batch, layers, tokens, width)."""
     mask = first_rows(lengths.to(activations.device), activations.shape[2])
-    return eigenvalues(activations, mask[:, None].expand(activations.shape[:-1]))
+    return eigenvalues(activations, mask[:, None].expand(activations.shape[:-1]), center)
 
 
 def spectral_columns(
@@ -48,7 +48,7 @@ def spectral_columns(
     """Utterance, layer (both from 0) and spectral columns of the first ``lengths`` rows, per K."""
     spectra = spectra_of(activations, lengths)
     resolved = resolved_modes(spectra).tolist()
-    spectra = _largest(spectra, max(settings.modes))
+    spectra = largest(spectra, max(settings.modes))
     for k in settings.modes:
         numbers = _numbers(spectra, k, settings.epsilon)
         for i, layer in product(*map(range, spectra.shape[:2])):
@@ -63,7 +63,7 @@ def spectral_columns(
             }  # fmt: skip
 
 
-def _largest(spectra: Tensor, modes: int) -> Tensor:
+def largest(spectra: Tensor, modes: int) -> Tensor:
     """So many modes, zeros where there are fewer, however long the batch's other answers are."""
     return functional.pad(spectra[..., :modes], (0, max(0, modes - spectra.shape[-1])))
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
-from spectral.measurement.memory import Batch, Halving
+from spectral.measurement.memory import Batch, Halving, Together, by_utterance, fitting
 from spectral.measurement.provenance import described, fingerprint, provenance, run_key
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
@@ -43,18 +43,20 @@ class Summary:
         return "\n".join(lines)
 
 
-def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
+def measure(
+    settings: S, rows_of: RowsOf[S], schema: pa.Schema, together: Together = by_utterance
+) -> Summary:
     """Measure every utterance under every condition; write ``output``.
 
     ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
     ``schema``. A killed run continues after its last finished batch; parts measured with other
     settings, code, weights or speech are discarded. Where memory does not suffice for a batch, it
-    and all later ones are measured in smaller pieces. Utterances that cannot be used are skipped,
-    and their reasons stored with the rows. Raises RuntimeError where nothing at all could be
-    measured.
+    and all later ones are measured in smaller pieces; neighbours that belong ``together`` are
+    never parted. Utterances that cannot be used are skipped, and their reasons stored with the
+    rows. Raises RuntimeError where nothing at all could be measured.
     """
     corpus = find_utterances(settings.corpus)
-    chosen = batches(corpus.utterances, settings)
+    chosen = batches(corpus.utterances, settings, together)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = fingerprint(settings, corpus.utterances)
@@ -66,7 +68,7 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     folder = settings.output.with_suffix(".parts")
     _discard_others(folder, key)
     speakers = Speakers(corpus.utterances)
-    pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch)
+    pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch, together)
     wanted = [utterance.id for utterances in chosen for utterance in utterances]
     with tqdm(total=len(wanted), desc=settings.model, unit="utterance") as bar:
         for i, utterances in enumerate(chosen):
@@ -89,10 +91,17 @@ def measure(settings: S, rows_of: RowsOf[S], schema: pa.Schema) -> Summary:
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
 
 
-def batches(utterances: Sequence[Utterance], settings: Settings) -> list[Sequence[Utterance]]:
-    """The utterances to measure, as many together as the settings say."""
-    chosen, size = _spread(utterances, settings.utterances), settings.batch
-    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
+def batches(
+    utterances: Sequence[Utterance], settings: Settings, together: Together = by_utterance
+) -> list[Sequence[Utterance]]:
+    """The utterances to measure, as many at once as the settings say, those ``together`` whole."""
+    chosen = _spread(utterances, settings.utterances)
+    found, start = [], 0
+    while start < len(chosen):
+        stop = start + fitting(chosen[start:], settings.batch, together)
+        found.append(chosen[start:stop])
+        start = stop
+    return found
 
 
 def stressed(

@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from spectral.measurement.readings import READINGS
+
 REFERENCE_CONDITION = "clean"
 """What every other condition is compared with."""
 
@@ -58,6 +60,28 @@ NULLS = pa.schema(
 
 SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
 """The nulls; ``swapped`` is the name of its condition too."""
+
+CHOICES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("utterance", pa.string()),
+        ("speaker", pa.string()),
+        ("condition", pa.string()),
+        ("matched_with", pa.string()),
+        ("forcing", pa.string()),
+        ("pooling", pa.string()),
+        ("positions", pa.string()),
+        ("centred", pa.bool_()),
+        ("component", pa.string()),
+        ("tokens", pa.int32()),
+        ("windows", pa.int32()),
+        ("word_error", pa.float64()),
+        ("candidate", pa.bool_()),
+        *[(name, pa.float32()) for name in READINGS],
+    ]
+)
+"""One row per utterance or voice, condition, matched length, choice, component: data/README.md."""
 
 LISTENING = pa.schema(
     [

@@ -83,7 +83,7 @@ def _measured_again(
 ) -> tuple[list[str], pd.DataFrame]:
     """The utterances of a batch, and their rows as they come out now."""
     speech = find_utterances(settings.corpus).utterances
-    found = batches(speech, settings)
+    found = batches(speech, settings, kind.together)
     utterances = found[rng.integers(len(found))]
     model = load(settings.model, settings.ladder, choose_device(settings.device))
     batch, _ = stressed(utterances, Speakers(speech), settings)

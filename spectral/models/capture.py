@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Recording:
 
     def __init__(self, model: SpeechModel) -> None:
         self._prompt_length, self._heads = len(model.tokens.prompt), model.heads
-        self._placed = model.placed
+        self._placed, self._limit = model.placed, model.limit
         self._calls: dict[tuple[str, int], list[Tensor]] = {}
 
     def rows(self, kind: str) -> Tensor:
@@ -41,14 +42,17 @@ class Recording:
             raise RuntimeError(f"no {kind} was recorded; decode inside the `with` block first")
         return torch.stack([torch.cat(self._calls[kind, layer], dim=1) for layer in layers], dim=1)
 
-    def text_rows(self, kind: str, transcripts: Sequence[Transcript]) -> tuple[Tensor, Tensor]:
+    def text_rows(
+        self, kind: str, transcripts: Sequence[Transcript], whole: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The rows that predict text: (batch, layers, T, width), and which are real (batch, T).
 
         T is that of the longest transcript; rows after an utterance's own last are not real. An
-        utterance of several windows has the rows of all, one window after the other.
+        utterance of several windows has the rows of all, one window after the other. ``whole``
+        adds those of each window's prompt and of its end token, where it wrote one.
         """
         rows = self.rows(kind)
-        window, position, mask = self._places(transcripts, rows)
+        window, position, mask = self._places(transcripts, rows, whole)
         layers = torch.arange(rows.shape[1], device=rows.device)[:, None]
         return rows[window[:, None], layers, position[:, None]], mask
 
@@ -73,20 +77,28 @@ class Recording:
         return chosen.masked_fill(apart[:, None], 0.0)
 
     def _places(
-        self, transcripts: Sequence[Transcript], rows: Tensor
+        self, transcripts: Sequence[Transcript], rows: Tensor, whole: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The window and the position that predict each token, and which are real: (batch, T)."""
-        first, longest = self._prompt_length - 1, max(len(t.tokens) for t in transcripts)
-        token = torch.arange(longest, device=rows.device)
+        first = 0 if whole else self._prompt_length - 1
+        sizes = [self._sizes(transcript, whole) for transcript in transcripts]
+        lengths = torch.tensor([sum(own) for own in sizes], device=rows.device)
+        token = torch.arange(int(lengths.max()), device=rows.device)
         windows, positions, before = [], [], 0
-        for transcript in transcripts:
-            starts = torch.tensor([0, *transcript.breaks], device=rows.device)
+        for counts in sizes:
+            starts = torch.tensor([0, *accumulate(counts[:-1])], device=rows.device)
             own = torch.searchsorted(starts, token, right=True) - 1
             windows.append(before + own)
             positions.append((first + token - starts[own]).clamp(max=rows.shape[2] - 1))
             before += len(starts)
-        lengths = torch.tensor([len(t.tokens) for t in transcripts], device=rows.device)
         return torch.stack(windows), torch.stack(positions), token < lengths[:, None]
+
+    def _sizes(self, transcript: Transcript, whole: bool) -> list[int]:
+        """How many rows each window has; one that the length limit cut off has none for an end."""
+        tokens = [len(window) for window in transcript.windows]
+        if not whole:
+            return tokens
+        return [self._prompt_length - 1 + count + (count < self._limit) for count in tokens]
 
     def _by_head(self, kind: str, layer: int) -> Tensor:
         rows = torch.cat(self._calls[kind, layer], dim=1).double()

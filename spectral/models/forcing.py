@@ -62,7 +62,8 @@ def feed(
     """Run the decoder over texts, as if it were writing them while it heard these waves (samples,).
 
     Inside a ``capture`` block, the recording then holds what goes on in a model that is given
-    another's text. Raises ValueError for a text that has not as many windows as its wave.
+    another's text, up to the row that predicts its end, where there is room for one. Raises
+    ValueError for a text that has not as many windows as its wave.
     """
     pieces, texts = [], []
     for wave, transcript in zip(waves, transcripts, strict=True):
@@ -72,7 +73,7 @@ def feed(
                 f"a text of {len(written)} windows for a wave of {len(heard)}; cut the wave first"
             )
         pieces += heard
-        texts += [[*model.tokens.prompt, *tokens[:-1]] for tokens in written]
+        texts += [[*model.tokens.prompt, *tokens[: model.limit - 1]] for tokens in written]
     longest = max(map(len, texts))
     rows = torch.tensor([text + [model.tokens.end] * (longest - len(text)) for text in texts])
     context = model.encode(model.features(pieces))

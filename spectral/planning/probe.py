@@ -32,8 +32,9 @@ PATIENCE = 60.0
 
 _SECONDS = 10  # of noise, where there is no speech
 _FEW = 4
-_WINDOWS = {"listening": 2, "nulls": 3}
-"""How often each window is heard: once more to be scored, or by a twin and with another's text."""
+_WINDOWS = {"listening": 2, "nulls": 3, "choices": 2}
+"""How often each window is heard: once more to be scored, or by a twin and with another's text;
+slow speech has some more."""
 
 
 @dataclass(frozen=True)

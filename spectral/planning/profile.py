@@ -11,7 +11,7 @@ import yaml
 from spectral.measurement.schemas import SWAPPED
 from spectral.speech.corpus import Utterance, find_utterances
 
-KINDS = ("measure", "listening", "nulls", "jacobians")
+KINDS = ("measure", "listening", "nulls", "choices", "jacobians")
 """The notebooks that measure, once per model; those that draw are a matter of seconds each."""
 
 LIBRISPEECH = 5559
@@ -19,6 +19,7 @@ LIBRISPEECH = 5559
 
 _RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
 _NETWORKS = 2  # jacobians measures a model and its random twin
+_CROSSED = 48  # centring, positions, pooling and forcing: four sides each free, two forced
 _NULLS = 4  # of the model's own conditions; a swapped utterance is one more
 
 
@@ -54,6 +55,8 @@ class Work:
             swapped = SWAPPED in self.conditions
             sides = _NULLS * _sides(count - swapped) + swapped * _sides(2)
             return sides * 3 * layers * len(self.values["modes"])
+        if self.kind == "choices":  # of as many voices as utterances, fewer else
+            return 3 * (_CROSSED + 3 * (count - 2))
         if self.kind == "jacobians":
             return count * _NETWORKS * self.values["tokens"] * layers
         return count

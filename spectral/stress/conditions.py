@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import permutations
 
 from spectral.stress.mixture import Mixture, Speakers
 from spectral.stress.perturbations import (
@@ -44,6 +45,7 @@ class Stress:
 # The paper's order, time stretch, then a mix of six speakers, then noise, is taken at its word:
 # each step gets the result of the step before, so the target alone is stretched and the five
 # interferers speak at their own speed. Everyone is stretched in another order: mix, stretch, noise.
+_HELL: tuple[Perturbation, ...] = (TimeStretch(3.5), SpeakerMix(5, 0.0), GaussianNoise(0.0))
 CONDITIONS: dict[str, Stress] = {
     stress.name: stress
     for stress in (
@@ -55,7 +57,12 @@ CONDITIONS: dict[str, Stress] = {
         Stress("silence", (Substitute("silence"),)),
         Stress("noise-alone", (Substitute("noise"),)),
         Stress("tones", (Substitute("tones"),)),
-        Stress("hell", (TimeStretch(3.5), SpeakerMix(5, 0.0), GaussianNoise(0.0))),
+        Stress("hell", _HELL),
+        Stress("hell-slow", (TimeStretch(1 / 3.5), *_HELL[1:])),
+        *(
+            Stress("-".join(["hell", *(each.name for each in order)]), order)
+            for order in tuple(permutations(_HELL))[1:]
+        ),
     )
 }
 

@@ -1,0 +1,170 @@
+"""Measured choices against what they are said to be, computed another way."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectral.measurement.choices import FORCED, POOLED, TEXT, WHOLE, Rows, measure_choices, pooled
+from spectral.measurement.memory import Batch, Halving, by_voice, fitting
+from spectral.measurement.observables import spectra_of
+from spectral.measurement.schemas import CHOICES
+from spectral.measurement.settings import Settings
+from spectral.measurement.store import read
+from spectral.models.capture import capture
+from spectral.models.decoding import transcribe
+from spectral.models.forcing import feed
+from spectral.models.view import SpeechModel
+from spectral.results.comparisons import SLOWER, SLOWER_FITTING, measured, slow_utterances
+from spectral.spectra import effective_rank, eigenvalues
+from spectral.speech.corpus import Utterance, find_utterances, read_wave
+from spectral.stress.conditions import condition
+from spectral.stress.mixture import Mixture, Speakers
+
+RANK = "n_eff, 50, eigenvalues"
+SLOW_RATE = 3.5
+
+
+@pytest.fixture(scope="module")
+def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("choices") / "tiny-0.parquet",
+        conditions=("clean", "hell", "hell-slow", "hell-mix-stretch-noise"),
+        seed=0,
+        batch=9,  # between two utterances of a voice
+        device="cpu",
+        utterances=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(settings: Settings) -> pd.DataFrame:
+    return read([measure_choices(settings).output], CHOICES)
+
+
+def test_rows_with_a_large_mean_have_rank_one_when_they_are_not_centred() -> None:
+    """Closed form: a mean of norm m adds T m^2 / (T - 1) to one eigenvalue."""
+    drawn = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).double()
+    planted = torch.linalg.qr(drawn - drawn.mean(0))[0] * 39**0.5  # the identity's covariance
+    mean = 30 * torch.eye(8, dtype=torch.float64)[0]
+    activations, length = (planted + mean)[None, None], torch.tensor([40])
+    on, off = (spectra_of(activations, length, center=center) for center in (True, False))
+    assert effective_rank(on).item() == pytest.approx(8)
+    wanted = torch.tensor([[[1 + 900 * 40 / 39, *[1.0] * 7]]], dtype=torch.float64)
+    torch.testing.assert_close(off, wanted)
+    torch.testing.assert_close(effective_rank(off), effective_rank(wanted))
+    assert effective_rank(off).item() < 1.1
+
+
+def test_a_pooled_spectrum_is_that_of_the_concatenated_rows() -> None:
+    activations = torch.randn(3, 2, 9, 5, generator=torch.Generator().manual_seed(1)).double()
+    lengths = torch.tensor([9, 4, 6])
+    texts = [{"speaker": name, "utterance": name, "windows": 1} for name in "aba"]
+    found = pooled(Rows(texts, activations, lengths))
+    assert [text["speaker"] for text in found.texts] == ["a", "b"]
+    assert found.lengths.tolist() == [15, 4]
+    joined = torch.cat([activations[0, 1, :9], activations[2, 1, :6]])
+    spectra = spectra_of(found.activations, found.lengths)
+    torch.testing.assert_close(spectra[0, 1, :5], eigenvalues(joined))
+    torch.testing.assert_close(spectra[1, 0, :4], eigenvalues(activations[1, 0, :4])[:4])
+
+
+def test_pooled_rows_are_of_whole_voices_where_a_batch_would_part_them(rows: pd.DataFrame) -> None:
+    voices = rows[rows.pooling == POOLED]
+    assert voices.groupby("speaker").ngroups == 7
+    key = ["speaker", "condition", "matched_with", "forcing", "positions", "centred", "component"]
+    assert not voices.duplicated(key).any()
+    utterances = rows[rows.pooling != POOLED].groupby(key).tokens.sum()
+    assert (voices.set_index(key).tokens == utterances[list(voices.set_index(key).index)]).all()
+
+
+def test_voices_are_never_parted() -> None:
+    utterances = [Utterance(f"{v}-{i}", v, "A", Path()) for i, v in enumerate("aabbbc")]
+    sizes = {size: fitting(utterances, size, by_voice) for size in (1, 2, 4, 5, 6)}
+    assert sizes == {1: 2, 2: 2, 4: 2, 5: 5, 6: 6}
+    batch: Batch = {"clean": [Mixture.of(one, np.ones(9, np.float32)) for one in utterances]}
+    tried: list[list[str]] = []
+
+    def crowded(part: Batch) -> list[dict[str, object]]:
+        tried.append([mixture.target.speaker for mixture in part["clean"]])
+        if len(part["clean"]) > 3:
+            raise MemoryError("full")
+        return []
+
+    Halving(crowded, 6, by_voice).rows(batch)
+    assert ["".join(names) for names in tried] == ["aabbbc", "aa", "bbb", "c"]
+
+    def full(part: Batch) -> list[dict[str, object]]:
+        raise MemoryError("full")
+
+    with pytest.raises(MemoryError, match="a-0: not enough memory for the 2 utterances of its"):
+        Halving(full, 6, by_voice).rows(batch)
+
+
+def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, speech: Path) -> None:
+    waves = [read_wave(one) for one in find_utterances(speech).utterances]
+    waves.append(np.concatenate(waves[:3]))  # of several windows
+    with capture(tiny) as decoding:
+        transcripts = transcribe(tiny, waves)
+    with capture(tiny) as feeding:
+        feed(tiny, waves, transcripts)
+    prompt = len(tiny.tokens.prompt) - 1
+    ended = [[len(part) < tiny.limit for part in one.windows] for one in transcripts]
+    assert {flag for one in ended for flag in one} == {True, False}
+    kept = {}
+    for whole in (False, True):
+        sides = [each.text_rows("ffn", transcripts, whole) for each in (decoding, feeding)]
+        kept[whole] = sides[0][1].sum(-1).tolist()
+        real = sides[0][1][:, None, :, None].expand(sides[0][0].shape)
+        torch.testing.assert_close(sides[0][0][real], sides[1][0][real], rtol=1e-3, atol=1e-4)
+    for text, whole, windows in zip(kept[False], kept[True], ended, strict=True):
+        assert whole - text == prompt * len(windows) + sum(windows)
+    text, everything = (decoding.text_rows("ffn", transcripts, whole)[0] for whole in (False, True))
+    length = len(transcripts[0].tokens)
+    assert torch.equal(everything[0, :, prompt : prompt + length], text[0, :, :length])
+    assert torch.equal(everything[0, :, 0], decoding.rows("ffn")[0, :, 0])
+
+
+def test_forced_rows_have_one_length_and_centring_changes_no_length(rows: pd.DataFrame) -> None:
+    key = ["utterance", "speaker", "forcing", "positions", "centred", "component", "pooling"]
+    forced = rows[rows.forcing == FORCED]
+    assert (forced.matched_with == "").all()
+    lengths = forced.set_index([*key, "condition"]).tokens.unstack()
+    assert (lengths["clean"] == lengths["hell"]).all()
+    raw = rows[(rows.matched_with == "") & (rows.condition == "hell")]
+    switched = raw.set_index([*key, "condition"])[["tokens", RANK]].unstack("centred")
+    assert (switched["tokens"][True] == switched["tokens"][False]).all()
+    assert ((switched[RANK][True] - switched[RANK][False]).abs() > 1e-6).all()
+    positions = raw.set_index([*key, "condition"]).tokens.unstack("positions")
+    assert (positions[WHOLE] > positions[TEXT]).all()
+
+
+def test_slow_speech_counts_where_it_fits_and_says_how_many(
+    rows: pd.DataFrame, settings: Settings, tiny: SpeechModel
+) -> None:
+    corpus = find_utterances(settings.corpus).utterances
+    slow, speakers = condition("hell-slow"), Speakers(corpus)
+    clean = [Mixture.of(one, read_wave(one)) for one in corpus]
+    waves = [slow.apply(mixture, speakers, 0).wave for mixture in clean]
+    longer = [SLOW_RATE * mixture.wave.size for mixture in clean]
+    assert all(wave.size >= round(length) for wave, length in zip(waves, longer, strict=True))
+    fit = sum(wave.size <= tiny.window_samples for wave in waves)
+    counts = slow_utterances(rows).loc[("tiny-0", "hell-slow")]
+    assert (counts.utterances, counts.fitting) == (len(corpus), fit)
+    assert fit < len(corpus)
+    first = rows[rows.component == "ffn"]
+    planted = first.assign(windows=first.windows.where(first.speaker != "1", 1))
+    made = {
+        one.choices["stretch"]: len(one.speakers)
+        for one in measured(planted, "hell")
+        if one.choices["utterances"] == "all" and one.choices["stretch"].startswith("slower")
+    }
+    slowed = planted[planted.condition == "hell-slow"].groupby("utterance").windows.max()
+    ours = int((slowed == 1).sum())
+    assert made == {SLOWER: len(corpus), SLOWER_FITTING: ours}
+    assert 2 <= ours < len(corpus)
