@@ -5,11 +5,20 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from spectral.measurement.dynamics import dynamics_rows
+from spectral.measurement.dynamics_schemas import DYNAMICS, NUDGES
 from spectral.measurement.jacobians import jacobian_rows
 from spectral.measurement.listening import listening_rows
+from spectral.measurement.nudges import nudge_rows
 from spectral.measurement.nulls import null_rows
 from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
-from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
+from spectral.measurement.settings import (
+    DynamicsSettings,
+    JacobianSettings,
+    NudgeSettings,
+    Settings,
+    SpectralSettings,
+)
 from spectral.measurement.spectra import spectral_rows
 from spectral.measurement.texts import Row
 
@@ -28,4 +37,6 @@ KINDS: dict[str, Kind] = {
     "listening": Kind(Settings, listening_rows, LISTENING),
     "nulls": Kind(SpectralSettings, null_rows, NULLS),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
+    "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS),
+    "nudges": Kind(NudgeSettings, nudge_rows, NUDGES),
 }
