@@ -16,6 +16,8 @@ SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
 SMOKE_NULLS ?= 12
+SMOKE_DYNAMICS ?= 16
+SMOKE_NUDGES ?= 4
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -141,7 +143,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
-$(foreach kind,measure jacobians listening nulls,$(eval $(call MEASURING,$(kind))))
+$(foreach kind,measure jacobians listening nulls dynamics nudges,$(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"
@@ -160,5 +162,11 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/nulls.ipynb build/smoke/notebooks/nulls-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_NULLS) \
 	  --set output=../data/smoke/nulls/$*.parquet
+	@$(EXECUTE) notebooks/dynamics.ipynb build/smoke/notebooks/dynamics-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_DYNAMICS) \
+	  --set output=../data/smoke/dynamics/$*.parquet
+	@$(EXECUTE) notebooks/nudges.ipynb build/smoke/notebooks/nudges-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_NUDGES) \
+	  --set output=../data/smoke/nudges/$*.parquet
 
 FORCE:

@@ -37,7 +37,8 @@ from dependencies import (
 )
 from stamp import begun_path, difference, key_of, write
 
-MEASURING = ("measure", "jacobians", "listening", "nulls")  # run once per model, and draw nothing
+# run once per model, and draw nothing
+MEASURING = ("measure", "jacobians", "listening", "nulls", "dynamics", "nudges")
 
 
 @dataclass

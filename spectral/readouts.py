@@ -39,9 +39,9 @@ def ridge_readout(features: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
     require_finite(rows, "features", "leave out the rows that are not real")
     _require_folds(labels, folds, len(rows))
     predicted = torch.empty_like(labels)
-    for fold in folds.unique().tolist():
+    for fold in torch.unique(folds).tolist():
         train, test = rows[folds != fold], rows[folds == fold]
-        known, column = labels[folds != fold].unique(return_inverse=True)
+        known, column = torch.unique(labels[folds != fold], return_inverse=True)
         mean = train.mean(0)
         deviation = train.std(0, correction=0)
         scale = deviation.where(deviation > 0, 1.0)
@@ -73,8 +73,8 @@ def majority_readout(labels: Tensor, folds: Tensor) -> Tensor:
     """
     _require_folds(labels, folds, len(labels))
     predicted = torch.empty_like(labels)
-    for fold in folds.unique().tolist():
-        known, counts = labels[folds != fold].unique(return_counts=True)
+    for fold in torch.unique(folds).tolist():
+        known, counts = torch.unique(labels[folds != fold], return_counts=True)
         predicted[folds == fold] = known[counts.argmax()]
     return predicted
 
@@ -85,5 +85,5 @@ def _require_folds(labels: Tensor, folds: Tensor, count: int) -> None:
             f"labels and folds must have a value for each of {count} rows, got "
             f"{tuple(labels.shape)} and {tuple(folds.shape)}"
         )
-    if len(folds.unique()) < 2:
+    if len(torch.unique(folds)) < 2:
         raise ValueError("folds has one fold only; a readout is tested on rows it never saw")

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whisper.model import disable_sdpa
 
 from spectral.benchmarks.throughput import SIZES, Size
+from spectral.measurement.dynamics_schemas import DYNAMICS, NUDGES
 from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
 from spectral.measurement.store import read
 from spectral.models.loading import initialised
@@ -78,13 +79,16 @@ def test_older_large_models_have_eighty_mels_and_others_no_size() -> None:
         ("listening", LISTENING),
         ("nulls", NULLS),
         ("jacobians", JACOBIANS),
+        ("dynamics", DYNAMICS),
+        ("nudges", NUDGES),
     ],
 )
 def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> None:
     """Texts of fewer tokens than are linearised at make a few rows less."""
     (work,) = (one for one in read_profile(ROOT / "params" / "ladder.yml") if one.kind == kind)
     rows = read([ROOT / "data" / "smoke" / kind / "xs-0.parquet"], schema)  # type: ignore[arg-type]
-    layers = rows.layer.nunique() if "layer" in rows else 0
+    decoder = rows[rows.stage == "decoder"] if "stage" in rows else rows
+    layers = decoder.layer.nunique() if "layer" in rows else 0
     counted = work.rows(layers) * rows.utterance.nunique()
     assert 0.9 * counted <= len(rows) <= counted
 
@@ -102,7 +106,9 @@ def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
     assert all(work.models == tuple(SIZES) or set(work.models) == set(SIZES) for work in works)
     assert all(work.corpus == Path("data/librispeech") for work in works)
     counts = {work.kind: utterances_of(_elsewhere(work))[1] for work in works}
-    assert counts == {"measure": LIBRISPEECH, "listening": 500, "nulls": 500, "jacobians": 73}
+    assert counts == {"measure": LIBRISPEECH, "listening": 500, "nulls": 500} | {
+        kind: 73 for kind in ("jacobians", "dynamics", "nudges")
+    }
     fewer = read_profile(ROOT / "params" / "whisper.yml", utterances=50)
     assert {utterances_of(_elsewhere(work))[1] for work in fewer} == {50}
 

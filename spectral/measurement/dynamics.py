@@ -28,7 +28,7 @@ from spectral.measurement.settings import DynamicsSettings
 from spectral.measurement.texts import Row
 from spectral.measurement.twins import random_twin
 from spectral.models.decoding import Transcript, transcribe
-from spectral.models.states import States, states
+from spectral.models.states import TOGETHER, States, states
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
@@ -77,7 +77,7 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
 
 
 def _said(model: SpeechModel, batch: Batch) -> _Said:
-    texts = {name: transcribe(model, [one.wave for one in side]) for name, side in batch.items()}
+    texts = {name: _written(model, side) for name, side in batch.items()}
     references = [one.target.reference for one in next(iter(batch.values()))]
     keep = [
         i
@@ -89,6 +89,12 @@ def _said(model: SpeechModel, batch: Batch) -> _Said:
         {name: [side[i] for i in keep] for name, side in batch.items()},
         {name: [side[i] for i in keep] for name, side in texts.items()},
     )
+
+
+def _written(model: SpeechModel, mixtures: Sequence[Mixture]) -> list[Transcript]:
+    waves = [mixture.wave for mixture in mixtures]
+    starts = range(0, len(waves), TOGETHER)
+    return [text for i in starts for text in transcribe(model, waves[i : i + TOGETHER])]
 
 
 def _network_rows(
@@ -149,7 +155,7 @@ def _rank_rows(
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
         paths = [getattr(one, attribute) for one in seen]
-        kept = {0: (range(len(paths)), mean_rows(paths))}
+        kept = {0: (list(range(len(paths))), mean_rows(paths))}
         if stage == DECODER:
             for step in steps:
                 there = [i for i, length in enumerate(least) if length >= step]

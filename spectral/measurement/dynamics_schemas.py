@@ -21,7 +21,7 @@ DYNAMICS = pa.schema(
         ("without", pa.float64()),
     ]
 )
-"""One row per utterance, quantity, condition, network, audio, stage, layer, step: data/README.md."""
+"""One row per utterance, quantity, condition, network, audio, stage, layer and step."""
 
 DISTANCE, CENTRED_DISTANCE, RANK, READOUT = (
     "distance", "centred_distance", "effective_rank", "readout",

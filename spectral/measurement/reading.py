@@ -60,7 +60,7 @@ def readout_rows(
 def _rows(
     right: Tensor, lengths: list[int], group: Group, audio: str, stage: str, layer: int
 ) -> Iterator[Row]:
-    for i, own in enumerate(right.split(lengths)):
+    for i, own in enumerate(torch.split(right, lengths)):
         yield group.columns(i) | {
             "quantity": READOUT, "partner": group.names[group.partners[i]], "audio": audio,
             "stage": stage, "layer": layer, "step": 0, "count": len(own),

@@ -16,7 +16,8 @@ from spectral.models.view import SpeechModel
 STRIDE = 5
 """Every so many positions of the encoder, 0.1 s apart in Whisper, are kept."""
 
-_TOGETHER = 8  # windows; a fixed number, so that rounding does not depend on memory
+TOGETHER = 8
+"""Windows that are heard at once: few, as the states of all utterances are kept."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def states(
     Frames count as far as the wave lasts, one in ``STRIDE``.
     """
     found = []
-    for start in range(0, len(waves), _TOGETHER):
-        part = slice(start, start + _TOGETHER)
+    for start in range(0, len(waves), TOGETHER):
+        part = slice(start, start + TOGETHER)
         found += _together(model, waves[part], texts[part])
     return found
 
