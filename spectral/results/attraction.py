@@ -48,7 +48,7 @@ def convergence(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
             for name, side in ((REFERENCE_CONDITION, "clean"), (condition, "stressed"))
             for part in [pd.concat([group[group.stage == INPUT], last])]
         }
-        both = ends["clean"].join(ends["stressed"], lsuffix="_clean", rsuffix="_stressed")
+        both = pd.concat([part.add_suffix(f"_{side}") for side, part in ends.items()], axis=1)
         both = both.dropna().reset_index()
         speakers = both.speaker.to_numpy()
         ratios = {
