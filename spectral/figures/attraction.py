@@ -63,6 +63,8 @@ def draw_ranks(ranks: pd.DataFrame, condition: str) -> Figure:
         last = table[(table.stage == DECODER) & (table.layer == _last(table)) & (table.step > 0)]
         _lines(axes[1, column], last, "step", "rank", log=True)
         axes[1, column].set_xlabel("step (token of the text)")
+        for ax in axes[:, column]:
+            ax.set_ylim(0, None)
     axes[0, 0].set_ylabel(r"$N_{\mathrm{eff}}$ of mean states")
     axes[1, 0].set_ylabel(r"$N_{\mathrm{eff}}$, last layer")
     return _with_legend(figure, axes)
@@ -71,10 +73,10 @@ def draw_ranks(ranks: pd.DataFrame, condition: str) -> Figure:
 def draw_readouts(readouts: pd.DataFrame) -> Figure:
     """What a linear readout finds, by layer: with the own audio, and what that adds to the text."""
     rows = {
-        (DECODER, "own"): "hidden state:\nread rightly (%)",
-        (DECODER, "added"): "hidden state:\nadded by audio (points)",
-        (CROSS_ATTENTION, "own"): "cross-attention:\nread rightly (%)",
-        (CROSS_ATTENTION, "added"): "cross-attention:\nadded by audio (points)",
+        (DECODER, "own"): "hidden state:\nright (%)",
+        (DECODER, "added"): "hidden state:\naudio adds (points)",
+        (CROSS_ATTENTION, "own"): "cross-attention:\nright (%)",
+        (CROSS_ATTENTION, "added"): "cross-attention:\naudio adds (points)",
     }
     figure, axes = _panels(readouts, len(rows))
     for column, model in enumerate(model_order(readouts)):
@@ -103,11 +105,11 @@ def draw_distinct(table: pd.DataFrame, prefixes: dict[int, str]) -> Figure:
     styles = dict(zip(sides, (("|", "black"), ("o", CONDITION_COLOURS["clean"]),
                               ("D", CONDITION_COLOURS["hell"])), strict=True))  # fmt: skip
     for ax, (words, label) in zip(axes, prefixes.items(), strict=True):
-        for side, (marker, colour) in styles.items():
+        for i, (side, (marker, colour)) in enumerate(styles.items()):
             part = table[(table.words == words) & (table.side == side)].set_index("model")
             ax.plot(
-                part.distinct.reindex(models), range(len(models)), marker, color=colour, label=side,
-                ms=9 if marker == "|" else 4, mew=1.2,
+                part.distinct.reindex(models), np.arange(len(models)) + 0.2 * (i - 1), marker, color=colour, label=side,
+                ms=7 if marker == "|" else 4, mew=1.2,
             )  # fmt: skip
         ax.set(title=label, xlabel="distinct texts (%)", xlim=(0, 104))
     axes[0].set_yticks(range(len(models)), [model_label(table, model) for model in models])
@@ -119,7 +121,7 @@ def draw_distinct(table: pd.DataFrame, prefixes: dict[int, str]) -> Figure:
 def _panels(table: pd.DataFrame, rows: int) -> tuple[Figure, np.ndarray]:
     models = model_order(table)
     figure, axes = plt.subplots(
-        rows, len(models), sharey="row", squeeze=False, figsize=(PAGE, 1.35 * rows + 0.6),
+        rows, len(models), sharey="row", squeeze=False, figsize=(PAGE, 1.45 * rows + 0.6),
         layout="constrained",
     )  # fmt: skip
     for ax, model in zip(axes[0], models, strict=True):
