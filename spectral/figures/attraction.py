@@ -108,8 +108,8 @@ def draw_distinct(table: pd.DataFrame, prefixes: dict[int, str]) -> Figure:
         for i, (side, (marker, colour)) in enumerate(styles.items()):
             part = table[(table.words == words) & (table.side == side)].set_index("model")
             ax.plot(
-                part.distinct.reindex(models), np.arange(len(models)) + 0.2 * (i - 1), marker, color=colour, label=side,
-                ms=7 if marker == "|" else 4, mew=1.2,
+                part.distinct.reindex(models), np.arange(len(models)) + 0.2 * (i - 1), marker,
+                color=colour, label=side, ms=7 if marker == "|" else 4, mew=1.2,
             )  # fmt: skip
         ax.set(title=label, xlabel="distinct texts (%)", xlim=(0, 104))
     axes[0].set_yticks(range(len(models)), [model_label(table, model) for model in models])
