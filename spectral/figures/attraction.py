@@ -35,7 +35,7 @@ def draw_distances(distances: pd.DataFrame) -> Figure:
             _name_places(axes[row, column], deep)
         last = table[(table.stage == DECODER) & (table.layer == _last(table)) & (table.step > 0)]
         _lines(axes[2, column], last[last.quantity == DISTANCE], "step", "distance", log=True)
-        axes[2, column].set_xlabel("step (token of the text)")
+        axes[2, column].set_xlabel("step (token)")
         for ax in axes[:, column]:
             ax.axhline(_UNRELATED, color="black", lw=0.6, ls=(0, (1, 2)))
             ax.set_ylim(0, None)
@@ -62,7 +62,7 @@ def draw_ranks(ranks: pd.DataFrame, condition: str) -> Figure:
         _name_places(axes[0, column], deep)
         last = table[(table.stage == DECODER) & (table.layer == _last(table)) & (table.step > 0)]
         _lines(axes[1, column], last, "step", "rank", log=True)
-        axes[1, column].set_xlabel("step (token of the text)")
+        axes[1, column].set_xlabel("step (token)")
         for ax in axes[:, column]:
             ax.set_ylim(0, None)
     axes[0, 0].set_ylabel(r"$N_{\mathrm{eff}}$ of mean states")
