@@ -17,6 +17,8 @@ SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
 SMOKE_NULLS ?= 12
 SMOKE_CHOICES ?= 8
+SMOKE_DYNAMICS ?= 16
+SMOKE_NUDGES ?= 4
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -142,7 +144,8 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
-$(foreach kind,measure jacobians listening nulls choices,$(eval $(call MEASURING,$(kind))))
+$(foreach kind,measure jacobians listening nulls choices dynamics nudges, \
+  $(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"
@@ -164,5 +167,11 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/choices.ipynb build/smoke/notebooks/choices-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_CHOICES) \
 	  --set output=../data/smoke/choices/$*.parquet
+	@$(EXECUTE) notebooks/dynamics.ipynb build/smoke/notebooks/dynamics-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_DYNAMICS) \
+	  --set output=../data/smoke/dynamics/$*.parquet
+	@$(EXECUTE) notebooks/nudges.ipynb build/smoke/notebooks/nudges-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_NUDGES) \
+	  --set output=../data/smoke/nudges/$*.parquet
 
 FORCE:

@@ -38,7 +38,7 @@ from dependencies import (
 from stamp import begun_path, difference, key_of, write
 
 # Run once per model, and draw nothing.
-MEASURING = ("measure", "jacobians", "listening", "nulls", "choices")
+MEASURING = ("measure", "jacobians", "listening", "nulls", "choices", "dynamics", "nudges")
 
 
 @dataclass

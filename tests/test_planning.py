@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whisper.model import disable_sdpa
 
 from spectral.benchmarks.throughput import SIZES, Size
+from spectral.measurement.dynamics_schemas import DYNAMICS, NUDGES
 from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA
 from spectral.measurement.store import read
 from spectral.models.loading import initialised
@@ -79,6 +80,8 @@ def test_older_large_models_have_eighty_mels_and_others_no_size() -> None:
         ("nulls", NULLS),
         ("choices", CHOICES),
         ("jacobians", JACOBIANS),
+        ("dynamics", DYNAMICS),
+        ("nudges", NUDGES),
     ],
 )
 def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> None:
@@ -86,7 +89,8 @@ def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> Non
     sections = yaml.safe_load((ROOT / "params" / "ladder.yml").read_text(encoding="utf-8"))
     work = Work(kind, sections[kind], ("xs-0",))
     rows = read([ROOT / "data" / "smoke" / kind / "xs-0.parquet"], schema)  # type: ignore[arg-type]
-    layers = rows.layer.nunique() if "layer" in rows else 0
+    decoder = rows[rows.stage == "decoder"] if "stage" in rows else rows
+    layers = decoder.layer.nunique() if "layer" in rows else 0
     counted = work.rows(layers) * rows.utterance.nunique()
     assert 0.9 * counted <= len(rows) <= counted
 
@@ -109,8 +113,9 @@ def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
     assert all(work.models == tuple(SIZES) or set(work.models) == set(SIZES) for work in works)
     assert all(work.corpus == Path("data/librispeech") for work in works)
     counts = {work.kind: utterances_of(_elsewhere(work))[1] for work in works}
-    sampled = {"listening": 500, "nulls": 500, "choices": 500, "jacobians": 73}
-    assert counts == {"measure": LIBRISPEECH, **sampled}
+    sampled = {"listening": 500, "nulls": 500, "choices": 500}
+    few = dict.fromkeys(("jacobians", "dynamics", "nudges"), 73)
+    assert counts == {"measure": LIBRISPEECH, **sampled, **few}
     fewer = read_profile(ROOT / "params" / "whisper.yml", utterances=50)
     assert {utterances_of(_elsewhere(work))[1] for work in fewer} == {50}
 

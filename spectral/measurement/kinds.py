@@ -6,12 +6,21 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from spectral.measurement.choices import choice_rows
+from spectral.measurement.dynamics import dynamics_rows
+from spectral.measurement.dynamics_schemas import DYNAMICS, NUDGES
 from spectral.measurement.jacobians import jacobian_rows
 from spectral.measurement.listening import listening_rows
 from spectral.measurement.memory import Together, by_utterance, by_voice
+from spectral.measurement.nudges import nudge_rows
 from spectral.measurement.nulls import null_rows
 from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA
-from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
+from spectral.measurement.settings import (
+    DynamicsSettings,
+    JacobianSettings,
+    NudgeSettings,
+    Settings,
+    SpectralSettings,
+)
 from spectral.measurement.spectra import spectral_rows
 from spectral.measurement.texts import Row
 
@@ -32,4 +41,6 @@ KINDS: dict[str, Kind] = {
     "nulls": Kind(SpectralSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
+    "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS),
+    "nudges": Kind(NudgeSettings, nudge_rows, NUDGES),
 }

@@ -83,3 +83,49 @@ class JacobianSettings(Settings):
         super().__post_init__()
         whole_number(self.tokens, "tokens", least=1)
         whole_number(self.probes, "probes", least=1)
+
+
+@dataclass(frozen=True)
+class DynamicsSettings(Settings):
+    """Parameters of the dynamics: utterances are compared within a batch, so all go into one.
+
+    ``steps`` are the tokens, from 1, whose states are compared; ``folds`` those of the readouts.
+    """
+
+    steps: tuple[int, ...]
+    folds: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "steps", tuple(self.steps))
+        for step in self.steps:
+            whole_number(step, "steps", least=1)
+        whole_number(self.folds, "folds", least=2)
+        if self.utterances is None or self.utterances > self.batch:
+            raise ValueError(
+                f"utterances is {self.utterances} and batch {self.batch}; utterances are compared "
+                "within a batch, so give a number of utterances and a batch that holds them all"
+            )
+
+
+@dataclass(frozen=True)
+class NudgeSettings(Settings):
+    """Parameters of small changes: ``levels_db`` below the signal, ``draws`` random directions.
+
+    ``tokens`` are those of the text, from 1, whose Jacobians give the singular directions.
+    """
+
+    levels_db: tuple[float, ...]
+    draws: int
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("levels_db", "tokens"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for level in self.levels_db:
+            if not 0 < level < math.inf:
+                raise ValueError(f"levels_db has {level!r}; give dB below the signal, such as 20")
+        whole_number(self.draws, "draws", least=1)
+        for token in self.tokens:
+            whole_number(token, "tokens", least=1)

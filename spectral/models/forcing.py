@@ -73,11 +73,17 @@ def feed(
                 f"a text of {len(written)} windows for a wave of {len(heard)}; cut the wave first"
             )
         pieces += heard
-        texts += [[*model.tokens.prompt, *tokens[: model.limit - 1]] for tokens in written]
-    longest = max(map(len, texts))
-    rows = torch.tensor([text + [model.tokens.end] * (longest - len(text)) for text in texts])
-    context = model.encode(model.features(pieces))
-    model.step(rows.to(model.device), context, model.new_cache())
+        texts += written
+    feed_windows(model, model.features(pieces), texts)
+
+
+@torch.inference_mode()
+def feed_windows(model: SpeechModel, features: Tensor, texts: Sequence[Sequence[int]]) -> None:
+    """Run the decoder over a text's tokens for each window of features (batch, ...)."""
+    inputs = [[*model.tokens.prompt, *tokens[: model.limit - 1]] for tokens in texts]
+    longest = max(map(len, inputs))
+    rows = torch.tensor([row + [model.tokens.end] * (longest - len(row)) for row in inputs])
+    model.step(rows.to(model.device), model.encode(features), model.new_cache())
 
 
 def _encoded(model: SpeechModel, text: str) -> list[int] | None:

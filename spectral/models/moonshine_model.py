@@ -49,6 +49,7 @@ class MoonshineModel(SpeechModel):
         self.limit = model.config.max_position_embeddings - len(self.tokens.prompt)
         self.window_samples = WINDOW_SECONDS * SAMPLE_RATE
         self.layers = decoder_layers(model, ffn="mlp")
+        self.encoder_layers = list(model.model.encoder.layers)
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Waves as the network takes them: (batch, samples), NaN after the end of each."""

@@ -43,6 +43,7 @@ class OpenAIModel(SpeechModel):
             )
             for block in model.decoder.blocks
         ]
+        self.encoder_layers = list(model.encoder.blocks)
 
     @property
     def parameters(self) -> int:

@@ -42,6 +42,7 @@ class TransformersModel(SpeechModel):
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
         self.layers = decoder_layers(model, ffn="fc2")
+        self.encoder_layers = list(model.model.encoder.layers)
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """See :class:`SpeechModel`."""

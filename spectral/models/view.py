@@ -51,6 +51,7 @@ class SpeechModel(ABC):
     heads: int
     limit: int
     layers: list[DecoderLayer]
+    encoder_layers: list[nn.Module]
     window_samples: int
 
     @property

@@ -54,7 +54,7 @@ def plan(works: Sequence[Work]) -> str:
     """The whole text."""
     device = choose_device(str(works[0].values["device"]))
     absent = _absent(works)
-    batch = max(int(work.values["batch"]) for work in works)
+    batch = max(work.batch for work in works)
     found = timings(list(absent.values()), batch, device) if absent else {}
     seconds = {
         (work.kind, name): _estimate(work, name, absent, found, device)
@@ -124,11 +124,7 @@ def _table(
         row: dict[str, str] = {"model": name}
         row["download"] = _bytes(checkpoint_bytes(size)) if size else "there"
         row["weights"] = f"{weights(size) / 1e6:.0f} M" if size else ""
-        peaks = [
-            peak_memory(size, int(work.values["batch"]), work.kind == "jacobians")
-            for work in works
-            if size
-        ]
+        peaks = [peak_memory(size, work.batch, work.kind == "jacobians") for work in works if size]
         row["memory"] = _bytes(max(peaks)) if peaks else ""
         for work in works:
             label = f"{work.kind} ({counts[work.kind]})"

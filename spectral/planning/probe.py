@@ -32,9 +32,12 @@ PATIENCE = 60.0
 
 _SECONDS = 10  # of noise, where there is no speech
 _FEW = 4
-_WINDOWS = {"listening": 2, "nulls": 3, "choices": 2}
+_WINDOWS = {"listening": 2, "nulls": 3, "choices": 2, "dynamics": 7}
 """How often each window is heard: once more to be scored, or by a twin and with another's text;
 slow speech has some more."""
+
+_PASSES = 30
+"""Of a singular direction, about: six steps of a product with a Jacobian and with its transpose."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,15 @@ class Timing:
 
     def estimate(self, work: Work) -> Estimate:
         """Texts of 32 tokens, or every batch with one that goes on to the limit."""
-        windows = _WINDOWS.get(work.kind, 1)
+        windows, texts = _WINDOWS.get(work.kind, 1), 1
+        if work.kind == "nudges":  # each is written, and heard by model and twin
+            levels = len(work.values["levels_db"])
+            texts = 1 + levels * work.directions
+            windows = texts + 2 * levels * work.batch + _PASSES * len(work.values["tokens"])
         linear = self.jacobians * work.values["tokens"] if work.kind == "jacobians" else 0.0
         low, high = (
-            windows * self.hearing + tokens * self.token + linear for tokens in (SHORT, LONGEST)
+            windows * self.hearing + texts * tokens * self.token + linear
+            for tokens in (SHORT, LONGEST)
         )
         return Estimate(low, high).times(len(work.conditions))
 

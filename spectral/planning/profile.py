@@ -9,16 +9,17 @@ from typing import Any
 import yaml
 
 from spectral.measurement.schemas import SWAPPED
+from spectral.models.states import TOGETHER
 from spectral.speech.corpus import Utterance, find_utterances
 
-KINDS = ("measure", "listening", "nulls", "choices", "jacobians")
+KINDS = ("measure", "listening", "nulls", "choices", "jacobians", "dynamics", "nudges")
 """The notebooks that measure, once per model; those that draw are a matter of seconds each."""
 
 LIBRISPEECH = 5559
 """Utterances of test-clean and test-other, taken where the corpus is not there yet."""
 
 _RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
-_NETWORKS = 2  # jacobians measures a model and its random twin
+_NETWORKS = 2  # some measure a model and its random twin
 _CROSSED = 48  # centring, positions, pooling and forcing: four sides each free, two forced
 _NULLS = 4  # of the model's own conditions; a swapped utterance is one more
 
@@ -46,6 +47,18 @@ class Work:
         """Their names, clean first."""
         return tuple(self.values["conditions"])
 
+    @property
+    def batch(self) -> int:
+        """Windows that a network hears at once."""
+        if self.kind == "dynamics":
+            return min(TOGETHER, int(self.values["batch"]))
+        return self.directions + 1 if self.kind == "nudges" else int(self.values["batch"])
+
+    @property
+    def directions(self) -> int:
+        """In how many directions nudges move an utterance."""
+        return int(self.values["draws"]) + 2 * len(self.values["tokens"])
+
     def rows(self, layers: int) -> int:
         """Rows per utterance of a model with so many decoder layers."""
         count = len(self.conditions)
@@ -59,6 +72,12 @@ class Work:
             return 3 * (_CROSSED + 3 * (count - 2))
         if self.kind == "jacobians":
             return count * _NETWORKS * self.values["tokens"] * layers
+        if self.kind == "dynamics":  # of an encoder with as many layers
+            steps, states = len(self.values["steps"]), 1 + 2 * layers
+            distances, ranks, readouts = 2 * (states + steps), states + steps * layers, 4 * layers
+            return count * _NETWORKS * (distances + ranks + readouts + 1)
+        if self.kind == "nudges":
+            return count * len(self.values["levels_db"]) * self.directions
         return count
 
 

@@ -1,8 +1,9 @@
-"""Texts as Whisper judges them: its English normaliser and its measure of repetition."""
+"""Texts compared: Whisper's English normaliser, its measure of repetition, and edits."""
 
 import zlib
 from functools import cache, lru_cache
 
+import numpy as np
 from whisper.normalizers import EnglishTextNormalizer
 
 
@@ -16,6 +17,16 @@ def compression_ratio(text: str) -> float:
     """Bytes of a text over its zlib-compressed bytes; high for loops (openai-whisper's measure)."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
+
+
+def edits(one: str, other: str) -> int:
+    """Characters to insert, delete or replace to make one text of the other (Levenshtein 1966)."""
+    letters, along = np.array(list(other)), np.arange(len(other) + 1)
+    costs = along
+    for letter in one:
+        least = np.append(costs[0] + 1, np.minimum(costs[1:] + 1, costs[:-1] + (letters != letter)))
+        costs = along + np.minimum.accumulate(least - along)  # insertions, left to right
+    return int(costs[-1])
 
 
 @cache

@@ -1,0 +1,126 @@
+"""Tables of attraction: planted convergence, ranks, readouts and distinct texts are found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spectral.results.attraction import convergence, distances, ranks
+from spectral.results.distinct import distinct_share, distinct_texts, entropy_bits, first_words
+from spectral.results.jackknife import jackknife_interval
+from spectral.results.readouts import readouts
+
+_SHARED = {"parameters": 1, "model": "m", "network": "trained"}
+
+
+def _distance_rows(factor: float) -> pd.DataFrame:
+    """Sixteen pairs of eight voices whose stressed last layer is ``factor`` times as far apart."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(16):
+        far = rng.uniform(1, 1.4)
+        for condition, last in (("clean", 0.8 * far), ("hell", 0.8 * far * factor)):
+            for stage, layer, value in (
+                ("input", 0, far),
+                ("decoder", 1, far),
+                ("decoder", 2, last),
+            ):
+                rows.append(
+                    {
+                        **_SHARED, "quantity": "distance", "condition": condition,
+                        "utterance": f"u{i}", "speaker": f"v{i % 8}", "stage": stage,
+                        "layer": layer, "step": 0, "value": value,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_planted_convergence_is_found_and_none_where_there_is_none(factor: float) -> None:
+    (row,) = convergence(_distance_rows(factor), "hell", 200, 0).to_dict("records")
+    assert row["ratio_clean"] == pytest.approx(0.8)
+    assert row["ratio_stressed"] == pytest.approx(0.8 * factor)
+    assert row["change"] == pytest.approx(100 * (factor - 1))
+    assert row["change_low"] == pytest.approx(row["change_high"]), "a factor common to all pairs"
+    table = distances(_distance_rows(factor), 200, 0)
+    assert (table.distance_low < table.distance).all()
+    assert (table.distance < table.distance_high).all()
+
+
+def _rank_rows(stressed: dict[str, float], clean: dict[str, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            **_SHARED, "quantity": "effective_rank", "condition": condition, "speaker": voice,
+            "stage": "decoder", "layer": 1, "step": 0, "count": 4, "value": 8.0, "without": value,
+        }
+        for condition, side in (("clean", clean), ("hell", stressed))
+        for voice, value in side.items()
+    )  # fmt: skip
+
+
+def test_ranks_have_jackknife_intervals_paired_by_voice() -> None:
+    same = {"a": 7.0, "b": 8.0, "c": 9.0}
+    (row,) = ranks(_rank_rows(same, same), "hell").to_dict("records")
+    assert row["change"] == row["change_low"] == row["change_high"] == 0
+    half = row["rank_clean_high"] - 8
+    assert half == pytest.approx(1.959964 * (2 / 3 * 2) ** 0.5)  # (V - 1) / V sum of squares
+
+
+def test_a_jackknife_of_means_is_the_standard_error() -> None:
+    """For a mean of voices it is the textbook's s / sqrt(V), exactly."""
+    values = np.random.default_rng(0).standard_normal(16)
+    without = (values.sum() - values) / 15
+    found = jackknife_interval(values.mean(), without)
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * values.std(ddof=1) / 4, rel=1e-9)
+    assert np.isnan(jackknife_interval(1.0, np.array([1.0])).low)
+
+
+def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:
+    rows = pd.DataFrame(
+        {
+            **_SHARED, "quantity": "readout", "condition": "clean", "utterance": f"u{i}",
+            "speaker": f"v{i}", "count": count, "audio": audio, "stage": stage,
+            "layer": int(stage != "chance"), "value": value,
+        }
+        for i, count in enumerate((10, 30))
+        for stage, audio, value in (
+            ("decoder", "own", (0.5, 0.9)[i]), ("decoder", "swapped", 0.4), ("chance", "own", 0.2)
+        )
+    )  # fmt: skip
+    (row,) = readouts(rows, 50, 0).to_dict("records")
+    assert row["own"] == pytest.approx(80)
+    assert row["swapped"] == pytest.approx(40)
+    assert row["added"] == pytest.approx(40)
+    assert row["chance"] == pytest.approx(20)
+
+
+def _texts(written: list[str]) -> pd.DataFrame:
+    said = ["the old dog ran", "the old cat sat", "a red bird sang", "my uncle slept"]
+    return pd.DataFrame(
+        {
+            "parameters": 1, "model": "m", "condition": condition, "utterance": f"u{i}",
+            "speaker": f"v{i}", "reference": said[i], "transcript": texts[i],
+        }
+        for condition, texts in (("clean", said), ("hell", written))
+        for i in range(4)
+    )  # fmt: skip
+
+
+def test_distinct_texts_are_counted_by_side_and_prefix() -> None:
+    table = distinct_texts(_texts(["ann hid a ring"] * 3 + ["ann hid"]), "hell", 200, 0)
+    found = table.set_index(["side", "words"])
+    assert found.distinct["said", 1] == 75
+    assert found.distinct["clean", 0] == 100
+    assert found.distinct["hell", 1] == 25
+    assert found.entropy["hell", 1] == 0
+    assert found.alike["hell", 1] == found.alike_low["hell", 1] == 100
+    assert found.distinct["hell", 0] == 50
+    assert found.alike["hell", 0] == pytest.approx(50), "three of six pairs"
+    assert found.alike["clean", 0] == found.alike_high["clean", 0] == 0, "not even in resamples"
+    assert found.entropy["clean", 0] == pytest.approx(2)
+
+
+def test_prefixes_and_entropy() -> None:
+    assert first_words("The old dog!", 2) == "the old"
+    assert first_words("The old dog!", 0) == "the old dog"
+    assert distinct_share(["a", "a", "b", "b"]) == 0.5
+    assert entropy_bits(["a", "a", "b", "b"]) == 1

@@ -1,0 +1,255 @@
+"""Distances, readouts and edits with planted answers; measured dynamics against loops by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectral.convergence import relative_distances
+from spectral.measurement.across import centre, partners, ranks_without
+from spectral.measurement.dynamics import measure_dynamics
+from spectral.measurement.dynamics_schemas import DYNAMICS
+from spectral.measurement.run import batches, stressed
+from spectral.measurement.settings import DynamicsSettings
+from spectral.measurement.store import read
+from spectral.models.capture import HIDDEN_STATE, capture
+from spectral.models.decoding import transcribe
+from spectral.models.states import STRIDE, states
+from spectral.models.view import SpeechModel
+from spectral.readouts import majority_readout, ridge_readout
+from spectral.spectra import effective_rank, eigenvalues
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.speech.text import edits
+from spectral.stress.mixture import Speakers
+
+SEED = 3
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def _whole(first: torch.Tensor, second: torch.Tensor) -> float:
+    return relative_distances(first, second).square().mean().sqrt().item()
+
+
+def test_states_that_approach_a_common_path_grow_alike_by_the_planted_factor() -> None:
+    """h_l = path + factor^l x: with a path far larger than x, each layer's distance is a factor."""
+    path, factor = 1e4 * _random(9, 6), 0.7
+    first, second = _random(2, 9, 6, seed=1)
+    layers = [factor**i for i in range(4)]
+    pair = [torch.stack([path + scale * x for scale in layers]) for x in (first, second)]
+    found = relative_distances(*pair).square().mean(-1).sqrt()
+    np.testing.assert_allclose(found[1:] / found[:-1], factor, rtol=1e-3)
+
+
+def test_a_common_offset_fakes_convergence_only_before_centring() -> None:
+    paths = list(_random(6, 1, 500, 8))
+    moved = [path + 10 for path in paths]
+    raw, faked = (_whole(*pair[:2]) for pair in (paths, moved))
+    assert raw == pytest.approx(2**0.5, rel=0.05)
+    assert faked < 0.2
+    centred = _whole(*centre(moved)[:2])
+    assert centred == pytest.approx(raw, rel=0.02)
+
+
+@given(st.floats(1e-6, 1e6), st.integers(0, 99))
+def test_neither_scale_nor_rotation_changes_a_distance(scale: float, seed: int) -> None:
+    first, second = _random(2, 5, 4, seed=seed)
+    rotation = torch.linalg.qr(_random(4, 4, seed=seed + 1)).Q
+    found = relative_distances(scale * first @ rotation, scale * second @ rotation)
+    np.testing.assert_allclose(found, relative_distances(first, second), rtol=1e-9)
+
+
+def test_distances_of_equal_opposite_and_zero_states() -> None:
+    states = _random(5, 4)
+    assert relative_distances(states, states).max() == 0
+    assert _whole(states, -states) == pytest.approx(2)
+    assert relative_distances(0 * states, 0 * states).max() == 0
+
+
+def test_distances_of_other_lengths_or_nan_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one shape, got \(3, 2\) and \(2, 2\): cut both"):
+        relative_distances(torch.zeros(3, 2), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="second must be finite"):
+        relative_distances(torch.zeros(2, 2), torch.full((2, 2), torch.nan))
+
+
+def test_a_planted_linear_readout_is_found_and_noise_stays_at_chance() -> None:
+    labels = torch.from_numpy(np.random.default_rng(1).integers(0, 5, 2000))
+    folds = torch.arange(2000) % 4
+    noise = _random(2000, 12)
+    planted = noise + 4 * _random(5, 12, seed=7)[labels]
+    assert (ridge_readout(planted, labels, folds) == labels).double().mean() > 0.95
+    # 4 standard errors of a share of one in five
+    found = (ridge_readout(noise, labels, folds) == labels).double().mean()
+    assert abs(found - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
+
+
+def test_a_readout_sees_nothing_of_the_fold_that_it_is_tested_on() -> None:
+    """Each fold's labels follow a rule of their own, so another fold's readout fails on it."""
+    features = _random(400, 3)
+    folds = torch.arange(400) % 2
+    sign = (features[:, 0] > 0).long()
+    labels = torch.where(folds == 0, sign, 1 - sign)
+    assert (ridge_readout(features, labels, folds) == labels).double().mean() < 0.1
+
+
+def test_scales_and_constant_features_do_not_matter_to_a_readout() -> None:
+    labels, folds = torch.arange(60) % 3, torch.arange(60) // 20
+    features = _random(60, 4) + 2 * torch.nn.functional.one_hot(labels, 4)
+    other = torch.cat([1e3 * features, torch.ones(60, 1)], 1)
+    assert torch.equal(ridge_readout(features, labels, folds), ridge_readout(other, labels, folds))
+
+
+def test_the_majority_is_that_of_the_other_folds_and_one_fold_is_refused() -> None:
+    labels, folds = torch.tensor([4, 4, 4, 2, 2, 4]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert majority_readout(labels, folds).tolist() == [2, 2, 2, 4, 4, 4]
+    with pytest.raises(ValueError, match="one fold only"):
+        majority_readout(labels, torch.zeros(6, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "count"),
+    [("kitten", "sitting", 3), ("", "ab", 2), ("ab", "", 2), ("same", "same", 0), ("ab", "ba", 2)],
+)
+def test_edits_are_levenshtein_s(one: str, other: str, count: int) -> None:
+    assert edits(one, other) == count
+
+
+@given(st.text("ab", max_size=7), st.text("ab", max_size=7))
+def test_edits_follow_their_recurrence(one: str, other: str) -> None:
+    def slow(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
+
+    assert edits(one, other) == slow(one, other)
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=12), st.integers(0, 5))
+def test_partners_are_of_other_voices_and_each_is_taken_once(voices: list[str], seed: int) -> None:
+    found = partners(voices, seed)
+    if 2 * max(voices.count(voice) for voice in voices) > len(voices):
+        assert found == ()
+    else:
+        assert sorted(found) == list(range(len(voices)))
+        assert all(voices[i] != voices[found[i]] for i in range(len(voices)))
+
+
+def test_ranks_without_a_voice_are_those_of_the_other_rows() -> None:
+    rows, voices = _random(2, 6, 5), ["a", "a", "b", "b", "c", "c"]
+    for i, whole, without in ranks_without(rows, voices):
+        kept = [j for j, voice in enumerate(voices) if voice != voices[i]]
+        for layer in range(2):
+            assert whole[layer] == pytest.approx(effective_rank(eigenvalues(rows[layer])).item())
+            expected = effective_rank(eigenvalues(rows[layer, kept])).item()
+            assert without[layer] == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def settings(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> DynamicsSettings:
+    return DynamicsSettings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("dynamics") / "tiny-0.parquet",
+        conditions=("clean", "hell"),
+        seed=SEED,
+        batch=14,
+        device="cpu",
+        utterances=14,
+        steps=(1, 3),
+        folds=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(settings: DynamicsSettings) -> pd.DataFrame:
+    return read([measure_dynamics(settings).output], DYNAMICS)
+
+
+def test_states_are_what_capture_sees_of_each_utterance_alone(
+    tiny: SpeechModel, speech: Path
+) -> None:
+    waves = [read_wave(one) for one in find_utterances(speech).utterances[:3]]
+    texts = transcribe(tiny, waves)
+    found = states(tiny, waves, texts)
+    for wave, one in zip(waves, found, strict=True):
+        with capture(tiny) as recording:
+            (text,) = transcribe(tiny, [wave])
+        hidden, _ = recording.text_rows(HIDDEN_STATE, [text])
+        torch.testing.assert_close(one.decoder, hidden[0], rtol=1e-4, atol=1e-5)
+        features = tiny.features([wave])
+        frames = -(-len(wave) * 100 // tiny.window_samples)  # 100 positions in the window of 2 s
+        assert one.encoder.shape[1] == one.features.shape[1] == -(-frames // STRIDE)
+        torch.testing.assert_close(one.features[0, 1], features[0, :, 2 * STRIDE])
+
+
+def test_measured_distances_are_those_of_states_by_hand(
+    tiny: SpeechModel, speech: Path, settings: DynamicsSettings, rows: pd.DataFrame
+) -> None:
+    corpus = find_utterances(speech).utterances
+    (chosen,) = batches(corpus, settings)
+    mixtures = stressed(chosen, Speakers(corpus), settings)[0]["clean"]
+    waves = [mixture.wave for mixture in mixtures]
+    kept = rows.utterance.unique()
+    known = {one.id: wave for one, wave in zip(chosen, waves, strict=True) if one.id in kept}
+    seen = dict(
+        zip(known, states(tiny, list(known.values()), transcribe(tiny, list(known.values()))),
+            strict=True)
+    )  # fmt: skip
+    lengths = sorted(one.decoder.shape[1] for one in seen.values())
+    usual = lengths[len(lengths) // 2]
+    whole = rows[
+        (rows.quantity == "distance") & (rows.network == "trained") & (rows.condition == "clean")
+        & (rows.stage == "decoder") & (rows.layer == 2)
+    ]  # fmt: skip
+    assert len(whole[whole.step == 0]) == len(kept)
+    for row in whole.itertuples():
+        first, second = seen[row.utterance].decoder[1], seen[row.partner].decoder[1]
+        count = min(len(first), len(second), usual)
+        apart = relative_distances(first[:count], second[:count])
+        expected = apart[row.step - 1] if row.step else apart.square().mean().sqrt()
+        assert row.value == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_every_quantity_is_there_for_both_networks_and_conditions(rows: pd.DataFrame) -> None:
+    counts = rows.groupby(["quantity", "condition", "network"]).size().unstack()
+    quantities = {"distance", "centred_distance", "effective_rank", "readout"}
+    assert set(counts.index) == {(name, side) for name in quantities for side in ("clean", "hell")}
+    assert counts.random.equals(counts.trained), "the twin is fed the model's own tokens"
+    for name in ("effective_rank", "readout"):
+        assert counts.trained[name].nunique() == 1, "as many rows on both sides"
+    speakers = rows.drop_duplicates("utterance").set_index("utterance").speaker
+    paired = rows[rows.partner != ""].drop_duplicates("utterance")
+    assert (paired.partner.map(speakers) != paired.speaker).all()
+
+
+def test_readouts_with_another_s_audio_differ_from_the_own(rows: pd.DataFrame) -> None:
+    read_off = rows[(rows.quantity == "readout") & (rows.stage != "chance")]
+    keys = ["network", "condition", "stage", "layer", "utterance"]
+    wide = read_off.pivot(index=keys, columns="audio", values="value")
+    assert (wide.own != wide.swapped).any()
+    assert wide.notna().all(axis=None)
+
+
+def test_a_second_run_gives_the_same_rows(settings: DynamicsSettings, rows: pd.DataFrame,
+                                          tmp_path: Path) -> None:  # fmt: skip
+    again = measure_dynamics(replace(settings, output=tmp_path / "tiny-0.parquet"))
+    pd.testing.assert_frame_equal(read([again.output], DYNAMICS), rows)
+
+
+@pytest.mark.parametrize("utterances", [None, 15])
+def test_utterances_that_do_not_share_a_batch_are_refused(
+    settings: DynamicsSettings, utterances: int | None
+) -> None:
+    with pytest.raises(ValueError, match="give a number of utterances and a batch that holds"):
+        replace(settings, utterances=utterances)

@@ -1,0 +1,127 @@
+"""Small changes: their size, what they are compared with, and that planted effects are found."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectral.measurement.dynamics_schemas import NUDGES
+from spectral.measurement.hearing import mel_operator
+from spectral.measurement.nudges import _random, _singular, measure_nudges
+from spectral.measurement.settings import NudgeSettings
+from spectral.measurement.store import read
+from spectral.models.decoding import greedy
+from spectral.models.streams import residual_streams
+from spectral.models.view import SpeechModel
+from spectral.results.nudges import growths, nudged_texts
+from spectral.speech.corpus import find_utterances, read_wave
+
+
+@pytest.fixture(scope="module")
+def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> NudgeSettings:
+    return NudgeSettings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("nudges") / "tiny-0.parquet",
+        conditions=("clean",),
+        seed=3,
+        batch=2,
+        device="cpu",
+        utterances=3,
+        levels_db=(20.0, 200.0),
+        draws=2,
+        tokens=(1, 99),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(settings: NudgeSettings) -> pd.DataFrame:
+    return read([measure_nudges(settings).output], NUDGES)
+
+
+def test_a_change_below_rounding_changes_nothing(rows: pd.DataFrame) -> None:
+    nothing = rows[rows.level_db == 200]
+    assert nothing.unchanged.all()
+    assert (nothing.character_edits == 0).all()
+    assert (nothing.word_error == nothing.word_error_before).all()
+    assert (rows.unchanged == (rows.character_edits == 0)).all()
+
+
+def test_every_utterance_is_moved_in_every_direction_that_it_has(rows: pd.DataFrame) -> None:
+    """Two draws and both signs of token 1; no text has a token 99."""
+    assert (rows.groupby(["utterance", "level_db"]).size() == 4).all()
+    singular = rows[rows.direction == "singular"]
+    assert set(singular["index"]) == {1}
+    assert set(singular.sign) == {1, -1}
+    assert (rows.growth.map(len) == 2).all()
+    assert (rows[rows.level_db == 20].twin_growth.map(min) > 0).all()
+
+
+def test_directions_have_norm_one_and_singular_ones_move_their_token_by_sigma(
+    tiny: SpeechModel, speech: Path, settings: NudgeSettings
+) -> None:
+    wave = read_wave(find_utterances(speech).utterances[0])
+    features = tiny.features([wave])
+    (text,) = greedy(tiny, features)
+    drawn = list(_random(features, 120, settings, ("clean", "x")))
+    for nudge in drawn:
+        assert nudge.delta.norm().item() == pytest.approx(1, rel=1e-5)
+        assert nudge.delta[:, 120:].abs().max() == 0
+    assert not torch.equal(drawn[0].delta, drawn[1].delta)
+    streams = residual_streams(tiny, features, text.tokens)
+    operator = mel_operator(tiny, streams, features, 0)
+    plus, minus = _singular(tiny, features, text, (1,))
+    assert torch.equal(plus.delta, -minus.delta)
+    moved = operator.matmat(plus.delta.reshape(-1, 1)).norm().item()
+    assert moved == pytest.approx(plus.sigma, rel=1e-2)
+    others = [operator.matmat(one.delta.reshape(-1, 1)).norm().item() for one in drawn]
+    assert max(others) < moved
+
+
+def _planted(changed: dict[str, float]) -> pd.DataFrame:
+    """Ten utterances of five voices, ten versions each; so many of them come out otherwise."""
+    rows = []
+    for direction, share in changed.items():
+        for i in range(10):
+            for j in range(10):
+                other = j < share * 10
+                rows.append(
+                    {
+                        "parameters": 1, "model": "m", "condition": "clean", "level_db": 20.0,
+                        "utterance": f"u{i}", "speaker": f"v{i % 5}", "direction": direction,
+                        "unchanged": not other, "character_edits": 4 * other, "tokens": 20,
+                        "reference_words": 5, "word_error_before": 0.2,
+                        "word_error": 0.6 if other else 0.2, "candidate_before": False,
+                        "candidate": other, "growth": np.array([1.0, 10.0 + 90 * other]),
+                        "twin_growth": np.array([1.0, 1.0]),
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_planted_changes_are_found() -> None:
+    rows = _planted({"random": 0.0, "singular": 0.5})
+    table = nudged_texts(rows, 50, 0).set_index("direction")
+    assert (
+        table.loc["random", ["changed", "edits", "added_error", "candidates"]].tolist() == [0] * 4
+    )
+    singular = table.loc["singular"]
+    assert singular.changed == singular.changed_low == singular.changed_high == 50
+    assert singular.edits == pytest.approx(0.1)
+    assert singular.added_error == pytest.approx(20)
+    assert singular.new_candidates == 50
+    grown = growths(rows, 50, 0).set_index(["network", "direction", "layer"]).growth
+    assert grown["trained", "random", 2] == pytest.approx(1)
+    assert grown["trained", "singular", 2] == pytest.approx(1.5)
+    assert grown["random", "singular", 2] == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("levels_db", (0.0,)), ("draws", 0), ("tokens", (0,))])
+def test_settings_that_make_no_change_are_refused(
+    settings: NudgeSettings, name: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=name):
+        NudgeSettings(**{**vars(settings), name: value})
