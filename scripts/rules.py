@@ -20,11 +20,11 @@ now are an error, unless ``--evidence`` asks for rules to measure them.
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from dependencies import (
+    LADDER,
     Section,
     data_files,
     defaults,
@@ -39,15 +39,6 @@ from stamp import begun_path, difference, key_of, write
 
 # Run once per model, and draw nothing.
 MEASURING = ("measure", "jacobians", "listening", "nulls", "choices", "dynamics", "nudges")
-
-
-@dataclass
-class Runs:
-    """What is measured: the executed notebook of every kind and model, and where its rows go."""
-
-    folders: dict[str, Path] = field(default_factory=dict)
-    measured: dict[tuple[str, str], str] = field(default_factory=dict)
-    committed: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -149,7 +140,7 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
     lines = [
         f"MEASURED := {' '.join(measured.values())}",
         f"EVIDENCE := {' '.join(runs[run] for run in stale)}",
-        f"DRAWN := {' '.join(executed(build, name) for name in drawn)}",
+        f"DRAWN := {' '.join(executed(build, name) for name in longest_first(drawn, values))}",
         *(f"ROWS_{kind} := {folder}" for kind, folder in folders.items()),
     ]
     for (kind, model), target in measured.items():
@@ -160,6 +151,11 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
         lines.append(f"{folders[kind] / model}.parquet: {runs[kind, model]};")
     lines += [rule(executed(build, name), needs) for name, needs in drawn.items()]
     return "\n".join(lines) + "\n"
+
+
+def longest_first(names: Iterable[str], values: Mapping[str, Section]) -> list[str]:
+    """Notebooks that run models before those that only draw, so that none is waited for alone."""
+    return sorted(names, key=lambda name: LADDER not in values[name])
 
 
 def complaint(stale: Mapping[tuple[str, str], str], folders: Mapping[str, Path]) -> str:
