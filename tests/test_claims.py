@@ -242,6 +242,55 @@ def test_courses_decide_only_where_resampled_voices_agree(
     assert claim_verdict(sweeps.transition(tmp_path)) == expected
 
 
+SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
+    sign, reach = SIDES[planted]
+    states = [
+        {"parameters": size, "model": model, "network": network, "quantity": "distance"}
+        | _number("ratio_stressed", 1 - 0.5 * sign, reach)
+        | _number("change", -20 * sign if network == "trained" else 0.0, 10 * reach)
+        for model, size in MODELS.items()
+        for network in ("trained", "random")
+    ]
+    texts = [
+        {"parameters": size, "model": model, "side": side, "words": 0}
+        | _number("alike", 50 + 20 * sign * (side == "hell"), reach)
+        for model, size in MODELS.items()
+        for side in ("said", "clean", "hell")
+    ]
+    pd.DataFrame(states).to_csv(tmp_path / "attraction_distances.csv", index=False)
+    pd.DataFrame(texts).to_csv(tmp_path / "attraction_texts.csv", index=False)
+    assert claim_verdict(sweeps.attraction(tmp_path)) == OUTCOMES[planted]
+
+
+def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) -> None:
+    rows = [
+        {"parameters": 1, "model": "xs-0", "condition": condition, "direction": "random",
+         "level_db": level} | _number("new_candidates", value, 1.0)
+        for condition, level, value in [("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9)]
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "subtle_stress.csv", index=False)
+    (part,) = sweeps.subtle(tmp_path)
+    assert [statement.found.estimate for statement in part.statements] == [0.5]
+    assert part.verdict == UNDECIDED
+
+
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+def test_planted_warnings_are_found_as_far_as_measured(planted: str, tmp_path: Path) -> None:
+    sign, reach = SIDES[planted]
+    rows = [
+        {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "condition": "mix",
+         "observable": "alpha", "verdict": "differs"}
+        | _number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | _number("adjusted", sign, reach)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "within_conditions.csv", index=False)
+    parts = sweeps.early_warning(tmp_path)
+    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 2 + [NOT_MEASURED]
+
+
 def test_claims_without_a_table_are_not_measured(tmp_path: Path) -> None:
     found = weigh(tmp_path)
     assert [weighed.claim.number for weighed in found] == list(range(1, 17))

@@ -135,7 +135,7 @@ def _falls(
             )
             for m in models
         ]  # fmt: skip
-        parts.append(Part(f"{name} {verb} more than of {null}", "evidence", statements))
+        parts.append(Part(f"{name} {verb} more than with {null}", "evidence", statements))
     return parts
 
 

@@ -86,14 +86,14 @@ def html_page(found: Sequence[Weighed]) -> str:
 def counts(found: Sequence[Weighed]) -> str:
     """How many claims have each verdict."""
     number = Counter(weighed.verdict for weighed in found)
-    return f"Of {len(found)} claims: " + ", ".join(f"{number[name]} {name}" for name in VERDICTS)
+    return f"Of {len(found)} claims: " + ", ".join(f"{name} {number[name]}" for name in VERDICTS)
 
 
 def cells(statement: Statement) -> tuple[str, str, str, str]:
     """A statement to read: of what, the number with its interval, the claim, the decision."""
     found = statement.found
     known = found.low <= found.high
-    interval = f"[{found.low:.3g}, {found.high:.3g}]" if known else "[none: one network of a size]"
+    interval = f"[{found.low:.3g}, {found.high:.3g}]" if known else "[no interval]"
     return (
         statement.about,
         f"{found.estimate:.3g} {interval}",
