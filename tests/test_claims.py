@@ -270,7 +270,9 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
     rows = [
         {"parameters": 1, "model": "xs-0", "condition": condition, "direction": "random",
          "level_db": level} | _number("new_candidates", value, 1.0)
-        for condition, level, value in [("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9)]
+        for condition, level, value in [
+            ("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9.0)
+        ]
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "subtle_stress.csv", index=False)
     (part,) = sweeps.subtle(tmp_path)
