@@ -14,7 +14,8 @@ that folder; of the folder ``ladder`` just on the models that the notebook names
 ``results``, or ``<something>_results``, are the folder of a measuring notebook depends on that
 notebook's run for every model that it names. Where that folder lies in data/ its rows come with the
 project: they are only read, and rows that were measured with anything else than what is there
-now are an error, unless ``--evidence`` asks for rules to measure them.
+now are an error, unless ``--evidence`` asks for rules to measure them. One that names other
+notebooks in ``drawn`` reads the tables that these write, and runs after them.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from stamp import begun_path, difference, key_of, write
 
 # Run once per model, and draw nothing.
 MEASURING = ("measure", "jacobians", "listening", "nulls", "choices", "dynamics", "nudges")
+DRAWN = "drawn"  # the parameter with the notebooks whose tables a notebook reads
 
 
 def main() -> None:
@@ -123,7 +125,8 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
             str(folders[kind] / f"{model}.parquet") if is_committed(folders[kind]) else target
             for (kind, model), target in needed.items()
         ]
-        drawn[name] = [*prerequisites(name, values[name], build), *files]
+        others = [executed(build, other) for other in drawn_by(name, values)]
+        drawn[name] = [*prerequisites(name, values[name], build), *files, *others]
     keys = {
         (kind, model): key_of(kind, model, sections[kind], values[kind])
         for kind, model in runs
@@ -192,6 +195,20 @@ def is_committed(folder: Path | None) -> bool:
 def measured_by(values: Section) -> list[str]:
     """The measuring notebooks whose rows a notebook reads."""
     return [from_root(value).name for key, value in values.items() if is_results(key)]
+
+
+def drawn_by(name: str, sections: Mapping[str, Section]) -> list[str]:
+    """The notebooks whose tables a notebook reads: they draw, and read no tables themselves."""
+    others = sections[name].get(DRAWN, [])
+    if not isinstance(others, list):
+        raise ValueError(f"{DRAWN} of {name} is {others!r}; give a list of notebooks")
+    for other in others:
+        if other in MEASURING or other not in sections or sections[other].get(DRAWN):
+            raise ValueError(
+                f"{DRAWN} of {name} names {other!r}; it must be a notebook that this profile "
+                f"draws, and that has no {DRAWN} of its own"
+            )
+    return list(map(str, others))
 
 
 def rule(target: str, prerequisites: Iterable[str]) -> str:

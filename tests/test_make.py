@@ -176,6 +176,25 @@ def test_a_notebook_may_draw_from_two_measurements(project: Path) -> None:
     assert _stale(project) == MEASURED | DRAWN | {"gains"}
 
 
+def test_a_notebook_of_tables_runs_after_those_that_write_them(project: Path) -> None:
+    path = project / "params" / "ladder.yml"
+    path.write_text(path.read_text().replace("proof: {seed: 0}", "proof: {drawn: [phase, gains]}"))
+    assert _stale(project) == {"proof"}
+    (project / "build" / "ladder" / "notebooks" / "proof.ipynb").touch()
+    assert _stale(project) == set()
+    _touch(project / "notebooks" / "gains.ipynb")
+    assert _stale(project) == {"gains", "proof"}
+    run = _make(project, "-n", "figures")
+    assert run.stdout.index("notebooks/gains.ipynb") < run.stdout.index("notebooks/proof.ipynb")
+
+
+@pytest.mark.parametrize("drawn", ["[measure]", "[nothing]", "[proof]", "phase"])
+def test_tables_are_of_notebooks_that_draw(drawn: str, project: Path) -> None:
+    path = project / "params" / "ladder.yml"
+    path.write_text(path.read_text().replace("proof: {seed: 0}", f"proof: {{drawn: {drawn}}}"))
+    assert "drawn of proof" in _error(project)
+
+
 def test_a_section_that_is_null_leaves_its_notebook_out(project: Path) -> None:
     path = project / "params" / "ladder.yml"
     path.write_text(re.sub("proof: .*", "proof: null", path.read_text()))

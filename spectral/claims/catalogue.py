@@ -1,0 +1,109 @@
+"""The sixteen claims, in our words, each with the function that weighs it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from spectral.claims import answers, changes, layers, scale, sweeps
+from spectral.claims.numbers import MissingTable
+from spectral.claims.rules import Part, claim_verdict, reason
+
+PAPER, ARTICLE, BOTH = "paper", "article", "paper, article"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, by whom, and how it is weighed."""
+
+    number: int
+    source: str
+    text: str
+    weigh: Callable[[Path], list[Part]]
+
+
+CLAIMS = (
+    Claim(1, BOTH, "Stress lowers the effective rank of cross-attention, most in small models: "
+          "they lose the signal.", changes.signal_loss),
+    Claim(2, BOTH, "Large models compress: the effective rank of self-attention falls and its "
+          "slope rises.", changes.compression),
+    Claim(3, PAPER, "In models of intermediate size the FFN loses effective rank.",
+          changes.collapse),
+    Claim(4, BOTH, "Stress raises the Kirchhoff index in both regimes, by 2.9 decades or more.",
+          changes.resistance),
+    Claim(5, ARTICLE, "Effective rank falls on entering either regime.", changes.either_regime),
+    Claim(6, BOTH, "In large models the slope exceeds nine, and tail eigenvalues the clean ones.",
+          changes.hardening),
+    Claim(7, ARTICLE, "A high slope goes with failures, and comes before them.",
+          sweeps.early_warning),
+    Claim(8, ARTICLE, "The more unstable dimensions the Jacobian has, the more is hallucinated.",
+          layers.unstable),
+    Claim(9, BOTH, "The passage into hallucination is a distinct step, not a gradual drift.",
+          sweeps.transition),
+    Claim(10, PAPER, "In small models gains are below one, and what early layers inject decays.",
+          layers.decay),
+    Claim(11, PAPER, "In large models the sensitivity to the audio is of rank one, and gaps "
+          "are small.",
+          layers.rank_one),
+    Claim(12, ARTICLE, "Large models are drawn to a few states, whatever they hear.",
+          sweeps.attraction),
+    Claim(13, ARTICLE, "Even subtle perturbations make models hallucinate.", sweeps.subtle),
+    Claim(14, ARTICLE, "Spectra forecast how prone a model is; its size alone does not.",
+          scale.forecast),
+    Claim(15, BOTH, "Small models answer incoherently, large ones with fluent inventions.",
+          answers.fluency),
+    Claim(16, PAPER, "Log-probabilities stay high in hallucinations: confidence does not warn.",
+          answers.confidence),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A claim with its parts."""
+
+    claim: Claim
+    parts: Sequence[Part]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the claim."""
+        return claim_verdict(self.parts)
+
+    @property
+    def reason(self) -> str:
+        """Which parts decided."""
+        return reason(self.parts)
+
+
+def weigh(tables: Path) -> list[Weighed]:
+    """All claims by the tables of a folder; those whose table is not there are not measured."""
+    if not tables.is_dir():
+        raise ValueError(f"{tables}: no such folder; `make figures` writes the tables")
+    found = []
+    for claim in CLAIMS:
+        try:
+            parts = claim.weigh(tables)
+        except MissingTable as missing:
+            parts = [Part("all of it", "none", needs=str(missing))]
+        found.append(Weighed(claim, parts))
+    return found
+
+
+def as_table(found: Sequence[Weighed]) -> pd.DataFrame:
+    """One row per statement: every number of the page, with all digits."""
+    rows = []
+    for one in found:
+        for part in one.parts:
+            head = {
+                "claim": one.claim.number, "verdict": one.verdict, "part": part.says,
+                "part_verdict": part.verdict, "table": part.source, "needs": part.needs,
+            }  # fmt: skip
+            rows += [
+                head | {
+                    "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
+                    "high": s.found.high, "side": s.side, "bound": s.bound, "decision": s.decision,
+                }
+                for s in part.statements
+            ] or [head]  # fmt: skip
+    return pd.DataFrame(rows)

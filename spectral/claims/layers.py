@@ -1,0 +1,111 @@
+"""Claims 8, 10 and 11: what the measured propagators say."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from spectral.claims.numbers import difference, of, read_table, sizes
+from spectral.claims.rules import ABOVE, BELOW, Part, Statement
+
+_SHARES = (
+    "gain_below_one",
+    "product_decays",
+    "injection_decays",
+    "product_rank_one",
+    "rank_one_share",
+)
+_MOST = 0.5
+_SMALL_GAP = 0.5
+_STRESS = "hell"
+
+
+def unstable(tables: Path) -> list[Part]:
+    """Claim 8: Hell, where all is hallucinated, has more unstable dimensions than clean speech."""
+    keys = ["model", "layer", "network", "condition"]
+    table = read_table(tables, "propagators", [*keys, "unstable", "unstable_low", "unstable_high"])
+    rows = {tuple(row[keys]): of(row, "unstable") for _, row in table.iterrows()}
+    layers = table[["parameters", "model", "layer"]].drop_duplicates().sort_values(
+        ["parameters", "model", "layer"]
+    )  # fmt: skip
+    changes = {
+        network: [
+            difference(rows[model, layer, network, _STRESS], rows[model, layer, network, "clean"])
+            for _, model, layer in layers.itertuples(index=False)
+        ]
+        for network in ("trained", "random")
+    }
+    names = [f"{model}, layer {layer}" for _, model, layer in layers.itertuples(index=False)]
+    both = zip(changes["trained"], changes["random"], strict=True)
+    parts = {
+        "more unstable dimensions in Hell than on clean speech": changes["trained"],
+        "the rise is larger than of the random twin": [difference(*pair) for pair in both],
+    }
+    return [
+        Part(
+            says, "propagators",
+            [Statement(name, found, ABOVE, 0) for name, found in zip(names, numbers, strict=True)],
+        )
+        for says, numbers in parts.items()
+    ] + [
+        Part("within Hell, more of them with more hallucination", "none",
+             needs="answers that differ under one stress, with their propagators")
+    ]  # fmt: skip
+
+
+def decay(tables: Path) -> list[Part]:
+    """Claim 10: in the smallest size, gains are below one and what early layers inject decays."""
+    table = _hypotheses(tables)
+    small = sizes(table)[0]
+    return [
+        _share(table, small, "every gain is below one, at most tokens", "gain_below_one"),
+        _share(table, small, "the product of layers decays, at most tokens", "product_decays"),
+        _share(table, small, "the first injection decays, at most tokens", "injection_decays"),
+        _beyond_twin(table, small, "the first injection decays oftener than in the random twin",
+                     "injection_decays"),
+    ]  # fmt: skip
+
+
+def rank_one(tables: Path) -> list[Part]:
+    """Claim 11: in the largest size, sensitivity is of rank one and gaps are small."""
+    table = _hypotheses(tables)
+    large = sizes(table)[-1]
+    columns = ["model", "layer", "network", "condition", "gap", "gap_low", "gap_high"]
+    layers = read_table(tables, "propagators", columns)
+    chosen = layers[
+        layers.model.isin(large) & (layers.network == "trained") & (layers.condition == _STRESS)
+    ]
+    gaps = [
+        Statement(f"{row.model}, layer {row.layer}", of(row, "gap"), BELOW, _SMALL_GAP)
+        for _, row in chosen.sort_values(["model", "layer"]).iterrows()
+    ]
+    return [
+        _share(table, large, "most of the sensitivity is in one direction", "rank_one_share"),
+        _beyond_twin(table, large, "more of it than in the random twin", "rank_one_share"),
+        _share(table, large, "the product is of rank one, at most tokens", "product_rank_one"),
+        Part(f"gaps are below {_SMALL_GAP}", "propagators", gaps),
+    ]  # fmt: skip
+
+
+def _hypotheses(tables: Path) -> pd.DataFrame:
+    columns = ["model", "parameters", "network", "condition", *_SHARES]
+    table = read_table(tables, "hypotheses", columns)
+    return table[table.condition == _STRESS]
+
+
+def _share(table: pd.DataFrame, models: list[str], says: str, name: str) -> Part:
+    rows = table[table.network == "trained"].set_index("model")
+    statements = [Statement(model, of(rows.loc[model], name), ABOVE, _MOST) for model in models]
+    return Part(says, "hypotheses", statements)
+
+
+def _beyond_twin(table: pd.DataFrame, models: list[str], says: str, name: str) -> Part:
+    rows = table.set_index(["model", "network"])
+    statements = [
+        Statement(
+            model,
+            difference(of(rows.loc[model, "trained"], name), of(rows.loc[model, "random"], name)),
+            ABOVE, 0,
+        )
+        for model in models
+    ]  # fmt: skip
+    return Part(says, "hypotheses", statements)

@@ -1,0 +1,333 @@
+"""The verdict rules of claims, and claims planted true, false and uncertain in tables."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectral.claims import answers, changes, layers, scale, sweeps
+from spectral.claims.catalogue import CLAIMS, as_table, weigh
+from spectral.claims.numbers import between_sizes, difference, share
+from spectral.claims.page import html_page, markdown, save_page
+from spectral.claims.rules import (
+    ABOVE,
+    BELOW,
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    OPEN,
+    UNDECIDED,
+    VERDICTS,
+    Part,
+    Statement,
+    claim_verdict,
+)
+from spectral.results.bootstrap import Interval
+
+COMPONENTS = ("self_attention", "cross_attention", "ffn")
+MODELS = {"xs-0": 1, "xs-1": 1, "s-0": 2, "s-1": 2, "l-0": 3, "l-1": 3}
+NULLS = ("twin", "swapped")
+OUTCOMES = {"true": HOLDS, "false": FAILS, "wide": UNDECIDED}
+
+
+def _number(name: str, value: float, reach: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - reach, f"{name}_high": value + reach}
+
+
+def _part(*decided: str) -> Part:
+    intervals = {"supported": (1.0, 2.0), "opposed": (-2.0, -1.0), "open": (-1.0, 1.0)}
+    statements = [Statement("m", Interval(0.0, *intervals[d]), ABOVE, 0) for d in decided]
+    return Part("it does", "table", statements, "" if decided else "more")
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([("supported", "supported"), ("supported",)], HOLDS),
+        ([("supported",), ("opposed", "opposed")], FAILS),
+        ([("supported", "opposed"), ("supported",)], UNDECIDED),
+        ([("opposed", "open")], UNDECIDED),
+        ([("supported",), ()], UNDECIDED),
+        ([("opposed",), ()], FAILS),
+        ([(), ()], NOT_MEASURED),
+    ],
+)
+def test_the_verdict_is_that_of_its_parts(parts: list[tuple[str, ...]], expected: str) -> None:
+    assert claim_verdict([_part(*part) for part in parts]) == expected
+
+
+@given(st.floats(-5, 5), st.floats(0, 3), st.floats(-5, 5), st.sampled_from([ABOVE, BELOW]))
+def test_a_bound_inside_the_interval_never_decides(
+    middle: float, reach: float, bound: float, side: str
+) -> None:
+    found = Interval(middle, middle - reach, middle + reach)
+    inside = found.low <= bound <= found.high
+    decided = Statement("m", found, side, bound).decision
+    assert (decided == OPEN) == inside
+    mirrored = Statement("m", Interval(-middle, -found.high, -found.low), side, -bound).decision
+    assert inside or decided != mirrored
+
+
+def test_a_number_without_an_interval_is_open() -> None:
+    assert Statement("m", Interval(3.0, math.nan, math.nan), ABOVE, 0).decision == OPEN
+
+
+def test_differences_have_the_interval_of_independent_normals() -> None:
+    found = difference(Interval(5, 2, 8), Interval(1, -3, 5))
+    assert (found.estimate, found.low, found.high) == (4, -1, 9)  # 3, 4 -> 5
+
+
+def test_sizes_of_one_network_have_no_interval_and_more_have_welchs() -> None:
+    assert math.isnan(between_sizes([1.0], [2.0, 3.0]).low)
+    found = between_sizes([1.0, 3.0], [5.0, 7.0])  # variance 1 each, so 2; 2 degrees of freedom
+    assert found.estimate == -4
+    assert found.high - found.estimate == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6)
+
+
+def test_shares_have_the_exact_interval() -> None:
+    assert share(0, 10).high == pytest.approx(100 * (1 - 0.025 ** (1 / 10)))  # closed form
+    assert share(10, 10).low == pytest.approx(100 * 0.025 ** (1 / 10))
+    assert (share(0, 10).low, share(10, 10).high) == (0, 100)
+
+
+def _evidence(folder: Path, planted: str) -> None:
+    """Cross-attention falls, most in xs; wherever else the claims look, what they say, or not."""
+    sign = -1 if planted == "false" else 1
+    reach = 300 if planted == "wide" else 0.05
+    effects = {"n_eff": -20.0, "alpha": 1.0, "log10_kf": 3.5, "log10_kf_resolved": 0.5}
+    rows = []
+    for model, size in MODELS.items():
+        for component in COMPONENTS:
+            for source, length in [("model", "raw"), ("model", "length-matched")] + [
+                (null, "length-matched") for null in NULLS
+            ]:
+                for name, effect in effects.items():
+                    change = sign * effect * (0.1 if source in NULLS else 1 + 0.3 / size)
+                    change *= 1 + 0.001 * int(model[-1])
+                    rows.append(
+                        {
+                            "parameters": size, "model": model, "component": component, "modes": 50,
+                            "source": source, "length": length, "observable": name,
+                            "change": change, "low": change - reach, "high": change + reach,
+                        }
+                    )  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "evidence.csv", index=False)
+
+
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+@pytest.mark.parametrize(
+    "weighed",
+    [
+        changes.signal_loss,
+        changes.compression,
+        changes.collapse,
+        changes.resistance,
+        changes.either_regime,
+    ],
+)
+def test_planted_changes_are_found(weighed, planted: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    _evidence(tmp_path, planted)
+    assert claim_verdict(weighed(tmp_path)) == OUTCOMES[planted]
+
+
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
+    share_, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
+    names = (*layers._SHARES,)
+    rows = [
+        {"parameters": size, "model": model, "network": network, "condition": condition, "layer": 1}
+        | {
+            key: value
+            for name in names
+            for key, value in _number(name, share_ if network == "trained" else 0.5, reach).items()
+        }
+        | _number("gap", 1 - share_, reach)
+        | _number(
+            "unstable", share_ if network == "trained" and condition == "hell" else 0.5, reach
+        )
+        for model, size in MODELS.items()
+        for network in ("trained", "random")
+        for condition in ("clean", "hell")
+    ]
+    for name in ("hypotheses", "propagators"):
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert claim_verdict(layers.decay(tmp_path)) == OUTCOMES[planted]
+    assert claim_verdict(layers.rank_one(tmp_path)) == OUTCOMES[planted]
+    assert {part.verdict for part in layers.unstable(tmp_path)[:2]} == {OUTCOMES[planted]}
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        ({"gibberish": 100.0}, {"invention": 100.0}, HOLDS),
+        ({"invention": 100.0}, {"invention": 100.0}, FAILS),
+        ({"gibberish": 50.0, "invention": 50.0}, {"invention": 100.0}, UNDECIDED),
+    ],
+)
+def test_planted_answers_are_found(
+    small: dict[str, float], large: dict[str, float], expected: str, tmp_path: Path
+) -> None:
+    said = {1: small, 2: {"loop": 100.0}, 3: large}
+    rows = [
+        {"parameters": size, "model": model, "condition": "hell", "n": 64} | said[size]
+        for model, size in MODELS.items()
+    ]
+    pd.DataFrame(rows).drop(columns="n").to_csv(tmp_path / "outcomes.csv", index=False)
+    pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
+    assert claim_verdict(answers.fluency(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("hell", "reach", "expected"),
+    [(-0.05, 0.01, HOLDS), (-0.4, 0.01, FAILS), (-0.1, 0.2, UNDECIDED)],
+)
+def test_planted_confidence_is_found(
+    hell: float, reach: float, expected: str, tmp_path: Path
+) -> None:
+    rows = [
+        {"parameters": size, "model": model, "condition": condition}
+        | _number("log_probability", value, reach)
+        for model, size in MODELS.items()
+        for condition, value in (("clean", -0.1), ("hell", hell))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
+    assert claim_verdict(answers.confidence(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"), [(12.0, UNDECIDED), (2.0, FAILS)]
+)  # the tail is not measured, so nothing here can make the claim hold
+def test_planted_slopes_are_found(alpha: float, expected: str, tmp_path: Path) -> None:
+    rows = [
+        {"parameters": size, "model": model, "component": "ffn", "modes": 50, "length": "raw",
+         "side": "stressed"} | _number("alpha", alpha if size == 3 else 5.0, 0.1)
+        for model, size in MODELS.items()
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "phase_diagram.csv", index=False)
+    parts = changes.hardening(tmp_path)
+    assert claim_verdict(parts) == expected
+    assert (parts[0].verdict == HOLDS) == (alpha > 9)
+
+
+def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
+    rows = [
+        {"target": "word_error", "rival": rival} | _number("skill", skill, 0.1)
+        for rival, skill in (("mean", 0.5), ("size", -0.5))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
+    assert claim_verdict(scale.forecast(tmp_path)) == FAILS
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "support", "expected"),
+    [
+        (["step"] * 9 + ["smooth"], 1.0, HOLDS),
+        (["smooth"] * 9 + ["step"], 1.0, FAILS),
+        (["step"] * 10, 0.6, UNDECIDED),
+    ],
+)
+def test_courses_decide_only_where_resampled_voices_agree(
+    verdicts: list[str], support: float, expected: str, tmp_path: Path
+) -> None:
+    rows = [
+        {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "length": "raw",
+         "along": along, "verdict": verdict, "support": support}
+        for along in ("severity", "depth") for verdict in verdicts
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "transitions.csv", index=False)
+    assert claim_verdict(sweeps.transition(tmp_path)) == expected
+
+
+SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
+    sign, reach = SIDES[planted]
+    states = [
+        {"parameters": size, "model": model, "network": network, "quantity": "distance"}
+        | _number("ratio_stressed", 1 - 0.5 * sign, reach)
+        | _number("change", -20 * sign if network == "trained" else 0.0, 10 * reach)
+        for model, size in MODELS.items()
+        for network in ("trained", "random")
+    ]
+    texts = [
+        {"parameters": size, "model": model, "side": side, "words": 0}
+        | _number("alike", 50 + 20 * sign * (side == "hell"), reach)
+        for model, size in MODELS.items()
+        for side in ("said", "clean", "hell")
+    ]
+    pd.DataFrame(states).to_csv(tmp_path / "attraction_distances.csv", index=False)
+    pd.DataFrame(texts).to_csv(tmp_path / "attraction_texts.csv", index=False)
+    assert claim_verdict(sweeps.attraction(tmp_path)) == OUTCOMES[planted]
+
+
+def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) -> None:
+    rows = [
+        {"parameters": 1, "model": "xs-0", "condition": condition, "direction": "random",
+         "level_db": level} | _number("new_candidates", value, 1.0)
+        for condition, level, value in [
+            ("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9.0)
+        ]
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "subtle_stress.csv", index=False)
+    (part,) = sweeps.subtle(tmp_path)
+    assert [statement.found.estimate for statement in part.statements] == [0.5]
+    assert part.verdict == UNDECIDED
+
+
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+def test_planted_warnings_are_found_as_far_as_measured(planted: str, tmp_path: Path) -> None:
+    sign, reach = SIDES[planted]
+    rows = [
+        {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "condition": "mix",
+         "observable": "alpha", "verdict": "differs"}
+        | _number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | _number("adjusted", sign, reach)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "within_conditions.csv", index=False)
+    parts = sweeps.early_warning(tmp_path)
+    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 2 + [NOT_MEASURED]
+
+
+def test_claims_without_a_table_are_not_measured(tmp_path: Path) -> None:
+    found = weigh(tmp_path)
+    assert [weighed.claim.number for weighed in found] == list(range(1, 17))
+    assert {weighed.verdict for weighed in found} == {NOT_MEASURED}
+    assert all("needs" in weighed.reason for weighed in found)
+    with pytest.raises(ValueError, match="make figures"):
+        weigh(tmp_path / "nowhere")
+
+
+def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
+    (tmp_path / "evidence.csv").write_text("model,parameters\nxs-0,1\n")
+    with pytest.raises(ValueError, match=r"evidence.csv: no column 'component'"):
+        changes.collapse(tmp_path)
+
+
+def test_the_pages_say_what_the_rows_say(tmp_path: Path) -> None:
+    _evidence(tmp_path, "true")
+    found = weigh(tmp_path)
+    table = as_table(found)
+    text, page = markdown(found), html_page(found)
+    for weighed in found:
+        assert f"| {weighed.claim.number} | {weighed.claim.text} | **{weighed.verdict}** |" in text
+        section = page.split(f'<h2 id="claim-{weighed.claim.number}">')[1].split("<h2")[0]
+        assert f">{weighed.verdict}</span>" in section
+        assert set(table[table.claim == weighed.claim.number].verdict) == {weighed.verdict}
+    assert np.isfinite(table.dropna(subset="about").estimate).all()
+    assert "<script" not in page
+    assert "http" not in page
+    save_page(found, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert set(before) == {"claims.csv", "claims.md", "claims.html"}
+    save_page(weigh(tmp_path), tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_every_verdict_has_a_word_and_claims_are_numbered_in_order() -> None:
+    assert [claim.number for claim in CLAIMS] == list(range(1, 17))
+    assert set(VERDICTS) == {HOLDS, FAILS, UNDECIDED, NOT_MEASURED}
