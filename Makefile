@@ -16,6 +16,7 @@ SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
 SMOKE_NULLS ?= 12
+SMOKE_STRESSES ?= 12
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -141,7 +142,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
-$(foreach kind,measure jacobians listening nulls,$(eval $(call MEASURING,$(kind))))
+$(foreach kind,measure jacobians listening nulls stresses,$(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"
@@ -160,5 +161,8 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/nulls.ipynb build/smoke/notebooks/nulls-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_NULLS) \
 	  --set output=../data/smoke/nulls/$*.parquet
+	@$(EXECUTE) notebooks/stresses.ipynb build/smoke/notebooks/stresses-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_STRESSES) \
+	  --set output=../data/smoke/stresses/$*.parquet
 
 FORCE:

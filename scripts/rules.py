@@ -37,7 +37,7 @@ from dependencies import (
 )
 from stamp import begun_path, difference, key_of, write
 
-MEASURING = ("measure", "jacobians", "listening", "nulls")  # run once per model, and draw nothing
+MEASURING = ("measure", "jacobians", "listening", "nulls", "stresses")  # run once per model
 
 
 @dataclass

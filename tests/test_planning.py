@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whisper.model import disable_sdpa
 
 from spectral.benchmarks.throughput import SIZES, Size
-from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
+from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from spectral.measurement.store import read
 from spectral.models.loading import initialised
 from spectral.models.openai_model import OpenAIModel
@@ -77,6 +77,7 @@ def test_older_large_models_have_eighty_mels_and_others_no_size() -> None:
         ("measure", SPECTRA),
         ("listening", LISTENING),
         ("nulls", NULLS),
+        ("stresses", STRESSES),
         ("jacobians", JACOBIANS),
     ],
 )
@@ -108,7 +109,9 @@ def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
     assert all(work.models == tuple(SIZES) or set(work.models) == set(SIZES) for work in works)
     assert all(work.corpus == Path("data/librispeech") for work in works)
     counts = {work.kind: utterances_of(_elsewhere(work))[1] for work in works}
-    assert counts == {"measure": LIBRISPEECH, "listening": 500, "nulls": 500, "jacobians": 73}
+    assert counts == {
+        "measure": LIBRISPEECH, "listening": 500, "nulls": 500, "stresses": 500, "jacobians": 73
+    }  # fmt: skip
     fewer = read_profile(ROOT / "params" / "whisper.yml", utterances=50)
     assert {utterances_of(_elsewhere(work))[1] for work in fewer} == {50}
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 from spectral.measurement.jacobians import jacobian_rows
 from spectral.measurement.listening import listening_rows
 from spectral.measurement.nulls import null_rows
-from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA
+from spectral.measurement.schemas import JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from spectral.measurement.settings import JacobianSettings, Settings, SpectralSettings
 from spectral.measurement.spectra import spectral_rows
+from spectral.measurement.stresses import stress_rows
 from spectral.measurement.texts import Row
 
 
@@ -27,5 +28,6 @@ KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
     "listening": Kind(Settings, listening_rows, LISTENING),
     "nulls": Kind(SpectralSettings, null_rows, NULLS),
+    "stresses": Kind(SpectralSettings, stress_rows, STRESSES),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
 }
