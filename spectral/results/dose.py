@@ -54,7 +54,7 @@ def dose_response(
 def answer_response(
     rows: pd.DataFrame, families: Iterable[str], resamples: int, seed: int
 ) -> pd.DataFrame:
-    """``word_errors`` by severity: word error, candidates and log-probability, not their changes."""
+    """``word_errors`` by severity: the numbers themselves, not their changes."""
     errors = word_errors(transcripts(rows), resamples, seed)
     tables = []
     for family in families:

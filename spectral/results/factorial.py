@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.measurement.texts import Row
 from spectral.results.answers import ANSWER, ANSWERS, answers
-from spectral.results.bootstrap import Interval, interval, weighted_mean
+from spectral.results.bootstrap import interval, weighted_mean
 from spectral.results.effects import GROUP, OBSERVABLES, RAW, change, layer_means
 
 STRESSES = ("stretch", "mix", "noise")
@@ -46,34 +47,42 @@ def factorial(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     missing = [name for name in CELLS if name not in set(rows.condition)]
     if missing:
         raise ValueError(f"rows lack {', '.join(missing)}; measure these conditions too")
+    found = [*_spectra(rows, resamples, seed), *_answers(rows, resamples, seed)]
+    return pd.DataFrame(found)
+
+
+def _spectra(rows: pd.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
     means = pd.concat([layer_means(rows, name).assign(condition=name) for name in CELLS])
-    table = []
     keys = [*GROUP, "length"]
     for key, group in means.groupby(keys, sort=True):
         wide = group.set_index(["utterance", "speaker", "condition"])
         for name in OBSERVABLES:
             if f"{name}_clean" in wide:
-                sides = [
+                clean, stressed = (
                     wide[f"{name}_{side}"].unstack()[list(CELLS)] for side in ("clean", "stressed")
-                ]
+                )
                 row = dict(zip(keys, key, strict=True)) | {"observable": name}
-                table += [row | own for own in _effects(name, *sides, resamples, seed)]
-    for key, group in answers(rows).groupby(["parameters", "model"], sort=True):
+                for own in _effects(name, clean, stressed, resamples, seed):
+                    yield {**row, **own}
+
+
+def _answers(rows: pd.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
+    for (parameters, model), group in answers(rows).groupby(["parameters", "model"], sort=True):
         wide = group.set_index(["utterance", "speaker", "condition"])
         for name in ANSWERS:
             values = wide[name].unstack()
-            stressed = values[list(CELLS)]
-            clean = pd.concat([values[[REFERENCE_CONDITION]]] * len(CELLS), axis=1)
-            row = dict(zip(["parameters", "model"], key, strict=True)) | {
-                "component": ANSWER, "modes": 0, "length": RAW, "observable": name
+            clean = pd.concat([values[REFERENCE_CONDITION]] * len(CELLS), axis=1)
+            row: Row = {
+                "parameters": parameters, "model": model, "component": ANSWER, "modes": 0,
+                "length": RAW, "observable": name,
             }  # fmt: skip
-            table += [row | own for own in _effects(name, clean, stressed, resamples, seed)]
-    return pd.DataFrame(table)
+            for own in _effects(name, clean, values[list(CELLS)], resamples, seed):
+                yield {**row, **own}
 
 
 def _effects(
     name: str, clean: pd.DataFrame, stressed: pd.DataFrame, resamples: int, seed: int
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Row]:
     """The seven effects of one observable: (utterances, 7) of both sides of each pair."""
     speakers = clean.index.get_level_values("speaker").to_numpy()
     before, after = clean.to_numpy(float), stressed.to_numpy(float)
@@ -88,9 +97,10 @@ def _effects(
         return np.stack([np.zeros(len(weights)), *changes], axis=1)
 
     for effect, coefficients in zip(EFFECTS, contrasts(), strict=True):
-        found = interval(lambda w, c=coefficients: cells(w) @ c, speakers, resamples, seed)
-        yield {"effect": effect, **_columns(found), "n": int(usable.sum())}
 
+        def statistic(weights: np.ndarray, of: np.ndarray = coefficients) -> np.ndarray:
+            return np.asarray(cells(weights) @ of)
 
-def _columns(found: Interval) -> dict[str, float]:
-    return {"change": found.estimate, "low": found.low, "high": found.high}
+        found = interval(statistic, speakers, resamples, seed)
+        columns = {"change": found.estimate, "low": found.low, "high": found.high}
+        yield {"effect": effect, **columns, "n": int(usable.sum())}

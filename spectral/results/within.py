@@ -26,8 +26,8 @@ def within_conditions(rows: pd.DataFrame, least: int, resamples: int, seed: int)
     ``difference`` is that of the means; ``adjusted`` the candidates' coefficient in a least-squares
     fit on candidate and T, so at equal T; ``auc`` the probability that a candidate's value is the
     larger of the two (0.5 for no difference), each with its interval from resampled voices and
-    utterances. ``verdict``: "differs" where both differences exclude zero on one side, "explained by
-    length" where only the first does, "too few" where either group has fewer than ``least``
+    utterances. ``verdict``: "differs" where both differences exclude zero on one side, "explained
+    by length" where only the first does, "too few" where either group has fewer than ``least``
     utterances. Log-probability and T have "answer" as component and 0 as K.
     """
     table: list[dict[str, object]] = []
@@ -73,9 +73,7 @@ def adjusted_difference(
     return np.divide(top, determinant, out=np.full(len(weights), np.nan), where=known)
 
 
-def larger_probability(
-    weights: np.ndarray, values: np.ndarray, group: np.ndarray
-) -> np.ndarray:
+def larger_probability(weights: np.ndarray, values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The probability that a value of the group exceeds one outside it; ties count half.
 
     The area under the ROC curve (Mann & Whitney 1947): weights (rows, utterances) -> (rows,).
