@@ -174,7 +174,9 @@ def _effect_panels(
                     _mark(ax, values, i + offset, models, model, not raw)
             _rows(ax, len(EFFECTS))
             ax.axvline(0, color="black", lw=0.5)
-        row[0].set_yticks(range(len(EFFECTS)), [name.replace("x", "\u00d7") for name in EFFECTS])
+        row[0].set_yticks(
+            range(len(EFFECTS)), [name.replace(" x ", " \u00d7 ") for name in EFFECTS]
+        )
         row[len(row) // 2].set_xlabel(label)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title)

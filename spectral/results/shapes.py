@@ -8,7 +8,7 @@ STEP, SMOOTH, FLAT = "step", "smooth", "no change"
 UNDECIDED, TOO_FEW = "undecided", "too few"
 LEAST_POINTS, LEAST_VOICES = 4, 3
 LEAST_MARGIN = 2.0
-"""BIC units by which the best shape must lead (Kass & Raftery 1995, J. Am. Stat. Assoc. 90, 773)."""
+"""BIC units by which the best shape must lead (Kass & Raftery 1995, JASA 90, 773)."""
 
 
 @dataclass(frozen=True)
