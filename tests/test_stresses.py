@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
-from spectral.results.shapes import FLAT, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
+from spectral.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
 from spectral.results.within import (
     ALIKE,
     BY_LENGTH,
@@ -25,7 +25,7 @@ VOICES, EACH = 16, 4
 X = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
-@pytest.mark.parametrize("pair", combinations(STRESSES, 2), ids="+".join)
+@pytest.mark.parametrize("pair", list(combinations(STRESSES, 2)), ids="+".join)
 def test_a_pair_is_its_parts_in_hell_s_order(pair: tuple[str, str]) -> None:
     parts = [CONDITIONS[name].perturbations[0] for name in pair]
     assert condition("+".join(pair)).perturbations == tuple(parts)
@@ -73,7 +73,7 @@ def test_a_planted_step_is_found_where_it_is(place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "course", [X, X**2, -3 * X, np.sqrt(X)], ids="line square fall root".split()
+    "course", [X, X**2, -3 * X, np.sqrt(X)], ids=["line", "square", "fall", "root"]
 )
 def test_a_planted_drift_is_smooth(course: np.ndarray) -> None:
     found = shape(_course(course), X, 200, 0)
@@ -121,10 +121,11 @@ def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
     line = np.tile(X - X.mean(), VOICES)
     square = np.tile(X**2 - (X**2).mean(), VOICES)
     expected = []
-    for columns in ([line], [line, square]):
+    powers = [np.tile(X**p - (X**p).mean(), VOICES) for p in POWERS]
+    for columns, k in [([line], 1), ([line, square], 2), *(([power], 2) for power in powers)]:
         design = np.stack(columns, 1)
         left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-        expected.append(n * np.log(left @ left / n) + (len(columns) + 1) * np.log(n))
+        expected.append(n * np.log(left @ left / n) + (k + 1) * np.log(n))
     assert shape(values, X, 1, 0).bic[SMOOTH] == pytest.approx(min(expected))
 
 

@@ -31,7 +31,7 @@ _EFFECT_LABELS = {
     "candidate_share": "candidates\n(points of %)",
     "log_probability": "log-probability\n(nats per token)",
 }
-_CHANGES = {"n_eff": "change of $N_{\\mathrm{eff}}$ (%)"}
+_CHANGES = {"n_eff": "change of\n$N_{\\mathrm{eff}}$ (%)"}
 _SHORT = {
     "n_eff": "$N_{\\mathrm{eff}}$",
     "alpha": "$\\alpha$",
@@ -225,7 +225,7 @@ def _offsets(models: list[str]) -> np.ndarray:
 
 
 def _change_label(observable: str) -> str:
-    return _CHANGES.get(observable, f"change of {OBSERVABLE_NAMES[observable]}")
+    return _CHANGES.get(observable, f"change of\n{OBSERVABLE_NAMES[observable]}")
 
 
 def _models(table: pd.DataFrame) -> list[Line2D]:

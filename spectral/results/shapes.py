@@ -7,6 +7,7 @@ import numpy as np
 STEP, SMOOTH, FLAT = "step", "smooth", "no change"
 UNDECIDED, TOO_FEW = "undecided", "too few"
 LEAST_POINTS, LEAST_VOICES = 4, 3
+POWERS = (0.25, 0.5, 2.0, 4.0)
 LEAST_MARGIN = 2.0
 """BIC units by which the best shape must lead (Kass & Raftery 1995, JASA 90, 773)."""
 
@@ -32,8 +33,9 @@ def shape(values: np.ndarray, x: np.ndarray, resamples: int, seed: int) -> Shape
 
     Each voice has a level of its own, so it gives points - 1 independent contrasts; on all of them
     the residuals of a course common to all voices are taken as independent and normal, and
-    BIC = n log(RSS / n) + k log n with n = voices (points - 1). Smooth is the better of a straight
-    line (k = 1 + 1) and a parabola (2 + 1); a step has a height and a place (2 + 1); no change has
+    BIC = n log(RSS / n) + k log n with n = voices (points - 1). Smooth is the best of a straight
+    line (k = 1 + 1), a parabola and the powers of ``POWERS`` over the axis from 0 to 1, which
+    saturate or set in late (2 + 1); a step has a height and a place (2 + 1); no change has
     the variance alone (1). Undecided where the best does not lead by ``LEAST_MARGIN``; too few
     below four points, as a parabola passes through three, or below three voices. Voices with a
     missing value are left out.
@@ -65,8 +67,10 @@ def _criteria(
     inner = values - values.mean(1, keepdims=True)
     course = weights @ inner / voices  # (rows, points), each of mean zero
     scatter = weights @ (inner**2).sum(1) - voices * (course**2).sum(1)
+    x = (x - x.min()) / (x.max() - x.min())
     line = _left_over(course, np.stack([x], 1))
-    parabola = _left_over(course, np.stack([x, x**2], 1))
+    bent = [np.stack([x, x**2], 1), *(np.stack([x**power], 1) for power in POWERS)]
+    curve = np.min([_left_over(course, regressors) for regressors in bent], axis=0)
     steps = np.stack(
         [_left_over(course, (np.arange(points) >= j)[:, None].astype(float))
          for j in range(1, points)], axis=1,
@@ -80,7 +84,7 @@ def _criteria(
 
     bic = {
         FLAT: criterion((course**2).sum(1), 0),
-        SMOOTH: np.minimum(criterion(line, 1), criterion(parabola, 2)),
+        SMOOTH: np.minimum(criterion(line, 1), criterion(curve, 2)),
         STEP: criterion(steps.min(1), 2),
     }
     return bic, steps.argmin(1) + 1

@@ -20,6 +20,8 @@ def transitions(
 ) -> pd.DataFrame:
     """``shape`` of the voices' means along every axis: one row per GROUP, length, observable, axis.
 
+    An utterance counts where it has a value at every point.
+
     ``along`` is "severity" (``of`` a family, clean as 0) or "depth" (``of`` a condition, its
     layers, all T tokens). Over severity the raw course is of values, the length-matched one of
     changes from clean, each at the length of its own pair. The answers' own have component
@@ -28,31 +30,32 @@ def transitions(
     table = []
     for family in families:
         doses = severities(rows, family)
-        for key, voices in _by_severity(rows, doses).groupby(_KEY, sort=True):
+        for key, own in _by_severity(rows, doses).groupby(_KEY, sort=True):
             x = np.array(list(doses.values()))
-            table.append(_row(key, voices, "severity", x, resamples, seed) | {"of": family})
+            table.append(_row(key, own, "severity", x, resamples, seed) | {"of": family})
         for name in (REFERENCE_CONDITION, family):
-            for key, voices in _by_depth(rows[rows.condition == name]).groupby(_KEY, sort=True):
-                layers = np.sort(voices["layer"].unique()).astype(float)
-                found = _row(key, voices, "layer", layers, resamples, seed)
+            for key, own in _by_depth(rows[rows.condition == name]).groupby(_KEY, sort=True):
+                layers = np.sort(own["layer"].unique()).astype(float)
+                found = _row(key, own, "layer", layers, resamples, seed)
                 table.append(found | {"of": name})
     return pd.DataFrame(table).drop_duplicates([*_KEY, "along", "of"], ignore_index=True)
 
 
 def _row(
     key: tuple[object, ...],
-    voices: pd.DataFrame,
+    utterances: pd.DataFrame,
     axis: str,
     x: np.ndarray,
     resamples: int,
     seed: int,
 ) -> dict[str, object]:
-    values = voices.pivot(index="speaker", columns=axis, values="value").reindex(columns=x)
+    wide = utterances.pivot(index=["speaker", "utterance"], columns=axis, values="value")
+    values = wide.dropna().groupby("speaker").mean()
     found = shape(values.to_numpy(float), x, resamples, seed)
     return dict(zip(_KEY, key, strict=True)) | {
         "along": SEVERITY if axis == SEVERITY else DEPTH,
         "points": len(x),
-        "voices": int(values.notna().all(axis=1).sum()),
+        "voices": len(values),
         "verdict": found.verdict,
         **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
         "margin": found.margin,
@@ -62,7 +65,7 @@ def _row(
 
 
 def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
-    """Voices' means: columns of ``_KEY``, speaker, severity and value."""
+    """Every utterance: columns of ``_KEY``, speaker, utterance, severity and value."""
     tables = []
     for name, severity in doses.items():
         if severity == 0:
@@ -72,7 +75,9 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
             if f"{observable}_clean" in means:
                 clean, value = (means[f"{observable}_{side}"] for side in ("clean", "stressed"))
                 matched = means.length != "raw"
-                part = means[[*GROUP, "length", "speaker"]].assign(observable=observable)
+                part = means[[*GROUP, "length", "speaker", "utterance"]].assign(
+                    observable=observable
+                )
                 tables.append(
                     part.assign(severity=severity, value=value.where(~matched, value - clean))
                 )
@@ -80,28 +85,22 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
                     tables.append(part.assign(severity=0.0, value=clean.where(~matched, 0.0)))
     said = answers(rows[rows.condition.isin(doses)])
     for observable in ANSWERS:
-        part = said[["parameters", "model", "speaker"]].assign(
+        part = said[["parameters", "model", "speaker", "utterance"]].assign(
             component=ANSWER, modes=0, length="raw", observable=observable,
             severity=said.condition.map(doses), value=said[observable],
         )  # fmt: skip
         tables.append(part)
-    return _voices(pd.concat(tables), "severity")
+    return pd.concat(tables)
 
 
 def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Voices' means by layer: columns of ``_KEY``, speaker, layer and value."""
+    """Every utterance by layer: columns of ``_KEY``, speaker, utterance, layer and value."""
     raw = rows[rows.matched_with == ""]
     tables = [
-        raw[[*GROUP, "speaker", "layer"]].assign(
+        raw[[*GROUP, "speaker", "utterance", "layer"]].assign(
             length="raw", observable=name, value=observed(raw, name)
         )
         for name, column in OBSERVABLES.items()
         if column in raw
     ]
-    return _voices(pd.concat(tables), "layer")
-
-
-def _voices(long: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The mean of each voice, NaN where one of its values is not finite."""
-    groups = long.groupby([*_KEY, "speaker", axis]).value
-    return groups.mean().where(groups.count() == groups.size()).reset_index()
+    return pd.concat(tables)
