@@ -19,6 +19,7 @@ SMOKE_NULLS ?= 12
 SMOKE_CHOICES ?= 8
 SMOKE_DYNAMICS ?= 16
 SMOKE_NUDGES ?= 4
+SMOKE_STRESSES ?= 12
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -144,7 +145,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
-$(foreach kind,measure jacobians listening nulls choices dynamics nudges, \
+$(foreach kind,measure jacobians listening nulls stresses choices dynamics nudges, \
   $(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
@@ -173,5 +174,8 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/nudges.ipynb build/smoke/notebooks/nudges-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_NUDGES) \
 	  --set output=../data/smoke/nudges/$*.parquet
+	@$(EXECUTE) notebooks/stresses.ipynb build/smoke/notebooks/stresses-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_STRESSES) \
+	  --set output=../data/smoke/stresses/$*.parquet
 
 FORCE:

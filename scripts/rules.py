@@ -39,7 +39,9 @@ from dependencies import (
 from stamp import begun_path, difference, key_of, write
 
 # Run once per model, and draw nothing.
-MEASURING = ("measure", "jacobians", "listening", "nulls", "choices", "dynamics", "nudges")
+MEASURING = (
+    "measure", "jacobians", "listening", "nulls", "stresses", "choices", "dynamics", "nudges"
+)  # fmt: skip
 DRAWN = "drawn"  # the parameter with the notebooks whose tables a notebook reads
 
 

@@ -13,7 +13,7 @@ from spectral.measurement.listening import listening_rows
 from spectral.measurement.memory import Together, by_utterance, by_voice
 from spectral.measurement.nudges import nudge_rows
 from spectral.measurement.nulls import null_rows
-from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA
+from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from spectral.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
@@ -22,6 +22,7 @@ from spectral.measurement.settings import (
     SpectralSettings,
 )
 from spectral.measurement.spectra import spectral_rows
+from spectral.measurement.stresses import stress_rows
 from spectral.measurement.texts import Row
 
 
@@ -40,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "listening": Kind(Settings, listening_rows, LISTENING),
     "nulls": Kind(SpectralSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
+    "stresses": Kind(SpectralSettings, stress_rows, STRESSES),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
     "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS),
     "nudges": Kind(NudgeSettings, nudge_rows, NUDGES),

@@ -61,6 +61,23 @@ NULLS = pa.schema(
 SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
 """The nulls; ``swapped`` is the name of its condition too."""
 
+STRESSES = pa.schema(
+    [
+        field.with_type(pa.float32()) if pa.types.is_floating(field.type) else field
+        for field in map(
+            SPECTRA.field,
+            (
+                "model", "parameters", "utterance", "speaker", "condition", "matched_with",
+                "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
+                "kirchhoff_resolved", "reference", "transcript", "word_error", "candidate",
+                "outcome", "average_log_probability", "compression_ratio",
+                "no_speech_probability", "finished",
+            ),
+        )
+    ]
+)  # fmt: skip
+"""One row per utterance, condition, matched length, component, layer, K; float32 to be small."""
+
 CHOICES = pa.schema(
     [
         ("model", pa.string()),

@@ -12,7 +12,9 @@ from spectral.measurement.schemas import SWAPPED
 from spectral.models.states import TOGETHER
 from spectral.speech.corpus import Utterance, find_utterances
 
-KINDS = ("measure", "listening", "nulls", "choices", "jacobians", "dynamics", "nudges")
+KINDS = (
+    "measure", "listening", "nulls", "stresses", "choices", "jacobians", "dynamics", "nudges"
+)  # fmt: skip
 """The notebooks that measure, once per model; those that draw are a matter of seconds each."""
 
 LIBRISPEECH = 5559
@@ -62,7 +64,7 @@ class Work:
     def rows(self, layers: int) -> int:
         """Rows per utterance of a model with so many decoder layers."""
         count = len(self.conditions)
-        if self.kind == "measure":
+        if self.kind in ("measure", "stresses"):
             return _sides(count) * 3 * layers * len(self.values["modes"])
         if self.kind == "nulls":
             swapped = SWAPPED in self.conditions

@@ -38,7 +38,7 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     partner = kept.condition.map({REFERENCE_CONDITION: condition, condition: REFERENCE_CONDITION})
     kept = kept[(kept.matched_with == "") | (kept.matched_with == partner)]
     present = [name for name, column in OBSERVABLES.items() if column in rows]
-    columns = {name: _values(kept, name) for name in present}
+    columns = {name: observed(kept, name) for name in present}
     kept = kept.assign(
         length=np.where(kept.matched_with == "", RAW, MATCHED),
         side=np.where(kept.condition == REFERENCE_CONDITION, "clean", "stressed"),
@@ -71,6 +71,17 @@ def effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd
     return pd.DataFrame(table)
 
 
+def observable_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One observable of a table of ``effects``, under names that all observables share.
+
+    Columns ``observable``, ``change``, ``low``, ``high``, ``p``, ``n`` beside those of the row.
+    """
+    column = f"delta_{name}"
+    names = {column: "change"} | {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
+    kept = [other for other in table.columns if not str(other).startswith("delta_")]
+    return table[[*kept, *names]].rename(columns=names).assign(observable=name)
+
+
 def change(name: str, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
     """From a mean of an observable to another: of N_eff in %, of all others the difference."""
     return 100 * (stressed / clean - 1) if name == "n_eff" else stressed - clean
@@ -96,7 +107,8 @@ def sides(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.D
     return pd.DataFrame(table)
 
 
-def _values(rows: pd.DataFrame, name: str) -> pd.Series:
+def observed(rows: pd.DataFrame, name: str) -> pd.Series:
+    """An observable of every row; NaN where a logarithm or an index is not finite."""
     column = rows[OBSERVABLES[name]]
     if not name.startswith("log10"):
         return column

@@ -6,7 +6,7 @@ import pandas as pd
 
 from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
 from spectral.results.bootstrap import Interval
-from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects
+from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects, observable_rows
 from spectral.results.matching import PAIRS, pair_effects
 from spectral.results.tables import with_interval
 from spectral.results.verdict import Verdict, verdict
@@ -58,7 +58,7 @@ def evidence(
     for name, part in null_rows.groupby("null"):
         stressed = SWAPPED if name == SWAPPED else condition
         tables.append(effects(part, stressed, resamples, seed).assign(source=name))
-    long = pd.concat([_observable(table, name) for table in tables for name in seen])
+    long = pd.concat([observable_rows(table, name) for table in tables for name in seen])
     known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))
     return long[known].sort_values([*EFFECT, "source", "length"], ignore_index=True)
 
@@ -107,13 +107,3 @@ def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
         {CONTROLS[key]: intervals[key] for key in nulls},
         intervals[GAUSSIAN, RAW],
     )
-
-
-def _observable(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The columns of one observable, under names that all observables share."""
-    column = f"delta_{name}"
-    names = {column: "change"} | {
-        f"{column}_{part}": part for part in ("low", "high", "p", "n")
-    }  # fmt: skip
-    kept = [*GROUP, "source", "length", "tokens_clean", "tokens_stressed"]
-    return table[[*kept, *names]].rename(columns=names).assign(observable=name)

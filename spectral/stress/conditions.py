@@ -57,6 +57,9 @@ CONDITIONS: dict[str, Stress] = {
         Stress("silence", (Substitute("silence"),)),
         Stress("noise-alone", (Substitute("noise"),)),
         Stress("tones", (Substitute("tones"),)),
+        Stress("stretch+mix", (TimeStretch(3.5), SpeakerMix(5, 0.0))),
+        Stress("stretch+noise", (TimeStretch(3.5), GaussianNoise(0.0))),
+        Stress("mix+noise", (SpeakerMix(5, 0.0), GaussianNoise(0.0))),
         Stress("hell", _HELL),
         Stress("hell-slow", (TimeStretch(1 / 3.5), *_HELL[1:])),
         *(
@@ -66,12 +69,37 @@ CONDITIONS: dict[str, Stress] = {
     )
 }
 
+GRADED = tuple(
+    name
+    for name, stress in CONDITIONS.items()
+    if stress.perturbations and not any(isinstance(p, Substitute) for p in stress.perturbations)
+)
+"""The conditions that have milder forms: half of a substitution is none."""
+
 
 def condition(name: str) -> Stress:
-    """The condition of that name; raises ValueError, listing the names, where there is none."""
-    if name not in CONDITIONS:
-        raise ValueError(f"no condition {name!r}; choose from {', '.join(CONDITIONS)}")
-    return CONDITIONS[name]
+    """The condition of that name, or a milder form such as ``hell-0.25`` of one of ``GRADED``.
+
+    Raises ValueError, saying which names there are, for any other name.
+    """
+    if name in CONDITIONS:
+        return CONDITIONS[name]
+    base, severity = split_severity(name)
+    if base not in GRADED or not 0 < severity < 1 or name != f"{base}-{severity:g}":
+        raise ValueError(
+            f"no condition {name!r}; choose from {', '.join(CONDITIONS)}, or a severity between "
+            f"0 and 1 of {', '.join(GRADED)}, written hell-0.5"
+        )
+    return CONDITIONS[base].at_severity(severity)
+
+
+def split_severity(name: str) -> tuple[str, float]:
+    """A condition's name without its severity, and the severity, 1 where the name has none."""
+    base, _, written = name.rpartition("-")
+    try:
+        return (base, float(written)) if base else (name, 1.0)
+    except ValueError:
+        return name, 1.0
 
 
 def parse_stress(name: str, entries: object) -> Stress:

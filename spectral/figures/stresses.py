@@ -1,0 +1,250 @@
+"""Dose and response, factorial effects, and hallucinated answers against others."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from spectral.figures.style import (
+    COMPONENT_NAMES,
+    OBSERVABLE_NAMES,
+    PAGE,
+    model_colours,
+    model_label,
+    model_order,
+)
+from spectral.results.factorial import EFFECTS
+from spectral.results.within import DIFFERS, TOO_FEW
+
+MARKERS = "os^Dv*P"
+"""A shape per model, beside its colour."""
+
+_ANSWERS = {
+    "word_error": "word error (%)",
+    "candidates": "candidates (%)",
+    "log_probability": "mean log-probability\n(nats per token)",
+}
+_EFFECT_LABELS = {
+    "word_error": "word error\n(points of %)",
+    "candidate_share": "candidates\n(points of %)",
+    "log_probability": "log-probability\n(nats per token)",
+}
+_CHANGES = {"n_eff": "change of\n$N_{\\mathrm{eff}}$ (%)"}
+_SHORT = {
+    "n_eff": "$N_{\\mathrm{eff}}$",
+    "alpha": "$\\alpha$",
+    "log10_kf": "Kf, padded",
+    "log10_kf_resolved": "Kf, resolved",
+    "log_probability": "log-probability",
+    "tokens": "tokens $T$",
+}
+_SHADE = "#f2f2f2"
+
+
+def draw_answer_response(table: pd.DataFrame) -> Figure:
+    """Word error, candidates and log-probability by severity; a column per family of stresses."""
+    families = list(table.family.unique())
+    figure, axes = plt.subplots(
+        len(_ANSWERS), len(families), sharex=True, sharey="row", squeeze=False,
+        figsize=(PAGE, 1.5 * len(_ANSWERS) + 0.5), layout="constrained",
+    )  # fmt: skip
+    for column, family in zip(axes.T, families, strict=True):
+        own = table[table.family == family]
+        for ax, name in zip(column, _ANSWERS, strict=True):
+            named = {name: "change", f"{name}_low": "low", f"{name}_high": "high"}
+            _draw_doses(ax, own[["model", "parameters", "severity", *named]].rename(columns=named))
+        column[0].set_title(family.capitalize())
+        column[-1].set_xlabel("severity (0: clean)")
+    for ax, label in zip(axes[:, 0], _ANSWERS.values(), strict=True):
+        ax.set_ylabel(label)
+    figure.legend(handles=_models(table), loc="outside lower center", ncols=5)
+    return figure
+
+
+def draw_dose_response(table: pd.DataFrame, observables: list[str]) -> Figure:
+    """Changes from clean by severity: a row per observable, a column per component.
+
+    ``table`` holds rows of ``dose_response`` of one family and one K. Solid and filled is at equal
+    length, dashed and open raw; bars are 95 % intervals.
+    """
+    figure, axes = plt.subplots(
+        len(observables), len(COMPONENT_NAMES), sharex=True, sharey="row", squeeze=False,
+        figsize=(PAGE, 1.5 * len(observables) + 0.6), layout="constrained",
+    )  # fmt: skip
+    for row, observable in zip(axes, observables, strict=True):
+        for ax, component in zip(row, COMPONENT_NAMES, strict=True):
+            part = table[(table.component == component) & (table.observable == observable)]
+            for length, own in part.groupby("length", sort=True):
+                _draw_doses(ax, own, raw=length == "raw")
+            ax.axhline(0, color="black", lw=0.5)
+        row[0].set_ylabel(_change_label(observable))
+    for ax, title in zip(axes[0], COMPONENT_NAMES.values(), strict=True):
+        ax.set_title(title)
+    axes[-1, 1].set_xlabel(f"severity of {table.family.iloc[0].capitalize()} (0: clean)")
+    handles = [*_models(table), *_fillings("equal length", "raw", lines=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_factorial(table: pd.DataFrame, observables: list[str]) -> Figure:
+    """Main effects and interactions: a row of panels per observable, a column per component.
+
+    ``table`` holds rows of ``factorial`` of one K; filled is at equal length, open raw.
+    """
+    return _effect_panels(
+        table,
+        [[(component, name) for component in COMPONENT_NAMES] for name in observables],
+        [_change_label(name) for name in observables],
+        list(COMPONENT_NAMES.values()),
+        _fillings("equal length", "raw"),
+    )
+
+
+def draw_answer_effects(table: pd.DataFrame) -> Figure:
+    """Main effects and interactions on word error, candidates and log-probability."""
+    panels = [[("answer", name) for name in _EFFECT_LABELS]]
+    titles = list(_EFFECT_LABELS.values())
+    return _effect_panels(table, panels, ["change under stress"], titles, [])
+
+
+def draw_within(table: pd.DataFrame) -> Figure:
+    """Candidates against others under one stress: a panel per condition that has both.
+
+    ``table`` holds rows of ``within_conditions`` of one K, and the answers' own. Filled marks
+    differ at equal length too, open ones do not.
+    """
+    table = table[table.verdict != TOO_FEW]
+    conditions = list(dict.fromkeys(table.condition))
+    lines = list(dict.fromkeys(zip(table.component, table.observable, strict=True)))
+    order = ["answer", *COMPONENT_NAMES]
+    lines.sort(key=lambda line: (order.index(line[0]), list(_SHORT).index(line[1])))
+    models = model_order(table)
+    columns = min(4, len(conditions))
+    height = -(-len(conditions) // columns)
+    figure, axes = plt.subplots(
+        height, columns, sharex=True, sharey=True, squeeze=False,
+        figsize=(PAGE, (0.2 * len(lines) + 0.4) * height + 0.6), layout="constrained",
+    )  # fmt: skip
+    for ax in axes.flat[len(conditions) :]:
+        ax.set_visible(False)
+    for ax, condition in zip(axes.flat, conditions, strict=False):
+        own = table[table.condition == condition].set_index(["model", "component", "observable"])
+        for model, offset in zip(models, _offsets(models), strict=True):
+            for i, line in enumerate(lines):
+                if (model, *line) in own.index:
+                    at = own.loc[(model, *line)]
+                    values = (at.auc, at.auc_low, at.auc_high)
+                    _mark(ax, values, i + offset, models, model, at.verdict == DIFFERS)
+        _rows(ax, len(lines))
+        ax.axvline(0.5, color="black", lw=0.5)
+        ax.set_title(condition)
+        ax.set_xlim(-0.03, 1.03)
+    names = [f"{COMPONENT_NAMES.get(part, part)}: {_SHORT[name]}" for part, name in lines]
+    axes[0, 0].set_yticks(range(len(lines)), names)
+    figure.supxlabel("probability that a candidate's value is the larger", fontsize=8)
+    handles = [*_models(table), *_fillings("differs at equal length", "does not")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _effect_panels(
+    table: pd.DataFrame,
+    panels: list[list[tuple[str, str]]],
+    labels: list[str],
+    titles: list[str],
+    handles: list[Line2D],
+) -> Figure:
+    models = model_order(table)
+    figure, axes = plt.subplots(
+        len(panels), len(panels[0]), sharey=True, squeeze=False, layout="constrained",
+        sharex="row" if len(panels) > 1 else False,
+        figsize=(PAGE, 1.7 * len(panels) + 0.7),
+    )  # fmt: skip
+    for row, keys, label in zip(axes, panels, labels, strict=True):
+        for ax, (component, observable) in zip(row, keys, strict=True):
+            part = table[(table.component == component) & (table.observable == observable)]
+            for (model, length), own in part.groupby(["model", "length"], sort=True):
+                own = own.set_index("effect").reindex(EFFECTS)
+                raw = length == "raw" and bool(handles)
+                for i, at in enumerate(own.itertuples()):
+                    offset = _offsets(models)[models.index(model)] + (0.06 if raw else -0.06)
+                    values = (at.change, at.low, at.high)
+                    _mark(ax, values, i + offset, models, model, not raw)
+            _rows(ax, len(EFFECTS))
+            ax.axvline(0, color="black", lw=0.5)
+        row[0].set_yticks(
+            range(len(EFFECTS)), [name.replace(" x ", " \u00d7 ") for name in EFFECTS]
+        )
+        row[len(row) // 2].set_xlabel(label)
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title)
+    figure.legend(handles=[*_models(table), *handles], loc="outside lower center", ncols=4)
+    return figure
+
+
+def _draw_doses(ax: Axes, table: pd.DataFrame, raw: bool = False) -> None:
+    models = model_order(table)
+    colours = model_colours(models)
+    for i, model in enumerate(models):
+        own = table[table.model == model].sort_values("severity")
+        errors = np.abs(own[["low", "high"]].to_numpy().T - own.change.to_numpy())
+        ax.errorbar(
+            own.severity + 0.008 * (i - (len(models) - 1) / 2), own.change, yerr=errors,
+            fmt=MARKERS[i % len(MARKERS)] + ("--" if raw else "-"), color=colours[model], ms=3,
+            lw=0.6 if raw else 1.0, mfc="white" if raw else colours[model],
+        )  # fmt: skip
+
+
+def _mark(
+    ax: Axes,
+    values: tuple[float, float, float],
+    place: float,
+    models: list[str],
+    model: str,
+    filled: bool,
+) -> None:
+    value, low, high = values
+    colour = model_colours(models)[model]
+    ax.errorbar(
+        value, place, xerr=[[value - low], [high - value]], ms=3, lw=0.8, color=colour,
+        fmt=MARKERS[models.index(model) % len(MARKERS)], mfc=colour if filled else "white",
+    )  # fmt: skip
+
+
+def _rows(ax: Axes, count: int) -> None:
+    for i in range(0, count, 2):
+        ax.axhspan(i - 0.5, i + 0.5, color=_SHADE, zorder=0)
+    ax.set_ylim(count - 0.5, -0.5)
+
+
+def _offsets(models: list[str]) -> np.ndarray:
+    reach = 0.3 * (1 - 1 / len(models))
+    return np.linspace(-reach, reach, len(models))
+
+
+def _change_label(observable: str) -> str:
+    return _CHANGES.get(observable, f"change of\n{OBSERVABLE_NAMES[observable]}")
+
+
+def _models(table: pd.DataFrame) -> list[Line2D]:
+    models = model_order(table)
+    colours = model_colours(models)
+    return [
+        Line2D(
+            [], [], ls="", marker=MARKERS[i % len(MARKERS)], color=colours[model],
+            label=model_label(table, model),
+        )
+        for i, model in enumerate(models)
+    ]  # fmt: skip
+
+
+def _fillings(filled: str, open_: str, lines: bool = False) -> list[Line2D]:
+    return [
+        Line2D(
+            [], [], color="black", marker="o", label=label, mfc=filling,
+            ls=style if lines else "",
+        )
+        for label, filling, style in ((filled, "black", "-"), (open_, "white", "--"))
+    ]  # fmt: skip

@@ -1,0 +1,29 @@
+"""What every utterance was answered with, as numbers that stresses move."""
+
+import pandas as pd
+
+from spectral.results.word_errors import transcripts
+
+ANSWER = "answer"
+"""In the place of a component, for what is no spectrum but read off the answer itself."""
+
+ANSWERS = {
+    "word_error": "word_error",
+    "candidate_share": "candidate",
+    "log_probability": "average_log_probability",
+    "tokens": "tokens",
+}
+"""What is read off an answer, and its column; word error and candidates are in %."""
+
+PERCENT = ("word_error", "candidate_share")
+
+
+def answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: the columns of ``ANSWERS``, and the candidate."""
+    said = transcripts(rows)
+    values = {
+        name: (100.0 if name in PERCENT else 1.0) * said[column].astype(float)
+        for name, column in ANSWERS.items()
+    }
+    keys = ["parameters", "model", "condition", "utterance", "speaker", "candidate"]
+    return said[keys].assign(**values)

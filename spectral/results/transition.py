@@ -1,0 +1,106 @@
+"""Transition or drift: the shape of every observable over severity and over depth."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.results.answers import ANSWER, ANSWERS, answers
+from spectral.results.dose import severities
+from spectral.results.effects import GROUP, OBSERVABLES, layer_means, observed
+from spectral.results.shapes import FLAT, SMOOTH, STEP, shape
+
+SEVERITY, DEPTH = "severity", "depth"
+_KEY = [*GROUP, "length", "observable"]
+
+
+def transitions(
+    rows: pd.DataFrame, families: Iterable[str], resamples: int, seed: int
+) -> pd.DataFrame:
+    """``shape`` of the voices' means along every axis: one row per GROUP, length, observable, axis.
+
+    An utterance counts where it has a value at every point.
+
+    ``along`` is "severity" (``of`` a family, clean as 0) or "depth" (``of`` a condition, its
+    layers, all T tokens). Over severity the raw course is of values, the length-matched one of
+    changes from clean, each at the length of its own pair. The answers' own have component
+    "answer" and K 0.
+    """
+    table = []
+    for family in families:
+        doses = severities(rows, family)
+        for key, own in _by_severity(rows, doses).groupby(_KEY, sort=True):
+            x = np.array(list(doses.values()))
+            table.append(_row(key, own, "severity", x, resamples, seed) | {"of": family})
+        for name in (REFERENCE_CONDITION, family):
+            for key, own in _by_depth(rows[rows.condition == name]).groupby(_KEY, sort=True):
+                layers = np.sort(own["layer"].unique()).astype(float)
+                found = _row(key, own, "layer", layers, resamples, seed)
+                table.append(found | {"of": name})
+    return pd.DataFrame(table).drop_duplicates([*_KEY, "along", "of"], ignore_index=True)
+
+
+def _row(
+    key: tuple[object, ...],
+    utterances: pd.DataFrame,
+    axis: str,
+    x: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> dict[str, object]:
+    wide = utterances.pivot(index=["speaker", "utterance"], columns=axis, values="value")
+    values = wide.dropna().groupby("speaker").mean()
+    found = shape(values.to_numpy(float), x, resamples, seed)
+    return dict(zip(_KEY, key, strict=True)) | {
+        "along": SEVERITY if axis == SEVERITY else DEPTH,
+        "points": len(x),
+        "voices": len(values),
+        "verdict": found.verdict,
+        **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
+        "margin": found.margin,
+        "step_after": x[found.place - 1] if found.place else np.nan,
+        "support": found.support,
+    }
+
+
+def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
+    """Every utterance: columns of ``_KEY``, speaker, utterance, severity and value."""
+    tables = []
+    for name, severity in doses.items():
+        if severity == 0:
+            continue
+        means = layer_means(rows, name)
+        for observable in OBSERVABLES:
+            if f"{observable}_clean" in means:
+                clean, value = (means[f"{observable}_{side}"] for side in ("clean", "stressed"))
+                matched = means.length != "raw"
+                part = means[[*GROUP, "length", "speaker", "utterance"]].assign(
+                    observable=observable
+                )
+                tables.append(
+                    part.assign(severity=severity, value=value.where(~matched, value - clean))
+                )
+                if severity == 1:
+                    tables.append(part.assign(severity=0.0, value=clean.where(~matched, 0.0)))
+    said = answers(rows[rows.condition.isin(doses)])
+    for observable in ANSWERS:
+        part = said[["parameters", "model", "speaker", "utterance"]].assign(
+            component=ANSWER, modes=0, length="raw", observable=observable,
+            severity=said.condition.map(doses), value=said[observable],
+        )  # fmt: skip
+        tables.append(part)
+    return pd.concat(tables)
+
+
+def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every utterance by layer: columns of ``_KEY``, speaker, utterance, layer and value."""
+    raw = rows[rows.matched_with == ""]
+    tables = [
+        raw[[*GROUP, "speaker", "utterance", "layer"]].assign(
+            length="raw", observable=name, value=observed(raw, name)
+        )
+        for name, column in OBSERVABLES.items()
+        if column in raw
+    ]
+    return pd.concat(tables)

@@ -1,0 +1,239 @@
+"""Stresses alone, together and in steps: names, effects that were planted, and shapes."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectral.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
+from spectral.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
+from spectral.results.within import (
+    ALIKE,
+    BY_LENGTH,
+    DIFFERS,
+    adjusted_difference,
+    larger_probability,
+    within_conditions,
+)
+from spectral.results.within import TOO_FEW as FEW
+from spectral.stress.conditions import CONDITIONS, GRADED, condition, split_severity
+
+VOICES, EACH = 16, 4
+X = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.mark.parametrize("pair", list(combinations(STRESSES, 2)), ids="+".join)
+def test_a_pair_is_its_parts_in_hell_s_order(pair: tuple[str, str]) -> None:
+    parts = [CONDITIONS[name].perturbations[0] for name in pair]
+    assert condition("+".join(pair)).perturbations == tuple(parts)
+    assert [each for each in CONDITIONS["hell"].perturbations if each in parts] == parts
+
+
+@given(st.sampled_from(GRADED), st.integers(1, 99))
+def test_a_severity_in_a_name_is_that_severity(base: str, percent: int) -> None:
+    severity = percent / 100
+    name = f"{base}-{severity:g}"
+    assert condition(name) == CONDITIONS[base].at_severity(severity)
+    assert condition(name).name == name
+    assert split_severity(name) == (base, severity)
+
+
+@pytest.mark.parametrize(
+    "name", ["hell-0", "hell-1", "hell-1.5", "hell-nan", "hell-0.50", "clean-0.5", "silence-0.5",
+             "noise+mix", "hell-", "-0.5"],
+)  # fmt: skip
+def test_other_names_are_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"'{name.replace('+', '.')}'; choose from clean.*hell-0.5"
+    ):
+        condition(name)
+
+
+def test_names_with_a_dash_have_no_severity() -> None:
+    assert split_severity("noise-alone") == ("noise-alone", 1.0)
+    assert split_severity("hell") == ("hell", 1.0)
+
+
+def _course(course: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray:
+    """Voices (VOICES, points) with levels of their own around one course."""
+    rng = np.random.default_rng(seed)
+    levels = rng.normal(0, 3, (VOICES, 1))
+    return course + levels + rng.normal(0, noise, (VOICES, len(course)))
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_a_planted_step_is_found_where_it_is(place: int) -> None:
+    found = shape(_course((np.arange(5) >= place).astype(float)), X, 200, 0)
+    assert (found.verdict, found.place) == (STEP, place)
+    assert found.margin > 2
+    assert found.support > 0.9
+
+
+@pytest.mark.parametrize(
+    "course", [X, X**2, -3 * X, np.sqrt(X)], ids=["line", "square", "fall", "root"]
+)
+def test_a_planted_drift_is_smooth(course: np.ndarray) -> None:
+    found = shape(_course(course), X, 200, 0)
+    assert found.verdict == SMOOTH
+    assert found.margin < -2
+    assert found.support > 0.9
+
+
+def test_no_change_is_seen_as_none_and_rarely_as_a_step() -> None:
+    verdicts = [shape(_course(0 * X, seed=seed), X, 1, 0).verdict for seed in range(200)]
+    assert verdicts.count(FLAT) > 150
+    assert verdicts.count(STEP) < 10
+
+
+def test_a_faint_change_is_undecided() -> None:
+    """Half of such data cannot tell a step in the middle from a line."""
+    verdicts = [
+        shape(_course(0.15 * (X >= 0.5), seed=seed), X, 1, 0).verdict for seed in range(100)
+    ]
+    assert verdicts.count(UNDECIDED) > 20
+
+
+def test_three_points_two_voices_and_missing_values_are_too_few() -> None:
+    values = _course(X)
+    assert shape(values[:, :3], X[:3], 10, 0).verdict == TOO_FEW
+    assert shape(values[:2], X, 10, 0).verdict == TOO_FEW
+    holes = values.copy()
+    holes[:14, 1] = np.nan
+    assert shape(holes, X, 10, 0).verdict == TOO_FEW
+
+
+@given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 20))
+def test_units_and_voices_levels_decide_nothing(scale: float, shift: float, seed: int) -> None:
+    values = _course(X, seed=seed)
+    moved = scale * values + shift * np.arange(VOICES)[:, None]
+    first, second = shape(values, X, 20, 0), shape(moved, X, 20, 0)
+    assert second.verdict == first.verdict
+    assert second.margin == pytest.approx(first.margin, abs=1e-4)
+
+
+def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
+    values = _course(X**2)
+    y = (values - values.mean(1, keepdims=True)).ravel()
+    n = VOICES * (len(X) - 1)
+    line = np.tile(X - X.mean(), VOICES)
+    square = np.tile(X**2 - (X**2).mean(), VOICES)
+    expected = []
+    powers = [np.tile(X**p - (X**p).mean(), VOICES) for p in POWERS]
+    for columns, k in [([line], 1), ([line, square], 2), *(([power], 2) for power in powers)]:
+        design = np.stack(columns, 1)
+        left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+        expected.append(n * np.log(left @ left / n) + (k + 1) * np.log(n))
+    assert shape(values, X, 1, 0).bic[SMOOTH] == pytest.approx(min(expected))
+
+
+def test_contrasts_are_orthogonal_and_add_up_to_hell() -> None:
+    table = contrasts()
+    np.testing.assert_allclose(table @ table.T, np.eye(7) / 2)
+    np.testing.assert_allclose(table.sum(1), 0, atol=1e-15)
+    odd = [name.count(" x ") != 1 for name in EFFECTS]
+    np.testing.assert_allclose(table[odd].sum(0), [-1, 0, 0, 0, 0, 0, 0, 1], atol=1e-15)
+
+
+def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    """Rows of one layer as `stresses` has them; N_eff and alpha by condition (utterances,)."""
+    table = []
+    for name, n_eff in value.items():
+        for i in range(VOICES * EACH):
+            shared = {
+                "model": "planted-0", "parameters": 1, "utterance": f"{i}",
+                "speaker": f"{i % VOICES}", "condition": name, "component": "ffn", "layer": 1,
+                "modes": 10, "tokens": tokens[i], "n_eff": n_eff[i], "alpha": n_eff[i] / 10,
+                "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "c",
+                "word_error": 0.9 * candidate[i], "candidate": bool(candidate[i]),
+                "outcome": "invention", "average_log_probability": -0.1,
+                "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
+            }  # fmt: skip
+            partners = [p for p in value if p != "clean"] if name == "clean" else ["clean"]
+            table += [shared | {"matched_with": partner} for partner in ("", *partners)]
+    return pd.DataFrame(table)
+
+
+def test_planted_main_effects_and_an_interaction_are_found() -> None:
+    rng = np.random.default_rng(0)
+    count = VOICES * EACH
+    base = 20 + rng.normal(0, 2, count)
+    rise = {"stretch": 1.0, "mix": -2.0, "noise": 0.0}
+    value = {"clean": base}
+    for name in CELLS:
+        stresses = STRESSES if name == "hell" else tuple(name.split("+"))
+        together = 3.0 * ("stretch" in stresses and "mix" in stresses)
+        change = sum(rise[each] for each in stresses) + together
+        value[name] = base + change + rng.normal(0, 0.2, count)
+    table = factorial(_rows(value, np.ones(count), np.full(count, 40)), 200, 0)
+    found = table[(table.observable == "alpha") & (table.length == "raw")].set_index("effect")
+    planted = {"stretch": 2.5, "mix": -0.5, "noise": 0.0, "stretch x mix": 1.5}
+    for effect in EFFECTS:
+        expected = planted.get(effect, 0.0) / 10
+        assert found.change[effect] == pytest.approx(expected, abs=0.02), effect
+        assert found.low[effect] <= expected <= found.high[effect], effect
+    assert found.high["mix"] < 0 < found.low["stretch x mix"]
+
+
+def test_a_missing_cell_of_the_design_is_named() -> None:
+    value = {name: np.ones(VOICES * EACH) for name in ("clean", *CELLS) if name != "mix+noise"}
+    rows = _rows(value, np.ones(VOICES * EACH), np.full(VOICES * EACH, 40))
+    with pytest.raises(ValueError, match="rows lack mix.noise"):
+        factorial(rows, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "by_length", "verdict"),
+    [(3.0, 0.0, DIFFERS), (0.0, 0.3, BY_LENGTH), (0.0, 0.0, ALIKE), (0.3, 0.3, None)],
+)
+def test_a_difference_within_a_condition_is_told_from_that_of_length(
+    own: float, by_length: float, verdict: str | None
+) -> None:
+    rng = np.random.default_rng(1)
+    candidate = rng.random(VOICES * EACH) < 0.5
+    tokens = 40 + 10 * candidate + rng.integers(-4, 5, len(candidate))
+    value = 20 + own * candidate + by_length * tokens + rng.normal(0, 0.8, len(candidate))
+    rows = _rows({"clean": value, "noise": value}, candidate, tokens)
+    table = within_conditions(rows, 8, 500, 0).set_index("observable")
+    found = table.loc["n_eff"]
+    if verdict:
+        assert found.verdict == verdict
+    assert found.adjusted_low <= own <= found.adjusted_high
+    assert table.verdict["tokens"] == DIFFERS
+
+
+def test_few_on_one_side_are_not_compared() -> None:
+    candidate = np.arange(VOICES * EACH) < 7
+    values = np.arange(float(VOICES * EACH))
+    rows = _rows({"clean": values, "noise": values}, candidate, np.arange(VOICES * EACH))
+    table = within_conditions(rows, 8, 20, 0)
+    assert set(table.verdict) == {FEW}
+    assert table.auc.isna().all()
+    assert (table.candidates == 7).all()
+
+
+def test_adjusted_difference_is_a_weighted_least_squares_coefficient() -> None:
+    rng = np.random.default_rng(2)
+    weights = rng.integers(0, 3, (3, 30)).astype(float)
+    values, tokens, group = rng.normal(size=30), rng.normal(40, 5, 30), rng.random(30) < 0.5
+    design = np.stack([np.ones(30), group, tokens], 1)
+    for w, found in zip(weights, adjusted_difference(weights, values, group, tokens), strict=True):
+        root = np.sqrt(w)[:, None]
+        expected = np.linalg.lstsq(root * design, root[:, 0] * values, rcond=None)[0][1]
+        assert found == pytest.approx(expected)
+
+
+def test_groups_told_apart_by_length_alone_have_no_adjusted_difference() -> None:
+    group = np.arange(10) < 5
+    found = adjusted_difference(np.ones((1, 10)), np.arange(10.0), group, 30.0 + 10 * group)
+    assert np.isnan(found).all()
+
+
+def test_larger_probability_counts_pairs() -> None:
+    values = np.array([3.0, 1.0, 1.0, 0.0])
+    group = np.array([True, True, False, False])
+    weights = np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 1, 1]])
+    found = larger_probability(weights, values, group)
+    np.testing.assert_allclose(found, [3.5 / 4, 0.75, np.nan])
