@@ -31,7 +31,8 @@ _SHADE = "#f2f2f2"
 def draw_shapes(table: pd.DataFrame) -> Figure:
     """A mark per observable and model, a panel per axis: severity, or depth under a condition.
 
-    ``table`` holds rows of ``transitions`` of one K and one length, and the answers' own.
+    ``table`` holds rows of ``transitions`` of one length and one K per observable, and the
+    answers' own.
     """
     models = model_order(table)
     axes_of = list(dict.fromkeys(zip(table.along, table.of, strict=True)))

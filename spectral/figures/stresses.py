@@ -9,7 +9,6 @@ from matplotlib.lines import Line2D
 
 from spectral.figures.style import (
     COMPONENT_NAMES,
-    OBSERVABLE_NAMES,
     PAGE,
     model_colours,
     model_label,
@@ -31,12 +30,11 @@ _EFFECT_LABELS = {
     "candidate_share": "candidates\n(points of %)",
     "log_probability": "log-probability\n(nats per token)",
 }
-_CHANGES = {"n_eff": "change of\n$N_{\\mathrm{eff}}$ (%)"}
 _SHORT = {
     "n_eff": "$N_{\\mathrm{eff}}$",
     "alpha": "$\\alpha$",
-    "log10_kf": "Kf, padded",
-    "log10_kf_resolved": "Kf, resolved",
+    "log10_kf": r"$\log_{10}$ Kf, padded",
+    "log10_kf_resolved": r"$\log_{10}$ Kf, resolved",
     "log_probability": "log-probability",
     "tokens": "tokens $T$",
 }
@@ -66,8 +64,8 @@ def draw_answer_response(table: pd.DataFrame) -> Figure:
 def draw_dose_response(table: pd.DataFrame, observables: list[str]) -> Figure:
     """Changes from clean by severity: a row per observable, a column per component.
 
-    ``table`` holds rows of ``dose_response`` of one family and one K. Solid and filled is at equal
-    length, dashed and open raw; bars are 95 % intervals.
+    ``table`` holds rows of ``dose_response`` of one family and one K per observable. Solid and
+    filled is at equal length, dashed and open raw; bars are 95 % intervals.
     """
     figure, axes = plt.subplots(
         len(observables), len(COMPONENT_NAMES), sharex=True, sharey="row", squeeze=False,
@@ -79,7 +77,7 @@ def draw_dose_response(table: pd.DataFrame, observables: list[str]) -> Figure:
             for length, own in part.groupby("length", sort=True):
                 _draw_doses(ax, own, raw=length == "raw")
             ax.axhline(0, color="black", lw=0.5)
-        row[0].set_ylabel(_change_label(observable))
+        row[0].set_ylabel(_change_label(table, observable, "\n"))
     for ax, title in zip(axes[0], COMPONENT_NAMES.values(), strict=True):
         ax.set_title(title)
     axes[-1, 1].set_xlabel(f"severity of {table.family.iloc[0].capitalize()} (0: clean)")
@@ -91,12 +89,13 @@ def draw_dose_response(table: pd.DataFrame, observables: list[str]) -> Figure:
 def draw_factorial(table: pd.DataFrame, observables: list[str]) -> Figure:
     """Main effects and interactions: a row of panels per observable, a column per component.
 
-    ``table`` holds rows of ``factorial`` of one K; filled is at equal length, open raw.
+    ``table`` holds rows of ``factorial`` of one K per observable; filled is at equal length,
+    open raw.
     """
     return _effect_panels(
         table,
         [[(component, name) for component in COMPONENT_NAMES] for name in observables],
-        [_change_label(name) for name in observables],
+        [_change_label(table, name, " ") for name in observables],
         list(COMPONENT_NAMES.values()),
         _fillings("equal length", "raw"),
     )
@@ -112,8 +111,8 @@ def draw_answer_effects(table: pd.DataFrame) -> Figure:
 def draw_within(table: pd.DataFrame) -> Figure:
     """Candidates against others under one stress: a panel per condition that has both.
 
-    ``table`` holds rows of ``within_conditions`` of one K, and the answers' own. Filled marks
-    differ at equal length too, open ones do not.
+    ``table`` holds rows of ``within_conditions`` of one K per observable, and the answers' own.
+    Filled marks differ at equal length too, open ones do not.
     """
     table = table[table.verdict != TOO_FEW]
     conditions = list(dict.fromkeys(table.condition))
@@ -141,9 +140,11 @@ def draw_within(table: pd.DataFrame) -> Figure:
         ax.axvline(0.5, color="black", lw=0.5)
         ax.set_title(condition)
         ax.set_xlim(-0.03, 1.03)
+        ax.set_xticks([0, 0.5, 1])
     names = [f"{COMPONENT_NAMES.get(part, part)}: {_SHORT[name]}" for part, name in lines]
     axes[0, 0].set_yticks(range(len(lines)), names)
-    figure.supxlabel("probability that a candidate's value is the larger", fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("probability that a\ncandidate's value is larger")
     handles = [*_models(table), *_fillings("differs at equal length", "does not")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
@@ -224,8 +225,10 @@ def _offsets(models: list[str]) -> np.ndarray:
     return np.linspace(-reach, reach, len(models))
 
 
-def _change_label(observable: str) -> str:
-    return _CHANGES.get(observable, f"change of\n{OBSERVABLE_NAMES[observable]}")
+def _change_label(table: pd.DataFrame, observable: str, gap: str) -> str:
+    modes = table[table.observable == observable].modes.iloc[0]
+    unit = " (%)" if observable == "n_eff" else ""
+    return f"change of{gap}{_SHORT[observable]}{unit}, $K$ = {modes}"
 
 
 def _models(table: pd.DataFrame) -> list[Line2D]:

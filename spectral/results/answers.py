@@ -27,3 +27,14 @@ def answers(rows: pd.DataFrame) -> pd.DataFrame:
     }
     keys = ["parameters", "model", "condition", "utterance", "speaker", "candidate"]
     return said[keys].assign(**values)
+
+
+def drawn(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows to draw: alpha over the fewest modes measured, all else over the most.
+
+    Short texts do not resolve as many modes as the slope over the most of them needs.
+    """
+    spectra = table.component != ANSWER
+    modes = table.modes[spectra]
+    wanted = table.observable.eq("alpha").map({True: modes.min(), False: modes.max()})
+    return table[~spectra | (table.modes == wanted)]
