@@ -103,7 +103,7 @@ def test_rows_that_come_with_the_project_are_not_planned() -> None:
 
 def test_everything_that_make_measures_is_planned() -> None:
     rules = (ROOT / "scripts" / "rules.py").read_text(encoding="utf-8")
-    listed = re.search(r"^MEASURING = \((.*?)\)", rules, re.MULTILINE)
+    listed = re.search(r"^MEASURING = \((.*?)\)", rules, re.MULTILINE | re.DOTALL)
     assert listed is not None
     assert sorted(re.findall(r"\w+", listed[1])) == sorted(KINDS)
 

@@ -38,7 +38,7 @@ def draw_distances(distances: pd.DataFrame) -> Figure:
         axes[2, column].set_xlabel("step (token)")
         for ax in axes[:, column]:
             ax.axhline(_UNRELATED, color="black", lw=0.6, ls=(0, (1, 2)))
-            ax.set_ylim(0, None)
+    _from_zero(axes)
     for ax, label in zip(axes[:, 0], ("distance", "distance, centred", "distance, last layer"),
                          strict=True):  # fmt: skip
         ax.set_ylabel(label)
@@ -63,8 +63,7 @@ def draw_ranks(ranks: pd.DataFrame, condition: str) -> Figure:
         last = table[(table.stage == DECODER) & (table.layer == _last(table)) & (table.step > 0)]
         _lines(axes[1, column], last, "step", "rank", log=True)
         axes[1, column].set_xlabel("step (token)")
-        for ax in axes[:, column]:
-            ax.set_ylim(0, None)
+    _from_zero(axes)
     axes[0, 0].set_ylabel(r"$N_{\mathrm{eff}}$ of mean states")
     axes[1, 0].set_ylabel(r"$N_{\mathrm{eff}}$, last layer")
     return _with_legend(figure, axes)
@@ -177,3 +176,9 @@ def _name_places(ax: Axes, table: pd.DataFrame) -> None:
 
 def _last(table: pd.DataFrame) -> int:
     return int(table.loc[table.stage == DECODER, "layer"].max())
+
+
+def _from_zero(axes: np.ndarray) -> None:
+    """Let every row of panels begin at zero; once all is drawn, or the first panel sets the top."""
+    for ax in axes[:, 0]:
+        ax.set_ylim(0, None)

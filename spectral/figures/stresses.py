@@ -16,6 +16,7 @@ from spectral.figures.style import (
 )
 from spectral.results.factorial import EFFECTS
 from spectral.results.within import DIFFERS, TOO_FEW
+from spectral.stress.conditions import split_severity
 
 MARKERS = "os^Dv*P"
 """A shape per model, beside its colour."""
@@ -115,12 +116,12 @@ def draw_within(table: pd.DataFrame) -> Figure:
     Filled marks differ at equal length too, open ones do not.
     """
     table = table[table.verdict != TOO_FEW]
-    conditions = list(dict.fromkeys(table.condition))
+    conditions = sorted(set(table.condition), key=split_severity)
     lines = list(dict.fromkeys(zip(table.component, table.observable, strict=True)))
     order = ["answer", *COMPONENT_NAMES]
     lines.sort(key=lambda line: (order.index(line[0]), list(_SHORT).index(line[1])))
     models = model_order(table)
-    columns = min(4, len(conditions))
+    columns = min(5, len(conditions))
     height = -(-len(conditions) // columns)
     figure, axes = plt.subplots(
         height, columns, sharex=True, sharey=True, squeeze=False,
@@ -143,8 +144,7 @@ def draw_within(table: pd.DataFrame) -> Figure:
         ax.set_xticks([0, 0.5, 1])
     names = [f"{COMPONENT_NAMES.get(part, part)}: {_SHORT[name]}" for part, name in lines]
     axes[0, 0].set_yticks(range(len(lines)), names)
-    for ax in axes[-1]:
-        ax.set_xlabel("probability that a\ncandidate's value is larger")
+    axes[-1, columns // 2].set_xlabel("probability that a candidate's value is the larger")
     handles = [*_models(table), *_fillings("differs at equal length", "does not")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
@@ -228,7 +228,7 @@ def _offsets(models: list[str]) -> np.ndarray:
 def _change_label(table: pd.DataFrame, observable: str, gap: str) -> str:
     modes = table[table.observable == observable].modes.iloc[0]
     unit = " (%)" if observable == "n_eff" else ""
-    return f"change of{gap}{_SHORT[observable]}{unit}, $K$ = {modes}"
+    return f"change of{gap}{_SHORT[observable]}{unit}{',' if gap == ' ' else gap} $K$ = {modes}"
 
 
 def _models(table: pd.DataFrame) -> list[Line2D]:

@@ -53,8 +53,8 @@ def verify(
         **recorded, ladder=ladder, corpus=corpus, output=files[model], device=device
     )
     names, again = _measured_again(KINDS[kind], settings, rng)
-    kept = kept[kept.utterance.isin(names)].reset_index(drop=True)
-    if kept.empty:
+    kept = _of_the_same(kept, again)
+    if not set(names) & set(kept.utterance):
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
     return {"kind": kind, "model": model, **vars(difference(kept, again))}
 
@@ -89,6 +89,13 @@ def _measured_again(
     batch, _ = stressed(utterances, Speakers(speech), settings)
     table = pa.Table.from_pylist(kind.rows_of(model, batch, settings), schema=kind.schema)
     return [utterance.id for utterance in utterances], table.to_pandas()
+
+
+def _of_the_same(kept: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
+    """The kept rows of the utterances that were measured again, and of their voices as a whole."""
+    keys = ["speaker", "utterance"]
+    wanted = pd.MultiIndex.from_frame(again[keys])
+    return kept[pd.MultiIndex.from_frame(kept[keys]).isin(wanted)].reset_index(drop=True)
 
 
 def _alike(kept: pd.DataFrame, again: pd.DataFrame) -> bool:
