@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from spectral.figures.style import (
     COMPONENT_NAMES,
@@ -53,14 +54,18 @@ def _draw_effects(figure: Figure, table: pd.DataFrame) -> None:
         for model in models:
             point = panel.loc[model]
             ax.errorbar(
-                point.parameters, point.change, yerr=_reach(point, "change", "low", "high"),
+                point.parameters / 1e6, point.change,
+                yerr=[[point.change - point.low], [point.high - point.change]],
                 fmt=markers[point.depth], color=colours[model], lw=0.8,
                 label=f"{model_label(table, model)}, {point.depth} layers",
             )  # fmt: skip
         ax.axhline(0, color="0.5", lw=0.6, ls=":")
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title(COMPONENT_NAMES[component])
-        ax.set_xlabel("parameters")
+        ax.set_xlabel("parameters (million)")
     axes[0].set_ylabel(r"change of $N_{\mathrm{eff}}$ (%), equal length")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
@@ -94,8 +99,6 @@ def _draw_skill(
     ax.plot([low, high], [y, y], color=colour, lw=0.8)
     if low > point.skill_low:
         ax.plot(low, y, "<", color=colour, ms=3)
-    ax.plot(skill, y, marker, color=colour, label=label, mfc=colour if skill == point.skill else "w")
-
-
-def _reach(point: pd.Series, name: str, low: str, high: str) -> list[list[float]]:
-    return [[point[name] - point[low]], [point[high] - point[name]]]
+    ax.plot(
+        skill, y, marker, color=colour, label=label, mfc=colour if skill == point.skill else "w"
+    )
