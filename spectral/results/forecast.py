@@ -90,7 +90,7 @@ def targets(
 def left_out(found: Mapping[str, Ratio]) -> list[str]:
     """Why a target has no forecast, a line each."""
     return [
-        f"{name}: {count} size(s) to forecast, and a line that can be wrong needs {LEAST}"
+        f"{name}: too few sizes, {count}; a line that can be wrong needs {LEAST}"
         for name, ratio in found.items()
         if (count := len(set(map(size_of, ratio.parts.columns)))) < LEAST
     ]
