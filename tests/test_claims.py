@@ -215,11 +215,30 @@ def test_planted_slopes_are_found(alpha: float, expected: str, tmp_path: Path) -
 
 def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
     rows = [
-        {"target": "word_error", "rival": rival} | _number("skill", skill, 0.1)
+        {"target": "word_error", "predictor": "alpha", "rival": rival}
+        | _number("skill", skill, 0.1)
         for rival, skill in (("mean", 0.5), ("size", -0.5))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
     assert claim_verdict(scale.forecast(tmp_path)) == FAILS
+
+
+def test_one_predictor_that_forecasts_does_not_hide_one_that_does_not(tmp_path: Path) -> None:
+    rows = [
+        {"target": "word_error", "predictor": predictor, "rival": rival}
+        | _number("skill", skill, 0.1)
+        for rival in ("mean", "size") for predictor, skill in (("alpha", 0.5), ("n_eff", -0.5))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
+    parts = scale.forecast(tmp_path)
+    assert [len(part.statements) for part in parts] == [2, 2]
+    assert claim_verdict(parts) == UNDECIDED
+
+
+def test_without_forecasts_nothing_was_measured(tmp_path: Path) -> None:
+    columns = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
+    pd.DataFrame(columns=columns).to_csv(tmp_path / "forecast.csv", index=False)
+    assert claim_verdict(scale.forecast(tmp_path)) == NOT_MEASURED
 
 
 @pytest.mark.parametrize(

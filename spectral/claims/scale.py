@@ -9,16 +9,17 @@ _RIVALS = {"mean": "the mean of the others", "size": "size alone"}
 
 
 def forecast(tables: Path) -> list[Part]:
-    """Spectra forecast a model left out better than each naive forecast does."""
-    columns = ["target", "rival", "skill", "skill_low", "skill_high"]
+    """Each spectral predictor forecasts models left out better than each naive forecast does."""
+    columns = ["target", "predictor", "rival", "skill", "skill_low", "skill_high"]
     table = read_table(tables, "forecast", columns)
     return [
         Part(
             f"spectra forecast better than {name} (skill)", "forecast",
             [
-                Statement(row.target, of(row, "skill"), ABOVE, 0)
+                Statement(f"{row.target}, from {row.predictor}", of(row, "skill"), ABOVE, 0)
                 for _, row in table[table.rival == rival].iterrows()
             ],
+            needs="" if len(table) else "a target with enough models",
         )
         for rival, name in _RIVALS.items()
     ]  # fmt: skip
