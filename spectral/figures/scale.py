@@ -35,7 +35,7 @@ def draw_scale(table: pd.DataFrame, skills: pd.DataFrame, reasons: list[str]) ->
     ``left_out``, written where there is no skill to draw.
     """
     figure = plt.figure(figsize=(PAGE, 5.2), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[1, 1.1]))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])[:, 0]
     _draw_effects(above, table[table.observable == "n_eff"])
     if skills.empty:
         below.text(0.5, 0.5, "no forecast\n" + "\n".join(reasons), ha="center", va="center")
