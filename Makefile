@@ -143,6 +143,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
 	  --set model=$$* --set output=../$$(ROWS_$(1))/$$*.parquet --products $$(ROWS_$(1))/$$*.parquet
 	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
+	  $(BIN)/python scripts/pack.py $$(ROWS_$(1))/$$*.parquet && \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
 $(foreach kind,measure jacobians listening nulls stresses choices dynamics nudges, \
