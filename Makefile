@@ -103,7 +103,7 @@ clean: ## remove build/, where everything that can be made again lies
 	rm -rf build
 
 # The environment. Its copy of the lock says which versions it holds.
-$(ENVIRONMENT): requirements.lock
+$(ENVIRONMENT): requirements.lock requirements.rivals
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: $(PYTHON) is not Python 3.11 or newer ($$($(PYTHON) --version 2>&1));" \
 	    "install one and name it, for example: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; \
@@ -116,6 +116,8 @@ $(ENVIRONMENT): requirements.lock
 	  exit 1; }
 	@echo "installing the packages of requirements.lock into $(VENV): some minutes"
 	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock \
+	  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	    --requirement requirements.rivals \
 	  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable . || { \
 	  echo "error: not all packages could be installed (pip says why, above); the same command" \
 	    "goes on from here" >&2; exit 1; }

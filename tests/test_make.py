@@ -39,6 +39,7 @@ FILES = {
     "data/ladder/unused/SHA256SUMS": "",
     "data/published.csv": "",
     "requirements.lock": "torch==1",
+    "requirements.rivals": "",
     "figures/README.md": "",
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
