@@ -52,7 +52,9 @@ def unstable(tables: Path) -> list[Part]:
 
 def _hallucinated(tables: Path) -> list[Part]:
     """Under one stress: hallucinated answers against the others, means over layers."""
-    columns = [f"{name}{end}" for name in ("difference", "adjusted") for end in ("", "_low", "_high")]
+    columns = [
+        f"{name}{end}" for name in ("difference", "adjusted") for end in ("", "_low", "_high")
+    ]
     keys = [*MODEL_KEYS, "condition", "network", "layer"]
     table = read_table(tables, "unstable_dimensions", [*keys, *columns])
     rows = table[table.layer == ALL_LAYERS].dropna(subset="difference")

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from spectral.figures.style import (
     COMPONENT_NAMES,
@@ -58,8 +58,8 @@ def _draw_panel(ax: Axes, panel: pd.DataFrame, models: list[str]) -> None:
     ax.axvspan(PARTS[TAIL].start + 0.5, PARTS[TAIL].stop, color="0.93", zorder=0)
     ax.axhline(1, color="black", lw=0.6, ls=(0, (1, 2)))
     ax.set_yticks([0.125, 0.25, 0.5, 1, 2])
-    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xticks([1, 2, 5, 10, 20, 50])
-    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -79,7 +79,11 @@ def _log_ratios(
             groups = pd.DataFrame(values, pairs.index).groupby(["speaker", "utterance"])
             means = groups.mean().where(groups.count().eq(groups.size(), axis=0))
             speakers = means.index.get_level_values("speaker").to_numpy()
-            yield dict(zip(_KEY, key, strict=True)) | {"measure": measure}, speakers, means.to_numpy()
+            yield (
+                dict(zip(_KEY, key, strict=True)) | {"measure": measure},
+                speakers,
+                means.to_numpy(),
+            )
 
 
 def _logs(spectra: "pd.Series[object]", count: int) -> np.ndarray:
