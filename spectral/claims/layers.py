@@ -62,17 +62,17 @@ def _hallucinated(tables: Path) -> list[Part]:
     needs = "" if len(rows) else "stresses under which some answers are hallucinated"
     return [
         Part(
-            f"{says}{way}", "unstable_dimensions",
+            part, "unstable_dimensions",
             [
                 Statement(f"{row.model}, {row.condition}", of(row, name), ABOVE, 0)
                 for _, row in rows[rows.network == network].sort_values(keys).iterrows()
             ],
             needs,
         )
-        for way, name, network in (
-            ("", "difference", TRAINED),
-            (", at equal length", "adjusted", TRAINED),
-            (" than their random twins do, at equal length", "adjusted", BEYOND),
+        for part, name, network in (
+            (f"{says}, raw", "difference", TRAINED),
+            (f"{says}, at equal length", "adjusted", TRAINED),
+            ("by more than in their random twins, at equal length", "adjusted", BEYOND),
         )
     ]  # fmt: skip
 

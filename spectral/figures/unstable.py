@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from spectral.figures.style import PAGE, model_colours, model_label, model_order
 from spectral.results.unstable import ALL_LAYERS, RANDOM, TRAINED
 
-_PANELS = {"difference": "as they are", "adjusted": "at equal position"}
+_PANELS = {"difference": "raw", "adjusted": "at equal position"}
 _MARKS = {TRAINED: ("o", -0.15), RANDOM: ("s", 0.15)}
 
 
 def draw_unstable(table: pd.DataFrame) -> Figure:
-    """Candidates minus others, mean over layers, with 95 % intervals; as it is, at equal position.
+    """Candidates minus others, mean over layers, with 95 % intervals; raw, at equal position.
 
     A row per model and stress that divides its answers; filled circles are trained networks, open
     squares random twins.
@@ -23,13 +23,13 @@ def draw_unstable(table: pd.DataFrame) -> Figure:
     models = model_order(rows)
     places = [(m, c) for m in models for c in sorted(rows[rows.model == m].condition.unique())]
     figure, axes = plt.subplots(
-        1, len(_PANELS), sharex=True, sharey=True, figsize=(PAGE, 0.28 * len(places) + 1.1),
+        1, len(_PANELS), sharex=True, sharey=True, figsize=(PAGE, 0.28 * len(places) + 1.25),
         layout="constrained",
     )  # fmt: skip
     for ax, (name, title) in zip(axes, _PANELS.items(), strict=True):
         _draw_panel(ax, rows.set_index(["network", "model", "condition"]), name, places)
         ax.set_title(title)
-        ax.set_xlabel("unstable dimensions, hallucinated minus other answers")
+        ax.set_xlabel("unstable dimensions,\nhallucinated minus other answers")
     labels = [f"{model_label(rows, model)}, {condition}" for model, condition in places]
     axes[0].set_yticks(range(len(places)), labels)
     axes[0].invert_yaxis()
