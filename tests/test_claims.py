@@ -31,6 +31,7 @@ from spectral.results.bootstrap import Interval
 COMPONENTS = ("self_attention", "cross_attention", "ffn")
 MODELS = {"xs-0": 1, "xs-1": 1, "s-0": 2, "s-1": 2, "l-0": 3, "l-1": 3}
 NULLS = ("twin", "swapped")
+SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
 OUTCOMES = {"true": HOLDS, "false": FAILS, "wide": UNDECIDED}
 
 
@@ -153,11 +154,42 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
         for network in ("trained", "random")
         for condition in ("clean", "hell")
     ]
-    for name in ("hypotheses", "propagators"):
-        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    sign, spread = SIDES[planted]
+    within = [
+        {"parameters": size, "model": model, "condition": condition, "network": network,
+         "layer": layer}
+        | _number("difference", number, spread) | _number("adjusted", number, spread)
+        for model, size in MODELS.items()
+        for condition, effect in (("hell", math.nan), ("noise", 5 * sign))
+        for network in ("trained", "random", "trained minus random")
+        for layer in ("1", "mean")
+        for number in [effect * (network != "random" and layer == "mean")]
+    ]  # fmt: skip
+    for name, table in (
+        ("hypotheses", rows), ("propagators", rows), ("unstable_dimensions", within)
+    ):  # fmt: skip
+        pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
     assert claim_verdict(layers.decay(tmp_path)) == OUTCOMES[planted]
     assert claim_verdict(layers.rank_one(tmp_path)) == OUTCOMES[planted]
-    assert {part.verdict for part in layers.unstable(tmp_path)[:2]} == {OUTCOMES[planted]}
+    parts = layers.unstable(tmp_path)
+    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 5
+    assert len(parts[-1].statements) == len(MODELS), "where some answers are hallucinated"
+
+
+def test_unstable_dimensions_need_a_stress_that_divides_answers(tmp_path: Path) -> None:
+    row = {"parameters": 1, "model": "xs-0", "layer": 1} | _number("unstable", 0.5, 0.1)
+    pd.DataFrame(
+        [row | {"network": network, "condition": condition}
+         for network in ("trained", "random") for condition in ("clean", "hell")]
+    ).to_csv(tmp_path / "propagators.csv", index=False)  # fmt: skip
+    nothing = _number("difference", math.nan, 0) | _number("adjusted", math.nan, 0)
+    pd.DataFrame(
+        [row | nothing | {"network": network, "condition": "hell", "layer": "mean"}
+         for network in ("trained", "random", "trained minus random")]
+    ).to_csv(tmp_path / "unstable_dimensions.csv", index=False)  # fmt: skip
+    parts = layers.unstable(tmp_path)[2:]
+    assert [part.verdict for part in parts] == [NOT_MEASURED] * 3
+    assert all(part.needs for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -198,19 +230,33 @@ def test_planted_confidence_is_found(
     assert claim_verdict(answers.confidence(tmp_path)) == expected
 
 
-@pytest.mark.parametrize(
-    ("alpha", "expected"), [(12.0, UNDECIDED), (2.0, FAILS)]
-)  # the tail is not measured, so nothing here can make the claim hold
-def test_planted_slopes_are_found(alpha: float, expected: str, tmp_path: Path) -> None:
-    rows = [
-        {"parameters": size, "model": model, "component": "ffn", "modes": 50, "length": "raw",
-         "side": "stressed"} | _number("alpha", alpha if size == 3 else 5.0, 0.1)
-        for model, size in MODELS.items()
+@pytest.mark.parametrize("planted", ["true", "false", "wide"])
+def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> None:
+    alpha, ratio, reach = {"true": (12, 1.1, 0.05), "false": (2, 0.9, 0.05), "wide": (9, 1, 1)}[
+        planted
+    ]
+    of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
+    slopes = [
+        model | {"component": "ffn", "modes": 50, "length": "raw", "side": "stressed"}
+        | _number("alpha", alpha if model["parameters"] == 3 else 5.0, reach)
+        for model in of_model
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "phase_diagram.csv", index=False)
+    tails = [
+        model
+        | {"component": component, "length": length, "measure": measure, "part": part}
+        | _number("ratio", claimed if part == "tail" else 1.0, reach)
+        for model in of_model
+        for component in COMPONENTS
+        for length in ("raw", "length-matched")
+        for measure in ("eigenvalue", "share of the sum")
+        for part in ("head", "tail")
+        for claimed in [ratio if component == "self_attention" else 1.0]
+    ]
+    pd.DataFrame(slopes).to_csv(tmp_path / "phase_diagram.csv", index=False)
+    pd.DataFrame(tails).to_csv(tmp_path / "tail_eigenvalues.csv", index=False)
     parts = changes.hardening(tmp_path)
-    assert claim_verdict(parts) == expected
-    assert (parts[0].verdict == HOLDS) == (alpha > 9)
+    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 4
+    assert {s.about for part in parts[1:] for s in part.statements} == {"l-0", "l-1"}
 
 
 def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
@@ -259,9 +305,6 @@ def test_courses_decide_only_where_resampled_voices_agree(
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "transitions.csv", index=False)
     assert claim_verdict(sweeps.transition(tmp_path)) == expected
-
-
-SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])

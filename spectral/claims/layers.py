@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from spectral.claims.numbers import difference, of, read_table, sizes
+from spectral.claims.numbers import MODEL_KEYS, difference, of, read_table, sizes
 from spectral.claims.rules import ABOVE, BELOW, Part, Statement
+from spectral.results.unstable import ALL_LAYERS, BEYOND, TRAINED
 
 _SHARES = (
     "gain_below_one",
@@ -20,7 +21,7 @@ _STRESS = "hell"
 
 
 def unstable(tables: Path) -> list[Part]:
-    """Claim 8: Hell, where all is hallucinated, has more unstable dimensions than clean speech."""
+    """Claim 8: more unstable dimensions in Hell than on clean speech, and in hallucinations."""
     keys = ["model", "layer", "network", "condition"]
     table = read_table(tables, "propagators", [*keys, "unstable", "unstable_low", "unstable_high"])
     rows = {tuple(row[keys]): of(row, "unstable") for _, row in table.iterrows()}
@@ -46,9 +47,33 @@ def unstable(tables: Path) -> list[Part]:
             [Statement(name, found, ABOVE, 0) for name, found in zip(names, numbers, strict=True)],
         )
         for says, numbers in parts.items()
-    ] + [
-        Part("within Hell, more of them with more hallucination", "none",
-             needs="answers that differ under one stress, with their propagators")
+    ] + _hallucinated(tables)  # fmt: skip
+
+
+def _hallucinated(tables: Path) -> list[Part]:
+    """Under one stress: hallucinated answers against the others, means over layers."""
+    columns = [
+        f"{name}{end}" for name in ("difference", "adjusted") for end in ("", "_low", "_high")
+    ]
+    keys = [*MODEL_KEYS, "condition", "network", "layer"]
+    table = read_table(tables, "unstable_dimensions", [*keys, *columns])
+    rows = table[table.layer == ALL_LAYERS].dropna(subset="difference")
+    says = "under one stress, hallucinated answers have more of them"
+    needs = "" if len(rows) else "stresses under which some answers are hallucinated"
+    return [
+        Part(
+            part, "unstable_dimensions",
+            [
+                Statement(f"{row.model}, {row.condition}", of(row, name), ABOVE, 0)
+                for _, row in rows[rows.network == network].sort_values(keys).iterrows()
+            ],
+            needs,
+        )
+        for part, name, network in (
+            (f"{says}, raw", "difference", TRAINED),
+            (f"{says}, at equal length", "adjusted", TRAINED),
+            ("by more than in their random twins, at equal length", "adjusted", BEYOND),
+        )
     ]  # fmt: skip
 
 

@@ -34,21 +34,25 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     "length-matched" where both sides keep as many tokens as the shorter has. What is not finite in
     some layer (alpha where K modes are not resolved, Kf of a disconnected graph) is NaN.
     """
-    kept = rows[rows.condition.isin([REFERENCE_CONDITION, condition])]
-    partner = kept.condition.map({REFERENCE_CONDITION: condition, condition: REFERENCE_CONDITION})
-    kept = kept[(kept.matched_with == "") | (kept.matched_with == partner)]
+    kept = both_sides(rows, condition)
     present = [name for name, column in OBSERVABLES.items() if column in rows]
-    columns = {name: observed(kept, name) for name in present}
-    kept = kept.assign(
-        length=np.where(kept.matched_with == "", RAW, MATCHED),
-        side=np.where(kept.condition == REFERENCE_CONDITION, "clean", "stressed"),
-        **columns,
-    )
+    kept = kept.assign(**{name: observed(kept, name) for name in present})
     groups = kept.groupby([*_KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
     averages = groups.mean().where(groups.count().eq(groups.size(), axis=0))
     wide = averages.unstack("side")
     wide.columns = [f"{observable}_{side}" for observable, side in wide.columns]
     return wide.reset_index()
+
+
+def both_sides(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The rows to compare, with their ``length``, raw or matched, and ``side``: clean, stressed."""
+    kept = rows[rows.condition.isin([REFERENCE_CONDITION, condition])]
+    partner = kept.condition.map({REFERENCE_CONDITION: condition, condition: REFERENCE_CONDITION})
+    kept = kept[(kept.matched_with == "") | (kept.matched_with == partner)]
+    return kept.assign(
+        length=np.where(kept.matched_with == "", RAW, MATCHED),
+        side=np.where(kept.condition == REFERENCE_CONDITION, "clean", "stressed"),
+    )
 
 
 def effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:

@@ -38,7 +38,7 @@ def within_conditions(rows: pd.DataFrame, least: int, resamples: int, seed: int)
             row = dict(zip(["parameters", "model"], key, strict=True))
             row |= {"component": ANSWER, "modes": 0, "condition": name}
             for column in ("log_probability", "tokens"):
-                found = _contrast(group, column, "tokens", least, resamples, seed)
+                found = contrast(group, column, "tokens", least, resamples, seed)
                 table.append({**row, "observable": column, **found})
         means = layer_means(rows, name)
         means = means[means.length == RAW].merge(own[["model", "utterance", "candidate"]])
@@ -47,9 +47,38 @@ def within_conditions(rows: pd.DataFrame, least: int, resamples: int, seed: int)
             for observable in OBSERVABLES:
                 column = f"{observable}_stressed"
                 if column in group:
-                    found = _contrast(group, column, "tokens_stressed", least, resamples, seed)
+                    found = contrast(group, column, "tokens_stressed", least, resamples, seed)
                     table.append({**row, "observable": observable, **found})
     return pd.DataFrame(table)
+
+
+def contrast(
+    group: pd.DataFrame, column: str, length: str, least: int, resamples: int, seed: int
+) -> dict[str, object]:
+    """Candidates minus others in a column, a row per utterance; the columns are described above.
+
+    The adjusted difference is at equal ``length``, another column.
+    """
+    group = group[np.isfinite(group[column])]
+    values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
+    candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
+    counts = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
+    found = {"difference": _NOTHING, "adjusted": _NOTHING, "auc": _NOTHING}
+    if min(counts.values()) >= least:
+        inside, outside = (np.where(own, values, np.nan) for own in (candidate, ~candidate))
+        statistics = {
+            "difference": lambda w: weighted_mean(w, inside) - weighted_mean(w, outside),
+            "adjusted": lambda w: adjusted_difference(w, values, candidate, tokens),
+            "auc": lambda w: larger_probability(w, values, candidate),
+        }
+        for name, statistic in statistics.items():
+            if name != "adjusted" or column != length:
+                found[name] = interval(statistic, speakers, resamples, seed)
+    columns: dict[str, object] = {**counts}
+    for name, one in found.items():
+        columns |= interval_columns(name, one)
+    enough = min(counts.values()) >= least
+    return columns | {"verdict": _verdict(found) if enough else TOO_FEW}
 
 
 def adjusted_difference(
@@ -84,31 +113,6 @@ def larger_probability(weights: np.ndarray, values: np.ndarray, group: np.ndarra
     pairs = first.sum(1) * second.sum(1)
     won = ((first @ wins) * second).sum(1)
     return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-
-
-def _contrast(
-    group: pd.DataFrame, column: str, length: str, least: int, resamples: int, seed: int
-) -> dict[str, object]:
-    group = group[np.isfinite(group[column])]
-    values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
-    candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
-    counts = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-    found = {"difference": _NOTHING, "adjusted": _NOTHING, "auc": _NOTHING}
-    if min(counts.values()) >= least:
-        inside, outside = (np.where(own, values, np.nan) for own in (candidate, ~candidate))
-        statistics = {
-            "difference": lambda w: weighted_mean(w, inside) - weighted_mean(w, outside),
-            "adjusted": lambda w: adjusted_difference(w, values, candidate, tokens),
-            "auc": lambda w: larger_probability(w, values, candidate),
-        }
-        for name, statistic in statistics.items():
-            if name != "adjusted" or column != length:
-                found[name] = interval(statistic, speakers, resamples, seed)
-    columns: dict[str, object] = {**counts}
-    for name, one in found.items():
-        columns |= interval_columns(name, one)
-    enough = min(counts.values()) >= least
-    return columns | {"verdict": _verdict(found) if enough else TOO_FEW}
 
 
 def _verdict(found: dict[str, Interval]) -> str:

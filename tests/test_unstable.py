@@ -1,0 +1,116 @@
+"""Unstable dimensions within one stress: differences planted in rows, and rows without any."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spectral.figures.unstable import draw_unstable
+from spectral.results.bootstrap import LEVEL
+from spectral.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED, unstable_contrasts
+from spectral.results.within import ALIKE, BY_LENGTH, DIFFERS, TOO_FEW
+
+WIDTH, LAYERS, MILD = 100, 2, "noise-0.9"
+
+
+def planted(
+    *, trained: float = 0.0, both: float = 0.0, by_position: float = 0.0, longer: float = 0.0,
+    seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Two answers of each of 16 voices, half of them candidates under ``MILD``, two tokens each.
+
+    A candidate has so many more unstable dimensions in the trained network, or in both, and is so
+    much longer; each has so many more per position.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for voice in range(16):
+        own = rng.normal(0, 1)
+        for i in range(2):
+            candidate = bool(rng.random() < 0.5)
+            length = 40 + longer * candidate + rng.normal(0, 6)
+            for condition in ("clean", "hell", MILD):
+                fallen = {"clean": False, "hell": True, MILD: candidate}[condition]
+                for share in (0.25, 0.75):
+                    position = round(share * length)
+                    for network in (TRAINED, RANDOM):
+                        for layer in range(1, LAYERS + 1):
+                            count = 50 + own + rng.normal(0, 2) + by_position * position
+                            count += fallen * (both + trained * (network == TRAINED))
+                            rows.append(
+                                {
+                                    "parameters": 1, "model": "m-0", "width": WIDTH,
+                                    "condition": condition, "network": network, "layer": layer,
+                                    "speaker": f"{voice}", "utterance": f"{voice}-{i}",
+                                    "candidate": fallen, "position": position,
+                                    "unstable": count / WIDTH,
+                                }
+                            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def contrasts(rows: pd.DataFrame, resamples: int = 500) -> pd.DataFrame:
+    table = unstable_contrasts(rows, least=5, resamples=resamples, seed=0)
+    return table.set_index(["condition", "network", "layer"]).sort_index()
+
+
+def mild(rows: pd.DataFrame, network: str) -> pd.Series:
+    return contrasts(rows).loc[MILD, network, ALL_LAYERS]
+
+
+def test_a_planted_difference_is_found_and_is_not_the_twin_s() -> None:
+    rows = planted(trained=5)
+    for network in (TRAINED, BEYOND):
+        found = mild(rows, network)
+        assert found.verdict == DIFFERS
+        assert found.difference_low <= 5 <= found.difference_high
+        assert 0 < found.adjusted_low <= 5 <= found.adjusted_high
+    assert mild(rows, RANDOM).verdict == ALIKE
+
+
+def test_a_difference_that_the_twin_shares_is_not_beyond_it() -> None:
+    rows = planted(both=5)
+    assert mild(rows, TRAINED).verdict == DIFFERS
+    found = mild(rows, BEYOND)
+    assert found.difference_low <= 0 <= found.difference_high
+
+
+def test_without_a_planted_difference_intervals_contain_zero_as_often_as_they_say() -> None:
+    found = pd.concat(
+        contrasts(planted(seed=seed), resamples=200).loc[[MILD]] for seed in range(10)
+    )
+    for name in ("difference", "adjusted"):
+        inside = (found[f"{name}_low"] <= 0) & (found[f"{name}_high"] >= 0)
+        assert inside.mean() > LEVEL - 0.1
+
+
+def test_a_difference_of_position_alone_is_gone_at_equal_position() -> None:
+    found = mild(planted(by_position=0.3, longer=20), TRAINED)
+    assert found.difference_low > 0
+    assert found.adjusted_low <= 0 <= found.adjusted_high
+    assert found.verdict == BY_LENGTH
+
+
+def test_there_is_no_contrast_where_all_or_none_is_hallucinated() -> None:
+    found = contrasts(planted(trained=5), resamples=50)
+    assert set(found.index.get_level_values("condition")) == {"hell", MILD}
+    hell = found.loc["hell"]
+    assert (hell.verdict == TOO_FEW).all()
+    assert hell.difference.isna().all()
+
+
+def test_the_mean_over_layers_is_the_mean_of_the_layers_in_dimensions() -> None:
+    rows = planted(trained=3)
+    found = contrasts(rows, resamples=50).loc[MILD, TRAINED].difference
+    assert found[ALL_LAYERS] == pytest.approx(found[["1", "2"]].mean())
+    own = rows[(rows.condition == MILD) & (rows.network == TRAINED)]
+    means = own.groupby("candidate").unstable.mean() * WIDTH
+    assert found[ALL_LAYERS] == pytest.approx(means[True] - means[False])
+
+
+def test_the_figure_shows_the_differences_of_divided_answers_alone() -> None:
+    table = unstable_contrasts(planted(trained=5), least=5, resamples=50, seed=0)
+    axes = draw_unstable(table).axes
+    own = table[(table.condition == MILD) & (table.layer == ALL_LAYERS)].set_index("network")
+    for ax, name in zip(axes, ("difference", "adjusted"), strict=True):
+        drawn = [bars.lines[0].get_xdata()[0] for bars in ax.containers]
+        assert drawn == [own.loc[network, name] for network in (TRAINED, RANDOM)]
