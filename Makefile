@@ -64,10 +64,17 @@ evidence: ## measure the rows of data/results/ that are missing or stale (hours 
 plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
 	@$(BIN)/python -m spectral.planning params/$(PROFILE).yml $(if $(N),--utterances $(N))
 
-test: $(ENVIRONMENT) ## check style and types, run the tests, and run every notebook on its smoke defaults
+test: check-style check-types check-tests ## check style and types, run the tests and all notebooks
+
+.PHONY: check-style check-types check-tests
+check-style: $(ENVIRONMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: $(ENVIRONMENT)
 	$(BIN)/mypy
+
+check-tests: $(ENVIRONMENT) # every notebook on its smoke defaults among them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests spectral $(NOTEBOOKS)
 
