@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,8 @@ def model(settings: WarningSettings) -> SpeechModel:
 def _mixtures(settings: WarningSettings, rows: pd.DataFrame) -> list[Mixture]:
     found = find_utterances(settings.corpus).utterances
     wanted = [each for each in found if each.id in set(rows.utterance)]
-    return [
-        condition(settings.conditions[1]).apply(Mixture.of(each, read_wave(each)), Speakers(found), SEED)
-        for each in wanted
-    ]
+    stress, speakers = condition(settings.conditions[1]), Speakers(found)
+    return [stress.apply(Mixture.of(each, read_wave(each)), speakers, SEED) for each in wanted]
 
 
 def test_prefix_spectra_are_those_of_the_truncated_activations(
@@ -132,7 +131,8 @@ def test_a_prefix_does_not_depend_on_later_tokens() -> None:
 
 
 def test_modes_that_are_not_resolved_leave_no_slope_and_say_why() -> None:
-    repeated = torch.randn(1, 2, 3, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 3, 1)
+    three = torch.randn(1, 2, 3, 8, generator=torch.Generator().manual_seed(0))
+    repeated = three.repeat(1, 1, 3, 1)
     found, reasons = prefix_observables(repeated, 8, EPSILON)
     assert found["alpha"].isnan().all()
     assert reasons == ["2 resolved modes, the fit needs 7"]
@@ -194,7 +194,7 @@ class _Letters:
 
 def _text(pieces: Sequence[str], breaks: tuple[int, ...] = ()) -> tuple[_Letters, Transcript]:
     edges = [0, *breaks, len(pieces)]
-    windows = ["".join(pieces[a:b]).strip() for a, b in zip(edges, edges[1:], strict=False)]
+    windows = ["".join(pieces[a:b]).strip() for a, b in pairwise(edges)]
     tokens = tuple(range(len(pieces)))
     return _Letters(pieces), Transcript(" ".join(windows), tokens, -0.1, 1.0, 0.0, True, breaks)
 

@@ -82,11 +82,11 @@ def _rows(
     for prefix in settings.prefixes:
         kept = [i for i, text in enumerate(texts) if len(text.tokens) > prefix]
         for i, columns in _spectral(decoded, kept, prefix, settings.epsilon):
-            yield answers[i] | columns | {
-                "prefix": prefix,
+            confidence = {
                 "log_probability": sure[i][:prefix].mean().item(),
                 "least_log_probability": sure[i][:prefix].min().item(),
             }
+            yield answers[i] | columns | confidence | {"prefix": prefix}
 
 
 def _spectral(

@@ -27,6 +27,7 @@ CHANCE = 0.5
 _KEYS = ["parameters", "model", "condition"]
 _NOTHING = Interval(np.nan, np.nan, np.nan)
 Draws = Mapping[str, np.ndarray]
+Sizes = dict[str, int]
 
 
 def early_warnings(rows: pd.DataFrame, least: int, resamples: int, seed: int) -> pd.DataFrame:
@@ -36,7 +37,8 @@ def early_warnings(rows: pd.DataFrame, least: int, resamples: int, seed: int) ->
     warning, below it where candidates have the smaller values); ``gain`` how much farther from 0.5
     it is than that of the mean log-probability of the same tokens in the same answers. Each has
     its interval from resampled voices and utterances; both are NaN, with the ``reason``, where
-    either side has fewer than ``least`` answers. Log-probabilities have "answer" as component.
+    either side has fewer than ``least`` answers. Log-probabilities have "answer" as component. The
+    numbers of answers beside a mean over n are the fewest that any of these n has.
     """
     found = rows[rows.condition != REFERENCE_CONDITION]
     return pd.DataFrame(
@@ -71,36 +73,47 @@ def _rows(
 ) -> Iterator[dict[str, object]]:
     answers = group.drop_duplicates("utterance").set_index("utterance").sort_index()
     weights = resampling_weights(answers.speaker.to_numpy(), resamples, seed)
-    right = group.first_wrong.isna() | (group.prefix <= group.first_wrong)
     prefixes = sorted(group.prefix.unique())
-    for component, observable, own in _observables(group if when == ANY else group[right]):
+    tables = _tables(group, when, answers.index, prefixes)
+    confidence = tables[ANSWER, CONFIDENCE]
+    for (component, observable), values in tables.items():
         about = {"component": component, "observable": observable}
         drawn: list[Draws] = []
-        for prefix in prefixes:
-            cell = own[own.prefix == prefix].set_index("utterance")[[observable, CONFIDENCE]]
-            known = cell.reindex(answers.index).astype(float).to_numpy()
-            there = np.isfinite(known).all(1)
+        counted: list[Sizes] = []
+        for i, prefix in enumerate(prefixes):
+            there = np.isfinite(values[:, i]) & np.isfinite(confidence[:, i])
             candidate = answers.candidate.to_numpy(bool)[there]
             sizes = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-            enough = min(sizes.values()) >= least
-            if enough:
-                drawn.append(_draws(weights[:, there], *known[there].T, candidate))
-            lacking = f"{sizes['candidates']} candidates and {sizes['others']} others"
-            reason = "" if enough else f"{lacking}, {least} of each are needed"
-            yield about | {"prefix": prefix} | sizes | _columns(drawn[-1:] if enough else [], reason)
+            reason = _too_few(sizes, least)
+            if not reason:
+                pair = values[there, i], confidence[there, i]
+                drawn.append(_draws(weights[:, there], *pair, candidate))
+                counted.append(sizes)
+            own = drawn[-1:] if not reason else []
+            yield about | {"prefix": prefix} | sizes | _columns(own, reason)
         reason = "" if drawn else f"at no n are there {least} answers on either side"
-        sizes = {"candidates": int(answers.candidate.sum()), "others": int((~answers.candidate).sum())}
-        yield about | {"prefix": MEAN} | sizes | _columns(drawn, reason)
+        fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
+        yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason)
 
 
-def _observables(kept: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    components = {component: own for component, own in kept.groupby("component", sort=False)}
-    for component, own in components.items():
-        for observable in SPECTRAL:
-            yield str(component), observable, own
-    for own in list(components.values())[:1]:  # the same beside every component
-        for observable in (CONFIDENCE, LEAST_CONFIDENCE):
-            yield ANSWER, observable, own
+def _tables(
+    group: pd.DataFrame, when: str, utterances: pd.Index, prefixes: Sequence[int]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Values (utterances, prefixes) by component and observable; NaN where they do not count."""
+    right = group.first_wrong.isna() | (group.prefix <= group.first_wrong)
+    counts = group[right] if when == BEFORE else group
+    tables = {}
+    for component in group.component.unique():
+        own = counts[counts.component == component].pivot(index="utterance", columns="prefix")
+        for name in (*SPECTRAL, CONFIDENCE, LEAST_CONFIDENCE):
+            of = component if name in SPECTRAL else ANSWER  # the same beside every component
+            tables[of, name] = own[name].reindex(utterances, columns=prefixes).to_numpy(float)
+    return tables
+
+
+def _too_few(sizes: Sizes, least: int) -> str:
+    found = " and ".join(f"{count} {name}" for name, count in sizes.items())
+    return "" if min(sizes.values()) >= least else f"{found}, {least} of each are needed"
 
 
 def _draws(
