@@ -14,11 +14,12 @@ from spectral.figures.style import (
     model_label,
     model_order,
 )
-from spectral.results.warnings import CHANCE, CONFIDENCE, MEAN, SPECTRAL
+from spectral.results.warnings import ANY, BEFORE, CHANCE, CONFIDENCE, MEAN, SPECTRAL
 
 _BARS = 6
 """Up to so many models have their intervals drawn; those of more are in the table alone."""
 
+_WHEN = {ANY: "whatever the first n tokens say", BEFORE: "no wrong word in the first n tokens"}
 _SPREAD = 0.012  # between models at one n, as a share of it
 
 
@@ -35,7 +36,7 @@ def draw_early_warning(table: pd.DataFrame, when: str) -> Figure:
     blocks = figure.subfigures(len(conditions), 1, squeeze=False)[:, 0]
     known = sorted(shown.prefix[shown.auc.notna()].unique()) or sorted(shown.prefix.unique())
     for block, condition in zip(blocks, conditions, strict=True):
-        block.suptitle(condition, x=0.01, ha="left", size=9, weight="bold")
+        block.suptitle(f"{condition}: {_WHEN[when]}", x=0.01, ha="left", size=9)
         _draw_condition(block, shown[shown.condition == condition], known)
     handles, labels = blocks[0].axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
