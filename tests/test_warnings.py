@@ -278,6 +278,15 @@ def test_only_beginnings_without_a_wrong_word_come_before() -> None:
     assert own.auc[BEFORE, 8] == pytest.approx(expected)
 
 
+def test_answers_that_begin_wrong_leave_nothing_to_compare_before() -> None:
+    table = early_warnings(_planted(1.0, np.zeros(VOICES * EACH)), 5, 20, 0)
+    early = table[table.when == BEFORE]
+    assert early.auc.isna().all()
+    assert (early[["candidates", "others"]] == 0).all(axis=None)
+    assert set(early.reason[early.prefix == MEAN]) == {"at no n are there 5 answers on both sides"}
+    assert len(early) == len(table) / 2
+
+
 def test_few_answers_on_a_side_have_no_number_but_a_reason() -> None:
     rows = _planted(1.0)
     rows.loc[rows.prefix == 8, "candidate"] = False

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.answers import ANSWER
 from spectral.results.bootstrap import Interval, percentile_interval, resampling_weights
 from spectral.results.effects import interval_columns
@@ -38,12 +37,11 @@ def early_warnings(rows: pd.DataFrame, least: int, resamples: int, seed: int) ->
     it is than that of the mean log-probability of the same tokens in the same answers. Each has
     its interval from resampled voices and utterances; both are NaN, with the ``reason``, where
     either side has fewer than ``least`` answers. Log-probabilities have "answer" as component. The
-    numbers of answers beside a mean over n are the fewest that any of these n has.
+    numbers of answers beside a mean over n are the fewest that any of these n has, 0 of none.
     """
-    found = rows[rows.condition != REFERENCE_CONDITION]
     return pd.DataFrame(
         dict(zip(_KEYS, key, strict=True)) | {"when": when} | row
-        for key, group in found.groupby(_KEYS, sort=True)
+        for key, group in rows.groupby(_KEYS, sort=True)
         for when in (ANY, BEFORE)
         for row in _rows(group, when, least, resamples, seed)
     )
@@ -91,7 +89,7 @@ def _rows(
                 counted.append(sizes)
             own = drawn[-1:] if not reason else []
             yield about | {"prefix": prefix} | sizes | _columns(own, reason)
-        reason = "" if drawn else f"at no n are there {least} answers on either side"
+        reason = "" if drawn else f"at no n are there {least} answers on both sides"
         fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
         yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason)
 
@@ -100,12 +98,13 @@ def _tables(
     group: pd.DataFrame, when: str, utterances: pd.Index, prefixes: Sequence[int]
 ) -> dict[tuple[str, str], np.ndarray]:
     """Values (utterances, prefixes) by component and observable; NaN where they do not count."""
+    names = [*SPECTRAL, CONFIDENCE, LEAST_CONFIDENCE]
     right = group.first_wrong.isna() | (group.prefix <= group.first_wrong)
-    counts = group[right] if when == BEFORE else group
+    known = group if when == ANY else group.assign(**group[names].where(right))
     tables = {}
-    for component in group.component.unique():
-        own = counts[counts.component == component].pivot(index="utterance", columns="prefix")
-        for name in (*SPECTRAL, CONFIDENCE, LEAST_CONFIDENCE):
+    for component in known.component.unique():
+        own = known[known.component == component].pivot(index="utterance", columns="prefix")
+        for name in names:
             of = component if name in SPECTRAL else ANSWER  # the same beside every component
             tables[of, name] = own[name].reindex(utterances, columns=prefixes).to_numpy(float)
     return tables
