@@ -104,7 +104,7 @@ clean: ## remove build/, where everything that can be made again lies
 	rm -rf build
 
 # The environment. Its copy of the lock says which versions it holds.
-$(ENVIRONMENT): requirements.lock
+$(ENVIRONMENT): requirements.lock requirements.rivals
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: $(PYTHON) is not Python 3.11 or newer ($$($(PYTHON) --version 2>&1));" \
 	    "install one and name it, for example: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; \
@@ -117,6 +117,8 @@ $(ENVIRONMENT): requirements.lock
 	  exit 1; }
 	@echo "installing the packages of requirements.lock into $(VENV): some minutes"
 	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock \
+	  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	    --requirement requirements.rivals \
 	  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable . || { \
 	  echo "error: not all packages could be installed (pip says why, above); the same command" \
 	    "goes on from here" >&2; exit 1; }
@@ -144,6 +146,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
 	  --set model=$$* --set output=../$$(ROWS_$(1))/$$*.parquet --products $$(ROWS_$(1))/$$*.parquet
 	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
+	  $(BIN)/python scripts/pack.py $$(ROWS_$(1))/$$*.parquet && \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
 $(foreach kind,measure jacobians listening nulls stresses choices dynamics nudges warnings, \

@@ -1,7 +1,10 @@
 """The benchmark's rivals compute what the kernels do, and its table says what was timed."""
 
+from pathlib import Path
+
 import networkx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from spectral.benchmarks.cases import (
     propagator_operations,
     spectra_case,
 )
+from spectral.benchmarks.machine import keep, others
 from spectral.benchmarks.rivals import (
     autograd_rows,
     cached_jacfwd,
@@ -140,3 +144,15 @@ def test_tiny_has_as_many_weights_as_openai_publishes() -> None:
     assert OpenAIModel(
         "tiny", Whisper(throughput_module.SIZES["tiny"].dimensions())
     ).parameters == (37_760_640)
+
+
+def test_cases_timed_again_leave_the_others_as_they_were(tmp_path: Path) -> None:
+    machine = {"device": "one", "threads": 2, "float32_product_rate": 1.0}
+    table = pd.DataFrame({"case": ["a", "b"], "median": [1.0, 2.0]})
+    keep(table, machine, tmp_path / "cpu")
+    faster = {**machine, "float32_product_rate": 2.0}
+    assert list(others(tmp_path / "cpu", faster, {"b"})["median"]) == [1.0]
+    with pytest.raises(ValueError, match="device was one and is two; time all cases again"):
+        others(tmp_path / "cpu", {**machine, "device": "two"}, {"b"})
+    with pytest.raises(ValueError, match=r"cuda.csv: cannot be read .* time all cases first"):
+        others(tmp_path / "cuda", machine, {"b"})

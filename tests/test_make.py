@@ -39,6 +39,7 @@ FILES = {
     "data/ladder/unused/SHA256SUMS": "",
     "data/published.csv": "",
     "requirements.lock": "torch==1",
+    "requirements.rivals": "",
     "figures/README.md": "",
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
@@ -228,6 +229,12 @@ if change.exists():
 """
 """Stands for the execution of a measuring notebook: rows are written, for once without a model."""
 
+PACKING = """
+import sys
+from pathlib import Path
+Path(sys.argv[1]).write_text("packed " + Path(sys.argv[1]).read_text())
+"""
+
 
 @pytest.fixture
 def committed(project: Path) -> Path:
@@ -236,6 +243,7 @@ def committed(project: Path) -> Path:
     drawing = "gains: {results: ../data/results/nulls, models: [small, large]}\n"
     path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
     (project / "scripts" / "execute.py").write_text(EXECUTION)
+    (project / "scripts" / "pack.py").write_text(PACKING)
     _evidence(project)
     return project
 
@@ -243,6 +251,8 @@ def committed(project: Path) -> Path:
 def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> None:
     rows = sorted(path.name for path in (committed / "data" / "results" / "nulls").iterdir())
     assert rows == ["large.json", "large.parquet", "small.json", "small.parquet"]
+    found = committed / "data" / "results" / "nulls" / "large.parquet"
+    assert found.read_text() == "packed rows"
     assert _stale(committed) == {"gains"}
     shutil.rmtree(committed / "build")  # as in a fresh clone
     assert _stale(committed) == EVERYTHING - {"jacobians-small"}

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,25 @@ def keep(table: pd.DataFrame, described: dict[str, object], stem: Path) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     _replace(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
     _replace(stem.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
+
+
+def others(stem: Path, described: dict[str, object], cases: Collection[str]) -> pd.DataFrame:
+    """The rows in stem.csv of other cases than these, timed on the same machine.
+
+    Raises ValueError where there are none or where they are of another machine.
+    """
+    try:
+        before = json.loads(stem.with_suffix(".json").read_text())
+        table = pd.read_csv(stem.with_suffix(".csv"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{stem}.csv: cannot be read ({error}); time all cases first") from error
+    for name in described.keys() - {"float32_product_rate"}:
+        if before.get(name) != described[name]:
+            raise ValueError(
+                f"{stem}.json: {name} was {before.get(name)} and is {described[name]}; time all "
+                "cases again"
+            )
+    return table[~table.case.isin(cases)]
 
 
 def _processor() -> str:

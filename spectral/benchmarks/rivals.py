@@ -78,8 +78,7 @@ def curvlinops_svds(
 ) -> np.ndarray:
     """The k largest singular values of W at a token: curvlinops' operator in scipy's svds.
 
-    curvlinops is no part of the environment, as it brings a torchvision that a CPU build of torch
-    may not load; the benchmark has this rival where it is installed.
+    requirements.rivals says how curvlinops is installed; without it the benchmark has no such row.
     """
     from curvlinops import JacobianLinearOperator
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from spectral.figures.style import (
@@ -35,7 +35,7 @@ def draw_scale(table: pd.DataFrame, skills: pd.DataFrame, reasons: list[str]) ->
     ``left_out``, written where there is no skill to draw.
     """
     figure = plt.figure(figsize=(PAGE, 5.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])[:, 0]
     _draw_effects(above, table[table.observable == "n_eff"])
     if skills.empty:
         below.text(0.5, 0.5, "no forecast\n" + "\n".join(reasons), ha="center", va="center")
@@ -44,7 +44,7 @@ def draw_scale(table: pd.DataFrame, skills: pd.DataFrame, reasons: list[str]) ->
     return figure
 
 
-def _draw_effects(figure: Figure, table: pd.DataFrame) -> None:
+def _draw_effects(figure: SubFigure, table: pd.DataFrame) -> None:
     axes = figure.subplots(1, len(COMPONENT_NAMES), sharex=True)
     models = model_order(table)
     colours = model_colours(models)
@@ -71,7 +71,7 @@ def _draw_effects(figure: Figure, table: pd.DataFrame) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
 
 
-def _draw_skills(figure: Figure, skills: pd.DataFrame) -> None:
+def _draw_skills(figure: SubFigure, skills: pd.DataFrame) -> None:
     axes = figure.subplots(1, len(_RIVALS), sharex=True, sharey=True)
     targets = list(dict.fromkeys(skills.target))
     for ax, (rival, name) in zip(axes, _RIVALS.items(), strict=True):
