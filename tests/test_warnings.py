@@ -97,11 +97,13 @@ def test_prefix_spectra_are_those_of_the_truncated_activations(
             spectra = [eigenvalues(layer) for layer in layers]
             n_eff = np.mean([effective_rank(each).item() for each in spectra])
             index = [resolved_kirchhoff_index(each, prefix - 1, EPSILON) for each in spectra]
+            variance = [layer.double().var(0).sum().item() for layer in layers]
             slopes = [spectral_slope(each, 1, prefix - 1).item() for each in spectra]
             assert row.n_eff == pytest.approx(n_eff, rel=1e-4)
             assert row.log10_kf_resolved == pytest.approx(
                 np.mean([np.log10(each.item()) for each in index]), abs=1e-3
             )
+            assert row.log10_variance == pytest.approx(np.log10(variance).mean(), abs=1e-4)
             assert row.alpha == pytest.approx(np.mean(slopes), abs=1e-3, nan_ok=True)
             assert (row.alpha_reason == "") == np.isfinite(row.alpha)
             compared += 1
@@ -139,6 +141,7 @@ def test_modes_that_are_not_resolved_leave_no_slope_and_say_why() -> None:
     assert found["n_eff"].isfinite().all()
     constant, _ = prefix_observables(torch.ones(1, 1, 5, 4), 4, EPSILON)
     assert constant["log10_kf_resolved"].isnan().all()
+    assert constant["log10_variance"].isnan().all()
     assert (resolved_modes(eigenvalues(repeated)) == 2).all()
 
 
@@ -230,8 +233,8 @@ def _planted(shift: float, wrong: np.ndarray | None = None, seed: int = 0) -> pd
                 "speaker": f"{i % VOICES}", "prefix": prefix, "component": "ffn",
                 "candidate": candidate, "first_wrong": np.nan if wrong is None else wrong[i],
                 "alpha": rng.normal(2 + shift * candidate), "n_eff": rng.normal(),
-                "log10_kf_resolved": rng.normal(), "log_probability": rng.normal(-candidate),
-                "least_log_probability": rng.normal(),
+                "log10_kf_resolved": rng.normal(), "log10_variance": rng.normal(),
+                "log_probability": rng.normal(-candidate), "least_log_probability": rng.normal(),
             })  # fmt: skip
     return pd.DataFrame(table)
 

@@ -19,6 +19,7 @@ from spectral.results.warnings import ANY, BEFORE, CHANCE, CONFIDENCE, MEAN, SPE
 _BARS = 6
 """Up to so many models have their intervals drawn; those of more are in the table alone."""
 
+_NAMES = OBSERVABLE_NAMES | {"log10_variance": r"$\log_{10}$ variance"}
 _WHEN = {ANY: "whatever the first n tokens say", BEFORE: "no wrong word in the first n tokens"}
 _SPREAD = 0.012  # between models at one n, as a share of it
 
@@ -53,7 +54,7 @@ def _draw_condition(block: SubFigure, table: pd.DataFrame, prefixes: list[int]) 
             _draw_models(ax, own)
             ax.axhline(CHANCE, color="0.3", lw=0.6, ls=":")
     for ax, observable in zip(axes[0], SPECTRAL, strict=True):
-        ax.set_title(OBSERVABLE_NAMES[observable])
+        ax.set_title(_NAMES[observable])
     axes[0, 0].set_ylim(0, 1)
     axes[0, 0].set_yticks([0, CHANCE, 1])
     axes[0, 0].set_xscale("log", base=2)

@@ -15,6 +15,7 @@ WARNINGS = pa.schema(
         ("alpha", pa.float32()),
         ("alpha_reason", pa.string()),
         ("log10_kf_resolved", pa.float32()),
+        ("log10_variance", pa.float32()),
         ("log_probability", pa.float32()),
         ("least_log_probability", pa.float32()),
         ("first_wrong", pa.int32()),

@@ -109,15 +109,17 @@ def prefix_observables(
     activations (batch, layers, tokens, width) -> (batch,), means over layers. So many rows less
     their mean have ``prefix - 1`` modes, or as many as the width: the slope is over all of these,
     NaN where not all are resolved in every layer. log10 Kf, over the resolved modes, is NaN where
-    a layer has none.
+    a layer has none, and so is log10 of the variance, the sum of all eigenvalues: the size of the
+    activations, without any shape, which Kf depends on too.
     """
     spectra = eigenvalues(activations[..., :prefix, :])
     modes = min(prefix - 1, spectra.shape[-1])
-    index = resolved_kirchhoff_index(spectra, modes, epsilon)
+    index, variance = resolved_kirchhoff_index(spectra, modes, epsilon), spectra.sum(-1)
     columns = {
         "n_eff": effective_rank(spectra),
         "alpha": spectral_slope(spectra, 1, modes),
         "log10_kf_resolved": index.where(index > 0, torch.nan).log10(),
+        "log10_variance": variance.where(variance > 0, torch.nan).log10(),
     }
     fewest = resolved_modes(spectra).amin(1).tolist()
     reasons = ["" if n >= modes else f"{n} resolved modes, the fit needs {modes}" for n in fewest]

@@ -17,7 +17,7 @@ from spectral.results.within import larger_probability
 ANY, BEFORE = "any", "before"
 """Which beginnings count: all of n tokens, or those in which no wrong word has begun."""
 
-SPECTRAL = ("n_eff", "alpha", "log10_kf_resolved")
+SPECTRAL = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
 CONFIDENCE, LEAST_CONFIDENCE = "log_probability", "least_log_probability"
 MEAN = 0
 """In the place of a number of tokens: the mean over all of them with enough answers."""
