@@ -20,6 +20,7 @@ SMOKE_CHOICES ?= 8
 SMOKE_DYNAMICS ?= 16
 SMOKE_NUDGES ?= 4
 SMOKE_STRESSES ?= 12
+SMOKE_WARNINGS ?= 12
 
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
@@ -155,7 +156,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	  $(BIN)/python scripts/pack.py $$(ROWS_$(1))/$$*.parquet && \
 	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
 endef
-$(foreach kind,measure jacobians listening nulls stresses choices dynamics nudges, \
+$(foreach kind,measure jacobians listening nulls stresses choices dynamics nudges warnings, \
   $(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
@@ -187,5 +188,8 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/stresses.ipynb build/smoke/notebooks/stresses-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_STRESSES) \
 	  --set output=../data/smoke/stresses/$*.parquet
+	@$(EXECUTE) notebooks/warnings.ipynb build/smoke/notebooks/warnings-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_WARNINGS) \
+	  --set output=../data/smoke/warnings/$*.parquet
 
 FORCE:

@@ -40,7 +40,8 @@ from stamp import begun_path, difference, key_of, write
 
 # Run once per model, and draw nothing.
 MEASURING = (
-    "measure", "jacobians", "listening", "nulls", "stresses", "choices", "dynamics", "nudges"
+    "measure", "jacobians", "listening", "nulls", "stresses", "choices", "dynamics", "nudges",
+    "warnings",
 )  # fmt: skip
 DRAWN = "drawn"  # the parameter with the notebooks whose tables a notebook reads
 

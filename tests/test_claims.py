@@ -343,7 +343,7 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
-def test_planted_warnings_are_found_as_far_as_measured(planted: str, tmp_path: Path) -> None:
+def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
     sign, reach = SIDES[planted]
     rows = [
         {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "condition": "mix",
@@ -351,8 +351,20 @@ def test_planted_warnings_are_found_as_far_as_measured(planted: str, tmp_path: P
         | _number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | _number("adjusted", sign, reach)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "within_conditions.csv", index=False)
+    early = [
+        {"parameters": 1, "model": "xs-0", "component": "ffn", "condition": "mix",
+         "observable": observable, "when": when, "prefix": prefix}
+        | _number("auc", 0.5 + 0.3 * sign * is_it, 0.2 * reach)
+        for observable, when, prefix, is_it in [
+            ("alpha", "before", 0, 1), ("alpha", "before", 8, -1), ("alpha", "any", 0, -1),
+            ("n_eff", "before", 0, -1),
+        ]
+    ]  # fmt: skip
+    pd.DataFrame(early).to_csv(tmp_path / "early_warning.csv", index=False)
     parts = sweeps.early_warning(tmp_path)
-    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 2 + [NOT_MEASURED]
+    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 3
+    pd.DataFrame(early).assign(auc=np.nan).to_csv(tmp_path / "early_warning.csv", index=False)
+    assert sweeps.early_warning(tmp_path)[-1].verdict == NOT_MEASURED
 
 
 def test_claims_without_a_table_are_not_measured(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from spectral.benchmarks.throughput import SIZES, Size
 from spectral.measurement.dynamics_schemas import DYNAMICS, NUDGES
 from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from spectral.measurement.store import read
+from spectral.measurement.warning_schemas import WARNINGS
 from spectral.models.loading import initialised
 from spectral.models.openai_model import OpenAIModel
 from spectral.planning import __main__ as planning
@@ -83,6 +84,7 @@ def test_older_large_models_have_eighty_mels_and_others_no_size() -> None:
         ("jacobians", JACOBIANS),
         ("dynamics", DYNAMICS),
         ("nudges", NUDGES),
+        ("warnings", WARNINGS),
     ],
 )
 def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> None:
@@ -114,7 +116,7 @@ def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
     assert all(work.models == tuple(SIZES) or set(work.models) == set(SIZES) for work in works)
     assert all(work.corpus == Path("data/librispeech") for work in works)
     counts = {work.kind: utterances_of(_elsewhere(work))[1] for work in works}
-    sampled = {"listening": 500, "nulls": 500, "choices": 500, "stresses": 500}
+    sampled = dict.fromkeys(("listening", "nulls", "choices", "stresses", "warnings"), 500)
     few = dict.fromkeys(("jacobians", "dynamics", "nudges"), 73)
     assert counts == {"measure": LIBRISPEECH, **sampled, **few}
     fewer = read_profile(ROOT / "params" / "whisper.yml", utterances=50)

@@ -7,6 +7,7 @@ import pandas as pd
 from spectral.claims.numbers import difference, of, read_table, sizes
 from spectral.claims.rules import ABOVE, BELOW, Part, Statement
 from spectral.results.bootstrap import LEVEL, Interval
+from spectral.results.warnings import BEFORE, MEAN
 
 _CHANCE = 0.5
 _MODES = 50
@@ -19,7 +20,7 @@ def _interval_columns(*names: str) -> list[str]:
 
 
 def early_warning(tables: Path) -> list[Part]:
-    """Claim 7: under one stress, hallucinated answers have the higher alpha."""
+    """Claim 7: under one stress, hallucinated answers have the higher alpha, from the beginning."""
     columns = [*_KEYS, "component", "modes", "condition", "observable", "verdict"]
     table = read_table(tables, "within_conditions", columns + _interval_columns("auc", "adjusted"))
     rows = table[(table.observable == "alpha") & (table.modes == _MODES)].dropna(subset="auc")
@@ -34,8 +35,21 @@ def early_warning(tables: Path) -> list[Part]:
         ]
         needs = "" if statements else "stresses under which some answers are hallucinated"
         parts.append(Part(says, "within_conditions", statements, needs))
-    ahead = "alpha of the tokens before a hallucination, against that of later ones"
-    return [*parts, Part("alpha rises before the hallucination", "none", needs=ahead)]
+    return [*parts, _before(tables)]
+
+
+def _before(tables: Path) -> Part:
+    """What was written before the first wrong word; the mean over all numbers of tokens."""
+    columns = [*_KEYS, "condition", "when", "prefix", "component", "observable"]
+    table = read_table(tables, "early_warning", columns + _interval_columns("auc"))
+    means = table[(table.prefix == MEAN) & (table.when == BEFORE) & (table.observable == "alpha")]
+    statements = [
+        Statement(f"{row.model}, {row.component}, {row.condition}", of(row, "auc"), ABOVE, _CHANCE)
+        for _, row in means.dropna(subset="auc").iterrows()
+    ]
+    says = "alpha is higher before a hallucination, in the same stress"
+    needs = "" if statements else "enough answers whose beginnings were still right"
+    return Part(says, "early_warning", statements, needs)
 
 
 def transition(tables: Path) -> list[Part]:

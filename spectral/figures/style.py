@@ -80,10 +80,10 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None}, bbox_inches="tight")
-    dpi = mpl.rcParams["savefig.dpi"]
     part = folder / f"{name}.part.png"
-    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(part, optimize=True, dpi=(dpi, dpi))
+    image = Image.open(drawn)
+    palette = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    palette.save(part, optimize=True, dpi=image.info["dpi"])
     os.replace(part, folder / f"{name}.png")
     part = folder / f"{name}.part.pdf"
     nothing = {"CreationDate": None, "Producer": None, "Creator": None}

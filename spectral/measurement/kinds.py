@@ -24,6 +24,8 @@ from spectral.measurement.settings import (
 from spectral.measurement.spectra import spectral_rows
 from spectral.measurement.stresses import stress_rows
 from spectral.measurement.texts import Row
+from spectral.measurement.warning_schemas import WARNINGS
+from spectral.measurement.warnings import WarningSettings, warning_rows
 
 
 @dataclass(frozen=True)
@@ -45,4 +47,5 @@ KINDS: dict[str, Kind] = {
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
     "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS),
     "nudges": Kind(NudgeSettings, nudge_rows, NUDGES),
+    "warnings": Kind(WarningSettings, warning_rows, WARNINGS),
 }

@@ -32,7 +32,7 @@ PATIENCE = 60.0
 
 _SECONDS = 10  # of noise, where there is no speech
 _FEW = 4
-_WINDOWS = {"listening": 2, "nulls": 3, "choices": 2, "dynamics": 7}
+_WINDOWS = {"listening": 2, "nulls": 3, "choices": 2, "dynamics": 7, "warnings": 2}
 """How often each window is heard: once more to be scored, or by a twin and with another's text;
 slow speech has some more."""
 

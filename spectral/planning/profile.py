@@ -13,7 +13,8 @@ from spectral.models.states import TOGETHER
 from spectral.speech.corpus import Utterance, find_utterances
 
 KINDS = (
-    "measure", "listening", "nulls", "stresses", "choices", "jacobians", "dynamics", "nudges"
+    "measure", "listening", "nulls", "stresses", "choices", "jacobians", "dynamics", "nudges",
+    "warnings",
 )  # fmt: skip
 """The notebooks that measure, once per model; those that draw are a matter of seconds each."""
 
@@ -80,6 +81,8 @@ class Work:
             return count * _NETWORKS * (distances + ranks + readouts + 1)
         if self.kind == "nudges":
             return count * len(self.values["levels_db"]) * self.directions
+        if self.kind == "warnings":  # not of clean speech
+            return (count - 1) * 3 * len(self.values["prefixes"])
         return count
 
 

@@ -51,7 +51,11 @@ def interval(
     ``statistic`` maps weights (resamples + 1, utterances) to values (resamples + 1,). Values that
     are not finite for the data itself give an interval of NaN.
     """
-    values = statistic(resampling_weights(speakers, resamples, seed))
+    return percentile_interval(statistic(resampling_weights(speakers, resamples, seed)))
+
+
+def percentile_interval(values: np.ndarray) -> Interval:
+    """The interval of a statistic: values (resamples + 1,), the first that of the data itself."""
     estimate, drawn = float(values[0]), values[1:]
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(estimate) or len(drawn) == 0:
