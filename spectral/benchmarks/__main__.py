@@ -47,6 +47,7 @@ def main() -> None:
         timed = measured(case, arguments.repeats, device)
         share = timed.operations / timed["median"] / rate
         timed["product_share"] = share.where(timed.way == OURS)
+        timed["product_rate"] = rate  # of this run: cases may be timed again in another
         table = pd.concat([table, timed], ignore_index=True)
         keep(table, described, stem)  # what is timed is not lost
     shown = table[~table.case.str.startswith("growth")]
