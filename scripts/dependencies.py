@@ -1,4 +1,7 @@
-"""What a notebook depends on: its code, the modules that it imports, and the data that it names."""
+"""What a notebook depends on: its code, the modules that it imports, and the data that it names.
+
+What was parsed or hashed once is kept: many kinds and models share it, and a run is short.
+"""
 
 import ast
 import hashlib
@@ -6,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +96,8 @@ def notebook_code(path: Path) -> str:
     return re.sub(r"(?m)^\s*[%!].*$", "", code)
 
 
-def imports(code: str) -> set[str]:
+@cache
+def imports(code: str) -> frozenset[str]:
     """The modules of the package that code may import, by dotted name."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(code)):
@@ -100,7 +105,7 @@ def imports(code: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] == PACKAGE}
+    return frozenset(name for name in names if name.split(".")[0] == PACKAGE)
 
 
 def modules(names: Iterable[str]) -> list[Path]:
@@ -149,6 +154,7 @@ def digests(name: str, section: Section, values: Section) -> dict[str, str]:
     return found
 
 
+@cache
 def of_code(code: str) -> str:
     """A hash of Python code that comments, docstrings and layout do not change."""
     return of_text(json.dumps(_essence(ast.parse(code))))
@@ -179,6 +185,7 @@ def _is_text(node: object) -> bool:
     )
 
 
+@cache
 def of_folder(folder: Path) -> str:
     """A hash of a folder's files, their names included; a model's checksums stand for the model."""
     listed = folder / "SHA256SUMS"
