@@ -1,4 +1,4 @@
-"""Tables as files: CSV with every digit, Markdown to read."""
+"""Tables as files: CSV with eight digits, Markdown to read."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,9 @@ import pandas as pd
 def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: str) -> None:
     """Write ``table`` to name.csv and its readable version to name.md, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    _replace(
+        folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.8g")
+    )
     _replace(folder / f"{name}.md", readable.to_markdown(index=False) + "\n")
 
 
