@@ -33,12 +33,11 @@ def _weights(speakers: tuple[str, ...], resamples: int, seed: int) -> np.ndarray
     rng = np.random.default_rng(seed)
     _, voice = np.unique(speakers, return_inverse=True)
     members = [np.flatnonzero(voice == v) for v in range(voice.max() + 1)]
-    weights = np.zeros((resamples + 1, len(speakers)))
-    weights[0] = 1
-    for row in weights[1:]:
-        for drawn in rng.integers(len(members), size=len(members)):
-            own = members[drawn]
-            row += np.bincount(rng.choice(own, size=len(own)), minlength=len(row))
+    weights = np.ones((resamples + 1, len(speakers)))
+    drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), resamples)
+    for own, times in zip(members, drawn.T, strict=True):
+        alike = np.full(len(own), 1 / len(own))
+        weights[1:, own] = rng.multinomial(times * len(own), alike)
     weights.setflags(write=False)  # it is shared between calls
     return weights
 
