@@ -13,7 +13,10 @@ _SHARED = {"parameters": 1, "model": "m", "network": "trained"}
 
 
 def _distance_rows(factor: float) -> pd.DataFrame:
-    """Sixteen pairs of eight voices whose stressed last layer is ``factor`` times as far apart."""
+    """Sixteen pairs of eight voices whose stressed last layer is ``factor`` times as far apart.
+
+    The encoder is deeper than the decoder.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for i in range(16):
@@ -21,6 +24,7 @@ def _distance_rows(factor: float) -> pd.DataFrame:
         for condition, last in (("clean", 0.8 * far), ("hell", 0.8 * far * factor)):
             for stage, layer, value in (
                 ("input", 0, far),
+                ("encoder", 3, 2 * far),
                 ("decoder", 1, far),
                 ("decoder", 2, last),
             ):

@@ -42,7 +42,8 @@ def convergence(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
     keys = [*NETWORK, "quantity"]
     whole = rows[rows.quantity.isin([DISTANCE, CENTRED_DISTANCE]) & (rows.step == 0)]
     for key, group in whole.groupby(keys, sort=True):
-        last = group[(group.stage == DECODER) & (group.layer == group.layer.max())]
+        decoder = group[group.stage == DECODER]  # which may be shallower than the encoder
+        last = decoder[decoder.layer == decoder.layer.max()]
         ends = {
             side: _by_utterance(part, name)
             for name, side in ((REFERENCE_CONDITION, "clean"), (condition, "stressed"))
