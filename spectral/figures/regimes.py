@@ -16,7 +16,7 @@ def draw_regimes(table: pd.DataFrame, condition: str) -> Figure:
     models = model_order(table)
     colours = model_colours(models)
     figure, axes = plt.subplots(
-        1, 2, figsize=(PAGE, 2.9), sharex=True, sharey=True, layout="constrained"
+        1, 2, figsize=(PAGE, 3.4), sharex=True, sharey=True, layout="constrained"
     )
     for ax, network in zip(axes, ("trained", "random"), strict=True):
         for model in models:
@@ -39,15 +39,15 @@ def draw_regimes(table: pd.DataFrame, condition: str) -> Figure:
             )  # fmt: skip
         ax.axvline(0, color="0.5", lw=0.6, ls=":")
         ax.plot([0, 1], [0.5, 0.5], color="0.5", lw=0.6, ls=":", transform=ax.get_yaxis_transform())
-        ax.set_ylim(0, 1)
         ax.set_title(f"{network} networks")
         ax.set_xlabel(r"$\log_{10} \|W_L \cdots W_2\|$")
         ax.text(0.98, 0.95, "attracting, if aligned", ha="right", va="top", fontsize=7,
                 color="0.3", transform=ax.transAxes)  # fmt: skip
-    left = min(-0.5, axes[0].get_xlim()[0])
+    left = min(-0.25, axes[0].get_xlim()[0])
     axes[0].set_xlim(left, axes[0].get_xlim()[1])
+    axes[0].set_ylim(0, max(0.62, 1.1 * axes[0].get_ylim()[1]))  # both lines show
     for ax in axes:
         ax.text(left * 0.5, 0.03, "decays", ha="center", fontsize=7, color="0.3")
     axes[0].set_ylabel("rank-one share of $J_L$")
-    figure.legend(loc="outside lower center", ncols=len(models))
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
