@@ -91,7 +91,7 @@ def draw_novelty(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")
     for i, model in enumerate(models):
         side = table[table.model == model].set_index("material").reindex(kinds)
-        place = np.arange(len(kinds)) + (i - (len(models) - 1) / 2) * 0.15
+        place = np.arange(len(kinds)) + (i - (len(models) - 1) / 2) * 0.8 / len(models)
         errors = np.abs(
             side[["word_error_low", "word_error_high"]].to_numpy().T - side.word_error.to_numpy()
         )
@@ -102,7 +102,7 @@ def draw_novelty(table: pd.DataFrame) -> Figure:
     counts = table[table.model == models[0]].set_index("material").reindex(kinds).n
     ax.set_xticks(range(len(kinds)), [f"{kind}\n($n$ = {counts[kind]})" for kind in kinds])
     ax.set(ylabel="clean word error (%)", ylim=(0, None))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(models))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(models)))
     return figure
 
 

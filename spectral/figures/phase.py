@@ -23,7 +23,7 @@ def draw_phase(table: pd.DataFrame, condition: str) -> Figure:
     models = model_order(table)
     colours = model_colours(models)
     figure, axes = plt.subplots(
-        1, len(COMPONENT_NAMES), figsize=(PAGE, 2.6), layout="constrained"
+        1, len(COMPONENT_NAMES), figsize=(PAGE, 2.9), layout="constrained"
     )  # fmt: skip
     for ax, component in zip(axes, COMPONENT_NAMES, strict=True):
         panel = table[table.component == component]
@@ -36,7 +36,7 @@ def draw_phase(table: pd.DataFrame, condition: str) -> Figure:
     axes[0].plot([], [], "o", color="black", mfc="white", label="clean")
     axes[0].plot([], [], "o", color="black", label=condition.capitalize())
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     return figure
 
 
