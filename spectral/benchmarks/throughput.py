@@ -82,14 +82,12 @@ def main() -> None:
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     names = arguments.models or (["tiny"] if device.type == "cpu" else list(SIZES))
-    rows = [
-        throughput(name, arguments.batch, arguments.repeats, device)
-        for name in tqdm(names, desc=str(device), unit="model")
-    ]
-    table = pd.DataFrame(rows)
-    keep(
-        table, machine(device, product_rate(device)), arguments.output / f"throughput-{device.type}"
-    )
+    described = machine(device, product_rate(device))
+    rows = []
+    for name in tqdm(names, desc=str(device), unit="model"):
+        rows.append(throughput(name, arguments.batch, arguments.repeats, device))
+        table = pd.DataFrame(rows)
+        keep(table, described, arguments.output / f"throughput-{device.type}")  # not to be lost
     print(table.to_string(index=False, float_format="{:.3g}".format))
 
 
