@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 OURS = "ours"
+_SHORT = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Case:
 def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
     """A row per way: median seconds of the whole work, quartiles, and the ratio to ours.
 
-    Ways take turns. Each is called once before; one whose share is below one is extrapolated, and
-    says so. ``peak_bytes`` is the most memory a call had in use, on CUDA alone.
+    Ways take turns. Each is called once before, and one that is done within ``_SHORT`` again
+    before each of its turns: the others have emptied the caches meanwhile, and what a kernel does
+    in a loop is what counts. One whose share is below one is extrapolated, and says so.
+    ``peak_bytes`` is the most memory a call had in use, on CUDA alone.
     """
     seconds: dict[str, list[float]] = {name: [] for name in case.ways}
     peaks = dict.fromkeys(case.ways, 0)
@@ -50,6 +53,8 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
             if turn > (repeats if way.repeats is None else way.repeats):
                 continue
             taken, peak = _once(way, device)
+            if turn and taken < _SHORT:
+                taken, peak = _once(way, device)
             peaks[name] = max(peaks[name], peak)
             if turn:  # the first call warms up
                 seconds[name].append(taken / way.share)
