@@ -746,29 +746,7 @@ def tiny_recipe(raw: dict[str, Any], small: Material, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("without_espeak")
-def test_the_command_trains_a_model_that_loads_and_decodes_and_trains_it_only_once(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", arguments(tiny_recipe, "xxs"))
-    command.main()
-    ladder = tiny_recipe / "ladder"
-    assert available(ladder) == ["xxs-0"]
-    model = load("xxs-0", ladder, CPU)
-    record = json.loads((ladder / "xxs-0" / "training.json").read_text())
-    assert (record["size"], record["seed"], record["parameters"]) == ("xxs", 0, model.parameters)
-    assert [entry["stage"] for entry in record["record"]] == list(read_recipe(RECIPE).stages)
-    features = model.features([np.zeros(16_000, dtype=np.float32)])
-    assert 0 < greedy(model, features, limit=5)[0].no_speech_probability < 1
-
-    weights = (ladder / "xxs-0" / "model.safetensors").read_bytes()
-    capsys.readouterr()
-    command.main()
-    assert "xxs-0: already trained" in capsys.readouterr().out
-    assert (ladder / "xxs-0" / "model.safetensors").read_bytes() == weights
-
-
-@pytest.mark.usefixtures("without_espeak")
-def test_by_default_every_size_is_trained_with_its_seeds_several_at_once(
+def test_the_command_trains_every_seed_into_models_that_load_and_decode_and_only_once(
     raw: dict[str, Any],
     tiny_recipe: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -788,33 +766,41 @@ def test_by_default_every_size_is_trained_with_its_seeds_several_at_once(
         for name in available(ladder)
     )
     assert not torch.equal(first, second)
-    threads = json.loads((ladder / "xxs-0" / "training.json").read_text())["threads"]
-    assert threads == max(1, (os.cpu_count() or 1) // 2)
+    model = load("xxs-0", ladder, CPU)
+    record = json.loads((ladder / "xxs-0" / "training.json").read_text())
+    assert (record["size"], record["seed"], record["parameters"]) == ("xxs", 0, model.parameters)
+    assert [entry["stage"] for entry in record["record"]] == list(read_recipe(RECIPE).stages)
+    assert record["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    features = model.features([np.zeros(16_000, dtype=np.float32)])
+    assert 0 < greedy(model, features, limit=5)[0].no_speech_probability < 1
 
-
-def test_the_command_as_typed_trains_in_processes_of_its_own(
-    raw: dict[str, Any], tiny_recipe: Path
-) -> None:
-    raw["window_seconds"] = 6  # the voices are eSpeak's own here: a sentence takes seconds
-    reread(raw, tiny_recipe)
-    typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:]]
-    run = subprocess.run(typed, capture_output=True, text=True, cwd=RECIPE.parents[1])
-    assert run.returncode == 0, run.stderr
-    assert available(tiny_recipe / "ladder") == ["xxs-0"]
+    weights = (ladder / "xxs-0" / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    command.main()
+    assert "xxs-0: already trained" in capsys.readouterr().out
+    assert (ladder / "xxs-0" / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_end_when_the_command_is_killed(raw: dict[str, Any], tiny_recipe: Path) -> None:
-    raw["window_seconds"] = 6
-    raw["sizes"]["xxs"]["steps"] = dict.fromkeys(raw["stages"], 1_000_000)
+def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
+    raw: dict[str, Any], tiny_recipe: Path
+) -> None:
+    raw["window_seconds"] = 6  # the voices are eSpeak's own here: a sentence takes seconds
+    raw["checkpoint_every"] = 1
+    raw["sizes"]["xxs"]["steps"] = dict.fromkeys(raw["stages"], 4)
     reread(raw, tiny_recipe)
     typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:]]
+    checkpoint = tiny_recipe / "build" / "xxs-0" / "checkpoint.pt"
     with subprocess.Popen(typed, cwd=RECIPE.parents[1], stderr=subprocess.DEVNULL) as command_run:
-        checkpoint = tiny_recipe / "build" / "xxs-0"
-        wait_until(lambda: checkpoint.exists())  # a worker has begun
+        wait_until(lambda: checkpoint.exists())
         (worker,) = children_of(command_run.pid)
         command_run.kill()
     wait_until(lambda: not alive(worker))
+    assert available(tiny_recipe / "ladder") == [], "it ended before it was killed"
+    run = subprocess.run(typed, capture_output=True, text=True, cwd=RECIPE.parents[1])
+    assert run.returncode == 0, run.stderr
+    assert available(tiny_recipe / "ladder") == ["xxs-0"]
+    assert "xxs-0 words:   0%" not in run.stderr
 
 
 @pytest.mark.usefixtures("without_espeak")

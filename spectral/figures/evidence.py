@@ -13,8 +13,8 @@ from spectral.figures.style import (
     OBSERVABLE_NAMES,
     PAGE,
     PUBLISHED_COLOUR,
+    legend_labels,
     model_colours,
-    model_label,
     model_order,
 )
 from spectral.results.evidence import BLOCKS, CONTROLS, NULL_BLOCKS
@@ -57,8 +57,9 @@ def draw_evidence(
         ax.set_title(title)
     colours = model_colours(models)
     handles = [
-        Line2D([], [], marker="o", ls="", color=colours[model], label=model_label(table, model))
-        for model in models
+        Line2D([], [], marker="o", ls="", color=colours[model], label=label)
+        for model, label in legend_labels(table).items()
+        if not label.startswith("_")
     ]
     handles.append(Line2D([], [], marker="o", ls="", color="black", mfc="white", label="null"))
     if published is not None:

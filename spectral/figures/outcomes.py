@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from spectral.figures.style import (
     CONDITION_COLOURS,
     PAGE,
+    legend_labels,
     model_colours,
     model_label,
     model_order,
@@ -86,7 +87,7 @@ def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
 def draw_novelty(table: pd.DataFrame) -> Figure:
     """Clean word error on familiar and on unseen material, a colour per model."""
     models = model_order(table)
-    colours = model_colours(models)
+    colours, labels = model_colours(models), legend_labels(table)
     kinds = list(dict.fromkeys(table.material))
     figure, ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")
     for i, model in enumerate(models):
@@ -97,7 +98,7 @@ def draw_novelty(table: pd.DataFrame) -> Figure:
         )
         ax.errorbar(
             place, side.word_error, yerr=errors, fmt="o", color=colours[model], capsize=1.5,
-            label=model_label(table, model),
+            label=labels[model],
         )  # fmt: skip
     counts = table[table.model == models[0]].set_index("material").reindex(kinds).n
     ax.set_xticks(range(len(kinds)), [f"{kind}\n($n$ = {counts[kind]})" for kind in kinds])
@@ -121,17 +122,16 @@ def draw_kinds(ax: Axes, shares: pd.DataFrame, models: list[str]) -> None:
 def draw_training(record: pd.DataFrame) -> Figure:
     """Loss and development word error over training, a colour per model, stages end to end."""
     models = model_order(record)
-    colours = model_colours(models)
+    colours, labels = model_colours(models), legend_labels(record)
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4), layout="constrained")
     for model in models:
         run = record[record.model == model]
-        label = model_label(record, model)
         for ax, column in zip(axes, ("loss", "word_error"), strict=True):
             for i, (_, stage) in enumerate(run.groupby("stage", sort=False)):
                 scale = 100 if column == "word_error" else 1
                 ax.plot(
                     stage.total_step, scale * stage[column], ":" if i == 0 else "-",
-                    color=colours[model], label=label if i == 1 else None,
+                    color=colours[model], label=labels[model] if i == 1 else None,
                 )  # fmt: skip
     axes[0].set(xlabel="training step", ylabel="loss (nats per token)", yscale="log")
     axes[0].set_yticks([0.2, 0.5, 1, 2, 4], ["0.2", "0.5", "1", "2", "4"])

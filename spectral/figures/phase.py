@@ -9,8 +9,8 @@ from spectral.figures.style import (
     COMPONENT_NAMES,
     OBSERVABLE_NAMES,
     PAGE,
+    legend_labels,
     model_colours,
-    model_label,
     model_order,
 )
 
@@ -21,7 +21,7 @@ def draw_phase(table: pd.DataFrame, condition: str) -> Figure:
     ``table`` has a row per model, component and side, with n_eff, alpha and their intervals.
     """
     models = model_order(table)
-    colours = model_colours(models)
+    colours, labels = model_colours(models), legend_labels(table)
     figure, axes = plt.subplots(
         1, len(COMPONENT_NAMES), figsize=(PAGE, 2.9), layout="constrained"
     )  # fmt: skip
@@ -29,14 +29,14 @@ def draw_phase(table: pd.DataFrame, condition: str) -> Figure:
         panel = table[table.component == component]
         for model in models:
             sides = panel[panel.model == model].set_index("side")
-            _draw_arrow(ax, sides, colours[model], model_label(table, model))
+            _draw_arrow(ax, sides, colours[model], labels[model])
         ax.set_title(COMPONENT_NAMES[component])
         ax.set_xlabel(OBSERVABLE_NAMES["n_eff"])
     axes[0].set_ylabel(OBSERVABLE_NAMES["alpha"])
     axes[0].plot([], [], "o", color="black", mfc="white", label="clean")
     axes[0].plot([], [], "o", color="black", label=condition.capitalize())
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
     return figure
 
 

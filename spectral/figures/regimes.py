@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from spectral.figures.style import PAGE, model_colours, model_label, model_order
+from spectral.figures.style import PAGE, legend_labels, model_colours, model_order
 
 
 def draw_regimes(table: pd.DataFrame, condition: str) -> Figure:
@@ -14,7 +14,7 @@ def draw_regimes(table: pd.DataFrame, condition: str) -> Figure:
     the other most of the sensitivity has one direction.
     """
     models = model_order(table)
-    colours = model_colours(models)
+    colours, labels = model_colours(models), legend_labels(table)
     figure, axes = plt.subplots(
         1, 2, figsize=(PAGE, 3.4), sharex=True, sharey=True, layout="constrained"
     )
@@ -30,7 +30,7 @@ def draw_regimes(table: pd.DataFrame, condition: str) -> Figure:
                     xerr=[[x - point.log10_product_low], [point.log10_product_high - x]],
                     yerr=[[y - point.rank_one_share_low], [point.rank_one_share_high - y]],
                     fmt="o", color=colours[model], mfc=filling, lw=0.8, zorder=3,
-                    label=model_label(table, model) if point is end and ax is axes[0] else None,
+                    label=labels[model] if point is end and ax is axes[0] else None,
                 )  # fmt: skip
             ax.annotate(
                 "", (end.log10_product, end.rank_one_share),

@@ -13,8 +13,8 @@ from spectral.figures.style import (
     COMPONENT_NAMES,
     OBSERVABLE_NAMES,
     PAGE,
+    legend_labels,
     model_colours,
-    model_label,
     model_order,
 )
 
@@ -47,7 +47,7 @@ def draw_scale(table: pd.DataFrame, skills: pd.DataFrame, reasons: list[str]) ->
 def _draw_effects(figure: SubFigure, table: pd.DataFrame) -> None:
     axes = figure.subplots(1, len(COMPONENT_NAMES), sharex=True)
     models = model_order(table)
-    colours = model_colours(models)
+    colours, labels = model_colours(models), legend_labels(table)
     markers = dict(zip(sorted(table.depth.unique()), cycle("osD^v"), strict=False))
     for ax, component in zip(axes, COMPONENT_NAMES, strict=True):
         panel = table[table.component == component].set_index("model")
@@ -57,7 +57,7 @@ def _draw_effects(figure: SubFigure, table: pd.DataFrame) -> None:
                 point.parameters / 1e6, point.change,
                 yerr=[[point.change - point.low], [point.high - point.change]],
                 fmt=markers[point.depth], color=colours[model], lw=0.8,
-                label=f"{model_label(table, model)}, {point.depth} layers",
+                label=f"{labels[model]}, {point.depth} layers",
             )  # fmt: skip
         ax.axhline(0, color="0.5", lw=0.6, ls=":")
         ax.set_xscale("log")
@@ -67,8 +67,8 @@ def _draw_effects(figure: SubFigure, table: pd.DataFrame) -> None:
         ax.set_title(COMPONENT_NAMES[component])
         ax.set_xlabel("parameters (million)")
     axes[0].set_ylabel(r"change of $N_{\mathrm{eff}}$ (%), equal length")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
 
 
 def _draw_skills(figure: SubFigure, skills: pd.DataFrame) -> None:

@@ -12,8 +12,8 @@ from spectral.figures.style import (
     COMPONENT_NAMES,
     OBSERVABLE_NAMES,
     PAGE,
+    legend_labels,
     model_colours,
-    model_label,
     model_order,
 )
 from spectral.results.specifications import CHOICES
@@ -108,8 +108,9 @@ def _shade(axes: np.ndarray, directions: list[str]) -> None:
 def _handles(table: pd.DataFrame, models: list[str]) -> list[Line2D]:
     colours = model_colours(models)
     points = [
-        Line2D([], [], marker="o", ls="", color=colours[model], label=model_label(table, model))
-        for model in models
+        Line2D([], [], marker="o", ls="", color=colours[model], label=label)
+        for model, label in legend_labels(table).items()
+        if not label.startswith("_")
     ]
     shade = Line2D([], [], marker="s", ls="", color=_SHADE, mec=_INK, label="the paper's sign")
     return [*points, shade]

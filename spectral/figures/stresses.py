@@ -10,15 +10,15 @@ from matplotlib.lines import Line2D
 from spectral.figures.style import (
     COMPONENT_NAMES,
     PAGE,
+    legend_labels,
     model_colours,
-    model_label,
+    model_markers,
     model_order,
 )
 from spectral.results.factorial import EFFECTS
 from spectral.results.within import DIFFERS, TOO_FEW
 from spectral.stress.conditions import split_severity
 
-MARKERS = "os^Dv*P"
 """A shape per model, beside its colour."""
 
 _ANSWERS = {
@@ -123,9 +123,10 @@ def draw_within(table: pd.DataFrame) -> Figure:
     models = model_order(table)
     columns = min(5, len(conditions))
     height = -(-len(conditions) // columns)
+    line = max(0.2, 0.06 + 0.03 * len(models))  # inches
     figure, axes = plt.subplots(
         height, columns, sharex=True, sharey=True, squeeze=False,
-        figsize=(PAGE, (0.2 * len(lines) + 0.4) * height + 0.6), layout="constrained",
+        figsize=(PAGE, (line * len(lines) + 0.4) * height + 0.6), layout="constrained",
     )  # fmt: skip
     for ax in axes.flat[len(conditions) :]:
         ax.set_visible(False)
@@ -161,7 +162,7 @@ def _effect_panels(
     figure, axes = plt.subplots(
         len(panels), len(panels[0]), sharey=True, squeeze=False, layout="constrained",
         sharex="row" if len(panels) > 1 else False,
-        figsize=(PAGE, 1.7 * len(panels) + 0.7),
+        figsize=(PAGE, max(1.7, 0.22 * len(models)) * len(panels) + 0.7),
     )  # fmt: skip
     for row, keys, label in zip(axes, panels, labels, strict=True):
         for ax, (component, observable) in zip(row, keys, strict=True):
@@ -187,13 +188,13 @@ def _effect_panels(
 
 def _draw_doses(ax: Axes, table: pd.DataFrame, raw: bool = False) -> None:
     models = model_order(table)
-    colours = model_colours(models)
+    colours, markers = model_colours(models), model_markers(models)
     for i, model in enumerate(models):
         own = table[table.model == model].sort_values("severity")
         errors = np.abs(own[["low", "high"]].to_numpy().T - own.change.to_numpy())
         ax.errorbar(
             own.severity + 0.008 * (i - (len(models) - 1) / 2), own.change, yerr=errors,
-            fmt=MARKERS[i % len(MARKERS)] + ("--" if raw else "-"), color=colours[model], ms=3,
+            fmt=markers[model] + ("--" if raw else "-"), color=colours[model], ms=3,
             lw=0.6 if raw else 1.0, mfc="white" if raw else colours[model],
         )  # fmt: skip
 
@@ -210,7 +211,7 @@ def _mark(
     colour = model_colours(models)[model]
     ax.errorbar(
         value, place, xerr=[[value - low], [high - value]], ms=3, lw=0.8, color=colour,
-        fmt=MARKERS[models.index(model) % len(MARKERS)], mfc=colour if filled else "white",
+        fmt=model_markers(models)[model], mfc=colour if filled else "white",
     )  # fmt: skip
 
 
@@ -233,14 +234,12 @@ def _change_label(table: pd.DataFrame, observable: str, gap: str) -> str:
 
 def _models(table: pd.DataFrame) -> list[Line2D]:
     models = model_order(table)
-    colours = model_colours(models)
+    colours, markers = model_colours(models), model_markers(models)
     return [
-        Line2D(
-            [], [], ls="", marker=MARKERS[i % len(MARKERS)], color=colours[model],
-            label=model_label(table, model),
-        )
-        for i, model in enumerate(models)
-    ]  # fmt: skip
+        Line2D([], [], ls="", marker=markers[model], color=colours[model], label=label)
+        for model, label in legend_labels(table).items()
+        if not label.startswith("_")
+    ]
 
 
 def _fillings(filled: str, open_: str, lines: bool = False) -> list[Line2D]:

@@ -29,7 +29,7 @@ OBSERVABLE_NAMES = {
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 PUBLISHED_COLOUR = "#555555"
-_SHADED_DPI = 200
+_MARKERS = "os^Dv*P"
 
 
 def use_style() -> None:
@@ -38,7 +38,7 @@ def use_style() -> None:
     mpl.rcParams.update(
         {
             "figure.dpi": 120,
-            "savefig.dpi": 300,
+            "savefig.dpi": 200,
             "font.size": 8,
             "axes.titlesize": 8,
             "axes.labelsize": 8,
@@ -63,10 +63,23 @@ def model_order(table: pd.DataFrame) -> list[str]:
     return list(sizes.model)
 
 
+def size_of(model: str) -> str:
+    """A model's name without the seed that a model of the ladder ends in: ``xs-0`` gives ``xs``."""
+    size, _, seed = model.rpartition("-")
+    return size if size and seed.isdecimal() else model
+
+
 def model_colours(models: list[str]) -> dict[str, tuple[float, float, float]]:
-    """A colour per model, darker for larger, told apart in greyscale too."""
-    colours = sns.color_palette("viridis_r", len(models) + 1)[1:]
-    return dict(zip(models, colours, strict=True))
+    """A colour per size, darker for larger, told apart in greyscale too; its seeds share it."""
+    sizes = list(dict.fromkeys(map(size_of, models)))
+    colours = dict(zip(sizes, sns.color_palette("viridis_r", len(sizes) + 1)[1:], strict=True))
+    return {model: colours[size_of(model)] for model in models}
+
+
+def model_markers(models: list[str]) -> dict[str, str]:
+    """A marker per size; its seeds share it."""
+    sizes = list(dict.fromkeys(map(size_of, models)))
+    return {model: _MARKERS[sizes.index(size_of(model)) % len(_MARKERS)] for model in models}
 
 
 def model_label(table: pd.DataFrame, model: str) -> str:
@@ -75,18 +88,33 @@ def model_label(table: pd.DataFrame, model: str) -> str:
     return f"{model} ({parameters / 1e6:.2f} M)"
 
 
+def legend_labels(table: pd.DataFrame) -> dict[str, str]:
+    """What a legend says of each model: of a size once, with its seeds; then hidden ("_")."""
+    models = model_order(table)
+    labels: dict[str, str] = {}
+    for model in models:
+        alike = [other for other in models if size_of(other) == size_of(model)]
+        size = model_label(table, model).replace(model, size_of(model))
+        seeds = f", {len(alike)} seeds" if len(alike) > 1 else ""
+        labels[model] = f"{size}{seeds}" if model == alike[0] else "_"
+    return labels
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.pdf, each whole or not at all; equal figures give equal bytes.
 
-    The PNG of lines and points has a palette of 256 colours, which makes it a third as large; that
-    of shaded areas keeps its colours, at two thirds of the resolution.
+    The layout is made once, for both and for what the notebook shows. The PNG of lines and points
+    has a palette of 256 colours, which makes it a third as large; that of shaded areas keeps its
+    colours.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    inches = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
     shaded = any(ax.images or _has_mesh(ax) for ax in figure.axes)
     drawn = BytesIO()
-    dpi = _SHADED_DPI if shaded else mpl.rcParams["savefig.dpi"]
     nothing: dict[str, str | None] = {"Software": None}
-    figure.savefig(drawn, format="png", dpi=dpi, metadata=nothing, bbox_inches="tight")
+    figure.savefig(drawn, format="png", metadata=nothing, bbox_inches=inches)
     part = folder / f"{name}.part.png"
     image = Image.open(drawn)
     colours = image.convert("RGB")
@@ -95,7 +123,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     os.replace(part, folder / f"{name}.png")
     part = folder / f"{name}.part.pdf"
     nothing = {"CreationDate": None, "Producer": None, "Creator": None}
-    figure.savefig(part, metadata=nothing, bbox_inches="tight")
+    figure.savefig(part, metadata=nothing, bbox_inches=inches)
     os.replace(part, folder / f"{name}.pdf")
 
 

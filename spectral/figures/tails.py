@@ -9,8 +9,8 @@ from matplotlib.ticker import FormatStrFormatter, NullFormatter
 from spectral.figures.style import (
     COMPONENT_NAMES,
     PAGE,
+    legend_labels,
     model_colours,
-    model_label,
     model_order,
 )
 from spectral.results.effects import MATCHED, RAW
@@ -42,8 +42,9 @@ def draw_mode_ratios(table: pd.DataFrame) -> Figure:
         ax.set_title(title)
     for ax in axes[-1]:
         ax.set_xlabel("mode $i$")
-    for model, colour in model_colours(models).items():
-        axes[0, 0].plot([], [], color=colour, label=model_label(table, model))
+    colours = model_colours(models)
+    for model, label in legend_labels(table).items():
+        axes[0, 0].plot([], [], color=colours[model], label=label)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 

@@ -10,8 +10,8 @@ from spectral.figures.style import (
     COMPONENT_NAMES,
     OBSERVABLE_NAMES,
     PAGE,
+    legend_labels,
     model_colours,
-    model_label,
     model_order,
 )
 from spectral.results.warnings import ANY, BEFORE, CHANCE, CONFIDENCE, MEAN, SPECTRAL
@@ -74,11 +74,11 @@ def _draw_confidence(ax: Axes, table: pd.DataFrame) -> None:
 
 def _draw_models(ax: Axes, table: pd.DataFrame) -> None:
     models = model_order(table)
-    bars = len(models) <= _BARS
+    bars, labels = len(models) <= _BARS, legend_labels(table)
     for i, (model, colour) in enumerate(model_colours(models).items()):
         own = table[table.model == model].sort_values("prefix")
         x = own.prefix * (1 + _SPREAD * (i - (len(models) - 1) / 2) * bars)
         style = {"lw": 0.9, "marker": "o", "ms": 2.5} if bars else {"lw": 0.6}
-        ax.plot(x, own.auc, color=colour, label=model_label(table, model), **style)
+        ax.plot(x, own.auc, color=colour, label=labels[model], **style)
         if bars:
             ax.vlines(x, own.auc_low, own.auc_high, color=colour, lw=0.5)

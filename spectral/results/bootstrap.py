@@ -69,4 +69,4 @@ def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     total = weights @ finite
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((weights[:, finite] @ values[finite]) / total)
+        return np.asarray(weights @ np.where(finite, values, 0.0) / total)

@@ -190,7 +190,12 @@ def _by_layer(rows: pd.DataFrame, layers: int) -> tuple[list[Column], np.ndarray
 def _interval(drawn: np.ndarray) -> np.ndarray:
     """Percentiles of each column (resamples, columns) -> (2, columns), NaN where none is finite."""
     tail = (1 - LEVEL) / 2
-    empty = ~np.isfinite(drawn).any(0)
-    drawn = np.where(empty | np.isfinite(drawn), drawn, np.nan)
-    filled = np.where(empty, 0.0, drawn)
-    return np.where(empty, np.nan, np.nanquantile(filled, [tail, 1 - tail], axis=0))
+    finite = np.isfinite(drawn)
+    counts = finite.sum(0)
+    ordered = np.sort(np.where(finite, drawn, np.inf), axis=0)  # nanquantile takes them one by one
+    places = np.array([[tail], [1 - tail]]) * np.maximum(counts - 1, 0)
+    below = np.floor(places).astype(int)
+    above = np.minimum(below + 1, np.maximum(counts - 1, 0))
+    ordered[:, counts == 0] = 0.0
+    least, most = (np.take_along_axis(ordered, at, axis=0) for at in (below, above))
+    return np.where(counts == 0, np.nan, least + (most - least) * (places - below))

@@ -7,10 +7,15 @@ import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
-from spectral.measurement.texts import Row
 from spectral.results.answers import ANSWER, ANSWERS, answers
-from spectral.results.bootstrap import interval, weighted_mean
+from spectral.results.bootstrap import (
+    percentile_interval,
+    resampling_weights,
+    weighted_mean,
+)
 from spectral.results.effects import GROUP, OBSERVABLES, RAW, change, layer_means
+
+Row = dict[str, object]
 
 STRESSES = ("stretch", "mix", "noise")
 _SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(STRESSES, size)]
@@ -88,19 +93,13 @@ def _effects(
     before, after = clean.to_numpy(float), stressed.to_numpy(float)
     usable = np.isfinite(before).all(1) & np.isfinite(after).all(1)
     before, after = (np.where(usable[:, None], side, np.nan) for side in (before, after))
-
-    def cells(weights: np.ndarray) -> np.ndarray:
-        changes = [
-            change(name, weighted_mean(weights, x), weighted_mean(weights, y))
-            for x, y in zip(before.T, after.T, strict=True)
-        ]
-        return np.stack([np.zeros(len(weights)), *changes], axis=1)
-
+    weights = resampling_weights(speakers, resamples, seed)
+    changes = [
+        change(name, weighted_mean(weights, x), weighted_mean(weights, y))
+        for x, y in zip(before.T, after.T, strict=True)
+    ]
+    cells = np.stack([np.zeros(len(weights)), *changes], axis=1)
     for effect, coefficients in zip(EFFECTS, contrasts(), strict=True):
-
-        def statistic(weights: np.ndarray, of: np.ndarray = coefficients) -> np.ndarray:
-            return np.asarray(cells(weights) @ of)
-
-        found = interval(statistic, speakers, resamples, seed)
+        found = percentile_interval(cells @ coefficients)
         columns = {"change": found.estimate, "low": found.low, "high": found.high}
         yield {"effect": effect, **columns, "n": int(usable.sum())}
