@@ -77,7 +77,7 @@ check-types: $(ENVIRONMENT)
 
 check-tests: $(ENVIRONMENT) # every notebook on its smoke defaults among them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests spectral $(NOTEBOOKS)
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS) tests spectral
 
 env: $(ENVIRONMENT) ## create the environment in .venv, with the versions of requirements.lock
 	@echo "$(VENV) is ready; activate it with: . $(BIN)/activate"

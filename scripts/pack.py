@@ -8,12 +8,11 @@ exponents stand together when they are compressed, and what was rounded away tak
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-BITS = 12
+from spectral.measurement.rounding import rounded
 
 
 def pack(rows: Path) -> None:
@@ -21,7 +20,7 @@ def pack(rows: Path) -> None:
     table = pq.read_table(rows)
     for i, field in enumerate(table.schema):
         if is_number(field.type) or is_numbers(field.type):
-            table = table.set_column(i, field, rounded(table.column(i).combine_chunks()))
+            table = table.set_column(i, field, kept(table.column(i).combine_chunks()))
     flat = [field.name for field in table.schema if is_number(field.type)]
     inner = [f"{each.name}.list.element" for each in table.schema if is_numbers(each.type)]
     part = rows.with_name(rows.name + ".part")
@@ -46,17 +45,13 @@ def is_numbers(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and is_number(kind.value_type)
 
 
-def rounded(values: pa.Array) -> pa.Array:
-    """Floating-point numbers, or lists of them, to ``BITS`` significant bits."""
+def kept(values: pa.Array) -> pa.Array:
+    """A column of floating-point numbers, or of lists of them, as it is kept."""
     if is_numbers(values.type):
-        inner = rounded(values.values)
+        inner = kept(values.values)
         return pa.ListArray.from_arrays(values.offsets, inner, values.type, mask=values.is_null())
-    numbers = values.to_numpy(zero_copy_only=False)
-    finite = np.isfinite(numbers)
-    share, exponent = np.frexp(np.where(finite, numbers, 0))
-    near = np.ldexp(np.round(share * 2**BITS), exponent - BITS)
     missing = pc.is_null(values).to_numpy(zero_copy_only=False)
-    return pa.array(np.where(finite, near, numbers), values.type, mask=missing)
+    return pa.array(rounded(values.to_numpy(zero_copy_only=False)), values.type, mask=missing)
 
 
 if __name__ == "__main__":

@@ -123,10 +123,10 @@ def draw_within(table: pd.DataFrame) -> Figure:
     models = model_order(table)
     columns = min(5, len(conditions))
     height = -(-len(conditions) // columns)
-    line = max(0.2, 0.06 + 0.03 * len(models))  # inches
+    per_line = max(0.2, 0.06 + 0.03 * len(models))  # inches
     figure, axes = plt.subplots(
         height, columns, sharex=True, sharey=True, squeeze=False,
-        figsize=(PAGE, (line * len(lines) + 0.4) * height + 0.6), layout="constrained",
+        figsize=(PAGE, (per_line * len(lines) + 0.4) * height + 0.6), layout="constrained",
     )  # fmt: skip
     for ax in axes.flat[len(conditions) :]:
         ax.set_visible(False)

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from spectral.measurement.kinds import KINDS, Kind
+from spectral.measurement.rounding import rounded
 from spectral.measurement.run import batches, stressed
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import read, read_meta
@@ -25,7 +26,8 @@ class Difference:
     """How far rows are from their counterparts.
 
     ``unlike`` utterances have other texts or other numbers of rows, so nothing to compare;
-    ``largest`` is the largest relative difference of all other numbers, ``column`` where it is.
+    ``largest`` is the largest relative difference of all other numbers, both rounded as rows are
+    that come with the project, and ``column`` where it is.
     """
 
     utterances: int
@@ -121,8 +123,8 @@ def _is_number(column: "pd.Series[float]") -> bool:
 
 def _flat(column: "pd.Series[float]") -> np.ndarray:
     if column.dtype == object:
-        return np.concatenate([np.asarray(each, dtype=float) for each in column])
-    return column.to_numpy(dtype=float)
+        return rounded(np.concatenate([np.asarray(each, dtype=float) for each in column]))
+    return rounded(column.to_numpy(dtype=float))
 
 
 def _relative(one: np.ndarray, other: np.ndarray) -> float:
