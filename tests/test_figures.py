@@ -1,11 +1,20 @@
-"""The figures that come with the project can be printed."""
+"""The figures that come with the project can be printed, and how models look in them."""
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from PIL import Image
 
-from spectral.figures.style import PAGE
+from spectral.figures.style import (
+    PAGE,
+    legend_labels,
+    model_colours,
+    model_markers,
+    save_figure,
+    use_style,
+)
 
 FIGURES = sorted((Path(__file__).parents[1] / "figures").glob("*.png"))
 MARGIN = 0.2  # inches, for what sticks out of the axes
@@ -16,3 +25,43 @@ def test_a_figure_fits_a_page_of_print(path: Path) -> None:
     with Image.open(path) as image:
         width = image.width / image.info["dpi"][0]
     assert width < PAGE + MARGIN, "a legend of too many columns, perhaps"
+
+
+MODELS = pd.DataFrame(
+    {
+        "model": ["l-0", "xs-1", "openai/whisper-large-v3", "xs-0", "narrow-deep-0"],
+        "parameters": [3_700_000, 230_000, 1_543_490_560, 230_000, 400_000],
+    }
+)
+
+
+def test_seeds_share_colour_and_marker_and_one_line_of_the_legend() -> None:
+    labels = legend_labels(MODELS)
+    assert labels == {
+        "xs-0": "xs (0.23 M), 2 seeds",
+        "xs-1": "_",
+        "narrow-deep-0": "narrow-deep (0.40 M)",
+        "l-0": "l (3.70 M)",
+        "openai/whisper-large-v3": "openai/whisper-large-v3 (1543.49 M)",
+    }
+    for of in (model_colours(list(labels)), model_markers(list(labels))):
+        assert of["xs-0"] == of["xs-1"]
+        assert len(set(of.values())) == 4
+
+
+def test_a_figure_is_cut_to_what_it_shows_and_comes_out_the_same_twice(tmp_path: Path) -> None:
+    use_style()
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        figure, ax = plt.subplots(figsize=(3, 2), layout="constrained")
+        ax.plot([0, 1], [0, 1])
+        ax.set_ylabel("a long label, far outside of the axes")
+        figure.legend(["line"], loc="outside lower center")
+        save_figure(figure, folder, "line")
+        plt.close(figure)
+    for name in ("line.png", "line.pdf"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    with Image.open(tmp_path / "one" / "line.png") as image:
+        dark = image.convert("L").point(lambda value: 255 * (value < 250)).getbbox()
+        assert dark is not None
+        edges = (dark[0], dark[1], image.width - dark[2], image.height - dark[3])
+    assert all(0 < edge < 0.15 * 200 for edge in edges), "nothing is cut off, no empty border"

@@ -12,6 +12,8 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
 
+from spectral.results.scale import size_of
+
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
 COMPONENT_NAMES = {
     "self_attention": "self-attention",
@@ -61,12 +63,6 @@ def model_order(table: pd.DataFrame) -> list[str]:
     """The models of a table from the smallest to the largest."""
     sizes = table.drop_duplicates("model").sort_values(["parameters", "model"])
     return list(sizes.model)
-
-
-def size_of(model: str) -> str:
-    """A model's name without the seed that a model of the ladder ends in: ``xs-0`` gives ``xs``."""
-    size, _, seed = model.rpartition("-")
-    return size if size and seed.isdecimal() else model
 
 
 def model_colours(models: list[str]) -> dict[str, tuple[float, float, float]]:

@@ -23,7 +23,7 @@ DEPTH, WIDTH, BOTH = "depth at equal width", "width at equal depth", "width and 
 
 
 def size_of(model: str) -> str:
-    """The size that a model's name, size-seed, begins with."""
+    """A model's name without the seed that one of the ladder ends in: ``xs-0`` gives ``xs``."""
     return re.sub(r"-\d+$", "", model)
 
 
