@@ -6,7 +6,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral.figures.style import CONDITION_COLOURS, PAGE, model_label, model_order
+from spectral.figures.style import (
+    CONDITION_COLOURS,
+    PAGE,
+    add_legend,
+    model_label,
+    model_order,
+    models_by_size,
+)
 from spectral.measurement.dynamics_schemas import (
     CENTRED_DISTANCE,
     CROSS_ATTENTION,
@@ -24,17 +31,17 @@ _UNRELATED = 2**0.5  # the distance of orthogonal states
 def draw_distances(distances: pd.DataFrame) -> Figure:
     """Distance of two utterances through depth (two rows of panels) and through steps (one).
 
-    Columns are models. Dotted horizontal line: states that are orthogonal.
+    A column per size, its seeds alike. Dotted horizontal line: states that are orthogonal.
     """
     figure, axes = _panels(distances, 3)
-    for column, model in enumerate(model_order(distances)):
-        table = distances[distances.model == model]
-        for row, quantity in enumerate((DISTANCE, CENTRED_DISTANCE)):
-            deep = table[(table.quantity == quantity) & (table.step == 0)]
-            _lines(axes[row, column], _placed(deep), "place", "distance")
-            _name_places(axes[row, column], deep)
-        last = table[(table.stage == DECODER) & (table.layer == _last(table)) & (table.step > 0)]
-        _lines(axes[2, column], last[last.quantity == DISTANCE], "step", "distance", log=True)
+    for column, models in enumerate(models_by_size(distances).values()):
+        for _, table in distances[distances.model.isin(models)].groupby("model"):
+            for row, quantity in enumerate((DISTANCE, CENTRED_DISTANCE)):
+                deep = table[(table.quantity == quantity) & (table.step == 0)]
+                _lines(axes[row, column], _placed(deep), "place", "distance")
+                _name_places(axes[row, column], deep)
+            last = _of_last_layer(table[table.quantity == DISTANCE])
+            _lines(axes[2, column], last, "step", "distance", log=True)
         axes[2, column].set_xlabel("step (token)")
         for ax in axes[:, column]:
             ax.axhline(_UNRELATED, color="black", lw=0.6, ls=(0, (1, 2)))
@@ -55,13 +62,12 @@ def draw_ranks(ranks: pd.DataFrame, condition: str) -> Figure:
         for side, name in (("clean", "clean"), ("stressed", condition))
     )
     figure, axes = _panels(ranks, 2)
-    for column, model in enumerate(model_order(ranks)):
-        table = sides[sides.model == model]
-        deep = table[table.step == 0]
-        _lines(axes[0, column], _placed(deep), "place", "rank")
-        _name_places(axes[0, column], deep)
-        last = table[(table.stage == DECODER) & (table.layer == _last(table)) & (table.step > 0)]
-        _lines(axes[1, column], last, "step", "rank", log=True)
+    for column, models in enumerate(models_by_size(ranks).values()):
+        for _, table in sides[sides.model.isin(models)].groupby("model"):
+            deep = table[table.step == 0]
+            _lines(axes[0, column], _placed(deep), "place", "rank")
+            _name_places(axes[0, column], deep)
+            _lines(axes[1, column], _of_last_layer(table), "step", "rank", log=True)
         axes[1, column].set_xlabel("step (token)")
     _from_zero(axes)
     axes[0, 0].set_ylabel(r"$N_{\mathrm{eff}}$ of mean states")
@@ -78,11 +84,12 @@ def draw_readouts(readouts: pd.DataFrame) -> Figure:
         (CROSS_ATTENTION, "added"): "cross-attention:\naudio adds (points)",
     }
     figure, axes = _panels(readouts, len(rows))
-    for column, model in enumerate(model_order(readouts)):
-        table = readouts[readouts.model == model]
+    for column, models in enumerate(models_by_size(readouts).values()):
+        table = readouts[readouts.model.isin(models)]
         for row, (source, name) in enumerate(rows):
             ax = axes[row, column]
-            _lines(ax, table[table.stage == source], "layer", name)
+            for _, own in table[table.stage == source].groupby("model"):
+                _lines(ax, own, "layer", name)
             ax.axhline(
                 table.chance.mean() if name == "own" else 0, color="black", lw=0.6, ls=(0, (1, 2))
             )
@@ -118,19 +125,18 @@ def draw_distinct(table: pd.DataFrame, prefixes: dict[int, str]) -> Figure:
 
 
 def _panels(table: pd.DataFrame, rows: int) -> tuple[Figure, np.ndarray]:
-    models = model_order(table)
+    sizes = models_by_size(table)
     figure, axes = plt.subplots(
-        rows, len(models), sharey="row", squeeze=False, figsize=(PAGE, 1.45 * rows + 0.6),
+        rows, len(sizes), sharey="row", squeeze=False, figsize=(PAGE, 1.45 * rows + 0.6),
         layout="constrained",
     )  # fmt: skip
-    for ax, model in zip(axes[0], models, strict=True):
-        ax.set_title(model_label(table, model))
+    for ax, label in zip(axes[0], sizes, strict=True):
+        ax.set_title(label)
     return figure, axes
 
 
 def _with_legend(figure: Figure, axes: np.ndarray) -> Figure:
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    add_legend(figure, axes[0, 0])
     return figure
 
 
@@ -174,8 +180,10 @@ def _name_places(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_xticks(placed.place.to_numpy()[::every], names[::every])
 
 
-def _last(table: pd.DataFrame) -> int:
-    return int(table.loc[table.stage == DECODER, "layer"].max())
+def _of_last_layer(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the decoder's last layer, step by step."""
+    decoder = table[(table.stage == DECODER) & (table.step > 0)]
+    return decoder[decoder.layer == decoder.layer.max()]
 
 
 def _from_zero(axes: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from spectral.figures.style import CONDITION_COLOURS, PAGE, model_label, model_order
+from spectral.figures.style import CONDITION_COLOURS, PAGE, add_legend, models_by_size
 
 LAYER_PANELS = {
     "gap": r"gap $\xi_l$",
@@ -30,29 +30,29 @@ _SHIFT = {("trained", 0): -0.12, ("trained", 1): -0.04, ("random", 0): 0.04, ("r
 
 
 def draw_layers(summary: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """A row of panels per model, a column per quantity (column -> label), over layers.
+    """A row of panels per size, its seeds alike, a column per quantity (name -> label), by layer.
 
     Filled circles are trained, open squares random twins; bars are 95 % intervals. Dotted lines: 1
     for a gain or sigma, what chance gives for an alignment, E|cos| = sqrt(2 / (pi D)).
     """
-    models = model_order(summary)
+    sizes = models_by_size(summary)
     figure, axes = plt.subplots(
-        len(models), len(panels), sharex=True, sharey="col", squeeze=False,
-        figsize=(PAGE, 1.35 * len(models) + 0.6), layout="constrained",
+        len(sizes), len(panels), sharex=True, sharey="col", squeeze=False,
+        figsize=(PAGE, 1.35 * len(sizes) + 0.6), layout="constrained",
     )  # fmt: skip
-    for row, model in zip(axes, models, strict=True):
-        table = summary[summary.model == model]
+    for row, (label, models) in zip(axes, sizes.items(), strict=True):
+        table = summary[summary.model.isin(models)]
         for ax, name in zip(row, panels, strict=True):
-            _draw_panel(ax, table, name)
+            for _, own in table.groupby("model"):
+                _draw_panel(ax, own, name)
             _draw_reference(ax, name, int(table.width.iloc[0]))
-        row[0].set_ylabel(model_label(summary, model))
+        row[0].set_ylabel(label)
     for ax, label in zip(axes[0], panels.values(), strict=True):
         ax.set_title(label)
     for ax in axes[-1]:
         ax.set_xlabel("decoder layer $l$")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    add_legend(figure, axes[0, 0])
     return figure
 
 

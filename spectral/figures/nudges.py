@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral.figures.style import CONDITION_COLOURS, PAGE, model_label, model_order
+from spectral.figures.style import CONDITION_COLOURS, PAGE, add_legend, models_by_size
 
 _DIRECTIONS = {"random": ("s", ":", "white"), "singular": ("o", "-", None)}
 _TEXT_PANELS = {
@@ -17,42 +17,40 @@ _TEXT_PANELS = {
 
 
 def draw_nudges(texts: pd.DataFrame) -> Figure:
-    """A column per model, a row per number, over the level of the change below the signal."""
-    models = model_order(texts)
+    """A column per size, a row per number, over the level of the change below the signal."""
+    sizes = models_by_size(texts)
     figure, axes = plt.subplots(
-        len(_TEXT_PANELS), len(models), sharex=True, sharey="row", squeeze=False,
+        len(_TEXT_PANELS), len(sizes), sharex=True, sharey="row", squeeze=False,
         figsize=(PAGE, 1.35 * len(_TEXT_PANELS) + 0.6), layout="constrained",
     )  # fmt: skip
-    for column, model in enumerate(models):
-        table = texts[texts.model == model]
+    for column, (label, models) in enumerate(sizes.items()):
         for ax, name in zip(axes[:, column], _TEXT_PANELS, strict=True):
-            _lines(ax, table, name, 0.5)
-            ax.set_xticks([-level for level in sorted(table.level_db.unique())])
-        axes[0, column].set_title(model_label(texts, model))
+            for _, table in texts[texts.model.isin(models)].groupby("model"):
+                _lines(ax, table, name, 0.5)
+            ax.set_xticks([-level for level in sorted(texts.level_db.unique())])
+        axes[0, column].set_title(label)
         axes[-1, column].set_xlabel("change (dB)")
     for ax, label in zip(axes[:, 0], _TEXT_PANELS.values(), strict=True):
         ax.set_ylabel(label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    add_legend(figure, axes[0, 0])
     return figure
 
 
 def draw_growths(growths: pd.DataFrame, level: float) -> Figure:
-    """Growth of the change from layer to layer at one level, a panel per model; grey: at random."""
-    models = model_order(growths)
+    """Growth of the change from layer to layer at one level, a panel per size; grey: at random."""
+    sizes = models_by_size(growths)
     figure, axes = plt.subplots(
-        1, len(models), sharey=True, squeeze=False, figsize=(PAGE, 2.1), layout="constrained"
+        1, len(sizes), sharey=True, squeeze=False, figsize=(PAGE, 2.1), layout="constrained"
     )
-    for ax, model in zip(axes[0], models, strict=True):
-        table = growths[(growths.model == model) & (growths.level_db == level)]
-        for network in ("trained", "random"):
-            _growth_lines(ax, table[table.network == network], network)
+    for ax, (label, models) in zip(axes[0], sizes.items(), strict=True):
+        table = growths[growths.model.isin(models) & (growths.level_db == level)]
+        for (network, _), own in table.groupby(["network", "model"], sort=False):
+            _growth_lines(ax, own, str(network))
         ax.axhline(0, color="black", lw=0.6, ls=(0, (1, 2)))
-        ax.set(title=model_label(growths, model), xlabel="decoder layer")
+        ax.set(title=label, xlabel="decoder layer")
         ax.set_xticks(sorted(table.layer.unique()))
     axes[0, 0].set_ylabel(r"$\log_{10}$ growth")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    add_legend(figure, axes[0, 0], columns=3)
     return figure
 
 

@@ -10,8 +10,8 @@ from spectral.figures.style import (
     COMPONENT_NAMES,
     CONDITION_COLOURS,
     PAGE,
-    model_label,
-    model_order,
+    add_legend,
+    models_by_size,
 )
 
 
@@ -37,22 +37,23 @@ def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 
 def draw_spectra(summary: pd.DataFrame) -> Figure:
-    """A panel per component and model; log eigenvalue against log mode."""
-    models = model_order(summary)
+    """A panel per component and size, its seeds alike; log eigenvalue against log mode."""
+    sizes = models_by_size(summary)
     figure, axes = plt.subplots(
-        len(COMPONENT_NAMES), len(models), sharex=True, sharey="row", squeeze=False,
+        len(COMPONENT_NAMES), len(sizes), sharex=True, sharey="row", squeeze=False,
         figsize=(PAGE, 1.55 * len(COMPONENT_NAMES) + 0.3), layout="constrained",
     )  # fmt: skip
     for row, component in zip(axes, COMPONENT_NAMES, strict=True):
-        for ax, model in zip(row, models, strict=True):
-            panel = summary[(summary.component == component) & (summary.model == model)]
-            _draw_panel(ax, panel)
+        for ax, models in zip(row, sizes.values(), strict=True):
+            panel = summary[(summary.component == component) & summary.model.isin(models)]
+            for _, own in panel.groupby("model"):
+                _draw_panel(ax, own)
         row[0].set_ylabel(f"{COMPONENT_NAMES[component]}\n" + r"eigenvalue $\lambda_i$")
-    for ax, model in zip(axes[0], models, strict=True):
-        ax.set_title(model_label(summary, model))
+    for ax, label in zip(axes[0], sizes, strict=True):
+        ax.set_title(label)
     for ax in axes[-1]:
         ax.set_xlabel("mode $i$")
-    axes[0, 0].legend(loc="lower left")
+    add_legend(figure, axes[0, 0])
     return figure
 
 
@@ -63,4 +64,4 @@ def _draw_panel(ax: Axes, panel: pd.DataFrame) -> None:
         ax.loglog(
             side["mode"], side["median"], style, color=colour, label=str(condition).capitalize()
         )
-        ax.fill_between(side["mode"], side["low"], side["high"], color=colour, alpha=0.2, lw=0)
+        ax.fill_between(side["mode"], side["low"], side["high"], color=colour, alpha=0.15, lw=0)

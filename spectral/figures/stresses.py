@@ -58,7 +58,7 @@ def draw_answer_response(table: pd.DataFrame) -> Figure:
         column[-1].set_xlabel("severity (0: clean)")
     for ax, label in zip(axes[:, 0], _ANSWERS.values(), strict=True):
         ax.set_ylabel(label)
-    figure.legend(handles=_models(table), loc="outside lower center", ncols=5)
+    figure.legend(handles=_models(table), loc="outside lower center", ncols=3)
     return figure
 
 

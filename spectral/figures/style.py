@@ -32,6 +32,7 @@ CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 PUBLISHED_COLOUR = "#555555"
 _MARKERS = "os^Dv*P"
+_COLOURS = 64  # of a palette
 
 
 def use_style() -> None:
@@ -96,11 +97,29 @@ def legend_labels(table: pd.DataFrame) -> dict[str, str]:
     return labels
 
 
+def models_by_size(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The models of each size, under what a panel of that size is called: ``xs (0.23 M)``."""
+    sizes: dict[str, list[str]] = {}
+    for model in model_order(table):
+        label = model_label(table, model).replace(model, size_of(model))
+        sizes.setdefault(label, []).append(model)
+    return sizes
+
+
+def add_legend(figure: Figure, ax: Axes, columns: int | None = None) -> None:
+    """Below the figure, what one panel shows; what several seeds share is said once."""
+    handles, labels = ax.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        known.values(), known.keys(), loc="outside lower center", ncols=columns or len(known)
+    )
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.pdf, each whole or not at all; equal figures give equal bytes.
 
     The layout is made once, for both and for what the notebook shows. The PNG of lines and points
-    has a palette of 256 colours, which makes it a third as large; that of shaded areas keeps its
+    has a palette, which makes it a third as large; that of shaded areas keeps its
     colours.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +133,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     part = folder / f"{name}.part.png"
     image = Image.open(drawn)
     colours = image.convert("RGB")
-    kept = colours if shaded else colours.quantize(256, dither=Image.Dither.NONE)
+    kept = colours if shaded else colours.quantize(_COLOURS, dither=Image.Dither.NONE)
     kept.save(part, optimize=True, dpi=image.info["dpi"])
     os.replace(part, folder / f"{name}.png")
     part = folder / f"{name}.part.pdf"

@@ -1,4 +1,4 @@
-"""Tables as files: CSV with eight digits, Markdown to read."""
+"""Tables as files: CSV with six digits, Markdown to read."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: 
     """Write ``table`` to name.csv and its readable version to name.md, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     _replace(
-        folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.8g")
+        folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     )
     _replace(folder / f"{name}.md", readable.to_markdown(index=False) + "\n")
 
