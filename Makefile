@@ -191,7 +191,7 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/warnings.ipynb build/smoke/notebooks/warnings-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_WARNINGS) \
 	  --set output=../data/smoke/warnings/$*.parquet
-	@for kind in measure jacobians listening nulls choices dynamics nudges stresses warnings; do \
+	@for kind in jacobians listening nulls choices dynamics nudges stresses warnings; do \
 	  $(BIN)/python scripts/pack.py data/smoke/$$kind/$*.parquet || exit 1; done
 
 FORCE:
