@@ -176,7 +176,7 @@ def _name_places(ax: Axes, table: pd.DataFrame) -> None:
         initial[stage] + (str(layer) if stage != INPUT else "")
         for stage, layer in zip(placed.stage, placed.layer, strict=True)
     ]
-    every = -(-len(names) // 9)
+    every = -(-len(names) // 6)
     ax.set_xticks(placed.place.to_numpy()[::every], names[::every])
 
 
