@@ -85,18 +85,6 @@ def model_label(table: pd.DataFrame, model: str) -> str:
     return f"{model} ({parameters / 1e6:.2f} M)"
 
 
-def legend_labels(table: pd.DataFrame) -> dict[str, str]:
-    """What a legend says of each model: of a size once, with its seeds; then hidden ("_")."""
-    models = model_order(table)
-    labels: dict[str, str] = {}
-    for model in models:
-        alike = [other for other in models if size_of(other) == size_of(model)]
-        size = model_label(table, model).replace(model, size_of(model))
-        seeds = f", {len(alike)} seeds" if len(alike) > 1 else ""
-        labels[model] = f"{size}{seeds}" if model == alike[0] else "_"
-    return labels
-
-
 def models_by_size(table: pd.DataFrame) -> dict[str, list[str]]:
     """The models of each size, under what a panel of that size is called: ``xs (0.23 M)``."""
     sizes: dict[str, list[str]] = {}
@@ -104,6 +92,15 @@ def models_by_size(table: pd.DataFrame) -> dict[str, list[str]]:
         label = model_label(table, model).replace(model, size_of(model))
         sizes.setdefault(label, []).append(model)
     return sizes
+
+
+def legend_labels(table: pd.DataFrame) -> dict[str, str]:
+    """What a legend says of each model: of a size once, with its seeds; then hidden ("_")."""
+    labels: dict[str, str] = {}
+    for size, models in models_by_size(table).items():
+        seeds = f", {len(models)} seeds" if len(models) > 1 else ""
+        labels |= dict.fromkeys(models, "_") | {models[0]: f"{size}{seeds}"}
+    return labels
 
 
 def add_legend(figure: Figure, ax: Axes, columns: int | None = None) -> None:
