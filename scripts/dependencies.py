@@ -15,16 +15,23 @@ from typing import Any
 
 PACKAGE = "spectral"
 LADDER = "ladder"
-MODEL_KEYS = ("models", "model")
+MODELS = "models"
+MODEL_KEYS = (MODELS, "model")
+DIGITS = 16  # of a hash, as it is kept: chance makes two agree once in 2e19
 RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
 
 Section = Mapping[str, object]
 
 
-def models_of(values: Section) -> list[str]:
-    """The models that a notebook's parameters name, in their order."""
+def models_of(values: Section, of: str = "") -> list[str]:
+    """The models that a notebook's parameters name, in their order.
+
+    Those of ``choice_results``, say, are named by ``choice_models`` where there is such a
+    parameter: ``of`` is ``choice_`` then.
+    """
     names: list[str] = []
-    for key in MODEL_KEYS:
+    own = f"{of}{MODELS}"
+    for key in [own] if own in values else MODEL_KEYS:
         value = values.get(key, [])
         names += [str(name) for name in (value if isinstance(value, list) else [value])]
     return list(dict.fromkeys(names))
@@ -151,7 +158,7 @@ def digests(name: str, section: Section, values: Section) -> dict[str, str]:
         if folder is not None and key != "output":
             parts = [folder / m for m in models_of(values)] if key == LADDER else [folder]
             found |= {str(part): of_folder(part) for part in parts}
-    return found
+    return {name: digest[:DIGITS] for name, digest in found.items()}
 
 
 @cache

@@ -12,7 +12,8 @@ in its own section. Every notebook has a section, named after it; one that is nu
 A parameter whose value lies in data/ makes the notebook depend on that file, or on all files of
 that folder; of the folder ``ladder`` just on the models that the notebook names. One whose
 ``results``, or ``<something>_results``, are the folder of a measuring notebook depends on that
-notebook's run for every model that it names. Where that folder lies in data/ its rows come with the
+notebook's run for every model that it names: in ``<something>_models`` where it has such a
+parameter, else in ``models``. Where that folder lies in data/ its rows come with the
 project: they are only read, and rows that were measured with anything else than what is there
 now are an error, unless ``--evidence`` asks for rules to measure them. One that names other
 notebooks in ``drawn`` reads the tables that these write, and runs after them.
@@ -26,6 +27,7 @@ from pathlib import Path
 import yaml
 from dependencies import (
     LADDER,
+    RESULTS,
     Section,
     data_files,
     defaults,
@@ -118,10 +120,10 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
         if name in MEASURING:
             continue
         needed = {}
-        for kind in measured_by(values[name]):
+        for kind, models in measured_by(values[name]).items():
             if kind not in values:
                 raise ValueError(f"{name} draws from {kind}, which this profile leaves out")
-            for model in models_of(values[name]):
+            for model in models:
                 needed[kind, model] = executed(build, f"{kind}-{model}")
         runs |= needed
         files = [
@@ -195,9 +197,13 @@ def is_committed(folder: Path | None) -> bool:
     return folder is not None and folder.parts[:1] == ("data",)
 
 
-def measured_by(values: Section) -> list[str]:
-    """The measuring notebooks whose rows a notebook reads."""
-    return [from_root(value).name for key, value in values.items() if is_results(key)]
+def measured_by(values: Section) -> dict[str, list[str]]:
+    """The measuring notebooks whose rows a notebook reads, and of which models."""
+    return {
+        from_root(value).name: models_of(values, of=key.removesuffix(RESULTS))
+        for key, value in values.items()
+        if is_results(key)
+    }
 
 
 def drawn_by(name: str, sections: Mapping[str, Section]) -> list[str]:

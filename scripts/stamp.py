@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from dependencies import Section, defaults, digests, of_file
+from dependencies import DIGITS, Section, defaults, digests, of_file
 
 SHOWN = 3  # of what has changed since rows were measured
 
@@ -33,7 +33,7 @@ def main() -> None:
     if changed := changes(begun, key):
         rows.unlink()
         sys.exit(f"error: {rows}: {changed} while it was measured; run the same command again")
-    write(stamp_path(rows), {"rows": of_file(rows), "depends": key})
+    write(stamp_path(rows), {"rows": of_file(rows)[:DIGITS], "depends": key})
 
 
 def key_of(kind: str, model: str, section: Section, values: Section) -> Key:
@@ -57,7 +57,7 @@ def difference(rows: Path, key: Key) -> str | None:
         return "not measured yet"
     try:
         stamp = json.loads(stamp_path(rows).read_text(encoding="utf-8"))
-        if stamp["rows"] != of_file(rows):
+        if stamp["rows"] != of_file(rows)[:DIGITS]:
             return f"other rows than those of {stamp_path(rows).name}"
         return changes(stamp["depends"], key)
     except (OSError, ValueError, KeyError):

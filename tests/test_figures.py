@@ -64,4 +64,4 @@ def test_a_figure_is_cut_to_what_it_shows_and_comes_out_the_same_twice(tmp_path:
         dark = image.convert("L").point(lambda value: 255 * (value < 250)).getbbox()
         assert dark is not None
         edges = (dark[0], dark[1], image.width - dark[2], image.height - dark[3])
-    assert all(0 < edge < 0.15 * 200 for edge in edges), "nothing is cut off, no empty border"
+    assert all(0 < edge < 0.15 * 150 for edge in edges), "nothing is cut off, no empty border"

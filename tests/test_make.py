@@ -259,6 +259,19 @@ def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> 
     assert "measuring" not in _evidence(committed)
 
 
+def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
+    committed: Path,
+) -> None:
+    path = committed / "params" / "ladder.yml"
+    both = "null_results: ../data/results/nulls, models: [small, large], null_models: [large]"
+    drawing = "gains: {results: ../build/ladder/jacobians, " + both + "}\n"
+    path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
+    (committed / "data" / "results" / "nulls" / "small.parquet").unlink()
+    assert _stale(committed) == {"jacobians-large", "gains"}
+    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
+    assert "nulls/large.parquet: not measured yet" in _error(committed)
+
+
 def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
     (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
     error = _error(committed)

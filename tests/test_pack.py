@@ -1,4 +1,4 @@
-"""Rows that come with the project are small, and to twelve bits what was measured."""
+"""Rows that come with the project are small, and to so many bits what was measured."""
 
 from pathlib import Path
 
@@ -50,6 +50,17 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
     assert numbers[1:3] == [[], None]
     assert numbers[3] == [1234.5]
     assert [file.name for file in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("stresses", 8), ("choices", 8), ("jacobians", 12)])
+def test_the_kinds_with_most_rows_keep_fewer_bits(tmp_path: Path, kind: str, bits: int) -> None:
+    values = np.random.default_rng(0).uniform(0.5, 1, 100)
+    path = tmp_path / kind / "rows.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"number": values}), path)
+    pack(path)
+    found = pq.read_table(path)["number"].to_numpy()
+    np.testing.assert_array_equal(found, np.round(values * 2**bits) / 2**bits)
 
 
 def test_packing_again_changes_nothing(tmp_path: Path) -> None:

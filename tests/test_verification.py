@@ -33,22 +33,32 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
 
 
 def test_the_same_rows_differ_by_nothing() -> None:
-    found = difference(ROWS, ROWS.copy())
+    found = difference(ROWS, ROWS.copy(), 12)
     assert (found.utterances, found.rows, found.unlike, found.largest) == (2, 3, 0, 0.0)
 
 
 def test_the_largest_difference_is_relative_and_says_where() -> None:
-    found = difference(ROWS, changed("value", 2, 4.4))
-    assert found.largest == pytest.approx(0.4 / 4.4, rel=2e-3)
+    found = difference(ROWS, changed("value", 2, 4.4), 12)
+    assert found.largest == pytest.approx(0.4 / 4.4, rel=5e-3)
     assert (found.column, found.unlike) == ("value", 0)
-    found = difference(ROWS, changed("spectrum", 0, np.array([2.0, 1.5])))
-    assert found.largest == pytest.approx(0.5 / 1.5, rel=2e-3)
+    found = difference(ROWS, changed("spectrum", 0, np.array([2.0, 1.5])), 12)
+    assert found.largest == pytest.approx(0.5 / 1.5, rel=5e-3)
     assert found.column == "spectrum"
 
 
+def test_what_rounding_explains_is_no_difference() -> None:
+    kept = changed("value", 2, 4.0)
+    for value in (4.0 + 2.0**-7, 4.0 - 2.0**-9):  # half a unit of the 9 bits, above and below
+        assert difference(kept, changed("value", 2, value), 9).largest == 0.0
+        assert difference(kept, changed("value", 2, value), 12).largest > 1e-4
+    # Past the middle by a float32's rounding, a number is that far off, and not a whole unit.
+    found = difference(kept, changed("value", 2, 4.0 + 2.0**-7 + 1e-6), 9)
+    assert found.largest == pytest.approx(1e-6 / 4, rel=0.01)
+
+
 def test_a_number_that_is_no_longer_one_is_infinitely_far() -> None:
-    assert difference(ROWS, changed("value", 1, 2.0)).largest == math.inf
-    assert difference(ROWS, changed("value", 0, math.nan)).largest == math.inf
+    assert difference(ROWS, changed("value", 1, 2.0), 12).largest == math.inf
+    assert difference(ROWS, changed("value", 0, math.nan), 12).largest == math.inf
 
 
 @pytest.mark.parametrize(
@@ -58,13 +68,13 @@ def test_a_number_that_is_no_longer_one_is_infinitely_far() -> None:
 def test_other_texts_and_other_shapes_are_not_compared_but_counted(
     column: str, row: int, value: object
 ) -> None:
-    found = difference(ROWS, changed(column, row, value))
+    found = difference(ROWS, changed(column, row, value), 12)
     assert (found.unlike, found.largest) == (1, 0.0)
 
 
 def test_missing_rows_are_unlike() -> None:
-    assert difference(ROWS, ROWS.iloc[:2]).unlike == 1
-    assert difference(ROWS, ROWS.iloc[:1]).unlike == 2
+    assert difference(ROWS, ROWS.iloc[:2], 12).unlike == 1
+    assert difference(ROWS, ROWS.iloc[:1], 12).unlike == 2
 
 
 @pytest.mark.skipif(not SMOKE.exists(), reason="no rows")

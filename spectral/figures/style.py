@@ -41,7 +41,7 @@ def use_style() -> None:
     mpl.rcParams.update(
         {
             "figure.dpi": 120,
-            "savefig.dpi": 200,
+            "savefig.dpi": 150,
             "font.size": 8,
             "axes.titlesize": 8,
             "axes.labelsize": 8,

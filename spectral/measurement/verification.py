@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from spectral.measurement.kinds import KINDS, Kind
-from spectral.measurement.rounding import rounded
+from spectral.measurement.rounding import bits_of, rounded
 from spectral.measurement.run import batches, stressed
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import read, read_meta
@@ -26,8 +26,8 @@ class Difference:
     """How far rows are from their counterparts.
 
     ``unlike`` utterances have other texts or other numbers of rows, so nothing to compare;
-    ``largest`` is the largest relative difference of all other numbers, both rounded as rows are
-    that come with the project, and ``column`` where it is.
+    ``largest`` is how far all other numbers are at most, as a share of themselves, from what would
+    have been kept as the same number, and ``column`` where that is.
     """
 
     utterances: int
@@ -58,11 +58,11 @@ def verify(
     kept = _of_the_same(kept, again)
     if not set(names) & set(kept.utterance):
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
-    return {"kind": kind, "model": model, **vars(difference(kept, again))}
+    return {"kind": kind, "model": model, **vars(difference(kept, again, bits_of(kind)))}
 
 
-def difference(kept: pd.DataFrame, again: pd.DataFrame) -> Difference:
-    """Compare rows, utterance by utterance, with rows of the same columns."""
+def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference:
+    """Compare rows, utterance by utterance, with rows of the same columns; ``bits`` are kept."""
     largest, column, unlike = 0.0, "", 0
     names = sorted(set(kept.utterance) | set(again.utterance))
     for name in names:
@@ -74,7 +74,7 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame) -> Difference:
             unlike += 1
             continue
         for each in _numbers(pair[0]):
-            found = _relative(*(_flat(rows[each]) for rows in pair))
+            found = _beyond(_flat(pair[0][each]), _flat(pair[1][each]), bits)
             if found > largest:
                 largest, column = found, each
     return Difference(len(names), len(kept), unlike, largest, column)
@@ -123,15 +123,18 @@ def _is_number(column: "pd.Series[float]") -> bool:
 
 def _flat(column: "pd.Series[float]") -> np.ndarray:
     if column.dtype == object:
-        return rounded(np.concatenate([np.asarray(each, dtype=float) for each in column]))
-    return rounded(column.to_numpy(dtype=float))
+        return np.concatenate([np.asarray(each, dtype=float) for each in column])
+    return column.to_numpy(dtype=float)
 
 
-def _relative(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference as a share of the larger number; infinite where one alone is NaN."""
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
+def _beyond(kept: np.ndarray, again: np.ndarray, bits: int) -> float:
+    """How far ``again`` is at most from rounding to ``kept``; infinite where one alone is NaN."""
+    kept = rounded(kept, bits)
+    same = (kept == rounded(again, bits)) | (np.isnan(kept) & np.isnan(again))
     if same.all():
         return 0.0
-    one, other = one[~same], other[~same]
-    shares = np.abs(one - other) / np.maximum(np.abs(one), np.abs(other))
+    kept, again = kept[~same], again[~same]
+    half_unit = np.ldexp(0.5, np.frexp(kept)[1] - bits)
+    apart = np.abs(kept - again)
+    shares = np.maximum(apart - half_unit, 0) / np.maximum(np.abs(kept), np.abs(again))
     return float(np.where(np.isnan(shares), math.inf, shares).max())
