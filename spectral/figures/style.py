@@ -32,7 +32,7 @@ CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 PUBLISHED_COLOUR = "#555555"
 _MARKERS = "os^Dv*P"
-_COLOURS = 64  # of a palette
+_COLOURS, _SHADES = 64, 256  # of a palette: for lines and points, and for shaded areas
 
 
 def use_style() -> None:
@@ -115,9 +115,8 @@ def add_legend(figure: Figure, ax: Axes, columns: int | None = None) -> None:
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.pdf, each whole or not at all; equal figures give equal bytes.
 
-    The layout is made once, for both and for what the notebook shows. The PNG of lines and points
-    has a palette, which makes it a third as large; that of shaded areas keeps its
-    colours.
+    The layout is made once, for both and for what the notebook shows. The PNG has a palette, which
+    makes it a third as large.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
@@ -129,8 +128,8 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     figure.savefig(drawn, format="png", metadata=nothing, bbox_inches=inches)
     part = folder / f"{name}.part.png"
     image = Image.open(drawn)
-    colours = image.convert("RGB")
-    kept = colours if shaded else colours.quantize(_COLOURS, dither=Image.Dither.NONE)
+    colours = _SHADES if shaded else _COLOURS
+    kept = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     kept.save(part, optimize=True, dpi=image.info["dpi"])
     os.replace(part, folder / f"{name}.png")
     part = folder / f"{name}.part.pdf"

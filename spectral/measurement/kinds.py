@@ -30,12 +30,16 @@ from spectral.measurement.warnings import WarningSettings, warning_rows
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of measurement, called as its notebook is."""
+    """One kind of measurement, called as its notebook is.
+
+    ``compared``: rows say how utterances of one batch differ, so they belong to the batch.
+    """
 
     settings: type[Settings]
     rows_of: Callable[..., list[Row]]
     schema: pa.Schema
     together: Together = by_utterance
+    compared: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -45,7 +49,7 @@ KINDS: dict[str, Kind] = {
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "stresses": Kind(SpectralSettings, stress_rows, STRESSES),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
-    "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS),
+    "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS, compared=True),
     "nudges": Kind(NudgeSettings, nudge_rows, NUDGES),
     "warnings": Kind(WarningSettings, warning_rows, WARNINGS),
 }

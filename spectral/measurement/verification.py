@@ -4,7 +4,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from spectral.measurement.store import read, read_meta
 from spectral.models.loading import choose_device, load
 from spectral.speech.corpus import find_utterances
 from spectral.stress.mixture import Speakers
+
+SAMPLE = 4
+"""Utterances that are measured again."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class Difference:
 def verify(
     files: Mapping[str, Path], kind: str, ladder: Path, corpus: Path, device: str, seed: int
 ) -> dict[str, object]:
-    """Measure one batch of one model again, both drawn by the seed; ``files`` are by model.
+    """Measure a few utterances of one model again, both drawn by the seed; ``files`` are by model.
 
-    Everything else is as the kept rows' own record says. Raises ValueError for an unknown kind, or
-    a file that no longer has rows of the utterances it was measured on.
+    They are ``SAMPLE``, or a whole batch where rows are of one. Everything else is as the kept
+    rows' own record says. Raises ValueError for an unknown kind, or a file that no longer has rows
+    of the utterances it was measured on.
     """
     if kind not in KINDS:
         raise ValueError(f"no measurement {kind!r}; choose from {', '.join(KINDS)}")
@@ -83,8 +87,10 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference
 def _measured_again(
     kind: Kind, settings: Settings, rng: np.random.Generator
 ) -> tuple[list[str], pd.DataFrame]:
-    """The utterances of a batch, and their rows as they come out now."""
+    """Some utterances, and their rows as they come out now."""
     speech = find_utterances(settings.corpus).utterances
+    if not kind.compared:
+        settings = replace(settings, batch=min(SAMPLE, settings.batch))
     found = batches(speech, settings, kind.together)
     utterances = found[rng.integers(len(found))]
     model = load(settings.model, settings.ladder, choose_device(settings.device))

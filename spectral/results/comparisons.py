@@ -87,11 +87,14 @@ def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
     """
     columns = [(name, {**own, "layers": "mean"}) for name, own in READINGS.values()]
     names = list(READINGS)
+    rows = rows.sort_values(["speaker", "utterance"], ignore_index=True)
+    values = rows[names].to_numpy(float)
     free = rows[_are(rows, DEFAULT) & (rows.matched_with == "")].set_index("utterance")
     heard = free[free.condition == REFERENCE_CONDITION]
-    for chosen, name, before, after in _sides(rows):
+    for chosen, name, *places in _sides(rows):
         if chosen == DEFAULT and name == condition:
             continue
+        after = rows.iloc[places[1]]
         masks = {EVERYONE: np.ones(len(after), bool)}
         if chosen["pooling"] != POOLED:
             own = free[free.condition == name]
@@ -99,7 +102,7 @@ def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
         named = _named(chosen, name)
         if chosen["forcing"] != FORCED:  # one text has one length
             named["length"] = MATCHED if after.matched_with.iloc[0] else RAW
-        numbers = [side[names].to_numpy(float) for side in (before, after)]
+        numbers = [values[side] for side in places]
         for kept, mask in masks.items():
             for direction, fits in _directions(name, after).items():
                 if (both := mask & fits).any():
@@ -128,21 +131,17 @@ def slow_utterances(rows: pd.DataFrame) -> pd.DataFrame:
     return counts.agg(utterances="size", fitting=lambda count: int((count == 1).sum()))
 
 
-def _sides(
-    rows: pd.DataFrame,
-) -> Iterator[tuple[Row, str, pd.DataFrame, pd.DataFrame]]:
-    """Every choice and stress with the rows of both sides, unit by unit."""
-    units = ["speaker", "utterance"]
-    clean = rows[rows.condition == REFERENCE_CONDITION]
-    stressed = rows[rows.condition != REFERENCE_CONDITION]
-    for key, after in stressed.groupby(["condition", "matched_with", *DEFAULT], sort=False):
-        name, cut, *factors = key
-        chosen = dict(zip(DEFAULT, factors, strict=True))
-        before = clean[_are(clean, chosen) & (clean.matched_with == (name if cut else ""))]
-        before, after = before.sort_values(units), after.sort_values(units)
-        if before[units].to_numpy().tolist() != after[units].to_numpy().tolist():
+def _sides(rows: pd.DataFrame) -> Iterator[tuple[Row, str, np.ndarray, np.ndarray]]:
+    """Every choice and stress with the places of both sides in ``rows``, unit by unit."""
+    units = pd.factorize(rows.speaker + " " + rows.utterance)[0]
+    groups = rows.groupby(["condition", "matched_with", *DEFAULT], sort=False).indices
+    for (name, cut, *factors), after in groups.items():
+        if name == REFERENCE_CONDITION:
+            continue
+        before = groups.get((REFERENCE_CONDITION, name if cut else "", *factors), np.empty(0, int))
+        if not np.array_equal(units[before], units[after]):
             raise ValueError(f"{name}: not the same utterances as {REFERENCE_CONDITION}")
-        yield chosen, name, before, after
+        yield dict(zip(DEFAULT, factors, strict=True)), name, before, after
 
 
 def _are(rows: pd.DataFrame, chosen: Row) -> pd.Series:

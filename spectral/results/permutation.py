@@ -46,7 +46,7 @@ def _signs(voices: int, seed: int) -> np.ndarray:
         bits = numbers >> np.arange(voices) & 1
     else:
         bits = np.random.default_rng(seed).integers(2, size=(DRAWS, voices))
-    signs = (1 - 2 * bits).astype(np.int8)
+    signs = 1.0 - 2.0 * bits  # as wide as what it multiplies, else each product converts it
     signs.setflags(write=False)  # it is shared between calls
     return signs
 

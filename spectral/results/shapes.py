@@ -1,6 +1,7 @@
 """A step or a drift: which shape an observable takes over an ordered axis, by the BIC."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,10 +45,7 @@ def shape(values: np.ndarray, x: np.ndarray, resamples: int, seed: int) -> Shape
     voices, points = values.shape
     if points < LEAST_POINTS or voices < LEAST_VOICES:
         return Shape(TOO_FEW, {}, np.nan, 0, np.nan)
-    drawn = np.random.default_rng(seed).integers(voices, size=(resamples, voices))
-    weights = np.stack([np.bincount(row, minlength=voices) for row in drawn]).astype(float)
-    weights = np.concatenate([np.ones((1, voices)), weights])
-    bic, places = _criteria(weights, values, x)
+    bic, places = _criteria(_weights(voices, resamples, seed), values, x)
     verdicts = _decided(bic)
     own = {name: float(column[0]) for name, column in bic.items()}
     return Shape(
@@ -57,6 +55,16 @@ def shape(values: np.ndarray, x: np.ndarray, resamples: int, seed: int) -> Shape
         int(places[0]),
         float((verdicts[1:] == verdicts[0]).mean()),
     )
+
+
+@lru_cache(maxsize=8)
+def _weights(voices: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each voice is drawn (resamples + 1, voices), the first row once each."""
+    drawn = np.random.default_rng(seed).integers(voices, size=(resamples, voices))
+    counted = [np.bincount(row, minlength=voices) for row in drawn]
+    weights = np.stack([np.ones(voices), *counted])
+    weights.setflags(write=False)  # it is shared between calls
+    return weights
 
 
 def _criteria(

@@ -74,6 +74,7 @@ def _rows(
     prefixes = sorted(group.prefix.unique())
     tables = _tables(group, when, answers.index, prefixes)
     confidence = tables[ANSWER, CONFIDENCE]
+    rivals: dict[tuple[int, bytes], tuple[np.ndarray, np.ndarray]] = {}
     for (component, observable), values in tables.items():
         about = {"component": component, "observable": observable}
         drawn: list[Draws] = []
@@ -84,11 +85,17 @@ def _rows(
             sizes = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
             reason = _too_few(sizes, least)
             if not reason:
-                pair = values[there, i], confidence[there, i]
-                drawn.append(_draws(weights[:, there], *pair, candidate))
+                same = i, there.tobytes()  # as for most other observables
+                if same not in rivals:
+                    own = weights[:, there]
+                    rivals[same] = own, larger_probability(own, confidence[there, i], candidate)
+                own, rival = rivals[same]
+                auc = larger_probability(own, values[there, i], candidate)
+                gain = np.abs(auc - CHANCE) - np.abs(rival - CHANCE)
+                drawn.append({"auc": auc, "gain": gain})
                 counted.append(sizes)
-            own = drawn[-1:] if not reason else []
-            yield about | {"prefix": prefix} | sizes | _columns(own, reason)
+            last = drawn[-1:] if not reason else []
+            yield about | {"prefix": prefix} | sizes | _columns(last, reason)
         reason = "" if drawn else f"at no n are there {least} answers on both sides"
         fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
         yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason)
@@ -113,13 +120,6 @@ def _tables(
 def _too_few(sizes: Sizes, least: int) -> str:
     found = " and ".join(f"{count} {name}" for name, count in sizes.items())
     return "" if min(sizes.values()) >= least else f"{found}, {least} of each are needed"
-
-
-def _draws(
-    weights: np.ndarray, values: np.ndarray, confidence: np.ndarray, candidate: np.ndarray
-) -> Draws:
-    auc, rival = (larger_probability(weights, each, candidate) for each in (values, confidence))
-    return {"auc": auc, "gain": np.abs(auc - CHANCE) - np.abs(rival - CHANCE)}
 
 
 def _columns(drawn: Sequence[Draws], reason: str) -> dict[str, object]:
