@@ -49,7 +49,7 @@ def factorial(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     and candidates in points of %, log-probability and tokens. Utterances count whose value exists
     in every cell. Raises ValueError where a condition is missing.
     """
-    missing = [name for name in CELLS if name not in set(rows.condition)]
+    missing = [name for name in CELLS if name not in set(rows.condition.unique())]
     if missing:
         raise ValueError(f"rows lack {', '.join(missing)}; measure these conditions too")
     found = [*_spectra(rows, resamples, seed), *_answers(rows, resamples, seed)]
