@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from spectral.claims import answers, changes, layers, scale, sweeps
 from spectral.claims.catalogue import CLAIMS, as_table, weigh
+from spectral.claims.findings import count, findings, span
 from spectral.claims.numbers import between_sizes, difference, share
 from spectral.claims.page import html_page, markdown, save_page
 from spectral.claims.rules import (
@@ -405,3 +406,39 @@ def test_the_pages_say_what_the_rows_say(tmp_path: Path) -> None:
 def test_every_verdict_has_a_word_and_claims_are_numbered_in_order() -> None:
     assert [claim.number for claim in CLAIMS] == list(range(1, 17))
     assert set(VERDICTS) == {HOLDS, FAILS, UNDECIDED, NOT_MEASURED}
+
+
+# --- the findings in short ----------------------------------------------------------------------
+
+
+def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) -> None:
+    assert findings(tmp_path).empty, "no table, no finding"
+    keys = {"parameters": 1, "model": "xs-0"}
+    rows = [
+        {**keys, "condition": "clean", "word_error": error, "candidates": 0.0,
+         "log_probability": -0.004}
+        for error in (7.06, 1.96)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
+    skills = [(0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)]
+    forecasts = [
+        {"target": "t", "predictor": "p", "rival": "mean", "skill_low": low, "skill_high": high}
+        for low, high in skills
+    ]
+    pd.DataFrame(forecasts).to_csv(tmp_path / "forecast.csv", index=False)
+    found = findings(tmp_path).set_index("measured").found.to_dict()
+    assert found == {
+        "word error, clean (%)": "2 to 7",
+        "hallucination candidates, clean (% of answers)": "0",
+        "average log-probability, clean": "0.00",
+        "forecasts of models left out from clean spectra, against the mean": (
+            "better in 1 of 3, worse in 1 of 3"
+        ),
+    }
+
+
+def test_a_range_is_signed_where_asked_and_leaves_out_what_is_missing() -> None:
+    assert span([-1.26, math.nan, 2.0], 1, sign=True) == "-1.3 to +2.0"
+    assert span([0.2, 0.4]) == "0"
+    assert span([math.nan]) == "n/a"
+    assert count(pd.Series([True, False, True])) == "2 of 3"
