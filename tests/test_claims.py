@@ -117,7 +117,7 @@ def _evidence(folder: Path, planted: str) -> None:
                             "change": change, "low": change - reach, "high": change + reach,
                         }
                     )  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / "evidence.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "evidence_k50.csv", index=False)
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -351,7 +351,7 @@ def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
          "observable": "alpha", "verdict": "differs"}
         | _number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | _number("adjusted", sign, reach)
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "within_conditions.csv", index=False)
+    pd.DataFrame(rows).to_csv(tmp_path / "within_conditions_k50.csv", index=False)
     early = [
         {"parameters": 1, "model": "xs-0", "component": "ffn", "condition": "mix",
          "observable": observable, "when": when, "prefix": prefix}
@@ -378,8 +378,8 @@ def test_claims_without_a_table_are_not_measured(tmp_path: Path) -> None:
 
 
 def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
-    (tmp_path / "evidence.csv").write_text("model,parameters\nxs-0,1\n")
-    with pytest.raises(ValueError, match=r"evidence.csv: no column 'component'"):
+    (tmp_path / "evidence_k50.csv").write_text("model,parameters\nxs-0,1\n")
+    with pytest.raises(ValueError, match=r"evidence_k50.csv: no column 'component'"):
         changes.collapse(tmp_path)
 
 

@@ -13,6 +13,7 @@ from spectral.results.tails import EIGENVALUE, SHARE, TAIL
 
 _EVIDENCE = ["model", "component", "modes", "source", "length", "observable", "change", "low"]
 _MODES = 50
+_TABLE = f"evidence_k{_MODES}"
 _ALPHA = 9.0
 _DECADES = 2.9
 _CUT = "length-matched"
@@ -31,7 +32,7 @@ def signal_loss(tables: Path) -> list[Part]:
     contrast = Statement(about, between_sizes(ones, others), BELOW, 0)
     return [
         *_falls(table, "cross_attention", "n_eff", _all(table), BELOW),
-        Part("the smallest size falls more than the largest, over seeds", "evidence", [contrast]),
+        Part("the smallest size falls more than the largest, over seeds", _TABLE, [contrast]),
     ]
 
 
@@ -62,7 +63,7 @@ def resistance(tables: Path) -> list[Part]:
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", "raw", _DECADES),
     ]  # fmt: skip
     return [
-        Part(says, "evidence", _everywhere(table, name, _WAYS[way], ABOVE, bound))
+        Part(says, _TABLE, _everywhere(table, name, _WAYS[way], ABOVE, bound))
         for says, name, way, bound in rows
     ]
 
@@ -71,7 +72,11 @@ def either_regime(tables: Path) -> list[Part]:
     """Claim 5: effective rank falls in every component of every size."""
     table = _evidence(tables)
     return [
-        Part(f"effective rank falls, {way}", "evidence", _everywhere(table, "n_eff", key, BELOW, 0))
+        Part(
+            f"effective rank falls, {way}",
+            _TABLE,
+            _everywhere(table, "n_eff", key, BELOW, 0),
+        )
         for way, key in _WAYS.items()
     ]
 
@@ -120,7 +125,7 @@ def _tails(tables: Path, models: Sequence[str]) -> list[Part]:
 
 
 def _evidence(tables: Path) -> pd.DataFrame:
-    table = read_table(tables, "evidence", _EVIDENCE)
+    table = read_table(tables, _TABLE, _EVIDENCE)
     return table[table.modes == _MODES]
 
 
@@ -149,7 +154,7 @@ def _falls(
     name = f"{component.replace('_', '-')}'s {_NAMES[observable]}"
     parts = [
         Part(
-            f"{name} {verb}, {way}", "evidence",
+            f"{name} {verb}, {way}", _TABLE,
             [Statement(m, cells(component, *key, m), side, 0) for m in models],
         )
         for way, key in _WAYS.items()
@@ -163,7 +168,7 @@ def _falls(
             )
             for m in models
         ]  # fmt: skip
-        parts.append(Part(f"{name} {verb} more than with {null}", "evidence", statements))
+        parts.append(Part(f"{name} {verb} more than with {null}", _TABLE, statements))
     return parts
 
 

@@ -50,7 +50,7 @@ def _answers(tables: Path) -> Iterator[Line]:
 def _effects(tables: Path) -> Iterator[Line]:
     """Changes from clean speech to Hell, and in how many models they survive the controls."""
     columns = [*EFFECT, "source", "length", "change", "low", "high"]
-    table = read_table(tables, "evidence", columns)
+    table = read_table(tables, "evidence_k50", columns)
     table = table[(table.modes == _MODES) & table.observable.isin(list(_NAMES))]
     decided = verdicts(table)
     own = table[table.source == MODEL].dropna(subset="change")

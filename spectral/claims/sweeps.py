@@ -13,6 +13,7 @@ _CHANCE = 0.5
 _MODES = 50
 _STEP, _OTHERS = "step", ("smooth", "no change")
 _KEYS = ["parameters", "model"]
+_WITHIN = "within_conditions_k50"
 
 
 def _interval_columns(*names: str) -> list[str]:
@@ -22,7 +23,7 @@ def _interval_columns(*names: str) -> list[str]:
 def early_warning(tables: Path) -> list[Part]:
     """Claim 7: under one stress, hallucinated answers have the higher alpha, from the beginning."""
     columns = [*_KEYS, "component", "modes", "condition", "observable", "verdict"]
-    table = read_table(tables, "within_conditions", columns + _interval_columns("auc", "adjusted"))
+    table = read_table(tables, _WITHIN, columns + _interval_columns("auc", "adjusted"))
     rows = table[(table.observable == "alpha") & (table.modes == _MODES)].dropna(subset="auc")
     parts = []
     for says, name, bound in (
@@ -34,7 +35,7 @@ def early_warning(tables: Path) -> list[Part]:
             for _, row in rows.iterrows()
         ]
         needs = "" if statements else "stresses under which some answers are hallucinated"
-        parts.append(Part(says, "within_conditions", statements, needs))
+        parts.append(Part(says, _WITHIN, statements, needs))
     return [*parts, _before(tables)]
 
 
