@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -65,3 +66,14 @@ def test_a_figure_is_cut_to_what_it_shows_and_comes_out_the_same_twice(tmp_path:
         assert dark is not None
         edges = (dark[0], dark[1], image.width - dark[2], image.height - dark[3])
     assert all(0 < edge < 0.15 * 150 for edge in edges), "nothing is cut off, no empty border"
+
+
+def test_a_palette_keeps_the_colours_of_few_pixels(tmp_path: Path) -> None:
+    use_style()
+    figure, ax = plt.subplots(figsize=(3, 2), layout="constrained")
+    ax.imshow(np.random.default_rng(0).random((60, 60)), cmap="inferno")
+    ax.plot([5], [5], "s", color="#00ff00", ms=2)
+    save_figure(figure, tmp_path, "shades")
+    with Image.open(tmp_path / "shades.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(pixels - [0, 255, 0]).max(axis=-1).min() <= 20
