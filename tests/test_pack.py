@@ -52,7 +52,7 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["rows.parquet"]
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("stresses", 8), ("choices", 8), ("jacobians", 12)])
+@pytest.mark.parametrize(("kind", "bits"), [("stresses", 7), ("nulls", 7), ("jacobians", 12)])
 def test_the_kinds_with_most_rows_keep_fewer_bits(tmp_path: Path, kind: str, bits: int) -> None:
     values = np.random.default_rng(0).uniform(0.5, 1, 100)
     path = tmp_path / kind / "rows.parquet"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 BITS = 12
-COARSE: Mapping[str, int] = {"choices": 8, "stresses": 8}
-"""Bits of the two kinds that have ten times the rows of others, and are read as means over them."""
+COARSE: Mapping[str, int] = dict.fromkeys(("choices", "nulls", "stresses", "warnings"), 7)
+"""Bits of the kinds with thousands of spectra, which are read as means over utterances."""
 
 
 def bits_of(kind: str) -> int:
