@@ -29,8 +29,7 @@ _NAMES = {
 def findings(tables: Path) -> pd.DataFrame:
     """Columns ``measured`` and ``found``; what rests on a table that is not there is left out."""
     found: list[Line] = []
-    for lines in (_answers, _effects, _tails, _unstable, _beginnings, _courses, _subtle, _gains,
-                  _forecasts):  # fmt: skip
+    for lines in _LINES:
         try:
             found += lines(tables)
         except MissingTable:
@@ -64,6 +63,19 @@ def _effects(tables: Path) -> Iterator[Line]:
         yield (
             f"{_NAMES[component]}: {_NAMES[observable]}, change in Hell",
             f"{raw} raw, {cut} at equal length; survives in {count(judged == SURVIVES)}",
+        )
+
+
+def _contrasts(tables: Path) -> Iterator[Line]:
+    """Between sizes of equal width or depth; the interval is of these networks."""
+    columns = ["differs", "contrast", "seeds", "component", "observable"]
+    table = read_table(tables, "scale_contrasts", [*columns, "change", "change_low", "change_high"])
+    chosen = (table.component == "cross_attention") & (table.observable == "n_eff")
+    for row in table[chosen].itertuples():
+        yield (
+            f"cross-attention: {_NAMES['n_eff']}, {row.contrast}, at equal length",
+            f"{row.change:+.1f} [{row.change_low:.1f}, {row.change_high:.1f}] "
+            f"({row.differs}, seeds {row.seeds})",
         )
 
 
@@ -156,6 +168,12 @@ def _forecasts(tables: Path) -> Iterator[Line]:
             f"forecasts of models left out from clean spectra, against the {rival}",
             f"better in {count(part.skill_low > 0)}, worse in {count(part.skill_high < 0)}",
         )
+
+
+_LINES = (
+    _answers, _effects, _contrasts, _tails, _unstable, _beginnings, _courses, _subtle, _gains,
+    _forecasts,
+)  # fmt: skip
 
 
 def span(values: Iterable[float], digits: int = 0, sign: bool = False) -> str:
