@@ -21,6 +21,7 @@ from spectral.results.evidence import BLOCKS, CONTROLS, NULL_BLOCKS
 from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
 
 UNITS = {"n_eff": " (%)"}
+_FEW = 8  # models whose names stand beside each other in a column of print
 _SHADE = "#f2f2f2"
 _COLOURS = {SURVIVES: "#0072B2", IN_PART: "#56B4E9", EXPLAINED: "#D55E00", UNDECIDED: "#999999"}
 _SHORT = {
@@ -79,7 +80,7 @@ def draw_verdicts(found: pd.DataFrame) -> Figure:
     lines = [(component, name) for component in COMPONENT_NAMES for name in observables]
     figure, axes = plt.subplots(
         1, len(sizes), sharey=True, squeeze=False, layout="constrained",
-        figsize=(COLUMN, 1.0 + 0.17 * len(lines)),
+        figsize=(COLUMN if len(models) <= _FEW else PAGE, 1.0 + 0.17 * len(lines)),
     )  # fmt: skip
     for ax, k in zip(axes[0], sizes, strict=True):
         for effect in found[found.modes == k].itertuples():

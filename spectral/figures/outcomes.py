@@ -20,6 +20,7 @@ from spectral.models.ladder import FRAMES_PER_SECOND
 from spectral.speech.corpus import SAMPLE_RATE
 from spectral.stress.scoring import Outcome
 
+_LINE = 0.115  # inches
 _OUTCOME_COLOURS = {
     Outcome.CORRECT: "#009E73",
     Outcome.INTERFERER: "#56B4E9",
@@ -41,9 +42,11 @@ def draw_listening(
 
     waves (samples,) and mels (bands, frames) by condition; transcripts by condition and model.
     """
+    texts = {name: _written(reference, said) for name, said in transcripts.items()}
+    heights = [0.6, 1.0, _LINE * max(text.count("\n") + 1 for text in texts.values())]
     figure, axes = plt.subplots(
-        3, len(waves), sharex="row", sharey="row", squeeze=False, figsize=(PAGE, 3.6),
-        height_ratios=[1, 1.6, 1.1], layout="constrained",
+        3, len(waves), sharex="row", sharey="row", squeeze=False,
+        figsize=(PAGE, sum(heights) + 1.0), height_ratios=heights, layout="constrained",
     )  # fmt: skip
     for column, (condition, wave) in zip(axes.T, waves.items(), strict=True):
         seconds = np.arange(len(wave)) / SAMPLE_RATE
@@ -55,7 +58,10 @@ def draw_listening(
         column[1].imshow(mel, origin="lower", aspect="auto", extent=extent, cmap="magma")
         column[1].set_xlabel("time (s)")
         column[0].set_xlim(extent[:2])
-        _write_transcripts(column[2], reference, transcripts[condition])
+        column[2].axis("off")
+        column[2].text(
+            0, 1, texts[condition], va="top", fontsize=6.5, transform=column[2].transAxes
+        )
     axes[0, 0].set_ylabel("amplitude")
     axes[1, 0].set_ylabel("mel band")
     return figure
@@ -151,9 +157,7 @@ def _draw_by_size(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: 
     )  # fmt: skip
 
 
-def _write_transcripts(ax: Axes, reference: str, transcripts: dict[str, str]) -> None:
-    ax.axis("off")
+def _written(reference: str, transcripts: dict[str, str]) -> str:
     lines = [f"reference: {reference.lower()}"]
     lines += [f"{model}: {text or '(nothing)'}" for model, text in transcripts.items()]
-    wrapped = "\n".join(textwrap.fill(line, 62, subsequent_indent="    ") for line in lines)
-    ax.text(0, 1, wrapped, va="top", ha="left", fontsize=6.5, transform=ax.transAxes)
+    return "\n".join(textwrap.fill(line, 62, subsequent_indent="    ") for line in lines)
