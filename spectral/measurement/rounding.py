@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 BITS = 12
-COARSE: Mapping[str, int] = dict.fromkeys(("choices", "nulls", "stresses", "warnings"), 7)
-"""Bits of the kinds with thousands of spectra, which are read as means over utterances."""
+COARSE: Mapping[str, int] = {"choices": 7, "nulls": 7, "stresses": 7, "warnings": 10}
+"""Bits of the kinds with thousands of spectra: read as means over utterances, warnings as ranks."""
 
 
 def bits_of(kind: str) -> int:
