@@ -24,6 +24,7 @@ _NAMES = {
     "log10_kf_resolved": "resolved Kf (decades)", "log10_variance": "size",
     "log_probability": "log-probability", "answer": "answer", "smooth": "smooth", "step": "a step",
 }  # fmt: skip
+_DIRECTIONS = {"singular": "the most sensitive", "random": "a random"}
 
 
 def findings(tables: Path) -> pd.DataFrame:
@@ -139,7 +140,7 @@ def _subtle(tables: Path) -> Iterator[Line]:
     level = loudest.level_db.min()
     for direction, part in loudest.groupby("direction"):
         yield (
-            f"clean texts changed by the {direction} direction, {level:g} dB below the log-mel (%)",
+            f"clean texts changed by {_DIRECTIONS[str(direction)]} direction, {level:g} dB below the log-mel (%)",
             f"{span(part.changed)}; new candidates {span(part.new_candidates)}",
         )
 
