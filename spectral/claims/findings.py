@@ -140,8 +140,8 @@ def _subtle(tables: Path) -> Iterator[Line]:
     level = loudest.level_db.min()
     for direction, part in loudest.groupby("direction"):
         yield (
-            f"clean texts changed by {_DIRECTIONS[str(direction)]} direction, {level:g} dB below the "
-            "log-mel (%)",
+            f"clean texts changed by {_DIRECTIONS[str(direction)]} direction, {level:g} dB below "
+            "the log-mel (%)",
             f"{span(part.changed)}; new candidates {span(part.new_candidates)}",
         )
 
