@@ -129,6 +129,8 @@ $(ENVIRONMENT): requirements.lock requirements.rivals
 	  && $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable . || { \
 	  echo "error: not all packages could be installed (pip says why, above); the same command" \
 	    "goes on from here" >&2; exit 1; }
+	@# librosa compiles for half a minute at its first stretch: once here, not in every first process
+	@$(BIN)/python -c 'import librosa, numpy; librosa.effects.time_stretch(numpy.ones(4096), rate=2)'
 	@cp requirements.lock $@
 
 # What depends on what: only the commands that execute notebooks need to know.

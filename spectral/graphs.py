@@ -177,7 +177,7 @@ def _without_loops(weights: Tensor) -> Tensor:
 def _between_different_nodes(weights: Tensor) -> Tensor:
     """All entries off the diagonal, ``(*batch, nodes - 1, nodes)``: a view of contiguous ones."""
     nodes = weights.shape[-1]
-    return weights.flatten(-2)[..., 1:].unflatten(-1, (nodes - 1, nodes + 1))[..., :-1]
+    return weights.flatten(-2)[..., 1:].unflatten(-1, (nodes - 1, nodes + 1))[..., :-1]  # type: ignore[no-untyped-call]
 
 
 def _symmetrised(weights: Tensor, largest: Tensor) -> Tensor:

@@ -83,9 +83,17 @@ def draw_verdicts(found: pd.DataFrame) -> Figure:
         figsize=(COLUMN if len(models) <= _FEW else PAGE, 1.0 + 0.17 * len(lines)),
     )  # fmt: skip
     for ax, k in zip(axes[0], sizes, strict=True):
-        for effect in found[found.modes == k].itertuples():
-            place = models.index(effect.model), lines.index((effect.component, effect.observable))
-            _draw_verdict(ax, *place, effect.verdict, float(np.sign(effect.raw)))
+        effects = found[found.modes == k]
+        effects = effects.assign(
+            x=effects.model.map(models.index),
+            y=[
+                lines.index(line)
+                for line in zip(effects.component, effects.observable, strict=True)
+            ],
+            sign=np.sign(effects.raw).astype(int),
+        )
+        for (verdict, sign), alike in effects.groupby(["verdict", "sign"]):
+            _draw_verdicts(ax, alike, verdict, sign)
         for i in range(0, len(COMPONENT_NAMES), 2):
             ax.axhspan(
                 i * len(observables) - 0.5, (i + 1) * len(observables) - 0.5, color=_SHADE, zorder=0
@@ -108,12 +116,12 @@ def _draw_controls(ax: Axes, part: pd.DataFrame, models: list[str]) -> None:
     offsets = np.linspace(-reach, reach, len(models))
     for model, offset in zip(models, offsets, strict=True):
         own = part[part.model == model].set_index(["source", "length"]).reindex(controls)
-        for i in range(len(controls)):
-            at = own.iloc[i]
+        places = np.arange(len(controls)) + offset
+        for side, filling in ((slice(nulls), colours[model]), (slice(nulls, None), "white")):
+            change, low, high = own[["change", "low", "high"]].iloc[side].to_numpy().T
             ax.errorbar(
-                at.change, i + offset, xerr=[[at.change - at.low], [at.high - at.change]],
-                fmt="o", ms=3, lw=0.8, color=colours[model],
-                mfc=colours[model] if i < nulls else "white",
+                change, places[side], xerr=[change - low, high - change],
+                fmt="o", ms=3, lw=0.8, color=colours[model], mfc=filling,
             )  # fmt: skip
     start = 0
     for i, size in enumerate(BLOCKS):
@@ -125,13 +133,14 @@ def _draw_controls(ax: Axes, part: pd.DataFrame, models: list[str]) -> None:
     ax.set_ylim(len(controls) - 0.5, -0.5)
 
 
-def _draw_verdict(ax: Axes, x: float, y: float, verdict: str, sign: float) -> None:
+def _draw_verdicts(ax: Axes, alike: pd.DataFrame, verdict: str, sign: int) -> None:
     colour = _COLOURS[verdict]
     if verdict in (SURVIVES, IN_PART):
         filling = colour if verdict == SURVIVES else "white"
-        ax.plot(x, y, _ARROWS[int(sign)], color=colour, mfc=filling, ms=5)
+        ax.plot(alike.x, alike.y, _ARROWS[sign], color=colour, mfc=filling, ms=5)
     else:
-        ax.plot(x, y, "x" if verdict == EXPLAINED else ".", color=colour, ms=4)
+        mark = "x" if verdict == EXPLAINED else "."
+        ax.plot(alike.x, alike.y, mark, color=colour, ms=4)
 
 
 def _verdict_handles() -> list[Line2D]:

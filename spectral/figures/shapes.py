@@ -49,10 +49,12 @@ def draw_shapes(table: pd.DataFrame) -> Figure:
     )  # fmt: skip
     for ax, (along, of) in zip(axes[0], axes_of, strict=True):
         own = table[(table.along == along) & (table.of == of)]
-        for row in own.itertuples():
-            marker, colour = _MARKS[row.verdict]
-            place = models.index(row.model), lines.index((row.component, row.observable))
-            ax.plot(*place, marker, color=colour, ms=5)
+        for verdict, alike in own.groupby("verdict"):
+            marker, colour = _MARKS[verdict]
+            places = [
+                lines.index(line) for line in zip(alike.component, alike.observable, strict=True)
+            ]
+            ax.plot(alike.model.map(models.index), places, marker, color=colour, ms=5)
         for i, part in enumerate(parts):
             places = [place for place, line in enumerate(lines) if line[0] == part]
             if i % 2 and places:

@@ -132,12 +132,13 @@ def draw_within(table: pd.DataFrame) -> Figure:
         ax.set_visible(False)
     for ax, condition in zip(axes.flat, conditions, strict=False):
         own = table[table.condition == condition].set_index(["model", "component", "observable"])
-        for model, offset in zip(models, _offsets(models), strict=True):
-            for i, line in enumerate(lines):
-                if (model, *line) in own.index:
-                    at = own.loc[(model, *line)]
-                    values = (at.auc, at.auc_low, at.auc_high)
-                    _mark(ax, values, i + offset, models, model, at.verdict == DIFFERS)
+        for model in models:
+            at = own.reindex([(model, *line) for line in lines])
+            for filled in (True, False):
+                marked = at[["auc", "auc_low", "auc_high"]].where(
+                    (at.verdict == DIFFERS) == filled, axis=0
+                )
+                _marks(ax, marked.to_numpy().T, models, model, filled)
         _rows(ax, len(lines))
         ax.axvline(0.5, color="black", lw=0.5)
         ax.set_title(condition)
@@ -170,10 +171,8 @@ def _effect_panels(
             for (model, length), own in part.groupby(["model", "length"], sort=True):
                 own = own.set_index("effect").reindex(EFFECTS)
                 raw = length == "raw" and bool(handles)
-                for i, at in enumerate(own.itertuples()):
-                    offset = _offsets(models)[models.index(model)] + (0.06 if raw else -0.06)
-                    values = (at.change, at.low, at.high)
-                    _mark(ax, values, i + offset, models, model, not raw)
+                values = own[["change", "low", "high"]].to_numpy().T
+                _marks(ax, values, models, model, not raw, 0.06 if raw else -0.06)
             _rows(ax, len(EFFECTS))
             ax.axvline(0, color="black", lw=0.5)
         row[0].set_yticks(
@@ -199,18 +198,20 @@ def _draw_doses(ax: Axes, table: pd.DataFrame, raw: bool = False) -> None:
         )  # fmt: skip
 
 
-def _mark(
+def _marks(
     ax: Axes,
-    values: tuple[float, float, float],
-    place: float,
+    values: np.ndarray,
     models: list[str],
     model: str,
     filled: bool,
+    shift: float = 0.0,
 ) -> None:
+    """A mark per line: ``values``, ``(3, lines)``, are where it is and its interval's ends."""
     value, low, high = values
     colour = model_colours(models)[model]
+    places = np.arange(len(value)) + _offsets(models)[models.index(model)] + shift
     ax.errorbar(
-        value, place, xerr=[[value - low], [high - value]], ms=3, lw=0.8, color=colour,
+        value, places, xerr=[value - low, high - value], ms=3, lw=0.8, color=colour,
         fmt=model_markers(models)[model], mfc=colour if filled else "white",
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from spectral.models.loading import choose_device, load
 from spectral.speech.corpus import find_utterances
 from spectral.stress.mixture import Speakers
 
-SAMPLE = 4
+SAMPLE = 2
 """Utterances that are measured again."""
 
 

@@ -1,6 +1,6 @@
 """Transition or drift: the shape of every observable over severity and over depth."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -32,33 +32,35 @@ def transitions(
     names = {column: pd.factorize(rows[column], sort=True)[0] for column in _UNITS}
     rows = rows.assign(**names)  # numbers are grouped several times faster
     for family in families:
-        doses = severities(rows, family)
-        for key, own in _by_severity(rows, doses).groupby(_KEY, sort=True):
-            x = np.array(list(doses.values()))
-            table.append(_row(key, own, "severity", x, resamples, seed) | {"of": family})
+        courses = _by_severity(rows, severities(rows, family))
+        for key, voices in _voices(courses, SEVERITY):
+            table.append(_row(key, voices, SEVERITY, resamples, seed) | {"of": family})
         for name in (REFERENCE_CONDITION, family):
-            for key, own in _by_depth(rows[rows.condition == name]).groupby(_KEY, sort=True):
-                layers = np.sort(own["layer"].unique()).astype(float)
-                found = _row(key, own, "layer", layers, resamples, seed)
-                table.append(found | {"of": name})
+            courses = _by_depth(rows[rows.condition == name])
+            for key, voices in _voices(courses, "layer"):
+                table.append(_row(key, voices, DEPTH, resamples, seed) | {"of": name})
     return pd.DataFrame(table).drop_duplicates([*_KEY, "along", "of"], ignore_index=True)
 
 
+def _voices(courses: pd.DataFrame, axis: str) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
+    """The voices' means of every ``_KEY``, a column per point of ``axis``."""
+    for _, own in courses.groupby(["parameters", "model"]):  # models differ in depth
+        wide = own.pivot(index=[*_KEY, *_UNITS], columns=axis, values="value")
+        means = wide.dropna().groupby([*_KEY, "speaker"]).mean()
+        known = dict(iter(means.groupby(_KEY)))
+        for key in wide.groupby(_KEY).groups:  # also those without a value at every point
+            yield key, known.get(key, means.iloc[:0])
+
+
 def _row(
-    key: tuple[object, ...],
-    utterances: pd.DataFrame,
-    axis: str,
-    x: np.ndarray,
-    resamples: int,
-    seed: int,
+    key: tuple[object, ...], voices: pd.DataFrame, along: str, resamples: int, seed: int
 ) -> dict[str, object]:
-    wide = utterances.pivot(index=_UNITS, columns=axis, values="value")
-    values = wide.dropna().groupby("speaker").mean()
-    found = shape(values.to_numpy(float), x, resamples, seed)
+    x = voices.columns.to_numpy(float)
+    found = shape(voices.to_numpy(float), x, resamples, seed)
     return dict(zip(_KEY, key, strict=True)) | {
-        "along": SEVERITY if axis == SEVERITY else DEPTH,
+        "along": along,
         "points": len(x),
-        "voices": len(values),
+        "voices": len(voices),
         "verdict": found.verdict,
         **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
         "margin": found.margin,
