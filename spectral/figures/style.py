@@ -123,7 +123,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # with "none" every format would be laid out once more
     inches = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
     drawn = BytesIO()
     nothing: dict[str, str | None] = {"Software": None}

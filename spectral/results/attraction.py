@@ -76,9 +76,10 @@ def ranks(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
     table = []
     keys = [*NETWORK, *_PLACE]
-    for key, group in rows[rows.quantity == RANK].groupby(keys, sort=True):
+    found = rows[rows.quantity == RANK].drop_duplicates([*keys, "condition", "speaker"])
+    for key, group in found.groupby(keys, sort=True):
         sides = {
-            side: group[group.condition == name].drop_duplicates("speaker").set_index("speaker")
+            side: group[group.condition == name].set_index("speaker")
             for name, side in ((REFERENCE_CONDITION, "clean"), (condition, "stressed"))
         }
         clean, stressed = sides["clean"], sides["stressed"].loc[sides["clean"].index]
@@ -87,8 +88,8 @@ def ranks(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         row = dict(zip(keys, key, strict=True)) | {"n": int(clean["count"].iloc[0])}
         whole = {side: float(part.value.iloc[0]) for side, part in sides.items()}
         for side, part in (("clean", clean), ("stressed", stressed)):
-            found = jackknife_interval(whole[side], part.without.to_numpy())
-            row |= interval_columns(f"rank_{side}", found)
+            ends = jackknife_interval(whole[side], part.without.to_numpy())
+            row |= interval_columns(f"rank_{side}", ends)
         without = 100 * (stressed.without / clean.without - 1).to_numpy()
         change = 100 * (whole["stressed"] / whole["clean"] - 1)
         table.append(row | interval_columns("change", jackknife_interval(change, without)))

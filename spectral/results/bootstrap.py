@@ -65,7 +65,10 @@ def percentile_interval(values: np.ndarray) -> Interval:
 
 
 def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means over utterances, those that are not finite left out: (rows, utterances) -> (rows,)."""
+    """Means over utterances, those that are not finite left out.
+
+    weights (rows, utterances), values (utterances, ...); returns (rows, ...).
+    """
     finite = np.isfinite(values)
     total = weights @ finite
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -19,7 +19,7 @@ def nudged_texts(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     ``candidates``: share with a word error above 0.5, in %, and ``new_candidates``: those that
     were none unmoved.
     """
-    words, tokens = rows.reference_words, rows.tokens
+    words, tokens = rows.reference_words.astype(float), rows.tokens.astype(float)
     parts = pd.DataFrame(
         {
             "changed": 100.0 * ~rows.unchanged,
@@ -30,18 +30,18 @@ def nudged_texts(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
             "new_candidates": 100.0 * (rows.candidate & ~rows.candidate_before),
         }
     )
-    ones = pd.Series(1.0, index=rows.index)
-    wholes = {"edits": tokens.astype(float), "word_error": words, "added_error": words}
+    wholes = {"edits": "tokens", "word_error": "words", "added_error": "words"}
+    names = list(parts)
+    parts = parts.assign(versions=1.0, tokens=tokens, words=words)
     table = []
     for key, group in rows.groupby(SETTING, sort=True):
         row = dict(zip(SETTING, key, strict=True)) | {
             "n": len(group), "utterances": group.utterance.nunique()
         }  # fmt: skip
-        for name in parts:
-            found = _interval(
-                group, parts[name], wholes.get(str(name), ones).astype(float), resamples, seed
-            )
-            row |= interval_columns(str(name), found)
+        sums = _by_utterance(group, parts)
+        for name in names:
+            found = _interval(sums, name, wholes.get(name, "versions"), resamples, seed)
+            row |= interval_columns(name, found)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -55,26 +55,26 @@ def growths(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     table = []
     for network, column in (("trained", "growth"), ("random", "twin_growth")):
         for key, group in rows.groupby(SETTING, sort=True):
-            grown = np.log10(np.stack(group[column].to_list()))
-            for i in range(grown.shape[1]):
-                values = pd.Series(grown[:, i], index=group.index)
-                ones = pd.Series(1.0, index=group.index)
-                found = _interval(group, values, ones, resamples, seed)
+            grown = pd.DataFrame(np.log10(np.stack(group[column].to_list())), group.index)
+            sums = _by_utterance(group, grown.assign(versions=1.0))
+            for i in grown:
+                found = _interval(sums, i, "versions", resamples, seed)
                 row = dict(zip(SETTING, key, strict=True))
                 row |= {"network": network, "layer": i + 1, "n": len(group)}
                 table.append(row | interval_columns("growth", found))
     return pd.DataFrame(table)
 
 
+def _by_utterance(group: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
+    """Sums over an utterance's versions, which are drawn together."""
+    return parts.loc[group.index].groupby([group.speaker, group.utterance]).sum()
+
+
 def _interval(
-    group: pd.DataFrame, parts: pd.Series, wholes: pd.Series, resamples: int, seed: int
+    sums: pd.DataFrame, part: str | int, whole: str, resamples: int, seed: int
 ) -> Interval:
-    """A ratio of sums; an utterance's versions are drawn together."""
-    keys = [group.speaker, group.utterance]
-    sums = pd.DataFrame({"parts": parts[group.index], "wholes": wholes[group.index]})
-    sums = sums.groupby(keys).sum().reset_index()
-    share = partial(_share, parts=sums.parts.to_numpy(), wholes=sums.wholes.to_numpy())
-    return interval(share, sums.speaker.to_numpy(), resamples, seed)
+    share = partial(_share, parts=sums[part].to_numpy(), wholes=sums[whole].to_numpy())
+    return interval(share, sums.index.get_level_values("speaker").to_numpy(), resamples, seed)
 
 
 def _share(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:

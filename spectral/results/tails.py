@@ -6,12 +6,16 @@ utterances are of logarithms, so geometric.
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from spectral.results.bootstrap import Interval, interval, weighted_mean
+from spectral.results.bootstrap import (
+    Interval,
+    percentile_interval,
+    resampling_weights,
+    weighted_mean,
+)
 from spectral.results.effects import both_sides, interval_columns
 
 HEAD, TAIL = "head", "tail"
@@ -36,7 +40,7 @@ def tail_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
             counts = known.sum(1)
             sums = np.where(known, logs[:, modes], 0.0).sum(1)
             means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
-            found = _ratio(means, speakers, resamples, seed)
+            (found,) = _ratios(means[:, None], speakers, resamples, seed)
             n = int((counts > 0).sum())
             table.append(
                 {**row, "part": part, "n": n, "modes": counts.sum() / max(n, 1)}
@@ -54,8 +58,8 @@ def mode_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
     table = []
     for row, speakers, logs in _log_ratios(rows, condition):
         counts = np.isfinite(logs).sum(0)
-        for i in np.flatnonzero(counts >= _MOST * len(logs)).tolist():
-            found = _ratio(logs[:, i], speakers, resamples, seed)
+        kept = np.flatnonzero(counts >= _MOST * len(logs)).tolist()
+        for i, found in zip(kept, _ratios(logs[:, kept], speakers, resamples, seed), strict=True):
             n = int(counts[i])
             table.append({**row, "mode": i + 1, "n": n} | interval_columns("ratio", found))
     return pd.DataFrame(table)
@@ -98,6 +102,11 @@ def _shares(logs: np.ndarray) -> np.ndarray:
     return np.asarray(logs - np.log(np.nansum(np.exp(logs), axis=1, keepdims=True)))
 
 
-def _ratio(logs: np.ndarray, speakers: np.ndarray, resamples: int, seed: int) -> Interval:
-    found = interval(partial(weighted_mean, values=logs), speakers, resamples, seed)
-    return Interval(*np.exp([found.estimate, found.low, found.high]).tolist())
+def _ratios(
+    logs: np.ndarray, speakers: np.ndarray, resamples: int, seed: int
+) -> Iterator[Interval]:
+    """Geometric means of every column of logs (utterances, columns), with intervals."""
+    means = weighted_mean(resampling_weights(speakers, resamples, seed), logs)
+    for column in means.T:
+        found = percentile_interval(column)
+        yield Interval(*np.exp([found.estimate, found.low, found.high]).tolist())
