@@ -9,6 +9,7 @@ import torch
 
 OURS = "ours"
 _SHORT = 1.0  # seconds
+_PAUSE = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
 
     Ways take turns. Each is called once before, and one that is done within ``_SHORT`` again
     before each of its turns: the others have emptied the caches meanwhile, and what a kernel does
-    in a loop is what counts. One whose share is below one is extrapolated, and says so.
+    in a loop is what counts. A pause before every turn lets the threads of the way before fall
+    asleep: those of numpy's library spin on for a while, on cores that are needed. One whose share
+    is below one is extrapolated, and says so.
     ``peak_bytes`` is the most memory a call had in use, on CUDA alone.
     """
     seconds: dict[str, list[float]] = {name: [] for name in case.ways}
@@ -52,6 +55,7 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
         for name, way in case.ways.items():
             if turn > (repeats if way.repeats is None else way.repeats):
                 continue
+            time.sleep(_PAUSE)
             taken, peak = _once(way, device)
             if turn and taken < _SHORT:
                 taken, peak = _once(way, device)
