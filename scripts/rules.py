@@ -21,7 +21,7 @@ notebooks in ``drawn`` reads the tables that these write, and runs after them.
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -161,9 +161,14 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def longest_first(names: Iterable[str], values: Mapping[str, Section]) -> list[str]:
-    """Notebooks that run models before those that only draw, so that none is waited for alone."""
-    return sorted(names, key=lambda name: LADDER not in values[name])
+def longest_first(needs: Mapping[str, Sequence[str]], values: Mapping[str, Section]) -> list[str]:
+    """Notebooks that run models, then those that read most, so that none is waited for alone."""
+
+    def read(name: str) -> int:
+        files = [path for path in map(Path, needs[name]) if path.suffix == ".parquet"]
+        return sum(path.stat().st_size for path in files if path.exists())
+
+    return sorted(needs, key=lambda name: (LADDER not in values[name], -read(name)))
 
 
 def complaint(stale: Mapping[tuple[str, str], str], folders: Mapping[str, Path]) -> str:
