@@ -40,7 +40,7 @@ def _without_loops(weights: Tensor, unit: Tensor) -> Tensor:
 def by_cholesky(weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     r"""Kirchhoff index by one Cholesky factor, and a bound on its relative error.
 
-    Works in the memory of ``weights``: fresh pages for a copy cost as much as a third of the sums.
+    Works in the memory of ``weights``, for fresh pages cost time too.
 
     .. math:: Kf = n\,\mathrm{tr}\,M^{-1} - 1'M^{-1}1, \qquad M = L + d d' / (1'd)
 

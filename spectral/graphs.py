@@ -110,8 +110,8 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     1e-12 as measured (``spectral._resistances.by_cholesky``, which also bounds its own error and so
     decides). Any other graph, disconnected ones among them, goes through an elimination that
     subtracts nothing, some ten times as long, and is right to n^2 2^-52 however far apart the
-    weights are (``by_elimination``). Memory for two copies of the weights in
-    float64, and for about six where graphs are eliminated.
+    weights are (``by_elimination``). Memory for two to four copies of the weights in float64, and
+    for about six where graphs are eliminated.
 
     Args:
         weights: Shape ``(*batch, nodes, nodes)``, non-negative, symmetric to within 1e-6 of the

@@ -201,6 +201,27 @@ def test_loops_do_not_matter_however_heavy() -> None:
         assert graph_kirchhoff_index(heavy) == graph_kirchhoff_index(weights)
 
 
+@pytest.mark.parametrize(("row", "column"), [(3, 290), (140, 150), (290, 299)])
+def test_an_asymmetry_anywhere_in_a_large_graph_is_seen(row: int, column: int) -> None:
+    weights = random_graph(300, 1.0, 1, seed=0)
+    weights[column, row] *= 1 + 1e-3
+    with pytest.raises(ValueError, match=rf"\({row}, {column}\)"):
+        graph_kirchhoff_index(weights)
+    weights[column, row] = weights[row, column]
+    expected = graph_kirchhoff_index(weights)
+    weights[row, column] *= 1 + 1e-8
+    weights[column, row] *= 1 - 1e-8
+    assert graph_kirchhoff_index(weights) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_weights_are_left_as_they_were() -> None:
+    weights = random_graph(30, 1.0, 1, seed=0) + torch.eye(30)
+    before = weights.clone()
+    graph_kirchhoff_index(weights)
+    graph_kirchhoff_index(weights, torch.arange(30) < 20)
+    assert torch.equal(weights, before)
+
+
 def test_the_dtype_does_not_matter() -> None:
     weights = (random_graph(8, 1.0, 1, seed=0) * 64).round() / 64
     expected = graph_kirchhoff_index(weights)

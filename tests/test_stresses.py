@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from spectral.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
 from spectral.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
+from spectral.results.transition import _voices
 from spectral.results.within import (
     ALIKE,
     BY_LENGTH,
@@ -237,3 +238,26 @@ def test_larger_probability_counts_pairs() -> None:
     weights = np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 1, 1]])
     found = larger_probability(weights, values, group)
     np.testing.assert_allclose(found, [3.5 / 4, 0.75, np.nan])
+
+
+def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
+    common = {"parameters": 1, "component": "ffn", "modes": 10, "length": "raw"}
+    courses = pd.DataFrame(
+        [
+            common
+            | {"model": model, "speaker": utterance // 2, "utterance": utterance}
+            | {"observable": observable, "layer": layer, "value": value}
+            for model, depth in (("flat", 2), ("tall", 3))
+            for utterance in range(4)
+            for layer in range(1, depth + 1)
+            for observable, value in (
+                ("alpha", np.nan if (utterance, layer) == (1, 2) else 10.0 * utterance + layer),
+                ("n_eff", np.nan if layer == 2 else 1.0),
+            )
+        ]
+    )
+    found = {(key[1], key[5]): voices for key, voices in _voices(courses, "layer")}
+    assert found["flat", "alpha"].to_numpy().tolist() == [[1, 2], [26, 27]]
+    assert found["tall", "alpha"].to_numpy().tolist() == [[1, 2, 3], [26, 27, 28]]
+    assert found["flat", "n_eff"].shape == (0, 2), "known to have no voice, not forgotten"
+    assert found["tall", "n_eff"].shape == (0, 3)

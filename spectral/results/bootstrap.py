@@ -67,7 +67,8 @@ def percentile_interval(values: np.ndarray) -> Interval:
 def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Means over utterances, those that are not finite left out.
 
-    weights (rows, utterances), values (utterances, ...); returns (rows, ...).
+    weights (rows, utterances); values (utterances,) or (utterances, columns), so (rows,) or
+    (rows, columns).
     """
     finite = np.isfinite(values)
     total = weights @ finite
