@@ -782,13 +782,15 @@ def test_the_command_trains_every_seed_into_models_that_load_and_decode_and_only
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("without_espeak")
 def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
     raw: dict[str, Any], tiny_recipe: Path
 ) -> None:
-    raw["window_seconds"] = 6  # the voices are eSpeak's own here: a sentence takes seconds
     raw["checkpoint_every"] = 1
     raw["sizes"]["xxs"]["steps"] = dict.fromkeys(raw["stages"], 4)
-    reread(raw, tiny_recipe)
+    recipe = reread(raw, tiny_recipe)
+    workshop = Workshop(recipe, tiny_recipe / "build", tiny_recipe / "ladder", CPU)
+    prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
     typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:]]
     checkpoint = tiny_recipe / "build" / "xxs-0" / "checkpoint.pt"
     with subprocess.Popen(typed, cwd=RECIPE.parents[1], stderr=subprocess.DEVNULL) as command_run:

@@ -1,6 +1,4 @@
-"""What models say: speech beside its transcripts, word error by scale, kinds of answers."""
-
-import textwrap
+"""What models say: word error by scale, kinds of answers, and how training went."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,11 +14,8 @@ from spectral.figures.style import (
     model_label,
     model_order,
 )
-from spectral.models.ladder import FRAMES_PER_SECOND
-from spectral.speech.corpus import SAMPLE_RATE
 from spectral.stress.scoring import Outcome
 
-_LINE = 0.115  # inches
 _OUTCOME_COLOURS = {
     Outcome.CORRECT: "#009E73",
     Outcome.INTERFERER: "#56B4E9",
@@ -30,41 +25,6 @@ _OUTCOME_COLOURS = {
     Outcome.GIBBERISH: "#666666",
     Outcome.EMPTY: "#DDDDDD",
 }
-
-
-def draw_listening(
-    waves: dict[str, np.ndarray],
-    mels: dict[str, np.ndarray],
-    reference: str,
-    transcripts: dict[str, dict[str, str]],
-) -> Figure:
-    """Waveform, log-mel spectrogram and transcripts of one utterance, a column per condition.
-
-    waves (samples,) and mels (bands, frames) by condition; transcripts by condition and model.
-    """
-    texts = {name: _written(reference, said) for name, said in transcripts.items()}
-    heights = [0.6, 1.0, _LINE * max(text.count("\n") + 1 for text in texts.values())]
-    figure, axes = plt.subplots(
-        3, len(waves), sharex="row", sharey="row", squeeze=False,
-        figsize=(PAGE, sum(heights) + 1.0), height_ratios=heights, layout="constrained",
-    )  # fmt: skip
-    for column, (condition, wave) in zip(axes.T, waves.items(), strict=True):
-        seconds = np.arange(len(wave)) / SAMPLE_RATE
-        column[0].plot(seconds, wave, lw=0.3, color=CONDITION_COLOURS.get(condition, "black"))
-        column[0].set_title(condition.capitalize())
-        column[0].tick_params(labelbottom=False)
-        mel = mels[condition]
-        extent = (0, mel.shape[1] / FRAMES_PER_SECOND, 0, mel.shape[0])
-        column[1].imshow(mel, origin="lower", aspect="auto", extent=extent, cmap="magma")
-        column[1].set_xlabel("time (s)")
-        column[0].set_xlim(extent[:2])
-        column[2].axis("off")
-        column[2].text(
-            0, 1, texts[condition], va="top", fontsize=6.5, transform=column[2].transAxes
-        )
-    axes[0, 0].set_ylabel("amplitude")
-    axes[1, 0].set_ylabel("mel band")
-    return figure
 
 
 def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
@@ -155,9 +115,3 @@ def _draw_by_size(ax: Axes, table: pd.DataFrame, name: str, colour: str, label: 
         table.parameters / 1e6, table[name], yerr=errors, fmt="o-", color=colour, label=label,
         capsize=2,
     )  # fmt: skip
-
-
-def _written(reference: str, transcripts: dict[str, str]) -> str:
-    lines = [f"reference: {reference.lower()}"]
-    lines += [f"{model}: {text or '(nothing)'}" for model, text in transcripts.items()]
-    return "\n".join(textwrap.fill(line, 62, subsequent_indent="    ") for line in lines)
