@@ -272,6 +272,21 @@ def test_unstable_dimensions() -> None:
     assert 20 < unstable_dimensions(chance).double().mean() < 40
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+def test_the_eigenvalue_of_one_that_every_propagator_has_does_not_count(dtype: torch.dtype) -> None:
+    width, tokens = 24, 9
+    layer = random_layer(width, 4, dtype=dtype)
+    rows, context = (gaussian(n, width, seed=n).to(dtype) for n in (tokens, 7))
+    found = propagators(layer, rows, context)
+    ones = torch.full((width, 1), width**-0.5, dtype=FLOAT64)
+    torch.testing.assert_close(found.double() @ ones, ones.expand(tokens, -1, -1))
+    rest = torch.linalg.svd(ones @ ones.T).U[:, 1:]  # all that is orthogonal to an equal change
+    others = torch.linalg.eigvals(rest.T @ found.double() @ rest).abs()
+    assert (unstable_dimensions(found) == (others > 1).sum(-1)).all()
+    for nearly in (1 - 1e-9, 1 + 1e-9):  # as rounding might have it
+        assert (unstable_dimensions(found * nearly) == (others > 1).sum(-1)).all()
+
+
 def test_symmetric_eigenvalues() -> None:
     matrix = gaussian(3, 6, 6)
     got = symmetric_eigenvalues(matrix.float())
