@@ -33,7 +33,8 @@ ifeq ($(PROFILE),ladder)
 JOBS ?= 2
 THREADS := OMP_NUM_THREADS=1
 endif
-MAKEFLAGS += --jobs=$(or $(JOBS),1)
+# One notebook that fails keeps no other from being made.
+MAKEFLAGS += --jobs=$(or $(JOBS),1) --keep-going
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export SOURCE_DATE_EPOCH := 1775606400

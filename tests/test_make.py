@@ -160,6 +160,31 @@ def test_parameters_rerun_only_the_notebooks_whose_section_changed(
     assert _stale(project) == stale
 
 
+FAILING = """
+import sys
+from pathlib import Path
+first = Path("failed-once")
+if not first.exists():
+    first.touch()
+    sys.exit("error: the first one fails")
+Path(sys.argv[2]).touch()
+"""
+"""Stands for the execution of notebooks of which the first fails."""
+
+
+def test_a_notebook_that_fails_is_an_error_but_keeps_no_other_from_being_made(
+    project: Path,
+) -> None:
+    (project / "scripts" / "execute.py").write_text(FAILING)
+    _touch(project / "spectral" / "figures" / "style.py")
+    assert len(_stale(project)) == len(DRAWN) == 2
+    run = _make(project, "figures", "JOBS=1")
+    assert run.returncode == 2
+    assert "error: the first one fails" in run.stderr
+    assert "is complete" not in run.stdout
+    assert len(_stale(project)) == 1
+
+
 def test_results_that_nothing_measures_are_refused(project: Path) -> None:
     path = project / "params" / "ladder.yml"
     path.write_text(path.read_text().replace("ladder/jacobians", "ladder/jacobian"))
