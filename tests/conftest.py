@@ -1,6 +1,7 @@
 """A tiny ladder and a small corpus, made once per session; tests that damage them copy them."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from spectral.models.tokenizer import character_tokenizer
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import SAMPLE_RATE
 
-torch.set_num_threads(1)  # one answer on every machine, and no more than one core
+THREADS = 1  # one answer on every machine, and no more than one core
+torch.set_num_threads(THREADS)
 
 TINY_WINDOW_SECONDS = 2
 SENTENCES = (
@@ -22,6 +24,13 @@ SENTENCES = (
     "MY UNCLE NEVER SANG",
     "TWO SHIPS MOVED BEHIND THE HARBOUR",
 )
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """A command that was called as a function sets torch's threads for all tests to come."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
