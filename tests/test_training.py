@@ -791,7 +791,8 @@ def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
     recipe = reread(raw, tiny_recipe)
     workshop = Workshop(recipe, tiny_recipe / "build", tiny_recipe / "ladder", CPU)
     prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
-    typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:]]
+    cores = str(os.cpu_count() or 1)  # as many workers get a thread each, though one has a job
+    typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:-1], cores]
     checkpoint = tiny_recipe / "build" / "xxs-0" / "checkpoint.pt"
     with subprocess.Popen(typed, cwd=RECIPE.parents[1], stderr=subprocess.DEVNULL) as command_run:
         wait_until(lambda: checkpoint.exists())
