@@ -5,6 +5,7 @@ of speakers takes one pass over the activations and then sums of D x D matrices 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,7 +46,9 @@ class Moments:
         total = values.new_zeros(groups, width).index_add_(0, group, values)
         gram = values.new_zeros(groups, width, width)
         order = group.argsort(stable=True)
-        for i, own in enumerate(values[order].split(count.long().tolist())):
+        ends = count.long().cumsum(0).tolist()
+        for i, (first, last) in enumerate(pairwise([0, *ends])):
+            own = values[order[first:last]]
             torch.mm(own.mT, own, out=gram[i])
         return cls(count, total, gram)
 
@@ -56,7 +59,7 @@ class Moments:
         """
         weights = weights.to(self.gram)
         width = self.total.shape[-1]
-        gram = (weights @ self.gram.flatten(-2)).unflatten(-1, (width, width))
+        gram = (weights @ self.gram.flatten(-2)).reshape(-1, width, width)
         return Moments(weights @ self.count, weights @ self.total, gram)
 
     def eigenvalues(self) -> Tensor:
