@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spectral.measurement.replication import FIRST, HALVES, SECOND
+from spectral.measurement.pooling import FIRST, HALVES, SECOND
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.bootstrap import LEVEL, Interval
 

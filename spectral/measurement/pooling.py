@@ -48,7 +48,7 @@ FIRST, SECOND = "first half", "second half"
 
 MODES = 50  # eigenvalues that are stored
 
-REPLICATION = pa.schema(
+POOLING = pa.schema(
     [
         ("model", pa.string()),
         ("parameters", pa.int64()),
@@ -76,7 +76,7 @@ _READ = ("n_eff", "alpha", "kirchhoff_shares")
 
 
 @dataclass(frozen=True)
-class ReplicationSettings(Settings):
+class PoolingSettings(Settings):
     """Parameters of the pooled table, by every rule of decoding of ``decodings``.
 
     ``activations``: a folder where the rows themselves are kept meanwhile, gigabytes. ``seen``: a
@@ -112,7 +112,7 @@ class Union:
     groups: np.ndarray  # (groups,), bool
 
 
-def measure_replication(settings: ReplicationSettings) -> Summary:
+def measure_pooling(settings: PoolingSettings) -> Summary:
     """Keep the activations of every utterance, then pool them: ``output`` has the pooled table.
 
     Activations of another key are measured again; those of this one are taken as they are.
@@ -125,7 +125,7 @@ def measure_replication(settings: ReplicationSettings) -> Summary:
         summary = measure(kept, activation_rows, ACTIVATIONS)
         pooled = pooled_rows(path, seen, settings.modes, settings.halves, settings.seed)
         rows += [row | {"decoding": rule} for row in pooled]
-    write(rows, settings.output, read_meta(path), REPLICATION)
+    write(rows, settings.output, read_meta(path), POOLING)
     return replace(summary, output=settings.output)
 
 

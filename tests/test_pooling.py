@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spectral.measurement.activations import ACTIVATIONS, kept_rows
-from spectral.measurement.replication import (
+from spectral.measurement.pooling import (
     ALL,
     CAP,
     CAPPED,
@@ -59,7 +59,7 @@ def _planted(
                             "outcome": "correct",
                             "compression_ratio": 5.0 if tokens == 80 else 1.0,
                             "activations": values.numpy().tobytes(),
-                        }  # fmt: skip
+                        }
                     )
     write(rows, path, {}, ACTIVATIONS)
     return planted
@@ -81,7 +81,8 @@ def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
 def test_the_pooled_spectrum_is_that_of_all_rows_concatenated(tmp_path: Path) -> None:
     planted = _planted(tmp_path / "rows.parquet")
     table = _table(tmp_path / "rows.parquet")
-    for condition, rows in planted.items():
+    for condition in planted:
+        rows = planted[condition]
         spectrum = eigenvalues(torch.cat(list(rows.values())))
         for k in MODES:
             (line,) = table.query(
