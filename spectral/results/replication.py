@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spectral.measurement.pooling import FIRST, HALVES, SECOND
+from spectral.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.bootstrap import LEVEL, Interval
+from spectral.results.tables import with_interval
 
 KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
 OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
@@ -62,6 +63,47 @@ def halves(rows: pd.DataFrame) -> pd.DataFrame:
             line |= _columns(name, Interval(middle, low, high))
         found.append(line | _logarithm(line))
     return pd.DataFrame(found)
+
+
+def readable_replication(
+    table: pd.DataFrame, chance: pd.DataFrame, known: pd.DataFrame
+) -> pd.DataFrame:
+    """The paper's table to read: published rows, ours row by row, then halves of clean speech."""
+    theirs = pd.DataFrame(
+        {
+            "source": "published", "component": known.component, "model": known.model, "K": 50,
+            "N_eff (%)": known.delta_n_eff.map("{:+.2f}".format),
+            "alpha": known.delta_alpha.map("{:+.3f}".format),
+            "log10 of the difference": known.delta_log10_kf.map("{:.2f}".format),
+        }
+    )  # fmt: skip
+    first = [UNSEEN, ALL]
+    order = [*first, *sorted(set(table["sample"]) - set(first))]
+    ours = table.assign(place=table["sample"].map(order.index)).sort_values(
+        ["component", "modes", "place", "parameters", "decoding"], ascending=[True, False] + [True] * 3,
+        kind="stable",
+    )  # fmt: skip
+    parts = [
+        theirs,
+        _readable(ours, "measured"),
+        _readable(chance, "chance: halves of clean speech"),
+    ]
+    return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _readable(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    columns = {
+        "source": source, "component": table.component, "model": table.model, "K": table.modes,
+        "rule": table.decoding, "sample": table["sample"], "loops": table.loops,
+        "N_eff (%)": with_interval(table, "n_eff", 1, sign=True),
+        "alpha": with_interval(table, "alpha", 2, sign=True),
+        "log10 of the difference": with_interval(table, "log10_difference", 2),
+        "difference of log10": with_interval(table, "log10_ratio", 2, sign=True),
+    }  # fmt: skip
+    if "utterances" in table:
+        columns |= {"utterances": table.utterances, "rows, clean": table.tokens_clean,
+                    "rows, stressed": table.tokens_stressed}  # fmt: skip
+    return pd.DataFrame(columns)
 
 
 def jackknife(estimate: float, without: np.ndarray) -> Interval:
