@@ -79,10 +79,9 @@ def readable_replication(
     )  # fmt: skip
     first = [UNSEEN, ALL]
     order = [*first, *sorted(set(table["sample"]) - set(first))]
-    ours = table.assign(place=table["sample"].map(order.index)).sort_values(
-        ["component", "modes", "place", "parameters", "decoding"], ascending=[True, False] + [True] * 3,
-        kind="stable",
-    )  # fmt: skip
+    ours = table.assign(place=table["sample"].map(order.index), few=-table.modes).sort_values(
+        ["component", "few", "place", "parameters", "decoding"], kind="stable"
+    )
     parts = [
         theirs,
         _readable(ours, "measured"),
