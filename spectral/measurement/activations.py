@@ -49,7 +49,7 @@ def activation_rows(
     """
     rows: list[Row] = []
     for condition, mixtures in batch.items():
-        decoded = decode(model, mixtures)
+        decoded = decode(model, mixtures, settings.rule)
         subsets = [mixture.target.path.parents[2].name for mixture in mixtures]
         for i, columns in _components(decoded):
             shared = {name: decoded.texts[i][name] for name in _SHARED}

@@ -7,6 +7,7 @@ spectrum is also taken without each speaker in turn, for a jackknife over speake
 random halves of clean speech, where nothing differs but who speaks.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -101,6 +102,15 @@ class PoolingSettings(Settings):
                 raise ValueError(f"modes has {k}; {MODES} eigenvalues are kept, give no more")
         whole_number(self.halves, "halves", least=0)
 
+    def plain(self) -> str:
+        """See :class:`Settings`; of the list of seen utterances its content counts."""
+        return json.dumps(json.loads(super().plain()) | {"seen": self.searched}, sort_keys=True)
+
+    @property
+    def searched(self) -> list[str]:
+        """The utterances on which the convention was searched."""
+        return self.seen.read_text(encoding="utf-8").split()
+
 
 @dataclass(frozen=True)
 class Union:
@@ -117,13 +127,13 @@ def measure_pooling(settings: PoolingSettings) -> Summary:
 
     Activations of another key are measured again; those of this one are taken as they are.
     """
-    seen = settings.seen.read_text(encoding="utf-8").split()
     rows: list[Row] = []
     for rule in settings.decodings:
         path = settings.activations / rule / settings.output.name
         kept = replace(settings, decoding=rule, output=path)
         summary = measure(kept, activation_rows, ACTIVATIONS)
-        pooled = pooled_rows(path, seen, settings.modes, settings.halves, settings.seed)
+        how = (settings.searched, settings.modes, settings.halves, settings.seed)
+        pooled = pooled_rows(path, *how)
         rows += [row | {"decoding": rule} for row in pooled]
     write(rows, settings.output, read_meta(path), POOLING)
     return replace(summary, output=settings.output)

@@ -53,10 +53,9 @@ class Settings:
 
     def plain(self) -> str:
         """The settings that decide the numbers, as JSON: neither paths nor the device."""
-        values = asdict(self)
-        for name in ("ladder", "corpus", "output", "device"):
-            del values[name]
-        return json.dumps(values, sort_keys=True)
+        values = {name: value for name, value in asdict(self).items() if name != "device"}
+        numbers = {name: value for name, value in values.items() if not isinstance(value, Path)}
+        return json.dumps(numbers, sort_keys=True)
 
 
 @dataclass(frozen=True)
