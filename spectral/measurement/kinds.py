@@ -18,6 +18,7 @@ from spectral.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
     NudgeSettings,
+    NullSettings,
     Settings,
     SpectralSettings,
 )
@@ -45,7 +46,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
     "listening": Kind(Settings, listening_rows, LISTENING),
-    "nulls": Kind(SpectralSettings, null_rows, NULLS),
+    "nulls": Kind(NullSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "stresses": Kind(SpectralSettings, stress_rows, STRESSES),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spectral._validation import whole_number
@@ -77,6 +77,34 @@ class SpectralSettings(Settings):
                 f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
                 "write 1.0e-9)"
             )
+
+
+@dataclass(frozen=True)
+class NullSettings(SpectralSettings):
+    """Parameters of the nulls: ``orders`` random orders of the rows, of whose cuts the mean counts.
+
+    Of every random network ``draws`` are made, on ``draw_utterances`` spread evenly over those that
+    are measured, or on all. With 0 draws there is one of plain random weights, and no other.
+    """
+
+    orders: int = 1
+    draws: int = 0
+    draw_utterances: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.orders, "orders", least=1)
+        whole_number(self.draws, "draws", least=0)
+        if self.draw_utterances is not None:
+            whole_number(self.draw_utterances, "draw_utterances", least=1)
+
+    def plain(self) -> str:
+        """As of any settings; what is at its default is left out, as in rows older than it."""
+        values = json.loads(super().plain())
+        own = {field.name: field.default for field in fields(self)}
+        return json.dumps(
+            {name: value for name, value in values.items() if value != own[name]}, sort_keys=True
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spectral.measurement.schemas import SPECTRA
+from spectral.measurement.schemas import ABSENT, SPECTRA
 
 _META = b"spectral"
 
@@ -54,11 +54,20 @@ def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
         if not path.exists():
             raise ValueError(f"{path}: not measured yet; run `make figures`")
         read_meta(path)  # raises for a file that is cut short
-        table = pq.read_table(path)
+        table = _completed(pq.read_table(path), schema)
         if not table.schema.remove_metadata().equals(schema):
             raise ValueError(f"{path}: columns of another version; remove it and measure again")
         frames.append(table.to_pandas())
     return pd.concat(frames, ignore_index=True)
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns that its rows are too old to have."""
+    for i, field in enumerate(schema):
+        if field.name in ABSENT and field.name not in table.column_names:
+            column = pa.array([ABSENT[field.name]] * len(table), field.type)
+            table = table.add_column(min(i, table.num_columns), field, column)
+    return table
 
 
 def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> None:
