@@ -1,5 +1,6 @@
 """The pooled table: planted activations whose pooled spectra are known."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral.measurement.activations import ACTIVATIONS, kept_rows
+from spectral.measurement.activations import (
+    ACTIVATIONS,
+    TRAINED,
+    column_of,
+    control_name,
+    kept_rows,
+)
 from spectral.measurement.pooling import (
     ALL,
     CAP,
@@ -17,10 +24,12 @@ from spectral.measurement.pooling import (
     KEPT,
     MATCHED,
     UNSEEN,
+    PoolingSettings,
     pooled_rows,
 )
 from spectral.measurement.store import write
-from spectral.results.replication import changes, halves, jackknife
+from spectral.models.capture import COMPONENTS
+from spectral.results.replication import changes, controls, halves, jackknife, next_draw
 from spectral.spectra import effective_rank, eigenvalues
 
 WIDTH, SPEAKERS, EACH = 12, 6, 4
@@ -28,54 +37,56 @@ MODES = (4, 10)
 
 
 def _planted(
-    path: Path, loops: bool = False, stressed: float = 1.0
+    path: Path, loops: bool = False, stressed: float = 1.0, networks: tuple[str, ...] = (TRAINED,)
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Cross-attention of one layer; Hell's modes fall faster by the exponent ``stressed``."""
+    """One layer, alike for every component; Hell's modes fall by the exponent ``stressed``."""
     generator = torch.Generator().manual_seed(1)
-    rows, planted = [], {"clean": {}, "hell": {}}
-    for speaker in range(SPEAKERS):
-        for i in range(EACH):
-            name = f"{speaker}-1-{i:04d}"
-            looping = loops and i == 0
-            for condition, power in (("clean", 1.0), ("hell", stressed)):
-                tokens = 80 if looping and condition == "hell" else 20 + i
-                law = torch.arange(1, WIDTH + 1) ** (-power / 2)
-                values = torch.randn(tokens, WIDTH, generator=generator) * law
-                if looping and condition == "hell":
-                    values = values[:1].repeat(tokens, 1)
+    planted: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "hell": {}}
+    rows = []
+    for network, speaker, i in product(networks, range(SPEAKERS), range(EACH)):
+        name = f"{speaker}-1-{i:04d}"
+        for condition, power in (("clean", 1.0), ("hell", stressed)):
+            looping = loops and i == 0 and condition == "hell"
+            tokens = 80 if looping else 20 + i
+            law = torch.arange(1, WIDTH + 1) ** (-power / 2)
+            values = torch.randn(tokens, WIDTH, generator=generator) * law
+            if looping:
+                values = values[:1].repeat(tokens, 1)
+            if network == TRAINED:
                 planted[condition][name] = values
-                for component in ("self_attention", "cross_attention", "ffn"):
-                    rows.append(
-                        {
-                            "model": "planted",
-                            "parameters": 1,
-                            "utterance": name,
-                            "speaker": str(speaker),
-                            "condition": condition,
-                            "subset": "a" if speaker < 3 else "b",
-                            "component": component,
-                            "layer": 1,
-                            "tokens": tokens,
-                            "outcome": "correct",
-                            "compression_ratio": 5.0 if tokens == 80 else 1.0,
-                            "activations": values.numpy().tobytes(),
-                        }
-                    )
+            empty: dict[str, object] = dict.fromkeys(ACTIVATIONS.names)
+            columns = {column_of(part, 1): values.numpy().tobytes() for part in COMPONENTS}
+            rows.append(
+                empty | columns | {
+                    "model": "planted", "parameters": 1, "network": network, "utterance": name,
+                    "speaker": str(speaker), "subset": "a" if speaker < 3 else "b",
+                    "condition": condition, "tokens": tokens, "layers": 1,
+                    "compression_ratio": 5.0 if looping else 1.0, "outcome": "correct",
+                }
+            )  # fmt: skip
     write(rows, path, {}, ACTIVATIONS)
     return planted
 
 
-def _table(path: Path, seen: list[str] | None = None, draws: int = 0) -> pd.DataFrame:
-    table = pd.DataFrame(pooled_rows(path, seen or [], MODES, draws, seed=0))
-    return table.assign(decoding="openai")
+def _table(
+    path: Path, seen: tuple[str, ...] = (), halves: int = 0, controls: int = 0
+) -> pd.DataFrame:
+    listed = path.with_suffix(".txt")
+    listed.write_text("\n".join(seen))
+    settings = PoolingSettings(
+        model="planted", ladder=path, corpus=path, output=path, conditions=("clean", "hell"),
+        decoding="openai", seed=0, batch=1, device="cpu", utterances=None, decodings=("openai",),
+        activations=path, seen=listed, modes=MODES, halves=halves, controls=controls,
+    )  # fmt: skip
+    return pd.DataFrame(pooled_rows(path, settings)).assign(decoding="openai")
 
 
 def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
     planted = _planted(tmp_path / "rows.parquet")
-    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1))
+    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, TRAINED))
     assert len(found) == 2 * SPEAKERS * EACH
-    for text, values in found:
-        assert torch.equal(values, planted[str(text["condition"])][str(text["utterance"])])
+    for condition, utterance, values in found:
+        assert torch.equal(values, planted[condition][utterance])
 
 
 def test_the_pooled_spectrum_is_that_of_all_rows_concatenated(tmp_path: Path) -> None:
@@ -124,8 +135,8 @@ def test_what_is_done_about_loops(tmp_path: Path) -> None:
 
 def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:
     _planted(tmp_path / "rows.parquet")
-    seen = [f"{speaker}-1-0001" for speaker in range(SPEAKERS)]
-    table = _table(tmp_path / "rows.parquet", seen, draws=3).query("without == '' and layer == 1")
+    seen = tuple(f"{speaker}-1-0001" for speaker in range(SPEAKERS))
+    table = _table(tmp_path / "rows.parquet", seen, halves=3).query("without == '' and layer == 1")
     counts = table.groupby("sample").utterances.agg(["min", "max"])
     assert counts.loc[ALL].tolist() == [SPEAKERS * EACH] * 2
     assert counts.loc[UNSEEN].tolist() == [SPEAKERS * (EACH - 1)] * 2
@@ -152,11 +163,31 @@ def test_a_planted_fall_is_found_and_no_change_is_not(tmp_path: Path) -> None:
 
 def test_halves_of_clean_speech_differ_by_chance_alone(tmp_path: Path) -> None:
     _planted(tmp_path / "rows.parquet", stressed=2.0)
-    table = _table(tmp_path / "rows.parquet", draws=20)
+    table = _table(tmp_path / "rows.parquet", halves=20)
     found = halves(table).query("component == 'ffn' and modes == 10").iloc[0]
     assert found.n_eff_low < 0 < found.n_eff_high
     assert found.draws == 20
     assert set(table.query(f"sample == '{HALVES}'").layer) == {0}
+
+
+def test_controls_are_pooled_as_the_trained_network_is(tmp_path: Path) -> None:
+    names = tuple(control_name(draw) for draw in range(4))
+    _planted(tmp_path / "rows.parquet", stressed=2.0, networks=(TRAINED, *names))
+    table = _table(tmp_path / "rows.parquet", controls=4)
+    where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'all'"
+    trained = changes(table, "hell").query(where).iloc[0]
+    random = controls(table, "hell").query(where).iloc[0]
+    assert random.draws == 4
+    assert random.n_eff_low < trained.n_eff < random.n_eff_high
+
+
+def test_the_next_draw_lies_where_it_is_said_to() -> None:
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        found = next_draw(rng.normal(3, 2, 5))
+        inside.append(found.low < rng.normal(3, 2) < found.high)
+    assert 0.93 < np.mean(inside) < 0.97
 
 
 def test_the_jackknife_covers_a_mean_of_few_unequal_clusters() -> None:

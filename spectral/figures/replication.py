@@ -27,13 +27,17 @@ _FILLED, _OPEN = "openai", "unrestricted"
 _STEP = 0.19
 
 
-def draw_replication(table: pd.DataFrame, chance: pd.DataFrame, published: pd.DataFrame) -> Figure:
+def draw_replication(
+    table: pd.DataFrame, random: pd.DataFrame, chance: pd.DataFrame, published: pd.DataFrame
+) -> Figure:
     """One row of panels per component, one column per number of the paper's table.
 
-    ``table``: ``changes`` of one sample and one K, ``chance``: ``halves`` of the same K. Filled
-    markers are of the rule ``openai``, open ones of ``unrestricted``; bars are 95 % intervals over
-    speakers; grey bands hold 95 % of the differences between random halves of clean speech, of
-    whichever model spreads more. Crosses are published.
+    ``table``: ``changes`` of one sample and one K, ``random`` and ``chance``: ``controls`` and
+    ``halves`` of the same K. Filled markers are of the rule ``openai``, open ones of
+    ``unrestricted``; bars are 95 % intervals over speakers. Triangles are of random networks that
+    keep the weights' spectra (loops dropped), with bars where one more would lie. Grey bands hold
+    95 % of the differences between random halves of clean speech, of whichever model spreads more.
+    Crosses are published.
     """
     models = list(table.sort_values("parameters").model.unique())
     others = list(published.model.unique())
@@ -51,6 +55,7 @@ def draw_replication(table: pd.DataFrame, chance: pd.DataFrame, published: pd.Da
                 "x", color=PUBLISHED_COLOUR, ms=6, mew=1.5,
             )  # fmt: skip
             _draw_measured(ax, table[table.component == component], name, models, len(others))
+            _draw_random(ax, random[random.component == component], name, models, len(others))
             ax.axhline(len(others) - 0.5, color=PUBLISHED_COLOUR, lw=0.5, ls=":")
             if name != "log10_difference":
                 ax.axvline(0, color="black", lw=0.5)
@@ -83,10 +88,22 @@ def _draw_measured(ax: Axes, table: pd.DataFrame, name: str, models: list[str], 
         )  # fmt: skip
 
 
+def _draw_random(ax: Axes, random: pd.DataFrame, name: str, models: list[str], first: int) -> None:
+    own = random[(random.loops == DROPPED) & (random.decoding == _FILLED)]
+    for _, line in own[np.isfinite(own[name])].iterrows():
+        ends = [line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]]
+        ax.errorbar(
+            line[name], first + models.index(line.model) + 2.5 * _STEP,
+            xerr=np.where(np.isfinite(ends), ends, 0.0)[:, None], fmt="^", ms=3.5, lw=0.8,
+            color="black", mfc="white", capsize=1.2,
+        )  # fmt: skip
+
+
 def _legend(figure: Figure, ax: Axes) -> None:
     ax.plot([], [], "x", color=PUBLISHED_COLOUR, ms=6, mew=1.5, label="published")
     for colour, label in LOOPS.values():
         ax.plot([], [], "o", color=colour, label=label)
+    ax.plot([], [], "^", color="black", mfc="white", label="random networks, spectra kept")
     ax.plot([], [], "o", color="black", label=f"rule {_FILLED}")
     ax.plot([], [], "s", color="black", mfc="white", label=f"rule {_OPEN}")
     ax.fill_between([], [], color="0.9", lw=0, label="halves of clean speech")

@@ -223,7 +223,7 @@ def _fed_alike(
 ) -> dict[str, Decoded]:
     """A network given the model's own texts and audio, of some of the utterances."""
     return {
-        name: _fed(
+        name: fed(
             network,
             [this.transcripts[i] for i in keep],
             [this.texts[i] for i in keep],
@@ -233,7 +233,7 @@ def _fed_alike(
     }
 
 
-def _fed(
+def fed(
     network: SpeechModel,
     transcripts: Sequence[Transcript],
     texts: Sequence[Row],
@@ -262,6 +262,6 @@ def forced_pair(
         return {}
     transcripts, texts = [clean.transcripts[i] for i in keep], [clean.texts[i] for i in keep]
     return {
-        name: _fed(model, transcripts, texts, [mixtures[i] for i in keep])
+        name: fed(model, transcripts, texts, [mixtures[i] for i in keep])
         for name, mixtures in played.items()
     }

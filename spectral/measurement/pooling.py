@@ -22,7 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spectral._validation import whole_number
-from spectral.measurement.activations import ACTIVATIONS, TEXT, activation_rows, kept_rows
+from spectral.measurement.activations import (
+    ACTIVATIONS,
+    TEXT,
+    TRAINED,
+    activation_rows,
+    control_name,
+    kept_rows,
+)
 from spectral.measurement.observables import largest
 from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import REFERENCE_CONDITION
@@ -31,8 +38,10 @@ from spectral.measurement.store import read_meta, write
 from spectral.measurement.surrogates import generator
 from spectral.measurement.texts import Row
 from spectral.models.capture import COMPONENTS
+from spectral.models.view import SpeechModel
 from spectral.moments import Moments
 from spectral.spectra import effective_rank, resolved_modes, spectral_slope
+from spectral.stress.mixture import Mixture
 from spectral.stress.scoring import LOOP_COMPRESSION
 
 KEPT, DROPPED, CAPPED, MATCHED = "kept", "dropped", "capped", "matched"
@@ -54,6 +63,7 @@ POOLING = pa.schema(
         ("model", pa.string()),
         ("parameters", pa.int64()),
         ("decoding", pa.string()),
+        ("network", pa.string()),
         ("sample", pa.string()),
         ("loops", pa.string()),
         ("condition", pa.string()),
@@ -82,7 +92,8 @@ class PoolingSettings(Settings):
 
     ``activations``: a folder where the rows themselves are kept meanwhile, gigabytes. ``seen``: a
     list of utterances, one id a line, on which the convention was searched. ``modes`` are the K to
-    report, ``halves`` how often clean speech is halved.
+    report, ``halves`` how often clean speech is halved, ``controls`` how many random networks that
+    keep the weights' spectra are fed the same texts and audio.
     """
 
     decodings: tuple[str, ...]
@@ -90,6 +101,7 @@ class PoolingSettings(Settings):
     seen: Path
     modes: tuple[int, ...]
     halves: int
+    controls: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,7 +112,8 @@ class PoolingSettings(Settings):
         for k in self.modes:
             if whole_number(k, "modes", least=2) > MODES:
                 raise ValueError(f"modes has {k}; {MODES} eigenvalues are kept, give no more")
-        whole_number(self.halves, "halves", least=0)
+        for name in ("halves", "controls"):
+            whole_number(getattr(self, name), name, least=0)
 
     def plain(self) -> str:
         """See :class:`Settings`; of the list of seen utterances its content counts."""
@@ -130,30 +143,36 @@ def measure_pooling(settings: PoolingSettings) -> Summary:
     rows: list[Row] = []
     for rule in settings.decodings:
         path = settings.activations / rule / settings.output.name
-        kept = replace(settings, decoding=rule, output=path)
-        summary = measure(kept, activation_rows, ACTIVATIONS)
-        how = (settings.searched, settings.modes, settings.halves, settings.seed)
-        pooled = pooled_rows(path, *how)
-        rows += [row | {"decoding": rule} for row in pooled]
+        summary = measure(replace(settings, decoding=rule, output=path), _kept, ACTIVATIONS)
+        rows += [row | {"decoding": rule} for row in pooled_rows(path, settings)]
     write(rows, settings.output, read_meta(path), POOLING)
     return replace(summary, output=settings.output)
 
 
-def pooled_rows(
-    activations: Path, seen: Sequence[str], modes: Sequence[int], halves: int, seed: int
+def _kept(
+    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
 ) -> list[Row]:
+    return activation_rows(model, batch, settings.rule, settings.controls, settings.seed)
+
+
+def pooled_rows(activations: Path, settings: PoolingSettings) -> list[Row]:
     """All rows of the pooled table, from a file of ``activation_rows``."""
     table = pq.read_table(activations, columns=TEXT).to_pandas()
-    answers = _answers(table, frozenset(seen))
+    answers = _answers(table, frozenset(settings.searched))
     names = sorted(set(answers.group))
-    unions = [*_samples(answers, names), *_halves(answers, names, halves, seed)]
+    unions = [*_samples(answers, names), *_halves(answers, names, settings)]
+    plain = [union for union in unions if union.sample == ALL and not union.without]
+    networks = {TRAINED: unions}
+    networks |= {control_name(draw): plain for draw in range(settings.controls)}
     first = table.iloc[0]
     shared = {"model": str(first["model"]), "parameters": int(first["parameters"])}
-    places = list(product(COMPONENTS, sorted(set(table.layer))))
+    places = list(product(networks, COMPONENTS, range(1, int(first["layers"]) + 1)))
     frames = []
-    for component, layer in tqdm(places, desc=str(first["model"]), unit="layer"):
-        rows = _layer_rows(activations, component, layer, answers, unions, modes, seed)
-        frames.append(pd.DataFrame(rows).assign(component=component, layer=layer, **shared))
+    for network, component, layer in tqdm(places, desc=shared["model"], unit="layer"):
+        kept = list(kept_rows(activations, component, layer, network))
+        rows = _layer_rows(kept, answers, networks[network], settings)
+        where = {"network": network, "component": component, "layer": layer}
+        frames.append(pd.DataFrame(rows).assign(**where, **shared))
     return _with_means(pd.concat(frames, ignore_index=True))
 
 
@@ -162,7 +181,7 @@ def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
 
     ``group`` numbers what is always taken together: a speaker's utterances, seen and unseen apart.
     """
-    sides = table.drop_duplicates(["utterance", "condition"])
+    sides = table[table.network == TRAINED]
     by_utterance = sides.groupby("utterance")
     answers = pd.DataFrame(
         {
@@ -190,11 +209,13 @@ def _samples(answers: pd.DataFrame, names: Sequence[int]) -> Iterator[Union]:
             yield Union(sample, without, "", np.isin(names, left.group))
 
 
-def _halves(answers: pd.DataFrame, names: Sequence[int], halves: int, seed: int) -> Iterator[Union]:
+def _halves(
+    answers: pd.DataFrame, names: Sequence[int], settings: PoolingSettings
+) -> Iterator[Union]:
     """Random halves of the speakers, by number of the draw."""
     speakers = sorted(set(answers.speaker))
-    for draw in range(halves):
-        order = generator(seed, HALVES, str(draw)).permutation(speakers)
+    for draw in range(settings.halves):
+        order = generator(settings.seed, HALVES, str(draw)).permutation(speakers)
         cut = len(speakers) // 2
         for name, own in ((FIRST, order[:cut]), (SECOND, order[cut:])):
             groups = answers.group[answers.speaker.isin(own)]
@@ -202,24 +223,21 @@ def _halves(answers: pd.DataFrame, names: Sequence[int], halves: int, seed: int)
 
 
 def _layer_rows(
-    activations: Path,
-    component: str,
-    layer: int,
+    kept: Sequence[tuple[str, str, Tensor]],
     answers: pd.DataFrame,
     unions: Sequence[Union],
-    modes: Sequence[int],
-    seed: int,
+    settings: PoolingSettings,
 ) -> list[Row]:
-    """All pooled spectra of one component's layer."""
+    """All pooled spectra of one network's component in one layer."""
     sides: dict[str, list[tuple[str, Tensor]]] = {}
-    for text, values in kept_rows(activations, component, layer):
-        sides.setdefault(str(text["condition"]), []).append((str(text["utterance"]), values))
+    for condition, utterance, values in kept:
+        sides.setdefault(condition, []).append((utterance, values))
     rows: list[Row] = []
     for loops, (condition, side) in product((KEPT, DROPPED, CAPPED, MATCHED), sides.items()):
-        taken = _taken(side, condition, loops, answers, seed)
+        taken = _taken(side, condition, loops, answers, settings.seed)
         chosen = [u for u in unions if u.sample != HALVES or (loops, condition) == _HALVED]
-        if taken and chosen:
-            rows += _union_rows(taken, answers, chosen, modes, condition, loops)
+        if taken:
+            rows += _union_rows(taken, answers, chosen, settings.modes, condition, loops)
     return rows
 
 
@@ -300,7 +318,10 @@ def pooled_numbers(spectra: Tensor, k: int) -> dict[str, list[float]]:
 
 def _with_means(table: pd.DataFrame) -> list[Row]:
     """Every layer of whole samples, and the mean over layers (layer 0) of everything."""
-    keys = ["model", "parameters", "sample", "loops", "condition", "without", "component", "modes"]
+    keys = [
+        "model", "parameters", "network", "sample", "loops", "condition", "without", "component",
+        "modes",
+    ]  # fmt: skip
     counts = {name: "first" for name in ("utterances", "speakers", "tokens")}
     means = dict.fromkeys(_READ, lambda layers: layers.mean(skipna=False))
     groups = table.groupby(keys, sort=False, as_index=False)

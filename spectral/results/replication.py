@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from spectral.measurement.activations import TRAINED
 from spectral.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.bootstrap import LEVEL, Interval
@@ -25,7 +26,7 @@ def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
     of the difference: minus infinity where that reaches zero, NaN where the index did not rise. Of
     one layer there are changes without intervals; 0 is the mean over layers.
     """
-    own = rows[(rows["sample"] != HALVES) & (rows.layer == layer)]
+    own = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
     found = []
     for keys, group in own.groupby(KEYS, sort=False):
         clean, stressed = (
@@ -41,6 +42,36 @@ def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
             line |= _columns(name, jackknife(column[""], column.drop("").to_numpy()))
         found.append(line | _logarithm(line))
     return pd.DataFrame(found)
+
+
+def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The same changes in random networks that keep the weights' spectra: their mean over draws.
+
+    The interval is where one more draw would lie, 95 % of the time (Student's t, so it takes three
+    draws or more); it holds the variance between draws, and that is by far the larger part of it.
+    """
+    own = rows[(rows.network != TRAINED) & (rows.layer == 0)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        clean, stressed = (
+            group[group.condition == name].set_index("network").sort_index()
+            for name in (REFERENCE_CONDITION, condition)
+        )
+        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(clean)}
+        for name, column in _values(clean, stressed).items():
+            line |= _columns(name, next_draw(column.to_numpy()))
+        found.append(line | _logarithm(line))
+    return pd.DataFrame(found)
+
+
+def next_draw(values: np.ndarray) -> Interval:
+    """The mean of draws (draws,), and where the next one lies 95 % of the time; NaN below three."""
+    count, mean = len(values), float(values.mean())
+    if count < 3 or not np.isfinite(values).all():
+        return Interval(mean, math.nan, math.nan)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * values.std(ddof=1))
+    reach *= math.sqrt(1 + 1 / count)
+    return Interval(mean, mean - reach, mean + reach)
 
 
 def halves(rows: pd.DataFrame) -> pd.DataFrame:
@@ -66,9 +97,9 @@ def halves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable_replication(
-    table: pd.DataFrame, chance: pd.DataFrame, known: pd.DataFrame
+    table: pd.DataFrame, random: pd.DataFrame, chance: pd.DataFrame, known: pd.DataFrame
 ) -> pd.DataFrame:
-    """The paper's table to read: published rows, ours row by row, then halves of clean speech."""
+    """The paper's table to read: published rows, ours row by row, then controls and chance."""
     theirs = pd.DataFrame(
         {
             "source": "published", "component": known.component, "model": known.model, "K": 50,
@@ -85,6 +116,7 @@ def readable_replication(
     parts = [
         theirs,
         _readable(ours, "measured"),
+        _readable(random, "random networks, spectra kept"),
         _readable(chance, "chance: halves of clean speech"),
     ]
     return pd.concat(parts, ignore_index=True).fillna("")
@@ -120,6 +152,7 @@ def jackknife(estimate: float, without: np.ndarray) -> Interval:
 
 def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     return {
+        "alpha_stressed": stressed.alpha,
         "n_eff": 100 * (stressed.n_eff / clean.n_eff - 1),
         "alpha": stressed.alpha - clean.alpha,
         "difference": stressed.kirchhoff_shares - clean.kirchhoff_shares,
