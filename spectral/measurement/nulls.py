@@ -65,7 +65,7 @@ Sides = Mapping[str, Side]
 
 def measure_nulls(settings: NullSettings) -> Summary:
     """Nulls of every utterance under every condition: :func:`measure` with ``null_rows``."""
-    return measure(settings, null_rows, NULLS)
+    return measure("nulls", settings, null_rows, NULLS)
 
 
 def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[Row]:

@@ -7,7 +7,6 @@ spectrum is also taken without each speaker in turn, for a jackknife over speake
 random halves of clean speech, where nothing differs but who speaks.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -30,8 +29,10 @@ from spectral.measurement.activations import (
     control_name,
     kept_rows,
 )
+from spectral.measurement.keys import staleness
 from spectral.measurement.observables import largest
-from spectral.measurement.run import Summary, measure
+from spectral.measurement.provenance import key_of_run
+from spectral.measurement.run import measure
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import read_meta, write
@@ -41,6 +42,7 @@ from spectral.models.capture import COMPONENTS
 from spectral.models.view import SpeechModel
 from spectral.moments import Moments
 from spectral.spectra import effective_rank, resolved_modes, spectral_slope
+from spectral.speech.corpus import find_utterances
 from spectral.stress.mixture import Mixture
 from spectral.stress.scoring import LOOP_COMPRESSION
 
@@ -52,6 +54,7 @@ CAP = 50
 ALL, UNSEEN = "all", "unseen"
 """Every utterance; those on which the convention was not searched."""
 
+KIND = "pooling"
 HALVES = "halves"
 FIRST, SECOND = "first half", "second half"
 """Clean speech of random halves of the speakers, and its two sides."""
@@ -91,7 +94,8 @@ class PoolingSettings(Settings):
     """Parameters of the pooled table, by every rule of decoding of ``decodings``.
 
     ``activations``: a folder where the rows themselves are kept meanwhile, gigabytes. ``seen``: a
-    list of utterances, one id a line, on which the convention was searched. ``modes`` are the K to
+    list of utterances, one id a line, on which the convention was searched; rows are not keyed by
+    it, as it names a sample and measures nothing. ``modes`` are the K to
     report, ``halves`` how often clean speech is halved, ``controls`` how many random networks that
     keep the weights' spectra are fed the same texts and audio.
     """
@@ -115,10 +119,6 @@ class PoolingSettings(Settings):
         for name in ("halves", "controls"):
             whole_number(getattr(self, name), name, least=0)
 
-    def plain(self) -> str:
-        """See :class:`Settings`; of the list of seen utterances its content counts."""
-        return json.dumps(json.loads(super().plain()) | {"seen": self.searched}, sort_keys=True)
-
     @property
     def searched(self) -> list[str]:
         """The utterances on which the convention was searched."""
@@ -135,7 +135,7 @@ class Union:
     groups: np.ndarray  # (groups,), bool
 
 
-def measure_pooling(settings: PoolingSettings) -> Summary:
+def measure_pooling(settings: PoolingSettings) -> None:
     """Keep the activations of every utterance, then pool them: ``output`` has the pooled table.
 
     Activations of another key are measured again; those of this one are taken as they are.
@@ -143,10 +143,17 @@ def measure_pooling(settings: PoolingSettings) -> Summary:
     rows: list[Row] = []
     for rule in settings.decodings:
         path = settings.activations / rule / settings.output.name
-        summary = measure(replace(settings, decoding=rule, output=path), _kept, ACTIVATIONS)
+        _keep(replace(settings, decoding=rule, output=path))
         rows += [row | {"decoding": rule} for row in pooled_rows(path, settings)]
-    write(rows, settings.output, read_meta(path), POOLING)
-    return replace(summary, output=settings.output)
+    key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
+    write(rows, settings.output, read_meta(path) | {"key": key}, POOLING)
+
+
+def _keep(settings: PoolingSettings) -> None:
+    """The activations by one rule, unless they are there."""
+    key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
+    if staleness(settings.output, key):
+        print(measure(KIND, settings, _kept, ACTIVATIONS))
 
 
 def _kept(

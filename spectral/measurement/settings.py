@@ -1,11 +1,11 @@
 """What to measure: the parameters of the measure notebook, checked."""
 
-import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spectral._validation import whole_number
+from spectral.measurement.keys import parameters
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.models.rules import Rule, rule
 from spectral.stress.conditions import condition
@@ -51,11 +51,9 @@ class Settings:
         """The decoding rule."""
         return rule(self.decoding)
 
-    def plain(self) -> str:
-        """The settings that decide the numbers, as JSON: neither paths nor the device."""
-        values = {name: value for name, value in asdict(self).items() if name != "device"}
-        numbers = {name: value for name, value in values.items() if not isinstance(value, Path)}
-        return json.dumps(numbers, sort_keys=True)
+    def plain(self) -> dict[str, object]:
+        """What of the settings decides the numbers: rows are keyed by it."""
+        return parameters(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,6 @@ class NullSettings(SpectralSettings):
         whole_number(self.draws, "draws", least=0)
         if self.draw_utterances is not None:
             whole_number(self.draw_utterances, "draw_utterances", least=1)
-
-    def plain(self) -> str:
-        """As of any settings; what is at its default is left out, as in rows older than it."""
-        values = json.loads(super().plain())
-        own = {field.name: field.default for field in fields(self)}
-        return json.dumps(
-            {name: value for name, value in values.items() if value != own[name]}, sort_keys=True
-        )
 
 
 @dataclass(frozen=True)
