@@ -13,6 +13,7 @@ from spectral.measurement.listening import listening_rows
 from spectral.measurement.memory import Together, by_utterance, by_voice
 from spectral.measurement.nudges import nudge_rows
 from spectral.measurement.nulls import null_rows
+from spectral.measurement.pooling import POOLING, PoolingSettings, kept_activations
 from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from spectral.measurement.settings import (
     DynamicsSettings,
@@ -45,6 +46,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
+    "pooling": Kind(PoolingSettings, kept_activations, POOLING, compared=True),
     "listening": Kind(Settings, listening_rows, LISTENING),
     "nulls": Kind(NullSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),

@@ -153,12 +153,13 @@ def _keep(settings: PoolingSettings) -> None:
     """The activations by one rule, unless they are there."""
     key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
     if staleness(settings.output, key):
-        print(measure(KIND, settings, _kept, ACTIVATIONS))
+        print(measure(KIND, settings, kept_activations, ACTIVATIONS))
 
 
-def _kept(
+def kept_activations(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
 ) -> list[Row]:
+    """The activations of a batch of utterances, by the settings' rule."""
     return activation_rows(model, batch, settings.rule, settings.controls, settings.seed)
 
 
