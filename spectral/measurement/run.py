@@ -95,7 +95,7 @@ def batches(
     utterances: Sequence[Utterance], settings: Settings, together: Together = by_utterance
 ) -> list[Sequence[Utterance]]:
     """The utterances to measure, as many at once as the settings say, those ``together`` whole."""
-    chosen = _spread(utterances, settings.utterances)
+    chosen = spread(utterances, settings.utterances)
     found, start = [], 0
     while start < len(chosen):
         stop = start + fitting(chosen[start:], settings.batch, together)
@@ -125,7 +125,7 @@ def stressed(
     return dict(batch), unusable
 
 
-def _spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:
+def spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:
     """``count`` utterances spread evenly over the corpus, so over its speakers; or all."""
     if count is None or count >= len(utterances):
         return utterances
