@@ -16,6 +16,7 @@ from spectral.measurement.texts import Row
 WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"
 SETTINGS = SpectralSettings(
     model="planted-0", ladder=".", corpus=".", output=".", conditions=("clean", "hell"),
+    decoding="unrestricted",
     seed=0, batch=1, device="cpu", utterances=None, modes=(10, 50), epsilon=1e-6,
 )  # type: ignore[arg-type]  # fmt: skip
 

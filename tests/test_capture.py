@@ -13,6 +13,7 @@ from transformers import WhisperForConditionalGeneration
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from spectral.models.decoding import Transcript, greedy, transcribe
 from spectral.models.loading import available, load
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
 
@@ -43,7 +44,7 @@ def make_case(ladder: Path, name: str, waves: list[np.ndarray]) -> Case:
     ).eval()
     features = model.features(waves)
     with capture(model) as recording:
-        transcripts = greedy(model, features)
+        transcripts = greedy(model, features, UNRESTRICTED)
     return Case(model, features, transcripts, recording, reference)
 
 
@@ -109,7 +110,7 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
 
 
 def test_recording_does_not_change_what_the_model_says_by_a_single_bit(case: Case) -> None:
-    assert greedy(case.model, case.features) == case.transcripts
+    assert greedy(case.model, case.features, UNRESTRICTED) == case.transcripts
 
 
 def test_the_answers_of_the_tiny_model_differ_in_length(case: Case) -> None:
@@ -211,11 +212,11 @@ def test_an_utterance_is_recorded_alike_alone_and_in_a_ragged_batch(
     tiny: SpeechModel, features: Tensor
 ) -> None:
     with capture(tiny) as together:
-        transcripts = greedy(tiny, features)
+        transcripts = greedy(tiny, features, UNRESTRICTED)
     lengths = [len(transcript.tokens) for transcript in transcripts]
     i = lengths.index(4)
     with capture(tiny) as alone:
-        (transcript,) = greedy(tiny, features[i : i + 1])
+        (transcript,) = greedy(tiny, features[i : i + 1], UNRESTRICTED)
     for kind in (*COMPONENTS, HIDDEN_STATE):
         rows, mask = together.text_rows(kind, transcripts)
         assert_close(alone.text_rows(kind, [transcript])[0][0], rows[i][:, mask[i]])
@@ -225,7 +226,7 @@ def test_nothing_stays_hooked_after_the_block(tiny: SpeechModel, features: Tenso
     assert hooks(tiny) == 0
     with capture(tiny):
         assert hooks(tiny) > 0
-        greedy(tiny, features[:1], limit=2)
+        greedy(tiny, features[:1], UNRESTRICTED, limit=2)
     assert hooks(tiny) == 0
 
 
@@ -242,11 +243,11 @@ def test_nothing_stays_hooked_after_decoding_fails_half_way(
 
     monkeypatch.setattr(tiny, "step", failing)
     with pytest.raises(KeyboardInterrupt), capture(tiny):
-        greedy(tiny, features[:2])
+        greedy(tiny, features[:2], UNRESTRICTED)
     monkeypatch.undo()
     assert hooks(tiny) == 0
     with capture(tiny) as recording:
-        transcripts = greedy(tiny, features[:2])
+        transcripts = greedy(tiny, features[:2], UNRESTRICTED)
     assert recording.text_rows("ffn", transcripts)[0].isfinite().all()
 
 
@@ -254,7 +255,7 @@ def test_two_blocks_record_the_same_to_the_last_bit(tiny: SpeechModel, features:
     recordings = []
     for _ in range(2):
         with capture(tiny) as recording:
-            greedy(tiny, features[:3])
+            greedy(tiny, features[:3], UNRESTRICTED)
         recordings.append(recording)
     for kind in (*COMPONENTS, HIDDEN_STATE):
         torch.testing.assert_close(*(r.rows(kind) for r in recordings), rtol=0, atol=0)
@@ -262,7 +263,7 @@ def test_two_blocks_record_the_same_to_the_last_bit(tiny: SpeechModel, features:
 
 def test_blocks_can_be_nested(tiny: SpeechModel, features: Tensor) -> None:
     with capture(tiny) as outer, capture(tiny) as inner:
-        greedy(tiny, features[:2], limit=3)
+        greedy(tiny, features[:2], UNRESTRICTED, limit=3)
     assert hooks(tiny) == 0
     torch.testing.assert_close(outer.rows("ffn"), inner.rows("ffn"), rtol=0, atol=0)
 
@@ -272,9 +273,9 @@ def test_a_second_batch_in_one_block_is_an_error_and_not_a_longer_recording(
     tiny: SpeechModel, features: Tensor, second: int
 ) -> None:
     with capture(tiny) as recording:
-        transcripts = greedy(tiny, features[:2], limit=3)
+        transcripts = greedy(tiny, features[:2], UNRESTRICTED, limit=3)
         with pytest.raises(RuntimeError, match="one block per batch"):
-            greedy(tiny, features[2 : 2 + second], limit=3)
+            greedy(tiny, features[2 : 2 + second], UNRESTRICTED, limit=3)
     rows, _ = recording.text_rows("ffn", transcripts)
     assert rows.shape[:3] == (2, 2, max(len(t.tokens) for t in transcripts))
 
@@ -290,16 +291,16 @@ def test_a_recording_does_not_change_when_the_model_goes_on(
     tiny: SpeechModel, features: Tensor
 ) -> None:
     with capture(tiny) as recording:
-        greedy(tiny, features[:2])
+        greedy(tiny, features[:2], UNRESTRICTED)
     before = {kind: recording.rows(kind).clone() for kind in (*COMPONENTS, HIDDEN_STATE)}
-    greedy(tiny, features[2:5])
+    greedy(tiny, features[2:5], UNRESTRICTED)
     for kind, rows in before.items():
         torch.testing.assert_close(recording.rows(kind), rows, rtol=0, atol=0)
 
 
 def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor) -> None:
     with capture(tiny) as recording:
-        transcripts = greedy(tiny, features[:2])
+        transcripts = greedy(tiny, features[:2], UNRESTRICTED)
     empty = [replace(transcript, tokens=()) for transcript in transcripts]
     rows, mask = recording.text_rows("self_attention", empty)
     assert rows.shape == (2, 2, 0, tiny.width)
@@ -317,14 +318,14 @@ def test_rows_and_attention_of_several_windows_are_those_of_each_window(
     short, *parts = [read_wave(u) for u in find_utterances(speech).utterances[:5]]
     pieces = [np.pad(part, (0, size - len(part))) for part in parts[:3]] + [parts[3]]
     with capture(tiny) as recording:
-        one, long = transcribe(tiny, [short, np.concatenate(pieces)])
-    windows = greedy(tiny, tiny.features(pieces))
+        one, long = transcribe(tiny, [short, np.concatenate(pieces)], UNRESTRICTED)
+    windows = greedy(tiny, tiny.features(pieces), UNRESTRICTED)
     assert long.tokens == sum((window.tokens for window in windows), ())
     rows, mask = recording.text_rows(HIDDEN_STATE, [one, long])
     weights = recording.attention([one, long], 0)
     assert mask.sum(-1).tolist() == [len(one.tokens), len(long.tokens)]
     with capture(tiny) as alone:
-        assert greedy(tiny, tiny.features([short]))[0].tokens == one.tokens
+        assert greedy(tiny, tiny.features([short]), UNRESTRICTED)[0].tokens == one.tokens
     count = len(one.tokens)
     assert_close(rows[0, :, :count], alone.text_rows(HIDDEN_STATE, [one])[0][0])
     assert_close(weights[0, :, :count, :count], alone.attention([one], 0)[0])
@@ -332,7 +333,7 @@ def test_rows_and_attention_of_several_windows_are_those_of_each_window(
     for piece, window, start in zip(pieces, windows, (0, *long.breaks), strict=True):
         own = slice(start, start + len(window.tokens))
         with capture(tiny) as alone:
-            greedy(tiny, tiny.features([piece]))
+            greedy(tiny, tiny.features([piece]), UNRESTRICTED)
         assert_close(rows[1, :, own], alone.text_rows(HIDDEN_STATE, [window])[0][0])
         assert_close(weights[1, :, own, own], alone.attention([window], 0)[0])
         between[own, own] = False

@@ -16,6 +16,7 @@ from spectral.measurement.store import read
 from spectral.models.capture import capture
 from spectral.models.decoding import transcribe
 from spectral.models.forcing import feed
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.view import SpeechModel
 from spectral.results.comparisons import SLOWER, SLOWER_FITTING, measured, slow_utterances
 from spectral.spectra import effective_rank, eigenvalues
@@ -35,6 +36,7 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
         corpus=speech,
         output=tmp_path_factory.mktemp("choices") / "tiny-0.parquet",
         conditions=("clean", "hell", "hell-slow", "hell-mix-stretch-noise"),
+        decoding="unrestricted",
         seed=0,
         batch=9,  # between two utterances of a voice
         device="cpu",
@@ -110,7 +112,7 @@ def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, speech: Path) -
     waves = [read_wave(one) for one in find_utterances(speech).utterances]
     waves.append(np.concatenate(waves[:3]))  # of several windows
     with capture(tiny) as decoding:
-        transcripts = transcribe(tiny, waves)
+        transcripts = transcribe(tiny, waves, UNRESTRICTED)
     with capture(tiny) as feeding:
         feed(tiny, waves, transcripts)
     prompt = len(tiny.tokens.prompt) - 1

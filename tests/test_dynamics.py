@@ -19,6 +19,7 @@ from spectral.measurement.settings import DynamicsSettings
 from spectral.measurement.store import read
 from spectral.models.capture import HIDDEN_STATE, capture
 from spectral.models.decoding import transcribe
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.states import STRIDE, states
 from spectral.models.view import SpeechModel
 from spectral.readouts import majority_readout, ridge_readout
@@ -162,6 +163,7 @@ def settings(
         corpus=speech,
         output=tmp_path_factory.mktemp("dynamics") / "tiny-0.parquet",
         conditions=("clean", "hell"),
+        decoding="unrestricted",
         seed=SEED,
         batch=14,
         device="cpu",
@@ -180,11 +182,11 @@ def test_states_are_what_capture_sees_of_each_utterance_alone(
     tiny: SpeechModel, speech: Path
 ) -> None:
     waves = [read_wave(one) for one in find_utterances(speech).utterances[:3]]
-    texts = transcribe(tiny, waves)
+    texts = transcribe(tiny, waves, UNRESTRICTED)
     found = states(tiny, waves, texts)
     for wave, one in zip(waves, found, strict=True):
         with capture(tiny) as recording:
-            (text,) = transcribe(tiny, [wave])
+            (text,) = transcribe(tiny, [wave], UNRESTRICTED)
         hidden, _ = recording.text_rows(HIDDEN_STATE, [text])
         torch.testing.assert_close(one.decoder, hidden[0], rtol=1e-4, atol=1e-5)
         features = tiny.features([wave])
@@ -202,10 +204,9 @@ def test_measured_distances_are_those_of_states_by_hand(
     waves = [mixture.wave for mixture in mixtures]
     kept = rows.utterance.unique()
     known = {one.id: wave for one, wave in zip(chosen, waves, strict=True) if one.id in kept}
-    seen = dict(
-        zip(known, states(tiny, list(known.values()), transcribe(tiny, list(known.values()))),
-            strict=True)
-    )  # fmt: skip
+    waves = list(known.values())
+    texts = transcribe(tiny, waves, UNRESTRICTED)
+    seen = dict(zip(known, states(tiny, waves, texts), strict=True))
     lengths = sorted(one.decoder.shape[1] for one in seen.values())
     usual = lengths[len(lengths) // 2]
     whole = rows[

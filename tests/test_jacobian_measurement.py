@@ -18,6 +18,7 @@ from spectral.measurement.store import read
 from spectral.models.capture import HIDDEN_STATE, capture
 from spectral.models.decoding import greedy, transcribe
 from spectral.models.loading import load_random_twin
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
 from spectral.results.jacobians import HYPOTHESES, hypotheses, layer_summary
@@ -36,6 +37,7 @@ def settings(
         corpus=speech,
         output=tmp_path_factory.mktemp("jacobians") / "tiny-0.parquet",
         conditions=("clean", "hell"),
+        decoding="unrestricted",
         seed=3,
         batch=2,
         device="cpu",
@@ -111,7 +113,7 @@ def test_the_total_sensitivity_is_that_of_the_library_s_own_decoder(
 ) -> None:
     name = sorted(rows.utterance)[0]
     part = rows[(rows.utterance == name) & (rows.condition == "clean") & (rows.network == TRAINED)]
-    tokens = greedy(tiny, features)[0].tokens
+    tokens = greedy(tiny, features, UNRESTRICTED)[0].tokens
     first = part[part.layer == 1].iloc[0]
     at = len(tiny.tokens.prompt) - 1 + int(first.position) - 1
     norm = torch.linalg.matrix_norm(jacobian(tiny, features, tokens, at)).item()
@@ -121,7 +123,7 @@ def test_the_total_sensitivity_is_that_of_the_library_s_own_decoder(
 
 def test_streams_are_what_the_model_decoded_with(tiny: SpeechModel, features: Tensor) -> None:
     with capture(tiny) as recording:
-        transcripts = greedy(tiny, features)
+        transcripts = greedy(tiny, features, UNRESTRICTED)
     streams = residual_streams(tiny, features, transcripts[0].tokens)
     after_first, _ = recording.text_rows(HIDDEN_STATE, transcripts)
     torch.testing.assert_close(
@@ -151,7 +153,7 @@ def test_a_text_without_tokens_has_no_rows(
     settings: JacobianSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def silent(model: SpeechModel, waves: list[np.ndarray]) -> list[object]:
-        found = transcribe(model, waves)
+        found = transcribe(model, waves, UNRESTRICTED)
         return [replace(found[0], tokens=(), text=""), *found[1:]]
 
     monkeypatch.setattr("spectral.measurement.jacobians.transcribe", silent)
@@ -183,7 +185,7 @@ def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
 def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivatives(
     tiny: SpeechModel, features: Tensor
 ) -> None:
-    hearing = hear(tiny, features)
+    hearing = hear(tiny, features, UNRESTRICTED)
     tokens = len(hearing.characters)
     assert hearing.sensitivity.shape[0] == hearing.attention.shape[0] == tokens
     torch.testing.assert_close(hearing.attention.sum(-1), torch.ones(tokens))
@@ -196,7 +198,7 @@ def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivativ
 
     def state(scale: float) -> Tensor:
         shifted = features + scale * direction.reshape(features.shape)
-        text = greedy(tiny, features)[0].tokens
+        text = greedy(tiny, features, UNRESTRICTED)[0].tokens
         seen: list[Tensor] = []
         handle = tiny.layers[-1].layer.register_forward_hook(
             lambda module, inputs, output: seen.append(

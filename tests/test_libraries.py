@@ -27,6 +27,7 @@ from spectral.models.adapters import as_layer
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, capture
 from spectral.models.decoding import greedy, transcribe
 from spectral.models.loading import load, load_random_twin, weights_digest
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
 
@@ -102,7 +103,7 @@ def test_audio_longer_than_the_window_is_cut_as_openai_whisper_cuts_it(
     )
     assert [segment["seek"] for segment in theirs["segments"]] == [0, 3000, 6000]
     monkeypatch.setattr(model, "limit", STEPS)
-    (ours,) = transcribe(model, [wave])
+    (ours,) = transcribe(model, [wave], UNRESTRICTED)
     assert ours.tokens == sum((tuple(s["tokens"]) for s in theirs["segments"]), ())
     assert len(ours.breaks) == 2
 
@@ -111,7 +112,7 @@ def test_both_write_the_same_with_the_same_confidence(
     pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
 ) -> None:
     features = pair[0].features(waves)
-    ours, theirs = (greedy(model, features, STEPS) for model in pair)
+    ours, theirs = (greedy(model, features, UNRESTRICTED, STEPS) for model in pair)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.tokens == other.tokens
         assert mine.text == other.text
@@ -135,7 +136,7 @@ def require_equal_captures(
     recordings = []
     for model in pair:
         with capture(model) as recording:
-            transcripts = greedy(model, features, STEPS)
+            transcripts = greedy(model, features, UNRESTRICTED, STEPS)
         recordings.append((recording, transcripts))
     ours, theirs = ([said.tokens for said in each] for _, each in recordings)
     assert ours == theirs
@@ -157,7 +158,9 @@ def test_both_have_the_same_propagators(
     pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
 ) -> None:
     features = pair[0].features(waves[:1])
-    require_equal_propagators(pair, features, greedy(pair[0], features, STEPS)[0].tokens)
+    require_equal_propagators(
+        pair, features, greedy(pair[0], features, UNRESTRICTED, STEPS)[0].tokens
+    )
 
 
 def require_equal_propagators(
@@ -206,7 +209,7 @@ def test_a_distilled_model_of_many_layers_that_listen_and_two_that_write(
     model = load(str(path), NOWHERE, CPU)
     assert len(model.layers) == 2
     with capture(model) as recording:
-        said = greedy(model, model.features(waves), STEPS)
+        said = greedy(model, model.features(waves), UNRESTRICTED, STEPS)
     assert recording.text_rows("ffn", said)[0].shape[1] == 2
     assert load_random_twin(str(path), NOWHERE, CPU, 0).parameters == model.parameters
 
@@ -236,9 +239,9 @@ def test_no_hook_stays_behind_and_capture_changes_nothing(
 ) -> None:
     for model in pair:
         features = model.features(waves)
-        before = greedy(model, features, STEPS)
+        before = greedy(model, features, UNRESTRICTED, STEPS)
         with capture(model):
-            assert greedy(model, features, STEPS) == before
+            assert greedy(model, features, UNRESTRICTED, STEPS) == before
         assert not any(module._forward_hooks for module in model.module.modules())
 
 

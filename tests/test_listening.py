@@ -29,6 +29,7 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
         corpus=speech,
         output=tmp_path_factory.mktemp("listening") / "tiny-0.parquet",
         conditions=(*HEARD, *NOTHING),
+        decoding="unrestricted",
         seed=3,
         batch=4,
         device="cpu",

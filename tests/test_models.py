@@ -31,6 +31,7 @@ from spectral.models.ladder import (
     write_checksums,
 )
 from spectral.models.loading import available, choose_device, load, load_random_twin
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
@@ -51,7 +52,7 @@ def waves(speech: Path) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def transcripts(tiny: SpeechModel, waves: list[np.ndarray]) -> list[Transcript]:
-    return greedy(tiny, tiny.features(waves))
+    return greedy(tiny, tiny.features(waves), UNRESTRICTED)
 
 
 def reference_model(folder: Path) -> WhisperForConditionalGeneration:
@@ -81,10 +82,12 @@ def expected_log_probability(
     reference: WhisperForConditionalGeneration,
     features: torch.Tensor,
     transcript: Transcript,
+    among_text: bool,
 ) -> float:
     prompt, end = model.tokens.prompt, model.tokens.end
     logits = teacher_forced(reference, features, prompt + transcript.tokens)
-    logits[:, list(model.tokens.suppressed)] = -math.inf
+    if among_text:
+        logits[:, list(model.tokens.suppressed)] = -math.inf
     said = list(transcript.tokens) + [end] * transcript.finished
     scores = logits[len(prompt) - 1 :].log_softmax(-1)[range(len(said)), said]
     return float(scores.sum()) / (len(transcript.tokens) + 1)
@@ -330,7 +333,7 @@ def test_the_tiny_model_makes_answers_of_several_lengths_some_unfinished(
 def test_decoding_twice_gives_the_same_transcripts_to_the_last_bit(
     tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript]
 ) -> None:
-    assert greedy(tiny, tiny.features(waves)) == transcripts
+    assert greedy(tiny, tiny.features(waves), UNRESTRICTED) == transcripts
 
 
 def test_an_utterance_is_decoded_alike_alone_and_in_a_ragged_batch(
@@ -338,14 +341,14 @@ def test_an_utterance_is_decoded_alike_alone_and_in_a_ragged_batch(
 ) -> None:
     lengths = [len(transcript.tokens) for transcript in transcripts]
     for i in (lengths.index(min(lengths)), lengths.index(max(lengths))):
-        (alone,) = greedy(tiny, tiny.features([waves[i]]))
+        (alone,) = greedy(tiny, tiny.features([waves[i]]), UNRESTRICTED)
         together = transcripts[i]
         assert (alone.tokens, alone.finished) == (together.tokens, together.finished)
         for name in ("average_log_probability", "no_speech_probability"):
             assert getattr(alone, name) == pytest.approx(getattr(together, name), abs=1e-6)
 
 
-def test_the_average_log_probability_is_that_of_one_forward_pass_over_the_whole_answer(
+def test_both_log_probabilities_are_those_of_one_forward_pass_over_the_whole_answer(
     tiny: SpeechModel,
     reference: WhisperForConditionalGeneration,
     waves: list[np.ndarray],
@@ -353,8 +356,13 @@ def test_the_average_log_probability_is_that_of_one_forward_pass_over_the_whole_
 ) -> None:
     features = tiny.features(waves)
     for row, transcript in zip(features, transcripts, strict=True):
-        expected = expected_log_probability(tiny, reference, row, transcript)
-        assert transcript.average_log_probability == pytest.approx(expected, abs=1e-5)
+        of_all, of_text = (
+            expected_log_probability(tiny, reference, row, transcript, among_text=text)
+            for text in (False, True)
+        )
+        assert of_all < of_text - 1e-3, "special tokens take their share here"
+        assert transcript.average_log_probability == pytest.approx(of_all, abs=1e-5)
+        assert transcript.text_log_probability == pytest.approx(of_text, abs=1e-5)
 
 
 def test_every_token_is_the_most_probable_one_that_is_allowed(
@@ -420,7 +428,7 @@ def test_the_compression_ratio_is_openai_whispers(transcripts: list[Transcript])
 def test_no_answer_is_longer_than_the_limit_and_cut_ones_are_called_unfinished(
     tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript], limit: int
 ) -> None:
-    cut = greedy(tiny, tiny.features(waves), limit)
+    cut = greedy(tiny, tiny.features(waves), UNRESTRICTED, limit)
     most = min(limit, tiny.limit)
     for short, whole in zip(cut, transcripts, strict=True):
         assert short.tokens == whole.tokens[:most]
@@ -433,7 +441,7 @@ def test_a_limit_below_one_is_an_error(
     tiny: SpeechModel, waves: list[np.ndarray], limit: int
 ) -> None:
     with pytest.raises(ValueError, match=f"limit must be at least 1, got {limit}"):
-        greedy(tiny, tiny.features(waves[:1]), limit)
+        greedy(tiny, tiny.features(waves[:1]), UNRESTRICTED, limit)
 
 
 def test_an_empty_answer_has_no_tokens_and_ratio_zero(
@@ -445,12 +453,15 @@ def test_an_empty_answer_has_no_tokens_and_ratio_zero(
         return logits
 
     monkeypatch.setattr(tiny, "step", only_the_end)
-    for answer in greedy(tiny, tiny.features(waves[:3])):
+    for answer in greedy(tiny, tiny.features(waves[:3]), UNRESTRICTED):
         assert (answer.text, answer.tokens, answer.finished) == ("", (), True)
         assert answer.compression_ratio == 0
         allowed = 34 - len(tiny.tokens.suppressed)
         expected = -math.log1p((allowed - 1) * math.exp(-9.0))
-        assert answer.average_log_probability == pytest.approx(expected, abs=1e-12)
+        assert answer.text_log_probability == pytest.approx(expected, abs=1e-12)
+        assert answer.average_log_probability == pytest.approx(
+            -math.log1p(33 * math.exp(-9.0)), abs=1e-12
+        )
 
 
 def test_special_tokens_are_never_written_however_probable(
@@ -462,7 +473,7 @@ def test_special_tokens_are_never_written_however_probable(
         return logits
 
     monkeypatch.setattr(tiny, "step", prefer_special)
-    (answer,) = greedy(tiny, tiny.features(waves[:1]), limit=5)
+    (answer,) = greedy(tiny, tiny.features(waves[:1]), UNRESTRICTED, limit=5)
     assert answer.tokens == (0,) * 5  # of equals the lowest
 
 
@@ -471,7 +482,7 @@ def test_a_wave_of_several_windows_is_the_text_of_each_and_their_confidence_toge
 ) -> None:
     size = tiny.window_samples
     padded = [np.pad(wave, (0, size - len(wave))) for wave in waves[:3]]
-    long, short = transcribe(tiny, [np.concatenate(padded), waves[3]])
+    long, short = transcribe(tiny, [np.concatenate(padded), waves[3]], UNRESTRICTED)
     assert (short.tokens, short.breaks) == (transcripts[3].tokens, ())
     parts = transcripts[:3]
     assert long.text == " ".join(part.text for part in parts)
@@ -495,7 +506,7 @@ def test_a_further_window_begins_where_a_frame_is_left(
     tiny: SpeechModel, extra: int, windows: int
 ) -> None:
     wave = np.random.default_rng(0).standard_normal(tiny.window_samples + extra)
-    (answer,) = transcribe(tiny, [wave.astype(np.float32)])
+    (answer,) = transcribe(tiny, [wave.astype(np.float32)], UNRESTRICTED)
     assert len(answer.breaks) == windows - 1
 
 
@@ -503,7 +514,7 @@ def test_nan_logits_are_an_error_that_names_the_model(
     tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
     with pytest.raises(ValueError, match="tiny-0: its logits are NaN"):
-        greedy(tiny, tiny.features(waves[:1]) * torch.nan)
+        greedy(tiny, tiny.features(waves[:1]) * torch.nan, UNRESTRICTED)
 
 
 def test_a_transcript_holds_no_more_than_a_text_and_its_confidences(
@@ -524,10 +535,10 @@ def test_a_shipped_model_decodes_as_the_library_does_with_recomputable_confidenc
     model, reference = load(name, SHIPPED, CPU), reference_model(SHIPPED / name)
     utterances = find_utterances(CORPUS).utterances[::64]
     features = model.features([read_wave(utterance) for utterance in utterances])
-    answers = greedy(model, features)
+    answers = greedy(model, features, UNRESTRICTED)
     assert [answer.tokens for answer in answers] == generated(model, reference, features)
     for row, answer in zip(features, answers, strict=True):
-        expected = expected_log_probability(model, reference, row, answer)
+        expected = expected_log_probability(model, reference, row, answer, among_text=False)
         assert answer.average_log_probability == pytest.approx(expected, abs=1e-5)
 
 
@@ -547,7 +558,10 @@ def test_a_shipped_model_tells_silence_noise_and_tones_from_speech(name: str) ->
     quiet = [no_speech(NO_SPEECH[i % 3], rng, model.window_samples) for i in range(12)]
     spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::11]]
     without, with_speech = (
-        [answer.no_speech_probability for answer in greedy(model, model.features(waves), limit=1)]
+        [
+            answer.no_speech_probability
+            for answer in greedy(model, model.features(waves), UNRESTRICTED, limit=1)
+        ]
         for waves in (quiet, spoken)
     )
     assert np.median(without) > 0.9

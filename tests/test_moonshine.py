@@ -21,6 +21,7 @@ from spectral.models.capture import COMPONENTS, HIDDEN_STATE, capture
 from spectral.models.decoding import greedy, transcribe
 from spectral.models.forcing import teacher_forced
 from spectral.models.loading import load, load_random_twin, weights_digest
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
@@ -94,12 +95,12 @@ def test_it_writes_what_the_library_generates(
         suppress_tokens=list(model.tokens.suppressed),
         pad_token_id=END,
     )[0].tolist()
-    (ours,) = transcribe(model, [waves[i]])
+    (ours,) = transcribe(model, [waves[i]], UNRESTRICTED)
     assert [START, *ours.tokens, *([END] if ours.finished else [])] == theirs
 
 
 def test_the_texts_differ_and_some_end(model: SpeechModel, waves: list[np.ndarray]) -> None:
-    texts = transcribe(model, waves)
+    texts = transcribe(model, waves, UNRESTRICTED)
     assert len({text.tokens for text in texts}) == len(waves)
     assert {text.finished for text in texts} == {True, False}
 
@@ -108,11 +109,11 @@ def test_an_utterance_s_text_and_spectra_do_not_depend_on_its_batch(
     model: SpeechModel, waves: list[np.ndarray]
 ) -> None:
     with capture(model) as recording:
-        together = transcribe(model, waves)
+        together = transcribe(model, waves, UNRESTRICTED)
     rows, _ = recording.text_rows("cross_attention", together)
     for i, wave in enumerate(waves):
         with capture(model) as single:
-            (alone,) = transcribe(model, [wave])
+            (alone,) = transcribe(model, [wave], UNRESTRICTED)
         assert alone.tokens == together[i].tokens
         assert alone.average_log_probability == pytest.approx(
             together[i].average_log_probability, abs=1e-5
@@ -124,7 +125,7 @@ def test_an_utterance_s_text_and_spectra_do_not_depend_on_its_batch(
 def test_confidences_are_those_of_the_library_s_logits(
     model: SpeechModel, reference: MoonshineForConditionalGeneration, waves: list[np.ndarray]
 ) -> None:
-    (text,) = transcribe(model, waves[:1])
+    (text,) = transcribe(model, waves[:1], UNRESTRICTED)
     with torch.no_grad():
         logits = reference(
             torch.from_numpy(waves[0])[None],
@@ -134,7 +135,7 @@ def test_confidences_are_those_of_the_library_s_logits(
     written = [*text.tokens, END] if text.finished else list(text.tokens)
     chosen = logits.double().log_softmax(-1)[range(len(written)), written]
     expected = float(chosen.sum()) / (len(text.tokens) + 1)
-    assert text.average_log_probability == pytest.approx(expected, abs=1e-5)
+    assert text.text_log_probability == pytest.approx(expected, abs=1e-5)
     assert np.isnan(text.no_speech_probability)
 
 
@@ -189,7 +190,7 @@ def test_rows_and_spectra_are_those_of_a_plain_forward_pass(
     model: SpeechModel, reference: MoonshineForConditionalGeneration, waves: list[np.ndarray]
 ) -> None:
     with capture(model) as recording:
-        texts = transcribe(model, waves)
+        texts = transcribe(model, waves, UNRESTRICTED)
     for i, (wave, text) in enumerate(zip(waves, texts, strict=True)):
         plain = Forward(reference, wave, list(text.tokens))
         count = len(text.tokens)
@@ -210,7 +211,7 @@ def test_attention_graphs_know_the_rotary_positions(
     model: SpeechModel, reference: MoonshineForConditionalGeneration, waves: list[np.ndarray]
 ) -> None:
     with capture(model) as recording:
-        texts = transcribe(model, waves[:1])
+        texts = transcribe(model, waves[:1], UNRESTRICTED)
     plain = Forward(reference, waves[0], list(texts[0].tokens))
     count = len(texts[0].tokens)
     for layer in range(LAYERS):
@@ -226,7 +227,7 @@ def test_propagators_of_the_general_path_are_the_blocks_of_the_whole_jacobian(
     exact = MoonshineForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float64, attn_implementation="sdpa"
     ).eval()
-    tokens = greedy(model, model.features(waves[:1]), limit=5)[0].tokens
+    tokens = greedy(model, model.features(waves[:1]), UNRESTRICTED, limit=5)[0].tokens
     streams = residual_streams(model, model.features(waves[:1]), tokens)
     context = streams.context.double()
     count = len(tokens) + 1
@@ -281,9 +282,9 @@ def test_audio_is_cut_into_windows_and_padded_to_one_position(
     model: SpeechModel, monkeypatch: pytest.MonkeyPatch, waves: list[np.ndarray]
 ) -> None:
     monkeypatch.setattr(model, "window_samples", 16_000)
-    (text,) = transcribe(model, [np.concatenate([waves[0], waves[2]])])
+    (text,) = transcribe(model, [np.concatenate([waves[0], waves[2]])], UNRESTRICTED)
     assert len(text.breaks) == 3, "64,000 samples are four windows"
-    (short,) = transcribe(model, [waves[0][:300]])
+    (short,) = transcribe(model, [waves[0][:300]], UNRESTRICTED)
     assert len(short.tokens) <= model.limit
 
 
@@ -292,7 +293,7 @@ def test_weights_that_give_nan_are_named(folder: Path, waves: list[np.ndarray]) 
     with torch.no_grad():
         broken.module.model.encoder.conv1.weight[0] = torch.nan  # type: ignore[union-attr,index]
     with pytest.raises(ValueError, match="its encoder gives NaN"):
-        transcribe(broken, waves[:1])
+        transcribe(broken, waves[:1], UNRESTRICTED)
 
 
 # --- the measurements ----------------------------------------------------------------------------
@@ -308,6 +309,7 @@ def settings(
         corpus=speech,
         output=tmp_path_factory.mktemp("measured") / "moon.parquet",
         conditions=("clean", "hell"),
+        decoding="unrestricted",
         seed=0,
         batch=3,
         device="cpu",
@@ -328,11 +330,13 @@ def test_it_is_measured_from_end_to_end(settings: SpectralSettings, model: Speec
     wave = read_wave(
         next(u for u in find_utterances(settings.corpus).utterances if u.id == one.utterance)
     )
-    assert transcribe(model, [wave])[0].text == one.transcript
+    assert transcribe(model, [wave], UNRESTRICTED)[0].text == one.transcript
 
 
 def test_jacobians_say_in_one_line_why_there_are_none(settings: SpectralSettings) -> None:
-    shared = {name: getattr(settings, name) for name in ("ladder", "corpus", "conditions")}
+    shared = {
+        name: getattr(settings, name) for name in ("ladder", "corpus", "conditions", "decoding")
+    }
     wanted = JacobianSettings(
         model="moon", output=settings.output.with_name("jacobians.parquet"), seed=0, batch=1,
         device="cpu", utterances=1, tokens=1, probes=1, **shared,

@@ -13,6 +13,7 @@ from spectral.measurement.nudges import _random, _singular, measure_nudges
 from spectral.measurement.settings import NudgeSettings
 from spectral.measurement.store import read
 from spectral.models.decoding import greedy
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
 from spectral.results.nudges import growths, nudged_texts
@@ -27,6 +28,7 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
         corpus=speech,
         output=tmp_path_factory.mktemp("nudges") / "tiny-0.parquet",
         conditions=("clean",),
+        decoding="unrestricted",
         seed=3,
         batch=2,
         device="cpu",
@@ -65,7 +67,7 @@ def test_directions_have_norm_one_and_singular_ones_move_their_token_by_sigma(
 ) -> None:
     wave = read_wave(find_utterances(speech).utterances[0])
     features = tiny.features([wave])
-    (text,) = greedy(tiny, features)
+    (text,) = greedy(tiny, features, UNRESTRICTED)
     drawn = list(_random(features, 120, settings, ("clean", "x")))
     for nudge in drawn:
         assert nudge.delta.norm().item() == pytest.approx(1, rel=1e-5)

@@ -15,9 +15,11 @@ from spectral.measurement.spectra import measure_spectra
 from spectral.measurement.store import read
 from spectral.measurement.surrogates import continued, gaussian, generator, shuffled
 from spectral.models.capture import COMPONENTS, capture
-from spectral.models.decoding import Transcript, transcribe
+from spectral.models.decoding import transcribe
 from spectral.models.forcing import feed
 from spectral.models.loading import load_random_twin
+from spectral.models.rules import UNRESTRICTED
+from spectral.models.states import text_of
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
 from spectral.stress.conditions import condition
@@ -38,6 +40,7 @@ def settings(
         corpus=speech,
         output=tmp_path_factory.mktemp("nulls") / "tiny-0.parquet",
         conditions=("clean", "hell", "swapped"),
+        decoding="unrestricted",
         modes=(5, 10),
         epsilon=1e-6,
         seed=SEED,
@@ -118,7 +121,7 @@ def test_the_twin_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
     corpus = find_utterances(settings.corpus).utterances
     clean = Mixture.of(corpus[0], read_wave(corpus[0]))
     wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
-    tokens = transcribe(tiny, [wave])[0].tokens
+    tokens = transcribe(tiny, [wave], UNRESTRICTED)[0].tokens
     twin = load_random_twin("tiny-0", settings.ladder, torch.device("cpu"), SEED)
     seen: list[np.ndarray] = []
     handle = twin.layers[1].cross_attention.register_forward_hook(
@@ -156,7 +159,7 @@ def test_a_model_fed_its_own_text_does_what_it_did(tiny: SpeechModel, speech: Pa
     waves = [read_wave(one) for one in find_utterances(speech).utterances[:3]]
     waves.append(np.concatenate([waves[0], waves[1], waves[2]]))  # of more than one window
     with capture(tiny) as decoding:
-        transcripts = transcribe(tiny, waves)
+        transcripts = transcribe(tiny, waves, UNRESTRICTED)
     assert transcripts[-1].breaks
     with capture(tiny) as feeding:
         feed(tiny, waves, transcripts)
@@ -170,7 +173,7 @@ def test_a_model_fed_its_own_text_does_what_it_did(tiny: SpeechModel, speech: Pa
 
 def test_a_text_of_other_windows_than_its_wave_is_refused(tiny: SpeechModel, speech: Path) -> None:
     wave = read_wave(find_utterances(speech).utterances[0])
-    text = Transcript("ab", (5, 6), 0.0, 1.0, 0.0, True, breaks=(1,))
+    text = replace(text_of((5, 6)), breaks=(1,))
     with pytest.raises(ValueError, match="a text of 2 windows for a wave of 1; cut the wave"):
         feed(tiny, [wave], [text])
 

@@ -174,6 +174,7 @@ def test_sizes_are_timed_while_patience_and_memory_last(monkeypatch: pytest.Monk
 def profile(tmp_path: Path, ladder: Path, speech: Path) -> Path:
     """A model that is there and one that is not, on seven speakers."""
     shared = {"ladder": str(ladder), "corpus": str(speech), "seed": 0, "batch": 2, "device": "cpu"}
+    shared["decoding"] = "unrestricted"
     sections = {
         "measure": {
             **shared, "conditions": ["clean", "hell"], "modes": [10], "epsilon": 1e-6,

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from spectral.measurement import severities
 from spectral.measurement.severities import SHARES, conditions_of, failing_share, transition
+from spectral.models.rules import OPENAI, Rule
 from spectral.speech.corpus import Utterance
 from spectral.stress.conditions import CONDITIONS, condition
 from spectral.stress.mixture import Mixture, Speakers, rms
@@ -69,7 +70,7 @@ def test_failures_are_counted_under_the_same_stress(monkeypatch: pytest.MonkeyPa
     limits = {each.wave.size: (i + 0.5) / 40 for i, each in enumerate(clean)}  # by severity
     levels = {each.wave.size: rms(each.wave) for each in clean}
 
-    def transcribe(_: object, waves: list[np.ndarray]) -> list[SimpleNamespace]:
+    def transcribe(_: object, waves: list[np.ndarray], rule: Rule) -> list[SimpleNamespace]:
         texts = []
         for wave in waves:
             added = max((rms(wave) / levels[wave.size]) ** 2 - 1, 1e-9)
@@ -79,7 +80,8 @@ def test_failures_are_counted_under_the_same_stress(monkeypatch: pytest.MonkeyPa
         return texts
 
     monkeypatch.setattr(severities, "transcribe", transcribe)
-    share = failing_share(None, CONDITIONS["noise"], clean, Speakers([]), seed=0, batch=7)  # type: ignore[arg-type]
+    stress, speakers = CONDITIONS["noise"], Speakers([])
+    share = failing_share(None, OPENAI, stress, clean, speakers, seed=0, batch=7)  # type: ignore[arg-type]
     for severity, (_, measured) in zip(SHARES, transition(share).values(), strict=True):
         assert measured == pytest.approx(severity, abs=0.051)
 

@@ -24,6 +24,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from spectral.models.decoding import greedy
 from spectral.models.ladder import feature_extractor, initialise, ladder_config
 from spectral.models.loading import available, load
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.tokenizer import PROMPT, character_tokenizer
 from spectral.speech.corpus import SAMPLE_RATE
 from spectral.speech.grammar import MAX_CHARACTERS, has_held_out_pair
@@ -772,7 +773,7 @@ def test_the_command_trains_every_seed_into_models_that_load_and_decode_and_only
     assert [entry["stage"] for entry in record["record"]] == list(read_recipe(RECIPE).stages)
     assert record["threads"] == max(1, (os.cpu_count() or 1) // 2)
     features = model.features([np.zeros(16_000, dtype=np.float32)])
-    assert 0 < greedy(model, features, limit=5)[0].no_speech_probability < 1
+    assert 0 < greedy(model, features, UNRESTRICTED, limit=5)[0].no_speech_probability < 1
 
     weights = (ladder / "xxs-0" / "model.safetensors").read_bytes()
     capsys.readouterr()

@@ -30,6 +30,8 @@ from spectral.models.capture import COMPONENTS, capture
 from spectral.models.confidence import token_log_probabilities
 from spectral.models.decoding import Transcript, greedy, transcribe
 from spectral.models.loading import load
+from spectral.models.rules import UNRESTRICTED
+from spectral.models.states import text_of
 from spectral.models.view import SpeechModel
 from spectral.results.warnings import (
     ANY,
@@ -59,7 +61,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> WarningSettings:
     return WarningSettings(
         model="xs-0", ladder=DATA / "ladder", corpus=DATA / "corpus",
         output=tmp_path_factory.mktemp("warnings") / "xs-0.parquet",
-        conditions=("clean", "noise-0.9"), seed=SEED, batch=2, device="cpu", utterances=4,
+        conditions=("clean", "noise-0.9"), decoding="unrestricted",
+        seed=SEED, batch=2, device="cpu", utterances=4,
         prefixes=LONG, epsilon=EPSILON,
     )  # fmt: skip
 
@@ -88,7 +91,7 @@ def test_prefix_spectra_are_those_of_the_truncated_activations(
     compared = 0
     for mixture in _mixtures(settings, rows):
         with capture(model) as recording:
-            (text,) = transcribe(model, [mixture.wave])
+            (text,) = transcribe(model, [mixture.wave], UNRESTRICTED)
         own = rows[rows.utterance == mixture.target.id]
         assert set(own.prefix) == {n for n in LONG if n < len(text.tokens)}
         first = len(model.tokens.prompt) - 1
@@ -150,15 +153,17 @@ def test_log_probabilities_are_those_of_decoding(
 ) -> None:
     """Decoding sums the text's and the end's: what is left is a log-probability, of one token."""
     waves = [mixture.wave for mixture in _mixtures(settings, rows)]
-    texts = transcribe(model, waves)
+    texts = transcribe(model, waves, UNRESTRICTED)
     sure = token_log_probabilities(model, waves, texts)
     assert [len(each) for each in sure] == [len(text.tokens) for text in texts]
     for text, each in zip(texts, sure, strict=True):
-        end = text.average_log_probability * (len(text.tokens) + 1) - each.sum().item()
+        end = text.text_log_probability * (len(text.tokens) + 1) - each.sum().item()
         assert text.finished
         assert -5 < end < 1e-4
-    (cut,) = greedy(model, model.features(waves[:1]), limit=len(texts[0].tokens))  # without an end
-    total = cut.average_log_probability * (len(cut.tokens) + 1)
+    (cut,) = greedy(
+        model, model.features(waves[:1]), UNRESTRICTED, limit=len(texts[0].tokens)
+    )  # without an end
+    total = cut.text_log_probability * (len(cut.tokens) + 1)
     assert sure[0].sum().item() == pytest.approx(total, abs=1e-4)
     alone = token_log_probabilities(model, waves[:1], texts[:1])
     torch.testing.assert_close(alone[0], sure[0], atol=1e-5, rtol=1e-5)
@@ -199,7 +204,8 @@ def _text(pieces: Sequence[str], breaks: tuple[int, ...] = ()) -> tuple[_Letters
     edges = [0, *breaks, len(pieces)]
     windows = ["".join(pieces[a:b]).strip() for a, b in pairwise(edges)]
     tokens = tuple(range(len(pieces)))
-    return _Letters(pieces), Transcript(" ".join(windows), tokens, -0.1, 1.0, 0.0, True, breaks)
+    text = replace(text_of(tokens), text=" ".join(windows), breaks=breaks)
+    return _Letters(pieces), text
 
 
 @pytest.mark.parametrize(

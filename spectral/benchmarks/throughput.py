@@ -24,6 +24,7 @@ from spectral.models.adapters import as_layer
 from spectral.models.decoding import transcribe
 from spectral.models.loading import choose_device, initialised
 from spectral.models.openai_model import OpenAIModel
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.streams import residual_streams
 from spectral.speech.corpus import SAMPLE_RATE, Utterance
 from spectral.stress.mixture import Mixture
@@ -103,6 +104,7 @@ def throughput(
     """
     model = _random(name, device)
     mixtures = list(_speech(batch))
+    waves = [mixture.wave for mixture in mixtures]
     settings = _settings(name)
     decoding = measured(
         Case(
@@ -110,7 +112,7 @@ def throughput(
             {},
             {
                 OURS: Way(lambda: spectral_rows(model, {"clean": mixtures}, settings)),
-                "plain": Way(lambda: transcribe(model, [mixture.wave for mixture in mixtures])),
+                "plain": Way(lambda: transcribe(model, waves, UNRESTRICTED)),
             },
             operations=0,
             difference=lambda: 0.0,
@@ -157,6 +159,7 @@ def _settings(name: str) -> SpectralSettings:
         corpus=Path(),
         output=Path(),
         conditions=("clean",),
+        decoding=UNRESTRICTED.name,
         seed=0,
         batch=1,
         device="auto",

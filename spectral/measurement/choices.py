@@ -57,7 +57,8 @@ def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Ro
     """All rows of a batch of whole voices; ``batch`` holds their mixtures by condition."""
     first, *others = (name for name in settings.conditions if name != REFERENCE_CONDITION)
     played = {name: batch[name] for name in (REFERENCE_CONDITION, first)}
-    free = {name: decode(model, mixtures) for name, mixtures in played.items()}
+    rule = settings.rule
+    free = {name: decode(model, mixtures, rule) for name, mixtures in played.items()}
     forced = forced_pair(model, free, played)
     rows: list[Row] = []
     for positions, centred, pooling in product((TEXT, WHOLE), (True, False), (ALONE, POOLED)):
@@ -65,7 +66,8 @@ def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Ro
         rows += _chosen_rows(free, {"forcing": FREE, **chosen})
         rows += _chosen_rows(forced, {"forcing": FORCED, **chosen})
     for name in others:  # one at a time: a recording is the largest thing that a batch holds
-        pair = {REFERENCE_CONDITION: free[REFERENCE_CONDITION], name: decode(model, batch[name])}
+        decoded = decode(model, batch[name], rule)
+        pair = {REFERENCE_CONDITION: free[REFERENCE_CONDITION], name: decoded}
         found = _chosen_rows(pair, DEFAULT)
         rows += [row for row in found if {row["condition"], row["matched_with"]} - {"clean", ""}]
     return rows

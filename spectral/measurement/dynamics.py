@@ -28,6 +28,7 @@ from spectral.measurement.settings import DynamicsSettings
 from spectral.measurement.texts import Row
 from spectral.measurement.twins import random_twin
 from spectral.models.decoding import Transcript, transcribe
+from spectral.models.rules import Rule
 from spectral.models.states import TOGETHER, States, states
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
@@ -58,7 +59,7 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
     utterances would be another measurement.
     """
     try:
-        said = _said(model, batch)
+        said = _said(model, batch, settings)
         group = Group.of(next(iter(said.batch.values())), settings.seed)
         if group.voices < settings.folds:
             return []
@@ -76,8 +77,8 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
         ) from error
 
 
-def _said(model: SpeechModel, batch: Batch) -> _Said:
-    texts = {name: _written(model, side) for name, side in batch.items()}
+def _said(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> _Said:
+    texts = {name: _written(model, side, settings.rule) for name, side in batch.items()}
     references = [one.target.reference for one in next(iter(batch.values()))]
     keep = [
         i
@@ -91,10 +92,10 @@ def _said(model: SpeechModel, batch: Batch) -> _Said:
     )
 
 
-def _written(model: SpeechModel, mixtures: Sequence[Mixture]) -> list[Transcript]:
+def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> list[Transcript]:
     waves = [mixture.wave for mixture in mixtures]
     starts = range(0, len(waves), TOGETHER)
-    return [text for i in starts for text in transcribe(model, waves[i : i + TOGETHER])]
+    return [text for i in starts for text in transcribe(model, waves[i : i + TOGETHER], rule)]
 
 
 def _network_rows(

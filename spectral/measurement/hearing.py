@@ -10,6 +10,7 @@ from spectral.jacobians.operators import LinearOperator, function_operator
 from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
 from spectral.models.adapters import as_layer
 from spectral.models.decoding import greedy
+from spectral.models.rules import Rule
 from spectral.models.streams import Streams, residual_streams
 from spectral.models.view import SpeechModel
 
@@ -29,12 +30,12 @@ class Hearing:
         return (self.sensitivity.argmax(-1) - self.attention.argmax(-1)).abs()
 
 
-def hear(model: SpeechModel, features: Tensor) -> Hearing:
+def hear(model: SpeechModel, features: Tensor, rule: Rule) -> Hearing:
     """Decode one utterance, features (1, mels, frames), and ask every token where it listened.
 
     Raises ValueError for an utterance that the model has no text for.
     """
-    tokens = greedy(model, features)[0].tokens
+    tokens = greedy(model, features, rule)[0].tokens
     if not tokens:
         raise ValueError(f"{model.name} writes nothing for this utterance; take another")
     streams = residual_streams(model, features, tokens)

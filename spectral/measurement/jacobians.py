@@ -60,7 +60,7 @@ def paired_rows(
         waves = [mixture.wave for mixture in mixtures]
         features = model.features(waves)
         for i, (mixture, transcript) in enumerate(
-            zip(mixtures, transcribe(model, waves), strict=True)
+            zip(mixtures, transcribe(model, waves, settings.rule), strict=True)
         ):
             text, tokens = text_columns(model, mixture, transcript), transcript.first_window
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}

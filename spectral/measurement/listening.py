@@ -28,7 +28,7 @@ def listening_rows(
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
-        transcripts = transcribe(model, waves)
+        transcripts = transcribe(model, waves, settings.rule)
         texts = [mixture.target.reference.lower() for mixture in mixtures]
         forced = teacher_forced(model, model.features(waves), texts)
         for mixture, transcript, score in zip(mixtures, transcripts, forced, strict=True):

@@ -60,7 +60,7 @@ def nudge_rows(
     for condition, mixtures in batch.items():
         for mixture in mixtures:
             features = model.features([mixture.wave])
-            (text,) = greedy(model, features)
+            (text,) = greedy(model, features, settings.rule)
             if text.tokens:
                 shared = {"model": model.name, "parameters": model.parameters} | {
                     "condition": condition,
@@ -91,8 +91,9 @@ def _rows(
     for level in settings.levels_db:
         share = 10 ** (-level / 20)
         moved = torch.stack([features[0] + share * size * nudge.delta for nudge in nudges])
+        written = greedy(model, moved, settings.rule)
         growth = [_growth(network, features, moved, text, share) for network in (model, twin)]
-        for nudge, said, own, other in zip(nudges, greedy(model, moved), *growth, strict=True):
+        for nudge, said, own, other in zip(nudges, written, *growth, strict=True):
             after = score(mixture.references, said.text)
             yield {
                 "direction": nudge.direction, "index": nudge.index, "sign": nudge.sign,

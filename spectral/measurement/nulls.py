@@ -65,7 +65,7 @@ def measure_nulls(settings: SpectralSettings) -> Summary:
 
 def null_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
-    decoded = {name: decode(model, mixtures) for name, mixtures in batch.items()}
+    decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
     own = {name: this for name, this in decoded.items() if name != SWAPPED}
     played = {name: batch[name] for name in own}
     rows: list[Row] = []

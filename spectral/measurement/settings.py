@@ -7,18 +7,23 @@ from pathlib import Path
 
 from spectral._validation import whole_number
 from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.models.rules import Rule, rule
 from spectral.stress.conditions import condition
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of any measurement: which model, on what speech, and where its rows go."""
+    """Parameters of any measurement: which model, on what speech, and where its rows go.
+
+    ``decoding``: the name of the rule by which texts are written.
+    """
 
     model: str
     ladder: Path
     corpus: Path
     output: Path
     conditions: tuple[str, ...]
+    decoding: str
     seed: int
     batch: int
     device: str
@@ -30,6 +35,7 @@ class Settings:
         object.__setattr__(self, "conditions", tuple(self.conditions))  # notebooks have lists
         for name in self.conditions:
             condition(name)
+        rule(self.decoding)
         if self.conditions[:1] != (REFERENCE_CONDITION,):
             raise ValueError(
                 f"conditions is {list(self.conditions)}; put {REFERENCE_CONDITION!r} first, every "
@@ -39,6 +45,11 @@ class Settings:
         whole_number(self.seed, "seed", least=0)
         if self.utterances is not None:
             whole_number(self.utterances, "utterances", least=1)
+
+    @property
+    def rule(self) -> Rule:
+        """The decoding rule."""
+        return rule(self.decoding)
 
     def plain(self) -> str:
         """The settings that decide the numbers, as JSON: neither paths nor the device."""

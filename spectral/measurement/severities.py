@@ -1,6 +1,6 @@
 """Severities at which a model fails on 10 to 90 % of utterances, found by bisection.
 
-    python -m spectral.measurement.severities --model xs-0 --conditions noise hell-wsola
+    python -m spectral.measurement.severities --model tiny.en --conditions noise hell-wsola
 
 writes data/severities/<model>.csv. Severities chosen beforehand may all lie above or below the
 transition of a model; these lie in it.
@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 from spectral.measurement.run import spread
 from spectral.models.decoding import transcribe
 from spectral.models.loading import choose_device, load
+from spectral.models.rules import OPENAI, RULES, Rule, rule
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
 from spectral.stress.conditions import CONDITIONS, GRADED, Stress
@@ -32,7 +33,7 @@ LEAST = 1e-4  # severities in names are plain decimals, and fainter there is not
 _CLOSE = 0.02  # of transcripts
 _NARROW = 1.02  # a factor of severity that changes no answer worth measuring
 _SLOPES = (0.3, 30.0)  # logits per factor e of severity: all that a few dozen transcripts resolve
-_COLUMNS = ["model", "condition", "share", "severity", "measured", "utterances"]
+_COLUMNS = ["model", "decoding", "condition", "share", "severity", "measured", "utterances"]
 
 
 def transition(
@@ -99,8 +100,8 @@ def _fitted(known: Mapping[float, float], share: float) -> float:
 
 
 def failing_share(
-    model: SpeechModel, stress: Stress, clean: Sequence[Mixture], speakers: Speakers,
-    seed: int, batch: int,
+    model: SpeechModel, decoding: Rule, stress: Stress, clean: Sequence[Mixture],
+    speakers: Speakers, seed: int, batch: int,
 ) -> Callable[[float], float]:  # fmt: skip
     """How many of the utterances are hallucination candidates, by the severity of ``stress``."""
 
@@ -110,7 +111,7 @@ def failing_share(
         failed = []
         for start in range(0, len(mixtures), batch):
             some = mixtures[start : start + batch]
-            transcripts = transcribe(model, [mixture.wave for mixture in some])
+            transcripts = transcribe(model, [mixture.wave for mixture in some], decoding)
             failed += [
                 score(mixture.references, transcript.text).is_candidate
                 for mixture, transcript in zip(some, transcripts, strict=True)
@@ -145,13 +146,15 @@ def main() -> None:
     utterances = find_utterances(arguments.corpus).utterances
     clean = usable(spread(utterances, arguments.utterances))
     speakers = Speakers(utterances)
-    rows = []
+    decoding, rows = rule(arguments.decoding), []
     for name in arguments.conditions:
         failing = failing_share(
-            model, CONDITIONS[name], clean, speakers, arguments.seed, arguments.batch
+            model, decoding, CONDITIONS[name], clean, speakers, arguments.seed, arguments.batch
         )
         for share, (severity, measured) in transition(failing).items():
-            rows.append((model.name, name, share, severity, round(measured, 4), len(clean)))
+            rows.append(
+                (model.name, decoding.name, name, share, severity, round(measured, 4), len(clean))
+            )
             print(f"{name}: {share:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
     path = arguments.output / f"{arguments.model}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spectral.measurement.severities")
     parser.add_argument("--model", required=True)
     parser.add_argument("--conditions", nargs="+", required=True, choices=GRADED)
+    parser.add_argument("--decoding", default=OPENAI.name, choices=list(RULES))
     parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--output", type=Path, default=Path("data/severities"))

@@ -14,6 +14,7 @@ from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from spectral.models.decoding import Transcript, transcribe
+from spectral.models.rules import Rule
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
@@ -41,7 +42,7 @@ def spectral_rows(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: SpectralSettings
 ) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
-    decoded = {name: decode(model, mixtures) for name, mixtures in batch.items()}
+    decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
     lengths_of = {name: this.lengths for name, this in decoded.items()}
     return [
         {**this.texts[i], "condition": name, "matched_with": partner, **numbers}
@@ -50,10 +51,10 @@ def spectral_rows(
     ]
 
 
-def decode(model: SpeechModel, mixtures: Sequence[Mixture]) -> Decoded:
+def decode(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> Decoded:
     """Transcribe a batch under one condition and record what goes on inside."""
     with capture(model) as recording:
-        transcripts = transcribe(model, [mixture.wave for mixture in mixtures])
+        transcripts = transcribe(model, [mixture.wave for mixture in mixtures], rule)
     pairs = zip(mixtures, transcripts, strict=True)
     return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 

@@ -24,12 +24,12 @@ def stress_rows(
     model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: SpectralSettings
 ) -> list[Row]:
     """All rows of a batch of utterances; of many conditions two recordings are held at a time."""
-    clean = decode(model, batch[REFERENCE_CONDITION])
+    clean = decode(model, batch[REFERENCE_CONDITION], settings.rule)
     lengths = {REFERENCE_CONDITION: clean.lengths}
     rows: list[Row] = []
     for name, mixtures in batch.items():
         if name != REFERENCE_CONDITION:
-            decoded = decode(model, mixtures)
+            decoded = decode(model, mixtures, settings.rule)
             lengths[name] = decoded.lengths
             rows += _rows(name, decoded, lengths, settings)
     return [*_rows(REFERENCE_CONDITION, clean, lengths, settings), *rows]

@@ -24,7 +24,7 @@ def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -
         "interferer_word_errors": list(errors.interferers),
         "candidate": errors.is_candidate,
         "outcome": str(outcome(mixture.references, transcript.text, vocabulary())),
-        "average_log_probability": transcript.average_log_probability,
+        "average_log_probability": transcript.text_log_probability,
         "compression_ratio": transcript.compression_ratio,
         "no_speech_probability": transcript.no_speech_probability,
         "finished": transcript.finished,

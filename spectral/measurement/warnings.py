@@ -70,7 +70,7 @@ def warning_rows(
 def _rows(
     model: SpeechModel, condition: str, mixtures: Sequence[Mixture], settings: WarningSettings
 ) -> Iterator[Row]:
-    decoded = decode(model, mixtures)
+    decoded = decode(model, mixtures, settings.rule)
     texts = decoded.transcripts
     sure = token_log_probabilities(model, [mixture.wave for mixture in mixtures], texts)
     answers = [

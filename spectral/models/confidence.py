@@ -16,9 +16,8 @@ def token_log_probabilities(
 ) -> list[Tensor]:
     """Natural log-probability of every text token, by utterance: (T,), float64, on the CPU.
 
-    The model is given what it wrote of these waves (samples,), and the probabilities are those that
-    decoding saw: tokens that can never be written have none. A window of text belongs to a window
-    of audio.
+    The model is given what it wrote of these waves (samples,). As in ``text_log_probability``,
+    what is no text has no probability. A window of text belongs to a window of audio.
     """
     pieces = [piece for wave in waves for piece in windows(wave, model.window_samples)]
     texts = [tokens for transcript in transcripts for tokens in transcript.windows]

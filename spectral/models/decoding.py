@@ -1,7 +1,8 @@
 """Deterministic greedy decoding with Whisper's own confidences (Radford et al. 2022, sec. 4.5)."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 from whisper.audio import HOP_LENGTH
 
 from spectral._validation import whole_number
+from spectral.models.logits import Choice, Chooser
+from spectral.models.rules import Rule
 from spectral.models.view import SpeechModel
 from spectral.speech.text import compression_ratio
 
@@ -19,16 +22,24 @@ class Transcript:
     """What a model wrote for one utterance, and how sure it was.
 
     tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
-    the end token, natural log. compression_ratio: bytes of the text over its zlib-compressed bytes.
-    no_speech_probability: of the no-speech token after start-of-transcript, NaN for a model without
-    one; of several windows the lowest. finished: false where the length limit cut a window off; the
-    average then divides by one token too many, as Whisper's does. breaks: where in ``tokens`` each
-    window after the first begins.
+    the end token, natural log, as openai-whisper computes it: under ``openai`` of the tokens that
+    are allowed, under ``unrestricted`` of all tokens there are. text_log_probability: the same of
+    text tokens and the end alone, under any rule. forbidden_mass: the probability that the model
+    gives at the first step to what ``openai`` forbids there, also under other rules; mean over all
+    steps, that of the end among them, in mean_forbidden_mass. compression_ratio: bytes of the text
+    over its zlib-compressed bytes. no_speech_probability: of the no-speech token after
+    start-of-transcript, NaN for a model without one. Of several windows this and forbidden_mass are
+    the lowest. finished: false where the length limit cut a window off; the averages then divide
+    by one token too many, as Whisper's does. breaks: where in ``tokens`` each window after the
+    first begins.
     """
 
     text: str
     tokens: tuple[int, ...]
     average_log_probability: float
+    text_log_probability: float
+    forbidden_mass: float
+    mean_forbidden_mass: float
     compression_ratio: float
     no_speech_probability: float
     finished: bool
@@ -46,7 +57,7 @@ class Transcript:
         return self.windows[0]
 
 
-def transcribe(model: SpeechModel, waves: Sequence[np.ndarray]) -> list[Transcript]:
+def transcribe(model: SpeechModel, waves: Sequence[np.ndarray], rule: Rule) -> list[Transcript]:
     """Transcripts of waves (samples,) of any length, all windows of all of them in one batch.
 
     What is longer than the model's window is cut into windows, each decoded by itself: what
@@ -54,7 +65,7 @@ def transcribe(model: SpeechModel, waves: Sequence[np.ndarray]) -> list[Transcri
     log-mel, as in transformers; openai-whisper scales that of the whole wave by one maximum.
     """
     pieces = [list(windows(wave, model.window_samples)) for wave in waves]
-    said = iter(greedy(model, model.features([piece for wave in pieces for piece in wave])))
+    said = iter(greedy(model, model.features([piece for wave in pieces for piece in wave]), rule))
     return [_joined(list(islice(said, len(wave)))) for wave in pieces]
 
 
@@ -70,11 +81,20 @@ def _joined(windows: Sequence[Transcript]) -> Transcript:
         return windows[0]
     text = " ".join(window.text for window in windows if window.text)
     sizes = [len(window.tokens) for window in windows]
-    weighted = (window.average_log_probability * (len(window.tokens) + 1) for window in windows)
+
+    def mean(name: str, counts: Sequence[int]) -> float:
+        weighted = (getattr(one, name) * n for one, n in zip(windows, counts, strict=True))
+        return float(sum(weighted) / sum(counts))
+
+    counts = [size + 1 for size in sizes]
+    steps = [size + window.finished for size, window in zip(sizes, windows, strict=True)]
     return Transcript(
         text=text,
         tokens=tuple(token for window in windows for token in window.tokens),
-        average_log_probability=sum(weighted) / (sum(sizes) + len(sizes)),
+        average_log_probability=mean("average_log_probability", counts),
+        text_log_probability=mean("text_log_probability", counts),
+        forbidden_mass=min(window.forbidden_mass for window in windows),
+        mean_forbidden_mass=mean("mean_forbidden_mass", steps),
         compression_ratio=compression_ratio(text),
         no_speech_probability=min(window.no_speech_probability for window in windows),
         finished=all(window.finished for window in windows),
@@ -83,64 +103,94 @@ def _joined(windows: Sequence[Transcript]) -> Transcript:
 
 
 @torch.inference_mode()
-def greedy(model: SpeechModel, features: Tensor, limit: int | None = None) -> list[Transcript]:
-    """Transcripts of a batch: features (batch, ...), at most ``limit`` tokens each.
-
-    The most probable token is taken at every position; of equals the one with the lower number.
-    An empty text is allowed, special tokens other than the end are not. openai-whisper's own
-    decoding also suppresses blanks and non-speech symbols, and stops at half the positions: give
-    that as ``limit`` to compare. Raises ValueError for a limit below 1, and for NaN logits.
-    """
-    limit = model.limit if limit is None else min(whole_number(limit, "limit", 1), model.limit)
-    context = model.encode(features)
-    cache = model.new_cache()
-    batch = features.shape[0]
-    prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(batch, -1)
-    logits = model.step(prompt, context, cache)
-    no_speech = _no_speech_probability(model, logits[:, 0])
-    suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
-    chosen, log_probabilities = [], []
-    finished = torch.zeros(batch, dtype=torch.bool, device=model.device)
-    for position in range(limit):
-        scores = logits[:, -1].double().index_fill(-1, suppressed, -torch.inf).log_softmax(-1)
-        log_probability, token = scores.max(-1)
-        log_probabilities.append(log_probability.masked_fill(finished, 0.0))
-        token = token.masked_fill(finished, model.tokens.end)
-        chosen.append(token)
-        finished = finished | (token == model.tokens.end)
-        if finished.all() or position == limit - 1:
-            break
-        logits = model.step(token[:, None], context, cache)
-    totals = torch.stack(log_probabilities).sum(0)
-    if totals.isnan().any():
-        raise ValueError(f"{model.name}: its logits are NaN; check the weights and the features")
-    return _transcripts(model, torch.stack(chosen, 1), totals, no_speech)
-
-
-def _no_speech_probability(model: SpeechModel, logits: Tensor) -> Tensor:
-    """Of logits (batch, vocabulary): (batch,)."""
-    if model.tokens.no_speech is None:
-        return torch.full(logits.shape[:1], torch.nan)
-    return logits.double().softmax(-1)[:, model.tokens.no_speech]
-
-
-def _transcripts(
-    model: SpeechModel, chosen: Tensor, totals: Tensor, no_speech: Tensor
+def greedy(
+    model: SpeechModel, features: Tensor, rule: Rule, limit: int | None = None
 ) -> list[Transcript]:
-    rows: Sequence[Sequence[int]] = chosen.tolist()
-    transcripts = []
-    for row, total, silence in zip(rows, totals.tolist(), no_speech.tolist(), strict=True):
-        finished = model.tokens.end in row
-        tokens = tuple(row[: row.index(model.tokens.end)] if finished else row)
-        text = model.text(tokens)
-        transcripts.append(
-            Transcript(
-                text=text,
-                tokens=tokens,
-                average_log_probability=total / (len(tokens) + 1),
-                compression_ratio=compression_ratio(text),
-                no_speech_probability=silence,
-                finished=finished,
+    """Transcripts of a batch by a rule: features (batch, ...), at most ``limit`` tokens each.
+
+    The most probable of the allowed tokens is taken at every position; of equals the one with the
+    lower number. Raises ValueError for a limit below 1, and for NaN logits.
+    """
+    most = rule.limit(model)
+    limit = most if limit is None else min(whole_number(limit, "limit", 1), most)
+    context, cache = model.encode(features), model.new_cache()
+    texts = [_Written() for _ in range(len(features))]
+    prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(len(texts), -1)
+    logits = model.step(prompt, context, cache)
+    no_speech = _no_speech_probabilities(model, logits[:, 0])
+    choose = Chooser(model, rule)
+    for position in range(limit):
+        choice = choose(logits[:, -1], first=position == 0)
+        for text, *numbers in zip(texts, *_columns(choice), strict=True):
+            text.add(*numbers, end=model.tokens.end)
+        if position == limit - 1 or all(text.finished for text in texts):
+            break
+        given = [model.tokens.end if text.finished else text.tokens[-1] for text in texts]
+        logits = model.step(torch.tensor(given, device=model.device)[:, None], context, cache)
+    return [text.transcript(model, one) for text, one in zip(texts, no_speech, strict=True)]
+
+
+@dataclass
+class _Written:
+    """One text while it is written."""
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    text_log_probabilities: list[float] = field(default_factory=list)
+    forbidden: list[float] = field(default_factory=list)
+    finished: bool = False
+
+    def add(
+        self, token: int, log_probability: float, among_text: float, forbidden: float, end: int
+    ) -> None:
+        """One step's choice; after the end nothing is added any more."""
+        if self.finished:
+            return
+        self.log_probabilities.append(log_probability)
+        self.text_log_probabilities.append(among_text)
+        self.forbidden.append(forbidden)
+        if token == end:
+            self.finished = True
+        else:
+            self.tokens.append(token)
+
+    def transcript(self, model: SpeechModel, no_speech: float) -> Transcript:
+        """The text and its confidences; raises ValueError where they are NaN."""
+        count, text = len(self.tokens) + 1, model.text(self.tokens)
+        silence = 0.0 if model.tokens.no_speech is None else no_speech
+        if math.isnan(silence + sum(self.log_probabilities) + sum(self.forbidden)):
+            raise ValueError(
+                f"{model.name}: its logits are NaN; check the weights and the features"
             )
+        return Transcript(
+            text=text,
+            tokens=tuple(self.tokens),
+            average_log_probability=sum(self.log_probabilities) / count,
+            text_log_probability=sum(self.text_log_probabilities) / count,
+            forbidden_mass=self.forbidden[0],
+            mean_forbidden_mass=sum(self.forbidden) / len(self.forbidden),
+            compression_ratio=compression_ratio(text),
+            no_speech_probability=no_speech,
+            finished=self.finished,
         )
-    return transcripts
+
+
+def _columns(choice: Choice) -> tuple[list[float], ...]:
+    """Token, both log-probabilities and the forbidden mass of every row."""
+    return tuple(
+        column.tolist()
+        for column in (
+            choice.token,
+            choice.log_probability,
+            choice.text_log_probability,
+            choice.forbidden_mass,
+        )
+    )
+
+
+def _no_speech_probabilities(model: SpeechModel, logits: Tensor) -> list[float]:
+    """Of logits (batch, vocabulary): one each."""
+    if model.tokens.no_speech is None:
+        return [math.nan] * len(logits)
+    found: list[float] = logits.double().softmax(-1)[:, model.tokens.no_speech].tolist()
+    return found

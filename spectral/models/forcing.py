@@ -41,7 +41,7 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
         labels[i, first - 1 : len(row) - 1] = torch.tensor(row[first:])
     inputs, labels = inputs.to(model.device), labels.to(model.device)
     logits = model.step(inputs, model.encode(features), model.new_cache()).double()
-    # as in decoding: what can never be written takes no probability from the text
+    # what is no text takes no probability from the text, as in ``text_log_probability``
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
     logits = logits.index_fill(-1, suppressed, -torch.inf)
     losses = functional.cross_entropy(logits.mT, labels, ignore_index=_IGNORE, reduction="none")

@@ -140,4 +140,12 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, config: MoonshineConfig) -> Toke
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values(), start}
     unnamed = range(len(tokenizer), vocabulary)
     suppressed = sorted({*special, *unnamed} - {end})
-    return Tokens(prompt=(start,), end=end, no_speech=None, suppressed=tuple(suppressed))
+    return Tokens(
+        prompt=(start,),
+        end=end,
+        no_speech=None,
+        suppressed=tuple(suppressed),
+        non_speech=(),
+        control=tuple(suppressed),
+        blank=(),
+    )

@@ -116,4 +116,18 @@ def _tokens(tokenizer: Tokenizer, vocabulary: int) -> Tokens:
         end=tokenizer.eot,
         no_speech=tokenizer.no_speech,
         suppressed=tuple(range(tokenizer.eot + 1, vocabulary)),
+        non_speech=tuple(tokenizer.non_speech_tokens),
+        control=tuple(
+            sorted(
+                {
+                    tokenizer.transcribe,
+                    tokenizer.translate,
+                    tokenizer.sot,
+                    tokenizer.sot_prev,
+                    tokenizer.sot_lm,
+                    tokenizer.no_speech,
+                }
+            )
+        ),
+        blank=tuple(tokenizer.encode(" ")),
     )

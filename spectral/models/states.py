@@ -1,5 +1,6 @@
 """Hidden states of encoder and decoder, utterance by utterance, for texts that are given."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ class States:
 
 def text_of(tokens: Sequence[int]) -> Transcript:
     """Tokens that are given instead of written."""
-    nan = float("nan")
-    return Transcript("", tuple(tokens), nan, nan, nan, finished=True)
+    nan = math.nan
+    return Transcript("", tuple(tokens), nan, nan, nan, nan, nan, nan, finished=True)
 
 
 @torch.inference_mode()

@@ -1,12 +1,14 @@
 """A Whisper of the transformers library."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from whisper.tokenizer import Tokenizer as OpenAITokenizer
 
 from spectral.models.tokenizer import PROMPT
 from spectral.models.view import DecoderLayer, SpeechModel, Tokens
@@ -18,6 +20,13 @@ ENGLISH_VOCABULARY = 51864
 _CHARACTERS = 256  # at most so many tokens: no pair of characters has one of its own
 
 END = "<|endoftext|>"
+_CONTROL = (
+    "<|startoftranscript|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startoflm|>",
+    "<|startofprev|>",
+)
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
 
 
@@ -79,7 +88,7 @@ class TransformersModel(SpeechModel):
     def encode_text(self, text: str) -> list[int]:
         """See :class:`SpeechModel`."""
         written = f"{self._opening}{text.strip()}"
-        ids: list[int] = self._tokenizer(written, add_special_tokens=False).input_ids
+        ids = _encoded(self._tokenizer, written)
         if "".join(self.text(ids).split()) != "".join(text.split()):
             raise ValueError(f"{self.name} lacks characters of {text!r}; it knows {self.text(ids)}")
         return ids
@@ -122,4 +131,21 @@ def _tokens(tokenizer: WhisperTokenizer, vocabulary: int) -> Tokens:
         end=end,
         no_speech=known[no_speech],
         suppressed=tuple(range(end + 1, vocabulary)),
+        non_speech=_non_speech(tokenizer) if len(known) > _CHARACTERS else (),
+        control=tuple(sorted({known[token] for token in (*_CONTROL, no_speech) if token in known})),
+        blank=tuple(_encoded(tokenizer, " ")),
     )
+
+
+def _non_speech(tokenizer: WhisperTokenizer) -> tuple[int, ...]:
+    """openai-whisper's own definition, which asks its tokenizer for nothing but ``encode``."""
+    encoding = SimpleNamespace(encode=lambda text: _encoded(tokenizer, text))
+    found: tuple[int, ...] = OpenAITokenizer.non_speech_tokens.func(
+        SimpleNamespace(encoding=encoding)
+    )
+    return found
+
+
+def _encoded(tokenizer: WhisperTokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids

@@ -30,12 +30,15 @@ class DecoderLayer:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token numbers that decoding needs; what is suppressed is never chosen."""
+    """Token numbers that decoding needs."""
 
     prompt: tuple[int, ...]
     end: int
     no_speech: int | None  # not every model can say so
-    suppressed: tuple[int, ...]
+    suppressed: tuple[int, ...]  # all that is no text, without the end
+    non_speech: tuple[int, ...]  # text that nobody speaks, such as "(" or "[", by openai-whisper
+    control: tuple[int, ...]  # what steers decoding: openai-whisper leaves languages out
+    blank: tuple[int, ...]  # a space alone
 
 
 class SpeechModel(ABC):

@@ -19,6 +19,7 @@ from spectral.measurement.settings import JacobianSettings, Settings, SpectralSe
 from spectral.measurement.spectra import spectral_rows
 from spectral.models.loading import initialised, load
 from spectral.models.openai_model import OpenAIModel
+from spectral.models.rules import UNRESTRICTED
 from spectral.planning.costs import LONGEST, encoding, linearising, peak_memory, writing
 from spectral.planning.profile import Work
 from spectral.speech.corpus import SAMPLE_RATE, Utterance
@@ -109,7 +110,8 @@ def time_size(size: Size, batch: int, device: torch.device) -> Timing:
     mixtures = list(_noise(count))
     shared: dict[str, Any] = {
         "model": "probe", "ladder": Path(), "corpus": Path(), "output": Path(),
-        "conditions": ("clean",), "seed": 0, "batch": 1, "device": "auto", "utterances": None,
+        "conditions": ("clean",), "decoding": UNRESTRICTED.name, "seed": 0, "batch": 1,
+        "device": "auto", "utterances": None,
     }  # fmt: skip
     spectral = SpectralSettings(**shared, modes=(10, 50), epsilon=1e-6)
     jacobian = JacobianSettings(**shared, tokens=1, probes=8)

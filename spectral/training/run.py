@@ -17,6 +17,7 @@ from spectral.models.ladder import (
     ladder_config,
     save,
 )
+from spectral.models.rules import UNRESTRICTED
 from spectral.models.tokenizer import character_tokenizer
 from spectral.models.transformers_model import TransformersModel
 from spectral.training.batches import Batcher
@@ -71,7 +72,7 @@ def train_model(job: Job, workshop: Workshop) -> Path:
 
     def word_error(trained: WhisperForConditionalGeneration) -> float:
         view = TransformersModel(job.name, trained, tokenizer, extractor)
-        said = [transcript.text for transcript in greedy(view, features)]
+        said = [transcript.text for transcript in greedy(view, features, UNRESTRICTED)]
         return float(jiwer.wer(development.texts, said))
 
     folder, target = workshop.build / job.name, workshop.ladder / job.name
