@@ -205,6 +205,7 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/warnings.ipynb build/smoke/notebooks/warnings-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_WARNINGS) \
 	  --set output=../data/smoke/warnings/$*.parquet
+	@$(BIN)/python -m spectral.measurement.inputs --models $* --output data/smoke/inputs
 	@for kind in jacobians listening nulls choices dynamics nudges stresses warnings; do \
 	  $(BIN)/python scripts/pack.py data/smoke/$$kind/$*.parquet || exit 1; done
 
