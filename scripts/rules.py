@@ -182,7 +182,10 @@ def weights(model: str, ladder: Path) -> str | None:
 @cache
 def speech(corpus: Path) -> str | None:
     """A digest of a corpus, None where it is not on this computer."""
-    return speech_digest(find_utterances(corpus).utterances) if corpus.is_dir() else None
+    try:
+        return str(speech_digest(find_utterances(corpus).utterances))
+    except FileNotFoundError:
+        return None
 
 
 def longest_first(needs: Mapping[str, Sequence[str]], values: Mapping[str, Section]) -> list[str]:

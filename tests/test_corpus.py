@@ -638,3 +638,27 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
     first = [u for u in shipped.utterances if u.speaker == "101"]
     assert len(first) == embedded.UTTERANCES_PER_VOICE
     assert {u.reference: table[u.id]["sha256"] for u in first}.items() <= again.items()
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def test_a_list_names_a_part_of_a_folder_and_nothing_else_is_part_of_it(
+    speech: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text(f"{speech}\n3-1-0001\n1-1-0000\n")
+    found = find_utterances(listed)
+    assert [utterance.id for utterance in found.utterances] == ["1-1-0000", "3-1-0001"]
+    assert found.utterances[0] in find_utterances(speech).utterances
+    assert not found.rejected
+
+
+def test_a_list_of_what_is_not_there_says_so(speech: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text(f"{speech}\n1-1-0000\n99-1-0000\n")
+    with pytest.raises(ValueError, match="lacks 1 of its 2 utterances, the first 99-1-0000"):
+        find_utterances(listed)
+    listed.write_text("nowhere\n1-1-0000\n")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        find_utterances(listed)

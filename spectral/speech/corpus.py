@@ -56,14 +56,21 @@ class Corpus:
     rejected: dict[str, str]
 
 
-def find_utterances(folder: Path) -> Corpus:
-    """List a LibriSpeech folder without reading its audio.
+def find_utterances(place: Path) -> Corpus:
+    """List a LibriSpeech folder, or the utterances of a list, without reading any audio.
+
+    A list is a text file: its first line names the folder, seen from the list's own, and the others
+    one utterance each. Nothing else of the folder is then part of the corpus, so that a part of
+    LibriSpeech is the same corpus beside all of it.
 
     A line of a transcript names an utterance even where its audio is missing (``read_wave`` then
     says so); audio that no transcript names, and a reference that is empty or not UTF-8, are
     rejected. Raises FileNotFoundError where there is no transcript at all, ValueError for an id
-    given twice.
+    given twice, or listed and not there.
     """
+    if place.is_file():
+        return _listed(place)
+    folder = place
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; name the one with the speech (`make librispeech` fetches "
@@ -90,6 +97,22 @@ def find_utterances(folder: Path) -> Corpus:
         if path.stem not in found and path.stem not in rejected:
             rejected[path.stem] = f"{path}: no transcript names it; add a line to its *.trans.txt"
     return Corpus(tuple(found[name] for name in sorted(found)), rejected)
+
+
+def _listed(path: Path) -> Corpus:
+    """The utterances that a list names."""
+    first, *names = path.read_text(encoding="utf-8").split()
+    found = find_utterances(path.parent / first)
+    known = {utterance.id: utterance for utterance in found.utterances}
+    missing = [name for name in names if name not in known and name not in found.rejected]
+    if missing:
+        raise ValueError(
+            f"{path}: {path.parent / first} lacks {len(missing)} of its {len(names)} utterances, "
+            f"the first {missing[0]}; fetch the rest (`make librispeech`), or name the folder "
+            "itself as the corpus"
+        )
+    rejected = {name: found.rejected[name] for name in names if name in found.rejected}
+    return Corpus(tuple(known[name] for name in sorted(names) if name in known), rejected)
 
 
 def read_wave(utterance: Utterance) -> np.ndarray:
