@@ -17,6 +17,7 @@ VENV ?= .venv
 SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
+SMOKE_POOLING ?= 32
 SMOKE_NULLS ?= 12
 SMOKE_CHOICES ?= 8
 SMOKE_DYNAMICS ?= 16
@@ -181,6 +182,9 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/measure.ipynb build/smoke/notebooks/measure-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_UTTERANCES) \
 	  --set output=../data/smoke/measure/$*.parquet
+	@$(EXECUTE) notebooks/pooling.ipynb build/smoke/notebooks/pooling-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_POOLING) \
+	  --set controls=3 --set halves=10 --set output=../data/smoke/pooling/$*.parquet
 	@$(EXECUTE) notebooks/jacobians.ipynb build/smoke/notebooks/jacobians-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_JACOBIANS) \
 	  --set output=../data/smoke/jacobians/$*.parquet
@@ -206,7 +210,7 @@ smoke-%: $(ENVIRONMENT)
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_WARNINGS) \
 	  --set output=../data/smoke/warnings/$*.parquet
 	@$(BIN)/python -m spectral.measurement.inputs --models $* --output data/smoke/inputs
-	@for kind in jacobians listening nulls choices dynamics nudges stresses warnings; do \
+	@for kind in pooling jacobians listening nulls choices dynamics nudges stresses warnings; do \
 	  $(BIN)/python scripts/pack.py data/smoke/$$kind/$*.parquet || exit 1; done
 
 FORCE:
