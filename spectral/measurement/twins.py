@@ -23,10 +23,7 @@ def random_twin(settings: Settings, device: torch.device) -> SpeechModel:
 def further_draws(
     model: SpeechModel, settings: NullSettings
 ) -> Iterator[tuple[str, int, SpeechModel]]:
-    """Null, draw and network of all random networks but ``random_twin``, which is draw 0 of its.
-
-    Each is gone when the next comes.
-    """
+    """Null, draw and network of all random networks but ``random_twin``, which is draw 0 of its."""
     for draw in range(settings.draws):
         yield SPECTRUM, draw, spectrum_preserving(model, draw, settings.seed)
     for draw in range(1, settings.draws):
