@@ -13,7 +13,6 @@ from typing import Literal
 import av
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 SAMPLE_RATE = 16_000
 _LIBSNDFILE = (".flac", ".wav", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf")
@@ -122,6 +121,8 @@ def read_wave(utterance: Utterance) -> np.ndarray:
     if peak > _LOUDEST:
         raise UnusableUtterance(f"{path}: a sample is {peak:.1g}; scale the file to [-1, 1]")
     if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # here: `make` lists corpora, scipy takes seconds
+
         mono = resample_poly(mono, SAMPLE_RATE, rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
