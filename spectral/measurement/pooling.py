@@ -97,7 +97,7 @@ class PoolingSettings(Settings):
     list of utterances, one id a line, on which the convention was searched; rows are not keyed by
     it, as it names a sample and measures nothing. ``modes`` are the K to
     report, ``halves`` how often clean speech is halved, ``controls`` how many random networks that
-    keep the weights' spectra are fed the same texts and audio.
+    keep the weights' spectra are fed the same texts and audio, by the rule ``decoding`` alone.
     """
 
     decodings: tuple[str, ...]
@@ -143,8 +143,10 @@ def measure_pooling(settings: PoolingSettings) -> None:
     rows: list[Row] = []
     for rule in settings.decodings:
         path = settings.activations / rule / settings.output.name
-        _keep(replace(settings, decoding=rule, output=path))
-        rows += [row | {"decoding": rule} for row in pooled_rows(path, settings)]
+        controls = settings.controls if rule == settings.decoding else 0
+        own = replace(settings, decoding=rule, controls=controls, output=path)
+        _keep(own)
+        rows += [row | {"decoding": rule} for row in pooled_rows(path, own)]
     key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
     write(rows, settings.output, read_meta(path) | {"key": key}, POOLING)
 
