@@ -9,11 +9,12 @@ from torch import Tensor
 
 from spectral.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
 from spectral.measurement.observables import kept_lengths, spectral_columns
-from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
+from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row
 
 WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"
+DRAWS = 3
 SETTINGS = SpectralSettings(
     model="planted-0", ladder=".", corpus=".", output=".", conditions=("clean", "hell"),
     decoding="unrestricted",
@@ -35,8 +36,8 @@ class Plan:
 def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of `measure` and of `nulls` of a model for which ``plan`` is true.
 
-    Voices differ in slope, in scale and in how long they speak, utterances too; a twin and other
-    speech have the lengths of the model's own texts and no change of law, as a forced text.
+    Voices differ in slope, in scale and in how long they speak, utterances too; random networks
+    and other speech have the lengths of the model's own texts and no change of law.
     """
     rng = np.random.default_rng(plan.seed)
     texts: list[Row] = [
@@ -70,8 +71,15 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
         TWIN: {"clean": side("clean"), "hell": side("hell")},
         SWAPPED: {"clean": clean, "swapped": side("other")},
     }
+    numbered = [(null, 0, pair) for null, pair in known.items()]
+    for draw in range(DRAWS):
+        numbered.append((SPECTRUM, draw, {"clean": side("clean"), "hell": side("hell")}))
     return measured, pd.DataFrame(
-        [row for null, pair in known.items() for row in side_rows(null, COMPONENT, pair, SETTINGS)]
+        [
+            row
+            for null, draw, pair in numbered
+            for row in side_rows(null, COMPONENT, pair, SETTINGS, draw)
+        ]
     )
 
 

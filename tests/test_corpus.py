@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -96,7 +97,7 @@ def test_utterances_come_in_order_of_their_ids_with_speaker_reference_and_path(
         (
             Utterance("1-1-0000", "1", "IT IS", one / "1-1-0000.wav"),
             Utterance("2-1-0000", "2", "FIRST", two / "2-1-0000.flac"),
-            Utterance("2-1-0001", "2", "LAST WORDS", two / "2-1-0001.flac"),
+            Utterance("2-1-0001", "2", "LAST WORDS", two / "2-1-0001"),
         ),
         {},
     )
@@ -113,9 +114,12 @@ def test_blank_lines_byte_order_marks_tabs_and_windows_line_ends_do_not_matter(
 
 
 def test_a_transcript_without_audio_is_listed_and_then_unusable(tmp_path: Path) -> None:
-    chapter(tmp_path, 1, "1-1-0000 ONE\n", [])
+    place = chapter(tmp_path, 1, "1-1-0000 ONE\n", [])
     (utterance,) = find_utterances(tmp_path).utterances
-    assert "no such file; restore it" in reason(utterance)
+    told = reason(utterance)
+    assert told.startswith(f"{place / '1-1-0000'}: no audio file of that name; restore it (.flac, ")
+    (place / "1-1-0000.mod").write_bytes(b"a tune")
+    assert "no audio file of that name, only 1-1-0000.mod; restore it" in reason(utterance)
 
 
 def test_audio_without_a_transcript_line_is_rejected_by_its_path(tmp_path: Path) -> None:
@@ -171,13 +175,14 @@ def test_an_id_listed_twice_is_an_error_that_names_it(tmp_path: Path) -> None:
         find_utterances(tmp_path)
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_folder_without_any_transcript_is_an_error_that_shows_the_layout(
-    tmp_path: Path, exists: bool
-) -> None:
-    folder = tmp_path if exists else tmp_path / "nowhere"
+def test_a_folder_without_any_transcript_is_an_error_that_shows_the_layout(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"speaker/chapter/\*\.trans\.txt"):
-        find_utterances(folder)
+        find_utterances(tmp_path)
+
+
+def test_a_missing_folder_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; name the one"):
+        find_utterances(tmp_path / "nowhere")
 
 
 # --- good audio ---------------------------------------------------------------------------------
@@ -224,12 +229,85 @@ def test_an_mp3_cut_short_is_unusable(tmp_path: Path, kept: float, tagged: bool)
     assert "fetch it again" in reason(at(tmp_path / "a.mp3"))
 
 
-def test_an_mp3_that_does_not_say_how_long_it_is_is_unusable(tmp_path: Path) -> None:
+def without_xing(path: Path) -> None:
+    """Take the frame away that says how long an MP3 is."""
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(data[:2], 200) :])
+
+
+def test_an_mp3_that_does_not_say_how_long_it_is_is_read_to_its_end(tmp_path: Path) -> None:
     """libsndfile would guess, and give a shorter wave without a word."""
-    soundfile.write(tmp_path / "a.mp3", tone(1.0), SAMPLE_RATE)
-    data = (tmp_path / "a.mp3").read_bytes()
-    (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 200) :])
-    assert "convert it to FLAC" in reason(at(tmp_path / "a.mp3"))
+    rising = np.geomspace(0.05, 0.5, 3 * SAMPLE_RATE) * tone(3.0)
+    soundfile.write(tmp_path / "a.mp3", rising, SAMPLE_RATE, bitrate_mode="VARIABLE")
+    stated = read_wave(at(tmp_path / "a.mp3"))
+    without_xing(tmp_path / "a.mp3")
+    wave = read_wave(at(tmp_path / "a.mp3"))
+    late = len(wave) - len(stated)  # what the encoder put before the first sample, and after
+    assert 0 < late <= 4 * 576
+    same = max(np.corrcoef(wave[n : n + len(stated)], stated)[0, 1] for n in range(late + 1))
+    assert same > 0.999
+
+
+def encoded(path: Path, codec: str, samples: np.ndarray, **options: str) -> Utterance:
+    """A file that FFmpeg wrote, at 48 kHz."""
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=48_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(
+            samples[None].astype(np.float32), format="fltp", layout="mono"
+        )
+        frame.sample_rate, frame.pts = 48_000, 0
+        resampler = av.AudioResampler(
+            stream.format.name, "mono", 48_000, frame_size=stream.frame_size or 1024
+        )
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return at(path)
+
+
+FORMATS = {"a.m4a": "aac", "a.mp4": "aac", "a.webm": "libopus", "a.mka": "flac", "a.ogg": "libopus",
+           "a.opus": "libopus", "b.m4a": "alac"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_other_formats_have_their_length_pitch_and_level(tmp_path: Path, name: str) -> None:
+    wave = read_wave(encoded(tmp_path / name, FORMATS[name], tone(1.0, 48_000)))
+    assert len(wave) == pytest.approx(SAMPLE_RATE, abs=0.02 * SAMPLE_RATE)
+    middle = wave[2000:-2000]
+    spectrum = np.abs(np.fft.rfft(wave[:SAMPLE_RATE] * np.hanning(len(wave[:SAMPLE_RATE]))))
+    assert spectrum.argmax() == pytest.approx(440, abs=2)
+    assert np.sqrt((middle**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_other_formats_cut_short_are_unusable(tmp_path: Path, name: str, kept: float) -> None:
+    options = {"movflags": "faststart"} if FORMATS[name] in ("aac", "alac") else {}
+    utterance = encoded(tmp_path / name, FORMATS[name], tone(5.0, 48_000), **options)
+    data = utterance.path.read_bytes()
+    utterance.path.write_bytes(data[: int(kept * len(data))])
+    assert "fetch it again" in reason(utterance)
+
+
+def test_an_ogg_cut_between_two_pages_is_unusable(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal(20 * SAMPLE_RATE) / 10
+    written(tmp_path / "a.ogg", noise)
+    data = (tmp_path / "a.ogg").read_bytes()
+    starts = [i for i in range(100, len(data)) if data[i : i + 4] == b"OggS"]
+    assert len(starts) > 3
+    for start in starts[2:]:
+        (tmp_path / "a.ogg").write_bytes(data[:start])
+        assert "fetch it again" in reason(at(tmp_path / "a.ogg"))
+
+
+def test_speech_in_any_format_is_found_in_a_corpus(tmp_path: Path) -> None:
+    place = chapter(tmp_path, 1, "1-1-0000 ONE\n1-1-0001 TWO\n", ["1-1-0000.ogg"])
+    encoded(place / "1-1-0001.m4a", "aac", tone(1.0, 48_000))
+    encoded(place / "1-1-0002.m4a", "aac", tone(1.0, 48_000))
+    corpus = find_utterances(tmp_path)
+    assert [u.path.name for u in corpus.utterances] == ["1-1-0000.ogg", "1-1-0001.m4a"]
+    assert list(corpus.rejected) == ["1-1-0002"]
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -560,3 +638,27 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
     first = [u for u in shipped.utterances if u.speaker == "101"]
     assert len(first) == embedded.UTTERANCES_PER_VOICE
     assert {u.reference: table[u.id]["sha256"] for u in first}.items() <= again.items()
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def test_a_list_names_a_part_of_a_folder_and_nothing_else_is_part_of_it(
+    speech: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text(f"{speech}\n3-1-0001\n1-1-0000\n")
+    found = find_utterances(listed)
+    assert [utterance.id for utterance in found.utterances] == ["1-1-0000", "3-1-0001"]
+    assert found.utterances[0] in find_utterances(speech).utterances
+    assert not found.rejected
+
+
+def test_a_list_of_what_is_not_there_says_so(speech: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text(f"{speech}\n1-1-0000\n99-1-0000\n")
+    with pytest.raises(ValueError, match="lacks 1 of its 2 utterances, the first 99-1-0000"):
+        find_utterances(listed)
+    listed.write_text("nowhere\n1-1-0000\n")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        find_utterances(listed)

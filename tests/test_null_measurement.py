@@ -1,20 +1,41 @@
 """Measured nulls against what they are said to be, computed another way."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from spectral.measurement.nulls import Side, gaussian_sides, measure_nulls
-from spectral.measurement.schemas import FORCED, GAUSSIAN, NULLS, SHUFFLED, SWAPPED, TWIN
-from spectral.measurement.settings import SpectralSettings
+from spectral.measurement.keys import FORMER, difference, key_of
+from spectral.measurement.nulls import (
+    Side,
+    averaged,
+    gaussian_sides,
+    measure_nulls,
+    shuffled_rows,
+    shuffled_sides,
+    side_rows,
+)
+from spectral.measurement.schemas import (
+    FORCED,
+    GAUSSIAN,
+    NULLS,
+    SHUFFLED,
+    SPECTRUM,
+    SWAPPED,
+    TWIN,
+)
+from spectral.measurement.settings import NullSettings
 from spectral.measurement.spectra import measure_spectra
 from spectral.measurement.store import read
 from spectral.measurement.surrogates import continued, gaussian, generator, shuffled
+from spectral.measurement.texts import Row
 from spectral.models.capture import COMPONENTS, capture
+from spectral.models.controls import spectrum_preserving
 from spectral.models.decoding import transcribe
 from spectral.models.forcing import feed
 from spectral.models.loading import load_random_twin
@@ -28,13 +49,12 @@ from spectral.stress.mixture import Mixture, Speakers
 KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
 NUMBERS = ["n_eff", "kirchhoff", "kirchhoff_resolved"]
 SEED = 3
+ORDERS, DRAWS = 4, 3
 
 
 @pytest.fixture(scope="module")
-def settings(
-    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
-) -> SpectralSettings:
-    return SpectralSettings(
+def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> NullSettings:
+    return NullSettings(
         model="tiny-0",
         ladder=ladder,
         corpus=speech,
@@ -47,28 +67,31 @@ def settings(
         batch=4,
         device="cpu",
         utterances=6,
+        orders=ORDERS,
+        draws=DRAWS,
+        draw_utterances=3,
     )
 
 
 @pytest.fixture(scope="module")
-def rows(settings: SpectralSettings) -> pd.DataFrame:
+def rows(settings: NullSettings) -> pd.DataFrame:
     return read([measure_nulls(settings).output], NULLS)
 
 
 @pytest.fixture(scope="module")
-def own(settings: SpectralSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def own(settings: NullSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """What `measure` says of the same utterances."""
     output = tmp_path_factory.mktemp("own") / "tiny-0.parquet"
     return read([measure_spectra(replace(settings, output=output)).output])
 
 
-def of(rows: pd.DataFrame, null: str) -> pd.DataFrame:
-    return rows[rows.null == null].set_index(KEY).sort_index()
+def of(rows: pd.DataFrame, null: str, draw: int = 0) -> pd.DataFrame:
+    return rows[(rows.null == null) & (rows.draw == draw)].set_index(KEY).sort_index()
 
 
 def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
-    assert set(rows.null) == {SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED}
-    assert not rows.duplicated(["null", *KEY]).any()
+    assert set(rows.null) == {SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, FORCED, SWAPPED}
+    assert not rows.duplicated(["null", "draw", *KEY]).any()
     for null, part in rows.groupby("null"):
         other = "swapped" if null == SWAPPED else "hell"
         pairs = {("clean", ""), ("clean", other), (other, ""), (other, "clean")}
@@ -78,8 +101,8 @@ def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
 
 def test_lengths_are_the_model_s_own(rows: pd.DataFrame, own: pd.DataFrame) -> None:
     measured = own.set_index(KEY).tokens
-    for null in (SHUFFLED, GAUSSIAN, TWIN, SWAPPED):
-        found = of(rows, null).tokens
+    for null in (SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, SWAPPED):
+        found = of(rows, null, DRAWS - 1 if null == SPECTRUM else 0).tokens
         assert (found == measured[found.index]).all(), null
     forced = of(rows, FORCED).tokens
     clean = measured.xs("clean", level="condition").xs("", level="matched_with")
@@ -114,8 +137,109 @@ def test_swapped_rows_and_forced_clean_rows_are_those_of_the_model(
     np.testing.assert_allclose(raw, measured.loc[raw.index], rtol=1e-3)
 
 
+def test_random_networks_are_drawn_for_a_sample_and_each_draw_differs(rows: pd.DataFrame) -> None:
+    twins = rows[rows.null == TWIN].groupby("draw").utterance.unique().map(sorted)
+    controls = rows[rows.null == SPECTRUM].groupby("draw").utterance.unique().map(sorted)
+    assert list(twins.index) == list(controls.index) == list(range(DRAWS))
+    assert len(twins[0]) == 6
+    chosen = twins[0][::2]  # every second of six makes three
+    assert all(kept == chosen for kept in (*twins[1:], *controls))
+    assert set(rows.draw[~rows.null.isin([TWIN, SPECTRUM])]) == {0}
+    for null in (TWIN, SPECTRUM):
+        first, second = (of(rows, null, draw).n_eff for draw in (1, 2))
+        assert ((first - second).abs() > 1e-6).all(), null
+
+
+def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
+    rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
+) -> None:
+    corpus = find_utterances(settings.corpus).utterances
+    known = next(u for u in corpus if u.id == of(rows, SPECTRUM).index[0][0])
+    clean = Mixture.of(known, read_wave(known))
+    wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
+    texts = transcribe(tiny, [wave], UNRESTRICTED)
+    control = spectrum_preserving(tiny, 1, SEED)
+    with capture(control) as recording:
+        feed(control, [wave], texts)
+    text = recording.text_rows("ffn", texts)[0][0, 1].double().numpy()
+    values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
+    p = values[values > 0] / values.sum()
+    found = of(rows, SPECTRUM, draw=1).loc[(known.id, "hell", "", "ffn", 2, 10)]
+    assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
+
+
+def test_draws_do_not_depend_on_the_batch(
+    rows: pd.DataFrame, settings: NullSettings, tmp_path: Path
+) -> None:
+    alone = replace(settings, output=tmp_path / "alone.parquet", batch=1, orders=1)
+    single = read([measure_nulls(alone).output], NULLS)
+    for null in (TWIN, SPECTRUM):
+        for draw in range(1, DRAWS):
+            first, again = (of(table, null, draw) for table in (rows, single))
+            assert (first.index == again.index).all()
+            np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
+
+
+def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None:
+    """Over all orders of few rows the mean tends to that of all subsets, taken one by one."""
+    drawn = torch.randn(1, 1, 6, 8, generator=torch.Generator().manual_seed(0)).double()
+    texts = [{"model": "m", "parameters": 1, "utterance": "u", "speaker": "s"}]
+    sides = {
+        "clean": Side(texts, drawn, torch.tensor([6])),
+        "hell": Side(texts, drawn, torch.tensor([4])),
+    }
+    found = pd.DataFrame(shuffled_rows("ffn", sides, replace(settings, orders=400, modes=(3,))))
+    cut = found.set_index(["condition", "matched_with"]).loc[("clean", "hell")]
+    every = []
+    for kept in combinations(range(6), 4):
+        values = np.linalg.eigvalsh(np.cov(drawn[0, 0, list(kept)].numpy().T))[::-1][:3]
+        p = values / values.sum()
+        every.append((np.exp(-(p * np.log(p)).sum()), np.log(3 * (1 / (values + 1e-6)).sum())))
+    ranks, indices = np.array(every).T
+    assert cut.n_eff == pytest.approx(ranks.mean(), abs=4 * ranks.std() / 20)
+    assert np.log(cut.kirchhoff) == pytest.approx(indices.mean(), abs=4 * indices.std() / 20)
+    first = pd.DataFrame(side_rows(SHUFFLED, "ffn", shuffled_sides(sides, SEED), settings))
+    one = pd.DataFrame(shuffled_rows("ffn", sides, replace(settings, orders=1)))
+    pd.testing.assert_frame_equal(first, one)
+
+
+def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
+    row: Row = {
+        "n_eff": 2.0,
+        "alpha": 1.0,
+        "kirchhoff": 4.0,
+        "kirchhoff_resolved": 0.0,
+        "resolved": 3,
+    }
+    mean = averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
+    assert np.isnan(float(str(mean["alpha"])))
+    assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
+
+
+def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSettings) -> None:
+    def key(values: dict[str, object]) -> dict[str, object]:
+        return key_of("nulls", values, "weights", "speech")
+
+    former = replace(settings, orders=1, draws=0, draw_utterances=None).plain()
+    old = {name: value for name, value in former.items() if name not in FORMER["nulls"]}
+    assert difference(key(old), key(former)) is None
+    assert difference(key(old), key(settings.plain())) is not None
+
+
+def test_older_rows_without_draws_are_read_as_of_the_first(
+    settings: NullSettings, tmp_path: Path
+) -> None:
+    fewer = replace(settings, output=tmp_path / "new.parquet", draws=0)
+    table = pq.read_table(measure_nulls(fewer).output)
+    meta = table.schema.metadata
+    old = table.drop_columns("draw").replace_schema_metadata(meta)
+    pq.write_table(old, tmp_path / "old.parquet")
+    found = read([tmp_path / "old.parquet"], NULLS)
+    pd.testing.assert_frame_equal(found, read([fewer.output], NULLS))
+
+
 def test_the_twin_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
-    rows: pd.DataFrame, tiny: SpeechModel, settings: SpectralSettings
+    rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
 ) -> None:
     """Token by token, and with numpy's eigenvalues."""
     corpus = find_utterances(settings.corpus).utterances
@@ -142,7 +266,7 @@ def test_the_twin_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
 
 
 def test_draws_depend_on_the_seed_and_not_on_the_batch(
-    rows: pd.DataFrame, settings: SpectralSettings, tmp_path: Path
+    rows: pd.DataFrame, settings: NullSettings, tmp_path: Path
 ) -> None:
     alone = replace(settings, output=tmp_path / "alone.parquet", batch=1)
     other = replace(settings, output=tmp_path / "other.parquet", seed=SEED + 1)

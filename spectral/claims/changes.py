@@ -18,7 +18,11 @@ _ALPHA = 9.0
 _DECADES = 2.9
 _CUT = "length-matched"
 _WAYS = {"raw": ("model", "raw"), "at equal length": ("model", _CUT)}
-_NULLS = {"random twin": ("twin", _CUT), "other speech": ("swapped", _CUT)}
+_NULLS = {
+    "random twin": ("twin", _CUT),
+    "random vectors": ("spectrum", _CUT),
+    "other speech": ("swapped", _CUT),
+}
 
 
 def signal_loss(tables: Path) -> list[Part]:
@@ -159,7 +163,10 @@ def _falls(
         )
         for way, key in _WAYS.items()
     ]  # fmt: skip
+    measured = set(zip(table.source, table.length, strict=True))
     for null, key in _NULLS.items():
+        if key not in measured:
+            continue
         statements = [
             Statement(
                 m,

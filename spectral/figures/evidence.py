@@ -17,7 +17,7 @@ from spectral.figures.style import (
     model_colours,
     model_order,
 )
-from spectral.results.evidence import BLOCKS, CONTROLS, NULL_BLOCKS
+from spectral.results.evidence import CONTROLS, NULL_BLOCKS, blocks
 from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
 
 UNITS = {"n_eff": " (%)"}
@@ -41,15 +41,16 @@ def draw_evidence(
     ``table`` holds rows of ``evidence`` of one K. Filled: the model itself; open: nulls. Bars are
     95 % intervals, a colour per model. Crosses are ``published`` changes of other models.
     """
-    models = model_order(table)
+    models, groups = model_order(table), blocks(table)
+    controls = sum(map(len, groups))
     figure, axes = plt.subplots(
         len(observables), len(COMPONENT_NAMES), sharex="row", sharey=True, squeeze=False,
-        figsize=(PAGE, (0.5 + 0.15 * len(CONTROLS)) * len(observables)), layout="constrained",
+        figsize=(PAGE, (0.5 + 0.15 * controls) * len(observables)), layout="constrained",
     )  # fmt: skip
     for row, observable in zip(axes, observables, strict=True):
         for ax, component in zip(row, COMPONENT_NAMES, strict=True):
             part = table[(table.component == component) & (table.observable == observable)]
-            _draw_controls(ax, part, models)
+            _draw_controls(ax, part, models, groups)
             if published is not None and f"delta_{observable}" in published:
                 known = published[published.component == component][f"delta_{observable}"]
                 ax.plot(known, np.zeros(len(known)), "x", color=PUBLISHED_COLOUR, zorder=4)
@@ -109,9 +110,12 @@ def draw_verdicts(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_controls(ax: Axes, part: pd.DataFrame, models: list[str]) -> None:
+def _draw_controls(
+    ax: Axes, part: pd.DataFrame, models: list[str], groups: list[list[tuple[str, str]]]
+) -> None:
     colours = model_colours(models)
-    controls, nulls = list(CONTROLS), len(CONTROLS) - sum(BLOCKS[-NULL_BLOCKS:])
+    controls = [key for group in groups for key in group]
+    nulls = len(controls) - sum(map(len, groups[-NULL_BLOCKS:]))
     reach = 0.3 * (1 - 1 / len(models))
     offsets = np.linspace(-reach, reach, len(models))
     for model, offset in zip(models, offsets, strict=True):
@@ -124,12 +128,12 @@ def _draw_controls(ax: Axes, part: pd.DataFrame, models: list[str]) -> None:
                 fmt="o", ms=3, lw=0.8, color=colours[model], mfc=filling,
             )  # fmt: skip
     start = 0
-    for i, size in enumerate(BLOCKS):
+    for i, size in enumerate(map(len, groups)):
         if i % 2:
             ax.axhspan(start - 0.5, start + size - 0.5, color=_SHADE, zorder=0)
         start += size
     ax.axvline(0, color="black", lw=0.5)
-    ax.set_yticks(range(len(controls)), CONTROLS.values())
+    ax.set_yticks(range(len(controls)), [CONTROLS[key] for key in controls])
     ax.set_ylim(len(controls) - 0.5, -0.5)
 
 

@@ -13,11 +13,13 @@ from spectral.measurement.listening import listening_rows
 from spectral.measurement.memory import Together, by_utterance, by_voice
 from spectral.measurement.nudges import nudge_rows
 from spectral.measurement.nulls import null_rows
+from spectral.measurement.pooling import POOLING, PoolingSettings, kept_activations
 from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from spectral.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
     NudgeSettings,
+    NullSettings,
     Settings,
     SpectralSettings,
 )
@@ -44,8 +46,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
+    "pooling": Kind(PoolingSettings, kept_activations, POOLING, compared=True),
     "listening": Kind(Settings, listening_rows, LISTENING),
-    "nulls": Kind(SpectralSettings, null_rows, NULLS),
+    "nulls": Kind(NullSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "stresses": Kind(SpectralSettings, stress_rows, STRESSES),
     "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),

@@ -45,20 +45,25 @@ SPECTRA = pa.schema(
 )
 """One row per utterance, condition, matched length, component, layer and K: data/README.md."""
 
-_NULL = pa.field("null", pa.string())
+_NULL, _DRAW = pa.field("null", pa.string()), pa.field("draw", pa.int32())
+_OWN = {field.name: field for field in (_NULL, _DRAW)}
 NULLS = pa.schema(
     [
-        _NULL if name == _NULL.name else SPECTRA.field(name)
+        _OWN[name] if name in _OWN else SPECTRA.field(name)
         for name in (
-            "model", "parameters", "utterance", "speaker", _NULL.name, "condition", "matched_with",
-            "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
-            "kirchhoff_resolved",
+            "model", "parameters", "utterance", "speaker", _NULL.name, _DRAW.name, "condition",
+            "matched_with", "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha",
+            "kirchhoff", "kirchhoff_resolved",
         )
     ]
 )  # fmt: skip
-"""One row per utterance, null, condition, matched length, component, layer, K: data/README.md."""
+"""One row per utterance, null, draw, condition, matched length, component, layer, K."""
+
+ABSENT = {_DRAW.name: 0}
+"""Columns that older rows lack, and what all of them would say there."""
 
 SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
+SPECTRUM = "spectrum"
 """The nulls; ``swapped`` is the name of its condition too."""
 
 STRESSES = pa.schema(

@@ -1,11 +1,11 @@
 """What to measure: the parameters of the measure notebook, checked."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spectral._validation import whole_number
+from spectral.measurement.keys import parameters
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.models.rules import Rule, rule
 from spectral.stress.conditions import condition
@@ -51,12 +51,9 @@ class Settings:
         """The decoding rule."""
         return rule(self.decoding)
 
-    def plain(self) -> str:
-        """The settings that decide the numbers, as JSON: neither paths nor the device."""
-        values = asdict(self)
-        for name in ("ladder", "corpus", "output", "device"):
-            del values[name]
-        return json.dumps(values, sort_keys=True)
+    def plain(self) -> dict[str, object]:
+        """What of the settings decides the numbers: rows are keyed by it."""
+        return parameters(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,26 @@ class SpectralSettings(Settings):
                 f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
                 "write 1.0e-9)"
             )
+
+
+@dataclass(frozen=True)
+class NullSettings(SpectralSettings):
+    """Parameters of the nulls: ``orders`` random orders of the rows, of whose cuts the mean counts.
+
+    Of every random network ``draws`` are made, on ``draw_utterances`` spread evenly over those that
+    are measured, or on all. With 0 draws there is one of plain random weights, and no other.
+    """
+
+    orders: int = 1
+    draws: int = 0
+    draw_utterances: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.orders, "orders", least=1)
+        whole_number(self.draws, "draws", least=0)
+        if self.draw_utterances is not None:
+            whole_number(self.draw_utterances, "draw_utterances", least=1)
 
 
 @dataclass(frozen=True)

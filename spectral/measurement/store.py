@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spectral.measurement.schemas import SPECTRA
+from spectral.measurement.keys import META, read_meta
+from spectral.measurement.schemas import ABSENT, SPECTRA
 
-_META = b"spectral"
+__all__ = ["merge", "read", "read_meta", "write"]
 
 
 def write(
@@ -38,15 +39,6 @@ def merge(parts: Sequence[Path], path: Path, meta: Mapping[str, object]) -> None
     _write_table(pa.concat_tables([pq.read_table(part) for part in parts]), path, meta)
 
 
-def read_meta(path: Path) -> dict[str, object]:
-    """The provenance of a file; raises ValueError for one that is cut short or not of this kind."""
-    try:
-        found: dict[str, object] = json.loads((pq.read_schema(path).metadata or {})[_META])
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{path}: no measurement ({error}); remove it") from error
-    return found
-
-
 def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
     """The rows of several files; raises ValueError for one that is missing or of another schema."""
     frames = []
@@ -54,11 +46,20 @@ def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
         if not path.exists():
             raise ValueError(f"{path}: not measured yet; run `make figures`")
         read_meta(path)  # raises for a file that is cut short
-        table = pq.read_table(path)
+        table = _completed(pq.read_table(path), schema)
         if not table.schema.remove_metadata().equals(schema):
             raise ValueError(f"{path}: columns of another version; remove it and measure again")
         frames.append(table.to_pandas())
     return pd.concat(frames, ignore_index=True)
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns that its rows are too old to have."""
+    for i, field in enumerate(schema):
+        if field.name in ABSENT and field.name not in table.column_names:
+            column = pa.array([ABSENT[field.name]] * len(table), field.type)
+            table = table.add_column(min(i, table.num_columns), field, column)
+    return table
 
 
 def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> None:
@@ -66,7 +67,7 @@ def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(
-            table.replace_schema_metadata({_META: json.dumps(meta).encode()}),
+            table.replace_schema_metadata({META: json.dumps(meta).encode()}),
             unfinished,
             compression="zstd",
         )

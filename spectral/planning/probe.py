@@ -73,12 +73,14 @@ class Timing:
 
     def estimate(self, work: Work) -> Estimate:
         """Texts of 32 tokens, or every batch with one that goes on to the limit."""
-        windows, texts = _WINDOWS.get(work.kind, 1), 1
+        windows, texts = float(_WINDOWS.get(work.kind, 1)), 1
         if work.kind == "nudges":  # each is written, and heard by model and twin
             levels = len(work.values["levels_db"])
             texts = 1 + levels * work.directions
             windows = texts + 2 * levels * work.batch + _PASSES * len(work.values["tokens"])
         linear = self.jacobians * work.values["tokens"] if work.kind == "jacobians" else 0.0
+        if work.kind == "nulls":
+            windows += work.further_draws
         low, high = (
             windows * self.hearing + texts * tokens * self.token + linear
             for tokens in (SHORT, LONGEST)

@@ -62,6 +62,13 @@ class Work:
         """In how many directions nudges move an utterance."""
         return int(self.values["draws"]) + 2 * len(self.values["tokens"])
 
+    @property
+    def further_draws(self) -> float:
+        """Random networks beyond the first twin that an utterance is fed to, on average."""
+        draws, some = int(self.values.get("draws", 0)), self.values.get("draw_utterances")
+        measured = self.values["utterances"] or LIBRISPEECH
+        return max(0, 2 * draws - 1) * min(1.0, (some or measured) / measured)
+
     def rows(self, layers: int) -> int:
         """Rows per utterance of a model with so many decoder layers."""
         count = len(self.conditions)
@@ -70,7 +77,8 @@ class Work:
         if self.kind == "nulls":
             swapped = SWAPPED in self.conditions
             sides = _NULLS * _sides(count - swapped) + swapped * _sides(2)
-            return sides * 3 * layers * len(self.values["modes"])
+            drawn = self.further_draws * _sides(count - swapped)
+            return round((sides + drawn) * 3 * layers * len(self.values["modes"]))
         if self.kind == "choices":  # of as many voices as utterances, fewer else
             return 3 * (_CROSSED + 3 * (count - 2))
         if self.kind == "jacobians":

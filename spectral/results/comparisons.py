@@ -16,6 +16,7 @@ from spectral.results.bootstrap import LEVEL, resampling_weights
 from spectral.results.effects import MATCHED, RAW, change
 from spectral.stress.conditions import condition as condition_of
 from spectral.stress.perturbations import TimeStretch
+from spectral.stress.stretching import VOCODER
 
 EVERYONE, CANDIDATES, HEARD = "all", "candidates", "clean WER 0"
 FASTER, SLOWER, SLOWER_FITTING = "faster", "slower, all", "slower, one window"
@@ -156,7 +157,7 @@ def _named(chosen: Row, name: str) -> Choices:
         "pooling": str(chosen["pooling"]),
         "centring": "on" if chosen["centred"] else "off",
         "order": ", ".join(each.name for each in condition_of(name).perturbations),
-        "stretch": FASTER,
+        "stretch": FASTER + _by(name),
     }
 
 
@@ -164,14 +165,22 @@ def _directions(name: str, rows: pd.DataFrame) -> dict[str, np.ndarray]:
     everyone = np.ones(len(rows), bool)
     fitting = rows.windows.to_numpy() == 1
     if _rate(name) >= 1:
-        return {FASTER: everyone}
+        return {FASTER + _by(name): everyone}
     return {SLOWER_FITTING: fitting} | ({} if fitting.all() else {SLOWER: everyone})
 
 
 def _rate(name: str) -> float:
     """How many times faster the condition of that name makes the target."""
-    stretches = (each for each in condition_of(name).perturbations if isinstance(each, TimeStretch))
-    return math.prod(each.rate for each in stretches)
+    return math.prod(each.rate for each in _stretches(name))
+
+
+def _by(name: str) -> str:
+    """What is added to a direction where something else than the phase vocoder stretches."""
+    return "".join(f", {each.method}" for each in _stretches(name) if each.method != VOCODER)
+
+
+def _stretches(name: str) -> list[TimeStretch]:
+    return [each for each in condition_of(name).perturbations if isinstance(each, TimeStretch)]
 
 
 def _by_layer(rows: pd.DataFrame, layers: int) -> tuple[list[Column], np.ndarray]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SWAPPED, TWIN
+from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
 from spectral.results.bootstrap import Interval
+from spectral.results.controls import RANDOM, control_effects
 from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects, observable_rows
 from spectral.results.matching import PAIRS, pair_effects
 from spectral.results.tables import with_interval
@@ -14,23 +15,32 @@ from spectral.results.verdict import Verdict, verdict
 MODEL = "model"
 """The source of what was measured on the model itself."""
 
-CONTROLS = {
-    (MODEL, RAW): "raw",
-    (MODEL, MATCHED): "first rows",
-    (SHUFFLED, MATCHED): "random rows",
-    (MODEL, PAIRS): "equal pairs",
-    (FORCED, RAW): "same text",
-    (GAUSSIAN, RAW): "Gaussian",
-    (TWIN, RAW): "random twin",
-    (SWAPPED, RAW): "other speech",
-    (GAUSSIAN, MATCHED): "Gaussian, cut",
-    (TWIN, MATCHED): "random twin, cut",
-    (SWAPPED, MATCHED): "other speech, cut",
-}
-"""By source and length, what a reader compares, in the order to read it."""
+_BLOCKS = (
+    {(MODEL, RAW): "raw"},
+    {
+        (MODEL, MATCHED): "first rows",
+        (SHUFFLED, MATCHED): "random rows",
+        (MODEL, PAIRS): "equal pairs",
+        (FORCED, RAW): "same text",
+    },
+    {
+        (GAUSSIAN, RAW): "Gaussian",
+        (TWIN, RAW): "random twin",
+        (SPECTRUM, RAW): "random vectors",
+        (SWAPPED, RAW): "other speech",
+    },
+    {
+        (GAUSSIAN, MATCHED): "Gaussian, cut",
+        (TWIN, MATCHED): "random twin, cut",
+        (SPECTRUM, MATCHED): "random vectors, cut",
+        (SWAPPED, MATCHED): "other speech, cut",
+    },
+)
+NULL_BLOCKS = 2
+"""So many of the blocks, the last ones, are nulls, not the model itself."""
 
-BLOCKS, NULL_BLOCKS = (1, 4, 3, 3), 2
-"""How many controls belong together: raw, at equal length, nulls, nulls at equal length."""
+CONTROLS = {key: label for block in _BLOCKS for key, label in block.items()}
+"""By source and length, what a reader compares, in the order to read it."""
 
 EFFECT = [*GROUP, "observable"]
 """What one effect is: a model, a component, K and an observable."""
@@ -46,9 +56,10 @@ def evidence(
 ) -> pd.DataFrame:
     """Every effect under every control: one row per ``EFFECT``, source and length.
 
-    Columns ``change``, ``low``, ``high``, ``p``, ``n``, ``tokens_clean``, ``tokens_stressed``.
-    ``rows`` are those of `measure`, ``null_rows`` those of `nulls`; ``tolerance`` is that of
-    ``pair_effects``. Observables that the nulls lack, those of the graphs, are left out.
+    Columns ``change``, ``low``, ``high``, ``p``, ``n``, ``tokens_clean``, ``tokens_stressed``, and
+    ``draws``, the networks that the interval is over. ``rows`` are those of `measure`,
+    ``null_rows`` those of `nulls`; ``tolerance`` is that of ``pair_effects``. Observables that the
+    nulls lack, those of the graphs, are left out.
     """
     seen = [name for name, column in OBSERVABLES.items() if column in null_rows]
     tables = [
@@ -57,10 +68,21 @@ def evidence(
     ]
     for name, part in null_rows.groupby("null"):
         stressed = SWAPPED if name == SWAPPED else condition
-        tables.append(effects(part, stressed, resamples, seed).assign(source=name))
+        of = control_effects if name in RANDOM else effects
+        tables.append(of(part, stressed, resamples, seed).assign(source=name))
     long = pd.concat([observable_rows(table, name) for table in tables for name in seen])
+    long["draws"] = long.draws.fillna(1).astype(int)
     known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))
     return long[known].sort_values([*EFFECT, "source", "length"], ignore_index=True)
+
+
+def blocks(table: pd.DataFrame) -> list[list[tuple[str, str]]]:
+    """The keys of ``CONTROLS`` that a table has, those that belong together in one list.
+
+    Raw, at equal length, nulls, nulls at equal length.
+    """
+    there = set(zip(table.source, table.length, strict=True))
+    return [[key for key in block if key in there] for block in _BLOCKS]
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +114,8 @@ def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         control=[CONTROLS[key] for key in zip(table.source, table.length, strict=True)],
         cell=with_interval(named, "change", 2, sign=True),
     )
-    wide = named.pivot(index=EFFECT, columns="control", values="cell")[list(CONTROLS.values())]
+    wide = named.pivot(index=EFFECT, columns="control", values="cell")
+    wide = wide[[name for name in CONTROLS.values() if name in wide]]
     said = found.set_index(EFFECT)[["verdict", "reason"]]
     return said.join(wide).reset_index().drop(columns="parameters")
 
@@ -100,10 +123,10 @@ def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
     """``verdict`` on one effect, from its intervals by source and length."""
     controls = [(MODEL, MATCHED), (SHUFFLED, MATCHED), (MODEL, PAIRS)]
-    nulls = [(TWIN, MATCHED), (SWAPPED, MATCHED)]
+    nulls = [(TWIN, MATCHED), (SPECTRUM, MATCHED), (SWAPPED, MATCHED)]
     return verdict(
         intervals[MODEL, RAW],
         {CONTROLS[key]: intervals[key] for key in controls},
-        {CONTROLS[key]: intervals[key] for key in nulls},
+        {CONTROLS[key]: intervals[key] for key in nulls if key in intervals},
         intervals[GAUSSIAN, RAW],
     )

@@ -4,7 +4,7 @@ Only 95 % intervals decide. A side is + or - where an interval excludes zero, an
 does not. Of an effect whose raw interval has a side:
 
 survives             every length control has that side, and the effect at equal length lies beyond
-                     that of the random twin and of other speech: its whole interval is farther out
+                     that of random networks and of other speech: its whole interval is farther out
 survives in part     so too, but the whole interval at equal length is less than half the raw effect
 explained by length  no length control has that side, the interval at equal length leaves the raw
                      effect out, and Gaussian rows of the same lengths move to that side

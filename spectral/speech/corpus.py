@@ -1,6 +1,7 @@
 """Read speech in the LibriSpeech layout: speaker/chapter/*.flac beside a *.trans.txt of references.
 
-The embedded corpus and LibriSpeech itself are read by the same functions.
+The embedded corpus and LibriSpeech itself are read by the same functions. libsndfile decodes what
+it can, as it notices most damage; FFmpeg the rest.
 """
 
 import codecs
@@ -9,17 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 SAMPLE_RATE = 16_000
-_AUDIO = (".flac", ".wav", ".mp3")
+_LIBSNDFILE = (".flac", ".wav", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf")
+_FFMPEG = (".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp")
+AUDIO = (*_LIBSNDFILE, *_FFMPEG)
+"""How the names of audio files end, in the order in which they are looked for."""
+
 _ID3_HEADER, _MP3_FRAME = 10, 1441  # bytes: of the tag's header, of the longest frame
 _RIFF_HEADER = 28  # bytes
 _BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {
     b"RIFF": "little", b"RF64": "little", b"RIFX": "big", b"FORM": "big"
 }  # fmt: skip
+_OGG_HEADER, _OGG_PAGE = 27, 65_307  # bytes: of a page's fixed header, of the longest page
+_UNRECOGNISED = 1  # libsndfile's number for a format that it does not know
+_ESTIMATED = ("mp3", "aac")  # FFmpeg guesses the length of these from a bit rate
+_CODEC_FRAME = 0.05  # seconds: a codec's last frame may end before the length that is stated
 _CANCELLED = 1e-3  # of the loudest channel
 _LONGEST_SECONDS = 3600  # a FLAC that was streamed states no length, which reads as 2^63 - 1
 _LOUDEST = 2.0**31  # integers written as floats go so far; squares of much more leave float32
@@ -47,14 +56,26 @@ class Corpus:
     rejected: dict[str, str]
 
 
-def find_utterances(folder: Path) -> Corpus:
-    """List a LibriSpeech folder without reading its audio.
+def find_utterances(place: Path) -> Corpus:
+    """List a LibriSpeech folder, or the utterances of a list, without reading any audio.
+
+    A list is a text file: its first line names the folder, seen from the list's own, and the others
+    one utterance each. Nothing else of the folder is then part of the corpus, so that a part of
+    LibriSpeech is the same corpus beside all of it.
 
     A line of a transcript names an utterance even where its audio is missing (``read_wave`` then
     says so); audio that no transcript names, and a reference that is empty or not UTF-8, are
     rejected. Raises FileNotFoundError where there is no transcript at all, ValueError for an id
-    given twice.
+    given twice, or listed and not there.
     """
+    if place.is_file():
+        return _listed(place)
+    folder = place
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; name the one with the speech (`make librispeech` fetches "
+            "LibriSpeech into data/librispeech)"
+        )
     transcripts = sorted(folder.rglob("*.trans.txt"))
     if not transcripts:
         raise FileNotFoundError(
@@ -72,10 +93,26 @@ def find_utterances(folder: Path) -> Corpus:
                 continue
             path = _audio_path(transcript.parent / name)
             found[name] = Utterance(name, name.split("-")[0], reference, path)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _AUDIO):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO):
         if path.stem not in found and path.stem not in rejected:
             rejected[path.stem] = f"{path}: no transcript names it; add a line to its *.trans.txt"
     return Corpus(tuple(found[name] for name in sorted(found)), rejected)
+
+
+def _listed(path: Path) -> Corpus:
+    """The utterances that a list names."""
+    first, *names = path.read_text(encoding="utf-8").split()
+    found = find_utterances(path.parent / first)
+    known = {utterance.id: utterance for utterance in found.utterances}
+    missing = [name for name in names if name not in known and name not in found.rejected]
+    if missing:
+        raise ValueError(
+            f"{path}: {path.parent / first} lacks {len(missing)} of its {len(names)} utterances, "
+            f"the first {missing[0]}; fetch the rest (`make librispeech`), or name the folder "
+            "itself as the corpus"
+        )
+    rejected = {name: found.rejected[name] for name in names if name in found.rejected}
+    return Corpus(tuple(known[name] for name in sorted(names) if name in known), rejected)
 
 
 def read_wave(utterance: Utterance) -> np.ndarray:
@@ -87,7 +124,11 @@ def read_wave(utterance: Utterance) -> np.ndarray:
     """
     path = utterance.path
     if not path.exists():
-        raise UnusableUtterance(f"{path}: no such file; restore it or drop its transcript line")
+        others = ", ".join(sorted(each.name for each in path.parent.glob(f"{path.name}.*")))
+        raise UnusableUtterance(
+            f"{path}: no audio file of that name{f', only {others}' if others else ''}; restore it "
+            f"({', '.join(AUDIO)}) or drop its transcript line"
+        )
     samples, rate = _decoded(path)
     if len(samples) == 0:
         raise UnusableUtterance(f"{path}: no samples; fetch it again or drop its transcript line")
@@ -103,6 +144,8 @@ def read_wave(utterance: Utterance) -> np.ndarray:
     if peak > _LOUDEST:
         raise UnusableUtterance(f"{path}: a sample is {peak:.1g}; scale the file to [-1, 1]")
     if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # here: `make` lists corpora, scipy takes seconds
+
         mono = resample_poly(mono, SAMPLE_RATE, rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
@@ -111,21 +154,67 @@ def _decoded(path: Path) -> tuple[np.ndarray, int]:
     """All samples (frames, channels) float32 of a file that is whole, and its rate."""
     try:
         header = soundfile.info(path)
-        if header.frames > _LONGEST_SECONDS * header.samplerate:
-            raise UnusableUtterance(
-                f"{path}: {header.frames} frames by its header, more than an hour; cut it into "
-                "utterances, or encode it again if its length was not known when it was written"
-            )
+        if header.format == "MP3" and not _states_mp3_length(path):
+            return _decoded_by_ffmpeg(path)  # libsndfile guesses, and leaves out what is beyond
+        _require_at_most_an_hour(path, header.frames, header.samplerate)
         _require_whole_riff(path)
-        _require_mp3_length(path)
+        _require_ogg_end(path)
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
+        if path.suffix.lower() in _FFMPEG and error.code == _UNRECOGNISED:
+            return _decoded_by_ffmpeg(path)
         raise UnusableUtterance(f"{path}: cannot be decoded ({error}); fetch it again") from error
     if len(samples) != header.frames:
         raise UnusableUtterance(
             f"{path}: truncated, {len(samples)} of {header.frames} frames; fetch it again"
         )
     return samples, rate
+
+
+def _decoded_by_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
+    """The same by FFmpeg; a file that states no length is taken to end where it ends."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise UnusableUtterance(f"{path}: holds no audio; fetch it again")
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler(format="fltp")
+            pieces, rate, frames = [np.zeros((1, 0), np.float32)], SAMPLE_RATE, 0
+            for frame in container.decode(stream):
+                rate = frame.sample_rate
+                frames += frame.samples
+                _require_at_most_an_hour(path, frames, rate)
+                pieces += [each.to_ndarray() for each in resampler.resample(frame)]
+            pieces += [each.to_ndarray() for each in resampler.resample(None)] if frames else []
+            stated = _stated_seconds(container, stream)
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UnusableUtterance):
+            raise
+        text = " ".join(str(error).split())
+        raise UnusableUtterance(f"{path}: cannot be decoded ({text}); fetch it again") from error
+    samples = np.concatenate(pieces[1:] or pieces, axis=1).T
+    if len(samples) < (stated - _CODEC_FRAME) * rate:
+        raise UnusableUtterance(
+            f"{path}: truncated, {len(samples) / rate:.2f} of {stated:.2f} s; fetch it again"
+        )
+    return samples[: round(stated * rate) or None], rate
+
+
+def _stated_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """How long a file says it is, 0 where it does not say."""
+    if container.format.name in _ESTIMATED:
+        return 0.0
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
+def _require_at_most_an_hour(path: Path, frames: int, rate: int) -> None:
+    if frames > _LONGEST_SECONDS * rate:
+        raise UnusableUtterance(
+            f"{path}: {frames} frames, more than an hour; cut it into utterances, or encode it "
+            "again if its length was not known when it was written"
+        )
 
 
 def _require_whole_riff(path: Path) -> None:
@@ -149,20 +238,29 @@ def _require_whole_riff(path: Path) -> None:
         )
 
 
-def _require_mp3_length(path: Path) -> None:
-    """Refuse an MP3 that does not say how long it is: libsndfile would guess from a bit rate."""
-    if path.suffix.lower() != ".mp3":
-        return
+def _require_ogg_end(path: Path) -> None:
+    """Refuse an Ogg file without a last page: to libsndfile and FFmpeg a cut one is a shorter."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return
+        file.seek(max(path.stat().st_size - _OGG_PAGE, 0))
+        end = file.read()
+    page = end[end.rfind(b"OggS") :]
+    sizes = page[_OGG_HEADER : _OGG_HEADER + page[26]] if len(page) >= _OGG_HEADER else b""
+    whole = len(page) == _OGG_HEADER + len(sizes) + sum(sizes)
+    if not (whole and page[5] & 4):  # the flag of a last page
+        raise UnusableUtterance(f"{path}: truncated, its last page is missing; fetch it again")
+
+
+def _states_mp3_length(path: Path) -> bool:
+    """Whether an MP3 says how long it is, in its first frame."""
     with path.open("rb") as file:
         tag = file.read(_ID3_HEADER)
         if tag[:3] == b"ID3":  # its size is in four digits of base 128
             file.seek(sum(byte << 7 * i for i, byte in enumerate(reversed(tag[6:]))), 1)
             tag = b""
         start = tag + file.read(_MP3_FRAME)
-    if not any(name in start for name in (b"Xing", b"Info", b"VBRI")):
-        raise UnusableUtterance(
-            f"{path}: states no length (no Xing, Info or VBRI header); convert it to FLAC"
-        )
+    return any(name in start for name in (b"Xing", b"Info", b"VBRI"))
 
 
 def _entries(transcript: Path) -> Iterator[tuple[str, str, str]]:
@@ -189,5 +287,6 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def _audio_path(stem: Path) -> Path:
-    candidates = [stem.with_name(stem.name + suffix) for suffix in _AUDIO]
-    return next((path for path in candidates if path.exists()), candidates[0])
+    """The audio file of that name, or the name itself where there is none."""
+    candidates = (stem.with_name(stem.name + suffix) for suffix in AUDIO)
+    return next((path for path in candidates if path.exists()), stem)

@@ -12,6 +12,7 @@ from spectral.stress.perturbations import (
     Substitute,
     TimeStretch,
 )
+from spectral.stress.stretching import RESAMPLED, WSOLA
 
 Kind = type[TimeStretch] | type[SpeakerMix] | type[GaussianNoise] | type[Substitute]
 _PERTURBATIONS: dict[str, Kind] = {
@@ -46,11 +47,13 @@ class Stress:
 # each step gets the result of the step before, so the target alone is stretched and the five
 # interferers speak at their own speed. Everyone is stretched in another order: mix, stretch, noise.
 _HELL: tuple[Perturbation, ...] = (TimeStretch(3.5), SpeakerMix(5, 0.0), GaussianNoise(0.0))
+_OTHER_STRETCHES = {method: TimeStretch(3.5, method) for method in (WSOLA, RESAMPLED)}
 CONDITIONS: dict[str, Stress] = {
     stress.name: stress
     for stress in (
         Stress("clean", ()),
         Stress("stretch", (TimeStretch(3.5),)),
+        *(Stress(f"stretch-{name}", (stretch,)) for name, stretch in _OTHER_STRETCHES.items()),
         Stress("mix", (SpeakerMix(5, 0.0),)),
         Stress("noise", (GaussianNoise(0.0),)),
         Stress("swapped", (Substitute("speech"),)),
@@ -61,6 +64,10 @@ CONDITIONS: dict[str, Stress] = {
         Stress("stretch+noise", (TimeStretch(3.5), GaussianNoise(0.0))),
         Stress("mix+noise", (SpeakerMix(5, 0.0), GaussianNoise(0.0))),
         Stress("hell", _HELL),
+        *(
+            Stress(f"hell-{name}", (stretch, *_HELL[1:]))
+            for name, stretch in _OTHER_STRETCHES.items()
+        ),
         Stress("hell-slow", (TimeStretch(1 / 3.5), *_HELL[1:])),
         *(
             Stress("-".join(["hell", *(each.name for each in order)]), order)

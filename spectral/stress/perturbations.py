@@ -11,11 +11,11 @@ from numbers import Real
 from typing import ClassVar, Protocol
 
 import numpy as np
-from librosa.effects import time_stretch
 
 from spectral.speech.corpus import UnusableUtterance
 from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.stress.mixture import Mixture, Part, Speakers, digest, rms
+from spectral.stress.stretching import METHODS, VOCODER, stretched
 
 FAINT_DB = -30.0  # where the mildest mix and noise begin: audible, hardly a cause of errors
 SHORTEST_STRETCH = 2048  # samples: librosa's STFT frame
@@ -38,18 +38,21 @@ class Perturbation(Protocol):
 
 @dataclass(frozen=True)
 class TimeStretch:
-    """Play ``rate`` times faster (slower below 1) at the same pitch: librosa's phase vocoder.
+    """Play ``rate`` times faster (slower below 1) by one of the ``METHODS`` of ``stretching``.
 
     Everything audible so far is stretched: before a mix the target alone, after it everyone. A
-    wave of n samples becomes round(n / rate) long and loses some power, of which each part is
-    taken to lose the same share.
+    wave of n samples becomes round(n / rate) long; of the power it loses or gains, each part is
+    taken to have the same share.
     """
 
     rate: float = 3.5
+    method: str = VOCODER
     name: ClassVar[str] = "stretch"
 
     def __post_init__(self) -> None:
         _set(self, "rate", 0.1, 10.0, "3.5 is 3.5 times faster, 0.2857 slower")
+        if self.method not in METHODS:
+            raise ValueError(f"stretch method is {self.method!r}; choose from {', '.join(METHODS)}")
 
     def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
         """The stretched mixture; raises UnusableUtterance below ``SHORTEST_STRETCH`` samples."""
@@ -61,15 +64,14 @@ class TimeStretch:
                 f"{mixture.target.id}: {before.size} samples are too few to stretch, "
                 f"{SHORTEST_STRETCH} at least; leave the utterance out"
             )
-        # phases of near-silent bins magnify rounding: to 1e-3 of the wave in float32
-        wave = time_stretch(before.astype(np.float64), rate=self.rate)
+        wave = stretched(before, self.rate, self.method)
         return mixture.after(
             self.name, wave, target_rms=mixture.target_rms * rms(wave) / rms(before)
         )
 
     def at_severity(self, severity: float) -> "TimeStretch":
         """Rate to the power of severity: equal steps are equal factors of speed."""
-        return TimeStretch(self.rate ** _share(severity))
+        return TimeStretch(self.rate ** _share(severity), self.method)
 
 
 @dataclass(frozen=True)

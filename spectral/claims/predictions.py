@@ -1,0 +1,88 @@
+"""Predictions that were written down before anything was measured, and what became of them.
+
+The page is read as it was committed: ids, numbers, models, sides and bounds stand there alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from spectral.claims.numbers import MissingTable
+from spectral.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
+from spectral.results.bootstrap import Interval
+
+COMMIT = "to be named"
+"""The commit of the page, from before the first row was measured."""
+
+TRUE, FALSE, UNMEASURED = "came true", "did not", "not measured"
+_COLUMNS = ("id", "claim", "what we expect", "number", "models", "side", "bound")
+BOTH = "both"
+
+Number = Callable[[Path, str], Interval]
+"""A number of the tables in a folder, of one model."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of the page about one model."""
+
+    id: str
+    claim: int
+    says: str
+    number: str
+    model: str
+    side: str
+    bound: float
+
+
+def read_predictions(page: Path) -> list[Prediction]:
+    """The lines of a page, one per model that they name; ValueError for a line that is none."""
+    found = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|") or cells[0].startswith(":") or tuple(cells) == _COLUMNS:
+            continue
+        if len(cells) != len(_COLUMNS) or cells[5] not in (ABOVE, BELOW):
+            raise ValueError(f"{page}: {line!r} is no prediction; write {' | '.join(_COLUMNS)}")
+        name, claim, says, number, models, side, bound = cells
+        found += [
+            Prediction(name, int(claim), says, number, model.strip(), side, float(bound))
+            for model in models.split(",")
+        ]
+    return found
+
+
+def judge(
+    predictions: Sequence[Prediction], tables: Path, numbers: Mapping[str, Number]
+) -> pd.DataFrame:
+    """One row per prediction and model, with the number measured and what became of it.
+
+    Raises ValueError for a prediction of a number that nobody computes.
+    """
+    rows = []
+    for one in predictions:
+        if one.number not in numbers:
+            raise ValueError(f"{one.id}: no number {one.number!r}; there are: {', '.join(numbers)}")
+        try:
+            found = numbers[one.number](tables, one.model)
+        except (MissingTable, KeyError):
+            found = None
+        rows.append(
+            {
+                "id": one.id, "claim": one.claim, "expected": one.says, "model": one.model,
+                "side": one.side, "bound": one.bound,
+                "estimate": found.estimate if found else None,
+                "low": found.low if found else None, "high": found.high if found else None,
+                "outcome": _outcome(one, found),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _outcome(one: Prediction, found: Interval | None) -> str:
+    if found is None:
+        return UNMEASURED
+    decision = Statement(one.model, found, one.side, one.bound).decision
+    return {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)

@@ -1,0 +1,111 @@
+"""Keep activations themselves: the rows of every component and layer, utterance by utterance.
+
+They are large and stay in build/: what is pooled over utterances is computed from them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from spectral.measurement.nulls import fed
+from spectral.measurement.spectra import Decoded, decode
+from spectral.measurement.texts import Row
+from spectral.models.capture import COMPONENTS
+from spectral.models.controls import spectrum_preserving
+from spectral.models.rules import Rule
+from spectral.models.view import SpeechModel
+from spectral.stress.mixture import Mixture
+
+TRAINED = "trained"
+MOST_LAYERS = 32  # of a Whisper's decoder
+
+_SHARED = ("model", "parameters", "utterance", "speaker", "compression_ratio", "outcome")
+
+
+def column_of(component: str, layer: int) -> str:
+    """The column that holds the activations of a component in a layer, from 1."""
+    return f"{component}_{layer}"
+
+
+_COLUMNS = [column_of(*place) for place in product(COMPONENTS, range(1, MOST_LAYERS + 1))]
+
+ACTIVATIONS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("network", pa.string()),
+        ("utterance", pa.string()),
+        ("speaker", pa.string()),
+        ("subset", pa.string()),
+        ("condition", pa.string()),
+        ("tokens", pa.int32()),
+        ("layers", pa.int32()),
+        ("compression_ratio", pa.float64()),
+        ("outcome", pa.string()),
+        *[(name, pa.binary()) for name in _COLUMNS],
+    ]
+)
+"""One row per network, utterance and condition, one column per component and layer.
+
+A column holds (tokens, width) in float32; null beyond the last layer. One column is read at a time.
+"""
+
+TEXT = [name for name in ACTIVATIONS.names if name not in _COLUMNS]
+
+
+def activation_rows(
+    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], rule: Rule, controls: int, seed: int
+) -> list[Row]:
+    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition.
+
+    ``controls`` random networks that keep the weights' spectra are fed the model's own texts and
+    the same audio. ``subset`` is the folder above the speaker's, such as test-clean.
+    """
+    decoded = {name: decode(model, mixtures, rule) for name, mixtures in batch.items()}
+    rows = [row for name in batch for row in _rows(decoded[name], batch[name], name, TRAINED)]
+    for draw in range(controls):
+        control = spectrum_preserving(model, draw, seed)
+        for name, own in decoded.items():
+            given = fed(control, own.transcripts, own.texts, batch[name])
+            rows += _rows(given, batch[name], name, control_name(draw))
+    return rows
+
+
+def control_name(draw: int) -> str:
+    """What a control is called in the column ``network``."""
+    return f"control {draw}"
+
+
+def _rows(decoded: Decoded, mixtures: Sequence[Mixture], condition: str, network: str) -> list[Row]:
+    empty: Row = dict.fromkeys(_COLUMNS)
+    rows = []
+    for i, mixture in enumerate(mixtures):
+        text = {name: decoded.texts[i][name] for name in _SHARED}
+        subset = mixture.target.path.parents[2].name
+        shared = {"network": network, "condition": condition, "subset": subset}
+        rows.append(empty | text | shared | {"tokens": int(decoded.lengths[i])})
+    for component in COMPONENTS:
+        activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
+        for i, row in enumerate(rows):
+            own = activations[i, :, : decoded.lengths[i]].float().cpu().numpy()
+            columns = {column_of(component, n + 1): own[n].tobytes() for n in range(len(own))}
+            row |= columns | {"layers": len(own)}
+    return rows
+
+
+def kept_rows(
+    path: Path, component: str, layer: int, network: str
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Condition, utterance and activations (tokens, width), float32, of one layer of a network."""
+    name = column_of(component, layer)
+    columns = ["network", "condition", "utterance", "tokens", name]
+    for batch in pq.ParquetFile(path).iter_batches(columns=columns, batch_size=256):
+        for row in batch.to_pylist():
+            if row["network"] == network:
+                values = torch.frombuffer(bytearray(row[name]), dtype=torch.float32)
+                yield row["condition"], row["utterance"], values.reshape(row["tokens"], -1)

@@ -1,0 +1,174 @@
+"""The paper's table under the pooled convention: changes with their jackknife over speakers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from spectral.measurement.activations import TRAINED
+from spectral.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
+from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.results.bootstrap import LEVEL, Interval
+from spectral.results.tables import with_interval
+
+KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
+OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
+"""Change of N_eff in %; of alpha; of the index of shares; and of its log10."""
+
+
+def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
+    """Every pooled change from clean speech, with a 95 % interval over speakers.
+
+    The statistic is taken without each speaker in turn; Student's t with one degree of freedom less
+    than there are speakers makes an interval of the jackknife's standard error (Efron & Tibshirani
+    1993, ch. 11). ``log10_difference`` is log10 of the difference of the index, with the interval
+    of the difference: minus infinity where that reaches zero, NaN where the index did not rise. Of
+    one layer there are changes without intervals; 0 is the mean over layers.
+    """
+    own = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        clean, stressed = (
+            group[group.condition == name].set_index("without").sort_index()
+            for name in (REFERENCE_CONDITION, condition)
+        )
+        values = _values(clean, stressed.loc[clean.index])
+        line = dict(zip(KEYS, keys, strict=True)) | {
+            "utterances": clean.at["", "utterances"], "speakers": clean.at["", "speakers"],
+            "tokens_clean": clean.at["", "tokens"], "tokens_stressed": stressed.at["", "tokens"],
+        }  # fmt: skip
+        for name, column in values.items():
+            line |= _columns(name, jackknife(column[""], column.drop("").to_numpy()))
+        found.append(line | _logarithm(line))
+    return pd.DataFrame(found)
+
+
+def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The same changes in random networks that keep the weights' spectra: their mean over draws.
+
+    The interval is where one more draw would lie, 95 % of the time (Student's t, so it takes three
+    draws or more); it holds the variance between draws, and that is by far the larger part of it.
+    """
+    own = rows[(rows.network != TRAINED) & (rows.layer == 0)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        clean, stressed = (
+            group[group.condition == name].set_index("network").sort_index()
+            for name in (REFERENCE_CONDITION, condition)
+        )
+        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(clean)}
+        for name, column in _values(clean, stressed).items():
+            line |= _columns(name, next_draw(column.to_numpy()))
+        found.append(line | _logarithm(line))
+    return pd.DataFrame(found)
+
+
+def next_draw(values: np.ndarray) -> Interval:
+    """The mean of draws (draws,), and where the next one lies 95 % of the time; NaN below three."""
+    count, mean = len(values), float(values.mean())
+    if count < 3 or not np.isfinite(values).all():
+        return Interval(mean, math.nan, math.nan)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * values.std(ddof=1))
+    reach *= math.sqrt(1 + 1 / count)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def halves(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same changes between random halves of clean speech: medians, and where 95 % of them lie.
+
+    ``difference`` is taken without its sign: which half is called the first is a coin's toss.
+    """
+    own = rows[(rows["sample"] == HALVES) & (rows.layer == 0)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        first, second = (
+            group[group.condition == name].set_index("without").sort_index()
+            for name in (FIRST, SECOND)
+        )
+        values = _values(first, second)
+        values["difference"] = values["difference"].abs()
+        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(first)}
+        for name, column in values.items():
+            low, middle, high = np.quantile(column, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+            line |= _columns(name, Interval(middle, low, high))
+        found.append(line | _logarithm(line))
+    return pd.DataFrame(found)
+
+
+def readable_replication(
+    table: pd.DataFrame, random: pd.DataFrame, chance: pd.DataFrame, known: pd.DataFrame
+) -> pd.DataFrame:
+    """The paper's table to read: published rows, ours row by row, then controls and chance."""
+    theirs = pd.DataFrame(
+        {
+            "source": "published", "component": known.component, "model": known.model, "K": 50,
+            "N_eff (%)": known.delta_n_eff.map("{:+.2f}".format),
+            "alpha": known.delta_alpha.map("{:+.3f}".format),
+            "log10 of the difference": known.delta_log10_kf.map("{:.2f}".format),
+        }
+    )  # fmt: skip
+    first = [UNSEEN, ALL]
+    order = [*first, *sorted(set(table["sample"]) - set(first))]
+    ours = table.assign(place=table["sample"].map(order.index), few=-table.modes).sort_values(
+        ["component", "few", "place", "parameters", "decoding"], kind="stable"
+    )
+    parts = [
+        theirs,
+        _readable(ours, "measured"),
+        _readable(random, "random networks, spectra kept"),
+        _readable(chance, "chance: halves of clean speech"),
+    ]
+    return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _readable(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    columns = {
+        "source": source, "component": table.component, "model": table.model, "K": table.modes,
+        "rule": table.decoding, "sample": table["sample"], "loops": table.loops,
+        "N_eff (%)": with_interval(table, "n_eff", 1, sign=True),
+        "alpha": with_interval(table, "alpha", 2, sign=True),
+        "log10 of the difference": with_interval(table, "log10_difference", 2),
+        "difference of log10": with_interval(table, "log10_ratio", 2, sign=True),
+    }  # fmt: skip
+    if "utterances" in table:
+        columns |= {"utterances": table.utterances, "rows, clean": table.tokens_clean,
+                    "rows, stressed": table.tokens_stressed}  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def jackknife(estimate: float, without: np.ndarray) -> Interval:
+    """An estimate with its interval from the values without each cluster: (clusters,).
+
+    NaN where a value is, or where there are fewer than two clusters.
+    """
+    count = len(without)
+    if count < 2 or not np.isfinite([estimate, *without]).all():
+        return Interval(estimate, math.nan, math.nan)
+    spread = math.sqrt((count - 1) / count * np.square(without - without.mean()).sum())
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * spread
+    return Interval(estimate, estimate - reach, estimate + reach)
+
+
+def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
+    return {
+        "alpha_stressed": stressed.alpha,
+        "n_eff": 100 * (stressed.n_eff / clean.n_eff - 1),
+        "alpha": stressed.alpha - clean.alpha,
+        "difference": stressed.kirchhoff_shares - clean.kirchhoff_shares,
+        "log10_ratio": np.log10(stressed.kirchhoff_shares / clean.kirchhoff_shares),
+    }
+
+
+def _columns(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _logarithm(line: dict[str, float]) -> dict[str, float]:
+    """log10 of the difference of the index, as the paper may have meant its change of log10 Kf."""
+    estimate, low, high = (line[f"difference{end}"] for end in ("", "_low", "_high"))
+    return {
+        "log10_difference": math.log10(estimate) if estimate > 0 else math.nan,
+        "log10_difference_low": math.log10(low) if low > 0 else -math.inf if low <= 0 else math.nan,
+        "log10_difference_high": math.log10(high) if high > 0 else math.nan,
+    }

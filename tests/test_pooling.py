@@ -1,0 +1,210 @@
+"""The pooled table: planted activations whose pooled spectra are known."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectral.measurement.activations import (
+    ACTIVATIONS,
+    TRAINED,
+    column_of,
+    control_name,
+    kept_rows,
+)
+from spectral.measurement.pooling import (
+    ALL,
+    CAP,
+    CAPPED,
+    DROPPED,
+    HALVES,
+    KEPT,
+    MATCHED,
+    UNSEEN,
+    PoolingSettings,
+    pooled_rows,
+)
+from spectral.measurement.store import write
+from spectral.models.capture import COMPONENTS
+from spectral.results.replication import changes, controls, halves, jackknife, next_draw
+from spectral.spectra import effective_rank, eigenvalues
+
+WIDTH, SPEAKERS, EACH = 12, 6, 4
+MODES = (4, 10)
+
+
+def _planted(
+    path: Path, loops: bool = False, stressed: float = 1.0, networks: tuple[str, ...] = (TRAINED,)
+) -> dict[str, dict[str, torch.Tensor]]:
+    """One layer, alike for every component; Hell's modes fall by the exponent ``stressed``."""
+    generator = torch.Generator().manual_seed(1)
+    planted: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "hell": {}}
+    rows = []
+    for network, speaker, i in product(networks, range(SPEAKERS), range(EACH)):
+        name = f"{speaker}-1-{i:04d}"
+        for condition, power in (("clean", 1.0), ("hell", stressed)):
+            looping = loops and i == 0 and condition == "hell"
+            tokens = 80 if looping else 20 + i
+            law = torch.arange(1, WIDTH + 1) ** (-power / 2)
+            values = torch.randn(tokens, WIDTH, generator=generator) * law
+            if looping:
+                values = values[:1].repeat(tokens, 1)
+            if network == TRAINED:
+                planted[condition][name] = values
+            empty: dict[str, object] = dict.fromkeys(ACTIVATIONS.names)
+            columns = {column_of(part, 1): values.numpy().tobytes() for part in COMPONENTS}
+            rows.append(
+                empty | columns | {
+                    "model": "planted", "parameters": 1, "network": network, "utterance": name,
+                    "speaker": str(speaker), "subset": "a" if speaker < 3 else "b",
+                    "condition": condition, "tokens": tokens, "layers": 1,
+                    "compression_ratio": 5.0 if looping else 1.0, "outcome": "correct",
+                }
+            )  # fmt: skip
+    write(rows, path, {}, ACTIVATIONS)
+    return planted
+
+
+def _table(
+    path: Path, seen: tuple[str, ...] = (), halves: int = 0, controls: int = 0
+) -> pd.DataFrame:
+    listed = path.with_suffix(".txt")
+    listed.write_text("\n".join(seen))
+    settings = PoolingSettings(
+        model="planted", ladder=path, corpus=path, output=path, conditions=("clean", "hell"),
+        decoding="openai", seed=0, batch=1, device="cpu", utterances=None, decodings=("openai",),
+        activations=path, seen=listed, modes=MODES, halves=halves, controls=controls,
+    )  # fmt: skip
+    return pd.DataFrame(pooled_rows(path, settings)).assign(decoding="openai")
+
+
+def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
+    planted = _planted(tmp_path / "rows.parquet")
+    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, TRAINED))
+    assert len(found) == 2 * SPEAKERS * EACH
+    for condition, utterance, values in found:
+        assert torch.equal(values, planted[condition][utterance])
+
+
+def test_the_pooled_spectrum_is_that_of_all_rows_concatenated(tmp_path: Path) -> None:
+    planted = _planted(tmp_path / "rows.parquet")
+    table = _table(tmp_path / "rows.parquet")
+    for condition in planted:
+        rows = planted[condition]
+        spectrum = eigenvalues(torch.cat(list(rows.values())))
+        for k in MODES:
+            (line,) = table.query(
+                "condition == @condition and modes == @k and component == 'ffn' and layer == 1 "
+                "and sample == 'all' and loops == 'kept'"
+            ).to_dict("records")
+            assert line["n_eff"] == pytest.approx(effective_rank(spectrum, k).item(), rel=1e-6)
+            kept = spectrum[:k]
+            assert line["kirchhoff_shares"] == pytest.approx((kept.sum() / kept).sum().item())
+            assert line["tokens"] == sum(map(len, rows.values()))
+
+
+def test_leaving_a_speaker_out_leaves_out_that_speakers_rows(tmp_path: Path) -> None:
+    planted = _planted(tmp_path / "rows.parquet")["hell"]
+    table = _table(tmp_path / "rows.parquet")
+    (line,) = table.query(
+        "condition == 'hell' and modes == 10 and component == 'ffn' and layer == 0 and "
+        "sample == 'all' and loops == 'kept' and without == '2'"
+    ).to_dict("records")
+    rest = torch.cat([rows for name, rows in planted.items() if not name.startswith("2-")])
+    assert line["n_eff"] == pytest.approx(effective_rank(eigenvalues(rest), 10).item(), rel=1e-6)
+    assert line["speakers"] == SPEAKERS - 1
+
+
+def test_what_is_done_about_loops(tmp_path: Path) -> None:
+    planted = _planted(tmp_path / "rows.parquet", loops=True)
+    table = _table(tmp_path / "rows.parquet").query(
+        "component == 'ffn' and layer == 0 and sample == 'all' and modes == 4 and without == ''"
+    )
+    tokens = table.set_index(["loops", "condition"]).tokens
+    plain = [name for name in planted["hell"] if not name.endswith("0000")]
+    lengths = {side: {n: len(r) for n, r in rows.items()} for side, rows in planted.items()}
+    assert tokens[KEPT, "hell"] == sum(lengths["hell"].values())
+    assert tokens[DROPPED, "hell"] == sum(lengths["hell"][name] for name in plain)
+    assert tokens[DROPPED, "clean"] == sum(lengths["clean"][name] for name in plain)
+    assert tokens[CAPPED, "hell"] == sum(min(CAP, n) for n in lengths["hell"].values())
+    assert tokens[MATCHED, "hell"] == tokens[MATCHED, "clean"]
+
+
+def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:
+    _planted(tmp_path / "rows.parquet")
+    seen = tuple(f"{speaker}-1-0001" for speaker in range(SPEAKERS))
+    table = _table(tmp_path / "rows.parquet", seen, halves=3).query("without == '' and layer == 1")
+    counts = table.groupby("sample").utterances.agg(["min", "max"])
+    assert counts.loc[ALL].tolist() == [SPEAKERS * EACH] * 2
+    assert counts.loc[UNSEEN].tolist() == [SPEAKERS * (EACH - 1)] * 2
+    assert counts.loc["a"].tolist() == counts.loc["b"].tolist() == [SPEAKERS * EACH // 2] * 2
+
+
+def test_a_planted_fall_is_found_and_no_change_is_not(tmp_path: Path) -> None:
+    _planted(tmp_path / "falls.parquet", stressed=2.0)
+    _planted(tmp_path / "same.parquet")
+    for name, falls in (("falls", True), ("same", False)):
+        table = changes(_table(tmp_path / f"{name}.parquet"), "hell")
+        (line,) = table.query(
+            "component == 'ffn' and sample == 'all' and loops == 'kept' and modes == 10"
+        ).to_dict("records")
+        assert (line["n_eff_high"] < 0) == falls
+        assert (line["alpha_low"] > 0) == falls
+        assert (line["log10_difference_low"] > -np.inf) == falls
+        law = torch.arange(1, WIDTH + 1).double()
+        if falls:
+            expected = effective_rank(law**-2, 10) / effective_rank(law**-1, 10) - 1
+            assert line["n_eff_low"] < 100 * expected.item() < line["n_eff_high"]
+            assert line["alpha_low"] < 1 < line["alpha_high"]
+
+
+def test_halves_of_clean_speech_differ_by_chance_alone(tmp_path: Path) -> None:
+    _planted(tmp_path / "rows.parquet", stressed=2.0)
+    table = _table(tmp_path / "rows.parquet", halves=20)
+    found = halves(table).query("component == 'ffn' and modes == 10").iloc[0]
+    assert found.n_eff_low < 0 < found.n_eff_high
+    assert found.draws == 20
+    assert set(table.query(f"sample == '{HALVES}'").layer) == {0}
+
+
+def test_controls_are_pooled_as_the_trained_network_is(tmp_path: Path) -> None:
+    names = tuple(control_name(draw) for draw in range(4))
+    _planted(tmp_path / "rows.parquet", stressed=2.0, networks=(TRAINED, *names))
+    table = _table(tmp_path / "rows.parquet", controls=4)
+    where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'all'"
+    trained = changes(table, "hell").query(where).iloc[0]
+    random = controls(table, "hell").query(where).iloc[0]
+    assert random.draws == 4
+    assert random.n_eff_low < trained.n_eff < random.n_eff_high
+
+
+def test_the_next_draw_lies_where_it_is_said_to() -> None:
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        found = next_draw(rng.normal(3, 2, 5))
+        inside.append(found.low < rng.normal(3, 2) < found.high)
+    assert 0.93 < np.mean(inside) < 0.97
+
+
+def test_the_jackknife_covers_a_mean_of_few_unequal_clusters() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(800):
+        sizes = rng.integers(2, 12, 12)
+        clusters = [rng.normal(rng.normal(0, 1), 1, size) for size in sizes]
+        whole = np.concatenate(clusters).mean()
+        rest = [np.concatenate(clusters[:i] + clusters[i + 1 :]).mean() for i in range(12)]
+        found = jackknife(float(whole), np.array(rest))
+        covered.append(found.low < 0 < found.high)
+    assert 0.92 < np.mean(covered) < 0.98
+
+
+def test_a_jackknife_of_nan_or_of_one_cluster_is_no_interval() -> None:
+    for without in (np.array([1.0]), np.array([1.0, np.nan, 2.0])):
+        found = jackknife(1.0, without)
+        assert np.isnan(found.low)
+        assert np.isnan(found.high)
