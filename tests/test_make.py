@@ -45,6 +45,7 @@ FILES = {
     "data/published.csv": "",
     "requirements.lock": "torch==1",
     "requirements.rivals": "",
+    "requirements.weights": "",
     "figures/README.md": "",
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
@@ -123,7 +124,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    shutil.copy(folder / "requirements.lock", folder / ".venv")
+    for name in ("requirements.lock", "requirements.weights"):
+        shutil.copy(folder / name, folder / ".venv")
     assert _stale(folder) == EVERYTHING
     assert _make(folder, "figures").returncode == 0
     return folder
@@ -133,6 +135,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(made: Path, tmp_path: Path) -> Path:
     """A copy of that project."""
     return Path(shutil.copytree(made, tmp_path / "project"))
+
+
+def test_openai_s_weights_are_installed_before_notebooks_run_unless_they_are_not_wanted(
+    project: Path,
+) -> None:
+    (project / ".venv" / "requirements.weights").unlink()
+    _touch(project / "notebooks" / "proof.ipynb")
+    for arguments, installed in (((), True), (("WHISPER=no",), False)):
+        said = _make(project, "figures", "--dry-run", *arguments).stdout
+        assert ("--require-hashes" in said) == installed
+        assert "notebooks/proof.ipynb" in said
+    said = _make(project, "weights", "--dry-run").stdout
+    assert "--force-reinstall --requirement requirements.weights" in said
 
 
 def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
