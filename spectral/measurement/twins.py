@@ -33,11 +33,12 @@ def further_draws(
 
 def drawn_for(settings: NullSettings) -> frozenset[str]:
     """The utterances, by id, that are fed to ``further_draws``."""
-    return _drawn_for(settings.corpus, settings.utterances, settings.draw_utterances)
+    return sampled(settings.corpus, settings.utterances, settings.draw_utterances)
 
 
 @lru_cache(maxsize=1)
-def _drawn_for(corpus: Path, measured: int | None, count: int | None) -> frozenset[str]:
+def sampled(corpus: Path, measured: int | None, count: int | None) -> frozenset[str]:
+    """``count`` utterances, by id, spread evenly over those of a corpus that are measured."""
     chosen = spread(spread(find_utterances(corpus).utterances, measured), count)
     return frozenset(utterance.id for utterance in chosen)
 
