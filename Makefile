@@ -70,6 +70,7 @@ figures: ## measure the models and draw every figure and table (PROFILE=ladder; 
 	else \
 	  echo "figures/ is up to date with the code, params/$(PROFILE).yml and data/: nothing to do"; \
 	fi
+	@$(BIN)/python scripts/agreement.py
 
 measure: ## only measure the models, into build/PROFILE/
 
@@ -159,6 +160,7 @@ $(BUILD)/rules.mk: | $(ENVIRONMENT)
 	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(if $(N),--utterances $(N)) \
 	  $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
 	@mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started
+	@test -d build/committed || cp -R figures build/committed # to compare with, where there is no git
 
 figures: $(MEASURED) $(DRAWN) # in this order, so that drawing fills the gaps between measurements
 measure: $(MEASURED)
