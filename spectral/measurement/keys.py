@@ -34,7 +34,7 @@ A version is raised where a kind's numbers, rows or columns change: older rows a
 """
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
-_PLACES = ("ladder", "corpus", "output", "device")
+_PLACES = ("ladder", "corpus", "nonspeech", "output", "device")
 
 Key = Mapping[str, Any]
 

@@ -17,6 +17,7 @@ from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, S
 from spectral.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
+    ListeningSettings,
     NudgeSettings,
     Settings,
     SpectralSettings,
@@ -44,7 +45,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
-    "listening": Kind(Settings, listening_rows, LISTENING),
+    "listening": Kind(ListeningSettings, listening_rows, LISTENING),
     "nulls": Kind(SpectralSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "stresses": Kind(SpectralSettings, stress_rows, STRESSES),

@@ -5,6 +5,7 @@ it can, as it notices most damage; FFmpeg the rest.
 """
 
 import codecs
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,38 @@ def find_utterances(folder: Path) -> Corpus:
         if path.stem not in found and path.stem not in rejected:
             rejected[path.stem] = f"{path}: no transcript names it; add a line to its *.trans.txt"
     return Corpus(tuple(found[name] for name in sorted(found)), rejected)
+
+
+def find_clips(folder: Path) -> Corpus:
+    """The audio files below a folder in which nobody speaks, each its own speaker, by their names.
+
+    Where CSV files in the folder have the columns ``file`` and ``note``, clips whose note speaks of
+    voices are rejected: what a model writes of them need not be invented. Raises FileNotFoundError
+    for a folder that is missing or has no audio, ValueError for two files of one name.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO]
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder}: no audio below it; put clips without speech there, or set nonspeech to null"
+        )
+    notes = {
+        row["file"]: row["note"]
+        for table in sorted(folder.glob("*.csv"))
+        for row in csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines())
+        if row.get("file") and row.get("note")
+    }
+    found: dict[str, Utterance] = {}
+    rejected: dict[str, str] = {}
+    for path in paths:
+        name = path.stem
+        if name in found or name in rejected:
+            raise ValueError(f"{path}: another clip is called {name} too; rename one of them")
+        note = notes.get(path.relative_to(folder).as_posix(), "")
+        if "voice" in note.lower():
+            rejected[name] = f"{path}: left out, by its note ({note})"
+        else:
+            found[name] = Utterance(name, name, "", path)
+    return Corpus(tuple(found.values()), rejected)
 
 
 def read_wave(utterance: Utterance) -> np.ndarray:
