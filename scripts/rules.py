@@ -44,7 +44,7 @@ from dependencies import (
 
 # By their files: importing them from `spectral` would load torch, for seconds at every `make`.
 sys.path += ["spectral/measurement", "spectral/speech"]
-from corpus import find_utterances  # type: ignore[import-not-found]
+from corpus import find_clips, find_utterances  # type: ignore[import-not-found]
 from keys import VERSIONS, Key, key_of, speech_digest, staleness  # type: ignore
 
 MEASURING = tuple(VERSIONS)  # run once per model, and draw nothing
@@ -165,7 +165,9 @@ def rank(run: Run) -> int:
 def key_of_rows(kind: str, model: str, values: Section) -> Key:
     """The key that the rows of a kind and model must have; ``values`` are the kind's parameters."""
     ladder, corpus = (from_root(values[name]) for name in (LADDER, "corpus"))
-    return key_of(kind, {**values, "model": model}, weights(model, ladder), speech(corpus))
+    clips = from_root(values["nonspeech"]) if values.get("nonspeech") else None
+    spoken = speech(corpus, clips)
+    return key_of(kind, {**values, "model": model}, weights(model, ladder), spoken)
 
 
 @cache
@@ -180,10 +182,11 @@ def weights(model: str, ladder: Path) -> str | None:
 
 
 @cache
-def speech(corpus: Path) -> str | None:
-    """A digest of a corpus, None where it is not on this computer."""
+def speech(corpus: Path, clips: Path | None) -> str | None:
+    """A digest of a corpus and of clips beside it, None where one is not on this computer."""
     try:
-        return str(speech_digest(find_utterances(corpus).utterances))
+        beside = find_clips(clips).utterances if clips else ()
+        return str(speech_digest([*find_utterances(corpus).utterances, *beside]))
     except FileNotFoundError:
         return None
 

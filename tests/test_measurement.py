@@ -593,7 +593,7 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
     summary = measure_spectra(damaged)
     reasons = {
         "3-1-0000": "fetch it again",
-        "5-1-0001": "no such file",
+        "5-1-0001": "no audio file of that name",
         "6-1-0000": "samples are zero",
         "4-1-0001": "too few to stretch",
         "7-1-0000": "empty reference",

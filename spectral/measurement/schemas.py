@@ -7,6 +7,9 @@ from spectral.measurement.readings import READINGS
 REFERENCE_CONDITION = "clean"
 """What every other condition is compared with."""
 
+NONSPEECH = "nonspeech"
+"""The condition of clips in which nobody speaks: as they are."""
+
 SPECTRA = pa.schema(
     [
         ("model", pa.string()),
