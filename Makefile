@@ -1,13 +1,15 @@
 # The commands of this project; `make` or `make help` lists them.
 #
-# What is stale: every notebook is executed into build/PROFILE/notebooks/, and that copy is compared
-# with the notebook, its own section of params/PROFILE.yml, the modules of spectral/ that it imports
-# (directly or not), the files in data/ that its parameters name, the measurements that it draws, and
-# the packages installed. scripts/rules.py finds all these anew at every call. The copy is renamed
-# into place when the notebook succeeds, so a run that was killed or failed is simply made again.
+# What is stale: rows that are measured carry a key of what was measured (kind and its version,
+# parameters, weights, speech), and are measured again where another key is asked for. A notebook
+# that draws is executed into build/PROFILE/notebooks/, and that copy is compared with the notebook,
+# its own section of params/PROFILE.yml, the modules of spectral/ that it imports (directly or not),
+# the files in data/ that its parameters name, the rows that it draws, and the packages installed.
+# scripts/rules.py finds all these anew at every call. Rows and copies are renamed into place when a
+# notebook succeeds, so a run that was killed or failed is simply made again.
 #
-# Rows in data/results/ come with the project: hours of measuring. Beside them stands a hash of
-# everything that decided them; where one of these has changed, `make figures` refuses to draw.
+# Rows in data/results/ come with the project: hours of measuring. Where their key is not the one
+# that is asked for, `make figures` refuses to draw.
 
 PYTHON ?= python3
 PROFILE ?= ladder
@@ -33,8 +35,18 @@ ifeq ($(PROFILE),ladder)
 JOBS ?= 2
 THREADS := OMP_NUM_THREADS=1
 endif
-# One notebook that fails keeps no other from being made.
-MAKEFLAGS += --jobs=$(or $(JOBS),1) --keep-going
+# Nothing is begun for a profile or a number that is none.
+ifneq ($(filter figures measure evidence plan,$(MAKECMDGOALS)),)
+ifeq ($(wildcard params/$(PROFILE).yml),)
+$(error params/$(PROFILE).yml: no such profile; there are: $(patsubst params/%.yml,%,$(wildcard params/*.yml)))
+endif
+ifeq ($(shell echo '$(or $(N),1)' | grep -xE '0*[1-9][0-9]*'),)
+$(error N is '$(N)'; give a number of utterances, such as N=50)
+endif
+endif
+
+# One notebook that fails keeps no other from being made; without rules none is begun.
+MAKEFLAGS += --jobs=$(or $(JOBS),1) $(if $(MAKE_RESTARTS),--keep-going)
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export SOURCE_DATE_EPOCH := 1775606400
@@ -136,15 +148,16 @@ $(ENVIRONMENT): requirements.lock requirements.rivals
 
 # What depends on what: only the commands that execute notebooks need to know.
 ifneq ($(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS)),)
-ifeq ($(MAKE_RESTARTS),)
-$(shell mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started && : >> $(BUILD)/rules.mk)
+ifeq ($(MAKE_RESTARTS),) # old rules would be followed where new ones are refused
+$(shell rm -f $(BUILD)/rules.mk)
 endif
 include $(BUILD)/rules.mk
 endif
 
-$(BUILD)/rules.mk: FORCE | $(ENVIRONMENT)
+$(BUILD)/rules.mk: | $(ENVIRONMENT)
 	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(if $(N),--utterances $(N)) \
 	  $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
+	@mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started
 
 figures: $(MEASURED) $(DRAWN) # in this order, so that drawing fills the gaps between measurements
 measure: $(MEASURED)
@@ -154,13 +167,11 @@ define MEASURING
 $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 	@echo "measuring $$* ($(1))"
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
-	  --set model=$$* --set output=../$$(ROWS_$(1))/$$*.parquet --products $$(ROWS_$(1))/$$*.parquet
-	@$$(if $$(filter data/%,$$(ROWS_$(1))), \
-	  $(BIN)/python scripts/pack.py $$(ROWS_$(1))/$$*.parquet && \
-	  $(BIN)/python scripts/stamp.py $(PROFILE) $(1) $$* $$(ROWS_$(1))/$$*.parquet)
+	  --set model=$$* --set output=../$(BUILD)/unchecked/$(1)/$$*.parquet
+	@$(if $(filter data/%,$(ROWS_$(1))),$(BIN)/python scripts/pack.py $(BUILD)/unchecked/$(1)/$$*.parquet)
+	@mkdir -p $(ROWS_$(1)) && mv $(BUILD)/unchecked/$(1)/$$*.parquet $(ROWS_$(1))/
 endef
-$(foreach kind,measure jacobians listening nulls stresses choices dynamics nudges warnings, \
-  $(eval $(call MEASURING,$(kind))))
+$(foreach kind,$(KINDS),$(eval $(call MEASURING,$(kind))))
 
 $(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
 	@echo "drawing $*"

@@ -1,10 +1,9 @@
 """What a notebook depends on: its code, the modules that it imports, and the data that it names.
 
-What was parsed or hashed once is kept: many kinds and models share it, and a run is short.
+What was parsed once is kept: many notebooks share it, and a run is short.
 """
 
 import ast
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,6 @@ PACKAGE = "spectral"
 LADDER = "ladder"
 MODELS = "models"
 MODEL_KEYS = (MODELS, "model")
-DIGITS = 16  # of a hash, as it is kept: chance makes two agree once in 2e19
 RESULTS = "results"  # what is called so, or <something>_results, is what a figure draws from
 
 Section = Mapping[str, object]
@@ -141,78 +139,3 @@ def files_of(parts: list[str]) -> list[Path]:
     """The file of a module, or that of a package; none where the name is neither."""
     stem = Path(*parts)
     return [p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()]
-
-
-def digests(name: str, section: Section, values: Section) -> dict[str, str]:
-    """A hash of everything that decides the rows of a measuring notebook, by what it is.
-
-    ``section`` is the notebook's in the parameter file, ``values`` adds its defaults and the model.
-    Of code what runs counts, not comments, docstrings and layout.
-    """
-    code = notebook_code(Path("notebooks") / f"{name}.ipynb")
-    found = {f"notebooks/{name}.ipynb": of_code(code), f"params: {name}": of_text(plain(section))}
-    for path in modules(imports(code)):
-        found[str(path)] = of_code(path.read_text(encoding="utf-8"))
-    for key, value in values.items():
-        folder = embedded(value)
-        if folder is not None and key != "output":
-            parts = [folder / m for m in models_of(values)] if key == LADDER else [folder]
-            found |= {str(part): of_folder(part) for part in parts}
-    return {name: digest[:DIGITS] for name, digest in found.items()}
-
-
-@cache
-def of_code(code: str) -> str:
-    """A hash of Python code that comments, docstrings and layout do not change."""
-    return of_text(json.dumps(_essence(ast.parse(code))))
-
-
-def _essence(node: object) -> object:
-    if isinstance(node, list):
-        return [_essence(each) for each in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    kept = {}
-    for name, value in ast.iter_fields(node):
-        if name == "body" and isinstance(value, list):
-            value = [each for each in value if not _is_text(each)]
-        if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts between its parts
-            value = [each for each in node.values if getattr(each, "value", None) != ""]
-        if value not in (None, []):
-            kept[name] = value
-    return [type(node).__name__, {name: _essence(value) for name, value in kept.items()}]
-
-
-def _is_text(node: object) -> bool:
-    """Whether a statement is a string alone: a docstring, or one after a variable."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-@cache
-def of_folder(folder: Path) -> str:
-    """A hash of a folder's files, their names included; a model's checksums stand for the model."""
-    listed = folder / "SHA256SUMS"
-    files = [listed] if listed.exists() else sorted(p for p in folder.rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(folder)} {of_file(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def of_file(path: Path) -> str:
-    """The SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def of_text(text: str) -> str:
-    """The SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def plain(section: Section) -> str:
-    """A section as JSON, in one order."""
-    return json.dumps(section, sort_keys=True)

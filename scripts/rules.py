@@ -12,16 +12,19 @@ in its own section. Every notebook has a section, named after it; one that is nu
 A parameter whose value lies in data/ makes the notebook depend on that file, or on all files of
 that folder; of the folder ``ladder`` just on the models that the notebook names. One whose
 ``results``, or ``<something>_results``, are the folder of a measuring notebook depends on that
-notebook's run for every model that it names: in ``<something>_models`` where it has such a
-parameter, else in ``models``. Where that folder lies in data/ its rows come with the
-project: they are only read, and rows that were measured with anything else than what is there
-now are an error, unless ``--evidence`` asks for rules to measure them. One that names other
-notebooks in ``drawn`` reads the tables that these write, and runs after them.
+notebook's rows for every model that it names: in ``<something>_models`` where it has such a
+parameter, else in ``models``. Rows are measured where they are missing or keyed by anything else
+than what is asked for (``spectral.measurement.keys``), whatever became of the code. Where their
+folder lies in data/ they come with the project: they are only read, and such rows are an error,
+unless ``--evidence`` asks for rules to measure them. One that names other notebooks in ``drawn``
+reads the tables that these write, and runs after them.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -38,13 +41,14 @@ from dependencies import (
     modules,
     notebook_code,
 )
-from stamp import begun_path, difference, key_of, write
 
-# Run once per model, and draw nothing.
-MEASURING = (
-    "measure", "jacobians", "listening", "nulls", "stresses", "choices", "dynamics", "nudges",
-    "warnings",
-)  # fmt: skip
+# By their files: importing them from `spectral` would load torch, for seconds at every `make`.
+sys.path += ["spectral/measurement", "spectral/speech"]
+from corpus import find_utterances  # type: ignore[import-not-found]
+from keys import VERSIONS, Key, key_of, speech_digest, staleness  # type: ignore
+
+MEASURING = tuple(VERSIONS)  # run once per model, and draw nothing
+Run = tuple[str, str]  # kind and model
 DRAWN = "drawn"  # the parameter with the notebooks whose tables a notebook reads
 
 
@@ -57,11 +61,14 @@ def main() -> None:
         sections = read_sections(Path("params") / f"{profile}.yml")
         if arguments.utterances:
             take_utterances(sections, arguments.utterances)
-        write_if_changed(build / lock.name, lock.read_text(encoding="utf-8"))
-        for name, section in sections.items():
-            text = yaml.safe_dump({name: section}, sort_keys=False)
-            write_if_changed(build / "params" / f"{name}.yml", text)
-        write_if_changed(build / "rules.mk", rules(sections, build, arguments.evidence))
+        texts = {
+            build / "params" / f"{name}.yml": yaml.safe_dump({name: section}, sort_keys=False)
+            for name, section in sections.items()
+        }
+        texts[build / lock.name] = lock.read_text(encoding="utf-8")
+        texts[build / "rules.mk"] = rules(sections, build, arguments.evidence)
+        for path, text in texts.items():
+            write_if_changed(path, text)
     except (ValueError, SyntaxError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -114,7 +121,7 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
     """The makefile: variables, and one rule without a recipe per executed notebook."""
     values = {name: {**defaults(name), **section} for name, section in sections.items()}
     folders = rows_folders(values)
-    runs: dict[tuple[str, str], str] = {}
+    rows: dict[Path, Run] = {}
     drawn = {}
     for name in sections:
         if name in MEASURING:
@@ -124,41 +131,58 @@ def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
             if kind not in values:
                 raise ValueError(f"{name} draws from {kind}, which this profile leaves out")
             for model in models:
-                needed[kind, model] = executed(build, f"{kind}-{model}")
-        runs |= needed
-        files = [
-            str(folders[kind] / f"{model}.parquet") if is_committed(folders[kind]) else target
-            for (kind, model), target in needed.items()
-        ]
+                needed[folders[kind] / f"{model}.parquet"] = (kind, model)
+        rows |= needed
         others = [executed(build, other) for other in drawn_by(name, values)]
-        drawn[name] = [*prerequisites(name, values[name], build), *files, *others]
-    keys = {
-        (kind, model): key_of(kind, model, sections[kind], values[kind])
-        for kind, model in runs
-        if is_committed(folders[kind])
+        drawn[name] = [*prerequisites(name, values[name], build), *map(str, needed), *others]
+    reasons = {
+        path: reason
+        for path, (kind, model) in sorted(rows.items(), key=lambda each: rank(each[1]))
+        if (reason := staleness(path, key_of_rows(kind, model, values[kind])))
     }
-    stale = {
-        run: reason
-        for run, key in keys.items()
-        if (reason := difference(folders[run[0]] / f"{run[1]}.parquet", key))
-    }
+    stale = {path: reason for path, reason in reasons.items() if is_committed(path)}
     if stale and not evidence:
-        raise ValueError(complaint(stale, folders))
-    measured = {run: target for run, target in runs.items() if run not in keys}
+        raise ValueError(complaint(stale))
+    measuring = {path: executed(build, "-".join(rows[path])) for path in reasons}
     lines = [
-        f"MEASURED := {' '.join(measured.values())}",
-        f"EVIDENCE := {' '.join(runs[run] for run in stale)}",
+        f"MEASURED := {' '.join(measuring[path] for path in reasons if path not in stale)}",
+        f"EVIDENCE := {' '.join(measuring[path] for path in stale)}",
         f"DRAWN := {' '.join(executed(build, name) for name in longest_first(drawn, values))}",
+        f"KINDS := {' '.join(folders)}",
         *(f"ROWS_{kind} := {folder}" for kind, folder in folders.items()),
     ]
-    for (kind, model), target in measured.items():
-        lines.append(rule(target, prerequisites(kind, {**values[kind], "model": model}, build)))
-    for kind, model in stale:
-        write(begun_path(build, kind, model), keys[kind, model])
-        lines.append(rule(runs[kind, model], ["FORCE"]))
-        lines.append(f"{folders[kind] / model}.parquet: {runs[kind, model]};")
+    for path, target in measuring.items():
+        lines += [f"{target}: FORCE", f"{path}: {target};"]
     lines += [rule(executed(build, name), needs) for name, needs in drawn.items()]
     return "\n".join(lines) + "\n"
+
+
+def rank(run: Run) -> int:
+    """Where a run comes in the order of measuring: the kind that matters most comes first."""
+    return MEASURING.index(run[0])
+
+
+def key_of_rows(kind: str, model: str, values: Section) -> Key:
+    """The key that the rows of a kind and model must have; ``values`` are the kind's parameters."""
+    ladder, corpus = (from_root(values[name]) for name in (LADDER, "corpus"))
+    return key_of(kind, {**values, "model": model}, weights(model, ladder), speech(corpus))
+
+
+@cache
+def weights(model: str, ladder: Path) -> str | None:
+    """A digest of a model's weights, None where they are not on this computer."""
+    listed = ladder / model / "SHA256SUMS"
+    if listed.exists():
+        return hashlib.sha256(listed.read_bytes()).hexdigest()
+    from spectral.models.loading import is_here, weights_digest  # here: it loads torch
+
+    return weights_digest(model, ladder) if is_here(model, ladder) else None
+
+
+@cache
+def speech(corpus: Path) -> str | None:
+    """A digest of a corpus, None where it is not on this computer."""
+    return speech_digest(find_utterances(corpus).utterances) if corpus.is_dir() else None
 
 
 def longest_first(needs: Mapping[str, Sequence[str]], values: Mapping[str, Section]) -> list[str]:
@@ -171,13 +195,13 @@ def longest_first(needs: Mapping[str, Sequence[str]], values: Mapping[str, Secti
     return sorted(needs, key=lambda name: (LADDER not in values[name], -read(name)))
 
 
-def complaint(stale: Mapping[tuple[str, str], str], folders: Mapping[str, Path]) -> str:
+def complaint(stale: Mapping[Path, str]) -> str:
     """One line: which rows are stale, for what, and the remedy."""
-    (kind, model), reason = next(iter(stale.items()))
+    path, reason = next(iter(stale.items()))
     others = f", and {len(stale) - 1} other files" if len(stale) > 1 else ""
     return (
-        f"{folders[kind] / model}.parquet{others}: {reason}; `make evidence` measures such rows "
-        "again (hours for all of them), or go back to what they were measured with"
+        f"{path}{others}: {reason}; `make evidence` measures such rows again (hours for all of "
+        "them), or go back to what they were measured with"
     )
 
 

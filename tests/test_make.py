@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import rules
 
-from spectral.measurement import provenance
+from spectral.measurement.keys import VERSIONS
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -19,6 +21,10 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 MEASURED = {"measure-small", "measure-large"}
 JACOBIANS = {"jacobians-small", "gains"}
 DRAWN = {"outcomes", "phase"}
+REAL = (
+    "Makefile", "scripts/rules.py", "scripts/dependencies.py", "spectral/measurement/keys.py",
+    "spectral/speech/corpus.py",
+)  # fmt: skip
 EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
     "spectral/__init__.py": "from spectral.kernels import f",
@@ -27,12 +33,11 @@ FILES = {
     "spectral/unused.py": "import spectral.kernels",
     "spectral/measurement/__init__.py": "",
     "spectral/measurement/run.py": "def late():\n    from spectral import reading",
-    "spectral/measurement/jacobians.py": "from spectral import f",
-    "spectral/measurement/nulls.py": "import spectral.reading",
     "spectral/figures/__init__.py": "",
     "spectral/figures/style.py": "",
-    "spectral/figures/phase.py": "import spectral.figures.style",
+    "spectral/figures/phase.py": "from spectral import f\nimport spectral.figures.style",
     "spectral/figures/outcomes.py": "from spectral.figures import style",
+    "data/corpus/1/1.trans.txt": "1 ONE",
     "data/corpus/1/1.flac": "",
     "data/ladder/small/SHA256SUMS": "",
     "data/ladder/large/SHA256SUMS": "",
@@ -43,7 +48,7 @@ FILES = {
     "figures/README.md": "",
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
-jacobians: {ladder: ../data/ladder}
+jacobians: {corpus: ../data/corpus, ladder: ../data/ladder}
 nulls: {corpus: ../data/corpus, ladder: ../data/ladder, utterances: 2}
 outcomes: &shared {results: ../build/ladder/measure, models: [small, large], seed: 0}
 phase: *shared
@@ -53,8 +58,8 @@ proof: {seed: 0}
 }
 NOTEBOOKS = {
     "measure": ('model = "small"', "from spectral.measurement.run import late"),
-    "jacobians": ('model = "small"', "import spectral.measurement.jacobians"),
-    "nulls": ('model = "small"\noutput = ""', "import spectral.measurement.nulls"),
+    "jacobians": ('model = "small"\noutput = ""\nseed = 0', "import spectral.measurement.run"),
+    "nulls": ('model = "small"\noutput = ""', "import spectral.measurement.run"),
     "outcomes": (
         'results = ""\nmodels = []\nseed = 1',
         "%matplotlib inline\nimport spectral.figures.outcomes",
@@ -66,37 +71,68 @@ NOTEBOOKS = {
     "gains": ('results = ""\nmodels = []', ""),
     "proof": ("seed = 1", ""),
 }
+EXECUTION = """
+import json, sys
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq, yaml
+from rules import defaults, key_of_rows
+notebook, target = map(Path, sys.argv[1:3])
+target.parent.mkdir(parents=True, exist_ok=True)
+values = dict(a.split("=", 1) for a in sys.argv if "=" in a)
+if "output" in values:
+    section = yaml.safe_load(Path(sys.argv[4]).read_text())[notebook.stem]
+    key = key_of_rows(notebook.stem, values["model"], {**defaults(notebook.stem), **section})
+    table = pa.table({"x": [1]}).replace_schema_metadata({"spectral": json.dumps({"key": key})})
+    rows = "notebooks" / Path(values["output"])
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, rows)
+    if Path("fails").exists():
+        sys.exit("error: rows that are no rows")
+    target.touch()
+else:
+    product = Path("figures") / f"{target.stem}.png"
+    product.touch()
+    target.touch()
+    target.with_suffix(".written").write_text(f"{product}\\n")
+"""
+"""Stands for the execution of a notebook: rows with their key, for once without a model."""
+
+PACKING = """
+import sys
+import pyarrow.parquet as pq
+table = pq.read_table(sys.argv[1])
+pq.write_table(table.append_column("packed", table["x"]), sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Makefile and its scripts on a small project, in which everything was made."""
+    folder = tmp_path_factory.mktemp("made")
+    for name in REAL:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    texts = {**FILES, "scripts/execute.py": EXECUTION, "scripts/pack.py": PACKING}
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "notebooks").mkdir()
+    for name, (parameters, code) in NOTEBOOKS.items():
+        (folder / "notebooks" / f"{name}.ipynb").write_text(_notebook(parameters, code))
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(folder / "requirements.lock", folder / ".venv")
+    assert _stale(folder) == EVERYTHING
+    assert _make(folder, "figures").returncode == 0
+    return folder
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The real Makefile and its scripts on a small project in which everything is up to date."""
-    for name in (
-        "Makefile",
-        *(f"scripts/{name}.py" for name in ("rules", "dependencies", "stamp")),
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    (tmp_path / "notebooks").mkdir()
-    for name, (parameters, code) in NOTEBOOKS.items():
-        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(_notebook(parameters, code))
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    shutil.copy(tmp_path / "requirements.lock", tmp_path / ".venv")
-    executed = tmp_path / "build" / "ladder" / "notebooks"
-    executed.mkdir(parents=True)
-    assert _stale(tmp_path) == EVERYTHING
-    for name in sorted(EVERYTHING, key=lambda name: "-" not in name):  # what is measured first
-        product = tmp_path / "figures" / f"{name}.png"
-        product.touch()
-        (executed / f"{name}.ipynb").touch()
-        (executed / f"{name}.written").write_text(f"figures/{product.name}\n")
-    return tmp_path
+def project(made: Path, tmp_path: Path) -> Path:
+    """A copy of that project."""
+    return Path(shutil.copytree(made, tmp_path / "project"))
 
 
 def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
@@ -109,31 +145,48 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "stale"),
     [
-        ("spectral/kernels.py", EVERYTHING - {"proof"}),
-        ("spectral/measurement/jacobians.py", JACOBIANS),
-        ("notebooks/jacobians.ipynb", JACOBIANS),
+        ("spectral/kernels.py", {"phase"}),
+        ("spectral/measurement/run.py", set()),
+        ("spectral/reading.py", set()),
+        ("notebooks/jacobians.ipynb", set()),
         ("notebooks/gains.ipynb", {"gains"}),
         ("notebooks/proof.ipynb", {"proof"}),
-        ("data/ladder/small/SHA256SUMS", {"measure-small"} | DRAWN | JACOBIANS),
-        ("spectral/measurement/run.py", MEASURED | DRAWN),
-        ("spectral/reading.py", MEASURED | DRAWN),
         ("spectral/figures/style.py", DRAWN),
         ("spectral/figures/phase.py", {"phase"}),
         ("spectral/unused.py", set()),
-        ("notebooks/measure.ipynb", MEASURED | DRAWN),
         ("notebooks/outcomes.ipynb", {"outcomes"}),
-        ("data/corpus/1/1.flac", MEASURED | DRAWN),
-        ("data/ladder/large/SHA256SUMS", {"measure-large"} | DRAWN),
-        ("data/ladder/unused/SHA256SUMS", set()),
+        ("data/corpus/1/1.flac", set()),
+        ("data/ladder/large/SHA256SUMS", set()),
         ("data/published.csv", {"phase"}),
         ("params/ladder.yml", set()),
         ("figures/README.md", set()),
     ],
 )
-def test_a_change_reruns_just_what_depends_on_it(
+def test_a_change_draws_again_just_what_depends_on_it(
     changed: str, stale: set[str], project: Path
 ) -> None:
     _touch(project / changed)
+    assert _stale(project) == stale
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "stale"),
+    [
+        ("data/corpus/1/1.flac", "", "louder", EVERYTHING - {"proof"}),
+        ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
+        ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
+        ("data/ladder/unused/SHA256SUMS", "", "0", set()),
+        ("spectral/measurement/keys.py", '"jacobians": 1', '"jacobians": 2', JACOBIANS),
+        ("spectral/measurement/keys.py", "chosen", "picked", set()),  # a local variable
+        ("notebooks/jacobians.ipynb", "seed = 0", "seed = 1", JACOBIANS),
+        ("notebooks/jacobians.ipynb", "import spectral", "import spectral.reading", set()),
+        ("spectral/measurement/run.py", "late", "later", set()),
+    ],
+)
+def test_rows_are_measured_again_for_what_is_measured_and_not_for_code(
+    name: str, old: str, new: str, stale: set[str], project: Path
+) -> None:
+    _replace(project / name, old, new)
     assert _stale(project) == stale
 
 
@@ -146,7 +199,7 @@ def test_a_change_reruns_just_what_depends_on_it(
             {"phase"},
         ),
         ("seed: 0}\nphase", "seed: 3}\nphase", DRAWN),
-        ("../data/corpus,", "../data/corpus, batch: 2,", MEASURED | DRAWN),
+        ("measure: {", "measure: {batch: 2, ", MEASURED | DRAWN),
         ("measure:", "# a comment\nmeasure:", set()),
         ("[small, large]", "[small]", DRAWN),
     ],
@@ -197,8 +250,8 @@ def test_a_notebook_may_draw_from_two_measurements(project: Path) -> None:
     two = "ladder/jacobians, other_results: ../build/ladder/measure"
     path.write_text(path.read_text().replace("ladder/jacobians", two))
     assert _stale(project) == {"gains"}
-    _touch(project / "data" / "corpus" / "1" / "1.flac")
-    assert _stale(project) == MEASURED | DRAWN | {"gains"}
+    (project / "data" / "corpus" / "1" / "1.flac").write_text("louder")
+    assert _stale(project) == MEASURED | DRAWN | JACOBIANS
 
 
 def test_a_notebook_of_tables_runs_after_those_that_write_them(project: Path) -> None:
@@ -234,30 +287,8 @@ def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:
     assert measured <= _stale(project, "N=50")
     section = project / "build" / "ladder" / "params" / "measure.yml"
     assert "utterances: 50" in section.read_text()
-    assert measured <= _stale(project)
+    assert _stale(project) == set()  # all were measured before, and still are
     assert "utterances" not in section.read_text()
-    assert "N is 'many'; give a number" in _error(project, "N=many")
-
-
-EXECUTION = """
-import sys
-from pathlib import Path
-target = Path(sys.argv[2])
-target.touch()
-(rows,) = (Path("notebooks") / a.removeprefix("output=") for a in sys.argv if "output=" in a)
-rows.parent.mkdir(parents=True, exist_ok=True)
-rows.write_text("rows")
-change = Path("changed-meanwhile")
-if change.exists():
-    Path("spectral/reading.py").write_text(change.read_text())
-"""
-"""Stands for the execution of a measuring notebook: rows are written, for once without a model."""
-
-PACKING = """
-import sys
-from pathlib import Path
-Path(sys.argv[1]).write_text("packed " + Path(sys.argv[1]).read_text())
-"""
 
 
 @pytest.fixture
@@ -266,17 +297,15 @@ def committed(project: Path) -> Path:
     path = project / "params" / "ladder.yml"
     drawing = "gains: {results: ../data/results/nulls, models: [small, large]}\n"
     path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
-    (project / "scripts" / "execute.py").write_text(EXECUTION)
-    (project / "scripts" / "pack.py").write_text(PACKING)
     _evidence(project)
     return project
 
 
 def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> None:
     rows = sorted(path.name for path in (committed / "data" / "results" / "nulls").iterdir())
-    assert rows == ["large.json", "large.parquet", "small.json", "small.parquet"]
+    assert rows == ["large.parquet", "small.parquet"]
     found = committed / "data" / "results" / "nulls" / "large.parquet"
-    assert found.read_text() == "packed rows"
+    assert pq.read_table(found).column_names == ["x", "packed"]
     assert _stale(committed) == {"gains"}
     shutil.rmtree(committed / "build")  # as in a fresh clone
     assert _stale(committed) == EVERYTHING - {"jacobians-small"}
@@ -305,62 +334,60 @@ def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "named"),
+    ("name", "old", "new", "named"),
     [
-        ("spectral/reading.py", "x = 1", "spectral/reading.py"),
-        ("spectral/measurement/nulls.py", "", "spectral/measurement/nulls.py"),
-        ("data/corpus/1/1.flac", "louder", "data/corpus"),
-        ("data/ladder/small/SHA256SUMS", "0", "data/ladder/small"),
-        ("notebooks/nulls.ipynb", None, "notebooks/nulls.ipynb"),
-        ("params/ladder.yml", None, "params: nulls"),
+        ("data/corpus/1/1.flac", "", "louder", "other speech"),
+        ("data/ladder/small/SHA256SUMS", "", "0", "other weights"),
+        ("params/ladder.yml", "utterances: 2", "utterances: 3", "utterances was 2 and is 3"),
+        ("spectral/measurement/keys.py", '"nulls": 1', '"nulls": 2', "version 1 of nulls"),
     ],
 )
-def test_rows_measured_with_anything_else_are_an_error_that_names_it(
-    name: str, change: str | None, named: str, committed: Path
+def test_rows_of_anything_else_are_an_error_that_names_it(
+    name: str, old: str, new: str, named: str, committed: Path
 ) -> None:
-    path = committed / name
-    if change is None:
-        before = path.read_text()
-        change = before.replace("utterances: 2", "utterances: 3")
-        change = change.replace("import spectral.measurement.nulls", "import spectral.measurement")
-        assert change != before
-    path.write_text(change)
-    (error,) = (line for line in _error(committed).splitlines() if line.startswith("error"))
-    assert f"{named}" in error
-    assert "changed; `make evidence` measures such rows again" in error
+    _replace(committed / name, old, new)
+    run = _make(committed, "figures")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    (error,) = (line for line in run.stderr.splitlines() if line.startswith("error"))
+    assert named in error
+    assert "`make evidence` measures such rows again" in error
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "# a comment\n",
-        '''"""A docstring."""''',
-    ],
-)
-def test_comments_and_docstrings_do_not_make_rows_stale(code: str, committed: Path) -> None:
-    (committed / "spectral" / "reading.py").write_text(code)
-    assert _stale(committed) >= {"gains"}
+@pytest.mark.parametrize("missing", ["data/corpus", "data/ladder/small"])
+def test_rows_of_weights_and_speech_that_are_not_here_are_drawn_from(
+    missing: str, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(committed / missing)
+    monkeypatch.chdir(committed)
+    wanted = {"corpus": "../data/corpus", "ladder": "../data/ladder", "utterances": 2}
+    rules.speech.cache_clear()
+    monkeypatch.setattr(rules, "weights", lambda *_: None)
+    key = rules.key_of_rows("nulls", "small", wanted)
+    rows = Path("data/results/nulls/small.parquet")
+    assert rules.staleness(rows, key) is None
+    assert rules.staleness(rows, {**key, "speech": "other"}) == "other speech"
 
 
-def test_other_kernels_and_other_parameters_leave_rows_as_they_are(committed: Path) -> None:
-    (committed / "spectral" / "kernels.py").write_text("f = 2")  # nulls do not import it
-    assert _stale(committed) >= {"gains"}
+def test_other_parameters_of_fresh_rows_leave_those_of_data_as_they_are(committed: Path) -> None:
     assert "nulls-small" not in _stale(committed, "N=50")
 
 
-def test_rows_that_were_replaced_are_an_error(committed: Path) -> None:
-    (committed / "data" / "results" / "nulls" / "small.parquet").write_text("better rows")
-    assert "small.parquet: other rows than those of small.json" in _error(committed)
+@pytest.mark.parametrize("content", ["better rows", ""])
+def test_rows_that_are_none_are_an_error(content: str, committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "small.parquet").write_text(content)
+    assert "small.parquet: does not say what was measured" in _error(committed)
 
 
-def test_rows_whose_code_changed_while_they_were_measured_are_not_kept(committed: Path) -> None:
+def test_rows_whose_notebook_failed_are_not_kept(committed: Path) -> None:
     rows = committed / "data" / "results" / "nulls" / "small.parquet"
     rows.unlink()
-    (committed / "changed-meanwhile").write_text("x = 1")
-    run = _make(committed, "evidence")
-    assert run.returncode == 2
-    assert "spectral/reading.py changed while it was measured; run the same command" in run.stderr
+    (committed / "fails").touch()
+    assert _make(committed, "evidence").returncode == 2
     assert not rows.exists()
+    (committed / "fails").unlink()
+    assert "measuring small (nulls)" in _evidence(committed)
+    assert rows.exists()
 
 
 def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
@@ -374,18 +401,16 @@ def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
 def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None:
     (project / "figures" / "phase.png").unlink()
     assert _stale(project) == {"phase"}
-    (project / "data" / "corpus" / "1" / "2.flac").touch()
-    _touch(project / "data" / "corpus" / "1" / "2.flac")
-    assert _stale(project) == MEASURED | DRAWN
     (project / "spectral" / "unused.py").unlink()
-    (project / "data" / "corpus" / "1" / "2.flac").unlink()
-    assert _stale(project) == {"phase"}
+    (project / "build" / "ladder" / "jacobians" / "small.parquet").unlink()
+    assert _stale(project) == JACOBIANS | {"phase"}
+    (project / "data" / "corpus" / "1" / "2.trans.txt").write_text("2 TWO")
+    assert _stale(project) == EVERYTHING - {"proof"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["figures", "PROFILE=whispr"], "params/whispr.yml: no such profile; there are: ladder"),
         (["env", "VENV=new", "PYTHON=false"], "error: false is not Python 3.11 or newer"),
         (["env", "VENV=new", "PYTHON=no-python"], "PYTHON=python3.12"),
     ],
@@ -400,11 +425,41 @@ def test_errors_are_one_line_with_the_remedy(
     assert expected in ours[0]
 
 
+@pytest.mark.parametrize("command", ["figures", "measure", "evidence", "plan"])
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("PROFILE=nosuch", "params/nosuch.yml: no such profile; there are: ladder"),
+        ("N=abc", "N is 'abc'; give a number of utterances, such as N=50"),
+        ("N=0", "N is '0'; give a number of utterances, such as N=50"),
+        ("N=-3", "N is '-3'; give a number of utterances, such as N=50"),
+        ("N=4 5", "N is '4 5'; give a number of utterances, such as N=50"),
+    ],
+)
+def test_nothing_is_begun_for_what_is_refused(
+    command: str, argument: str, error: str, project: Path
+) -> None:
+    shutil.rmtree(project / "build")
+    run = _make(project, command, argument)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert re.fullmatch(rf"Makefile:\d+: \*\*\* {re.escape(error)}\.  Stop\.\n", run.stderr)
+    assert not (project / "build").exists()
+
+
+def test_the_kind_that_matters_most_is_measured_first() -> None:
+    run = _make(ROOT, "-n", "measure", "PROFILE=whisper")
+    kinds = list(dict.fromkeys(re.findall(r"measuring \S+ \((\w+)\)", run.stdout)))
+    assert kinds == [kind for kind in VERSIONS if kind in kinds]
+    assert kinds[:3] == ["measure", "listening", "nulls"]
+
+
 def test_a_model_that_is_not_there_is_named(project: Path) -> None:
-    shutil.rmtree(project / "data" / "ladder" / "large")
+    _replace(project / "params" / "ladder.yml", "[small, large]", "[small, huge]")
     run = _make(project, "figures")
     assert run.returncode == 2
-    assert "data/ladder: no model 'large'; there are: small, unused" in run.stderr
+    assert run.stdout == ""
+    assert "data/ladder: no model 'huge'; there are: large, small, unused" in run.stderr
 
 
 def test_help_lists_every_command() -> None:
@@ -416,28 +471,18 @@ def test_help_lists_every_command() -> None:
     assert _make(ROOT).stdout == shown
 
 
-def test_measured_rows_are_keyed_by_all_the_code_that_measuring_imports() -> None:
-    script = """
-import sys
-sys.path.insert(0, "scripts")
-import rules
-for kind in rules.MEASURING:
-    notebook = rules.Path("notebooks") / f"{kind}.ipynb"
-    print(*rules.modules(rules.imports(rules.notebook_code(notebook))))
-"""
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    package = ROOT / "spectral"
-    keyed = {path.relative_to(ROOT) for name in provenance._CODE for path in package.glob(name)}
-    assert set(map(Path, run.stdout.split())) - {Path("spectral/__init__.py")} <= keyed
-
-
 def _notebook(parameters: str, code: str) -> str:
     cells = [
         {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": parameters},
         {"cell_type": "code", "metadata": {}, "source": code.splitlines(keepends=True)},
     ]
     return json.dumps({"cells": cells})
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def _touch(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Measured rows against numpy and a fresh capture; and runs that are killed, full or fed badly."""
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -19,13 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+import yaml
+from execute import read_parameters
 from torch import Tensor
 
 from spectral.measurement import run as run_module
 from spectral.measurement import spectra as spectra_module
 from spectral.measurement import store
+from spectral.measurement.keys import VERSIONS, Key, difference, parameters, speech_digest
+from spectral.measurement.kinds import KINDS
 from spectral.measurement.memory import Batch, Halving
-from spectral.measurement.provenance import fingerprint, run_key
+from spectral.measurement.provenance import key_of_parts, key_of_run
 from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import SPECTRA
 from spectral.measurement.settings import SpectralSettings
@@ -37,11 +40,12 @@ from spectral.models.decoding import Transcript, greedy
 from spectral.models.ladder import write_checksums
 from spectral.models.rules import UNRESTRICTED
 from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
+from spectral.speech.corpus import Utterance, find_utterances, read_wave
 from spectral.stress.conditions import condition
 from spectral.stress.mixture import Mixture, Speakers
 from spectral.stress.scoring import score, word_error
 
+ROOT = Path(__file__).parents[1]
 KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
 MODES = (5, 10)
 EPSILON = 1e-6
@@ -313,17 +317,18 @@ def test_the_file_says_where_its_numbers_come_from(
     settings: SpectralSettings, summary: Summary
 ) -> None:
     meta = read_meta(summary.output)
-    parameters = json.loads(str(meta["parameters"]))
-    assert parameters["modes"] == list(MODES)
-    assert (parameters["seed"], parameters["model"]) == (7, "tiny-0")
+    key = key_of_run("measure", settings, find_utterances(settings.corpus).utterances)
+    assert meta["key"] == key
+    assert (key["kind"], key["version"]) == ("measure", VERSIONS["measure"])
+    assert key["parameters"]["modes"] == list(MODES)
+    assert (key["parameters"]["seed"], key["parameters"]["model"]) == (7, "tiny-0")
     assert torch.__version__.startswith(meta["packages"]["torch"])
     assert set(meta["packages"]) >= {"torch", "transformers", "numpy", "librosa", "pyarrow"}
-    assert (meta["device"], meta["seed"], meta["threads"]) == ("cpu", 7, 1)
+    assert (meta["device"], meta["threads"]) == ("cpu", 1)
     assert meta["dtype"] == "float32"
     assert meta["python"].split(".")[0] == "3"
     assert meta["commit"]
     assert meta["skipped"] == {}
-    assert meta["fingerprint"] == fingerprint(settings, find_utterances(settings.corpus).utterances)
 
 
 def test_a_measurement_says_at_its_start_what_it_runs_on(
@@ -335,38 +340,74 @@ def test_a_measurement_says_at_its_start_what_it_runs_on(
     assert capsys.readouterr().out.splitlines()[0] == expected
 
 
-def test_the_fingerprint_changes_with_settings_weights_and_speech_but_not_with_paths(
+def test_the_key_changes_with_settings_weights_and_speech_but_not_with_paths(
     damaged: SpectralSettings, settings: SpectralSettings, tmp_path: Path
 ) -> None:
-    def of(values: SpectralSettings) -> str:
-        return fingerprint(values, find_utterances(values.corpus).utterances)
+    def of(values: SpectralSettings) -> Key:
+        return key_of_run("measure", values, find_utterances(values.corpus).utterances)
 
     first = of(settings)
     assert of(damaged) == first
     assert of(replace(damaged, device="cuda", output=tmp_path / "else.parquet")) == first
     changes = {"seed": 8, "modes": (5,), "epsilon": 1e-5, "conditions": ("clean",), "batch": 3}
     changes["decoding"] = "openai"
-    prints = {of(replace(damaged, **{name: value})) for name, value in changes.items()}
-    assert len(prints | {first}) == len(changes) + 1
+    for name, value in changes.items():
+        changed = of(replace(damaged, **{name: value}))
+        assert str(difference(first, changed)).startswith(f"{name} was ")
     path = damaged.corpus / "1" / "1" / "1-1-0000.flac"
     shutil.copy(damaged.corpus / "2" / "1" / "2-1-0000.flac", path)
-    assert of(damaged) != first
+    copied = of(damaged)
+    assert difference(first, copied) == "other speech"
     path.unlink()
-    assert of(damaged) not in (first, *prints)
+    assert difference(copied, of(damaged)) == difference(first, of(damaged)) == "other speech"
     shutil.copytree(damaged.ladder, tmp_path / "ladder")
     (tmp_path / "ladder" / "tiny-0" / "training.json").write_text("{}")
     write_checksums(tmp_path / "ladder" / "tiny-0")
-    assert of(replace(settings, ladder=tmp_path / "ladder")) != first
+    assert difference(first, of(replace(settings, ladder=tmp_path / "ladder"))) == "other weights"
+    assert difference(first, {**first, "version": 2}) == "version 1 of measure, which is at 2"
+    assert difference(first, {**first, "kind": "nulls"}) == "rows of measure"
+
+
+def test_the_speech_is_ids_references_and_audio_whatever_the_folders(tmp_path: Path) -> None:
+    def digest(*utterances: tuple[str, str, str]) -> str:
+        found = []
+        for i, (name, reference, audio) in enumerate(utterances):
+            path = tmp_path / f"{i}-{len(list(tmp_path.iterdir()))}.flac"
+            if audio:
+                path.write_text(audio)
+            found.append(Utterance(name, "1", reference, path))
+        return speech_digest(found)
+
+    first = digest(("1", "ONE", "a"), ("2", "TWO", "b"))
+    assert first == digest(("1", "ONE", "a"), ("2", "TWO", "b"))
+    others = [
+        digest(("1", "ONE", "a")),
+        digest(("1", "ONE", "b"), ("2", "TWO", "a")),
+        digest(("1", "ONE", "a"), ("3", "TWO", "b")),
+        digest(("1", "ONE", "a"), ("2", "THREE", "b")),
+        digest(("1", "ONE", "a"), ("2", "TWO", "")),
+    ]
+    assert len({first, *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize("profile", ["ladder", "whisper"])
+def test_a_notebook_is_keyed_by_just_what_its_settings_hold(profile: str) -> None:
+    sections = yaml.safe_load((ROOT / "params" / f"{profile}.yml").read_text())
+    assert set(KINDS) == set(VERSIONS)
+    for kind in VERSIONS:
+        defaults = read_parameters(ROOT / "notebooks" / f"{kind}.ipynb")
+        values = {name: each.default for name, each in defaults.items()} | sections[kind]
+        assert KINDS[kind].settings(**values).plain() == parameters(values)
 
 
 def test_parts_of_another_device_or_number_of_threads_are_not_mixed() -> None:
-    cpu = torch.device("cpu")
-    first = run_key("numbers", cpu)
-    assert first == run_key("numbers", cpu) != run_key("other numbers", cpu)
+    cpu, key = torch.device("cpu"), {"kind": "measure"}
+    first = key_of_parts(key, cpu)
+    assert first == key_of_parts(key, cpu) != key_of_parts({"kind": "nulls"}, cpu)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        assert run_key("numbers", cpu) != first
+        assert key_of_parts(key, cpu) != first
     finally:
         torch.set_num_threads(threads)
 
@@ -466,7 +507,7 @@ def test_parts_of_other_settings_are_discarded(
     assert list(parts.iterdir())
     other = measure_spectra(replace(few, seed=8))
     assert other.resumed == 0
-    assert json.loads(str(read_meta(other.output)["parameters"]))["seed"] == 8
+    assert read_meta(other.output)["key"]["parameters"]["seed"] == 8
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", None])
@@ -889,7 +930,7 @@ def test_a_measurement_short_of_memory_has_the_rows_of_smaller_batches(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return spectral_rows(model, batch, settings)
 
-    summary = measure(few, limited, SPECTRA)
+    summary = measure("measure", few, limited, SPECTRA)
     assert (summary.measured, summary.batch) == (4, 1)
     assert "at most 1 at once" in str(summary)
     pd.testing.assert_frame_equal(read([summary.output]), read([alone.output]))

@@ -50,7 +50,7 @@ class Rows:
 
 def measure_choices(settings: Settings) -> Summary:
     """Choices of every utterance and voice: :func:`measure` with ``choice_rows``."""
-    return measure(settings, choice_rows, CHOICES, together=by_voice)
+    return measure("choices", settings, choice_rows, CHOICES, together=by_voice)
 
 
 def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Row]:

@@ -47,7 +47,7 @@ class _Said:
 
 def measure_dynamics(settings: DynamicsSettings) -> Summary:
     """Distances, ranks and readouts of all utterances: :func:`measure` with ``dynamics_rows``."""
-    return measure(settings, dynamics_rows, DYNAMICS)
+    return measure("dynamics", settings, dynamics_rows, DYNAMICS)
 
 
 def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> list[Row]:

@@ -29,7 +29,7 @@ _TEXT = ("model", "parameters", "utterance", "speaker", "word_error", "candidate
 
 def measure_jacobians(settings: JacobianSettings) -> Summary:
     """Jacobians at some tokens of every utterance: :func:`measure` with ``jacobian_rows``."""
-    return measure(settings, jacobian_rows, JACOBIANS)
+    return measure("jacobians", settings, jacobian_rows, JACOBIANS)
 
 
 def jacobian_rows(

@@ -15,7 +15,7 @@ from spectral.stress.mixture import Mixture
 
 def measure_listening(settings: Settings) -> Summary:
     """Word error and teacher-forced loss: :func:`measure` with ``listening_rows``."""
-    return measure(settings, listening_rows, LISTENING)
+    return measure("listening", settings, listening_rows, LISTENING)
 
 
 def listening_rows(

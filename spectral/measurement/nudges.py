@@ -44,7 +44,7 @@ class _Nudge:
 
 def measure_nudges(settings: NudgeSettings) -> Summary:
     """Small changes of every utterance: :func:`measure` with ``nudge_rows``."""
-    return measure(settings, nudge_rows, NUDGES)
+    return measure("nudges", settings, nudge_rows, NUDGES)
 
 
 def nudge_rows(

@@ -60,7 +60,7 @@ Sides = Mapping[str, Side]
 
 def measure_nulls(settings: SpectralSettings) -> Summary:
     """Nulls of every utterance under every condition: :func:`measure` with ``null_rows``."""
-    return measure(settings, null_rows, NULLS)
+    return measure("nulls", settings, null_rows, NULLS)
 
 
 def null_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:

@@ -1,6 +1,5 @@
-"""Where numbers come from: parameters, code, data, versions, device and commit."""
+"""Where numbers come from: what was measured, with which versions, device and commit."""
 
-import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from spectral.measurement.keys import Key, key_of, speech_digest
 from spectral.measurement.settings import Settings
 from spectral.models.loading import weights_digest
 from spectral.models.view import SpeechModel
@@ -18,31 +18,22 @@ _PACKAGES = (
     "torch", "transformers", "tokenizers", "openai-whisper", "numpy", "scipy", "librosa",
     "soundfile", "jiwer", "pyarrow",
 )  # fmt: skip
-_CODE = (
-    "*.py", "speech/*.py", "stress/*.py", "models/*.py", "measurement/*.py", "jacobians/*.py",
-)  # fmt: skip
-"""The files of the package that decide a measured number."""
 
 
-def fingerprint(settings: Settings, utterances: Iterable[Utterance]) -> str:
-    """A hash of everything that decides the numbers: settings, code, weights and speech."""
-    digest = hashlib.sha256(settings.plain().encode())
-    package = Path(__file__).parents[1]
-    for pattern in _CODE:
-        for path in sorted(package.glob(pattern)):
-            digest.update(path.name.encode() + path.read_bytes())
-    digest.update(weights_digest(settings.model, settings.ladder).encode())
-    for utterance in utterances:
-        digest.update(f"{utterance.id} {utterance.reference}".encode())
-        if utterance.path.exists():
-            digest.update(utterance.path.read_bytes())
-    return digest.hexdigest()
+def key_of_run(kind: str, settings: Settings, utterances: Iterable[Utterance]) -> Key:
+    """What rows are keyed by, of settings and a corpus that are here."""
+    weights = weights_digest(settings.model, settings.ladder)
+    return key_of(kind, settings.plain(), weights, speech_digest(utterances))
 
 
-def run_key(fingerprint: str, device: torch.device) -> str:
-    """What parts of one file must have in common: numbers, device, threads and versions."""
-    machine = (_device_name(device), torch.get_num_threads(), _versions())
-    return hashlib.sha256(repr((fingerprint, machine)).encode()).hexdigest()
+def key_of_parts(key: Key, device: torch.device) -> dict[str, object]:
+    """What parts of one file must have in common: the key, device, threads and versions."""
+    return {
+        "key": key,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "packages": _versions(),
+    }
 
 
 def described(model: SpeechModel) -> str:
@@ -53,18 +44,13 @@ def described(model: SpeechModel) -> str:
     return f"{model.name}: {weights} in {_dtype_name(model)} on {device}{threads}"
 
 
-def provenance(settings: Settings, fingerprint: str, model: SpeechModel) -> dict[str, object]:
-    """What is stored with measured rows."""
+def provenance(key: Key, model: SpeechModel) -> dict[str, object]:
+    """What is stored with measured rows: their key, and what else they were measured with."""
     return {
-        "parameters": settings.plain(),
-        "fingerprint": fingerprint,
-        "packages": _versions(),
+        **key_of_parts(key, model.device),
         "python": platform.python_version(),
-        "device": _device_name(model.device),
         "dtype": _dtype_name(model),
-        "threads": torch.get_num_threads(),
         "commit": _commit(),
-        "seed": settings.seed,
     }
 
 

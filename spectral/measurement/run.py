@@ -1,7 +1,7 @@
 """Measure one model on a corpus: batches of utterances, each kept as soon as it is done."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +10,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from spectral.measurement.memory import Batch, Halving, Together, by_utterance, fitting
-from spectral.measurement.provenance import described, fingerprint, provenance, run_key
+from spectral.measurement.provenance import described, key_of_parts, key_of_run, provenance
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
 from spectral.measurement.texts import Row
@@ -44,13 +44,17 @@ class Summary:
 
 
 def measure(
-    settings: S, rows_of: RowsOf[S], schema: pa.Schema, together: Together = by_utterance
+    kind: str,
+    settings: S,
+    rows_of: RowsOf[S],
+    schema: pa.Schema,
+    together: Together = by_utterance,
 ) -> Summary:
-    """Measure every utterance under every condition; write ``output``.
+    """Measure every utterance under every condition; write ``output``, keyed as of this ``kind``.
 
     ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
-    ``schema``. A killed run continues after its last finished batch; parts measured with other
-    settings, code, weights or speech are discarded. Where memory does not suffice for a batch, it
+    ``schema``. A killed run continues after its last finished batch; parts with another
+    key, or of another device, are discarded. Where memory does not suffice for a batch, it
     and all later ones are measured in smaller pieces; neighbours that belong ``together`` are
     never parted. Utterances that cannot be used are skipped, and their reasons stored with the
     rows. Raises RuntimeError where nothing at all could be measured.
@@ -59,14 +63,13 @@ def measure(
     chosen = batches(corpus.utterances, settings, together)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
-    key = fingerprint(settings, corpus.utterances)
-    meta = provenance(settings, key, model)
+    key = key_of_run(kind, settings, corpus.utterances)
     tqdm.write(described(model))
-    key = run_key(key, device)
+    of_parts = key_of_parts(key, device)
     skipped = dict(corpus.rejected)
     parts, resumed = [], 0
     folder = settings.output.with_suffix(".parts")
-    _discard_others(folder, key)
+    _discard_others(folder, of_parts)
     speakers = Speakers(corpus.utterances)
     pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch, together)
     wanted = [utterance.id for utterances in chosen for utterance in utterances]
@@ -77,8 +80,8 @@ def measure(
             if not done:
                 batch, unusable = stressed(utterances, speakers, settings)
                 rows = pieces.rows(batch)
-                write(rows, part, {"fingerprint": key, "skipped": unusable}, schema)
-            unusable = read_meta(part)["skipped"]  # type: ignore[assignment]
+                write(rows, part, {**of_parts, "skipped": unusable}, schema)
+            unusable = read_meta(part)["skipped"]
             resumed += done * (len(utterances) - len(unusable))
             skipped |= unusable
             parts.append(part)
@@ -86,7 +89,7 @@ def measure(
     measured = len(wanted) - sum(name in skipped for name in wanted)
     if measured == 0:
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
-    merge(parts, settings.output, {**meta, "skipped": skipped})
+    merge(parts, settings.output, {**provenance(key, model), "skipped": skipped})
     shutil.rmtree(folder)
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
 
@@ -132,13 +135,14 @@ def _spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utte
     return [utterances[i * len(utterances) // count] for i in range(count)]
 
 
-def _discard_others(folder: Path, key: str) -> None:
+def _discard_others(folder: Path, wanted: Mapping[str, object]) -> None:
     for part in folder.glob("*.parquet"):
         try:
-            wanted = read_meta(part).get("fingerprint") == key
+            found = read_meta(part)
+            ours = all(found.get(name) == value for name, value in wanted.items())
         except (ValueError, OSError):  # cut short, by a power failure say
-            wanted = False
-        if not wanted:
+            ours = False
+        if not ours:
             part.unlink()
 
 

@@ -1,11 +1,11 @@
 """What to measure: the parameters of the measure notebook, checked."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spectral._validation import whole_number
+from spectral.measurement.keys import parameters
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.models.rules import Rule, rule
 from spectral.stress.conditions import condition
@@ -51,12 +51,9 @@ class Settings:
         """The decoding rule."""
         return rule(self.decoding)
 
-    def plain(self) -> str:
-        """The settings that decide the numbers, as JSON: neither paths nor the device."""
-        values = asdict(self)
-        for name in ("ladder", "corpus", "output", "device"):
-            del values[name]
-        return json.dumps(values, sort_keys=True)
+    def plain(self) -> dict[str, object]:
+        """What of the settings decides the numbers: rows are keyed by it."""
+        return parameters(asdict(self))
 
 
 @dataclass(frozen=True)

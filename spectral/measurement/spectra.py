@@ -35,7 +35,7 @@ class Decoded:
 
 def measure_spectra(settings: SpectralSettings) -> Summary:
     """Spectra of every utterance under every condition: :func:`measure` with ``spectral_rows``."""
-    return measure(settings, spectral_rows, SPECTRA)
+    return measure("measure", settings, spectral_rows, SPECTRA)
 
 
 def spectral_rows(

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spectral.measurement.keys import META, read_meta
 from spectral.measurement.schemas import SPECTRA
 
-_META = b"spectral"
+__all__ = ["merge", "read", "read_meta", "write"]
 
 
 def write(
@@ -38,15 +39,6 @@ def merge(parts: Sequence[Path], path: Path, meta: Mapping[str, object]) -> None
     _write_table(pa.concat_tables([pq.read_table(part) for part in parts]), path, meta)
 
 
-def read_meta(path: Path) -> dict[str, object]:
-    """The provenance of a file; raises ValueError for one that is cut short or not of this kind."""
-    try:
-        found: dict[str, object] = json.loads((pq.read_schema(path).metadata or {})[_META])
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{path}: no measurement ({error}); remove it") from error
-    return found
-
-
 def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
     """The rows of several files; raises ValueError for one that is missing or of another schema."""
     frames = []
@@ -66,7 +58,7 @@ def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(
-            table.replace_schema_metadata({_META: json.dumps(meta).encode()}),
+            table.replace_schema_metadata({META: json.dumps(meta).encode()}),
             unfinished,
             compression="zstd",
         )

@@ -17,7 +17,7 @@ from spectral.stress.mixture import Mixture
 
 def measure_stresses(settings: SpectralSettings) -> Summary:
     """Spectra under every condition: :func:`measure` with ``stress_rows``."""
-    return measure(settings, stress_rows, STRESSES)
+    return measure("stresses", settings, stress_rows, STRESSES)
 
 
 def stress_rows(

@@ -1,10 +1,9 @@
 """Measure some rows again, and say how far they are from those that were kept."""
 
-import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +53,7 @@ def verify(
     rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
     model = sorted(files)[rng.integers(len(files))]
     kept = read([files[model]], KINDS[kind].schema)
-    recorded = json.loads(str(read_meta(files[model])["parameters"]))
-    settings = KINDS[kind].settings(
-        **recorded, ladder=ladder, corpus=corpus, output=files[model], device=device
-    )
+    settings = _settings(KINDS[kind], files[model], ladder, corpus, device)
     names, again = _measured_again(KINDS[kind], settings, rng)
     kept = _of_the_same(kept, again)
     if not set(names) & set(kept.utterance):
@@ -82,6 +78,15 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference
             if found > largest:
                 largest, column = found, each
     return Difference(len(names), len(kept), unlike, largest, column)
+
+
+def _settings(kind: Kind, rows: Path, ladder: Path, corpus: Path, device: str) -> Settings:
+    """What rows were measured with, on the paths of this computer."""
+    recorded = read_meta(rows)["key"]["parameters"]
+    known = {field.name for field in fields(kind.settings)}
+    values = {name: value for name, value in recorded.items() if name in known}
+    places = {"ladder": ladder, "corpus": corpus, "output": rows, "device": device}
+    return kind.settings(**values, **places)  # type: ignore[arg-type]
 
 
 def _measured_again(

@@ -52,7 +52,7 @@ class WarningSettings(Settings):
 
 def measure_warnings(settings: WarningSettings) -> Summary:
     """Spectra of the first tokens of every text: :func:`measure` with ``warning_rows``."""
-    return measure(settings, warning_rows, WARNINGS)
+    return measure("warnings", settings, warning_rows, WARNINGS)
 
 
 def warning_rows(

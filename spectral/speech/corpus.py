@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 SAMPLE_RATE = 16_000
 _AUDIO = (".flac", ".wav", ".mp3")
@@ -103,6 +102,8 @@ def read_wave(utterance: Utterance) -> np.ndarray:
     if peak > _LOUDEST:
         raise UnusableUtterance(f"{path}: a sample is {peak:.1g}; scale the file to [-1, 1]")
     if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # here: `make` lists corpora, scipy takes seconds
+
         mono = resample_poly(mono, SAMPLE_RATE, rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
