@@ -18,6 +18,7 @@ from torch import nn
 from whisper.model import ModelDimensions, Whisper
 
 from spectral.fetching import retrieve
+from spectral.models import ctranslate2, wheels
 from spectral.models.folders import (
     cached_folder,
     from_folder,
@@ -41,6 +42,8 @@ def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
         return OpenAIModel(name, _openai(name, ladder)[0].to(device))
+    if kind is Kind.CTRANSLATE2:
+        return OpenAIModel(name, ctranslate2.read_whisper(_parts(name, ladder)).to(device))
     return from_folder(name, _folder(name, kind, ladder), device)
 
 
@@ -52,6 +55,9 @@ def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -
     kind, twin = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
         return OpenAIModel(twin, initialised(_openai(name, ladder)[1], seed).to(device))
+    if kind is Kind.CTRANSLATE2:
+        dims = ctranslate2.read_dimensions(_parts(name, ladder))
+        return OpenAIModel(twin, initialised(dims, seed).to(device))
     return random_from_folder(twin, _folder(name, kind, ladder), device, seed)
 
 
@@ -78,6 +84,8 @@ def weights_digest(name: str, ladder: Path) -> str:
         return sha256(ladder / name / "SHA256SUMS")
     if kind is Kind.OPENAI:
         return sha256(_openai_file(name, ladder))
+    if kind is Kind.CTRANSLATE2:
+        return ctranslate2.digest(_parts(name, ladder))
     if kind is Kind.FOLDER:
         folder = _folder(name, kind, ladder)
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -113,6 +121,7 @@ class Kind(Enum):
 
     LADDER = auto()
     FOLDER = auto()
+    CTRANSLATE2 = auto()
     OPENAI = auto()
     REPOSITORY = auto()
 
@@ -122,7 +131,10 @@ def _kind(name: str, ladder: Path) -> Kind:
     if name in available(ladder):
         return Kind.LADDER
     if any((folder / name).is_dir() for folder in (ladder, Path())):
-        return Kind.FOLDER
+        found = ctranslate2.parts_of(_folder(name, Kind.FOLDER, ladder))
+        return Kind.CTRANSLATE2 if found else Kind.FOLDER
+    if wheels.parts_of(name):
+        return Kind.CTRANSLATE2
     if Path(name).suffix == ".pt" or name in whisper.available_models():
         return Kind.OPENAI
     if (ladder / f"{name}.pt").is_file():
@@ -143,6 +155,12 @@ def _folder(name: str, kind: Kind, ladder: Path) -> Path:
     if kind is Kind.LADDER:
         verify_checksums(ladder / name)
     return ladder / name if (ladder / name).is_dir() else Path(name)
+
+
+def _parts(name: str, ladder: Path) -> tuple[Path, ...]:
+    """The files of a model in CTranslate2's format: of a folder, or of an installed wheel."""
+    folder = _folder(name, Kind.FOLDER, ladder)
+    return ctranslate2.parts_of(folder) if folder.is_dir() else wheels.parts_of(name)
 
 
 def _openai_file(name: str, ladder: Path) -> Path:
