@@ -15,6 +15,10 @@ from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances
 
 
+PLAIN = 5
+"""Draws of plain random weights at most: a weaker control, so fewer show how far they differ."""
+
+
 def random_twin(settings: Settings, device: torch.device) -> SpeechModel:
     """The measured model's architecture at random weights, the same for all batches of a run."""
     return _twin(settings.model, settings.ladder, device, settings.seed)
@@ -26,7 +30,7 @@ def further_draws(
     """Null, draw and network of all random networks but ``random_twin``, which is draw 0 of its."""
     for draw in range(settings.draws):
         yield SPECTRUM, draw, spectrum_preserving(model, draw, settings.seed)
-    for draw in range(1, settings.draws):
+    for draw in range(1, min(settings.draws, PLAIN)):
         seed = draw_seed(settings.model, draw, settings.seed)
         yield TWIN, draw, load_random_twin(settings.model, settings.ladder, model.device, seed)
 
