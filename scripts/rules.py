@@ -30,6 +30,7 @@ from pathlib import Path
 import yaml
 from dependencies import (
     LADDER,
+    MODELS,
     RESULTS,
     Section,
     data_files,
@@ -61,6 +62,8 @@ def main() -> None:
         sections = read_sections(Path("params") / f"{profile}.yml")
         if arguments.utterances:
             take_utterances(sections, arguments.utterances)
+        if arguments.models:
+            take_models(sections, arguments.models)
         texts = {
             build / "params" / f"{name}.yml": yaml.safe_dump({name: section}, sort_keys=False)
             for name, section in sections.items()
@@ -78,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("profile")
     parser.add_argument("lock", type=Path)
     parser.add_argument("--utterances", help="measure so many, whatever the sections say")
+    parser.add_argument("--models", nargs="+", help="these models, whatever the sections say")
     parser.add_argument("--evidence", action="store_true", help="measure rows of data/ again")
     return parser.parse_args()
 
@@ -115,6 +119,14 @@ def take_utterances(sections: Mapping[str, dict[str, object]], count: str) -> No
     for name in set(sections) & set(MEASURING):
         if not is_committed(folders.get(name)):
             sections[name]["utterances"] = int(count)
+
+
+def take_models(sections: Mapping[str, dict[str, object]], models: Sequence[str]) -> None:
+    """Measure and draw ``models`` wherever a section names any."""
+    for section in sections.values():
+        for name in section:
+            if name == MODELS or name.endswith(f"_{MODELS}"):
+                section[name] = list(models)
 
 
 def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
