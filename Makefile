@@ -49,7 +49,9 @@ endif
 endif
 
 # One notebook that fails keeps no other from being made; without rules none is begun.
+ifeq ($(BOTH),)
 MAKEFLAGS += --jobs=$(or $(JOBS),1) $(if $(MAKE_RESTARTS),--keep-going)
+endif
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export SOURCE_DATE_EPOCH := 1775606400
