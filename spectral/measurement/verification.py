@@ -13,6 +13,7 @@ import pyarrow as pa
 from spectral.measurement.kinds import KINDS, Kind
 from spectral.measurement.rounding import bits_of, rounded
 from spectral.measurement.run import batches, stressed
+from spectral.measurement.schemas import LATER
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import read, read_meta
 from spectral.models.loading import choose_device, load
@@ -60,8 +61,8 @@ def verify(
     """Measure a few utterances of one model again, both drawn by the seed; ``files`` are by model.
 
     They are ``SAMPLE``, or a whole batch where rows are of one. Everything else is as the kept
-    rows' own record says. Raises ValueError for an unknown kind, or a file that no longer has rows
-    of the utterances it was measured on.
+    rows' own record says; columns that they lack are not compared. Raises ValueError for an unknown
+    kind, or a file that no longer has rows of the utterances it was measured on.
     """
     if kind not in KINDS:
         raise ValueError(f"no measurement {kind!r}; choose from {', '.join(KINDS)}")
@@ -71,6 +72,8 @@ def verify(
     settings = _settings(KINDS[kind], files[model], ladder, corpus, device)
     names, again = _measured_again(KINDS[kind], settings, rng)
     kept = _of_the_same(kept, again)
+    unknown = [name for name in LATER if name in kept and kept[name].isna().all()]
+    kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
     if not set(names) & set(kept.utterance):
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
     found = difference(kept, again, bits_of(kind))
