@@ -14,7 +14,6 @@ from spectral.models.loading import load_random_twin
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances
 
-
 PLAIN = 5
 """Draws of plain random weights at most: a weaker control, so fewer show how far they differ."""
 
