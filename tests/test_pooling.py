@@ -77,6 +77,7 @@ def _table(
         model="planted", ladder=path, corpus=path, output=path, conditions=("clean", "hell"),
         decoding="openai", seed=0, batch=1, device="cpu", utterances=None, decodings=("openai",),
         activations=path, seen=listed, modes=MODES, halves=halves, controls=controls,
+        control_utterances=None,
     )  # fmt: skip
     return pd.DataFrame(pooled_rows(path, settings)).assign(decoding="openai")
 
@@ -174,7 +175,7 @@ def test_controls_are_pooled_as_the_trained_network_is(tmp_path: Path) -> None:
     names = tuple(control_name(draw) for draw in range(4))
     _planted(tmp_path / "rows.parquet", stressed=2.0, networks=(TRAINED, *names))
     table = _table(tmp_path / "rows.parquet", controls=4)
-    where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'all'"
+    where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'sampled'"
     trained = changes(table, "hell").query(where).iloc[0]
     random = controls(table, "hell").query(where).iloc[0]
     assert random.draws == 4

@@ -3,7 +3,7 @@
 They are large and stay in build/: what is pooled over utterances is computed from them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from spectral.measurement.nulls import fed
+from spectral.measurement.nulls import fed_alike
 from spectral.measurement.spectra import Decoded, decode
 from spectral.measurement.texts import Row
 from spectral.models.capture import COMPONENTS
@@ -59,21 +59,37 @@ TEXT = [name for name in ACTIVATIONS.names if name not in _COLUMNS]
 
 
 def activation_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], rule: Rule, controls: int, seed: int
-) -> list[Row]:
-    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition.
+    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], rule: Rule
+) -> tuple[list[Row], dict[str, Decoded]]:
+    """All rows of a batch of utterances, and what they are rows of.
 
-    ``controls`` random networks that keep the weights' spectra are fed the model's own texts and
-    the same audio. ``subset`` is the folder above the speaker's, such as test-clean.
+    ``batch`` holds their mixtures by condition. ``subset`` is the folder above the speaker's, such
+    as test-clean.
     """
     decoded = {name: decode(model, mixtures, rule) for name, mixtures in batch.items()}
     rows = [row for name in batch for row in _rows(decoded[name], batch[name], name, TRAINED)]
-    for draw in range(controls):
+    return rows, decoded
+
+
+def control_rows(
+    model: SpeechModel,
+    batch: Mapping[str, Sequence[Mixture]],
+    decoded: Mapping[str, Decoded],
+    utterances: Collection[str],
+    controls: int,
+    seed: int,
+) -> Iterator[Row]:
+    """The same of some utterances, of random networks that keep the weights' spectra.
+
+    They are fed the model's own texts and the same audio.
+    """
+    played = next(iter(batch.values()))
+    keep = [i for i, mixture in enumerate(played) if mixture.target.id in utterances]
+    for draw in range(controls if keep else 0):
         control = spectrum_preserving(model, draw, seed)
-        for name, own in decoded.items():
-            given = fed(control, own.transcripts, own.texts, batch[name])
-            rows += _rows(given, batch[name], name, control_name(draw))
-    return rows
+        for name, given in fed_alike(control, decoded, batch, keep).items():
+            mixtures = [batch[name][i] for i in keep]
+            yield from _rows(given, mixtures, name, control_name(draw))
 
 
 def control_name(draw: int) -> str:

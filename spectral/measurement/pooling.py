@@ -27,6 +27,7 @@ from spectral.measurement.activations import (
     TRAINED,
     activation_rows,
     control_name,
+    control_rows,
     kept_rows,
 )
 from spectral.measurement.keys import staleness
@@ -38,6 +39,7 @@ from spectral.measurement.settings import Settings
 from spectral.measurement.store import read_meta, write
 from spectral.measurement.surrogates import generator
 from spectral.measurement.texts import Row
+from spectral.measurement.twins import sampled
 from spectral.models.capture import COMPONENTS
 from spectral.models.view import SpeechModel
 from spectral.moments import Moments
@@ -51,8 +53,8 @@ KEPT, DROPPED, CAPPED, MATCHED = "kept", "dropped", "capped", "matched"
 transcript; dropped, and as many random rows on either side of every utterance."""
 
 CAP = 50
-ALL, UNSEEN = "all", "unseen"
-"""Every utterance; those on which the convention was not searched."""
+ALL, UNSEEN, SAMPLED = "all", "unseen", "sampled"
+"""Every utterance; those on which the convention was not searched; those that controls heard."""
 
 KIND = "pooling"
 HALVES = "halves"
@@ -97,7 +99,8 @@ class PoolingSettings(Settings):
     list of utterances, one id a line, on which the convention was searched; rows are not keyed by
     it, as it names a sample and measures nothing. ``modes`` are the K to
     report, ``halves`` how often clean speech is halved, ``controls`` how many random networks that
-    keep the weights' spectra are fed the same texts and audio, by the rule ``decoding`` alone.
+    keep the weights' spectra are fed the same texts and audio of ``control_utterances`` spread
+    evenly, by the rule ``decoding`` alone.
     """
 
     decodings: tuple[str, ...]
@@ -106,6 +109,7 @@ class PoolingSettings(Settings):
     modes: tuple[int, ...]
     halves: int
     controls: int
+    control_utterances: int | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +122,8 @@ class PoolingSettings(Settings):
                 raise ValueError(f"modes has {k}; {MODES} eigenvalues are kept, give no more")
         for name in ("halves", "controls"):
             whole_number(getattr(self, name), name, least=0)
+        if self.control_utterances is not None:
+            whole_number(self.control_utterances, "control_utterances", least=1)
 
     @property
     def searched(self) -> list[str]:
@@ -162,7 +168,12 @@ def kept_activations(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
 ) -> list[Row]:
     """The activations of a batch of utterances, by the settings' rule."""
-    return activation_rows(model, batch, settings.rule, settings.controls, settings.seed)
+    rows, decoded = activation_rows(model, batch, settings.rule)
+    sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
+    return [
+        *rows,
+        *control_rows(model, batch, decoded, sample, settings.controls, settings.seed),
+    ]
 
 
 def pooled_rows(activations: Path, settings: PoolingSettings) -> list[Row]:
@@ -171,7 +182,7 @@ def pooled_rows(activations: Path, settings: PoolingSettings) -> list[Row]:
     answers = _answers(table, frozenset(settings.searched))
     names = sorted(set(answers.group))
     unions = [*_samples(answers, names), *_halves(answers, names, settings)]
-    plain = [union for union in unions if union.sample == ALL and not union.without]
+    plain = [union for union in unions if union.sample == SAMPLED and not union.without]
     networks = {TRAINED: unions}
     networks |= {control_name(draw): plain for draw in range(settings.controls)}
     first = table.iloc[0]
@@ -189,7 +200,7 @@ def pooled_rows(activations: Path, settings: PoolingSettings) -> list[Row]:
 def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
     """By utterance: speaker, subset, whether it was seen, tokens of the shorter side, loops.
 
-    ``group`` numbers what is always taken together: a speaker's utterances, seen and unseen apart.
+    ``group`` numbers what is always taken together: a speaker's utterances, apart by sample.
     """
     sides = table[table.network == TRAINED]
     by_utterance = sides.groupby("utterance")
@@ -202,7 +213,8 @@ def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
         }
     )
     answers["seen"] = answers.index.isin(seen)
-    answers["group"] = answers.groupby(["subset", "speaker", "seen"]).ngroup()
+    answers["sampled"] = answers.index.isin(table.utterance[table.network != TRAINED])
+    answers["group"] = answers.groupby(["subset", "speaker", "seen", "sampled"]).ngroup()
     return answers
 
 
@@ -212,6 +224,8 @@ def _samples(answers: pd.DataFrame, names: Sequence[int]) -> Iterator[Union]:
     samples = {ALL: answers}
     if answers.seen.any() and not answers.seen.all():
         samples[UNSEEN] = answers[~answers.seen]
+    if answers.sampled.any():
+        samples[SAMPLED] = answers[answers.sampled]
     samples |= {name: answers[answers.subset == name] for name in subsets if len(subsets) > 1}
     for sample, own in samples.items():
         for without in ["", *sorted(set(own.speaker))]:
