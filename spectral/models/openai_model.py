@@ -10,7 +10,7 @@ from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens
+from spectral.models.view import DecoderLayer, SpeechModel, Tokens, kept_rows
 
 Cache = dict[nn.Module, Tensor]
 
@@ -72,6 +72,10 @@ class OpenAIModel(SpeechModel):
         with self._keeping(cache):
             logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
         return logits
+
+    def _keep(self, rows: Tensor, cache: Cache) -> None:
+        for module, kept in cache.items():
+            cache[module] = kept_rows(kept, rows)
 
     def text(self, tokens: Sequence[int]) -> str:
         """See :class:`SpeechModel`."""

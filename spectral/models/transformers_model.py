@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from whisper.tokenizer import Tokenizer as OpenAITokenizer
 
 from spectral.models.tokenizer import PROMPT
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens
+from spectral.models.view import DecoderLayer, SpeechModel, Tokens, kept_rows
 from spectral.speech.corpus import SAMPLE_RATE
 
 ENGLISH_VOCABULARY = 51864
@@ -80,6 +80,9 @@ class TransformersModel(SpeechModel):
         logits: Tensor = self._model.proj_out(hidden)
         return logits
 
+    def _keep(self, rows: Tensor, cache: EncoderDecoderCache) -> None:
+        keep_in_cache(cache, rows)
+
     def text(self, tokens: Sequence[int]) -> str:
         """See :class:`SpeechModel`."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
@@ -110,6 +113,15 @@ def decoder_layers(model: Any, ffn: str) -> list[DecoderLayer]:
         )
         for layer in model.model.decoder.layers
     ]
+
+
+def keep_in_cache(cache: EncoderDecoderCache, rows: Tensor) -> None:
+    """Go on with these rows of a batch: the cache's own way copies all that stay, too."""
+    for half in (cache.self_attention_cache, cache.cross_attention_cache):
+        for layer in half.layers:
+            layer.keys, layer.values = (
+                kept_rows(part, rows) for part in (layer.keys, layer.values)
+            )
 
 
 def _tokens(tokenizer: WhisperTokenizer, vocabulary: int) -> Tokens:
