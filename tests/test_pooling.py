@@ -59,7 +59,8 @@ def _planted(
             rows.append(
                 empty | columns | {
                     "model": "planted", "parameters": 1, "decoding": "openai",
-                    "network": network, "utterance": name, "speaker": str(speaker), "subset": "a" if speaker < 3 else "b",
+                    "network": network, "utterance": name, "speaker": str(speaker),
+                    "subset": "a" if speaker < 3 else "b",
                     "condition": condition, "tokens": tokens, "layers": 1,
                     "compression_ratio": 5.0 if looping else 1.0, "outcome": "correct",
                 }
