@@ -57,6 +57,7 @@ class SpeechModel(ABC):
     layers: list[DecoderLayer]
     encoder_layers: list[nn.Module]
     window_samples: int
+    spells: bool = False  # of a vocabulary of letters, so that it may write what is no word
 
     @property
     def parameters(self) -> int:
