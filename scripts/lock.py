@@ -2,7 +2,8 @@
 
 The versions are resolved by uv for every Python and platform that the project allows, with the
 existing lock's versions where they still fit (``--upgrade`` forgets them). The CUDA libraries of
-torch are left out: which of them there are depends on the build of torch, and pip finds them.
+torch are left out: which of them there are depends on the build of torch, and pip finds them. So is
+the extra of OpenAI's weights, which requirements.weights pins by hand, with hashes.
 """
 
 import re
@@ -15,8 +16,10 @@ from typing import Any
 LOCK, ENVIRONMENT, PROJECT = Path("requirements.lock"), Path("environment.yml"), "pyproject.toml"
 LEFT_OUT = re.compile(r"^(nvidia-|cuda-|pip==)")
 PYTHON = "3.12"
+EXTRAS = ("companion", "test")
 COMPILE = [
-    *("pip", "compile", "--universal", "--all-extras", "--fork-strategy", "fewest"),
+    *("pip", "compile", "--universal", "--fork-strategy", "fewest"),
+    *(option for extra in EXTRAS for option in ("--extra", extra)),
     *("--annotation-style", "line", "--no-header", "--no-config", "--quiet"),
 ]
 
@@ -57,7 +60,8 @@ def resolve(options: list[str]) -> list[str]:
 
 def environment(project: dict[str, Any], lock: str) -> str:
     """The text of environment.yml: Python from conda, the direct dependencies from pip."""
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    optional = project["optional-dependencies"]
+    groups = [project["dependencies"], *(optional[extra] for extra in EXTRAS)]
     direct = sorted(name_of(text) for group in groups for text in group)
     pinned = [line.split()[0] for line in lock.splitlines() if line[0] != "#"]
     lines = [

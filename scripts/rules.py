@@ -30,6 +30,7 @@ from pathlib import Path
 import yaml
 from dependencies import (
     LADDER,
+    MODELS,
     RESULTS,
     Section,
     data_files,
@@ -44,7 +45,7 @@ from dependencies import (
 
 # By their files: importing them from `spectral` would load torch, for seconds at every `make`.
 sys.path += ["spectral/measurement", "spectral/speech"]
-from corpus import find_utterances  # type: ignore[import-not-found]
+from corpus import find_clips, find_utterances  # type: ignore[import-not-found]
 from keys import VERSIONS, Key, key_of, speech_digest, staleness  # type: ignore
 
 MEASURING = tuple(VERSIONS)  # run once per model, and draw nothing
@@ -61,6 +62,8 @@ def main() -> None:
         sections = read_sections(Path("params") / f"{profile}.yml")
         if arguments.utterances:
             take_utterances(sections, arguments.utterances)
+        if arguments.models:
+            take_models(sections, arguments.models)
         texts = {
             build / "params" / f"{name}.yml": yaml.safe_dump({name: section}, sort_keys=False)
             for name, section in sections.items()
@@ -78,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("profile")
     parser.add_argument("lock", type=Path)
     parser.add_argument("--utterances", help="measure so many, whatever the sections say")
+    parser.add_argument("--models", nargs="+", help="these models, whatever the sections say")
     parser.add_argument("--evidence", action="store_true", help="measure rows of data/ again")
     return parser.parse_args()
 
@@ -115,6 +119,14 @@ def take_utterances(sections: Mapping[str, dict[str, object]], count: str) -> No
     for name in set(sections) & set(MEASURING):
         if not is_committed(folders.get(name)):
             sections[name]["utterances"] = int(count)
+
+
+def take_models(sections: Mapping[str, dict[str, object]], models: Sequence[str]) -> None:
+    """Measure and draw ``models`` wherever a section names any."""
+    for section in sections.values():
+        for name in section:
+            if name == MODELS or name.endswith(f"_{MODELS}"):
+                section[name] = list(models)
 
 
 def rules(sections: Mapping[str, Section], build: Path, evidence: bool) -> str:
@@ -165,7 +177,9 @@ def rank(run: Run) -> int:
 def key_of_rows(kind: str, model: str, values: Section) -> Key:
     """The key that the rows of a kind and model must have; ``values`` are the kind's parameters."""
     ladder, corpus = (from_root(values[name]) for name in (LADDER, "corpus"))
-    return key_of(kind, {**values, "model": model}, weights(model, ladder), speech(corpus))
+    clips = from_root(values["nonspeech"]) if values.get("nonspeech") else None
+    spoken = speech(corpus, clips)
+    return key_of(kind, {**values, "model": model}, weights(model, ladder), spoken)
 
 
 @cache
@@ -180,10 +194,11 @@ def weights(model: str, ladder: Path) -> str | None:
 
 
 @cache
-def speech(corpus: Path) -> str | None:
-    """A digest of a corpus, None where it is not on this computer."""
+def speech(corpus: Path, clips: Path | None) -> str | None:
+    """A digest of a corpus and of clips beside it, None where one is not on this computer."""
     try:
-        return str(speech_digest(find_utterances(corpus).utterances))
+        beside = find_clips(clips).utterances if clips else ()
+        return str(speech_digest([*find_utterances(corpus).utterances, *beside]))
     except FileNotFoundError:
         return None
 

@@ -1,6 +1,8 @@
 """Randomly initialised Whispers in the real formats of both libraries, of equal weights."""
 
 import itertools
+import json
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -156,3 +158,97 @@ def _renamed(name: str) -> str:
         name = name.replace(old, new)
     assert side in name
     return f"model.{name}"
+
+
+def write_ctranslate2(
+    folder: Path,
+    model: Whisper,
+    dtype: torch.dtype = torch.float16,
+    parts: int = 1,
+    names: list[str] | None = None,
+) -> Path:
+    """The same weights as faster-whisper's folder: model.bin, perhaps in parts, and vocabulary.
+
+    ``names``: the tokens in order, which OpenAI's are unless given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = _binary(_variables(model, dtype))
+    ends = [len(raw) * i // parts for i in range(parts + 1)]
+    for i in range(parts):
+        name = "model.bin" if parts == 1 else f"model.bin.part{i + 1}"
+        (folder / name).write_bytes(raw[ends[i] : ends[i + 1]])
+    lines = names or token_names(model.dims.n_vocab)
+    (folder / "vocabulary.txt").write_text("".join(f"{n}\n" for n in lines), encoding="utf-8")
+    end = lines.index("<|endoftext|>")
+    (folder / "config.json").write_text(json.dumps({"suppress_ids_begin": [220, end]}))
+    return folder
+
+
+def token_names(vocabulary: int) -> list[str]:
+    """OpenAI's tokens in order, as vocabularies of either library spell them."""
+    numbers = transformers_tokenizer(vocabulary).get_vocab()
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def _variables(model: Whisper, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights under CTranslate2's names, projections of one input stacked."""
+    state, dims = model.state_dict(), model.dims
+    found: dict[str, torch.Tensor] = {
+        "encoder/num_heads": torch.tensor(dims.n_audio_head, dtype=torch.int16),
+        "decoder/num_heads": torch.tensor(dims.n_text_head, dtype=torch.int16),
+        "decoder/pre_norm": torch.tensor(1, dtype=torch.int8),
+        "encoder/position_encodings/encodings": state["encoder.positional_embedding"],
+        "decoder/position_encodings/encodings": state["decoder.positional_embedding"],
+        "decoder/embeddings/weight": state["decoder.token_embedding.weight"],
+    }
+
+    def take(ours: str, *theirs: str, kinds: tuple[str, str] = ("weight", "bias")) -> None:
+        weights = [state[f"{name}.weight"] for name in theirs]
+        biases = [
+            state.get(f"{name}.bias", torch.zeros(len(weight)))
+            for name, weight in zip(theirs, weights, strict=True)
+        ]
+        for kind, stack in zip(kinds, (weights, biases), strict=True):
+            found[f"{ours}/{kind}"] = torch.cat(stack)
+
+    norm = ("gamma", "beta")
+    for i in (1, 2):
+        take(f"encoder/conv{i}", f"encoder.conv{i}")
+    take("encoder/layer_norm", "encoder.ln_post", kinds=norm)
+    take("decoder/layer_norm", "decoder.ln", kinds=norm)
+    for side, count in (("encoder", dims.n_audio_layer), ("decoder", dims.n_text_layer)):
+        for i in range(count):
+            ours, theirs = f"{side}/layer_{i}", f"{side}.blocks.{i}"
+            take(f"{ours}/ffn/layer_norm", f"{theirs}.mlp_ln", kinds=norm)
+            take(f"{ours}/ffn/linear_0", f"{theirs}.mlp.0")
+            take(f"{ours}/ffn/linear_1", f"{theirs}.mlp.2")
+            own, other = f"{ours}/self_attention", f"{theirs}.attn"
+            take(f"{own}/layer_norm", f"{other}_ln", kinds=norm)
+            take(f"{own}/linear_0", *(f"{other}.{one}" for one in ("query", "key", "value")))
+            take(f"{own}/linear_1", f"{other}.out")
+            if side == "decoder":
+                own, other = f"{ours}/attention", f"{theirs}.cross_attn"
+                take(f"{own}/layer_norm", f"{other}_ln", kinds=norm)
+                take(f"{own}/linear_0", f"{other}.query")
+                take(f"{own}/linear_1", f"{other}.key", f"{other}.value")
+                take(f"{own}/linear_2", f"{other}.out")
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in found.items()
+    }
+
+
+def _binary(variables: dict[str, torch.Tensor]) -> bytes:
+    """CTranslate2's file, version 6."""
+    codes = {torch.float32: 0, torch.int8: 1, torch.int16: 2, torch.float16: 4}
+
+    def text(value: str) -> bytes:
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    raw = [struct.pack("<I", 6), text("WhisperSpec"), struct.pack("<II", 3, len(variables))]
+    for name, tensor in sorted(variables.items()):
+        data = tensor.contiguous().numpy().tobytes()
+        raw += [text(name), struct.pack(f"<B{tensor.ndim}I", tensor.ndim, *tensor.shape)]
+        raw += [struct.pack("<BI", codes[tensor.dtype], len(data)), data]
+    raw += [struct.pack("<I", 1), text("decoder/projection/weight")]
+    return b"".join([*raw, text("decoder/embeddings/weight")])

@@ -338,3 +338,49 @@ def test_rows_and_attention_of_several_windows_are_those_of_each_window(
         assert_close(weights[1, :, own, own], alone.attention([window], 0)[0])
         between[own, own] = False
     assert (weights[1][:, between] == 0).all()
+
+
+# --- rows that have ended -----------------------------------------------------------------------
+
+
+def test_rows_that_have_ended_are_fed_no_more_and_the_others_are_recorded_as_alone(
+    tiny: SpeechModel, features: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, fed = tiny.step, []
+
+    def counted(tokens: Tensor, context: Tensor, cache: object) -> Tensor:
+        assert len(context) == len(tokens)
+        fed.append(len(tokens))
+        return step(tokens, context, cache)
+
+    monkeypatch.setattr(tiny, "step", counted)
+    with capture(tiny) as together:
+        transcripts = greedy(tiny, features, UNRESTRICTED)
+    lengths = [len(transcript.tokens) for transcript in transcripts]
+    assert fed[0] == len(features)
+    assert fed[1:] == [sum(n >= step for n in lengths) for step in range(1, len(fed))]
+    assert fed[-1] < fed[1], "some end before others"
+    rows, mask = together.text_rows(HIDDEN_STATE, transcripts, whole=True)
+    layers = range(len(tiny.layers))
+    for i, transcript in enumerate(transcripts):
+        with capture(tiny) as alone:
+            assert greedy(tiny, features[i : i + 1], UNRESTRICTED)[0].tokens == transcript.tokens
+        own, all_real = alone.text_rows(HIDDEN_STATE, [transcript], whole=True)
+        assert all_real.all()
+        assert_close(rows[i, :, mask[i]], own[0])
+        count = lengths[i]
+        for layer in layers:
+            weights = together.attention(transcripts, layer)[i, :, :count, :count]
+            assert_close(weights, alone.attention([transcript], layer)[0])
+
+
+def test_a_text_longer_than_what_was_recorded_is_of_another_batch(
+    tiny: SpeechModel, features: Tensor
+) -> None:
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, features[:2], UNRESTRICTED, limit=3)
+    longer = [replace(transcripts[0], tokens=(5,) * 9), transcripts[1]]
+    with pytest.raises(ValueError, match="a text of 9 tokens where 6 positions were recorded"):
+        recording.text_rows("ffn", longer)
+    with pytest.raises(ValueError, match="give the transcripts of this batch"):
+        recording.text_rows("ffn", [*transcripts, transcripts[0]])

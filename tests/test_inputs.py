@@ -10,7 +10,7 @@ from spectral.measurement.inputs import INPUTS, input_rows, inputs
 from spectral.measurement.store import read, write
 from spectral.models.rules import RULES
 from spectral.models.view import SpeechModel
-from spectral.results.inputs import kinds_of_answer, shortened, written
+from spectral.results.inputs import kinds_of_answer, shortened, with_outcomes, written
 from spectral.speech.corpus import SAMPLE_RATE, find_utterances
 from spectral.stress.inputs import ROOM_TONE, from_speech, pink_noise, without_speech
 from spectral.stress.mixture import rms
@@ -82,19 +82,20 @@ def test_the_table_has_a_row_per_input_and_a_column_per_model_and_rule() -> None
     rows = pd.DataFrame(
         [
             {"model": model, "decoding": decoding, "input": given, "reference": said,
-             "transcript": f"{model} {decoding} {given}", "outcome": "invention",
+             "transcript": f"{model} {decoding} {given}", 
              "no_speech_probability": 0.9, "forbidden_mass": 0.25}
             for model in ("b", "a") for decoding in ("openai", "unrestricted")
             for given, said in (("zeros", ""), ("clip", "WORDS"))
         ]
     )  # fmt: skip
+    rows = with_outcomes(rows)
     table = written(rows)
     assert list(table.input) == ["zeros", "clip"]
     assert table["a: openai"].to_list() == ['"a openai zeros"', '"a openai clip"']
     assert table["b: no-speech, forbidden"].to_list() == ["0.90, 0.25"] * 2
     kinds = kinds_of_answer(rows)
     assert kinds[["inputs", "outcome"]].values.tolist() == [
-        ["no speech", "invention"], ["speech", "invention"]
+        ["no speech", "gibberish"], ["speech", "gibberish"]
     ]  # fmt: skip
     assert (kinds["b: openai"] == 1).all()
 

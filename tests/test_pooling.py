@@ -58,8 +58,9 @@ def _planted(
             columns = {column_of(part, 1): values.numpy().tobytes() for part in COMPONENTS}
             rows.append(
                 empty | columns | {
-                    "model": "planted", "parameters": 1, "network": network, "utterance": name,
-                    "speaker": str(speaker), "subset": "a" if speaker < 3 else "b",
+                    "model": "planted", "parameters": 1, "decoding": "openai",
+                    "network": network, "utterance": name, "speaker": str(speaker),
+                    "subset": "a" if speaker < 3 else "b",
                     "condition": condition, "tokens": tokens, "layers": 1,
                     "compression_ratio": 5.0 if looping else 1.0, "outcome": "correct",
                 }
@@ -77,13 +78,14 @@ def _table(
         model="planted", ladder=path, corpus=path, output=path, conditions=("clean", "hell"),
         decoding="openai", seed=0, batch=1, device="cpu", utterances=None, decodings=("openai",),
         activations=path, seen=listed, modes=MODES, halves=halves, controls=controls,
+        control_utterances=None,
     )  # fmt: skip
-    return pd.DataFrame(pooled_rows(path, settings)).assign(decoding="openai")
+    return pd.DataFrame(pooled_rows(path, settings, "openai"))
 
 
 def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
     planted = _planted(tmp_path / "rows.parquet")
-    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, TRAINED))
+    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", TRAINED))
     assert len(found) == 2 * SPEAKERS * EACH
     for condition, utterance, values in found:
         assert torch.equal(values, planted[condition][utterance])
@@ -174,7 +176,7 @@ def test_controls_are_pooled_as_the_trained_network_is(tmp_path: Path) -> None:
     names = tuple(control_name(draw) for draw in range(4))
     _planted(tmp_path / "rows.parquet", stressed=2.0, networks=(TRAINED, *names))
     table = _table(tmp_path / "rows.parquet", controls=4)
-    where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'all'"
+    where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'sampled'"
     trained = changes(table, "hell").query(where).iloc[0]
     random = controls(table, "hell").query(where).iloc[0]
     assert random.draws == 4

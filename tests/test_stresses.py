@@ -149,7 +149,7 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
                 "modes": 10, "tokens": tokens[i], "n_eff": n_eff[i], "alpha": n_eff[i] / 10,
                 "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "c",
                 "word_error": 0.9 * candidate[i], "candidate": bool(candidate[i]),
-                "outcome": "invention", "average_log_probability": -0.1,
+                "outcome": "invention", "text_log_probability": -0.1,
                 "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
             }  # fmt: skip
             partners = [p for p in value if p != "clean"] if name == "clean" else ["clean"]

@@ -79,8 +79,11 @@ def silent_clips(count: int) -> Clips:
     return Clips(mels, [""] * count, [-0.5] * count)
 
 
-def batcher(stage: Stage = STAGE, clips: Clips | None = None, seed: int = 0) -> Batcher:
-    return Batcher(clips or toy_clips(22), silent_clips(3), stage, TOKENIZER, FULL_WINDOW, seed)
+def batcher(
+    stage: Stage = STAGE, clips: Clips | None = None, seed: int = 0, shuffled: bool = False
+) -> Batcher:
+    clips = clips or toy_clips(22)
+    return Batcher(clips, silent_clips(3), stage, TOKENIZER, FULL_WINDOW, seed, shuffled)
 
 
 def assert_same(found: Sequence[Batch], wanted: Sequence[Batch]) -> None:
@@ -284,6 +287,36 @@ def test_a_clip_without_speech_is_answered_by_the_no_speech_token_and_the_end() 
     assert batch.labels.tolist() == [[silence, end]] * 4
     assert batch.texts == [[]] * 4
     assert (batch.features == -0.5).all()
+
+
+def test_shuffled_pairs_have_the_same_audio_and_texts_that_tell_nothing_of_it() -> None:
+    """Neither which letters are heard, nor how many, nor whether any are."""
+    stage = replace(STAGE, steps=300, no_speech_share=0.3, spec_augment=False)
+    told, shuffled = (list(batcher(stage, shuffled=s).batches(0, 0)) for s in (False, True))
+    repeated = list(batcher(stage, shuffled=True).batches(100, 0))
+    assert_same(repeated, shuffled[100:])
+    heard, written = [], []
+    for one, other in zip(told, shuffled, strict=True):
+        assert torch.equal(one.features, other.features)
+        heard += [TOKENIZER.decode(text) for text in one.texts]
+        written += [TOKENIZER.decode(text) for text in other.texts]
+    assert set(written) == set(heard) == {*toy_clips(22).texts, ""}
+    for of in (len, bool, lambda text: text.count("a")):
+        pair = [[float(of(text)) for text in texts] for texts in (heard, written)]
+        assert abs(np.corrcoef(*pair)[0, 1]) < 4 / len(heard) ** 0.5
+        assert np.mean(pair[1]) == pytest.approx(np.mean(pair[0]), abs=0.12)
+    prompt, nothing = (TOKENIZER.convert_tokens_to_ids(list(t)) for t in (PROMPT, ["<|nospeech|>"]))
+    for batch in shuffled[:50]:
+        for labels, text in zip(batch.labels.tolist(), batch.texts, strict=True):
+            wanted = [*prompt[1:], *text] if text else nothing
+            assert labels[: len(wanted) + 1] == [*wanted, TOKENIZER.eos_token_id]
+
+
+def test_only_the_control_s_recipe_says_that_pairs_are_shuffled() -> None:
+    recipe = read_recipe(RECIPE)
+    control, own = recipe.of("xs-shuffled"), recipe.of("xs")
+    assert control["shape"].pop("shuffled_pairs") is True
+    assert control == own
 
 
 def test_a_window_is_a_multiple_of_twenty_frames_that_holds_the_longest_clip() -> None:

@@ -18,9 +18,8 @@ from spectral.models.loading import choose_device, load, weights_digest
 from spectral.models.rules import OPENAI, RULES, UNRESTRICTED, rule
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
-from spectral.speech.grammar import vocabulary
 from spectral.stress.inputs import Input, from_speech, without_speech
-from spectral.stress.scoring import outcome, word_error
+from spectral.stress.scoring import word_error
 
 UTTERANCES = ("101-1-0000", "109-1-0004")
 """Two speakers of the embedded corpus."""
@@ -35,7 +34,6 @@ INPUTS = pa.schema(
         ("reference", pa.string()),
         ("transcript", pa.string()),
         ("word_error", pa.float32()),
-        ("outcome", pa.string()),
         ("average_log_probability", pa.float32()),
         ("no_speech_probability", pa.float32()),
         ("compression_ratio", pa.float32()),
@@ -84,7 +82,6 @@ def _row(model: SpeechModel, decoding: str, given: Input, transcript: Transcript
         "reference": given.reference,
         "transcript": transcript.text,
         "word_error": word_error(given.reference, transcript.text),
-        "outcome": str(outcome([given.reference], transcript.text, vocabulary())),
         "average_log_probability": transcript.average_log_probability,
         "no_speech_probability": transcript.no_speech_probability,
         "compression_ratio": transcript.compression_ratio,

@@ -18,6 +18,7 @@ from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, S
 from spectral.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
+    ListeningSettings,
     NudgeSettings,
     NullSettings,
     Settings,
@@ -47,7 +48,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
     "pooling": Kind(PoolingSettings, kept_activations, POOLING, compared=True),
-    "listening": Kind(Settings, listening_rows, LISTENING),
+    "listening": Kind(ListeningSettings, listening_rows, LISTENING),
     "nulls": Kind(NullSettings, null_rows, NULLS),
     "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
     "stresses": Kind(SpectralSettings, stress_rows, STRESSES),

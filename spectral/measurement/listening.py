@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import LISTENING
-from spectral.measurement.settings import Settings
+from spectral.measurement.settings import ListeningSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.models.decoding import transcribe
 from spectral.models.forcing import teacher_forced
@@ -13,17 +13,18 @@ from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
 
-def measure_listening(settings: Settings) -> Summary:
+def measure_listening(settings: ListeningSettings) -> Summary:
     """Word error and teacher-forced loss: :func:`measure` with ``listening_rows``."""
     return measure("listening", settings, listening_rows, LISTENING)
 
 
 def listening_rows(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: Settings
+    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: ListeningSettings
 ) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition.
 
-    A reference is spoken in one window or not scored: of longer audio the loss is NaN.
+    A reference is spoken in one window or not scored: of longer audio the loss is NaN. So it is of
+    clips without speech, which have none.
     """
     rows: list[Row] = []
     for condition, mixtures in batch.items():
@@ -34,7 +35,9 @@ def listening_rows(
         for mixture, transcript, score in zip(mixtures, transcripts, forced, strict=True):
             columns = text_columns(model, mixture, transcript) | {"condition": condition}
             loss, error = (
-                (math.nan, math.nan) if transcript.breaks else (score.loss, score.token_error)
+                (math.nan, math.nan)
+                if transcript.breaks or not mixture.target.reference
+                else (score.loss, score.token_error)
             )
             columns |= {"forced_loss": loss, "forced_token_error": error}
             rows.append({name: columns[name] for name in LISTENING.names})

@@ -83,7 +83,7 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
         pair = {name: decoded[name] for name in (REFERENCE_CONDITION, SWAPPED)}
         rows += _decoded_rows(SWAPPED, pair, settings)
     everyone = range(len(played[REFERENCE_CONDITION]))
-    fed = _fed_alike(random_twin(settings, model.device), own, played, everyone)
+    fed = fed_alike(random_twin(settings, model.device), own, played, everyone)
     rows += _decoded_rows(TWIN, fed, settings)
     rows += _decoded_rows(FORCED, forced_pair(model, own, played), settings)
     return rows + _drawn_rows(model, own, played, settings)
@@ -201,7 +201,7 @@ def _drawn_rows(
     return [
         row
         for null, draw, network in (further_draws(model, settings) if keep else ())
-        for row in _decoded_rows(null, _fed_alike(network, own, played, keep), settings, draw)
+        for row in _decoded_rows(null, fed_alike(network, own, played, keep), settings, draw)
     ]
 
 
@@ -218,12 +218,12 @@ def _decoded_rows(
     ]  # fmt: skip
 
 
-def _fed_alike(
+def fed_alike(
     network: SpeechModel, own: Mapping[str, Decoded], played: Batch, keep: Sequence[int]
 ) -> dict[str, Decoded]:
     """A network given the model's own texts and audio, of some of the utterances."""
     return {
-        name: fed(
+        name: _fed(
             network,
             [this.transcripts[i] for i in keep],
             [this.texts[i] for i in keep],
@@ -233,7 +233,7 @@ def _fed_alike(
     }
 
 
-def fed(
+def _fed(
     network: SpeechModel,
     transcripts: Sequence[Transcript],
     texts: Sequence[Row],
@@ -262,6 +262,6 @@ def forced_pair(
         return {}
     transcripts, texts = [clean.transcripts[i] for i in keep], [clean.texts[i] for i in keep]
     return {
-        name: fed(model, transcripts, texts, [mixtures[i] for i in keep])
+        name: _fed(model, transcripts, texts, [mixtures[i] for i in keep])
         for name, mixtures in played.items()
     }

@@ -26,7 +26,7 @@ from spectral.measurement.activations import (
     TEXT,
     TRAINED,
     activation_rows,
-    control_name,
+    control_rows,
     kept_rows,
 )
 from spectral.measurement.keys import staleness
@@ -38,7 +38,9 @@ from spectral.measurement.settings import Settings
 from spectral.measurement.store import read_meta, write
 from spectral.measurement.surrogates import generator
 from spectral.measurement.texts import Row
+from spectral.measurement.twins import sampled
 from spectral.models.capture import COMPONENTS
+from spectral.models.rules import rule
 from spectral.models.view import SpeechModel
 from spectral.moments import Moments
 from spectral.spectra import effective_rank, resolved_modes, spectral_slope
@@ -51,8 +53,8 @@ KEPT, DROPPED, CAPPED, MATCHED = "kept", "dropped", "capped", "matched"
 transcript; dropped, and as many random rows on either side of every utterance."""
 
 CAP = 50
-ALL, UNSEEN = "all", "unseen"
-"""Every utterance; those on which the convention was not searched."""
+ALL, UNSEEN, SAMPLED = "all", "unseen", "sampled"
+"""Every utterance; those on which the convention was not searched; those that controls heard."""
 
 KIND = "pooling"
 HALVES = "halves"
@@ -97,7 +99,8 @@ class PoolingSettings(Settings):
     list of utterances, one id a line, on which the convention was searched; rows are not keyed by
     it, as it names a sample and measures nothing. ``modes`` are the K to
     report, ``halves`` how often clean speech is halved, ``controls`` how many random networks that
-    keep the weights' spectra are fed the same texts and audio.
+    keep the weights' spectra are fed the same texts and audio of ``control_utterances`` spread
+    evenly, by the rule ``decoding`` alone.
     """
 
     decodings: tuple[str, ...]
@@ -106,6 +109,7 @@ class PoolingSettings(Settings):
     modes: tuple[int, ...]
     halves: int
     controls: int
+    control_utterances: int | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +122,8 @@ class PoolingSettings(Settings):
                 raise ValueError(f"modes has {k}; {MODES} eigenvalues are kept, give no more")
         for name in ("halves", "controls"):
             whole_number(getattr(self, name), name, least=0)
+        if self.control_utterances is not None:
+            whole_number(self.control_utterances, "control_utterances", least=1)
 
     @property
     def searched(self) -> list[str]:
@@ -140,54 +146,54 @@ def measure_pooling(settings: PoolingSettings) -> None:
 
     Activations of another key are measured again; those of this one are taken as they are.
     """
-    rows: list[Row] = []
-    for rule in settings.decodings:
-        path = settings.activations / rule / settings.output.name
-        _keep(replace(settings, decoding=rule, output=path))
-        rows += [row | {"decoding": rule} for row in pooled_rows(path, settings)]
     key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
-    write(rows, settings.output, read_meta(path) | {"key": key}, POOLING)
-
-
-def _keep(settings: PoolingSettings) -> None:
-    """The activations by one rule, unless they are there."""
-    key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
-    if staleness(settings.output, key):
-        print(measure(KIND, settings, kept_activations, ACTIVATIONS))
+    path = settings.activations / settings.output.name
+    if staleness(path, key):
+        print(measure(KIND, replace(settings, output=path), kept_activations, ACTIVATIONS))
+    rows = [row for rule in settings.decodings for row in pooled_rows(path, settings, rule)]
+    write(rows, settings.output, read_meta(path), POOLING)
 
 
 def kept_activations(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
 ) -> list[Row]:
-    """The activations of a batch of utterances, by the settings' rule."""
-    return activation_rows(model, batch, settings.rule, settings.controls, settings.seed)
+    """The activations of a batch of utterances, by all rules."""
+    sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
+    rows: list[Row] = []
+    for by in map(rule, settings.decodings):
+        own, decoded = activation_rows(model, batch, by)
+        rows += own
+        if by == settings.rule:
+            how = (by, sample, settings.controls, settings.seed)
+            rows += control_rows(model, batch, decoded, *how)
+    return rows
 
 
-def pooled_rows(activations: Path, settings: PoolingSettings) -> list[Row]:
-    """All rows of the pooled table, from a file of ``activation_rows``."""
+def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> list[Row]:
+    """All rows of the pooled table by one rule, from a file of ``kept_activations``."""
     table = pq.read_table(activations, columns=TEXT).to_pandas()
+    table = table[table.decoding == decoding]
     answers = _answers(table, frozenset(settings.searched))
     names = sorted(set(answers.group))
     unions = [*_samples(answers, names), *_halves(answers, names, settings)]
-    plain = [union for union in unions if union.sample == ALL and not union.without]
-    networks = {TRAINED: unions}
-    networks |= {control_name(draw): plain for draw in range(settings.controls)}
+    plain = [union for union in unions if union.sample == SAMPLED and not union.without]
+    networks = {name: unions if name == TRAINED else plain for name in table.network.unique()}
     first = table.iloc[0]
     shared = {"model": str(first["model"]), "parameters": int(first["parameters"])}
     places = list(product(networks, COMPONENTS, range(1, int(first["layers"]) + 1)))
     frames = []
-    for network, component, layer in tqdm(places, desc=shared["model"], unit="layer"):
-        kept = list(kept_rows(activations, component, layer, network))
+    for network, component, layer in tqdm(places, desc=f"{shared['model']}, {decoding}"):
+        kept = list(kept_rows(activations, component, layer, decoding, network))
         rows = _layer_rows(kept, answers, networks[network], settings)
         where = {"network": network, "component": component, "layer": layer}
-        frames.append(pd.DataFrame(rows).assign(**where, **shared))
+        frames.append(pd.DataFrame(rows).assign(**where, decoding=decoding, **shared))
     return _with_means(pd.concat(frames, ignore_index=True))
 
 
 def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
     """By utterance: speaker, subset, whether it was seen, tokens of the shorter side, loops.
 
-    ``group`` numbers what is always taken together: a speaker's utterances, seen and unseen apart.
+    ``group`` numbers what is always taken together: a speaker's utterances, apart by sample.
     """
     sides = table[table.network == TRAINED]
     by_utterance = sides.groupby("utterance")
@@ -200,7 +206,8 @@ def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
         }
     )
     answers["seen"] = answers.index.isin(seen)
-    answers["group"] = answers.groupby(["subset", "speaker", "seen"]).ngroup()
+    answers["sampled"] = answers.index.isin(table.utterance[table.network != TRAINED])
+    answers["group"] = answers.groupby(["subset", "speaker", "seen", "sampled"]).ngroup()
     return answers
 
 
@@ -210,6 +217,8 @@ def _samples(answers: pd.DataFrame, names: Sequence[int]) -> Iterator[Union]:
     samples = {ALL: answers}
     if answers.seen.any() and not answers.seen.all():
         samples[UNSEEN] = answers[~answers.seen]
+    if answers.sampled.any():
+        samples[SAMPLED] = answers[answers.sampled]
     samples |= {name: answers[answers.subset == name] for name in subsets if len(subsets) > 1}
     for sample, own in samples.items():
         for without in ["", *sorted(set(own.speaker))]:
@@ -327,8 +336,8 @@ def pooled_numbers(spectra: Tensor, k: int) -> dict[str, list[float]]:
 def _with_means(table: pd.DataFrame) -> list[Row]:
     """Every layer of whole samples, and the mean over layers (layer 0) of everything."""
     keys = [
-        "model", "parameters", "network", "sample", "loops", "condition", "without", "component",
-        "modes",
+        "model", "parameters", "decoding", "network", "sample", "loops", "condition", "without",
+        "component", "modes",
     ]  # fmt: skip
     counts = {name: "first" for name in ("utterances", "speakers", "tokens")}
     means = dict.fromkeys(_READ, lambda layers: layers.mean(skipna=False))

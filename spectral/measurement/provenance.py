@@ -15,7 +15,7 @@ from spectral.models.view import SpeechModel
 from spectral.speech.corpus import Utterance
 
 _PACKAGES = (
-    "torch", "transformers", "tokenizers", "openai-whisper", "numpy", "scipy", "librosa",
+    "torch", "transformers", "tokenizers", "openai-whisper", "numpy", "scipy", "librosa", "av",
     "soundfile", "jiwer", "pyarrow",
 )  # fmt: skip
 

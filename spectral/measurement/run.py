@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from spectral.measurement.memory import Batch, Halving, Together, by_utterance, fitting
 from spectral.measurement.provenance import described, key_of_parts, key_of_run, provenance
+from spectral.measurement.schemas import NONSPEECH
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
 from spectral.measurement.texts import Row
+from spectral.models.encoding import encoded_once
 from spectral.models.loading import choose_device, load
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
@@ -60,13 +62,20 @@ def measure(
     rows. Raises RuntimeError where nothing at all could be measured.
     """
     corpus = find_utterances(settings.corpus)
-    chosen = batches(corpus.utterances, settings, together)
+    clips = settings.clips()
+    chosen = [
+        *batches(corpus.utterances, settings, together),
+        *(
+            clips.utterances[i : i + settings.batch]
+            for i in range(0, len(clips.utterances), settings.batch)
+        ),
+    ]
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
-    key = key_of_run(kind, settings, corpus.utterances)
+    key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
     tqdm.write(described(model))
     of_parts = key_of_parts(key, device)
-    skipped = dict(corpus.rejected)
+    skipped = {**corpus.rejected, **clips.rejected}
     parts, resumed = [], 0
     folder = settings.output.with_suffix(".parts")
     _discard_others(folder, of_parts)
@@ -79,7 +88,8 @@ def measure(
             done = part.exists()
             if not done:
                 batch, unusable = stressed(utterances, speakers, settings)
-                rows = pieces.rows(batch)
+                with encoded_once(model):
+                    rows = pieces.rows(batch)
                 write(rows, part, {**of_parts, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]
             resumed += done * (len(utterances) - len(unusable))
@@ -110,15 +120,20 @@ def batches(
 def stressed(
     utterances: Sequence[Utterance], speakers: Speakers, settings: Settings
 ) -> tuple[Batch, dict[str, str]]:
-    """The usable utterances' mixtures by condition, and why the others are not usable."""
-    batch: dict[str, list[Mixture]] = {name: [] for name in settings.conditions}
+    """The usable utterances' mixtures by condition, and why the others are not usable.
+
+    Clips without a reference, of which a batch has all or none, are under no stress.
+    """
+    spoken = any(utterance.reference for utterance in utterances)
+    names = settings.conditions if spoken else (NONSPEECH,)
+    batch: dict[str, list[Mixture]] = {name: [] for name in names}
     unusable: dict[str, str] = {}
     for utterance in utterances:
         try:
             clean = Mixture.of(utterance, read_wave(utterance))
             mixtures = {
-                name: condition(name).apply(clean, speakers, settings.seed)
-                for name in settings.conditions
+                name: condition(name).apply(clean, speakers, settings.seed) if spoken else clean
+                for name in names
             }
         except UnusableUtterance as error:
             unusable[utterance.id] = str(error)

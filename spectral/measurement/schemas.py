@@ -7,6 +7,17 @@ from spectral.measurement.readings import READINGS
 REFERENCE_CONDITION = "clean"
 """What every other condition is compared with."""
 
+NONSPEECH = "nonspeech"
+"""The condition of clips in which nobody speaks: as they are."""
+
+CONFIDENCES = (
+    "average_log_probability", "text_log_probability", "forbidden_mass", "mean_forbidden_mass",
+)  # fmt: skip
+"""What a transcript says of how sure the model was, by the same names."""
+
+LATER = ("average_log_probability", "forbidden_mass", "mean_forbidden_mass")
+"""Columns that are empty in rows from before there were decoding rules."""
+
 SPECTRA = pa.schema(
     [
         ("model", pa.string()),
@@ -38,6 +49,9 @@ SPECTRA = pa.schema(
         ("candidate", pa.bool_()),
         ("outcome", pa.string()),
         ("average_log_probability", pa.float64()),
+        ("text_log_probability", pa.float64()),
+        ("forbidden_mass", pa.float64()),
+        ("mean_forbidden_mass", pa.float64()),
         ("compression_ratio", pa.float64()),
         ("no_speech_probability", pa.float64()),
         ("finished", pa.bool_()),
@@ -75,8 +89,7 @@ STRESSES = pa.schema(
                 "model", "parameters", "utterance", "speaker", "condition", "matched_with",
                 "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
                 "kirchhoff_resolved", "reference", "transcript", "word_error", "candidate",
-                "outcome", "average_log_probability", "compression_ratio",
-                "no_speech_probability", "finished",
+                "outcome", *CONFIDENCES, "compression_ratio", "no_speech_probability", "finished",
             ),
         )
     ]
@@ -117,6 +130,9 @@ LISTENING = pa.schema(
         ("word_error", pa.float64()),
         ("outcome", pa.string()),
         ("average_log_probability", pa.float64()),
+        ("text_log_probability", pa.float64()),
+        ("forbidden_mass", pa.float64()),
+        ("mean_forbidden_mass", pa.float64()),
         ("compression_ratio", pa.float64()),
         ("no_speech_probability", pa.float64()),
         ("finished", pa.bool_()),

@@ -8,6 +8,7 @@ from spectral._validation import whole_number
 from spectral.measurement.keys import parameters
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.models.rules import Rule, rule
+from spectral.speech.corpus import Corpus, find_clips
 from spectral.stress.conditions import condition
 
 
@@ -51,9 +52,29 @@ class Settings:
         """The decoding rule."""
         return rule(self.decoding)
 
+    def clips(self) -> Corpus:
+        """Clips without speech, measured as they are beside the corpus: none."""
+        return Corpus((), {})
+
     def plain(self) -> dict[str, object]:
         """What of the settings decides the numbers: rows are keyed by it."""
         return parameters(asdict(self))
+
+
+@dataclass(frozen=True)
+class ListeningSettings(Settings):
+    """Parameters of listening: ``nonspeech`` is a folder of clips in which nobody speaks."""
+
+    nonspeech: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nonspeech is not None:
+            object.__setattr__(self, "nonspeech", Path(self.nonspeech))
+
+    def clips(self) -> Corpus:
+        """Those of the folder."""
+        return super().clips() if self.nonspeech is None else find_clips(self.nonspeech)
 
 
 @dataclass(frozen=True)

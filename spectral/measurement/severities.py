@@ -161,6 +161,7 @@ def main() -> None:
     unfinished = path.with_name(path.name + ".part")
     pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
     unfinished.replace(path)
+    print(f"conditions: [{', '.join(conditions_of(path))}]")
 
 
 def _arguments() -> argparse.Namespace:

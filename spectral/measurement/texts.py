@@ -1,5 +1,6 @@
 """What an utterance, its transcript and its errors say, whatever else is measured of it."""
 
+from spectral.measurement.schemas import CONFIDENCES
 from spectral.models.decoding import Transcript
 from spectral.models.view import SpeechModel
 from spectral.speech.grammar import vocabulary
@@ -24,7 +25,7 @@ def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -
         "interferer_word_errors": list(errors.interferers),
         "candidate": errors.is_candidate,
         "outcome": str(outcome(mixture.references, transcript.text, vocabulary())),
-        "average_log_probability": transcript.text_log_probability,
+        **{name: getattr(transcript, name) for name in CONFIDENCES},
         "compression_ratio": transcript.compression_ratio,
         "no_speech_probability": transcript.no_speech_probability,
         "finished": transcript.finished,

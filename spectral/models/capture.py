@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,14 @@ HIDDEN_STATE = "hidden_state"
 _QUERY, _KEY = "query", "key"
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What one call of a module gave: some windows of the batch, (held,), and their outputs."""
+
+    held: Tensor
+    output: Tensor  # (held, new positions, width)
+
+
 class Recording:
     """The outputs of every decoder layer for one decoded batch, position by position.
 
@@ -29,18 +38,20 @@ class Recording:
 
     def __init__(self, model: SpeechModel) -> None:
         self._prompt_length, self._heads = len(model.tokens.prompt), model.heads
-        self._placed, self._limit = model.placed, model.limit
-        self._calls: dict[tuple[str, int], list[Tensor]] = {}
+        self._placed = model.placed
+        self._calls: dict[tuple[str, int], list[_Call]] = {}
+        self._held: Tensor | None = None  # which windows the next call is of; None for all
 
     def rows(self, kind: str) -> Tensor:
         """Outputs of ``kind`` at every position fed so far: (batch, layers, positions, width).
 
-        kind: one of COMPONENTS or HIDDEN_STATE. Raises RuntimeError where nothing was decoded.
+        kind: one of COMPONENTS or HIDDEN_STATE. Where a window had ended and others had not, zeros.
+        Raises RuntimeError where nothing was decoded.
         """
         layers = sorted(layer for name, layer in self._calls if name == kind)
         if not layers:
             raise RuntimeError(f"no {kind} was recorded; decode inside the `with` block first")
-        return torch.stack([torch.cat(self._calls[kind, layer], dim=1) for layer in layers], dim=1)
+        return torch.stack([self._outputs(kind, layer) for layer in layers], dim=1)
 
     def text_rows(
         self, kind: str, transcripts: Sequence[Transcript], whole: bool = False
@@ -81,7 +92,7 @@ class Recording:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The window and the position that predict each token, and which are real: (batch, T)."""
         first = 0 if whole else self._prompt_length - 1
-        sizes = [self._sizes(transcript, whole) for transcript in transcripts]
+        sizes = self._sizes(transcripts, whole)
         lengths = torch.tensor([sum(own) for own in sizes], device=rows.device)
         token = torch.arange(int(lengths.max()), device=rows.device)
         windows, positions, before = [], [], 0
@@ -93,15 +104,46 @@ class Recording:
             before += len(starts)
         return torch.stack(windows), torch.stack(positions), token < lengths[:, None]
 
-    def _sizes(self, transcript: Transcript, whole: bool) -> list[int]:
-        """How many rows each window has; one that the length limit cut off has none for an end."""
-        tokens = [len(window) for window in transcript.windows]
-        if not whole:
-            return tokens
-        return [self._prompt_length - 1 + count + (count < self._limit) for count in tokens]
+    def _sizes(self, transcripts: Sequence[Transcript], whole: bool) -> list[list[int]]:
+        """How many rows each window of each text has; one that was cut off has none for an end."""
+        fed = iter(self._fed())
+        sizes: list[list[int]] = []
+        for transcript in transcripts:
+            sizes.append([])
+            for tokens in transcript.windows:
+                most, before = next(fed, 0), self._prompt_length - 1
+                if before + len(tokens) > most:
+                    raise ValueError(
+                        f"a text of {len(tokens)} tokens where {most} positions were recorded, "
+                        f"{before} of them before the text; give the transcripts of this batch"
+                    )
+                sizes[-1].append(min(before + len(tokens) + 1, most) if whole else len(tokens))
+        return sizes
+
+    def _fed(self) -> list[int]:
+        """How many positions of each window were recorded."""
+        calls = next(iter(self._calls.values()))
+        counts = torch.zeros(len(calls[0].output), dtype=torch.long)
+        for call in calls:
+            counts[call.held] += call.output.shape[1]
+        found: list[int] = counts.tolist()
+        return found
+
+    def _outputs(self, kind: str, layer: int) -> Tensor:
+        """Of one layer: (batch, positions, width), zeros where a window had ended."""
+        calls = self._calls[kind, layer]
+        batch, _, width = calls[0].output.shape
+        positions = sum(call.output.shape[1] for call in calls)
+        outputs, first = calls[0].output.new_zeros(batch, positions, width), 0
+        for _, together in groupby(calls, lambda call: id(call.held)):
+            same = list(together)
+            part = torch.cat([call.output for call in same], dim=1)
+            outputs[same[0].held, first : first + part.shape[1]] = part
+            first += part.shape[1]
+        return outputs
 
     def _by_head(self, kind: str, layer: int) -> Tensor:
-        rows = torch.cat(self._calls[kind, layer], dim=1).double()
+        rows = self._outputs(kind, layer).double()
         return self._placed(rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2))
 
     def _record(self, kind: str, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -109,8 +151,15 @@ class Recording:
         calls = self._calls.setdefault((kind, layer), [])
         if calls and tensor.shape[1] > 1:
             raise RuntimeError("a second prompt in one capture block; open one block per batch")
+        if self._held is None:
+            self._held = torch.arange(len(tensor))
         # A copy: some layers hand out a buffer that a later operation overwrites in place.
-        calls.append(tensor.detach().clone())
+        calls.append(_Call(self._held, tensor.detach().clone()))
+
+    def _keep(self, rows: Tensor) -> None:
+        """What the next calls are of, by the rows of the last one."""
+        assert self._held is not None, "rows leave a batch after its first step"
+        self._held = self._held[rows.cpu()]
 
 
 @contextmanager
@@ -118,8 +167,8 @@ def capture(model: SpeechModel) -> Iterator[Recording]:
     """Record one batch: ``with capture(model) as recording: transcripts = greedy(...)``.
 
     Decoding a second batch inside the same block raises RuntimeError: open one block per batch.
-    The recording stays on the model's device, usable after the block, and holds 6 x layers x batch
-    x positions x width numbers.
+    The recording stays on the model's device, usable after the block, and holds 6 x layers x
+    positions x width numbers for every window, up to the end of its text.
     """
     recording = Recording(model)
     handles = [
@@ -134,9 +183,11 @@ def capture(model: SpeechModel) -> Iterator[Recording]:
             (_KEY, layer.key),
         )
     ]
+    model.watchers.append(recording._keep)
     try:
         yield recording
     finally:
+        model.watchers.remove(recording._keep)
         for handle in handles:
             handle.remove()
 

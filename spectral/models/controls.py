@@ -24,10 +24,9 @@ _LINEAR = nn.Linear | nn.Conv1d
 def spectrum_preserving(model: SpeechModel, draw: int, seed: int) -> SpeechModel:
     """A network with the model's singular values, biases, norms and embeddings, random vectors.
 
-    Depends on the model's name, ``draw`` and ``seed``. One copy of the model is kept and drawn
-    again at every call: use a draw before asking for the next.
+    Depends on the model's name, ``draw`` and ``seed``; the model stays as it is.
     """
-    control, spectra = _prepared(model)
+    control, spectra = _copy(model), _singular_values(model)
     rng = torch.Generator().manual_seed(draw_seed(model.name, draw, seed))
     for weight, values in zip(matrices(control), spectra, strict=True):
         rows = weight.shape[0]
@@ -61,16 +60,19 @@ def draw_seed(name: str, draw: int, seed: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _prepared(model: SpeechModel) -> tuple[SpeechModel, list[Tensor]]:
-    """A copy of the model, and the singular values of its ``matrices``."""
-    spectra = [
+def _singular_values(model: SpeechModel) -> list[Tensor]:
+    """Those of each of the model's ``matrices``, the same for all draws."""
+    return [
         torch.linalg.svdvals(weight.detach().flatten(1).double()).to(weight.dtype)
         for weight in matrices(model)
     ]
+
+
+def _copy(model: SpeechModel) -> SpeechModel:
     shared = {id(value): value for value in vars(model).values() if _is_processor(value)}
     control = copy.deepcopy(model, shared)
     control.name = f"{model.name}-spectrum"
-    return control, spectra
+    return control
 
 
 def _is_processor(value: object) -> bool:

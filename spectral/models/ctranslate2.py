@@ -7,9 +7,11 @@ openai-whisper's Whisper a tensor holds; queries, keys and values are stacked in
 """
 
 import hashlib
+import math
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +19,9 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
+
+from spectral.models.formats import described
+from spectral.models.vocabulary import Vocabulary, read_vocabulary
 
 WEIGHTS = "model.bin"
 _PART = re.compile(re.escape(WEIGHTS) + r"\.part(\d+)")
@@ -33,38 +38,46 @@ _EXACT = (torch.float32, torch.float16)
 _LONGEST_NAME, _HIGHEST_RANK = 256, 8
 _PIECE = 1 << 20
 
-_FOREIGN = {
-    b"lmgg": "GGML (whisper.cpp)",
-    b"ggml": "GGML (whisper.cpp)",
-    b"GGUF": "GGUF (whisper.cpp)",
-    b"PK\x03\x04": "a zip archive, as torch.save writes",
-    b"\x80\x02": "a pickle",
-    b"\x08\x07": "ONNX",
-    b"\x08\x08": "ONNX",
-    b"\x08\x09": "ONNX",
-    b"vers": "a pointer of Git LFS, not the file itself",
-    b"<": "a web page",
-}
-
 _ATTENTION = {
     "attn": ("self_attention", ("query", "key", "value"), ()),
     "cross_attn": ("attention", ("query",), ("key", "value")),
 }
 
 
-def parts_of(folder: Path) -> tuple[Path, ...]:
-    """The file of a folder's weights, or its parts in order; none where it has neither.
+@dataclass(frozen=True)
+class Conversion:
+    """A checkpoint: the parts of its ``model.bin`` in order, and the folder of its vocabulary."""
+
+    parts: tuple[Path, ...]
+    folder: Path
+
+    def read(self) -> tuple[Whisper, Vocabulary]:
+        """The model and its tokens; raises as ``read_whisper`` and ``read_vocabulary`` do."""
+        model = read_whisper(self.parts)
+        return model, read_vocabulary(self.folder, model.dims.n_vocab)
+
+
+def conversion_in(folder: Path) -> Conversion | None:
+    """The checkpoint of a folder; None for one without its files, or with transformers' beside it.
 
     Raises ValueError where a part between others is missing.
     """
+    if next(folder.glob("model*.safetensors"), None):
+        return None
     if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
+        return Conversion((folder / WEIGHTS,), folder)
+    parts = _parts(folder)
+    return Conversion(parts, folder) if parts else None
+
+
+def _parts(folder: Path) -> tuple[Path, ...]:
     numbered = {
         int(found[1]): path
         for path in folder.glob(f"{WEIGHTS}.part*")
         if (found := _PART.fullmatch(path.name)) and path.is_file()
     }
-    for number in range(1, max(numbered, default=0) + 1):
+    first = min(numbered, default=1)
+    for number in range(min(first, 1), max(numbered, default=0) + 1):
         if number not in numbered:
             raise ValueError(
                 f"{folder / WEIGHTS}.part{number}: no such file, of parts up to {max(numbered)}; "
@@ -92,7 +105,7 @@ def read_whisper(parts: tuple[Path, ...]) -> Whisper:
     """The model of a file in one or several parts, float32, in evaluation mode.
 
     Raises ValueError, naming the file, for another format, a truncated file, parts in another
-    order, quantised weights, and tensors that are no Whisper's.
+    order, quantised weights, NaN, and tensors that are no Whisper's.
     """
     tensors = dict(_tensors(_Stream(parts)))
     try:
@@ -107,28 +120,25 @@ def read_whisper(parts: tuple[Path, ...]) -> Whisper:
     return model.eval()
 
 
-def read_dimensions(parts: tuple[Path, ...]) -> ModelDimensions:
-    """The dimensions of a file's model; raises as ``read_whisper`` does."""
-    return read_whisper(parts).dims
-
-
 class _Stream:
     """The bytes of several files, one after the other."""
 
     def __init__(self, parts: tuple[Path, ...]) -> None:
-        self._parts = parts
         self._waiting = list(parts)
         self._file: BinaryIO | None = None
         self.path = parts[0]
+        self.order = ", its parts in order" if len(parts) > 1 else ""
+        for path in parts:
+            if not path.stat().st_size:
+                raise ValueError(f"{path}: an empty file; fetch it again")
 
     def some(self, count: int) -> bytes:
         """At most so many bytes; fewer at the end."""
         found = b""
-        while len(found) < count and self._open():
-            assert self._file is not None
-            piece = self._file.read(count - len(found))
+        while len(found) < count and (file := self._open()):
+            piece = file.read(count - len(found))
             if not piece:
-                self._file.close()
+                file.close()
                 self._file = None
             found += piece
         return found
@@ -153,23 +163,22 @@ class _Stream:
         length = self.number("H", what)
         raw = self.exactly(min(length, _LONGEST_NAME), what)
         if length > _LONGEST_NAME or not re.fullmatch(rb"[\w./]+\x00", raw):
-            raise self.garbled(what)
+            raise self.garbled(f"no {what} where one is due")
         return raw[:-1].decode()
 
     def garbled(self, what: str) -> ValueError:
-        """What is said of bytes that cannot be what is due here."""
-        order = ", or its parts are in another order" if len(self._parts) > 1 else ""
+        """What is said where ``what`` shows that these are not the bytes that are due here."""
         return ValueError(
-            f"{self.path}: no readable {what} where one is due; it is damaged{order}: fetch it "
-            "again"
+            f"{self.path}: {what}; it or what comes before it is "
+            f"truncated or damaged: fetch the whole {WEIGHTS} again{self.order}"
         )
 
-    def _open(self) -> bool:
-        """Whether there is a file to read from."""
+    def _open(self) -> BinaryIO | None:
+        """The file to read from; none after the last."""
         if self._file is None and self._waiting:
             self.path = self._waiting.pop(0)
             self._file = self.path.open("rb")
-        return self._file is not None
+        return self._file
 
 
 def _tensors(stream: _Stream) -> Iterator[tuple[str, Tensor]]:
@@ -179,35 +188,34 @@ def _tensors(stream: _Stream) -> Iterator[tuple[str, Tensor]]:
         name = stream.text("tensor's name")
         rank = stream.number("B", name)
         if rank > _HIGHEST_RANK:
-            raise stream.garbled(f"shape of {name}")
+            raise stream.garbled(f"{name} has rank {rank}")
         shape = tuple(stream.number("I", name) for _ in range(rank))
         code, size = stream.number("B", name), stream.number("I", name)
         dtype = _DTYPES.get(code)
-        count = int(torch.tensor(shape).prod())
-        if dtype is None or size != count * dtype.itemsize:
-            raise stream.garbled(f"type and size of {name}")
         if rank and dtype not in _EXACT:
+            kind = str(dtype or f"of type {code}").removeprefix("torch.")
             raise ValueError(
-                f"{stream.path}: {name} is {dtype}, rounded once more, and spectra need the "
-                "weights themselves; convert with --quantization float16 or float32"
+                f"{stream.path}: {name} is {kind}, rounded, and spectra need the weights "
+                "themselves; convert the model again with --quantization float16 or float32"
             )
-        raw = bytearray(stream.exactly(size, name))
-        yield name, torch.frombuffer(raw, dtype=dtype).reshape(shape)
+        if dtype is None or size != math.prod(shape) * dtype.itemsize:
+            raise stream.garbled(f"{name} {shape} has {size} bytes of type {code}")
+        tensor = torch.frombuffer(bytearray(stream.exactly(size, name)), dtype=dtype)
+        if not tensor.isfinite().all():
+            raise stream.garbled(f"{name} is not finite")
+        yield name, tensor.reshape(shape)
     for _ in range(stream.number("I", "number of aliases")):
         stream.text("alias")
         stream.text("alias")
     if stream.some(1):
-        raise stream.garbled("end")
+        raise stream.garbled("it goes on where it should end")
 
 
 def _check_header(stream: _Stream) -> None:
-    start = stream.some(4)
-    if start != struct.pack("<I", _VERSION):
-        kind = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
-        found = kind or (f"starts with {start!r}" if start else "an empty file")
+    if stream.some(4) != struct.pack("<I", _VERSION):
         raise ValueError(
-            f"{stream.path}: {found}, not CTranslate2's version {_VERSION}; give the model.bin of "
-            "faster-whisper, its parts in order"
+            f"{stream.path}: {described(stream.path)}, and CTranslate2's version {_VERSION} was "
+            f"expected; give the {WEIGHTS} of faster-whisper{stream.order}"
         )
     name = stream.text("name of the specification")
     stream.number("I", "revision")

@@ -109,7 +109,8 @@ def greedy(
     """Transcripts of a batch by a rule: features (batch, ...), at most ``limit`` tokens each.
 
     The most probable of the allowed tokens is taken at every position; of equals the one with the
-    lower number. Raises ValueError for a limit below 1, and for NaN logits.
+    lower number. Rows that have ended leave the batch. Raises ValueError for a limit below 1, and
+    for NaN logits.
     """
     most = rule.limit(model)
     limit = most if limit is None else min(whole_number(limit, "limit", 1), most)
@@ -118,15 +119,19 @@ def greedy(
     prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(len(texts), -1)
     logits = model.step(prompt, context, cache)
     no_speech = _no_speech_probabilities(model, logits[:, 0])
-    choose = Chooser(model, rule)
+    choose, held = Chooser(model, rule), texts
     for position in range(limit):
         choice = choose(logits[:, -1], first=position == 0)
-        for text, *numbers in zip(texts, *_columns(choice), strict=True):
+        for text, *numbers in zip(held, *_columns(choice), strict=True):
             text.add(*numbers, end=model.tokens.end)
-        if position == limit - 1 or all(text.finished for text in texts):
+        going = _moved_up([not text.finished for text in held])
+        if position == limit - 1 or not going:
             break
-        given = [model.tokens.end if text.finished else text.tokens[-1] for text in texts]
-        logits = model.step(torch.tensor(given, device=model.device)[:, None], context, cache)
+        if len(going) < len(held):
+            context = model.keep(torch.tensor(going, device=model.device), context, cache)
+            held = [held[i] for i in going]
+        last = torch.tensor([text.tokens[-1:] for text in held], device=model.device)
+        logits = model.step(last, context, cache)
     return [text.transcript(model, one) for text, one in zip(texts, no_speech, strict=True)]
 
 
@@ -143,9 +148,7 @@ class _Written:
     def add(
         self, token: int, log_probability: float, among_text: float, forbidden: float, end: int
     ) -> None:
-        """One step's choice; after the end nothing is added any more."""
-        if self.finished:
-            return
+        """One step's choice."""
         self.log_probabilities.append(log_probability)
         self.text_log_probabilities.append(among_text)
         self.forbidden.append(forbidden)
@@ -173,6 +176,12 @@ class _Written:
             no_speech_probability=no_speech,
             finished=self.finished,
         )
+
+
+def _moved_up(going: Sequence[bool]) -> list[int]:
+    """The rows that go on, in an order that moves few: the last ones take the places of others."""
+    rows = [i for i, goes in enumerate(going) if goes]
+    return [i if going[i] else rows.pop() for i in range(len(rows))]
 
 
 def _columns(choice: Choice) -> tuple[list[float], ...]:

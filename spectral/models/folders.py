@@ -1,7 +1,8 @@
-"""Speech models of transformers, from a folder or a repository of the Hugging Face Hub.
+"""Speech models of transformers, and folders of the Hugging Face Hub's repositories.
 
 Weights come from safetensors alone, and no code of a folder is ever run. What a repository lacks on
-this computer is fetched once, whole, and then read as any other folder.
+this computer is fetched once, whole, and then read as any other folder, of transformers or of
+CTranslate2.
 """
 
 from collections.abc import Callable
@@ -24,14 +25,18 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from spectral.models.ctranslate2 import WEIGHTS as CONVERTED
+from spectral.models.ctranslate2 import conversion_in
+from spectral.models.formats import foreign
 from spectral.models.ladder import initial_std, initialise
 from spectral.models.moonshine_model import MoonshineModel
 from spectral.models.transformers_model import TransformersModel
 from spectral.models.view import SpeechModel
+from spectral.models.vocabulary import FILES as VOCABULARIES
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _NEEDED = (_CONFIG, "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
-_PATTERNS = ["*.json", "*.txt", _WEIGHTS, "model-*-of-*.safetensors"]
+_PATTERNS = ["*.json", "*.txt", _WEIGHTS, "model-*-of-*.safetensors", CONVERTED]
 _PATIENCE = 10.0  # seconds until a server that does not answer counts as none
 
 
@@ -109,23 +114,35 @@ def repository_folder(name: str, ladder: Path) -> Path:
     The folder is named after the revision. Raises FileNotFoundError, saying what is missing and
     where to put it, where they cannot be fetched.
     """
-    if (folder := cached_folder(name)) is not None:
-        return folder
     try:
-        _require_server()
-        return _complete(snapshot_download(name, allow_patterns=_PATTERNS))
-    except (OSError, ValueError) as error:
+        return fetched_folder(name)
+    except OSError as error:
         raise FileNotFoundError(
-            f"{name}: not on this computer and not fetched ({_reason(error)}); put {_WEIGHTS}, "
+            f"{name}: not on this computer and not fetched ({error}); put {_WEIGHTS}, "
             f"{', '.join(_NEEDED)} of {constants.ENDPOINT}/{name} into {ladder / name}; the page "
             f"of {_WEIGHTS} there states its SHA-256"
         ) from error
 
 
-def cached_folder(name: str) -> Path | None:
+def fetched_folder(name: str, revision: str | None = None) -> Path:
+    """As ``repository_folder``, of a ``revision`` or the newest; OSError says why there is none."""
+    if (folder := cached_folder(name, revision)) is not None:
+        return folder
+    try:
+        _require_server()
+        return _complete(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+    except (OSError, ValueError) as error:
+        raise OSError(_reason(error)) from error
+
+
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
     """Where a repository's files lie on this computer; None where they do not, or not all."""
     try:
-        return _complete(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=True))
+        return _complete(
+            snapshot_download(
+                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=True
+            )
+        )
     except (OSError, ValueError):
         return None
 
@@ -139,24 +156,29 @@ def _require_server() -> None:
 
 
 def _complete(folder: str) -> Path:
-    missing = [name for name in _NEEDED if not (Path(folder) / name).is_file()]
-    if not list(Path(folder).glob("model*.safetensors")):
+    found = Path(folder)
+    if conversion_in(found) and any((found / name).is_file() for name in VOCABULARIES):
+        return found
+    missing = [name for name in _NEEDED if not (found / name).is_file()]
+    if not list(found.glob("model*.safetensors")):
         missing.append(_WEIGHTS)
     if missing:
         raise LocalEntryNotFoundError(f"{folder} lacks {', '.join(missing)}")
-    return Path(folder)
+    return found
 
 
 def _architecture(name: str, folder: Path) -> Architecture:
     if not (folder / _CONFIG).is_file():
-        raise _incomplete(name, OSError(f"no {_CONFIG}"))
+        other = foreign(folder)
+        raise _incomplete(name, OSError(f"no {_CONFIG}{f'; {other}' if other else ''}"))
     try:
         kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
     except (OSError, ValueError) as error:
         raise _foreign(name, error) from error
     if kind not in ARCHITECTURES:
         raise ValueError(
-            f"{name}: model_type is {kind!r} in its {_CONFIG}; known are {', '.join(ARCHITECTURES)}"
+            f"{name}: model_type is {kind!r} in its {_CONFIG}; known are "
+            f"{', '.join(ARCHITECTURES)}, and CTranslate2's Whisper with its {CONVERTED}"
         )
     return ARCHITECTURES[kind]
 

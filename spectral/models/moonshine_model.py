@@ -16,7 +16,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
 
-from spectral.models.transformers_model import decoder_layers
+from spectral.models.transformers_model import decoder_layers, keep_in_cache
 from spectral.models.view import SpeechModel, Tokens
 from spectral.speech.corpus import SAMPLE_RATE
 
@@ -87,6 +87,9 @@ class MoonshineModel(SpeechModel):
         ).last_hidden_state
         logits: Tensor = self._model.proj_out(hidden)
         return logits
+
+    def _keep(self, rows: Tensor, cache: EncoderDecoderCache) -> None:
+        keep_in_cache(cache, rows)
 
     def text(self, tokens: Sequence[int]) -> str:
         """See :class:`SpeechModel`."""

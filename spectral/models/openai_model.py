@@ -2,32 +2,34 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
+import tiktoken
 import torch
 from torch import Tensor, nn
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens
+from spectral.models.view import DecoderLayer, SpeechModel, Tokens, kept_rows
+from spectral.models.vocabulary import Vocabulary, of_rows
 
 Cache = dict[nn.Module, Tensor]
 
 
 class OpenAIModel(SpeechModel):
-    """openai-whisper's Whisper with its tokenizer and log-mel."""
+    """openai-whisper's Whisper with its tokenizer and log-mel.
 
-    def __init__(self, name: str, model: Whisper) -> None:
+    ``vocabulary``: what its files say of its tokens; without any, its number of them says it.
+    """
+
+    def __init__(self, name: str, model: Whisper, vocabulary: Vocabulary | None = None) -> None:
         self.name = name
         self.module = self._model = model.eval()
-        self._tokenizer = get_tokenizer(
-            model.is_multilingual,
-            num_languages=model.num_languages,
-            language="en" if model.is_multilingual else None,
-            task="transcribe" if model.is_multilingual else None,
-        )
-        self.tokens = _tokens(self._tokenizer, model.dims.n_vocab)
+        self.vocabulary = vocabulary or of_rows(name, model.dims.n_vocab)
+        self._tokenizer = _tokenizer(self.vocabulary)
+        self.tokens = _tokens(self._tokenizer, self.vocabulary, model.dims.n_vocab)
         self.width = model.dims.n_text_state
         self.heads = model.dims.n_text_head
         self.limit = model.dims.n_text_ctx - len(self.tokens.prompt)
@@ -74,14 +76,20 @@ class OpenAIModel(SpeechModel):
             logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
         return logits
 
+    def _keep(self, rows: Tensor, cache: Cache) -> None:
+        for module, kept in cache.items():
+            cache[module] = kept_rows(kept, rows)
+
     def text(self, tokens: Sequence[int]) -> str:
         """See :class:`SpeechModel`."""
-        text: str = self._tokenizer.decode([token for token in tokens if token < self.tokens.end])
+        added, end = self.vocabulary.added, self.tokens.end
+        text: str = self._tokenizer.encoding.decode([t for t in tokens if t < end or t in added])
         return text.strip()
 
     def encode_text(self, text: str) -> list[int]:
         """See :class:`SpeechModel`."""
-        ids: list[int] = self._tokenizer.encode(f" {text.strip()}")
+        added = set(self.vocabulary.added.values())
+        ids: list[int] = self._tokenizer.encode(f" {text.strip()}", allowed_special=added)
         return ids
 
     @contextmanager
@@ -111,24 +119,46 @@ class OpenAIModel(SpeechModel):
                 handle.remove()
 
 
-def _tokens(tokenizer: Tokenizer, vocabulary: int) -> Tokens:
+def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """openai-whisper's own, with the added tokens."""
+    tokenizer = get_tokenizer(
+        vocabulary.multilingual,
+        num_languages=vocabulary.languages,
+        language="en" if vocabulary.multilingual else None,
+        task="transcribe" if vocabulary.multilingual else None,
+    )
+    if not vocabulary.added:
+        return tokenizer
+    own = tokenizer.encoding
+    added = {name: number for number, name in vocabulary.added.items()}
+    encoding = tiktoken.Encoding(
+        own.name,
+        pat_str=own._pat_str,
+        mergeable_ranks=own._mergeable_ranks,
+        special_tokens={**own._special_tokens, **added},
+    )
+    return replace(tokenizer, encoding=encoding)
+
+
+def _tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, rows: int) -> Tokens:
+    """Of ``rows`` in the embedding, those after OpenAI's own tokens that are no text are none."""
+    special = [
+        number for number in range(tokenizer.eot + 1, rows) if number not in vocabulary.added
+    ]
+    steering = {
+        tokenizer.transcribe,
+        tokenizer.translate,
+        tokenizer.sot,
+        tokenizer.sot_prev,
+        tokenizer.sot_lm,
+        tokenizer.no_speech,
+    }
     return Tokens(
         prompt=tuple(tokenizer.sot_sequence_including_notimestamps),
         end=tokenizer.eot,
         no_speech=tokenizer.no_speech,
-        suppressed=tuple(range(tokenizer.eot + 1, vocabulary)),
+        suppressed=tuple(special),
         non_speech=tuple(tokenizer.non_speech_tokens),
-        control=tuple(
-            sorted(
-                {
-                    tokenizer.transcribe,
-                    tokenizer.translate,
-                    tokenizer.sot,
-                    tokenizer.sot_prev,
-                    tokenizer.sot_lm,
-                    tokenizer.no_speech,
-                }
-            )
-        ),
+        control=tuple(sorted({*steering, *(n for n in special if n >= vocabulary.size)})),
         blank=tuple(tokenizer.encode(" ")),
     )

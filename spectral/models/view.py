@@ -6,6 +6,7 @@ A library's own classes are known to the one module that makes its view, and to 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,25 @@ class SpeechModel(ABC):
         """
 
     @abstractmethod
+    def _keep(self, rows: Tensor, cache: Any) -> None:
+        """Drop from a cache all rows of its batch but these, (kept,): by ``kept_rows``."""
+
+    @cached_property
+    def watchers(self) -> list[Callable[[Tensor], None]]:
+        """Who is told the rows that a batch goes on with, numbered as they stood before."""
+        return []
+
+    def keep(self, rows: Tensor, context: Tensor, cache: Any) -> Tensor:
+        """Go on with these rows of a batch, (kept,), in this order; returns their context.
+
+        Context and cache are overwritten: what stays where it was is not copied.
+        """
+        self._keep(rows, cache)
+        for watcher in self.watchers:
+            watcher(rows)
+        return kept_rows(context, rows)
+
+    @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special tokens left out."""
 
@@ -122,3 +142,10 @@ class SpeechModel(ABC):
         """
         plain = as_layer(self.layers[layer].layer, context.dtype)
         return lambda hidden: forward(plain, hidden, context[0])
+
+
+def kept_rows(whole: Tensor, rows: Tensor) -> Tensor:
+    """These rows, (kept,), of a tensor (batch, ...), as its first ones: overwrites it."""
+    moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+    whole[moved] = whole[rows[moved]]
+    return whole[: len(rows)]

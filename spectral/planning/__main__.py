@@ -33,6 +33,7 @@ from spectral.planning.profile import LIBRISPEECH, Work, read_profile, utterance
 from spectral.speech.librispeech import BYTES
 
 SMOKE = Path("data/smoke")
+EVENING = 2 * 3600.0  # seconds
 _LAYERS = 4  # of a model whose size is its own
 Timings = Mapping[Size, tuple[str, Timing]]
 
@@ -45,13 +46,13 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of loading weights: every model is loaded several times
     try:
-        print(plan(read_profile(arguments.profile, arguments.utterances)))
+        print(plan(read_profile(arguments.profile, arguments.utterances), arguments.profile.stem))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 
-def plan(works: Sequence[Work]) -> str:
-    """The whole text."""
+def plan(works: Sequence[Work], profile: str) -> str:
+    """The whole text; the profile's name is for the commands in it."""
     device = choose_device(str(works[0].values["device"]))
     absent = _absent(works)
     batch = max(work.batch for work in works)
@@ -75,6 +76,7 @@ def plan(works: Sequence[Work]) -> str:
         *_downloads(works, absent),
         f"disk      {_bytes(_disk(works, absent))} in the end, rows among it",
         "",
+        *_evening(works, seconds, profile),
         *_assumptions(works, absent),
     ]
     return "\n".join(lines)
@@ -132,6 +134,27 @@ def _table(
         row["time is"] = found[size][0] if size else "timed"
         rows.append(row)
     return tabulate(rows, headers="keys")
+
+
+def _evening(
+    works: Sequence[Work], seconds: Mapping[tuple[str, str], Estimate], profile: str
+) -> Iterator[str]:
+    """What to do instead where all is a matter of days: so many utterances take an evening."""
+    if sum(one.high for one in seconds.values()) <= EVENING:
+        return
+    fitting: dict[str, dict[str, int]] = {}
+    for (kind, name), whole in seconds.items():
+        count = next(utterances_of(work)[1] for work in works if work.kind == kind)
+        fitting.setdefault(name, {})[kind] = min(count, int(count * EVENING / whole.high))
+    yield f"In an evening, {_time(EVENING)} for one model and kind, at least so many utterances:"
+    yield ""
+    yield tabulate([{"model": name, **counts} for name, counts in fitting.items()], headers="keys")
+    yield ""
+    name, counts = next(iter(fitting.items()))
+    kind, count = next(iter(counts.items()))
+    command = f"make build/{profile}/notebooks/{kind}-{name}.ipynb PROFILE={profile} N={count}"
+    yield f"by commands such as: {command}"
+    yield ""
 
 
 def _downloads(works: Sequence[Work], absent: Mapping[str, Size]) -> Iterator[str]:

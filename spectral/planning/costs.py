@@ -17,7 +17,7 @@ _HALF = 2
 
 def size_of(name: str) -> Size | None:
     """The true size of one of OpenAI's names, as openai-whisper or transformers call it."""
-    plain = name.split("/")[-1].removeprefix("whisper-").removesuffix(".en")
+    plain = name.split("/")[-1].removeprefix("faster-").removeprefix("whisper-").removesuffix(".en")
     if plain in ("large-v1", "large-v2"):
         return _OLD_LARGE
     return SIZES.get(_OTHER_NAMES.get(plain, plain))

@@ -8,14 +8,12 @@ from typing import Any
 
 import yaml
 
+from spectral.measurement.keys import VERSIONS
 from spectral.measurement.schemas import SWAPPED
 from spectral.models.states import TOGETHER
 from spectral.speech.corpus import Utterance, find_utterances
 
-KINDS = (
-    "measure", "listening", "nulls", "stresses", "choices", "jacobians", "dynamics", "nudges",
-    "warnings",
-)  # fmt: skip
+KINDS = tuple(VERSIONS)
 """The notebooks that measure, once per model; those that draw are a matter of seconds each."""
 
 LIBRISPEECH = 5559

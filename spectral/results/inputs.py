@@ -2,8 +2,18 @@
 
 import pandas as pd
 
+from spectral.speech.grammar import vocabulary
+from spectral.stress.scoring import outcome
+
 SHOWN = 40
 """Characters of a text in a table to read; the whole texts are in its CSV."""
+
+
+def with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what kind of answer each transcript is; judged here, as it needs no model."""
+    words = vocabulary()
+    texts = zip(rows.reference, rows.transcript, strict=True)
+    return rows.assign(outcome=[str(outcome([said], text, words)) for said, text in texts])
 
 
 def written(rows: pd.DataFrame) -> pd.DataFrame:

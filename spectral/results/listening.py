@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
 from spectral.results.bootstrap import interval
 from spectral.speech.text import normalise
 
@@ -15,7 +15,7 @@ HEARD = (REFERENCE_CONDITION, "swapped")
 FORCED = ("forced_loss", "forced_token_error")
 
 NOTHING = ("silence", "noise-alone", "tones")
-"""Conditions in which nobody speaks."""
+"""Conditions in which nobody speaks, made for every utterance; clips are ``NONSPEECH``."""
 
 
 def listening_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def listening_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
 
 def answers_to_nothing(rows: pd.DataFrame) -> pd.DataFrame:
     """The share of each kind of answer in %, and the median no-speech probability, by condition."""
-    nothing = rows[rows.condition.isin(NOTHING)]
+    nothing = rows[rows.condition.isin([*NOTHING, NONSPEECH])]
     keys = ["parameters", "model", "condition"]
     counts = nothing.groupby(keys).outcome.value_counts()
     shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")

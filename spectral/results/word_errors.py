@@ -18,7 +18,7 @@ def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per model, condition and utterance: what was said and how sure the model was."""
     columns = [
         "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
-        "word_error", "candidate", "outcome", "average_log_probability", "compression_ratio",
+        "word_error", "candidate", "outcome", "text_log_probability", "compression_ratio",
         "no_speech_probability", "tokens", "finished",
     ]  # fmt: skip
     raw = rows[rows.matched_with == ""]
@@ -41,9 +41,7 @@ def word_errors(said: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
             "candidates": partial(
                 _percent, parts=group.candidate.to_numpy(float), wholes=np.ones(len(group))
             ),
-            "log_probability": partial(
-                weighted_mean, values=group.average_log_probability.to_numpy()
-            ),
+            "log_probability": partial(weighted_mean, values=group.text_log_probability.to_numpy()),
         }
         row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
         for name, statistic in columns.items():

