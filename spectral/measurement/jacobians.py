@@ -149,7 +149,9 @@ def _columns(
     columns |= _sublayer_columns(found)
     columns |= _product_columns(uppers, norms, _by_layer(triplets))
     columns |= _injection_columns(found, uppers, norms)
-    whole = joined([one.injection.then(upper) for one, upper in zip(found, uppers[1:], strict=True)])
+    whole = joined(
+        [one.injection.then(upper) for one, upper in zip(found, uppers[1:], strict=True)]
+    )
     return columns | _sensitivity_columns(network, whole, streams, chosen, settings)
 
 
