@@ -58,8 +58,9 @@ def _planted(
             columns = {column_of(part, 1): values.numpy().tobytes() for part in COMPONENTS}
             rows.append(
                 empty | columns | {
-                    "model": "planted", "parameters": 1, "network": network, "utterance": name,
-                    "speaker": str(speaker), "subset": "a" if speaker < 3 else "b",
+                    "model": "planted", "parameters": 1, "decoding": "openai",
+                    "network": network, "utterance": name, "speaker": str(speaker),
+                    "subset": "a" if speaker < 3 else "b",
                     "condition": condition, "tokens": tokens, "layers": 1,
                     "compression_ratio": 5.0 if looping else 1.0, "outcome": "correct",
                 }
@@ -79,12 +80,12 @@ def _table(
         activations=path, seen=listed, modes=MODES, halves=halves, controls=controls,
         control_utterances=None,
     )  # fmt: skip
-    return pd.DataFrame(pooled_rows(path, settings)).assign(decoding="openai")
+    return pd.DataFrame(pooled_rows(path, settings, "openai"))
 
 
 def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
     planted = _planted(tmp_path / "rows.parquet")
-    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, TRAINED))
+    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", TRAINED))
     assert len(found) == 2 * SPEAKERS * EACH
     for condition, utterance, values in found:
         assert torch.equal(values, planted[condition][utterance])

@@ -38,6 +38,7 @@ ACTIVATIONS = pa.schema(
     [
         ("model", pa.string()),
         ("parameters", pa.int64()),
+        ("decoding", pa.string()),
         ("network", pa.string()),
         ("utterance", pa.string()),
         ("speaker", pa.string()),
@@ -50,7 +51,7 @@ ACTIVATIONS = pa.schema(
         *[(name, pa.binary()) for name in _COLUMNS],
     ]
 )
-"""One row per network, utterance and condition, one column per component and layer.
+"""One row per decoding rule, network, utterance and condition, one column per component and layer.
 
 A column holds (tokens, width) in float32; null beyond the last layer. One column is read at a time.
 """
@@ -67,7 +68,8 @@ def activation_rows(
     as test-clean.
     """
     decoded = {name: decode(model, mixtures, rule) for name, mixtures in batch.items()}
-    rows = [row for name in batch for row in _rows(decoded[name], batch[name], name, TRAINED)]
+    own: Row = {"decoding": rule.name, "network": TRAINED}
+    rows = [row for name in batch for row in _rows(decoded[name], batch[name], name, own)]
     return rows, decoded
 
 
@@ -75,6 +77,7 @@ def control_rows(
     model: SpeechModel,
     batch: Mapping[str, Sequence[Mixture]],
     decoded: Mapping[str, Decoded],
+    rule: Rule,
     utterances: Collection[str],
     controls: int,
     seed: int,
@@ -89,7 +92,8 @@ def control_rows(
         control = spectrum_preserving(model, draw, seed)
         for name, given in fed_alike(control, decoded, batch, keep).items():
             mixtures = [batch[name][i] for i in keep]
-            yield from _rows(given, mixtures, name, control_name(draw))
+            own: Row = {"decoding": rule.name, "network": control_name(draw)}
+            yield from _rows(given, mixtures, name, own)
 
 
 def control_name(draw: int) -> str:
@@ -97,31 +101,31 @@ def control_name(draw: int) -> str:
     return f"control {draw}"
 
 
-def _rows(decoded: Decoded, mixtures: Sequence[Mixture], condition: str, network: str) -> list[Row]:
+def _rows(decoded: Decoded, mixtures: Sequence[Mixture], condition: str, own: Row) -> list[Row]:
     empty: Row = dict.fromkeys(_COLUMNS)
     rows = []
     for i, mixture in enumerate(mixtures):
         text = {name: decoded.texts[i][name] for name in _SHARED}
         subset = mixture.target.path.parents[2].name
-        shared = {"network": network, "condition": condition, "subset": subset}
+        shared = own | {"condition": condition, "subset": subset}
         rows.append(empty | text | shared | {"tokens": int(decoded.lengths[i])})
     for component in COMPONENTS:
         activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
         for i, row in enumerate(rows):
-            own = activations[i, :, : decoded.lengths[i]].float().cpu().numpy()
-            columns = {column_of(component, n + 1): own[n].tobytes() for n in range(len(own))}
-            row |= columns | {"layers": len(own)}
+            layers = activations[i, :, : decoded.lengths[i]].float().cpu().numpy()
+            columns = {column_of(component, n + 1): each.tobytes() for n, each in enumerate(layers)}
+            row |= columns | {"layers": len(layers)}
     return rows
 
 
 def kept_rows(
-    path: Path, component: str, layer: int, network: str
+    path: Path, component: str, layer: int, decoding: str, network: str
 ) -> Iterator[tuple[str, str, Tensor]]:
     """Condition, utterance and activations (tokens, width), float32, of one layer of a network."""
     name = column_of(component, layer)
-    columns = ["network", "condition", "utterance", "tokens", name]
+    columns = ["decoding", "network", "condition", "utterance", "tokens", name]
     for batch in pq.ParquetFile(path).iter_batches(columns=columns, batch_size=256):
         for row in batch.to_pylist():
-            if row["network"] == network:
+            if (row["decoding"], row["network"]) == (decoding, network):
                 values = torch.frombuffer(bytearray(row[name]), dtype=torch.float32)
                 yield row["condition"], row["utterance"], values.reshape(row["tokens"], -1)

@@ -26,7 +26,6 @@ from spectral.measurement.activations import (
     TEXT,
     TRAINED,
     activation_rows,
-    control_name,
     control_rows,
     kept_rows,
 )
@@ -41,6 +40,7 @@ from spectral.measurement.surrogates import generator
 from spectral.measurement.texts import Row
 from spectral.measurement.twins import sampled
 from spectral.models.capture import COMPONENTS
+from spectral.models.rules import rule
 from spectral.models.view import SpeechModel
 from spectral.moments import Moments
 from spectral.spectra import effective_rank, resolved_modes, spectral_slope
@@ -146,54 +146,47 @@ def measure_pooling(settings: PoolingSettings) -> None:
 
     Activations of another key are measured again; those of this one are taken as they are.
     """
-    rows: list[Row] = []
-    for rule in settings.decodings:
-        path = settings.activations / rule / settings.output.name
-        controls = settings.controls if rule == settings.decoding else 0
-        own = replace(settings, decoding=rule, controls=controls, output=path)
-        _keep(own)
-        rows += [row | {"decoding": rule} for row in pooled_rows(path, own)]
     key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
-    write(rows, settings.output, read_meta(path) | {"key": key}, POOLING)
-
-
-def _keep(settings: PoolingSettings) -> None:
-    """The activations by one rule, unless they are there."""
-    key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
-    if staleness(settings.output, key):
-        print(measure(KIND, settings, kept_activations, ACTIVATIONS))
+    path = settings.activations / settings.output.name
+    if staleness(path, key):
+        print(measure(KIND, replace(settings, output=path), kept_activations, ACTIVATIONS))
+    rows = [row for rule in settings.decodings for row in pooled_rows(path, settings, rule)]
+    write(rows, settings.output, read_meta(path), POOLING)
 
 
 def kept_activations(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
 ) -> list[Row]:
-    """The activations of a batch of utterances, by the settings' rule."""
-    rows, decoded = activation_rows(model, batch, settings.rule)
+    """The activations of a batch of utterances, by all rules."""
     sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
-    return [
-        *rows,
-        *control_rows(model, batch, decoded, sample, settings.controls, settings.seed),
-    ]
+    rows: list[Row] = []
+    for by in map(rule, settings.decodings):
+        own, decoded = activation_rows(model, batch, by)
+        rows += own
+        if by == settings.rule:
+            how = (by, sample, settings.controls, settings.seed)
+            rows += control_rows(model, batch, decoded, *how)
+    return rows
 
 
-def pooled_rows(activations: Path, settings: PoolingSettings) -> list[Row]:
-    """All rows of the pooled table, from a file of ``activation_rows``."""
+def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> list[Row]:
+    """All rows of the pooled table by one rule, from a file of ``kept_activations``."""
     table = pq.read_table(activations, columns=TEXT).to_pandas()
+    table = table[table.decoding == decoding]
     answers = _answers(table, frozenset(settings.searched))
     names = sorted(set(answers.group))
     unions = [*_samples(answers, names), *_halves(answers, names, settings)]
     plain = [union for union in unions if union.sample == SAMPLED and not union.without]
-    networks = {TRAINED: unions}
-    networks |= {control_name(draw): plain for draw in range(settings.controls)}
+    networks = {name: unions if name == TRAINED else plain for name in table.network.unique()}
     first = table.iloc[0]
     shared = {"model": str(first["model"]), "parameters": int(first["parameters"])}
     places = list(product(networks, COMPONENTS, range(1, int(first["layers"]) + 1)))
     frames = []
-    for network, component, layer in tqdm(places, desc=shared["model"], unit="layer"):
-        kept = list(kept_rows(activations, component, layer, network))
+    for network, component, layer in tqdm(places, desc=f"{shared['model']}, {decoding}"):
+        kept = list(kept_rows(activations, component, layer, decoding, network))
         rows = _layer_rows(kept, answers, networks[network], settings)
         where = {"network": network, "component": component, "layer": layer}
-        frames.append(pd.DataFrame(rows).assign(**where, **shared))
+        frames.append(pd.DataFrame(rows).assign(**where, decoding=decoding, **shared))
     return _with_means(pd.concat(frames, ignore_index=True))
 
 
@@ -343,8 +336,8 @@ def pooled_numbers(spectra: Tensor, k: int) -> dict[str, list[float]]:
 def _with_means(table: pd.DataFrame) -> list[Row]:
     """Every layer of whole samples, and the mean over layers (layer 0) of everything."""
     keys = [
-        "model", "parameters", "network", "sample", "loops", "condition", "without", "component",
-        "modes",
+        "model", "parameters", "decoding", "network", "sample", "loops", "condition", "without",
+        "component", "modes",
     ]  # fmt: skip
     counts = {name: "first" for name in ("utterances", "speakers", "tokens")}
     means = dict.fromkeys(_READ, lambda layers: layers.mean(skipna=False))

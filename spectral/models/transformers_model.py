@@ -43,13 +43,15 @@ class TransformersModel(SpeechModel):
         self._tokenizer, self._extractor = tokenizer, extractor
         self.tokens = _tokens(name, tokenizer, model)
         # Whisper's words bring their space along; a vocabulary of characters starts without
-        self._opening = " " if len(tokenizer.get_vocab()) > _CHARACTERS else ""
+        self.spells = len(tokenizer.get_vocab()) <= _CHARACTERS
+        self._opening = "" if self.spells else " "
         self.width = model.config.d_model
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
         self.layers = decoder_layers(model, ffn="fc2")
         self.encoder_layers = list(model.model.encoder.layers)
+        self.final_norm = model.model.decoder.layer_norm
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """See :class:`SpeechModel`."""
