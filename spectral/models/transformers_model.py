@@ -24,6 +24,7 @@ _CONTROL = (
     "<|startoflm|>",
     "<|startofprev|>",
 )
+_TIMESTAMPS = 1501
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
 
 
@@ -148,6 +149,9 @@ def _tokens(
     text = added_text(names, end, special)
     other = [number for number in range(end + 1, rows) if number not in text]
     steering = {known[token] for token in (*_CONTROL, no_speech) if token in known}
+    timestamps = range(known[PROMPT[-1]] + 1, known[PROMPT[-1]] + 1 + _TIMESTAMPS)
+    if timestamps[-1] < rows:  # the older tokenizers do not name them
+        names = {number: f"<|{i}|>" for i, number in enumerate(timestamps)} | names
     return Tokens(
         prompt=tuple(known[token] for token in prompt),
         end=end,
