@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -133,6 +134,19 @@ def test_what_is_done_about_loops(tmp_path: Path) -> None:
     assert tokens[DROPPED, "clean"] == sum(lengths["clean"][name] for name in plain)
     assert tokens[CAPPED, "hell"] == sum(min(CAP, n) for n in lengths["hell"].values())
     assert tokens[MATCHED, "hell"] == tokens[MATCHED, "clean"]
+
+
+def test_an_utterance_of_which_nothing_was_written_adds_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    _planted(path)
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        if row["utterance"] == "0-1-0000" and row["condition"] == "hell":
+            row |= {"tokens": 0} | {column_of(part, 1): b"" for part in COMPONENTS}
+    write(rows, path, {}, ACTIVATIONS)
+    table = _table(path).query("sample == 'all' and loops == 'kept' and layer == 1 and modes == 4")
+    counts = table.groupby("condition").utterances.unique().map(list).to_dict()
+    assert counts == {"clean": [SPEAKERS * EACH], "hell": [SPEAKERS * EACH - 1]}
 
 
 def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:

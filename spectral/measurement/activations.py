@@ -121,11 +121,14 @@ def _rows(decoded: Decoded, mixtures: Sequence[Mixture], condition: str, own: Ro
 def kept_rows(
     path: Path, component: str, layer: int, decoding: str, network: str
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Condition, utterance and activations (tokens, width), float32, of one layer of a network."""
+    """Condition, utterance and activations (tokens, width), float32, of one layer of a network.
+
+    An utterance of which nothing was written has none.
+    """
     name = column_of(component, layer)
     columns = ["decoding", "network", "condition", "utterance", "tokens", name]
     for batch in pq.ParquetFile(path).iter_batches(columns=columns, batch_size=256):
         for row in batch.to_pylist():
-            if (row["decoding"], row["network"]) == (decoding, network):
+            if (row["decoding"], row["network"]) == (decoding, network) and row["tokens"]:
                 values = torch.frombuffer(bytearray(row[name]), dtype=torch.float32)
                 yield row["condition"], row["utterance"], values.reshape(row["tokens"], -1)
