@@ -43,10 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m spectral.planning", description=__doc__)
     parser.add_argument("profile", type=Path, help="a file of params/")
     parser.add_argument("--utterances", type=int, help="instead of as many as the file says")
+    parser.add_argument("--models", nargs="+", default=[], help="instead of those it names")
     arguments = parser.parse_args()
     disable_progress_bar()  # of loading weights: every model is loaded several times
     try:
-        print(plan(read_profile(arguments.profile, arguments.utterances), arguments.profile.stem))
+        works = read_profile(arguments.profile, arguments.utterances, arguments.models)
+        print(plan(works, arguments.profile.stem))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 

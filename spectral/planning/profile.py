@@ -1,7 +1,7 @@
 """What a profile's parameter file will measure: which models, on how many utterances, how."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,12 @@ class Work:
         return count
 
 
-def read_profile(path: Path, utterances: int | None = None) -> list[Work]:
-    """The measurements of a parameter file; ``utterances`` replaces what its sections say.
+def read_profile(
+    path: Path, utterances: int | None = None, models: Sequence[str] = ()
+) -> list[Work]:
+    """The measurements of a parameter file whose rows are not there yet.
 
+    ``utterances`` and ``models`` replace what its sections say. Rows in build/ count as not there.
     Raises ValueError for a file that is missing or measures nothing.
     """
     if not path.exists():
@@ -104,14 +107,14 @@ def read_profile(path: Path, utterances: int | None = None) -> list[Work]:
     found = [section for section in sections.values() if isinstance(section, dict)]
     work = []
     for kind in KINDS:
-        drawn = [one for one in found if kind in _drawn_from(one)]
-        models = dict.fromkeys(str(name) for one in drawn for name in one["models"])
-        if sections.get(kind) and models:
+        wanted = dict.fromkeys(name for one in found for name in _missing(one, kind, models))
+        if sections.get(kind) and wanted:
             asked = {"utterances": utterances} if utterances else {}
-            work.append(Work(kind, {**sections[kind], **asked}, tuple(models)))
+            work.append(Work(kind, {**sections[kind], **asked}, tuple(wanted)))
     if not work:
         raise ValueError(
-            f"{path}: measures nothing; no section has `results` of {', '.join(KINDS)}"
+            f"{path}: measures nothing; its rows are all there, or no section has `results` of "
+            f"{', '.join(KINDS)}"
         )
     return work
 
@@ -131,14 +134,16 @@ def _sides(conditions: int) -> int:
     return conditions + 2 * (conditions - 1)
 
 
-def _drawn_from(section: Mapping[str, Any]) -> set[str]:
-    """The measuring notebooks whose rows a figure's section names, if they are still to be made."""
-    folders = [
-        _from_root(str(value))
-        for key, value in section.items()
-        if key == _RESULTS or key.endswith(f"_{_RESULTS}")
-    ]
-    return {folder.name for folder in folders if folder.parts[:1] != ("data",)}
+def _missing(section: Mapping[str, Any], kind: str, models: Sequence[str]) -> Iterator[str]:
+    """The models of which a figure's section needs rows of a kind that do not come along."""
+    for key, value in section.items():
+        if key != _RESULTS and not key.endswith(f"_{_RESULTS}"):
+            continue
+        folder = _from_root(str(value))
+        named = section.get(f"{key.removesuffix(_RESULTS)}models", section.get("models", []))
+        for model in (models or named) if folder.name == kind else ():
+            if folder.parts[:1] != ("data",) or not (folder / f"{model}.parquet").exists():
+                yield str(model)
 
 
 def _from_root(value: str) -> Path:
