@@ -28,7 +28,7 @@ from spectral.measurement.settings import DynamicsSettings
 from spectral.measurement.texts import Row
 from spectral.measurement.twins import random_twin
 from spectral.models.decoding import Transcript, transcribe
-from spectral.models.rules import Rule
+from spectral.models.rules import Rule, recorded
 from spectral.models.states import TOGETHER, States, states
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
@@ -78,7 +78,7 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
 
 
 def _said(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> _Said:
-    texts = {name: _written(model, side, settings.rule) for name, side in batch.items()}
+    texts = {name: _written(model, side, recorded(settings.rule)) for name, side in batch.items()}
     references = [one.target.reference for one in next(iter(batch.values()))]
     keep = [
         i

@@ -30,6 +30,7 @@ from spectral.measurement.twins import random_twin
 from spectral.models.adapters import as_layer, as_norm
 from spectral.models.capture import COMPONENTS
 from spectral.models.decoding import transcribe
+from spectral.models.rules import recorded
 from spectral.models.streams import Streams, residual_streams
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
@@ -70,7 +71,7 @@ def paired_rows(
         waves = [mixture.wave for mixture in mixtures]
         features = model.features(waves)
         for i, (mixture, transcript) in enumerate(
-            zip(mixtures, transcribe(model, waves, settings.rule), strict=True)
+            zip(mixtures, transcribe(model, waves, recorded(settings.rule)), strict=True)
         ):
             text, tokens = text_columns(model, mixture, transcript), transcript.first_window
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}

@@ -15,7 +15,7 @@ CONFIDENCES = (
 )  # fmt: skip
 """What a transcript says of how sure the model was, by the same names."""
 
-LATER = ("average_log_probability", "forbidden_mass", "mean_forbidden_mass")
+LATER = ("average_log_probability", "forbidden_mass", "mean_forbidden_mass", "windows")
 """Columns that are empty in rows from before there were decoding rules."""
 
 SPECTRA = pa.schema(
@@ -55,6 +55,7 @@ SPECTRA = pa.schema(
         ("compression_ratio", pa.float64()),
         ("no_speech_probability", pa.float64()),
         ("finished", pa.bool_()),
+        ("windows", pa.int32()),
     ]
 )
 """One row per utterance, condition, matched length, component, layer and K: data/README.md."""
@@ -90,6 +91,7 @@ STRESSES = pa.schema(
                 "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
                 "kirchhoff_resolved", "reference", "transcript", "word_error", "candidate",
                 "outcome", *CONFIDENCES, "compression_ratio", "no_speech_probability", "finished",
+                "windows",
             ),
         )
     ]
@@ -136,6 +138,7 @@ LISTENING = pa.schema(
         ("compression_ratio", pa.float64()),
         ("no_speech_probability", pa.float64()),
         ("finished", pa.bool_()),
+        ("windows", pa.int32()),
         ("forced_loss", pa.float64()),
         ("forced_token_error", pa.float64()),
     ]

@@ -14,7 +14,7 @@ from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from spectral.models.decoding import Transcript, transcribe
-from spectral.models.rules import Rule
+from spectral.models.rules import Rule, recorded
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
@@ -54,7 +54,7 @@ def spectral_rows(
 def decode(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> Decoded:
     """Transcribe a batch under one condition and record what goes on inside."""
     with capture(model) as recording:
-        transcripts = transcribe(model, [mixture.wave for mixture in mixtures], rule)
+        transcripts = transcribe(model, [mixture.wave for mixture in mixtures], recorded(rule))
     pairs = zip(mixtures, transcripts, strict=True)
     return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 

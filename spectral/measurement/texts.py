@@ -30,4 +30,5 @@ def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -
         "compression_ratio": transcript.compression_ratio,
         "no_speech_probability": transcript.no_speech_probability,
         "finished": transcript.finished,
+        "windows": len(transcript.windows),
     }

@@ -12,8 +12,8 @@ from whisper.audio import HOP_LENGTH
 
 from spectral._validation import whole_number
 from spectral.models.logits import Choice, Chooser
-from spectral.models.rules import Rule
-from spectral.models.view import SpeechModel
+from spectral.models.rules import Rule, recorded
+from spectral.models.view import SpeechModel, Window
 from spectral.speech.text import compression_ratio
 
 
@@ -24,9 +24,10 @@ class Transcript:
     tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
     the end token, natural log, as openai-whisper computes it: under ``openai`` of the tokens that
     are allowed, under ``unrestricted`` of all tokens there are. text_log_probability: the same of
-    text tokens and the end alone, under any rule. forbidden_mass: the probability that the model
+    text tokens and the end alone. forbidden_mass: the probability that the model
     gives at the first step to what ``openai`` forbids there, also under other rules; mean over all
-    steps, that of the end among them, in mean_forbidden_mass. compression_ratio: bytes of the text
+    steps, that of the end among them, in mean_forbidden_mass. These three are NaN where
+    openai-whisper itself decodes. compression_ratio: bytes of the text
     over its zlib-compressed bytes. no_speech_probability: of the no-speech token after
     start-of-transcript, NaN for a model without one. Of several windows this and forbidden_mass are
     the lowest. finished: false where the length limit cut a window off; the averages then divide
@@ -63,7 +64,15 @@ def transcribe(model: SpeechModel, waves: Sequence[np.ndarray], rule: Rule) -> l
     What is longer than the model's window is cut into windows, each decoded by itself: what
     openai-whisper does without timestamps, fallback and previous text. Each window has its own
     log-mel, as in transformers; openai-whisper scales that of the whole wave by one maximum.
+    Without timestamps a text may stop before its window does, so more than one window is a warning;
+    rules with timestamps go on where it stopped. Raises ValueError for a rule of openai-whisper's
+    and a model that is not.
     """
+    if rule.by_library:
+        return [
+            _joined([_of_library(one) for one in model.windows_by_library(wave, **rule.options)])
+            for wave in waves
+        ]
     pieces = [list(windows(wave, model.window_samples)) for wave in waves]
     said = iter(greedy(model, model.features([piece for wave in pieces for piece in wave]), rule))
     return [_joined(list(islice(said, len(wave)))) for wave in pieces]
@@ -102,6 +111,21 @@ def _joined(windows: Sequence[Transcript]) -> Transcript:
     )
 
 
+def _of_library(window: Window) -> Transcript:
+    """As openai-whisper says; what it does not say is NaN."""
+    return Transcript(
+        text=window.text,
+        tokens=window.tokens,
+        average_log_probability=window.average_log_probability,
+        text_log_probability=math.nan,
+        forbidden_mass=math.nan,
+        mean_forbidden_mass=math.nan,
+        compression_ratio=compression_ratio(window.text),
+        no_speech_probability=window.no_speech_probability,
+        finished=window.finished,
+    )
+
+
 @torch.inference_mode()
 def greedy(
     model: SpeechModel, features: Tensor, rule: Rule, limit: int | None = None
@@ -109,10 +133,10 @@ def greedy(
     """Transcripts of a batch by a rule: features (batch, ...), at most ``limit`` tokens each.
 
     The most probable of the allowed tokens is taken at every position; of equals the one with the
-    lower number. Rows that have ended leave the batch. Raises ValueError for a limit below 1, and
-    for NaN logits.
+    lower number. Rows that have ended leave the batch. Raises ValueError for a limit below 1, for
+    NaN logits, and for a rule by which openai-whisper itself decodes.
     """
-    most = rule.limit(model)
+    most = recorded(rule).limit(model)
     limit = most if limit is None else min(whole_number(limit, "limit", 1), most)
     context, cache = model.encode(features), model.new_cache()
     texts = [_Written() for _ in range(len(features))]

@@ -1,18 +1,24 @@
 """A Whisper of the openai-whisper library."""
 
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import tiktoken
 import torch
 from torch import Tensor, nn
+from whisper import transcribe
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
+from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens, kept_rows
+from spectral.models.view import DecoderLayer, SpeechModel, Tokens, Window, kept_rows
 from spectral.models.vocabulary import Vocabulary, of_rows
 
 Cache = dict[nn.Module, Tensor]
@@ -92,6 +98,34 @@ class OpenAIModel(SpeechModel):
         ids: list[int] = self._tokenizer.encode(f" {text.strip()}", allowed_special=added)
         return ids
 
+    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Window]:
+        """See :class:`SpeechModel`; the samples are the seed of what is drawn.
+
+        Raises ValueError for a wave shorter than a frame, and for NaN probabilities.
+        """
+        wave = np.ascontiguousarray(wave, np.float32)
+        listener, seed = _Listener(self._model), hashlib.sha256(wave.tobytes()).digest()[:8]
+        with torch.random.fork_rng():
+            torch.manual_seed(int.from_bytes(seed))
+            written = transcribe(listener, wave, language="en", fp16=False, **options)
+        groups = groupby(written["segments"], lambda segment: segment["seek"])
+        kept = [list(segments) for _, segments in groups]
+        windows = []
+        for result, finished in listener.heard:
+            numbers = (result.avg_logprob, result.no_speech_prob)
+            if any(map(math.isnan, numbers)):
+                raise ValueError(f"{self.name}: its logits are NaN; check the weights and the wave")
+            # the library names no window that it skips; segments carry their window's numbers
+            own = bool(kept) and (kept[0][0]["avg_logprob"], kept[0][0]["no_speech_prob"])
+            segments = kept.pop(0) if own == numbers else []
+            text = "".join(segment["text"] for segment in segments).strip()
+            tokens = [token for segment in segments for token in segment["tokens"]]
+            words = tuple(token for token in tokens if token < self.tokens.end)
+            windows.append(Window(text, words, *numbers, finished))
+        if not windows:
+            raise ValueError(f"a wave of {len(wave)} samples is shorter than a frame; leave it out")
+        return windows
+
     @contextmanager
     def _keeping(self, cache: Cache) -> Iterator[None]:
         """The library's cache works by hooks; here they last for one step, after all others.
@@ -117,6 +151,30 @@ class OpenAIModel(SpeechModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class _Listener:
+    """A model for the library's ``transcribe``: keeps what every window was decoded to in the end.
+
+    heard: the results, and whether each text came to its end.
+    """
+
+    def __init__(self, model: Whisper) -> None:
+        self._model = model
+        self.heard: list[tuple[DecodingResult, bool]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def decode(self, segment: Tensor, options: DecodingOptions) -> DecodingResult:
+        """As the library's own; another temperature tries the same window again."""
+        task = DecodingTask(self._model, options)
+        (result,) = task.run(segment[None])
+        room = min(task.sample_len, task.n_ctx + 1 - task.sample_begin)
+        if options.temperature > 0:
+            self.heard.pop()
+        self.heard.append((result, len(result.tokens) < room))
+        return result
 
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:

@@ -6,6 +6,7 @@ and an invented sentence where brackets are not.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from spectral.models.view import SpeechModel, Tokens
 
@@ -17,11 +18,35 @@ class Rule:
     ``forbids``: what openai-whisper and transformers forbid by default is forbidden, which is
     non-speech symbols ("(", the music note) and control tokens at every step, and a blank or the
     end at the first; and a text has at most half of the context. Without it, a text is of any text
-    tokens, may be empty, and fills the whole context.
+    tokens, may be empty, and fills the whole context. What remains is openai-whisper's
+    ``transcribe``, which decodes such texts itself, window by window; ``timestamps``: the next
+    window begins where the last whole segment ended; ``temperatures``: tried in turn while a text
+    is too repetitive or improbable, and silence is skipped, by its own thresholds;
+    ``previous_text``: each window is given the text so far.
     """
 
     name: str
     forbids: bool
+    timestamps: bool = False
+    temperatures: tuple[float, ...] = (0.0,)
+    previous_text: bool = False
+
+    @property
+    def by_library(self) -> bool:
+        """Whether openai-whisper itself decodes, so that nothing is recorded meanwhile."""
+        return self.timestamps or self.previous_text or len(self.temperatures) > 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of ``transcribe``."""
+        once = len(self.temperatures) == 1
+        thresholds = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
+        return {
+            "temperature": self.temperatures,
+            "without_timestamps": not self.timestamps,
+            "condition_on_previous_text": self.previous_text,
+            **{name: None for name in thresholds if once},
+        }
 
     def limit(self, model: SpeechModel) -> int:
         """How many tokens a model may write after its prompt."""
@@ -45,7 +70,20 @@ OPENAI = Rule("openai", forbids=True)
 UNRESTRICTED = Rule("unrestricted", forbids=False)
 """Every text token, at every step: what the ladder is measured with."""
 
-RULES: Mapping[str, Rule] = {rule.name: rule for rule in (OPENAI, UNRESTRICTED)}
+_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+RULES: Mapping[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        OPENAI,
+        UNRESTRICTED,
+        Rule("timestamps", forbids=True, timestamps=True),
+        Rule("temperatures", forbids=True, temperatures=_TEMPERATURES),
+        Rule("previous-text", forbids=True, timestamps=True, previous_text=True),
+        Rule("transcribe", True, True, _TEMPERATURES, True),
+    )
+}
+"""By name; the last is all that openai-whisper's ``transcribe`` does by default."""
 
 
 def rule(name: str) -> Rule:
@@ -53,3 +91,13 @@ def rule(name: str) -> Rule:
     if name not in RULES:
         raise ValueError(f"decoding is {name!r}; choose from {', '.join(RULES)}")
     return RULES[name]
+
+
+def recorded(rule: Rule) -> Rule:
+    """The rule itself; raises ValueError for one under which nothing inside can be recorded."""
+    if rule.by_library:
+        raise ValueError(
+            f"decoding is {rule.name!r}, by which openai-whisper itself decodes: texts alone are "
+            f"measured, by listening; choose {OPENAI.name} or {UNRESTRICTED.name}"
+        )
+    return rule

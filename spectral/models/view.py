@@ -42,6 +42,20 @@ class Tokens:
     blank: tuple[int, ...]  # a space alone
 
 
+@dataclass(frozen=True)
+class Window:
+    """One window of audio as a library decodes it by its own ways.
+
+    tokens: of the text, without timestamps; none where the window was skipped as silent.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    average_log_probability: float
+    no_speech_probability: float
+    finished: bool
+
+
 class SpeechModel(ABC):
     """An encoder-decoder for speech behind the names that this project uses.
 
@@ -128,6 +142,17 @@ class SpeechModel(ABC):
 
         Raises ValueError for a text with characters that the vocabulary lacks.
         """
+
+    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Window]:
+        """The windows of a wave (samples,) by openai-whisper's ``transcribe`` and its options.
+
+        Raises ValueError for a model of another library.
+        """
+        raise ValueError(
+            f"{self.name}: timestamps, temperatures and previous text are decoded by "
+            "openai-whisper itself, for its own models alone; load one of those, or decode by the "
+            "rule openai or unrestricted"
+        )
 
     def placed(self, rows: Tensor) -> Tensor:
         """Queries or keys (batch, heads, positions, d) as attention compares them.
