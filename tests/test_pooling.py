@@ -30,7 +30,14 @@ from spectral.measurement.pooling import (
 )
 from spectral.measurement.store import write
 from spectral.models.capture import COMPONENTS
-from spectral.results.replication import changes, controls, halves, jackknife, next_draw
+from spectral.results.replication import (
+    changes,
+    controls,
+    halves,
+    jackknife,
+    next_draw,
+    spread_of_halves,
+)
 from spectral.spectra import effective_rank, eigenvalues
 
 WIDTH, SPEAKERS, EACH = 12, 6, 4
@@ -180,7 +187,9 @@ def test_a_planted_fall_is_found_and_no_change_is_not(tmp_path: Path) -> None:
 def test_halves_of_clean_speech_differ_by_chance_alone(tmp_path: Path) -> None:
     _planted(tmp_path / "rows.parquet", stressed=2.0)
     table = _table(tmp_path / "rows.parquet", halves=20)
-    found = halves(table).query("component == 'ffn' and modes == 10").iloc[0]
+    drawn = halves(table)
+    assert len(drawn) == 20 * len(COMPONENTS) * len(MODES)
+    found = spread_of_halves(drawn).query("component == 'ffn' and modes == 10").iloc[0]
     assert found.n_eff_low < 0 < found.n_eff_high
     assert found.draws == 20
     assert set(table.query(f"sample == '{HALVES}'").layer) == {0}

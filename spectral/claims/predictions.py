@@ -3,6 +3,7 @@
 The page is read as it was committed: ids, numbers, models, sides and bounds stand there alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from spectral.claims.numbers import MissingTable
 from spectral.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
 from spectral.results.bootstrap import Interval
 
-COMMIT = "to be named"
+COMMIT = "365e973"
 """The commit of the page, from before the first row was measured."""
 
 TRUE, FALSE, UNMEASURED = "came true", "did not", "not measured"
+OUTCOMES = (TRUE, FALSE, OPEN, UNMEASURED)
 _COLUMNS = ("id", "claim", "what we expect", "number", "models", "side", "bound")
 BOTH = "both"
 
@@ -59,12 +61,10 @@ def judge(
 ) -> pd.DataFrame:
     """One row per prediction and model, with the number measured and what became of it.
 
-    Raises ValueError for a prediction of a number that nobody computes.
+    A number that no function computes, or of a table or model that is not there, is not measured.
     """
     rows = []
     for one in predictions:
-        if one.number not in numbers:
-            raise ValueError(f"{one.id}: no number {one.number!r}; there are: {', '.join(numbers)}")
         try:
             found = numbers[one.number](tables, one.model)
         except (MissingTable, KeyError):
@@ -73,8 +73,9 @@ def judge(
             {
                 "id": one.id, "claim": one.claim, "expected": one.says, "model": one.model,
                 "side": one.side, "bound": one.bound,
-                "estimate": found.estimate if found else None,
-                "low": found.low if found else None, "high": found.high if found else None,
+                "estimate": found.estimate if found else math.nan,
+                "estimate_low": found.low if found else math.nan,
+                "estimate_high": found.high if found else math.nan,
                 "outcome": _outcome(one, found),
             }
         )  # fmt: skip

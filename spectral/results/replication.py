@@ -75,10 +75,7 @@ def next_draw(values: np.ndarray) -> Interval:
 
 
 def halves(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same changes between random halves of clean speech: medians, and where 95 % of them lie.
-
-    ``difference`` is taken without its sign: which half is called the first is a coin's toss.
-    """
+    """The same changes between random halves of clean speech, a row per draw."""
     own = rows[(rows["sample"] == HALVES) & (rows.layer == 0)]
     found = []
     for keys, group in own.groupby(KEYS, sort=False):
@@ -86,11 +83,23 @@ def halves(rows: pd.DataFrame) -> pd.DataFrame:
             group[group.condition == name].set_index("without").sort_index()
             for name in (FIRST, SECOND)
         )
-        values = _values(first, second)
-        values["difference"] = values["difference"].abs()
-        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(first)}
-        for name, column in values.items():
-            low, middle, high = np.quantile(column, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+        values = pd.DataFrame(_values(first, second)).rename_axis("draw").reset_index()
+        found.append(values.assign(**dict(zip(KEYS, keys, strict=True))))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=KEYS)
+
+
+def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
+    """Of ``halves``: medians, and where 95 % of the draws lie.
+
+    ``difference`` is taken without its sign: which half is called the first is a coin's toss.
+    """
+    found = []
+    for keys, group in drawn.groupby(KEYS, sort=False):
+        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(group)}
+        values = group.assign(difference=group.difference.abs())
+        for name in ("alpha_stressed", *OBSERVABLES):
+            quantiles = [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
+            low, middle, high = np.quantile(values[name], quantiles)
             line |= _columns(name, Interval(middle, low, high))
         found.append(line | _logarithm(line))
     return pd.DataFrame(found)
