@@ -129,7 +129,19 @@ def test_references_are_a_list_with_the_target_first() -> None:
         ("anna gave oscar a wet blanket", Outcome.INTERFERER),
         ("", Outcome.EMPTY),
         (" . ", Outcome.EMPTY),
-        ("[music]", Outcome.EMPTY),
+        ("...", Outcome.EMPTY),
+        (". . . . . . . .", Outcome.EMPTY),
+        ("[music]", Outcome.ANNOTATION),
+        ("[BLANK_AUDIO]", Outcome.ANNOTATION),
+        ("(water running) (water running).", Outcome.ANNOTATION),
+        ("*sighs*", Outcome.ANNOTATION),
+        ("\u266a\u266a", Outcome.ANNOTATION),
+        ("(crowd chattering", Outcome.ANNOTATION),
+        ("[Music] " * 60, Outcome.ANNOTATION),
+        ("[Music] clara hid a small ring and stood", Outcome.INVENTION),
+        (f"(laughs) {TARGET}", Outcome.CORRECT),
+        (f"*laughs loudly and long and says* {TARGET}", Outcome.CORRECT),
+        ("\u266a the dog the dog the dog the dog \u266a", Outcome.LOOP),
         ("the dog and the dog and the dog and the dog and the dog and", Outcome.LOOP),
         ("nananananananana", Outcome.LOOP),
         ("the quick fox", Outcome.FRAGMENT),
@@ -155,12 +167,28 @@ def test_writing_down_an_interferer_is_no_hallucination() -> None:
 def test_silence_left_silent_is_correct_and_words_for_it_are_not() -> None:
     assert kind("", ("",)) is Outcome.CORRECT
     assert kind("anna slept", ("",)) is Outcome.INVENTION
+    assert kind("...", ("",)) is Outcome.CORRECT
+    assert word_error("", "...") == 0
+    assert word_error("all is well", "All is well...") == 0
+
+
+def test_an_annotation_of_silence_is_neither_correct_nor_an_invention() -> None:
+    for text in ("[Music]", "(water running)", "[BLANK_AUDIO]", "\u266a", "*sighs*"):
+        assert kind(text, ("",)) is Outcome.ANNOTATION
+    assert kind("(laughs) anna slept", ("",)) is Outcome.INVENTION
+
+
+def test_gibberish_is_not_judged_without_a_vocabulary() -> None:
+    text = "the zorb flimmed a grackit onto plonv"
+    assert kind(text) is Outcome.GIBBERISH
+    assert outcome(REFERENCES, text, None) is Outcome.INVENTION
 
 
 def test_outcomes_are_plain_strings_in_tables() -> None:
     assert f"{Outcome.CORRECT}" == Outcome.CORRECT == "correct"
     assert [each.value for each in Outcome] == [
-        "correct", "interferer", "empty", "loop", "fragment", "gibberish", "invention",
+        "correct", "interferer", "empty", "annotation", "loop", "fragment", "gibberish",
+        "invention",
     ]  # fmt: skip
 
 
@@ -173,6 +201,11 @@ def test_outcomes_are_plain_strings_in_tables() -> None:
         ("one word then " + "la " * 20, True),
         ("very very very good", False),
         ("no no no no", True),
+        ("I I I I I", True),
+        ("No. No, no! No; no?", True),
+        ("Thank you. Thank you, thank you! Thank you - thank you", True),
+        ("a b a b a b a b a b", True),
+        ("I am, I am", False),
         ("the red dog the red dog the red dog", False),
         ("haha a shaaaame", False),
         ("a", False),

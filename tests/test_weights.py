@@ -233,6 +233,18 @@ def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
     assert set(range(ENGLISH, PADDED)) <= {*model.tokens.suppressed} & {*model.tokens.control}
 
 
+def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path, rounded(ENGLISH))
+    named = load(str(folder), NOWHERE, CPU).tokens
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    last = tokenizer["model"]["vocab"]["<|notimestamps|>"]
+    vocab = {name: i for name, i in tokenizer["model"]["vocab"].items() if i <= last}
+    assert len(vocab) == ENGLISH - 1501
+    tokenizer["model"]["vocab"] = vocab
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert load(str(folder), NOWHERE, CPU).tokens == named
+
+
 def test_added_text_can_be_written_and_added_special_tokens_cannot(
     tmp_path: Path, waves: list[np.ndarray]
 ) -> None:
@@ -325,9 +337,18 @@ def _as_type(code: int) -> Callable[[bytes], bytes]:
     return change
 
 
-def _not_finite(raw: bytes) -> bytes:
-    at = raw.index(b"encoder/conv1/weight\0") + len(b"encoder/conv1/weight\0") + 1 + 3 * 4 + 5
-    return raw[:at] + struct.pack("<e", float("nan")) + raw[at + 2 :]
+def _value(name: bytes, rank: int, position: int, value: float) -> Callable[[bytes], bytes]:
+    """One of a tensor's float16 numbers replaced."""
+
+    def change(raw: bytes) -> bytes:
+        at = raw.index(name + b"\0") + len(name) + 1 + 1 + 4 * rank + 1 + 4 + 2 * position
+        return raw[:at] + struct.pack("<e", value) + raw[at + 2 :]
+
+    return change
+
+
+_not_finite = _value(b"encoder/conv1/weight", 3, 0, float("nan"))
+_key_bias = _value(b"encoder/layer_0/self_attention/linear_0/bias", 1, 32, 1.0)
 
 
 BAD: dict[str, tuple[int, Damage, str]] = {
@@ -379,6 +400,9 @@ BAD: dict[str, tuple[int, Damage, str]] = {
     "a tensor is missing": (
         1, _rewrite("model.bin", lambda raw: raw.replace(b"conv2/bias", b"conv2/bia5")),
         r"model\.bin: lacks 'encoder/conv2/bias'",
+    ),
+    "keys with a bias": (
+        1, _rewrite("model.bin", _key_bias), r"self_attention/linear_0/bias gives keys a bias",
     ),
     "no vocabulary": (
         1, _drop("vocabulary.txt"), r"none of vocabulary\.txt, .*; put the one that came",

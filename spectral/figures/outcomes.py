@@ -24,6 +24,7 @@ _OUTCOME_COLOURS = {
     Outcome.LOOP: "#CC79A7",
     Outcome.GIBBERISH: "#666666",
     Outcome.EMPTY: "#DDDDDD",
+    Outcome.ANNOTATION: "#0072B2",
 }
 
 

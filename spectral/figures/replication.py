@@ -24,7 +24,8 @@ NUMBERS = {
 }
 _PUBLISHED = dict(zip(NUMBERS, ("delta_n_eff", "delta_alpha", "delta_log10_kf"), strict=True))
 _FILLED, _OPEN = "openai", "unrestricted"
-_STEP = 0.19
+_STEP = 0.24
+_PUBLISHED_STEP, _MODEL_STEP = 0.5, 1.5
 
 
 def draw_replication(
@@ -41,29 +42,32 @@ def draw_replication(
     """
     models = list(table.sort_values("parameters").model.unique())
     others = list(published.model.unique())
-    labels = [*[f"{name}, published" for name in others], *models]
+    places = {f"{name}, published": _PUBLISHED_STEP * i for i, name in enumerate(others)}
+    edge = _PUBLISHED_STEP * len(others)
+    places |= {name: edge + 0.6 + _MODEL_STEP * i for i, name in enumerate(models)}
     figure, axes = plt.subplots(
         len(COMPONENT_NAMES), len(NUMBERS), sharex="col", sharey=True,
-        figsize=(PAGE, 1.55 * len(COMPONENT_NAMES)), layout="constrained",
+        figsize=(PAGE, (0.32 * max(places.values()) + 0.6) * len(COMPONENT_NAMES) + 0.8),
+        layout="constrained",
     )  # fmt: skip
     for row, (component, title) in zip(axes, COMPONENT_NAMES.items(), strict=True):
         for ax, (name, label) in zip(row, NUMBERS.items(), strict=True):
             _draw_chance(ax, chance[chance.component == component], name)
             known = published[published.component == component]
             ax.plot(
-                known[_PUBLISHED[name]], [labels.index(f"{m}, published") for m in known.model],
+                known[_PUBLISHED[name]], [places[f"{m}, published"] for m in known.model],
                 "x", color=PUBLISHED_COLOUR, ms=6, mew=1.5,
             )  # fmt: skip
-            _draw_measured(ax, table[table.component == component], name, models, len(others))
-            _draw_random(ax, random[random.component == component], name, models, len(others))
-            ax.axhline(len(others) - 0.5, color=PUBLISHED_COLOUR, lw=0.5, ls=":")
+            _draw_measured(ax, table[table.component == component], name, places)
+            _draw_random(ax, random[random.component == component], name, places)
+            ax.axhline(edge - 0.15, color=PUBLISHED_COLOUR, lw=0.5, ls=":")
             if name != "log10_difference":
                 ax.axvline(0, color="black", lw=0.5)
             if component == list(COMPONENT_NAMES)[-1]:
                 ax.set_xlabel(label)
         row[0].set_ylabel(title)
-    axes[0, 0].set_yticks(range(len(labels)), labels)
-    axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    axes[0, 0].set_yticks(list(places.values()), list(places))
+    axes[0, 0].set_ylim(max(places.values()) + 0.9, -0.3)
     _legend(figure, axes[0, 0])
     return figure
 
@@ -74,11 +78,11 @@ def _draw_chance(ax: Axes, chance: pd.DataFrame, name: str) -> None:
         ax.axvspan(low if np.isfinite(low) else ax.get_xlim()[0], high, color="0.9", lw=0)
 
 
-def _draw_measured(ax: Axes, table: pd.DataFrame, name: str, models: list[str], first: int) -> None:
+def _draw_measured(ax: Axes, table: pd.DataFrame, name: str, places: dict[str, float]) -> None:
     for _, line in table.iterrows():
         if not np.isfinite(line[name]):
             continue
-        place = first + models.index(line.model) + _STEP * (list(LOOPS).index(line.loops) - 1.5)
+        place = places[line.model] + _STEP * (list(LOOPS).index(line.loops) - 1.5)
         colour, filled = LOOPS[line.loops][0], line.decoding == _FILLED
         ends = [line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]]
         reach = np.where(np.isfinite(ends), ends, 0.0)[:, None]
@@ -88,12 +92,12 @@ def _draw_measured(ax: Axes, table: pd.DataFrame, name: str, models: list[str], 
         )  # fmt: skip
 
 
-def _draw_random(ax: Axes, random: pd.DataFrame, name: str, models: list[str], first: int) -> None:
+def _draw_random(ax: Axes, random: pd.DataFrame, name: str, places: dict[str, float]) -> None:
     own = random[(random.loops == DROPPED) & (random.decoding == _FILLED)]
     for _, line in own[np.isfinite(own[name])].iterrows():
         ends = [line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]]
         ax.errorbar(
-            line[name], first + models.index(line.model) + 2.5 * _STEP,
+            line[name], places[line.model] + 2.5 * _STEP,
             xerr=np.where(np.isfinite(ends), ends, 0.0)[:, None], fmt="^", ms=3.5, lw=0.8,
             color="black", mfc="white", capsize=1.2,
         )  # fmt: skip

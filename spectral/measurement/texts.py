@@ -12,6 +12,7 @@ Row = dict[str, object]
 
 def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
     """What an utterance and its transcript have in common with all rows."""
+    known = vocabulary() if model.spells else None
     errors = score(mixture.references, transcript.text)
     return {
         "model": model.name,
@@ -24,7 +25,7 @@ def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -
         "interferers": [part.utterance.id for part in mixture.parts[1:]],
         "interferer_word_errors": list(errors.interferers),
         "candidate": errors.is_candidate,
-        "outcome": str(outcome(mixture.references, transcript.text, vocabulary())),
+        "outcome": str(outcome(mixture.references, transcript.text, known)),
         **{name: getattr(transcript, name) for name in CONFIDENCES},
         "compression_ratio": transcript.compression_ratio,
         "no_speech_probability": transcript.no_speech_probability,

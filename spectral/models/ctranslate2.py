@@ -114,8 +114,8 @@ def read_whisper(parts: tuple[Path, ...]) -> Whisper:
         model.load_state_dict(_state(tensors, dims))
     except KeyError as error:
         raise ValueError(f"{parts[0]}: lacks {error}; it is no Whisper: convert it again") from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{parts[0]}: {reason}; convert it again") from None
     return model.eval()
 
@@ -296,7 +296,7 @@ def _unstacked(
         state |= {f"{ours}.{one}.{kind}": chunk for one, chunk in zip(stack, chunks, strict=True)}
     bias = state.pop(f"{ours}.key.bias", None)
     if bias is not None and bias.any():
-        raise RuntimeError(f"\n{theirs}/bias gives keys a bias, and Whisper's have none")
+        raise ValueError(f"{theirs}/bias gives keys a bias, and Whisper's have none")
     return state
 
 

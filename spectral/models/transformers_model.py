@@ -24,6 +24,7 @@ _CONTROL = (
     "<|startoflm|>",
     "<|startofprev|>",
 )
+_TIMESTAMPS = 1501
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
 
 
@@ -42,13 +43,15 @@ class TransformersModel(SpeechModel):
         self._tokenizer, self._extractor = tokenizer, extractor
         self.tokens = _tokens(name, tokenizer, model)
         # Whisper's words bring their space along; a vocabulary of characters starts without
-        self._opening = " " if len(tokenizer.get_vocab()) > _CHARACTERS else ""
+        self.spells = len(tokenizer.get_vocab()) <= _CHARACTERS
+        self._opening = "" if self.spells else " "
         self.width = model.config.d_model
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
         self.layers = decoder_layers(model, ffn="fc2")
         self.encoder_layers = list(model.model.encoder.layers)
+        self.final_norm = model.model.decoder.layer_norm
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """See :class:`SpeechModel`."""
@@ -146,6 +149,9 @@ def _tokens(
     text = added_text(names, end, special)
     other = [number for number in range(end + 1, rows) if number not in text]
     steering = {known[token] for token in (*_CONTROL, no_speech) if token in known}
+    timestamps = range(known[PROMPT[-1]] + 1, known[PROMPT[-1]] + 1 + _TIMESTAMPS)
+    if timestamps[-1] < rows:  # the older tokenizers do not name them
+        names = {number: f"<|{i}|>" for i, number in enumerate(timestamps)} | names
     return Tokens(
         prompt=tuple(known[token] for token in prompt),
         end=end,

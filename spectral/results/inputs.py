@@ -37,7 +37,8 @@ def kinds_of_answer(rows: pd.DataFrame) -> pd.DataFrame:
     """How many inputs without and with speech get each outcome, by model and decoding rule."""
     spoken = rows.reference.map(bool).map({False: "no speech", True: "speech"})
     counts = rows.assign(inputs=spoken).groupby(["inputs", "outcome", "model", "decoding"]).size()
-    table = counts.unstack(["model", "decoding"], fill_value=0)
+    order = list(rows[["model", "decoding"]].drop_duplicates().itertuples(index=False, name=None))
+    table = counts.unstack(["model", "decoding"], fill_value=0)[order]
     table.columns = [": ".join(column) for column in table.columns]
     return table.reset_index()
 

@@ -1,16 +1,32 @@
 """Texts compared: Whisper's English normaliser, its measure of repetition, and edits."""
 
+import re
 import zlib
 from functools import cache, lru_cache
 
 import numpy as np
 from whisper.normalizers import EnglishTextNormalizer
 
+_ANNOTATION = re.compile(
+    r"\[[^\]]*(?:\]|$)|\([^)]*(?:\)|$)|\*[^*]+\*|[\u2669-\u266f]+"
+)  # the notes
+
 
 @lru_cache(maxsize=2**16)
 def normalise(text: str) -> str:
-    """A text as Whisper's English normaliser writes it, stripped; numbers become digits."""
-    return str(_english()(text)).strip()
+    """A text as Whisper's English normaliser writes it; numbers become digits.
+
+    The normaliser leaves the last stop of "...", which is no word and is dropped.
+    """
+    return " ".join(word for word in str(_english()(text)).split() if word != ".")
+
+
+def without_annotations(text: str) -> str:
+    """A text without what Whisper notes beside speech: "[Music]", "(laughs)", "*sighs*", notes.
+
+    A bracket that is never closed, as where the length limit cuts a text off, lasts to the end.
+    """
+    return _ANNOTATION.sub(" ", text)
 
 
 def compression_ratio(text: str) -> float:

@@ -3,6 +3,7 @@
 Outcomes are judged from texts alone: the references, the transcript and a vocabulary.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,15 +12,19 @@ from functools import lru_cache
 import jiwer
 import numpy as np
 
-from spectral.speech.text import compression_ratio, normalise
+from spectral.speech.text import compression_ratio, normalise, without_annotations
 
 CANDIDATE_WORD_ERROR = 0.5  # the paper's limit: a hallucination candidate has more
 LOOP_COMPRESSION = 2.4  # openai-whisper's compression_ratio_threshold: above it decoding failed
 LOOP_REPEATS = 4  # people say things three times ("very very very"), hardly ever four
 LOOP_CHARACTERS = 12  # a repeated run this long is no drawn-out sound ("aaaa", "haha")
+WHOLE_REPEATS = 5  # a text of nothing else needs no such length ("I I I I I")
 FRAGMENT_WORDS = 3  # two words ("of the") are often shared by chance, three hardly ever
 FRAGMENT_SHARE = 0.5  # as for word error: at least half of the text is somebody's
 GIBBERISH_SHARE = 0.5  # fewer known words than this: most of the text is no language
+
+
+_WORD = re.compile(r"[\w']+")
 
 
 class Outcome(StrEnum):
@@ -28,6 +33,7 @@ class Outcome(StrEnum):
     CORRECT = "correct"
     INTERFERER = "interferer"
     EMPTY = "empty"
+    ANNOTATION = "annotation"
     LOOP = "loop"
     FRAGMENT = "fragment"
     GIBBERISH = "gibberish"
@@ -73,15 +79,23 @@ def word_error(reference: str, hypothesis: str) -> float:
     return float(jiwer.wer(normalise(reference), normalise(hypothesis)))
 
 
-def outcome(references: Sequence[str], hypothesis: str, vocabulary: Collection[str]) -> Outcome:
+def outcome(
+    references: Sequence[str], hypothesis: str, vocabulary: Collection[str] | None
+) -> Outcome:
     """The kind of answer, the first of these that holds; the target's reference comes first.
 
-    correct: word error against the target at most 0.5. interferer: at most 0.5 against another
-    speaker. empty: no words. loop: see ``is_loop``. fragment: at least half of the words stand in
-    runs of three that one of the speakers said, such as the beginning of a sentence or pieces of
-    several. gibberish: fewer than half of the words are in the vocabulary. invention: words of the
-    language that nobody said.
+    annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes, however often; also
+    where nobody speaks. Beside words annotations count for nothing, and all that follows is of the
+    words. correct: word error against the target at most 0.5. interferer: at most 0.5 against
+    another speaker. empty: no words, such as "...". loop: see ``is_loop``. fragment: at least half
+    of the words stand in runs of three that one of the speakers said, such as the beginning of a
+    sentence or pieces of several. gibberish: fewer than half of the words are in the vocabulary, of
+    a model that was taught no other words; never without a vocabulary, as nothing tells the rare
+    words and names of a whole language from none. invention: words that nobody said.
     """
+    written, hypothesis = hypothesis, without_annotations(hypothesis)
+    if written != hypothesis and not normalise(hypothesis):
+        return Outcome.ANNOTATION
     errors = score(references, hypothesis)
     if errors.target <= CANDIDATE_WORD_ERROR:
         return Outcome.CORRECT
@@ -93,7 +107,7 @@ def outcome(references: Sequence[str], hypothesis: str, vocabulary: Collection[s
         return Outcome.LOOP
     if said_share(references, hypothesis) >= FRAGMENT_SHARE:
         return Outcome.FRAGMENT
-    if known_share(hypothesis, vocabulary) < GIBBERISH_SHARE:
+    if vocabulary is not None and known_share(hypothesis, vocabulary) < GIBBERISH_SHARE:
         return Outcome.GIBBERISH
     return Outcome.INVENTION
 
@@ -102,11 +116,22 @@ def is_loop(text: str) -> bool:
     """Whether a text repeats itself: compressible beyond 2.4, or one piece four times on end.
 
     The compression ratio is openai-whisper's and misses loops in short texts, where zlib's own
-    bytes weigh; so any run of at least 12 characters made of one piece four times over counts too.
+    bytes weigh; so any run of at least 12 characters made of one piece four times over counts too,
+    with or without punctuation, and a whole text of any phrase five times or more.
     """
     if compression_ratio(text) > LOOP_COMPRESSION:
         return True
-    characters = np.array(list(" ".join(text.lower().split()) + " "))
+    words = _WORD.findall(text.lower())
+    whole = any(
+        words == words[:period] * (len(words) // period)
+        for period in range(1, len(words) // WHOLE_REPEATS + 1)
+    )
+    return whole or any(map(_has_run, (text.lower().split(), words)))
+
+
+def _has_run(words: Sequence[str]) -> bool:
+    """Whether a piece stands four times on end somewhere, words or parts of words."""
+    characters = np.array(list(" ".join(words) + " "))
     return any(
         _longest_run(characters[period:] == characters[:-period]) + period
         >= max(LOOP_REPEATS * period, LOOP_CHARACTERS)
