@@ -105,8 +105,8 @@ def difference(found: Key, wanted: Key) -> str | None:
         return f"rows of {found['kind']}"
     if found["version"] != wanted["version"]:
         return f"version {found['version']} of {found['kind']}, which is at {wanted['version']}"
-    before = {**FORMER.get(found["kind"], {}), **found["parameters"]}
-    after = wanted["parameters"]
+    former = FORMER.get(found["kind"], {})
+    before, after = ({**former, **key["parameters"]} for key in (found, wanted))
     names = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if names:
         return f"{names[0]} was {before.get(names[0])!r} and is {after.get(names[0])!r}"

@@ -146,8 +146,13 @@ def _alike(kept: pd.DataFrame, again: pd.DataFrame) -> bool:
     exact = kept.columns.difference(_numbers(kept))
     lists = [name for name in _numbers(kept) if kept[name].dtype == object]
     return kept[exact].astype(str).equals(again[exact].astype(str)) and all(
-        (kept[name].map(len) == again[name].map(len)).all() for name in lists
+        _lengths(kept[name]) == _lengths(again[name]) for name in lists
     )
+
+
+def _lengths(column: "pd.Series[float]") -> list[int]:
+    """Of lists, -1 of those that are missing."""
+    return [-1 if each is None else len(each) for each in column]
 
 
 def _numbers(rows: pd.DataFrame) -> list[str]:
@@ -156,13 +161,13 @@ def _numbers(rows: pd.DataFrame) -> list[str]:
 
 
 def _is_number(column: "pd.Series[float]") -> bool:
-    first = column.iloc[0] if len(column) else None
+    first = next((each for each in column if each is not None), None)
     return column.dtype.kind == "f" or (isinstance(first, np.ndarray) and first.dtype.kind == "f")
 
 
 def _flat(column: "pd.Series[float]") -> np.ndarray:
     if column.dtype == object:
-        return np.concatenate([np.asarray(each, dtype=float) for each in column])
+        return np.concatenate([np.asarray(each, dtype=float) for each in column.dropna()])
     return column.to_numpy(dtype=float)
 
 
