@@ -62,6 +62,7 @@ FIRST, SECOND = "first half", "second half"
 """Clean speech of random halves of the speakers, and its two sides."""
 
 MODES = 50  # eigenvalues that are stored
+TOGETHER = 64  # unions whose moments are summed at once: so many D x D matrices are held
 
 POOLING = pa.schema(
     [
@@ -298,7 +299,7 @@ def _union_rows(
     of_row = torch.tensor(group).repeat_interleave(lengths)
     weights = torch.from_numpy(np.stack([union.groups for union in unions])).double()
     moments = Moments.of(rows, of_row, weights.shape[1])
-    spectra = torch.cat([moments.summed(w[None]).eigenvalues() for w in weights])
+    spectra = torch.cat([moments.summed(w).eigenvalues() for w in weights.split(TOGETHER)])
     tokens = (weights @ moments.count).long().tolist()
     speakers = answers.speaker[list(names)].to_numpy()
     for k in modes:
