@@ -299,7 +299,7 @@ def _union_rows(
     of_row = torch.tensor(group).repeat_interleave(lengths)
     weights = torch.from_numpy(np.stack([union.groups for union in unions])).double()
     moments = Moments.of(rows, of_row, weights.shape[1])
-    spectra = torch.cat([moments.summed(w).eigenvalues() for w in weights.split(TOGETHER)])
+    spectra = torch.cat([moments.summed(w).eigenvalues() for w in torch.split(weights, TOGETHER)])
     tokens = (weights @ moments.count).long().tolist()
     speakers = answers.speaker[list(names)].to_numpy()
     for k in modes:
