@@ -59,7 +59,7 @@ def main() -> None:
     profile, lock = arguments.profile, arguments.lock
     build = Path("build") / profile
     try:
-        sections = read_sections(Path("params") / f"{profile}.yml")
+        sections = read_sections(Path("params") / f"{profile}.yml", arguments.evidence)
         if arguments.utterances:
             take_utterances(sections, arguments.utterances)
         if arguments.models:
@@ -86,8 +86,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_sections(path: Path) -> dict[str, dict[str, object]]:
-    """The parameters of every notebook, by the notebook's name."""
+def read_sections(path: Path, evidence: bool = False) -> dict[str, dict[str, object]]:
+    """The parameters of every notebook, by the notebook's name.
+
+    Notebooks listed under ``pending`` are drawn from rows that do not come along yet: only
+    ``evidence`` has them, so that the rows are measured.
+    """
     if not path.exists():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
         raise ValueError(f"{path}: no such profile; there are: {known}")
@@ -98,9 +102,10 @@ def read_sections(path: Path) -> dict[str, dict[str, object]]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: has no sections")
     sections = {}
+    pending = [] if evidence else found.get("pending", [])
     for notebook in sorted(Path("notebooks").glob("*.ipynb")):
         section = found.get(notebook.stem, "")
-        if section is None:
+        if section is None or notebook.stem in pending:
             continue
         if not isinstance(section, dict):
             raise ValueError(
