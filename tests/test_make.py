@@ -356,6 +356,14 @@ def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
     assert _stale(committed) == {"gains"}
 
 
+def test_what_is_pending_waits_for_its_rows(committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
+    path = committed / "params" / "ladder.yml"
+    path.write_text(path.read_text() + "\npending: [gains]\n")
+    assert "gains" not in _stale(committed)
+    assert _evidence(committed).splitlines()[:-1] == ["measuring large (nulls)"]
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "named"),
     [
