@@ -89,7 +89,8 @@ evidence: ## measure rows of data/results/ that are missing or stale (hours; it 
 	@echo "data/results/ holds what the code, params/$(PROFILE).yml and data/ give now"
 
 plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
-	@$(BIN)/python -m spectral.planning params/$(PROFILE).yml $(if $(N),--utterances $(N))
+	@$(BIN)/python -m spectral.planning params/$(PROFILE).yml $(if $(N),--utterances $(N)) \
+	  $(if $(MODELS),--models $(MODELS))
 
 test: check-style check-types check-tests ## check style and types, run the tests and all notebooks
 

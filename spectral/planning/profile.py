@@ -1,7 +1,7 @@
 """What a profile's parameter file will measure: which models, on how many utterances, how."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,26 +92,30 @@ class Work:
         return count
 
 
-def read_profile(path: Path, utterances: int | None = None) -> list[Work]:
-    """The measurements of a parameter file; ``utterances`` replaces what its sections say.
+def read_profile(
+    path: Path, utterances: int | None = None, models: Sequence[str] = ()
+) -> list[Work]:
+    """The measurements of a parameter file; ``utterances`` and ``models`` replace its own.
 
-    Raises ValueError for a file that is missing or measures nothing.
+    Rows that come with the project are not measured. Raises ValueError for a file that is missing
+    or has nothing to measure.
     """
     if not path.exists():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
         raise ValueError(f"{path}: no such profile; there are: {known}")
     sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = [section for section in sections.values() if isinstance(section, dict)]
+    missing = [rows for one in found for rows in _to_measure(one, models)]
+    asked = {"utterances": utterances} if utterances else {}
     work = []
     for kind in KINDS:
-        drawn = [one for one in found if kind in _drawn_from(one)]
-        models = dict.fromkeys(str(name) for one in drawn for name in one["models"])
-        if sections.get(kind) and models:
-            asked = {"utterances": utterances} if utterances else {}
-            work.append(Work(kind, {**sections[kind], **asked}, tuple(models)))
+        names = dict.fromkeys(rows.stem for rows in missing if rows.parent.name == kind)
+        if sections.get(kind) and names:
+            work.append(Work(kind, {**sections[kind], **asked}, tuple(names)))
     if not work:
         raise ValueError(
-            f"{path}: measures nothing; no section has `results` of {', '.join(KINDS)}"
+            f"{path}: has nothing to measure, all rows that it draws are there; name other models, "
+            'such as MODELS="small large-v3-turbo"'
         )
     return work
 
@@ -122,7 +126,8 @@ def utterances_of(work: Work) -> tuple[tuple[Utterance, ...], int]:
         found = find_utterances(work.corpus).utterances
     except FileNotFoundError:
         found = ()
-    count, asked = len(found) or LIBRISPEECH, work.values["utterances"]
+    listed = len(work.corpus.read_text().split()) - 1 if work.corpus.is_file() else LIBRISPEECH
+    count, asked = len(found) or listed, work.values["utterances"]
     return found, min(count, asked or count)
 
 
@@ -131,14 +136,16 @@ def _sides(conditions: int) -> int:
     return conditions + 2 * (conditions - 1)
 
 
-def _drawn_from(section: Mapping[str, Any]) -> set[str]:
-    """The measuring notebooks whose rows a figure's section names, if they are still to be made."""
-    folders = [
-        _from_root(str(value))
-        for key, value in section.items()
-        if key == _RESULTS or key.endswith(f"_{_RESULTS}")
-    ]
-    return {folder.name for folder in folders if folder.parts[:1] != ("data",)}
+def _to_measure(section: Mapping[str, Any], models: Sequence[str]) -> Iterator[Path]:
+    """The files of rows that a figure's section draws, but those that come with the project."""
+    for key, value in section.items():
+        if key != _RESULTS and not key.endswith(f"_{_RESULTS}"):
+            continue
+        folder, own = _from_root(str(value)), f"{key.removesuffix(_RESULTS)}models"
+        for name in models or section.get(own, section.get("models", ())):
+            rows = folder / f"{name}.parquet"
+            if folder.parts[:1] != ("data",) or not rows.exists():
+                yield rows
 
 
 def _from_root(value: str) -> Path:
