@@ -61,7 +61,7 @@ def main() -> None:
     try:
         sections = read_sections(Path("params") / f"{profile}.yml", arguments.evidence)
         if arguments.utterances:
-            take_utterances(sections, arguments.utterances)
+            take_utterances(sections, arguments.utterances, all_rows=bool(arguments.models))
         if arguments.models:
             take_models(sections, arguments.models)
         texts = {
@@ -116,13 +116,13 @@ def read_sections(path: Path, evidence: bool = False) -> dict[str, dict[str, obj
     return sections
 
 
-def take_utterances(sections: Mapping[str, dict[str, object]], count: str) -> None:
-    """Measure ``count`` utterances; rows that come with the project stay what they are."""
+def take_utterances(sections: Mapping[str, dict[str, object]], count: str, all_rows: bool) -> None:
+    """Measure ``count`` utterances; where not of all rows, those in data/ stay what they are."""
     if not count.isdecimal() or int(count) == 0:
         raise ValueError(f"N is {count!r}; give a number of utterances, such as N=50")
     folders = rows_folders(sections)
     for name in set(sections) & set(MEASURING):
-        if not is_committed(folders.get(name)):
+        if all_rows or not is_committed(folders.get(name)):
             sections[name]["utterances"] = int(count)
 
 

@@ -402,6 +402,7 @@ def test_rows_of_weights_and_speech_that_are_not_here_are_drawn_from(
 
 def test_other_parameters_of_fresh_rows_leave_those_of_data_as_they_are(committed: Path) -> None:
     assert "nulls-small" not in _stale(committed, "N=50")
+    assert "utterances was 2 and is 50" in _error(committed, "N=50", "MODELS=small")
 
 
 @pytest.mark.parametrize("content", ["better rows", ""])
