@@ -25,9 +25,9 @@ from whisper.tokenizer import get_tokenizer
 
 from spectral.models.decoding import Transcript, greedy, transcribe
 from spectral.models.loading import load
+from spectral.models.published import PUBLISHED
 from spectral.models.rules import OPENAI, UNRESTRICTED, Rule, rule
 from spectral.models.view import SpeechModel
-from spectral.models.wheels import FILES, parts_of
 from spectral.speech.corpus import find_utterances, read_wave
 
 CPU = torch.device("cpu")
@@ -330,12 +330,12 @@ def test_nan_logits_are_an_error_under_these_too(
 
 
 @pytest.mark.parametrize("by", [OPENAI, UNRESTRICTED], ids=lambda by: by.name)
-@pytest.mark.parametrize("name", list(FILES))
+@pytest.mark.parametrize("name", list(PUBLISHED))
 def test_openai_s_weights_write_what_openai_whisper_writes(
     name: str, by: Rule, waves: list[np.ndarray]
 ) -> None:
     """Of ten utterances, silence, noise and tones."""
-    if not parts_of(name):
+    if PUBLISHED[name].installed() is None:
         pytest.skip(f"the weights of {name} are not installed")
     model = load(name, NOWHERE, CPU)
     spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::13]]
