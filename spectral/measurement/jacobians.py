@@ -65,13 +65,12 @@ def paired_rows(
     settings: JacobianSettings,
 ) -> list[Row]:
     """:func:`jacobian_rows` of a model and a twin that are there."""
-    networks = {TRAINED: model, RANDOM: twin}
-    stacks = {name: _stack(network) for name, network in networks.items()}
+    networks = {name: _network(each) for name, each in ((TRAINED, model), (RANDOM, twin))}
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
         features = model.features(waves)
-        contexts = {name: _encoded(each, features) for name, each in networks.items()}
+        contexts = {name: _encoded(each.model, features) for name, each in networks.items()}
         for i, (mixture, transcript) in enumerate(
             zip(mixtures, transcribe(model, waves, recorded(settings.rule)), strict=True)
         ):
@@ -80,25 +79,23 @@ def paired_rows(
             shared["tokens"] = len(tokens)
             for name, network in networks.items():
                 if tokens:
-                    streams = streams_in(network, contexts[name][i : i + 1], tokens)
+                    streams = streams_in(network.model, contexts[name][i : i + 1], tokens)
                     chosen = _spread(streams.text, settings.tokens)
-                    columns = jacobian_columns(
-                        stacks[name], streams, chosen, settings.probes, settings.seed
-                    )
+                    columns = _columns(network, streams, chosen, settings)
                     first = streams.text.start
                     rows += _rows(shared | {"network": name}, columns, chosen, first)
     return rows
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Decoder layers from the lowest up and the final norm, in float64."""
-
-    layers: list[Layer]
+class _Network:
+    model: SpeechModel
+    layers: list[Layer]  # float64
+    singles: list[Layer]  # float32
     final_norm: LayerNorm
 
 
-def _stack(model: SpeechModel) -> Stack:
+def _network(model: SpeechModel) -> _Network:
     try:
         layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
     except TypeError:
@@ -108,7 +105,8 @@ def _stack(model: SpeechModel) -> Stack:
             f"alone, not for {kind}; leave the model out of jacobians, and take propagators from "
             "spectral.jacobians.propagators.autodiff_propagators of its layer_function"
         ) from None
-    return Stack(layers, as_norm(model.final_norm, torch.float64))
+    singles = [layer.to(torch.float32) for layer in layers]
+    return _Network(model, layers, singles, as_norm(model.final_norm, torch.float64))
 
 
 @torch.no_grad()
@@ -138,17 +136,17 @@ def _rows(shared: Row, columns: dict[str, Tensor], chosen: slice, first: int) ->
             }
 
 
-def jacobian_columns(
-    stack: Stack, streams: Streams, chosen: slice, probes: int, seed: int
+def _columns(
+    network: _Network, streams: Streams, chosen: slice, settings: JacobianSettings
 ) -> dict[str, Tensor]:
-    """Every number of one utterance at the chosen positions, each (layers, tokens)."""
+    """Every number of one utterance, each (layers, tokens)."""
     context = streams.context[0].double()
     found = [
         layer_jacobians(layer, hidden[0].double(), context, chosen)
-        for layer, hidden in zip(stack.layers, streams.hidden, strict=True)
+        for layer, hidden in zip(network.layers, streams.hidden, strict=True)
     ]
     states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
-    norms = layer_norm_jacobian(stack.final_norm, states)
+    norms = layer_norm_jacobian(network.final_norm, states)
     propagators = torch.stack([one.propagator for one in found])
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
@@ -161,7 +159,7 @@ def jacobian_columns(
     whole = joined(
         [one.injection.then(upper) for one, upper in zip(found, uppers[1:], strict=True)]
     )
-    return columns | _sensitivity_columns(stack, whole, streams, chosen, probes, seed)
+    return columns | _sensitivity_columns(network, whole, streams, chosen, settings)
 
 
 def _uppers(matrices: Tensor) -> Tensor:
@@ -262,12 +260,11 @@ def _injection_columns(
 
 
 def _sensitivity_columns(
-    stack: Stack,
+    network: _Network,
     whole: ContextJacobian,
     streams: Streams,
     chosen: slice,
-    probes: int,
-    seed: int,
+    settings: JacobianSettings,
 ) -> dict[str, Tensor]:
     """J_L, and how much of the total derivative it explains; in float32, sums of squares all.
 
@@ -277,32 +274,31 @@ def _sensitivity_columns(
     squares = torch.linalg.eigvalsh(whole.gram()).clamp(min=0)
     norm = squares.sum(-1).sqrt()
     context = streams.context[0].float()
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(context.numel(), probes, generator=generator).to(context.device)
-    fixed = whole.operator().matmat(directions.expand(len(norm), -1, -1))
-    total = without_mean(_total(stack, streams, context, chosen, directions))
+    generator = torch.Generator().manual_seed(settings.seed)
+    probes = torch.randn(context.numel(), settings.probes, generator=generator).to(context.device)
+    fixed = whole.operator().matmat(probes.expand(len(norm), -1, -1))
+    total = without_mean(_total(network, streams, context, chosen, probes))
     size = total.square().sum((-2, -1))
     left_over = (total - fixed).square().sum((-2, -1))
     per_token = {
         "sensitivity": norm,
         "rank_one_share": squares[..., -1] / squares.sum(-1),
-        "total_sensitivity": (size / probes).sqrt(),
+        "total_sensitivity": (size / settings.probes).sqrt(),
         "explained": 1 - left_over / size,
     }
-    return {name: value.expand(len(stack.layers), -1) for name, value in per_token.items()}
+    return {name: value.expand(len(network.layers), -1) for name, value in per_token.items()}
 
 
 def _total(
-    stack: Stack, streams: Streams, context: Tensor, chosen: slice, directions: Tensor
+    network: _Network, streams: Streams, context: Tensor, chosen: slice, probes: Tensor
 ) -> Tensor:
-    """The total derivative's products at every chosen token: (tokens, width, directions).
+    """The total derivative's products with probes at every chosen token: (tokens, width, probes).
 
     Later tokens, which a decoder does not hear, are left out.
     """
-    stop = range(streams.hidden[0].shape[1])[chosen][-1] + 1
+    stop = range(chosen.start, chosen.stop, chosen.step)[-1] + 1
     hidden = streams.hidden[0][0, :stop].float()
-    singles = [layer.to(torch.float32) for layer in stack.layers]
-    moved = total_sensitivity(singles, hidden, context, chosen).matmat(directions)
+    moved = total_sensitivity(network.singles, hidden, context, chosen).matmat(probes)
     return torch.unflatten(moved, 0, (-1, hidden.shape[-1]))
 
 
