@@ -18,7 +18,7 @@ from spectral.measurement.store import read
 from spectral.models.capture import HIDDEN_STATE, capture
 from spectral.models.decoding import greedy, transcribe
 from spectral.models.loading import load_random_twin
-from spectral.models.rules import UNRESTRICTED
+from spectral.models.rules import UNRESTRICTED, Rule
 from spectral.models.streams import residual_streams
 from spectral.models.view import SpeechModel
 from spectral.results.jacobians import HYPOTHESES, hypotheses, layer_summary
@@ -152,8 +152,8 @@ def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
 def test_a_text_without_tokens_has_no_rows(
     settings: JacobianSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def silent(model: SpeechModel, waves: list[np.ndarray]) -> list[object]:
-        found = transcribe(model, waves, UNRESTRICTED)
+    def silent(model: SpeechModel, waves: list[np.ndarray], rule: Rule) -> list[object]:
+        found = transcribe(model, waves, rule)
         return [replace(found[0], tokens=(), text=""), *found[1:]]
 
     monkeypatch.setattr("spectral.measurement.jacobians.transcribe", silent)
