@@ -61,9 +61,9 @@ def main() -> None:
     profile, lock = arguments.profile, arguments.lock
     build = Path("build") / profile
     try:
-        sections = read_sections(Path("params") / f"{profile}.yml")
+        sections = read_sections(Path("params") / f"{profile}.yml", arguments.evidence)
         if arguments.utterances:
-            take_utterances(sections, arguments.utterances)
+            take_utterances(sections, arguments.utterances, all_rows=bool(arguments.models))
         if arguments.models:
             take_models(sections, arguments.models)
         texts = {
@@ -88,8 +88,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_sections(path: Path) -> dict[str, dict[str, object]]:
-    """The parameters of every notebook, by the notebook's name."""
+def read_sections(path: Path, evidence: bool = False) -> dict[str, dict[str, object]]:
+    """The parameters of every notebook, by the notebook's name.
+
+    Notebooks listed under ``pending`` are drawn from rows that do not come along yet: only
+    ``evidence`` has them, so that the rows are measured.
+    """
     if not path.exists():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
         raise ValueError(f"{path}: no such profile; there are: {known}")
@@ -100,9 +104,10 @@ def read_sections(path: Path) -> dict[str, dict[str, object]]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: has no sections")
     sections = {}
+    pending = [] if evidence else found.get("pending", [])
     for notebook in sorted(Path("notebooks").glob("*.ipynb")):
         section = found.get(notebook.stem, "")
-        if section is None:
+        if section is None or notebook.stem in pending:
             continue
         if not isinstance(section, dict):
             raise ValueError(
@@ -113,13 +118,13 @@ def read_sections(path: Path) -> dict[str, dict[str, object]]:
     return sections
 
 
-def take_utterances(sections: Mapping[str, dict[str, object]], count: str) -> None:
-    """Measure ``count`` utterances; rows that come with the project stay what they are."""
+def take_utterances(sections: Mapping[str, dict[str, object]], count: str, all_rows: bool) -> None:
+    """Measure ``count`` utterances; where not of all rows, those in data/ stay what they are."""
     if not count.isdecimal() or int(count) == 0:
         raise ValueError(f"N is {count!r}; give a number of utterances, such as N=50")
     folders = rows_folders(sections)
     for name in set(sections) & set(MEASURING):
-        if not is_committed(folders.get(name)):
+        if all_rows or not is_committed(folders.get(name)):
             sections[name]["utterances"] = int(count)
 
 

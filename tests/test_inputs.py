@@ -8,7 +8,7 @@ import pytest
 
 from spectral.measurement.inputs import INPUTS, input_rows, inputs
 from spectral.measurement.store import read, write
-from spectral.models.rules import RULES
+from spectral.models.rules import OPENAI, UNRESTRICTED
 from spectral.models.view import SpeechModel
 from spectral.results.inputs import kinds_of_answer, shortened, with_outcomes, written
 from spectral.speech.corpus import SAMPLE_RATE, find_utterances
@@ -18,6 +18,8 @@ from spectral.stress.mixture import rms
 CLIP = np.random.default_rng(1).standard_normal(2 * SAMPLE_RATE).astype(np.float32) / 10
 NOTHING = {each.name: each.wave for each in without_speech(seed=0)}
 SPOKEN = {each.name: each for each in from_speech("clip", CLIP, "TWO WORDS", seed=0)}
+
+BOTH = (OPENAI, UNRESTRICTED)
 
 
 def test_inputs_without_speech_are_what_they_are_called() -> None:
@@ -63,10 +65,10 @@ def test_every_input_has_a_row_for_every_rule(
 ) -> None:
     names = [each.id for each in find_utterances(speech).utterances[:2]]
     given = inputs(speech, names, seed=0)[12:20]
-    rows = input_rows(tiny, given, list(RULES), batch=3)
+    rows = input_rows(tiny, given, [rule.name for rule in BOTH], batch=3)
     write(rows, tmp_path / "a.parquet", {}, INPUTS)
     table = read([tmp_path / "a.parquet"], INPUTS)
-    assert len(table) == len(given) * len(RULES)
+    assert len(table) == len(given) * len(BOTH)
     alone = input_rows(tiny, given[-1:], ["openai"], batch=1)[0]
     (same,) = [r for r in rows if (r["input"], r["decoding"]) == (given[-1].name, "openai")]
     assert same["transcript"] == alone["transcript"]

@@ -356,6 +356,14 @@ def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
     assert _stale(committed) == {"gains"}
 
 
+def test_what_is_pending_waits_for_its_rows(committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
+    path = committed / "params" / "ladder.yml"
+    path.write_text(path.read_text() + "\npending: [gains]\n")
+    assert "gains" not in _stale(committed)
+    assert _evidence(committed).splitlines()[:-1] == ["measuring large (nulls)"]
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "named"),
     [
@@ -394,6 +402,7 @@ def test_rows_of_weights_and_speech_that_are_not_here_are_drawn_from(
 
 def test_other_parameters_of_fresh_rows_leave_those_of_data_as_they_are(committed: Path) -> None:
     assert "nulls-small" not in _stale(committed, "N=50")
+    assert "utterances was 2 and is 50" in _error(committed, "N=50", "MODELS=small")
 
 
 @pytest.mark.parametrize("content", ["better rows", ""])

@@ -26,6 +26,7 @@ from spectral.planning.probe import LONGEST, SHORT, Timing, time_size, timings
 from spectral.planning.profile import KINDS, LIBRISPEECH, Work, read_profile, utterances_of
 
 ROOT = Path(__file__).parents[1]
+WHISPER = ROOT / "params" / "whisper.yml"
 CPU = torch.device("cpu")
 SMALL = Size(128, 3, 2)
 SIXTEEN_GB = 16_000_000_000
@@ -100,22 +101,38 @@ def test_rows_are_as_many_as_a_measurement_has(kind: str, schema: object) -> Non
 
 def test_rows_that_come_with_the_project_are_not_planned() -> None:
     works = read_profile(ROOT / "params" / "ladder.yml")
-    assert [work.kind for work in works] == ["measure"]
+    kinds = [work.kind for work in works]
+    assert "measure" in kinds
+    assert "nulls" not in kinds
 
 
-LARGER = ("small", "large-v3-turbo")
+def test_a_profile_whose_rows_are_all_there_asks_for_other_models(
+    profile: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    sections = yaml.safe_load(profile.read_text())
+    sections["figure"]["results"] = "../data/smoke/measure"
+    sections["figure"]["models"] = ["xs-0", "m-0"]
+    sections["other"] = None
+    profile.write_text(yaml.safe_dump(sections))
+    with pytest.raises(SystemExit, match="all rows that it draws are there; name other models"):
+        _said(["plan", str(profile)], monkeypatch, capsys)
+    (work,) = read_profile(profile, models=["xs-0", "tiny-0"])
+    assert (work.kind, work.models) == ("measure", ("tiny-0",))
 
 
-def test_the_whisper_profile_measures_other_models_by_every_kind() -> None:
-    works = read_profile(ROOT / "params" / "whisper.yml", models=LARGER)
+def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
+    works = read_profile(WHISPER, models=tuple(SIZES))
     assert [work.kind for work in works] == list(KINDS)
-    assert all(work.models == LARGER for work in works)
-    assert all(work.corpus == Path("data/published/librispeech.txt") for work in works)
-    counts = {work.kind: utterances_of(_elsewhere(work))[1] for work in works}
-    assert counts["measure"] == counts["pooling"] == LIBRISPEECH
-    assert max(count for kind, count in counts.items() if kind not in ("measure", "pooling")) < 200
-    fewer = read_profile(ROOT / "params" / "whisper.yml", utterances=50, models=LARGER)
-    assert {utterances_of(_elsewhere(work))[1] for work in fewer} == {50}
+    assert all(work.models == tuple(SIZES) for work in works)
+    counts = {work.kind: utterances_of(work)[1] for work in works}
+    assert counts["measure"] == counts["pooling"] == 422, "as many as are listed"
+    assert counts["jacobians"] == counts["nulls"] == 51
+    assert {utterances_of(_elsewhere(work))[1] for work in works} == {*counts.values()} - {422} | {
+        LIBRISPEECH
+    }
+    fewer = read_profile(WHISPER, utterances=5, models=["small"])
+    assert {utterances_of(_elsewhere(work))[1] for work in fewer} == {5}
 
 
 def _elsewhere(work: Work) -> Work:
@@ -131,14 +148,13 @@ def test_another_size_s_seconds_follow_its_operations() -> None:
 
 
 def test_an_estimate_spans_short_and_endless_texts() -> None:
-    works = {
-        work.kind: work for work in read_profile(ROOT / "params" / "whisper.yml", models=LARGER)
-    }
+    works = {work.kind: work for work in read_profile(WHISPER, models=["tiny"])}
     timing = Timing(SIZES["tiny"], hearing=1.0, token=0.1, jacobians=10.0)
     spectral = timing.estimate(works["measure"])
     assert spectral.low == pytest.approx(2 * (1 + 0.1 * SHORT))
     assert spectral.high == pytest.approx(2 * (1 + 0.1 * LONGEST))
     assert timing.estimate(works["listening"]).low == pytest.approx(5 * (2 + 0.1 * SHORT))
+    assert timing.estimate(works["pooling"]).low == pytest.approx(2 * (1 + 2 * 0.1 * SHORT))
     assert timing.estimate(works["jacobians"]).low == pytest.approx(2 * (1 + 0.1 * SHORT + 40))
 
 
@@ -225,8 +241,7 @@ def test_a_plan_of_days_says_what_fits_into_an_evening(
     _, evening = said.split("In an evening, 2.0 h for one model and kind, at least so many")
     assert re.search(r"^tiny-0 +8 +6$", evening, re.MULTILINE), "8 of 900 s each; all 6"
     assert re.search(r"^small-absent +3$", evening, re.MULTILINE), "3 of 2000 s each"
-    command = "make build/own/notebooks/measure-tiny-0.ipynb PROFILE=own N=8"
-    assert f"by commands such as: {command}\n" in evening
+    assert "`make measure PROFILE=own MODELS=tiny-0 N=8`" in evening
 
 
 def _said(

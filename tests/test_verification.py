@@ -91,7 +91,7 @@ def test_missing_rows_are_unlike() -> None:
 @pytest.mark.skipif(not SMOKE.exists(), reason="no rows")
 def test_a_planted_error_in_kept_rows_is_found(tmp_path: Path) -> None:
     kept = read([SMOKE], LISTENING)
-    wrong = kept.assign(forced_loss=kept.forced_loss * 1.01).to_dict("records")
+    wrong = kept.assign(forced_loss=kept.forced_loss * 1.01, windows=None).to_dict("records")
     path = tmp_path / "xs-0.parquet"
     write(wrong, path, read_meta(SMOKE), LISTENING)  # type: ignore[arg-type]
     found = verify({"xs-0": path}, "listening", LADDER, CORPUS, "cpu", seed=0)

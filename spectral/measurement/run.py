@@ -15,7 +15,6 @@ from spectral.measurement.schemas import NONSPEECH
 from spectral.measurement.settings import Settings
 from spectral.measurement.store import merge, read_meta, write
 from spectral.measurement.texts import Row
-from spectral.models.encoding import encoded_once
 from spectral.models.loading import choose_device, load
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
@@ -88,8 +87,7 @@ def measure(
             done = part.exists()
             if not done:
                 batch, unusable = stressed(utterances, speakers, settings)
-                with encoded_once(model):
-                    rows = pieces.rows(batch)
+                rows = pieces.rows(batch)
                 write(rows, part, {**of_parts, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]
             resumed += done * (len(utterances) - len(unusable))

@@ -2,6 +2,12 @@
 
 On the same weights and the same noise, Whisper writes "[BLANK_AUDIO]" where every token is allowed,
 and an invented sentence where brackets are not.
+
+openai-whisper's `decode` of a padded window gives the same tokens as `openai`. transformers'
+`generate` forbids the same by a checkpoint's generation_config.json, and differs in its limit: it
+fills the whole context where openai-whisper stops at half. openai-whisper's `transcribe` pads the
+log-mel with zeros and not the audio with silence, so that its rules hear the rest of a window
+differently.
 """
 
 from collections.abc import Mapping

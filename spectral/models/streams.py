@@ -15,7 +15,6 @@ class Streams:
 
     context: Tensor  # (1, S, width)
     hidden: tuple[Tensor, ...]  # before each layer, (1, positions, width)
-    last: Tensor  # after the last layer, as the final norm takes it, (1, positions, width)
     text: slice  # the positions that predict the text's tokens
 
 
@@ -26,19 +25,15 @@ def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]
     A model's own tokens give the streams that it decoded with; another model's give its twin's at
     equal length.
     """
-    return streams_in(model, model.encode(features), tokens)
-
-
-@torch.no_grad()
-def streams_in(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> Streams:
-    """:func:`residual_streams` where the context (1, S, width) is there."""
+    context = model.encode(features)
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         seen.append((arguments[0] if arguments else named["hidden_states"]).clone())
 
-    watched = [*(layer.layer for layer in model.layers), model.final_norm]
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in watched]
+    handles = [
+        layer.layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in model.layers
+    ]
     row = torch.tensor([[*model.tokens.prompt, *tokens]], device=model.device)
     try:
         model.step(row, context, model.new_cache())
@@ -46,4 +41,4 @@ def streams_in(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> St
         for handle in handles:
             handle.remove()
     first = len(model.tokens.prompt) - 1
-    return Streams(context, tuple(seen[:-1]), seen[-1], slice(first, first + len(tokens)))
+    return Streams(context, tuple(seen), slice(first, first + len(tokens)))

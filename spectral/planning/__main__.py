@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m spectral.planning", description=__doc__)
     parser.add_argument("profile", type=Path, help="a file of params/")
     parser.add_argument("--utterances", type=int, help="instead of as many as the file says")
-    parser.add_argument("--models", nargs="+", default=[], help="instead of those it names")
+    parser.add_argument("--models", nargs="+", default=[], help="instead of those that it draws")
     arguments = parser.parse_args()
     disable_progress_bar()  # of loading weights: every model is loaded several times
     try:
@@ -154,8 +154,11 @@ def _evening(
     yield ""
     name, counts = next(iter(fitting.items()))
     kind, count = next(iter(counts.items()))
-    command = f"make build/{profile}/notebooks/{kind}-{name}.ipynb PROFILE={profile} N={count}"
-    yield f"by commands such as: {command}"
+    command = f"PROFILE={profile} MODELS={name} N={count}"
+    yield (
+        f"`make measure {command}` (`make evidence` where rows lie in data/) begins with {kind}, "
+        "and goes on where it was stopped."
+    )
     yield ""
 
 

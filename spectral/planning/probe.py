@@ -78,6 +78,8 @@ class Timing:
             levels = len(work.values["levels_db"])
             texts = 1 + levels * work.directions
             windows = texts + 2 * levels * work.batch + _PASSES * len(work.values["tokens"])
+        if work.kind == "pooling":  # heard once for all rules
+            texts = len(work.values["decodings"])
         linear = self.jacobians * work.values["tokens"] if work.kind == "jacobians" else 0.0
         if work.kind == "nulls":
             windows += work.further_draws

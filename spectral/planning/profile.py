@@ -95,26 +95,27 @@ class Work:
 def read_profile(
     path: Path, utterances: int | None = None, models: Sequence[str] = ()
 ) -> list[Work]:
-    """The measurements of a parameter file whose rows are not there yet.
+    """The measurements of a parameter file; ``utterances`` and ``models`` replace its own.
 
-    ``utterances`` and ``models`` replace what its sections say. Rows in build/ count as not there.
-    Raises ValueError for a file that is missing or measures nothing.
+    Rows that come with the project are not measured. Raises ValueError for a file that is missing
+    or has nothing to measure.
     """
     if not path.exists():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
         raise ValueError(f"{path}: no such profile; there are: {known}")
     sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = [section for section in sections.values() if isinstance(section, dict)]
+    missing = [rows for one in found for rows in _to_measure(one, models)]
+    asked = {"utterances": utterances} if utterances else {}
     work = []
     for kind in KINDS:
-        wanted = dict.fromkeys(name for one in found for name in _missing(one, kind, models))
-        if sections.get(kind) and wanted:
-            asked = {"utterances": utterances} if utterances else {}
-            work.append(Work(kind, {**sections[kind], **asked}, tuple(wanted)))
+        names = dict.fromkeys(rows.stem for rows in missing if rows.parent.name == kind)
+        if sections.get(kind) and names:
+            work.append(Work(kind, {**sections[kind], **asked}, tuple(names)))
     if not work:
         raise ValueError(
-            f"{path}: measures nothing; its rows are all there, or no section has `results` of "
-            f"{', '.join(KINDS)}"
+            f"{path}: has nothing to measure, all rows that it draws are there; name other models, "
+            'such as MODELS="small large-v3-turbo"'
         )
     return work
 
@@ -125,7 +126,8 @@ def utterances_of(work: Work) -> tuple[tuple[Utterance, ...], int]:
         found = find_utterances(work.corpus).utterances
     except FileNotFoundError:
         found = ()
-    count, asked = len(found) or LIBRISPEECH, work.values["utterances"]
+    listed = len(work.corpus.read_text().split()) - 1 if work.corpus.is_file() else LIBRISPEECH
+    count, asked = len(found) or listed, work.values["utterances"]
     return found, min(count, asked or count)
 
 
@@ -134,16 +136,16 @@ def _sides(conditions: int) -> int:
     return conditions + 2 * (conditions - 1)
 
 
-def _missing(section: Mapping[str, Any], kind: str, models: Sequence[str]) -> Iterator[str]:
-    """The models of which a figure's section needs rows of a kind that do not come along."""
+def _to_measure(section: Mapping[str, Any], models: Sequence[str]) -> Iterator[Path]:
+    """The files of rows that a figure's section draws, but those that come with the project."""
     for key, value in section.items():
         if key != _RESULTS and not key.endswith(f"_{_RESULTS}"):
             continue
-        folder = _from_root(str(value))
-        named = section.get(f"{key.removesuffix(_RESULTS)}models", section.get("models", []))
-        for model in (models or named) if folder.name == kind else ():
-            if folder.parts[:1] != ("data",) or not (folder / f"{model}.parquet").exists():
-                yield str(model)
+        folder, own = _from_root(str(value)), f"{key.removesuffix(_RESULTS)}models"
+        for name in models or section.get(own, section.get("models", ())):
+            rows = folder / f"{name}.parquet"
+            if folder.parts[:1] != ("data",) or not rows.exists():
+                yield rows
 
 
 def _from_root(value: str) -> Path:

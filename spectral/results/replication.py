@@ -61,7 +61,15 @@ def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         for name, column in _values(clean, stressed).items():
             line |= _columns(name, next_draw(column.to_numpy()))
         found.append(line | _logarithm(line))
-    return pd.DataFrame(found)
+    ends = ("", "_low", "_high")
+    numbers = [f"{name}{end}" for name in (*OBSERVABLES, "log10_difference") for end in ends]
+    return pd.DataFrame(found) if found else _none(numbers)
+
+
+def _none(numbers: list[str]) -> pd.DataFrame:
+    """No rows, of the right types."""
+    empty = pd.DataFrame(columns=[*KEYS, *numbers])
+    return empty.astype(dict.fromkeys([*numbers, "modes"], float))
 
 
 def next_draw(values: np.ndarray) -> Interval:

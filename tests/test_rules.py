@@ -1,0 +1,346 @@
+"""Decoding rules against the libraries' own decoding, on randomly initialised checkpoints."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import whisper
+from checkpoints import (
+    ENGLISH,
+    MULTILINGUAL,
+    dimensions,
+    random_whisper,
+    write_openai,
+    write_transformers,
+)
+from torch import Tensor
+from transformers import GenerationConfig, WhisperForConditionalGeneration
+from whisper.decoding import DecodingResult, DecodingTask
+from whisper.tokenizer import get_tokenizer
+
+from spectral.models.decoding import Transcript, greedy, transcribe
+from spectral.models.loading import load
+from spectral.models.published import PUBLISHED
+from spectral.models.rules import OPENAI, UNRESTRICTED, Rule, rule
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import find_utterances, read_wave
+
+CPU = torch.device("cpu")
+NOWHERE = Path("no ladder")
+CORPUS = Path(__file__).parents[1] / "data" / "corpus"
+CONTEXT = 80  # tokens; Whisper's own 448 take the library a minute
+SIZES = {"multilingual": (MULTILINGUAL, 80), "English": (ENGLISH, 80), "large": (51866, 128)}
+
+
+def ending_whisper(vocabulary: int, mels: int) -> whisper.Whisper:
+    """A random one that ends its texts, some at once, and that likes what ``openai`` forbids.
+
+    Its favourite tokens, found by letting it write, become the end, a bracket and a blank.
+    """
+    dims = replace(dimensions(32, 4, 2, vocabulary, mels), n_text_ctx=CONTEXT)
+    model = random_whisper(dims)
+    noise = np.random.default_rng(1).standard_normal((8, 48_000)).astype(np.float32)
+    heard = whisper.log_mel_spectrogram(whisper.pad_or_trim(noise), mels)
+    options = whisper.DecodingOptions(
+        language="en", without_timestamps=True, fp16=False, sample_len=20
+    )
+    written = Counter(t for said in whisper.decode(model, heard, options) for t in said.tokens)
+    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
+    bracket, blank = tokenizer.encode(" [")[0], tokenizer.encode(" ")[0]
+    favourites = [token for token, _ in written.most_common(12) if token < tokenizer.eot]
+    weight = model.decoder.token_embedding.weight
+    with torch.no_grad():
+        for token, favourite, size in (
+            (bracket, favourites[0], 1.2),
+            (blank, favourites[1], 1.2),
+            (tokenizer.eot, favourites[4], 1.05),
+        ):
+            weight[token] = size * weight[favourite]
+    return model
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SpeechModel, SpeechModel]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    model = ending_whisper(*SIZES[request.param])
+    file = write_openai(folder / "random.pt", model)
+    other = write_transformers(folder / "random", model)
+    return load(str(file), NOWHERE, CPU), load(str(other), NOWHERE, CPU)
+
+
+@pytest.fixture(scope="module")
+def waves() -> list[np.ndarray]:
+    """Speech, silence, noise of two levels, a tone and a chord."""
+    spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::32]]
+    time = np.arange(32_000) / 16_000
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    tones = [np.sin(2 * np.pi * pitch * time) for pitch in (262, 330, 440)]
+    made = (0 * time, 0.001 * noise, 0.1 * noise, 0.3 * tones[2], 0.1 * sum(tones))
+    return [*spoken, *(np.asarray(wave, np.float32) for wave in made)]
+
+
+@pytest.fixture(scope="module")
+def features(pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]) -> Tensor:
+    return pair[0].features(waves)
+
+
+def by_openai(
+    model: SpeechModel, features: Tensor, by: Rule, **options: object
+) -> list[DecodingResult]:
+    """openai-whisper's own decoding of a batch."""
+    chosen = whisper.DecodingOptions(
+        language="en",
+        without_timestamps=True,
+        fp16=False,
+        sample_len=by.limit(model),
+        **{"suppress_blank": by.forbids} | options,  # type: ignore[arg-type]
+    )
+    found: list[DecodingResult] = whisper.decode(model.module, features, chosen)
+    return found
+
+
+def require_equal(ours: Sequence[Transcript], theirs: Sequence[DecodingResult]) -> None:
+    """Tokens, and all confidences that openai-whisper has."""
+    assert [one.tokens for one in ours] == [tuple(other.tokens) for other in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.average_log_probability == pytest.approx(other.avg_logprob, abs=1e-4)
+        assert one.no_speech_probability == pytest.approx(other.no_speech_prob, abs=1e-6)
+        if one.text == other.text:  # it spells out languages where one is written
+            assert one.compression_ratio == other.compression_ratio
+
+
+def test_by_openai_the_default_every_text_is_the_librarys_own(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+) -> None:
+    ours = greedy(pair[0], features, OPENAI)
+    require_equal(ours, by_openai(pair[0], features, OPENAI))
+    assert len({len(said.tokens) for said in ours}) > 1, "they end at several steps"
+    assert all(said.tokens for said in ours)
+    assert not any(set(said.tokens) & set(pair[0].tokens.non_speech) for said in ours)
+
+
+def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+) -> None:
+    """The text is chosen among text tokens, and its log-probability is of all tokens there are."""
+    model = pair[0]
+    ours = greedy(model, features, UNRESTRICTED)
+    among_text = by_openai(
+        model, features, UNRESTRICTED, suppress_tokens=list(model.tokens.suppressed)
+    )
+    for said, other in zip(ours, among_text, strict=True):
+        assert said.tokens == tuple(other.tokens)
+        assert said.text_log_probability == pytest.approx(other.avg_logprob, abs=1e-4)
+    of_all = by_openai(model, features, UNRESTRICTED, suppress_tokens="")
+    plain = [i for i, other in enumerate(of_all) if max(other.tokens, default=0) < model.tokens.end]
+    assert len(plain) > len(ours) / 2, "special tokens are hardly ever the most probable"
+    require_equal([ours[i] for i in plain], [of_all[i] for i in plain])
+    assert [said.tokens for said in ours] != [
+        said.tokens for said in greedy(model, features, OPENAI)
+    ]
+
+
+def test_the_forbidden_mass_is_what_openai_takes_from_the_free_model(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+) -> None:
+    """From one pass over each text; the same of the same text, whatever the rule."""
+    model, first = pair[0], len(pair[0].tokens.prompt)
+    never = DecodingTask(
+        model.module, whisper.DecodingOptions(language="en", fp16=False)
+    )._get_suppress_tokens()
+    beginning = [*model.tokens.blank, model.tokens.end]
+    for by in (OPENAI, UNRESTRICTED):
+        for row, said in zip(features[::3], greedy(model, features[::3], by), strict=True):
+            fed = torch.tensor([[*model.tokens.prompt, *said.tokens]])
+            with torch.no_grad():
+                logits = model.module(row[None], fed)[0, first - 1 :].double()
+            shares = logits[: len(said.tokens) + said.finished].softmax(-1)
+            masses = shares[:, list(never)].sum(-1)
+            masses[0] += shares[0, beginning].sum()
+            assert said.forbidden_mass == pytest.approx(masses[0].item(), abs=1e-5)
+            assert said.mean_forbidden_mass == pytest.approx(masses.mean().item(), abs=1e-5)
+            assert 0 < said.forbidden_mass < 1
+
+
+@pytest.mark.parametrize("by", [OPENAI, UNRESTRICTED], ids=lambda by: by.name)
+def test_both_libraries_write_the_same_by_both_rules(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor, by: Rule
+) -> None:
+    ours, theirs = (greedy(model, features, by) for model in pair)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens == other.tokens
+        for name in ("average_log_probability", "text_log_probability", "forbidden_mass"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-4)
+
+
+def test_transformers_own_generate_writes_what_openai_allows_with_the_published_lists(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+) -> None:
+    """A checkpoint's generation_config.json has them; its limit is another, the whole context."""
+    model = pair[1]
+    tokens, module = model.tokens, model.module
+    assert isinstance(module, WhisperForConditionalGeneration)
+    output = module.generate(
+        input_features=features,
+        generation_config=GenerationConfig(
+            suppress_tokens=sorted({*tokens.non_speech, *tokens.control}),
+            begin_suppress_tokens=[*tokens.blank, tokens.end],
+            decoder_start_token_id=tokens.prompt[0],
+            no_timestamps_token_id=tokens.prompt[-1],
+            forced_decoder_ids=None,
+            eos_token_id=tokens.end,
+            pad_token_id=tokens.end,
+            bos_token_id=tokens.end,
+            max_length=CONTEXT,
+            return_timestamps=False,
+            is_multilingual=False,
+        ),
+        decoder_input_ids=torch.tensor([tokens.prompt] * len(features)),
+    )
+    for said, row in zip(greedy(model, features, OPENAI), output.tolist(), strict=True):
+        written = row[: row.index(tokens.end)] if tokens.end in row else row
+        assert said.tokens == tuple(written[: OPENAI.limit(model)])
+
+
+def test_the_limits_are_half_of_the_context_and_all_of_it(
+    pair: tuple[SpeechModel, SpeechModel],
+) -> None:
+    for model in pair:
+        assert OPENAI.limit(model) == CONTEXT // 2
+        assert UNRESTRICTED.limit(model) == CONTEXT - len(model.tokens.prompt)
+
+
+# --- rules by which openai-whisper itself decodes -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long(waves: list[np.ndarray]) -> np.ndarray:
+    """Forty seconds of speech, so two windows or more."""
+    return np.resize(np.concatenate(waves[:4]), 640_000)
+
+
+NO_THRESHOLDS = {
+    "compression_ratio_threshold": None, "logprob_threshold": None, "no_speech_threshold": None,
+}  # fmt: skip
+OPTIONS = {
+    "timestamps": {"temperature": 0.0, "condition_on_previous_text": False, **NO_THRESHOLDS},
+    "previous-text": {"temperature": 0.0, **NO_THRESHOLDS},
+    "temperatures": {"without_timestamps": True, "condition_on_previous_text": False},
+    "transcribe": {},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_other_rules_are_transcribe_with_its_options(
+    pair: tuple[SpeechModel, SpeechModel],
+    long: np.ndarray,
+    waves: list[np.ndarray],
+    name: str,
+) -> None:
+    """What is drawn at higher temperatures, too: the audio is the seed."""
+    model = pair[0]
+    for wave in (long, waves[0]):
+        (ours,) = transcribe(model, [wave], rule(name))
+        torch.manual_seed(int.from_bytes(hashlib.sha256(wave.tobytes()).digest()[:8]))
+        theirs = whisper.transcribe(model.module, wave, language="en", fp16=False, **OPTIONS[name])
+        end = model.tokens.end
+        tokens = [t for segment in theirs["segments"] for t in segment["tokens"] if t < end]
+        assert ours.tokens == tuple(tokens)
+        text = "".join(segment["text"] for segment in theirs["segments"])
+        assert "".join(ours.text.split()) == "".join(text.split())
+        seeks = dict.fromkeys(segment["seek"] for segment in theirs["segments"])
+        assert len(ours.windows) == len(seeks)
+        temperature = {segment["temperature"] for segment in theirs["segments"]}
+        assert (temperature == {0.0}) == ("temperature" in OPTIONS[name])
+
+
+def test_what_is_drawn_at_higher_temperatures_depends_on_the_audio_alone(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    model, by = pair[0], rule("temperatures")
+    state = torch.get_rng_state()
+    together = transcribe(model, waves[:2], by)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    alone = [transcribe(model, [wave], by)[0] for wave in waves[:2]]
+    assert [said.tokens for said in alone] == [said.tokens for said in together]
+    plain = transcribe(model, waves[:2], OPENAI)
+    assert [said.tokens for said in plain] != [said.tokens for said in together], "it was drawn"
+
+
+class Silent:
+    """Decodes as if nothing were heard in the first window, and a word in every other."""
+
+    def __init__(self, task: type[DecodingTask]) -> None:
+        self._task, self.count = task, 0
+
+    def __call__(self, model: object, options: whisper.DecodingOptions) -> "Silent":
+        self.sample_len, self.n_ctx, self.sample_begin = CONTEXT // 2, CONTEXT, 4
+        return self
+
+    def run(self, segment: Tensor) -> list[DecodingResult]:
+        silent, self.count = self.count == 0, self.count + 1
+        return [
+            DecodingResult(
+                audio_features=segment, language="en", tokens=[2425], text="you",
+                avg_logprob=-1.5 if silent else -0.1, no_speech_prob=0.9 if silent else 0.2,
+                temperature=0.0, compression_ratio=0.3,
+            )
+        ]  # fmt: skip
+
+
+def test_a_window_that_is_skipped_as_silent_has_no_text_but_its_confidences(
+    pair: tuple[SpeechModel, SpeechModel], long: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectral.models.openai_model.DecodingTask", Silent(DecodingTask))
+    (said,) = transcribe(pair[0], [long], rule("temperatures"))
+    assert said.windows == [(), (2425,)]
+    assert said.no_speech_probability == 0.2
+    assert said.average_log_probability == pytest.approx((-1.5 - 2 * 0.1) / 3)
+
+
+def test_they_are_refused_for_other_libraries_and_where_rows_are_recorded(
+    pair: tuple[SpeechModel, SpeechModel], features: Tensor, waves: list[np.ndarray]
+) -> None:
+    with pytest.raises(ValueError, match="openai-whisper itself, for its own models alone"):
+        transcribe(pair[1], waves[:1], rule("timestamps"))
+    with pytest.raises(ValueError, match="texts alone are measured, by listening"):
+        greedy(pair[0], features, rule("transcribe"))
+    with pytest.raises(ValueError, match="'beam'; choose from openai, unrestricted, timestamps"):
+        rule("beam")
+
+
+def test_nan_logits_are_an_error_under_these_too(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    with pytest.raises(ValueError, match="its logits are NaN"):
+        transcribe(pair[0], [waves[0] * np.float32(np.nan)], rule("timestamps"))
+    with pytest.raises(ValueError, match="shorter than a frame"):
+        transcribe(pair[0], [waves[0][:100]], rule("timestamps"))
+
+
+# --- OpenAI's own weights -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", [OPENAI, UNRESTRICTED], ids=lambda by: by.name)
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_openai_s_weights_write_what_openai_whisper_writes(
+    name: str, by: Rule, waves: list[np.ndarray]
+) -> None:
+    """Of ten utterances, silence, noise and tones."""
+    if PUBLISHED[name].installed() is None:
+        pytest.skip(f"the weights of {name} are not installed")
+    model = load(name, NOWHERE, CPU)
+    spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::13]]
+    features = model.features([*spoken[:10], *waves[-5:]])
+    symbols = "-1" if by.forbids else ""
+    require_equal(
+        greedy(model, features, by), by_openai(model, features, by, suppress_tokens=symbols)
+    )
