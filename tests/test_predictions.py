@@ -148,7 +148,7 @@ def _plant_all(folder: Path) -> dict[str, float]:
     _plant(own, "propagators", *layers, wrong={"network": "random"})
     shares = dict.fromkeys(["gain_below_one", "injection_decays", "product_rank_one"], WRONG)
     theorem = {"network": "trained", "condition": "hell"} | _columns(
-        **shares, product_decays=0.05, rank_one_share=0.25
+        **shares, product_decays=WRONG, product_decays_off_ones=0.05, rank_one_share=0.25
     )
     _plant(own, "hypotheses", theorem, wrong={"network": "random", "condition": "clean"})
     _plant(own, "noise_width", _columns(width_db=7.0), wrong={})

@@ -33,6 +33,7 @@ _SMALLER, _LARGER = "tiny.en", "base"
 _CROSS = "cross_attention"
 _STRESS = "hell"
 _LEVEL = 20.0  # dB below the log-mel
+_DECAYS = "product_decays_off_ones"
 
 
 def pooled(name: str, **where: object) -> Number:
@@ -161,6 +162,14 @@ def hypothesis(name: str) -> Number:
     return lambda tables, model: of(hypothesis_row(tables, model, TRAINED), name)
 
 
+def off_the_ones(tables: Tables, model: str) -> Interval:
+    """How often the product of layers decays off the direction 1, along which it never does."""
+    columns = set(tables.read("hypotheses", MODEL_KEYS).columns)
+    if _DECAYS not in columns:
+        raise NotMeasured("products were not measured off the direction 1")
+    return of(hypothesis_row(tables, model, TRAINED), _DECAYS)
+
+
 def distance_change(tables: Tables, model: str) -> Interval:
     """How much closer last-layer states of two utterances are in Hell, in %."""
     return of(distance_row(tables, model, DISTANCE, TRAINED), "change")
@@ -227,7 +236,7 @@ NUMBERS: Mapping[str, Number] = {
     "log-probability AUC": lower(marks(ANSWER, "log_probability")),
     "unstable": unstable,
     "noise, 10 to 90 %": noise_width,
-    "product decays": hypothesis("product_decays"),
+    "product decays": off_the_ones,
     "rank-one fraction": hypothesis("rank_one_share"),
     "distance change": distance_change,
     "pairs alike, Hell": lambda tables, model: alike(tables, model, _STRESS),
