@@ -102,7 +102,10 @@ def by_openai(
         sample_len=by.limit(model),
         **{"suppress_blank": by.forbids} | options,  # type: ignore[arg-type]
     )
-    found: list[DecodingResult] = whisper.decode(model.module, features, chosen)
+    try:
+        found: list[DecodingResult] = whisper.decode(model.module, features, chosen)
+    except ZeroDivisionError:
+        pytest.skip("openai-whisper divides by the length of an empty text")
     return found
 
 

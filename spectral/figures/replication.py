@@ -112,4 +112,4 @@ def _legend(figure: Figure, ax: Axes) -> None:
     ax.plot([], [], "s", color="black", mfc="white", label=f"rule {_OPEN}")
     ax.fill_between([], [], color="0.9", lw=0, label="halves of clean speech")
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
