@@ -535,6 +535,17 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
     }
 
 
+def test_findings_of_one_model_are_single_numbers(tmp_path: Path) -> None:
+    rows = [
+        {"parameters": 1, "model": "tiny.en", "component": "self_attention", "length": length,
+         "measure": "eigenvalue", "part": "tail", "ratio": ratio}
+        for length, ratio in (("raw", 1.25), ("length-matched", 0.75))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "tail_eigenvalues.csv", index=False)
+    (line,) = findings({WHISPER: _tables(tmp_path)})[WHISPER]
+    assert line == "1.25 raw, 0.75 at equal length"
+
+
 def test_a_range_is_signed_where_asked_and_leaves_out_what_is_missing() -> None:
     assert span([-1.26, math.nan, 2.0], 1, sign=True) == "-1.3 to +2.0"
     assert span([0.2, 0.4]) == "0"

@@ -1,6 +1,7 @@
 """Predictions: read as they were committed, judged by intervals, older than what they predict."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -77,14 +78,16 @@ def _columns(**numbers: float) -> dict[str, float]:
     }
 
 
-def _plant(folder: Path, name: str, *rows: dict[str, object], wrong: dict[str, object]) -> None:
+def _plant(
+    folder: Path, name: str, *rows: Mapping[str, object], wrong: Mapping[str, object]
+) -> None:
     """A table, in which every row is also there with each key of ``wrong`` changed, and WRONG."""
     table = []
     for row in rows:
-        table.append(KEYS | row)
-        for key, value in ({"model": "small"} | wrong).items():
+        table.append({**KEYS, **row})
+        for key, value in {"model": "small", **wrong}.items():
             bad = {name: WRONG for name, cell in row.items() if isinstance(cell, float)}
-            table.append(KEYS | row | bad | {key: value})
+            table.append({**KEYS, **row, **bad, key: value})
     folder.mkdir(exist_ok=True)
     frame = pd.DataFrame(table)
     keys = [name for name in frame if not pd.api.types.is_float_dtype(frame[name])]
@@ -126,8 +129,10 @@ def _plant_all(folder: Path) -> dict[str, float]:
         for part, base in parts.items()
     ]  # fmt: skip
     _plant(own, "by_outcome", *changes, wrong={"length": "raw", "modes": 10, "outcome": "all"})
-    control = matched | {"component": "cross_attention", "observable": "n_eff"}
-    control |= {"control": "spectrum"} | _columns(remaining=41.0, fraction=0.5)
+    control: dict[str, object] = {
+        **matched, "component": "cross_attention", "observable": "n_eff", "control": "spectrum",
+        **_columns(remaining=41.0, fraction=0.5),
+    }  # fmt: skip
     _plant(own, "controls", control, wrong={"control": "twin", "observable": "alpha", "modes": 10})
     beginnings = [
         {"component": component, "observable": name, "condition": condition, "when": "any",
@@ -138,8 +143,11 @@ def _plant_all(folder: Path) -> dict[str, float]:
         )
     ]  # fmt: skip
     _plant(own, "early_warning", *beginnings, wrong={"when": "before", "prefix": 8})
-    whole = {"component": "answer", "observable": "log_probability", "condition": "noise"}
-    _plant(own, "within_conditions_k50", whole | _columns(auc=0.25), wrong={"observable": "tokens"})
+    whole: dict[str, object] = {
+        "component": "answer", "observable": "log_probability", "condition": "noise",
+        **_columns(auc=0.25),
+    }  # fmt: skip
+    _plant(own, "within_conditions_k50", whole, wrong={"observable": "tokens"})
     layers = [
         {"network": "trained", "layer": layer, "condition": condition} | _columns(unstable=value)
         for layer, condition, value in ((1, "clean", 0.2), (1, "hell", 0.3), (2, "clean", 0.2),
@@ -147,13 +155,15 @@ def _plant_all(folder: Path) -> dict[str, float]:
     ]  # fmt: skip
     _plant(own, "propagators", *layers, wrong={"network": "random"})
     shares = dict.fromkeys(["gain_below_one", "injection_decays", "product_rank_one"], WRONG)
-    theorem = {"network": "trained", "condition": "hell"} | _columns(
-        **shares, product_decays=WRONG, product_decays_off_ones=0.05, rank_one_share=0.25
-    )
+    shares |= {"product_decays": WRONG, "product_decays_off_ones": 0.05, "rank_one_share": 0.25}
+    theorem = {"network": "trained", "condition": "hell", **_columns(**shares)}
     _plant(own, "hypotheses", theorem, wrong={"network": "random", "condition": "clean"})
     _plant(own, "noise_width", _columns(width_db=7.0), wrong={})
-    apart = {"network": "trained", "quantity": "distance"}
-    apart |= _columns(ratio_stressed=WRONG, change=-9.0)
+    apart: dict[str, object] = {
+        "network": "trained",
+        "quantity": "distance",
+        **_columns(ratio_stressed=WRONG, change=-9.0),
+    }
     _plant(
         own, "attraction_distances", apart,
         wrong={"network": "random", "quantity": "centred_distance"},
@@ -173,7 +183,7 @@ def _plant_all(folder: Path) -> dict[str, float]:
     pd.DataFrame(
         [KEYS | {"decoding": rule, "clips": 50, "with_words": words}
          for rule, words in (("openai", 49), ("unrestricted", 1))]
-    ).to_csv(own / "words_from_nonspeech.csv", index=False)  # fmt: skip
+    ).to_csv(folder / "words_from_nonspeech.csv", index=False)  # fmt: skip
     return {
         "pooled n_eff": 9.0, "pooled alpha": 12.0, "pooled log10 difference": 13.0,
         "pooled log10 ratio": 14.0, "pooled n_eff, matched": 109.0, "pooled n_eff, kept": 119.0,

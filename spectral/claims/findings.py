@@ -132,10 +132,11 @@ def _tails(tables: Tables) -> Iterator[Line]:
     columns = [*MODEL_KEYS, "component", "length", "measure", "part", "ratio"]
     table = tables.read("tail_eigenvalues", columns)
     table = table[(table.measure == EIGENVALUE) & (table.part == TAIL)]
-    own = table[table.component == "self_attention"].set_index("length").ratio
+    own = table[table.component == "self_attention"]
+    raw, cut = (span(own.ratio[own.length == way], 2) for way in (RAW, MATCHED))
     yield (
         "self-attention: eigenvalues 11 to 50, Hell over clean",
-        f"{span(own[RAW], 2)} raw, {span(own[MATCHED], 2)} at equal length",
+        f"{raw} raw, {cut} at equal length",
     )
 
 

@@ -12,8 +12,8 @@ from scipy import stats
 from spectral.results.bootstrap import LEVEL, Interval
 
 MODEL_KEYS = ["parameters", "model"]
-POOLED, HALVES = "pooled", "halves"
-"""The pooled table, and that of halves of clean speech: they have a name of their own per group."""
+POOLED, HALVES, NONSPEECH = "pooled", "halves", "words_from_nonspeech"
+"""The pooled table, that of halves of clean speech, and that of clips: beside the other tables."""
 
 
 class NotMeasured(Exception):
@@ -32,6 +32,7 @@ class Tables:
         elsewhere = {
             POOLED: self.pooled,
             HALVES: self.pooled.with_name(f"{self.pooled.stem}_halves.csv"),
+            NONSPEECH: self.pooled.with_name(f"{NONSPEECH}.csv"),
         }
         return elsewhere.get(name, self.folder / f"{name}.csv")
 

@@ -9,6 +9,7 @@ from spectral.claims.layers import hypothesis_row, rises_by_layer
 from spectral.claims.numbers import (
     HALVES,
     MODEL_KEYS,
+    NONSPEECH,
     NotMeasured,
     Tables,
     difference,
@@ -202,7 +203,7 @@ def words_from_nonspeech(decoding: str) -> Number:
 
     def number(tables: Tables, model: str) -> Interval:
         keys = ["model", "decoding", "clips", "with_words"]
-        table = tables.read("words_from_nonspeech", keys)
+        table = tables.read(NONSPEECH, keys)
         row = only(table, {"model": model, "decoding": decoding})
         return share(int(row.with_words), int(row.clips))
 
