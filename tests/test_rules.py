@@ -100,12 +100,10 @@ def by_openai(
         without_timestamps=True,
         fp16=False,
         sample_len=by.limit(model),
+        length_penalty=0.0,  # ranks the one text there is; by default it divides by its length
         **{"suppress_blank": by.forbids} | options,  # type: ignore[arg-type]
     )
-    try:
-        found: list[DecodingResult] = whisper.decode(model.module, features, chosen)
-    except ZeroDivisionError:
-        pytest.skip("openai-whisper divides by the length of an empty text")
+    found: list[DecodingResult] = whisper.decode(model.module, features, chosen)
     return found
 
 
