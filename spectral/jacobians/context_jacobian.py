@@ -12,7 +12,7 @@ small tensors.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -88,6 +88,20 @@ class ContextJacobian:
     def norm(self) -> Tensor:
         """Frobenius norm of J, shape ``(*batch, T)``; as many operations as :meth:`frame_norms`."""
         return self.frame_norms().norm(dim=-1)
+
+    def then(self, matrix: Tensor) -> "ContextJacobian":
+        """M J for matrices M ``(*batch, T, rows, D)``: rows D N d multiply-adds per token."""
+        matrix = matrix.reshape(*self.ways.shape[:2], *matrix.shape[-2:])
+        return replace(self, ways=matrix @ self.ways)
+
+    def to(self, dtype: torch.dtype) -> "ContextJacobian":
+        """The same in another dtype."""
+        tensors = {
+            field.name: getattr(self, field.name).to(dtype)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
 
     def through(self, heads: slice) -> "ContextJacobian":
         """The part of J through some of its N heads: those of one layer, say."""

@@ -10,6 +10,7 @@ the heads of all layers, head n of layer l going by
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ from spectral.jacobians.context_jacobian import ContextJacobian
 from spectral.jacobians.layers import Attended, Attention, Layer, forward
 from spectral.jacobians.linearisation import ALL, as_chunk, checked, record, sublayer_jacobians
 from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.propagators import SubLayerJacobians
 from spectral.jacobians.sublayers import SubLayerJacobian, by_token
+
+_TOGETHER = 2**24
+"""Numbers of a layer's keys that may be differentiated at once, half a dozen times over in memory."""
 
 
 def injection(
@@ -115,7 +120,57 @@ def sensitivity(
         if len(found) < len(layers):
             _append(upper, crossing, size)
             _append(upper, below, size)
-    return _joined(found[::-1], chunk)
+    return joined(found[::-1], chunk)
+
+
+@dataclass(frozen=True)
+class LayerJacobians:
+    """All Jacobians of a decoder layer at T tokens, from one linearisation."""
+
+    propagator: Tensor  # (*batch, T, width, width)
+    sublayers: SubLayerJacobians
+    injection: ContextJacobian
+
+
+def layer_jacobians(
+    layer: Layer, hidden: Tensor, context: Tensor, tokens: slice = ALL
+) -> LayerJacobians:
+    """:func:`propagators`, :func:`sublayer_propagators` and :func:`injection` of a layer at once.
+
+    As many operations as the first of them, and D^3 per token more; it holds four matrices of
+    D x D per token, for which ``tokens`` sets the bound.
+
+    Args:
+        layer: A decoder layer.
+        hidden: The residual stream before it, ``(*batch, tokens, width)``.
+        context, tokens: As for :func:`sensitivity`.
+
+    Raises:
+        ValueError: As :func:`sensitivity`.
+
+    Example:
+        >>> from spectral.jacobians.testing import random_layer
+        >>> layer = random_layer(width=8, heads=2)
+        >>> layer_jacobians(layer, torch.ones(5, 8), torch.ones(20, 8)).propagator.shape
+        torch.Size([5, 8, 8])
+    """
+    if layer.cross_attention is None:
+        raise ValueError("a layer without cross-attention has no injection: leave it out")
+    hidden, source, _ = checked(layer, hidden, context, None)
+    size = as_chunk(None, layer.width * len(layer.ffn.in_bias), layer.device)
+    seen = record(layer, hidden, source, None, tokens)
+    parts = sublayer_jacobians(layer, seen, tokens, size)
+    own, crossing, ffn = (_dense(part, size) for part in parts)
+    assert seen.cross_attended is not None
+    upper = ffn + torch.eye(layer.width, dtype=ffn.dtype, device=ffn.device)
+    way = _heads(layer.cross_attention, seen.cross_attended, upper)
+    below = torch.baddbmm(own, crossing, own).add_(crossing)  # (I + C)(I + A) - I
+    whole = upper.baddbmm(upper, below)
+    shape = hidden[..., tokens, 0].shape
+    whole, own, crossing, ffn = (
+        torch.unflatten(each, 0, shape) for each in (whole, own, crossing, ffn)
+    )
+    return LayerJacobians(whole, SubLayerJacobians(own, crossing, ffn), joined([way]))
 
 
 def total_sensitivity(
@@ -153,7 +208,8 @@ def total_sensitivity(
             stream = forward(layer, stream, context)
         return stream[..., tokens, :]
 
-    return function_operator(last, source, batch_dims=source.ndim - 2)
+    together = max(1, _TOGETHER // source[..., 0].numel() // layers[0].width)
+    return function_operator(last, source, source.ndim - 2, together)
 
 
 def _identity(like: SubLayerJacobian, shown: Tensor | None) -> Tensor:
@@ -161,6 +217,16 @@ def _identity(like: SubLayerJacobian, shown: Tensor | None) -> Tensor:
     count, width = like.direction.shape
     one = torch.eye(width, dtype=like.direction.dtype, device=like.direction.device)
     return one.repeat(count, 1, 1) if shown is None else one * shown
+
+
+def _dense(part: SubLayerJacobian, chunk: int) -> Tensor:
+    """J, ``(n, width, width)``."""
+    count, width = part.direction.shape
+    result = part.direction.new_empty(count, width, width)
+    for start in range(0, count, chunk):
+        some = slice(start, start + chunk)
+        result[some] = part.at(some).transposed().mT
+    return result
 
 
 def _append(upper: Tensor, part: SubLayerJacobian, chunk: int) -> None:
@@ -199,8 +265,8 @@ def _heads(attention: Attention, attended: Attended, upper: Tensor) -> ContextJa
     )
 
 
-def _joined(parts: list[ContextJacobian], chunk: int | None) -> ContextJacobian:
-    """The sum of Jacobians, as one through all their heads."""
+def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> ContextJacobian:
+    """The sum of Jacobians of the same tokens by one context, as one through all their heads."""
     widths = {part.values.shape[-1] for part in parts}
     if len(widths) > 1:
         raise ValueError(f"all heads must have one width, got {sorted(widths)}")

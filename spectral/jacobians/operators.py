@@ -84,13 +84,16 @@ def dense_operator(matrix: Tensor) -> LinearOperator:
 
 
 def function_operator(
-    function: Callable[[Tensor], Tensor], point: Tensor, batch_dims: int = 0
+    function: Callable[[Tensor], Tensor],
+    point: Tensor,
+    batch_dims: int = 0,
+    together: int = 1,
 ) -> LinearOperator:
     """The Jacobian of a torch function at a point, through forward and reverse differentiation.
 
-    A column costs one jvp of the function (about three calls of it) or one vjp (about two).
-    Columns go one by one, so that memory is that of a single pass, and functions that vmap cannot
-    take are welcome. Attention inside the function takes torch's plain path, which alone has
+    A column costs one jvp of the function (about three calls of it) or one vjp (about two); a jvp of
+    several together has the function's own call once. One by one, memory is that of a single pass,
+    and functions that vmap cannot take are welcome. Attention inside the function takes torch's plain path, which alone has
     forward derivatives.
 
     Args:
@@ -99,6 +102,7 @@ def function_operator(
         point: Where to differentiate.
         batch_dims: How many leading dimensions of both input and output are a batch, item by item
             independent of each other; the product is then taken for all items at once.
+        together: How many columns go through the function at once, by vmap.
 
     Returns:
         Shape ``(*batch, outputs, inputs)``, all other dimensions flattened, in the point's dtype.
@@ -112,6 +116,7 @@ def function_operator(
         tensor([[2., 4.]])
     """
     batch_dims = whole_number(batch_dims, "batch_dims", least=0)
+    together = whole_number(together, "together", least=1)
     point = point.detach()
     with sdpa_kernel(SDPBackend.MATH):
         output, pull = torch.func.vjp(function, point)[:2]
@@ -127,9 +132,13 @@ def function_operator(
         return result
 
     def each(columns: Tensor, product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+        rows = columns.movedim(-1, 0).reshape(-1, *like.shape)
         with sdpa_kernel(SDPBackend.MATH):
-            products = [product(column.reshape(like.shape)) for column in columns.unbind(-1)]
-        return torch.stack([one.detach().reshape(*batch, -1) for one in products], -1)
+            if together == 1:
+                products = torch.stack([product(row).detach() for row in rows])
+            else:
+                products = torch.func.vmap(product, chunk_size=together)(rows).detach()
+        return products.reshape(len(rows), *batch, -1).movedim(0, -1)
 
     rows, inputs = (one[(0,) * batch_dims].numel() for one in (output, point))
     return LinearOperator(

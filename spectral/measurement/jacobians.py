@@ -1,14 +1,25 @@
-"""Measure Jacobians: every layer at some tokens, trained and at random weights."""
+"""Measure Jacobians: every layer at some tokens, trained and at random weights.
+
+Everything is modulo the direction 1, which no layer norm sees (``spectral.jacobians.normalisation``),
+and products and injections once more after the final layer norm.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from spectral.jacobians.injections import injection, sensitivity, total_sensitivity
-from spectral.jacobians.layers import Layer
+from spectral.jacobians.context_jacobian import ContextJacobian
+from spectral.jacobians.injections import (
+    LayerJacobians,
+    joined,
+    layer_jacobians,
+    total_sensitivity,
+)
+from spectral.jacobians.layers import Layer, LayerNorm
+from spectral.jacobians.normalisation import layer_norm_jacobian, without_mean
 from spectral.jacobians.products import ProductBounds, product_bounds
-from spectral.jacobians.propagators import propagators, sublayer_propagators
 from spectral.jacobians.stability import layer_gains, symmetric_eigenvalues, unstable_dimensions
 from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
 from spectral.measurement.run import Summary, measure
@@ -16,15 +27,17 @@ from spectral.measurement.schemas import JACOBIANS
 from spectral.measurement.settings import JacobianSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.measurement.twins import random_twin
-from spectral.models.adapters import as_layer
+from spectral.models.adapters import as_layer, as_norm
 from spectral.models.capture import COMPONENTS
 from spectral.models.decoding import transcribe
 from spectral.models.rules import recorded
-from spectral.models.streams import residual_streams
+from spectral.models.streams import Streams, residual_streams
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
 TRAINED, RANDOM = "trained", "random"
+_TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
+_SINGLE_TOLERANCE = 1e-4  # of triplets in float32: of sigma it leaves less than 1e-6
 _TEXT = ("model", "parameters", "utterance", "speaker", "word_error", "candidate", "outcome")
 
 
@@ -52,10 +65,7 @@ def paired_rows(
     settings: JacobianSettings,
 ) -> list[Row]:
     """:func:`jacobian_rows` of a model and a twin that are there."""
-    networks = {
-        name: (network, _closed_forms(network))
-        for name, network in ((TRAINED, model), (RANDOM, twin))
-    }
+    networks = {name: _network(each) for name, each in ((TRAINED, model), (RANDOM, twin))}
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
@@ -66,20 +76,27 @@ def paired_rows(
             text, tokens = text_columns(model, mixture, transcript), transcript.first_window
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}
             shared["tokens"] = len(tokens)
-            for name, (network, layers) in networks.items():
+            for name, network in networks.items():
                 if tokens:
-                    streams = residual_streams(network, features[i : i + 1], tokens)
+                    streams = residual_streams(network.model, features[i : i + 1], tokens)
                     chosen = _spread(streams.text, settings.tokens)
-                    hidden = [stream.double() for stream in streams.hidden]
-                    columns = _columns(layers, hidden, streams.context.double(), chosen, settings)
+                    columns = _columns(network, streams, chosen, settings)
                     first = streams.text.start
                     rows += _rows(shared | {"network": name}, columns, chosen, first)
     return rows
 
 
-def _closed_forms(model: SpeechModel) -> list[Layer]:
+@dataclass(frozen=True)
+class _Network:
+    model: SpeechModel
+    layers: list[Layer]  # float64
+    singles: list[Layer]  # float32
+    final_norm: LayerNorm
+
+
+def _network(model: SpeechModel) -> _Network:
     try:
-        return [as_layer(layer.layer, torch.float64) for layer in model.layers]
+        layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
     except TypeError:
         kind = type(model.layers[0].layer).__name__
         raise TypeError(
@@ -87,6 +104,8 @@ def _closed_forms(model: SpeechModel) -> list[Layer]:
             f"alone, not for {kind}; leave the model out of jacobians, and take propagators from "
             "spectral.jacobians.propagators.autodiff_propagators of its layer_function"
         ) from None
+    singles = [layer.to(torch.float32) for layer in layers]
+    return _Network(model, layers, singles, as_norm(model.final_norm, torch.float64))
 
 
 def _spread(text: slice, count: int) -> slice:
@@ -112,72 +131,102 @@ def _rows(shared: Row, columns: dict[str, Tensor], chosen: slice, first: int) ->
 
 
 def _columns(
-    layers: list[Layer],
-    hidden: list[Tensor],
-    context: Tensor,
-    chosen: slice,
-    settings: JacobianSettings,
+    network: _Network, streams: Streams, chosen: slice, settings: JacobianSettings
 ) -> dict[str, Tensor]:
     """Every number of one utterance, each (layers, tokens)."""
-    matrices = torch.cat(
-        [
-            propagators(layer, h, context, tokens=chosen)
-            for layer, h in zip(layers, hidden, strict=True)
-        ]
+    context = streams.context[0].double()
+    found = [
+        layer_jacobians(layer, hidden[0].double(), context, chosen)
+        for layer, hidden in zip(network.layers, streams.hidden, strict=True)
+    ]
+    states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
+    norms = layer_norm_jacobian(network.final_norm, states)
+    propagators = torch.stack([one.propagator for one in found])
+    matrices = without_mean(propagators)
+    triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
+    uppers = _uppers(matrices)
+    columns = _layer_columns(propagators, _by_layer(triplets))
+    columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
+    columns |= _sublayer_columns(found)
+    columns |= _product_columns(uppers, norms, _by_layer(triplets))
+    columns |= _injection_columns(found, uppers, norms)
+    whole = joined(
+        [one.injection.then(upper) for one, upper in zip(found, uppers[1:], strict=True)]
     )
-    triplets = [top_singular_triplets(matrix, limit=matrix.shape[-1]) for matrix in matrices]
-    columns = _layer_columns(matrices, triplets)
-    for name, factor in _factors(layers, hidden, context, chosen).items():
-        values = torch.linalg.svdvals(factor)
-        columns |= {f"{name}_sigma_1": values[..., 0], f"{name}_gap": _ratio(values)}
-    columns |= _product_columns(matrices, triplets)
-    columns |= _sensitivity_columns(layers, hidden, context, chosen, settings)
-    return columns
+    return columns | _sensitivity_columns(network, whole, streams, chosen, settings)
 
 
-def _layer_columns(matrices: Tensor, triplets: list[SingularTriplets]) -> dict[str, Tensor]:
+def _uppers(matrices: Tensor) -> Tensor:
+    """P W_L ... W_{l+1} for l = 0 .. L, (layers + 1, tokens, width, width); the last is P."""
+    width = matrices.shape[-1]
+    identity = torch.eye(width, dtype=matrices.dtype, device=matrices.device)
+    found = [without_mean(identity).expand_as(matrices[0])]
+    for matrix in matrices.flip(0):
+        found.append(found[-1] @ matrix)
+    return torch.stack(found[::-1])
+
+
+def _by_layer(triplets: SingularTriplets) -> list[SingularTriplets]:
+    """Triplets (layers, tokens, ...) one layer at a time."""
+    columns = vars(triplets)
+    return [
+        SingularTriplets(**{name: value[i] for name, value in columns.items()})
+        for i in range(len(triplets.sigma))
+    ]
+
+
+def _layer_columns(propagators: Tensor, triplets: list[SingularTriplets]) -> dict[str, Tensor]:
     gains = layer_gains(triplets)
     last = torch.full_like(gains.gap[:1], torch.nan)  # nothing to align with above it
-    width = matrices.shape[-1]
+    width = propagators.shape[-1]
     return {
-        "width": torch.full(matrices.shape[:2], width),
+        "width": torch.full(propagators.shape[:2], width),
         "sigma_1": torch.stack([one.sigma[..., 0] for one in triplets]),
         "gap": gains.gap,
         "alignment": torch.cat([gains.alignment, last]),
         "gain": torch.cat([gains.gain, last]),
         "converged": torch.stack([one.converged for one in triplets]),
-        "unstable": unstable_dimensions(matrices) / width,
-        "growing": (symmetric_eigenvalues(matrices) > 1).double().mean(-1),
+        "unstable": unstable_dimensions(propagators) / width,
+        "growing": (symmetric_eigenvalues(propagators) > 1).double().mean(-1),
     }
 
 
-def _factors(
-    layers: list[Layer], hidden: list[Tensor], context: Tensor, chosen: slice
+def _sublayer_columns(found: list[LayerJacobians]) -> dict[str, Tensor]:
+    """Of the sub-layers' own Jacobians."""
+    columns = {}
+    for name in COMPONENTS:
+        factors = torch.stack([getattr(one.sublayers, name) for one in found])
+        sigma = _largest_two(without_mean(factors))
+        columns |= {f"{name}_sigma_1": sigma[..., 0], f"{name}_gap": _ratio(sigma)}
+    return columns
+
+
+def _largest_two(matrices: Tensor) -> Tensor:
+    """The two largest singular values, (*batch, 2), in float64."""
+    limit = matrices.shape[-1]
+    found = top_singular_triplets(matrices.float(), tolerance=_SINGLE_TOLERANCE, limit=limit)
+    return found.sigma.double()
+
+
+def _product_columns(
+    uppers: Tensor, norms: Tensor, triplets: list[SingularTriplets]
 ) -> dict[str, Tensor]:
-    """The sub-layers' own Jacobians, each (layers, tokens, width, width)."""
-    found = [
-        sublayer_propagators(layer, h, context, tokens=chosen)
-        for layer, h in zip(layers, hidden, strict=True)
-    ]
-    return {name: torch.cat([getattr(one, name) for one in found]) for name in COMPONENTS}
+    """The product of all layers above and with each: its norm, rank-one ratio, and bounds.
 
-
-def _product_columns(matrices: Tensor, triplets: list[SingularTriplets]) -> dict[str, Tensor]:
-    """The product of all layers above and with each: its norm, rank-one ratio, and bounds."""
-    norms, ratios, bounds = [], [], []
-    product = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    for i in reversed(range(len(matrices))):
-        product = product @ matrices[i]
-        values = torch.linalg.svdvals(product)
-        norms.append(values[..., 0])
-        ratios.append(_ratio(values))
-        bounds.append(_bounds(triplets[i:]))
+    ``normed_direct`` is the norm of the final layer norm alone, at the state before the layer.
+    """
+    products = torch.linalg.svdvals(uppers[:-1])
+    normed = torch.linalg.svdvals(norms[-1] @ uppers[:-1])
+    bounds = [_bounds(triplets[i:]) for i in range(len(triplets))]
     return {
-        "product_norm": torch.stack(norms[::-1]),
-        "product_ratio": torch.stack(ratios[::-1]),
-        "ceiling": torch.stack([bound.ceiling for bound in bounds[::-1]]),
-        "floor": torch.stack([bound.floor for bound in bounds[::-1]]),
-        "rank_one_bound": torch.stack([bound.rank_one_ratio for bound in bounds[::-1]]),
+        "product_norm": products[..., 0],
+        "product_ratio": _ratio(products),
+        "ceiling": torch.stack([bound.ceiling for bound in bounds]),
+        "floor": torch.stack([bound.floor for bound in bounds]),
+        "rank_one_bound": torch.stack([bound.rank_one_ratio for bound in bounds]),
+        "normed_product_norm": normed[..., 0],
+        "normed_product_ratio": _ratio(normed),
+        "normed_direct": torch.linalg.matrix_norm(norms[:-1], 2),
     }
 
 
@@ -186,54 +235,64 @@ def _bounds(triplets: list[SingularTriplets]) -> ProductBounds:
     return product_bounds(sigma[..., 0], sigma[..., 1], layer_gains(triplets).alignment)
 
 
+def _injection_columns(
+    found: list[LayerJacobians], uppers: Tensor, norms: Tensor
+) -> dict[str, Tensor]:
+    """Frobenius norms of injections where they enter and where they arrive."""
+    grams = torch.stack([one.injection.gram() for one in found])
+
+    def norm(matrices: Tensor) -> Tensor:
+        return ((matrices @ grams) * matrices).sum((-2, -1)).clamp(min=0).sqrt()
+
+    return {
+        "injection": norm(uppers[-1:]),
+        "arriving": norm(uppers[1:]),
+        "normed_injection": norm(norms[1:]),
+        "normed_arriving": norm(norms[-1] @ uppers[1:]),
+    }
+
+
 def _sensitivity_columns(
-    layers: list[Layer],
-    hidden: list[Tensor],
-    context: Tensor,
+    network: _Network,
+    whole: ContextJacobian,
+    streams: Streams,
     chosen: slice,
     settings: JacobianSettings,
 ) -> dict[str, Tensor]:
-    """Injections, what arrives of them, J_L, and how much of the total derivative J_L explains."""
-    whole = sensitivity(layers, hidden, context, tokens=chosen)
-    heads = whole.keys.shape[2] // len(layers)
-    arriving = [
-        whole.through(slice(i * heads, (i + 1) * heads)).norm()[0] for i in range(len(layers))
-    ]
-    entering = [
-        injection(layer, h, context, tokens=chosen).norm()[0]
-        for layer, h in zip(layers, hidden, strict=True)
-    ]
-    squares = whole.singular_values()[0].square()
+    """J_L, and how much of the total derivative it explains; in float32, sums of squares all.
+
+    The probes are directions of the context: one product with each tells of all tokens.
+    """
+    whole = whole.to(torch.float32)
+    squares = torch.linalg.eigvalsh(whole.gram()).clamp(min=0)
     norm = squares.sum(-1).sqrt()
+    context = streams.context[0].float()
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = (context.shape[-1], settings.probes)
-    probes = torch.randn(shape, generator=generator, dtype=context.dtype).to(context.device)
-    fixed = whole.operator().rmatmat(probes.expand(*whole.shape, *shape))[0]
-    total = _totals(layers, hidden[0], context, chosen, probes)
+    probes = torch.randn(context.numel(), settings.probes, generator=generator).to(context.device)
+    fixed = whole.operator().matmat(probes.expand(len(norm), -1, -1))
+    total = without_mean(_total(network, streams, context, chosen, probes))
     size = total.square().sum((-2, -1))
     left_over = (total - fixed).square().sum((-2, -1))
     per_token = {
         "sensitivity": norm,
-        "rank_one_share": squares[:, 0] / squares.sum(-1),
+        "rank_one_share": squares[..., -1] / squares.sum(-1),
         "total_sensitivity": (size / settings.probes).sqrt(),
         "explained": 1 - left_over / size,
     }
-    repeated = {name: value.expand(len(layers), -1) for name, value in per_token.items()}
-    return {"injection": torch.stack(entering), "arriving": torch.stack(arriving)} | repeated
+    return {name: value.expand(len(network.layers), -1) for name, value in per_token.items()}
 
 
-def _totals(
-    layers: list[Layer], hidden: Tensor, context: Tensor, chosen: slice, probes: Tensor
+def _total(
+    network: _Network, streams: Streams, context: Tensor, chosen: slice, probes: Tensor
 ) -> Tensor:
-    """J' U of the total derivative at every chosen token: (tokens, S C, probes).
+    """The total derivative's products with probes at every chosen token: (tokens, width, probes).
 
     Later tokens, which a decoder does not hear, are left out.
     """
-    found = [
-        total_sensitivity(layers, hidden[:, : at + 1], context, slice(at, at + 1))
-        for at in range(chosen.start, chosen.stop, chosen.step)
-    ]
-    return torch.cat([one.rmatmat(probes[None]) for one in found])
+    stop = range(chosen.start, chosen.stop, chosen.step)[-1] + 1
+    hidden = streams.hidden[0][0, :stop].float()
+    moved = total_sensitivity(network.singles, hidden, context, chosen).matmat(probes)
+    return torch.unflatten(moved, 0, (-1, hidden.shape[-1]))
 
 
 def _ratio(values: Tensor) -> Tensor:

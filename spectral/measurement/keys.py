@@ -24,7 +24,7 @@ VERSIONS: dict[str, int] = {
     "nulls": 1,
     "stresses": 1,
     "choices": 1,
-    "jacobians": 1,
+    "jacobians": 2,
     "dynamics": 1,
     "nudges": 1,
     "warnings": 1,

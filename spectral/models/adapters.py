@@ -38,6 +38,12 @@ def as_layer(module: nn.Module, dtype: torch.dtype | None = None) -> Layer:
     return layer.to(dtype)
 
 
+def as_norm(module: nn.Module, dtype: torch.dtype) -> LayerNorm:
+    """A layer norm of either library as tensors of a dtype."""
+    norm = _norm(module)
+    return LayerNorm(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+
+
 def _from_transformers(module: Any) -> Layer:
     """``scaling`` multiplies the queries there; keys have no bias."""
 

@@ -50,6 +50,7 @@ class MoonshineModel(SpeechModel):
         self.window_samples = WINDOW_SECONDS * SAMPLE_RATE
         self.layers = decoder_layers(model, ffn="mlp")
         self.encoder_layers = list(model.model.encoder.layers)
+        self.final_norm = model.model.decoder.norm
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Waves as the network takes them: (batch, samples), NaN after the end of each."""

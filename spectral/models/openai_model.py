@@ -52,6 +52,7 @@ class OpenAIModel(SpeechModel):
             for block in model.decoder.blocks
         ]
         self.encoder_layers = list(model.encoder.blocks)
+        self.final_norm = model.decoder.ln
 
     @property
     def parameters(self) -> int:

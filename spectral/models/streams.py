@@ -15,6 +15,7 @@ class Streams:
 
     context: Tensor  # (1, S, width)
     hidden: tuple[Tensor, ...]  # before each layer, (1, positions, width)
+    last: Tensor  # after the last layer, as the final norm takes it, (1, positions, width)
     text: slice  # the positions that predict the text's tokens
 
 
@@ -31,9 +32,8 @@ def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]
     def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         seen.append((arguments[0] if arguments else named["hidden_states"]).clone())
 
-    handles = [
-        layer.layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in model.layers
-    ]
+    watched = [*(layer.layer for layer in model.layers), model.final_norm]
+    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in watched]
     row = torch.tensor([[*model.tokens.prompt, *tokens]], device=model.device)
     try:
         model.step(row, context, model.new_cache())
@@ -41,4 +41,4 @@ def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]
         for handle in handles:
             handle.remove()
     first = len(model.tokens.prompt) - 1
-    return Streams(context, tuple(seen), slice(first, first + len(tokens)))
+    return Streams(context, tuple(seen[:-1]), seen[-1], slice(first, first + len(tokens)))

@@ -51,6 +51,7 @@ class TransformersModel(SpeechModel):
         self.window_samples = int(extractor.n_samples)
         self.layers = decoder_layers(model, ffn="fc2")
         self.encoder_layers = list(model.model.encoder.layers)
+        self.final_norm = model.model.decoder.layer_norm
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """See :class:`SpeechModel`."""

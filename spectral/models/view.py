@@ -60,6 +60,7 @@ class SpeechModel(ABC):
     """An encoder-decoder for speech behind the names that this project uses.
 
     ``limit``: how many tokens it can write after its prompt. ``module``: the whole network.
+    ``final_norm``: what the last decoder layer's output passes before the logits.
     """
 
     name: str
@@ -70,6 +71,7 @@ class SpeechModel(ABC):
     limit: int
     layers: list[DecoderLayer]
     encoder_layers: list[nn.Module]
+    final_norm: nn.Module
     window_samples: int
     spells: bool = False  # of a vocabulary of letters, so that it may write what is no word
 

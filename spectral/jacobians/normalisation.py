@@ -1,0 +1,56 @@
+r"""What layer norms do not see: the direction 1, and a hidden state's own.
+
+Every sub-layer of a pre-norm layer, and the logits, read the residual stream through a layer norm,
+which takes no notice of an equal change of all coordinates. So a propagator has W 1 = 1 exactly,
+whatever the layer does, and no product of propagators can have a norm below one. What a layer does
+to anything that is ever read is the map it induces on the quotient by 1; with
+:math:`P = I - 11'/D` this is :math:`P W = P W P`, and :math:`(P W_L) \cdots (P W_1) = P W_L \cdots
+W_1`.
+"""
+
+import torch
+from torch import Tensor
+
+from spectral.jacobians.layers import LayerNorm
+
+
+def without_mean(matrix: Tensor) -> Tensor:
+    """P M, each column less its mean: matrices ``(*batch, width, columns)`` modulo 1.
+
+    Example:
+        >>> without_mean(torch.tensor([[3.0], [1.0]])).T
+        tensor([[ 1., -1.]])
+    """
+    return matrix - matrix.mean(-2, keepdim=True)
+
+
+def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> Tensor:
+    r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
+
+    As the inverse deviation r falls with the size of the hidden state, products with it on their
+    left are relative to that size. Without eps the hidden state itself is a null direction too.
+
+    Args:
+        norm: Its weights.
+        hidden: Hidden states ``(*batch, width)``.
+
+    Returns:
+        Shape ``(*batch, width, width)``.
+
+    Raises:
+        ValueError: For hidden states of another width than the norm's.
+
+    Example:
+        >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
+        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).norm()
+        tensor(0.)
+    """
+    width = len(norm.weight)
+    if hidden.shape[-1] != width:
+        raise ValueError(f"hidden must have width {width}, got shape {tuple(hidden.shape)}")
+    centred = hidden - hidden.mean(-1, keepdim=True)
+    inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    along = centred * inverse
+    identity = torch.eye(width, dtype=hidden.dtype, device=hidden.device)
+    rows = without_mean(identity) - along[..., :, None] * along[..., None, :] / width
+    return (norm.weight * inverse)[..., None] * rows
