@@ -10,10 +10,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
-from spectral.jacobians.injections import injection, sensitivity, total_sensitivity
+from spectral.jacobians.injections import (
+    injection,
+    joined,
+    layer_jacobians,
+    sensitivity,
+    total_sensitivity,
+)
 from spectral.jacobians.layers import Layer, forward
 from spectral.jacobians.operators import dense_operator, function_operator
-from spectral.jacobians.propagators import propagator_operator, propagators
+from spectral.jacobians.propagators import (
+    propagator_operator,
+    propagators,
+    sublayer_propagators,
+)
 from spectral.jacobians.testing import random_layer
 from spectral.jacobians.triplets import top_singular_triplets
 
@@ -330,3 +340,38 @@ def test_cuda_equals_cpu() -> None:
     vectors = gaussian(4, 60, 2)
     product = got.operator().matmat(vectors.cuda()).cpu()
     assert_equal(product, expected.operator().matmat(vectors))
+
+
+def test_all_jacobians_of_a_layer_at_once_are_those_one_by_one() -> None:
+    layers, context = stack_of(3, 12, 3), gaussian(7, 12, seed=1)
+    before = streams(layers, gaussian(5, 12), context)
+    tokens = slice(1, 4, 2)
+    found = [
+        layer_jacobians(layer, hidden, context, tokens)
+        for layer, hidden in zip(layers, before, strict=True)
+    ]
+    upper = torch.eye(found[0].propagator.shape[-1], dtype=FLOAT64).expand_as(found[0].propagator)
+    arriving = []
+    for one, layer, hidden in zip(found[::-1], layers[::-1], before[::-1], strict=True):
+        assert_equal(one.propagator, propagators(layer, hidden, context, tokens=tokens))
+        parts = sublayer_propagators(layer, hidden, context, tokens=tokens)
+        for name, value in vars(parts).items():
+            assert_equal(getattr(one.sublayers, name), value)
+        arriving.append(one.injection.then(upper))
+        upper = upper @ one.propagator
+    whole = sensitivity(layers, before, context, tokens=tokens)
+    assert_equal(joined(arriving[::-1]).gram(), whole.gram())
+    assert whole.to(torch.float32).gram().dtype == torch.float32
+    encoder = random_layer(12, 3, cross_attention=False, causal=False, dtype=FLOAT64)
+    with pytest.raises(ValueError, match="no injection"):
+        layer_jacobians(encoder, before[0], context)
+
+
+def test_columns_together_are_columns_one_by_one() -> None:
+    point, columns = gaussian(2, 3, 4), gaussian(2, 12, 5)
+    alone, together = (
+        function_operator(lambda x: x.sin().cumsum(-1) * x[..., :1], point, 1, count)
+        for count in (1, 2)
+    )
+    assert_equal(together.matmat(columns), alone.matmat(columns))
+    assert_equal(together.rmatmat(columns), alone.rmatmat(columns))

@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from spectral.jacobians.injections import sensitivity
+from spectral.jacobians.normalisation import without_mean
+from spectral.jacobians.propagators import propagators
 from spectral.measurement.hearing import hear, mel_operator
 from spectral.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
 from spectral.measurement.schemas import JACOBIANS
 from spectral.measurement.settings import JacobianSettings
 from spectral.measurement.store import read
+from spectral.models.adapters import as_layer, as_norm
 from spectral.models.capture import HIDDEN_STATE, capture
 from spectral.models.decoding import greedy, transcribe
 from spectral.models.loading import load_random_twin
@@ -84,6 +88,50 @@ def test_bounds_hold_and_definitions_agree_in_every_row(rows: pd.DataFrame) -> N
     assert last.gain.isna().all()
     np.testing.assert_allclose(last.arriving, last.injection, rtol=1e-9)
     np.testing.assert_allclose(last.product_norm, last.sigma_1, rtol=1e-9)
+    np.testing.assert_allclose(last.normed_arriving, last.normed_injection, rtol=1e-9)
+
+
+def test_numbers_are_those_of_the_kernels_in_float64(
+    rows: pd.DataFrame, tiny: SpeechModel, features: Tensor
+) -> None:
+    part = rows[(rows.condition == "clean") & (rows.network == TRAINED)]
+    part = part[part.utterance == sorted(rows.utterance)[0]].sort_values(["position", "layer"])
+    tokens = greedy(tiny, features, UNRESTRICTED)[0].tokens
+    streams = residual_streams(tiny, features, tokens)
+    chosen = _spread(streams.text, TOKENS)
+    layers = [as_layer(layer.layer, torch.float64) for layer in tiny.layers]
+    hidden = [stream[0].double() for stream in streams.hidden]
+    context = streams.context[0].double()
+    matrices = torch.stack(
+        [propagators(*pair, context, tokens=chosen) for pair in zip(layers, hidden, strict=True)]
+    )
+    whole = sensitivity(layers, hidden, context, tokens=chosen)
+    heads = tiny.heads
+    after = streams.last[0, chosen].double()
+    norm = as_norm(tiny.final_norm, torch.float64)
+    read = torch.func.vmap(
+        torch.func.jacrev(
+            lambda row: torch.nn.functional.layer_norm(
+                row, row.shape, norm.weight, norm.bias, norm.eps
+            )
+        )
+    )(after)
+    first = whole.through(slice(0, heads))
+    centring = without_mean(torch.eye(tiny.width, dtype=torch.float64))
+    gram = first.then(centring.expand(len(after), -1, -1)).gram()
+    squares = without_mean(without_mean(whole.gram()).mT).diagonal(dim1=-2, dim2=-1).sum(-1)
+    expected = {
+        "sigma_1": torch.linalg.matrix_norm(without_mean(matrices[0]), 2),
+        "product_norm": torch.linalg.matrix_norm(without_mean(matrices[1] @ matrices[0]), 2),
+        "normed_product_norm": torch.linalg.matrix_norm(read @ matrices[1] @ matrices[0], 2),
+        "state": without_mean(hidden[1][chosen].mT).norm(dim=0),
+        "arriving": gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(),
+        "normed_arriving": first.then(read).norm(),
+        "sensitivity": squares.sqrt(),
+    }
+    got = part[part.layer == 1]
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, rtol=1e-4, err_msg=name)
 
 
 def jacobian(model: SpeechModel, features: Tensor, tokens: tuple[int, ...], at: int) -> Tensor:
@@ -116,7 +164,8 @@ def test_the_total_sensitivity_is_that_of_the_library_s_own_decoder(
     tokens = greedy(tiny, features, UNRESTRICTED)[0].tokens
     first = part[part.layer == 1].iloc[0]
     at = len(tiny.tokens.prompt) - 1 + int(first.position) - 1
-    norm = torch.linalg.matrix_norm(jacobian(tiny, features, tokens, at)).item()
+    expected = without_mean(jacobian(tiny, features, tokens, at))
+    norm = torch.linalg.matrix_norm(expected).item()
     assert first.total_sensitivity == pytest.approx(norm, rel=0.2), "64 random probes"
     assert first.explained <= 1
 

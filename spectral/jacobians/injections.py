@@ -23,7 +23,7 @@ from spectral.jacobians.propagators import SubLayerJacobians
 from spectral.jacobians.sublayers import SubLayerJacobian, by_token
 
 _TOGETHER = 2**24
-"""Numbers of a layer's keys that may be differentiated at once, half a dozen times over in memory."""
+"""Numbers of a layer's keys differentiated at once; they are in memory half a dozen times."""
 
 
 def injection(

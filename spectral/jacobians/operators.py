@@ -91,10 +91,10 @@ def function_operator(
 ) -> LinearOperator:
     """The Jacobian of a torch function at a point, through forward and reverse differentiation.
 
-    A column costs one jvp of the function (about three calls of it) or one vjp (about two); a jvp of
-    several together has the function's own call once. One by one, memory is that of a single pass,
-    and functions that vmap cannot take are welcome. Attention inside the function takes torch's plain path, which alone has
-    forward derivatives.
+    A column costs one jvp of the function (about three calls of it) or one vjp (about two); of a
+    jvp, columns together share the function's own call. One by one, memory is that of a single
+    pass, and functions that vmap cannot take are welcome. Attention inside the function takes
+    torch's plain path, which alone has forward derivatives.
 
     Args:
         function: From a tensor of ``point``'s shape to a tensor; twice the same for the same input

@@ -1,7 +1,7 @@
 """Measure Jacobians: every layer at some tokens, trained and at random weights.
 
-Everything is modulo the direction 1, which no layer norm sees (``spectral.jacobians.normalisation``),
-and products and injections once more after the final layer norm.
+Everything is modulo the direction 1, which no layer norm sees (see
+``spectral.jacobians.normalisation``), and products and injections once more after the final one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from spectral.models.adapters import as_layer, as_norm
 from spectral.models.capture import COMPONENTS
 from spectral.models.decoding import transcribe
 from spectral.models.rules import recorded
-from spectral.models.streams import Streams, residual_streams
+from spectral.models.streams import Streams, streams_in
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
@@ -70,6 +70,7 @@ def paired_rows(
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
         features = model.features(waves)
+        contexts = {name: _encoded(each.model, features) for name, each in networks.items()}
         for i, (mixture, transcript) in enumerate(
             zip(mixtures, transcribe(model, waves, recorded(settings.rule)), strict=True)
         ):
@@ -78,7 +79,7 @@ def paired_rows(
             shared["tokens"] = len(tokens)
             for name, network in networks.items():
                 if tokens:
-                    streams = residual_streams(network.model, features[i : i + 1], tokens)
+                    streams = streams_in(network.model, contexts[name][i : i + 1], tokens)
                     chosen = _spread(streams.text, settings.tokens)
                     columns = _columns(network, streams, chosen, settings)
                     first = streams.text.start
@@ -106,6 +107,11 @@ def _network(model: SpeechModel) -> _Network:
         ) from None
     singles = [layer.to(torch.float32) for layer in layers]
     return _Network(model, layers, singles, as_norm(model.final_norm, torch.float64))
+
+
+@torch.no_grad()
+def _encoded(model: SpeechModel, features: Tensor) -> Tensor:
+    return model.encode(features)
 
 
 def _spread(text: slice, count: int) -> slice:
@@ -193,11 +199,11 @@ def _layer_columns(propagators: Tensor, triplets: list[SingularTriplets]) -> dic
 
 def _sublayer_columns(found: list[LayerJacobians]) -> dict[str, Tensor]:
     """Of the sub-layers' own Jacobians."""
-    columns = {}
-    for name in COMPONENTS:
-        factors = torch.stack([getattr(one.sublayers, name) for one in found])
-        sigma = _largest_two(without_mean(factors))
-        columns |= {f"{name}_sigma_1": sigma[..., 0], f"{name}_gap": _ratio(sigma)}
+    factors = [[getattr(one.sublayers, name) for one in found] for name in COMPONENTS]
+    sigma = _largest_two(without_mean(torch.stack([torch.stack(each) for each in factors])))
+    columns: dict[str, Tensor] = {}
+    for name, values in zip(COMPONENTS, sigma, strict=True):
+        columns |= {f"{name}_sigma_1": values[..., 0], f"{name}_gap": _ratio(values)}
     return columns
 
 
@@ -215,8 +221,9 @@ def _product_columns(
 
     ``normed_direct`` is the norm of the final layer norm alone, at the state before the layer.
     """
-    products = torch.linalg.svdvals(uppers[:-1])
-    normed = torch.linalg.svdvals(norms[-1] @ uppers[:-1])
+    limit = uppers.shape[-1]
+    products = top_singular_triplets(uppers[:-1], tolerance=_TOLERANCE, limit=limit).sigma
+    normed = _largest_two(norms[-1] @ uppers[:-1])
     bounds = [_bounds(triplets[i:]) for i in range(len(triplets))]
     return {
         "product_norm": products[..., 0],
@@ -226,7 +233,7 @@ def _product_columns(
         "rank_one_bound": torch.stack([bound.rank_one_ratio for bound in bounds]),
         "normed_product_norm": normed[..., 0],
         "normed_product_ratio": _ratio(normed),
-        "normed_direct": torch.linalg.matrix_norm(norms[:-1], 2),
+        "normed_direct": _largest_two(norms[:-1])[..., 0],
     }
 
 

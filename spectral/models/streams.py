@@ -26,7 +26,12 @@ def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]
     A model's own tokens give the streams that it decoded with; another model's give its twin's at
     equal length.
     """
-    context = model.encode(features)
+    return streams_in(model, model.encode(features), tokens)
+
+
+@torch.no_grad()
+def streams_in(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> Streams:
+    """:func:`residual_streams` where the context (1, S, width) is there."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
