@@ -1,10 +1,28 @@
 """Regimes planted in stacks of matrices are found, and nothing is found where none is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
 
-from spectral.results.regimes import ATTRACTING, DISPERSIVE, NEITHER, UNDECIDED, classify, regimes
+from spectral.jacobians.layers import FeedForward, Layer, LayerNorm, forward
+from spectral.jacobians.testing import random_layer
+from spectral.measurement.jacobians import Stack, jacobian_columns
+from spectral.models.streams import Streams
+from spectral.results.regimes import (
+    ATTRACTING,
+    DISPERSIVE,
+    MODULO_1,
+    NEITHER,
+    NORMED,
+    READINGS,
+    UNDECIDED,
+    classify,
+    regimes,
+)
 
 WIDTH, LAYERS, VOICES = 8, 4, 6
 
@@ -45,7 +63,8 @@ def _rows(kind: str, rng: np.random.Generator, utterance: int) -> list[dict[str,
             "speaker": f"v{utterance % VOICES}", "utterance": f"u{utterance}", "layer": i + 1,
             "sigma_1": s[0], "gap": s[1] / s[0],
             "alignment": parts[i + 1][2][0] @ u[:, 0] if i + 1 < LAYERS else np.nan,
-            "product_norm": np.linalg.norm(product, 2),
+            "product_norm": np.linalg.norm(product, 2), "state": 1.0, "position": 1,
+            "normed_product_norm": np.linalg.norm(product, 2), "normed_direct": 1.0,
             "rank_one_share": energies[0] / sum(energies),
         }
         for i, (u, s, _) in enumerate(parts)
@@ -69,8 +88,10 @@ def _found(kinds: list[str]) -> pd.DataFrame:
     ],
 )
 def test_planted_regimes_are_found(kind: str, expected: str) -> None:
-    (found,) = _found([kind]).itertuples()
-    assert found.regime == expected
+    both = _found([kind])
+    assert set(both.reading) == set(READINGS)
+    assert (both.regime == expected).all(), "of states of one size both readings are alike"
+    found = both.iloc[0]
     shares = [found.share_dispersive, found.share_attracting, found.share_neither]
     assert sum(shares) == pytest.approx(1)
 
@@ -79,8 +100,8 @@ def test_voices_that_disagree_decide_nothing() -> None:
     rng = np.random.default_rng(1)
     kinds = ["dispersive", "attracting"]
     rows = [row for i in range(VOICES) for row in _rows(kinds[i % 2], rng, i)]
-    (found,) = regimes(pd.DataFrame(rows).assign(model="planted"), 200, 0).itertuples()
-    assert found.regime == UNDECIDED
+    found = regimes(pd.DataFrame(rows).assign(model="planted"), 200, 0)
+    assert (found.regime == UNDECIDED).all()
 
 
 def test_a_product_that_decays_despite_its_layers_room_to_grow_is_neither() -> None:
@@ -99,3 +120,82 @@ def test_the_order_of_rows_does_not_matter() -> None:
     rows = pd.DataFrame([row for i in range(VOICES) for row in _rows("random", rng, i)])
     shuffled = rows.sample(frac=1, random_state=0)
     pd.testing.assert_frame_equal(regimes(rows, 50, 0), regimes(shuffled, 50, 0))
+
+
+def _planted_layer(kind: str, basis: Tensor, turn: Tensor, seed: int) -> Layer:
+    """A pre-norm layer with little attention whose FFN, in gelu's linear range, is W_2 N(h) + b.
+
+    "dispersive": W_2 = -0.8 I takes away what the norm sees, and b turns the state, as what lies
+    along the state is what no norm sees. "attracting": W_2 grows one direction. "growing": the same
+    as "dispersive" with W_2 = 0 and states of three times the size after every layer.
+    """
+    width = len(basis)
+    layer = random_layer(width, 2, seed=seed, dtype=torch.float64)
+    weight = {
+        "dispersive": -0.8 * torch.eye(width, dtype=torch.float64),
+        "attracting": 6 * torch.outer(basis[:, 0], basis[:, 0]),
+        "growing": torch.zeros(width, width, dtype=torch.float64),
+    }[kind]
+    flat = LayerNorm(torch.ones(width).double(), torch.zeros(width).double(), 1e-5)
+    above = torch.full((width,), 12.0, dtype=torch.float64)  # far right of gelu's bend
+    own, crossing = (
+        replace(part, out_weight=size * part.out_weight, out_bias=0 * part.out_bias)
+        for part, size in ((layer.self_attention, 0.02), (layer.cross_attention, 0.1))
+    )
+    identity = torch.eye(width, dtype=torch.float64)
+    ffn = FeedForward(flat, identity, above, weight, turn - weight @ above)
+    return replace(layer, self_attention=own, cross_attention=crossing, ffn=ffn)
+
+
+def _measured(kind: str, utterance: int) -> list[dict[str, object]]:
+    """Rows of a planted stack, as the measurement makes them."""
+    width, positions, generator = 16, 5, torch.Generator().manual_seed(utterance)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    # A basis whose directions are seen by norms: off the direction 1. The first is grown, the next
+    # is where the state stays, or to which it is turned, layer by layer.
+    ones = torch.ones(width, 1, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.cat([ones, normal(width, width - 1)], 1))[0][:, 1:]
+    size = width**0.5
+    hidden = [size * basis[:, 1] + 0.05 * normal(1, positions, width)]
+    context, layers = normal(1, 7, width), []
+    for i in range(LAYERS):
+        turn = {
+            "dispersive": size * basis[:, 2 + i],
+            "attracting": 0 * basis[:, 0],
+            "growing": 3.0 ** (i + 1) * size * basis[:, 2 + i],
+        }[kind]
+        layers.append(_planted_layer(kind, basis, turn, seed=10 * utterance + i))
+        hidden.append(forward(layers[-1], hidden[-1], context))
+    norm = LayerNorm(torch.ones(width).double(), torch.zeros(width).double(), 1e-5)
+    streams = Streams(context, tuple(hidden[:-1]), hidden[-1], slice(2, positions))
+    columns = jacobian_columns(Stack(layers, norm), streams, streams.text, probes=2, seed=0)
+    return [
+        {
+            "parameters": 1, "model": kind, "network": "trained", "condition": "clean",
+            "speaker": f"v{utterance % VOICES}", "utterance": f"u{utterance}",
+            "position": token, "layer": i + 1,
+        }
+        | {name: values[i, token].item() for name, values in columns.items()}
+        for token in range(positions - 2)
+        for i in range(LAYERS)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "modulo_1", "normed"),
+    [
+        ("dispersive", DISPERSIVE, DISPERSIVE),
+        ("attracting", ATTRACTING, None),  # some states are caught: no norm sees them move on
+        ("growing", NEITHER, DISPERSIVE),
+    ],
+)
+def test_regimes_planted_in_pre_norm_layers_are_found(
+    kind: str, modulo_1: str, normed: str | None
+) -> None:
+    rows = pd.DataFrame([row for i in range(VOICES) for row in _measured(kind, i)])
+    found = regimes(rows, 100, 0).set_index("reading")
+    assert found.regime[MODULO_1] == modulo_1
+    assert normed in (None, found.regime[NORMED])

@@ -11,7 +11,8 @@ from spectral.results.unstable import ALL_LAYERS, BEYOND, TRAINED
 _SHARES = (
     "gain_below_one",
     "product_decays",
-    "injection_decays",
+    "relative_injection_decays",
+    "normed_injection_decays",
     "product_rank_one",
     "rank_one_share",
 )
@@ -78,15 +79,22 @@ def _hallucinated(tables: Path) -> list[Part]:
 
 
 def decay(tables: Path) -> list[Part]:
-    """Claim 10: in the smallest size, gains are below one and what early layers inject decays."""
+    """Claim 10: in the smallest size, gains are below one and what early layers inject decays.
+
+    Modulo the direction 1, for in the whole space no product can decay; an injection by its share
+    of the hidden state, and by what the final norm passes on of it.
+    """
     table = _hypotheses(tables)
     small = sizes(table)[0]
     return [
         _share(table, small, "every gain is below one, at most tokens", "gain_below_one"),
         _share(table, small, "the product of layers decays, at most tokens", "product_decays"),
-        _share(table, small, "the first injection decays, at most tokens", "injection_decays"),
-        _beyond_twin(table, small, "the first injection decays oftener than in the random twin",
-                     "injection_decays"),
+        _share(table, small, "the first injection decays relative to the hidden state, at most "
+               "tokens", "relative_injection_decays"),
+        _share(table, small, "the first injection decays after the final norm, at most tokens",
+               "normed_injection_decays"),
+        _beyond_twin(table, small, "it does so after the final norm oftener than in the random "
+                     "twin", "normed_injection_decays"),
     ]  # fmt: skip
 
 

@@ -22,7 +22,8 @@ SUBLAYER_PANELS = {
 }
 INJECTION_PANELS = {
     "log10_injection": r"$\log_{10} \|G_l\|_F$, entering",
-    "log10_survival": r"$\log_{10}$ of arriving / entering",
+    "log10_relative_survival": r"arriving / entering, rel. to $|h|$",
+    "log10_normed_survival": "the same, after the final norm",
     "unstable": "share of unstable dimensions",
 }
 _STYLES = {"trained": ("o", "-"), "random": ("s", ":")}
@@ -33,7 +34,7 @@ def draw_layers(summary: pd.DataFrame, panels: dict[str, str]) -> Figure:
     """A row of panels per size, its seeds alike, a column per quantity (name -> label), by layer.
 
     Filled circles are trained, open squares random twins; bars are 95 % intervals. Dotted lines: 1
-    for a gain or sigma, what chance gives for an alignment, E|cos| = sqrt(2 / (pi D)).
+    for a gain or sigma, what chance gives for an alignment.
     """
     sizes = models_by_size(summary)
     figure, axes = plt.subplots(
@@ -45,7 +46,7 @@ def draw_layers(summary: pd.DataFrame, panels: dict[str, str]) -> Figure:
         for ax, name in zip(row, panels, strict=True):
             for _, own in table.groupby("model"):
                 _draw_panel(ax, own, name)
-            _draw_reference(ax, name, int(table.width.iloc[0]))
+            _draw_reference(ax, name, float(table.chance.iloc[0]))
         row[0].set_ylabel(label)
     for ax, label in zip(axes[0], panels.values(), strict=True):
         ax.set_title(label)
@@ -69,7 +70,7 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, name: str) -> None:
             )  # fmt: skip
 
 
-def _draw_reference(ax: Axes, name: str, width: int) -> None:
-    heights = {"alignment": (2 / (np.pi * width)) ** 0.5, "unstable": 0.5}
+def _draw_reference(ax: Axes, name: str, chance: float) -> None:
+    heights = {"alignment": chance, "unstable": 0.5}
     if name in heights or (name.startswith("log10") and name != "log10_injection"):
         ax.axhline(heights.get(name, 0.0), color="black", lw=0.6, ls=(0, (1, 2)))

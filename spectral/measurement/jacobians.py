@@ -65,12 +65,13 @@ def paired_rows(
     settings: JacobianSettings,
 ) -> list[Row]:
     """:func:`jacobian_rows` of a model and a twin that are there."""
-    networks = {name: _network(each) for name, each in ((TRAINED, model), (RANDOM, twin))}
+    networks = {TRAINED: model, RANDOM: twin}
+    stacks = {name: _stack(network) for name, network in networks.items()}
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
         features = model.features(waves)
-        contexts = {name: _encoded(each.model, features) for name, each in networks.items()}
+        contexts = {name: _encoded(each, features) for name, each in networks.items()}
         for i, (mixture, transcript) in enumerate(
             zip(mixtures, transcribe(model, waves, recorded(settings.rule)), strict=True)
         ):
@@ -79,23 +80,25 @@ def paired_rows(
             shared["tokens"] = len(tokens)
             for name, network in networks.items():
                 if tokens:
-                    streams = streams_in(network.model, contexts[name][i : i + 1], tokens)
+                    streams = streams_in(network, contexts[name][i : i + 1], tokens)
                     chosen = _spread(streams.text, settings.tokens)
-                    columns = _columns(network, streams, chosen, settings)
+                    columns = jacobian_columns(
+                        stacks[name], streams, chosen, settings.probes, settings.seed
+                    )
                     first = streams.text.start
                     rows += _rows(shared | {"network": name}, columns, chosen, first)
     return rows
 
 
 @dataclass(frozen=True)
-class _Network:
-    model: SpeechModel
-    layers: list[Layer]  # float64
-    singles: list[Layer]  # float32
+class Stack:
+    """Decoder layers from the lowest up and the final norm, in float64."""
+
+    layers: list[Layer]
     final_norm: LayerNorm
 
 
-def _network(model: SpeechModel) -> _Network:
+def _stack(model: SpeechModel) -> Stack:
     try:
         layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
     except TypeError:
@@ -105,8 +108,7 @@ def _network(model: SpeechModel) -> _Network:
             f"alone, not for {kind}; leave the model out of jacobians, and take propagators from "
             "spectral.jacobians.propagators.autodiff_propagators of its layer_function"
         ) from None
-    singles = [layer.to(torch.float32) for layer in layers]
-    return _Network(model, layers, singles, as_norm(model.final_norm, torch.float64))
+    return Stack(layers, as_norm(model.final_norm, torch.float64))
 
 
 @torch.no_grad()
@@ -136,17 +138,17 @@ def _rows(shared: Row, columns: dict[str, Tensor], chosen: slice, first: int) ->
             }
 
 
-def _columns(
-    network: _Network, streams: Streams, chosen: slice, settings: JacobianSettings
+def jacobian_columns(
+    stack: Stack, streams: Streams, chosen: slice, probes: int, seed: int
 ) -> dict[str, Tensor]:
-    """Every number of one utterance, each (layers, tokens)."""
+    """Every number of one utterance at the chosen positions, each (layers, tokens)."""
     context = streams.context[0].double()
     found = [
         layer_jacobians(layer, hidden[0].double(), context, chosen)
-        for layer, hidden in zip(network.layers, streams.hidden, strict=True)
+        for layer, hidden in zip(stack.layers, streams.hidden, strict=True)
     ]
     states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
-    norms = layer_norm_jacobian(network.final_norm, states)
+    norms = layer_norm_jacobian(stack.final_norm, states)
     propagators = torch.stack([one.propagator for one in found])
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
@@ -159,7 +161,7 @@ def _columns(
     whole = joined(
         [one.injection.then(upper) for one, upper in zip(found, uppers[1:], strict=True)]
     )
-    return columns | _sensitivity_columns(network, whole, streams, chosen, settings)
+    return columns | _sensitivity_columns(stack, whole, streams, chosen, probes, seed)
 
 
 def _uppers(matrices: Tensor) -> Tensor:
@@ -260,11 +262,12 @@ def _injection_columns(
 
 
 def _sensitivity_columns(
-    network: _Network,
+    stack: Stack,
     whole: ContextJacobian,
     streams: Streams,
     chosen: slice,
-    settings: JacobianSettings,
+    probes: int,
+    seed: int,
 ) -> dict[str, Tensor]:
     """J_L, and how much of the total derivative it explains; in float32, sums of squares all.
 
@@ -274,31 +277,32 @@ def _sensitivity_columns(
     squares = torch.linalg.eigvalsh(whole.gram()).clamp(min=0)
     norm = squares.sum(-1).sqrt()
     context = streams.context[0].float()
-    generator = torch.Generator().manual_seed(settings.seed)
-    probes = torch.randn(context.numel(), settings.probes, generator=generator).to(context.device)
-    fixed = whole.operator().matmat(probes.expand(len(norm), -1, -1))
-    total = without_mean(_total(network, streams, context, chosen, probes))
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(context.numel(), probes, generator=generator).to(context.device)
+    fixed = whole.operator().matmat(directions.expand(len(norm), -1, -1))
+    total = without_mean(_total(stack, streams, context, chosen, directions))
     size = total.square().sum((-2, -1))
     left_over = (total - fixed).square().sum((-2, -1))
     per_token = {
         "sensitivity": norm,
         "rank_one_share": squares[..., -1] / squares.sum(-1),
-        "total_sensitivity": (size / settings.probes).sqrt(),
+        "total_sensitivity": (size / probes).sqrt(),
         "explained": 1 - left_over / size,
     }
-    return {name: value.expand(len(network.layers), -1) for name, value in per_token.items()}
+    return {name: value.expand(len(stack.layers), -1) for name, value in per_token.items()}
 
 
 def _total(
-    network: _Network, streams: Streams, context: Tensor, chosen: slice, probes: Tensor
+    stack: Stack, streams: Streams, context: Tensor, chosen: slice, directions: Tensor
 ) -> Tensor:
-    """The total derivative's products with probes at every chosen token: (tokens, width, probes).
+    """The total derivative's products at every chosen token: (tokens, width, directions).
 
     Later tokens, which a decoder does not hear, are left out.
     """
-    stop = range(chosen.start, chosen.stop, chosen.step)[-1] + 1
+    stop = range(streams.hidden[0].shape[1])[chosen][-1] + 1
     hidden = streams.hidden[0][0, :stop].float()
-    moved = total_sensitivity(network.singles, hidden, context, chosen).matmat(probes)
+    singles = [layer.to(torch.float32) for layer in stack.layers]
+    moved = total_sensitivity(singles, hidden, context, chosen).matmat(directions)
     return torch.unflatten(moved, 0, (-1, hidden.shape[-1]))
 
 

@@ -1,4 +1,9 @@
-"""Which regime a model is in, by the theorem's condition and its measured conclusion together."""
+"""Which regime a model is in, by the theorem's condition and its measured conclusion together.
+
+Read twice. Modulo the direction 1, which no layer norm sees (in the whole space nothing can decay);
+and after the final layer norm, as shares of the hidden state's size, which is how the logits see
+it: states that grow with depth make an injection that does not grow count for less.
+"""
 
 from functools import partial
 
@@ -9,7 +14,7 @@ import torch
 from spectral.jacobians.products import stationary_rates
 from spectral.results.bootstrap import LEVEL, interval, resampling_weights, weighted_mean
 from spectral.results.effects import interval_columns
-from spectral.results.jacobians import SETTING
+from spectral.results.jacobians import SETTING, TOKEN
 
 DISPERSIVE, ATTRACTING, NEITHER, UNDECIDED = "dispersive", "attracting", "neither", "undecided"
 REGIMES = (DISPERSIVE, ATTRACTING, NEITHER)
@@ -17,7 +22,12 @@ COORDINATES = ("log10_rate", "alignment_margin", "log10_product", "rank_one_shar
 """Means over layers and tokens: the fastest growth per layer that gain, alignment and gap allow
 (r_+ of ``stationary_rates``), |kappa| above the least that singles out a direction,
 2 sqrt(xi) / (1 + xi), the measured norm of the product of layers above the first, and the share of
-J's squared norm in its first direction."""
+J's squared norm in its first direction. After the final norm the rate is less the growth of the
+hidden state per layer, and the product's norm is over that of the final norm alone, at the state
+that the product starts from."""
+
+MODULO_1, NORMED = "modulo 1", "after the final norm"
+READINGS = (MODULO_1, NORMED)
 
 _MOST = 0.5
 
@@ -25,15 +35,16 @@ _MOST = 0.5
 def regimes(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """The regime of every setting, with the share of resampled voices and utterances in each.
 
-    Columns of ``SETTING``, every coordinate with its interval, ``share_<regime>``, and ``regime``:
-    the one with at least 95 % of the resamples, else "undecided".
+    Columns of ``SETTING``, ``reading``, every coordinate with its interval, ``share_<regime>``, and
+    ``regime``: the one with at least 95 % of the resamples, else "undecided".
     """
     table = []
-    for key, group in coordinates(rows).groupby(SETTING, sort=True):
+    keys = [*SETTING, "reading"]
+    for key, group in coordinates(rows).groupby(keys, sort=True):
         speakers = group.speaker.to_numpy()
         weights = resampling_weights(speakers, resamples, seed)
         values = {name: weighted_mean(weights, group[name].to_numpy()) for name in COORDINATES}
-        row = dict(zip(SETTING, key, strict=True)) | {"n": len(group)}
+        row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
         for name in COORDINATES:
             mean = partial(weighted_mean, values=group[name].to_numpy())
             found = interval(mean, speakers, resamples, seed)
@@ -70,8 +81,15 @@ def classify(
 
 
 def coordinates(rows: pd.DataFrame) -> pd.DataFrame:
-    """``COORDINATES`` of every utterance: the mean over its tokens."""
+    """``COORDINATES`` of every utterance by either reading: the mean over its tokens."""
     utterance = [*SETTING, "speaker", "utterance"]
+    above = rows.sort_values("layer").groupby(TOKEN).state.shift(-1).reindex(rows.index)
+    with np.errstate(divide="ignore"):
+        growth = np.log10(above / rows.state)
+        products = rows.assign(
+            log10_product=np.log10(rows.product_norm),
+            log10_normed=np.log10(rows.normed_product_norm / rows.normed_direct),
+        )
     inner = rows[rows.alignment.notna()]  # the last layer is aligned with none
     sigma, kappa, gap = (
         torch.tensor(inner[name].to_numpy(float)) for name in ("sigma_1", "alignment", "gap")
@@ -79,13 +97,18 @@ def coordinates(rows: pd.DataFrame) -> pd.DataFrame:
     least = 2 * gap.sqrt() / (1 + gap)
     layers = inner[utterance].assign(
         log10_rate=stationary_rates(sigma, kappa, gap).fastest.log10().numpy(),
+        growth=growth[inner.index],
         alignment_margin=(kappa.abs() - least).numpy(),
     )
-    with np.errstate(divide="ignore"):
-        products = rows[rows.layer == 2].assign(log10_product=lambda r: np.log10(r.product_norm))
+    names = ["log10_product", "log10_normed"]
     parts = [
-        layers.groupby(utterance)[["log10_rate", "alignment_margin"]].mean(),
-        products.groupby(utterance)[["log10_product"]].mean(),
+        layers.groupby(utterance)[["log10_rate", "growth", "alignment_margin"]].mean(),
+        products[rows.layer == 2].groupby(utterance)[names].mean(),
         rows[rows.layer == 1].groupby(utterance)[["rank_one_share"]].mean(),
     ]
-    return pd.concat(parts, axis=1).reset_index()
+    found = pd.concat(parts, axis=1).reset_index()
+    normed = found.assign(
+        log10_rate=found.log10_rate - found.growth, log10_product=found.log10_normed
+    )
+    both = [found.assign(reading=MODULO_1), normed.assign(reading=NORMED)]
+    return pd.concat(both, ignore_index=True)[[*utterance, "reading", *COORDINATES]]
