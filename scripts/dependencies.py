@@ -46,6 +46,23 @@ def data_files(values: Section) -> Iterator[Path]:
             yield from sorted(file for file in [folder, *folder.rglob("*")] if file.is_file())
 
 
+def drawn_tables(values: Section) -> Iterator[Path]:
+    """The tables in figures/ that a notebook's parameters name as ..._table or ..._tables.
+
+    Another profile may have drawn them; those that are not there yet are left out.
+    """
+    for key, value in values.items():
+        if key.endswith(("_table", "_tables")) and isinstance(value, str):
+            path = from_root(value)
+            if path.parts[:1] == ("figures",):
+                yield from sorted(path.glob("*.csv")) if path.is_dir() else _there(path)
+
+
+def _there(path: Path) -> Iterator[Path]:
+    if path.exists():
+        yield path
+
+
 def is_results(key: str) -> bool:
     """Whether a parameter of this name is a folder of measured rows."""
     return key == RESULTS or key.endswith(f"_{RESULTS}")

@@ -17,7 +17,8 @@ parameter, else in ``models``. Rows are measured where they are missing or keyed
 than what is asked for (``spectral.measurement.keys``), whatever became of the code. Where their
 folder lies in data/ they come with the project: they are only read, and such rows are an error,
 unless ``--evidence`` asks for rules to measure them. One that names other notebooks in ``drawn``
-reads the tables that these write, and runs after them.
+reads the tables that these write, and runs after them; tables in figures/ that another profile
+drew, which a parameter ``..._table`` or ``..._tables`` names, are files that it depends on.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from dependencies import (
     Section,
     data_files,
     defaults,
+    drawn_tables,
     from_root,
     imports,
     is_results,
@@ -291,7 +293,8 @@ def prerequisites(name: str, values: Section, build: Path) -> list[str]:
     parameters = build / "params" / f"{name}.yml"
     code = modules(imports(notebook_code(notebook)))
     packages = build / "requirements.lock"
-    return list(map(str, [notebook, parameters, packages, *code, *data_files(values)]))
+    data = [*data_files(values), *drawn_tables(values)]
+    return list(map(str, [notebook, parameters, packages, *code, *data]))
 
 
 def write_if_changed(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """The verdict rules of claims, and claims planted true, false and uncertain in tables."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral.claims import answers, changes, layers, scale, sweeps
-from spectral.claims.catalogue import CLAIMS, as_table, weigh
+from spectral.claims.catalogue import CLAIMS, as_table, published_numbers, weigh
 from spectral.claims.findings import count, findings, span
-from spectral.claims.numbers import between_sizes, difference, share
-from spectral.claims.page import html_page, markdown, save_page
+from spectral.claims.numbers import NotMeasured, Tables, between_sizes, difference, share
+from spectral.claims.page import LADDER, WHISPER, markdown
+from spectral.claims.predictions import COMMIT, judge, read_predictions
+from spectral.claims.registered import NUMBERS
+from spectral.claims.roles import INTERMEDIATE, LARGEST, SMALLEST, models_of, sizes
 from spectral.claims.rules import (
     ABOVE,
     BELOW,
@@ -28,16 +32,22 @@ from spectral.claims.rules import (
     claim_verdict,
 )
 from spectral.results.bootstrap import Interval
+from spectral.results.paper import published
 
+ROOT = Path(__file__).parents[1]
 COMPONENTS = ("self_attention", "cross_attention", "ffn")
 MODELS = {"xs-0": 1, "xs-1": 1, "s-0": 2, "s-1": 2, "l-0": 3, "l-1": 3}
-NULLS = ("twin", "swapped")
+WHISPER_MODELS = {"tiny.en": 1, "base": 2}
 SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
 OUTCOMES = {"true": HOLDS, "false": FAILS, "wide": UNDECIDED}
 
 
 def _number(name: str, value: float, reach: float) -> dict[str, float]:
     return {name: value, f"{name}_low": value - reach, f"{name}_high": value + reach}
+
+
+def _tables(folder: Path) -> Tables:
+    return Tables(folder, folder / "pooled.csv")
 
 
 def _part(*decided: str) -> Part:
@@ -96,28 +106,50 @@ def test_shares_have_the_exact_interval() -> None:
     assert (share(0, 10).low, share(10, 10).high) == (0, 100)
 
 
-def _evidence(folder: Path, planted: str) -> None:
-    """Cross-attention falls, most in xs; wherever else the claims look, what they say, or not."""
+def _changes(folder: Path, planted: str, models: Mapping[str, int] = MODELS) -> None:
+    """Ranks fall, most in the smallest; wherever else the claims look, what they say, or not.
+
+    Beside every row there is one that says the contrary, of loops, other modes, or another sample.
+    """
     sign = -1 if planted == "false" else 1
     reach = 300 if planted == "wide" else 0.05
     effects = {"n_eff": -20.0, "alpha": 1.0, "log10_kf": 3.5, "log10_kf_resolved": 0.5}
-    rows = []
-    for model, size in MODELS.items():
+    indices = {"log10_difference": 3.5, "log10_ratio": 3.5, "alpha_stressed": 12.0}
+    pooled, outcomes, controls, evidence = [], [], [], []
+    for model, size in models.items():
+        near = (1 + 0.3 / size) * (1 + 0.001 * (int(model[-1]) if model[-1].isdigit() else 0))
         for component in COMPONENTS:
-            for source, length in [("model", "raw"), ("model", "length-matched")] + [
-                (null, "length-matched") for null in NULLS
-            ]:
-                for name, effect in effects.items():
-                    change = sign * effect * (0.1 if source in NULLS else 1 + 0.3 / size)
-                    change *= 1 + 0.001 * int(model[-1])
-                    rows.append(
-                        {
-                            "parameters": size, "model": model, "component": component, "modes": 50,
-                            "source": source, "length": length, "observable": name,
-                            "change": change, "low": change - reach, "high": change + reach,
-                        }
-                    )  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / "evidence_k50.csv", index=False)
+            row = {"parameters": size, "model": model, "component": component}
+            own = {name: sign * near * effect for name, effect in {**effects, **indices}.items()}
+            for loops, times in (("dropped", 1), ("kept", -1)):
+                pooled.append(
+                    row | {"of": "measured", "decoding": "unrestricted", "sample": "all",
+                           "loops": loops, "modes": 50}
+                )  # fmt: skip
+                for name, value in own.items():
+                    pooled[-1] |= _number(name, times * value, reach)
+            for length in ("raw", "length-matched"):
+                for outcome, times in (("without loops", 1), ("all", -1)):
+                    outcomes.append(row | {"length": length, "outcome": outcome, "modes": 50})
+                    for name in effects:
+                        outcomes[-1] |= _number(f"delta_{name}", times * own[name], reach)
+            for name in effects:
+                shared = row | {"observable": name, "length": "length-matched"}
+                for modes, times in ((50, 1), (10, -1)):
+                    controls += [
+                        shared | {"control": control, "modes": modes}
+                        | _number("remaining", times * own[name], reach)
+                        | _number("fraction", 0.0, reach)
+                        for control in ("twin", "spectrum")
+                    ]  # fmt: skip
+                    evidence += [
+                        shared | {"source": source, "modes": modes, "change": value,
+                                  "low": value - reach, "high": value + reach}
+                        for source, value in (("model", times * own[name]), ("swapped", 0.0))
+                    ]  # fmt: skip
+    written = {"pooled": pooled, "by_outcome": outcomes, "controls": controls}
+    for name, rows in (written | {"evidence_k50": evidence}).items():
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -132,8 +164,8 @@ def _evidence(folder: Path, planted: str) -> None:
     ],
 )
 def test_planted_changes_are_found(weighed, planted: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    _evidence(tmp_path, planted)
-    assert claim_verdict(weighed(tmp_path)) == OUTCOMES[planted]
+    _changes(tmp_path, planted)
+    assert claim_verdict(weighed(_tables(tmp_path))) == OUTCOMES[planted]
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -170,9 +202,9 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
         ("hypotheses", rows), ("propagators", rows), ("unstable_dimensions", within)
     ):  # fmt: skip
         pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
-    assert claim_verdict(layers.decay(tmp_path)) == OUTCOMES[planted]
-    assert claim_verdict(layers.rank_one(tmp_path)) == OUTCOMES[planted]
-    parts = layers.unstable(tmp_path)
+    assert claim_verdict(layers.decay(_tables(tmp_path))) == OUTCOMES[planted]
+    assert claim_verdict(layers.rank_one(_tables(tmp_path))) == OUTCOMES[planted]
+    parts = layers.unstable(_tables(tmp_path))
     assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 5
     assert len(parts[-1].statements) == len(MODELS), "where some answers are hallucinated"
 
@@ -188,9 +220,9 @@ def test_unstable_dimensions_need_a_stress_that_divides_answers(tmp_path: Path) 
         [row | nothing | {"network": network, "condition": "hell", "layer": "mean"}
          for network in ("trained", "random", "trained minus random")]
     ).to_csv(tmp_path / "unstable_dimensions.csv", index=False)  # fmt: skip
-    parts = layers.unstable(tmp_path)[2:]
+    parts = layers.unstable(_tables(tmp_path))[2:]
     assert [part.verdict for part in parts] == [NOT_MEASURED] * 3
-    assert all(part.needs for part in parts)
+    assert all(part.lacks for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +243,7 @@ def test_planted_answers_are_found(
     ]
     pd.DataFrame(rows).drop(columns="n").to_csv(tmp_path / "outcomes.csv", index=False)
     pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
-    assert claim_verdict(answers.fluency(tmp_path)) == expected
+    assert claim_verdict(answers.fluency(_tables(tmp_path))) == expected
 
 
 @pytest.mark.parametrize(
@@ -228,7 +260,7 @@ def test_planted_confidence_is_found(
         for condition, value in (("clean", -0.1), ("hell", hell))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
-    assert claim_verdict(answers.confidence(tmp_path)) == expected
+    assert claim_verdict(answers.confidence(_tables(tmp_path))) == expected
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -255,9 +287,10 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
     ]
     pd.DataFrame(slopes).to_csv(tmp_path / "phase_diagram.csv", index=False)
     pd.DataFrame(tails).to_csv(tmp_path / "tail_eigenvalues.csv", index=False)
-    parts = changes.hardening(tmp_path)
-    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 4
-    assert {s.about for part in parts[1:] for s in part.statements} == {"l-0", "l-1"}
+    parts = changes.hardening(_tables(tmp_path))
+    assert [part.verdict for part in parts] == [NOT_MEASURED] + [OUTCOMES[planted]] * 4
+    assert "there is no pooled.csv" in parts[0].lacks
+    assert {s.about for part in parts[2:] for s in part.statements} == {"l-0", "l-1"}
 
 
 def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
@@ -267,7 +300,7 @@ def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
         for rival, skill in (("mean", 0.5), ("size", -0.5))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
-    assert claim_verdict(scale.forecast(tmp_path)) == FAILS
+    assert claim_verdict(scale.forecast(_tables(tmp_path))) == FAILS
 
 
 def test_one_predictor_that_forecasts_does_not_hide_one_that_does_not(tmp_path: Path) -> None:
@@ -277,7 +310,7 @@ def test_one_predictor_that_forecasts_does_not_hide_one_that_does_not(tmp_path: 
         for rival in ("mean", "size") for predictor, skill in (("alpha", 0.5), ("n_eff", -0.5))
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
-    parts = scale.forecast(tmp_path)
+    parts = scale.forecast(_tables(tmp_path))
     assert [len(part.statements) for part in parts] == [2, 2]
     assert claim_verdict(parts) == UNDECIDED
 
@@ -285,7 +318,7 @@ def test_one_predictor_that_forecasts_does_not_hide_one_that_does_not(tmp_path: 
 def test_without_forecasts_nothing_was_measured(tmp_path: Path) -> None:
     columns = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
     pd.DataFrame(columns=columns).to_csv(tmp_path / "forecast.csv", index=False)
-    assert claim_verdict(scale.forecast(tmp_path)) == NOT_MEASURED
+    assert claim_verdict(scale.forecast(_tables(tmp_path))) == NOT_MEASURED
 
 
 @pytest.mark.parametrize(
@@ -305,7 +338,7 @@ def test_courses_decide_only_where_resampled_voices_agree(
         for along in ("severity", "depth") for verdict in verdicts
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "transitions.csv", index=False)
-    assert claim_verdict(sweeps.transition(tmp_path)) == expected
+    assert claim_verdict(sweeps.transition(_tables(tmp_path))) == expected
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -326,19 +359,20 @@ def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
     ]
     pd.DataFrame(states).to_csv(tmp_path / "attraction_distances.csv", index=False)
     pd.DataFrame(texts).to_csv(tmp_path / "attraction_texts.csv", index=False)
-    assert claim_verdict(sweeps.attraction(tmp_path)) == OUTCOMES[planted]
+    assert claim_verdict(sweeps.attraction(_tables(tmp_path))) == OUTCOMES[planted]
 
 
 def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) -> None:
     rows = [
         {"parameters": 1, "model": "xs-0", "condition": condition, "direction": "random",
          "level_db": level} | _number("new_candidates", value, 1.0)
+        | _number("changed", 50.0, 1.0)
         for condition, level, value in [
             ("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9.0)
         ]
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "subtle_stress.csv", index=False)
-    (part,) = sweeps.subtle(tmp_path)
+    (part,) = sweeps.subtle(_tables(tmp_path))
     assert [statement.found.estimate for statement in part.statements] == [0.5]
     assert part.verdict == UNDECIDED
 
@@ -362,45 +396,107 @@ def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
         ]
     ]  # fmt: skip
     pd.DataFrame(early).to_csv(tmp_path / "early_warning.csv", index=False)
-    parts = sweeps.early_warning(tmp_path)
+    parts = sweeps.early_warning(_tables(tmp_path))
     assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 3
     pd.DataFrame(early).assign(auc=np.nan).to_csv(tmp_path / "early_warning.csv", index=False)
-    assert sweeps.early_warning(tmp_path)[-1].verdict == NOT_MEASURED
+    assert sweeps.early_warning(_tables(tmp_path))[-1].verdict == NOT_MEASURED
 
 
 def test_claims_without_a_table_are_not_measured(tmp_path: Path) -> None:
-    found = weigh(tmp_path)
+    found = weigh(_tables(tmp_path))
     assert [weighed.claim.number for weighed in found] == list(range(1, 17))
     assert {weighed.verdict for weighed in found} == {NOT_MEASURED}
-    assert all("needs" in weighed.reason for weighed in found)
-    with pytest.raises(ValueError, match="make figures"):
-        weigh(tmp_path / "nowhere")
+    assert all("there is no" in part.lacks for weighed in found for part in weighed.parts)
 
 
 def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
-    (tmp_path / "evidence_k50.csv").write_text("model,parameters\nxs-0,1\n")
-    with pytest.raises(ValueError, match=r"evidence_k50.csv: no column 'component'"):
-        changes.collapse(tmp_path)
+    (tmp_path / "by_outcome.csv").write_text("model,parameters\ns-0,1\n")
+    with pytest.raises(ValueError, match=r"by_outcome.csv: no column 'component'"):
+        changes.either_regime(_tables(tmp_path))
 
 
-def test_the_pages_say_what_the_rows_say(tmp_path: Path) -> None:
-    _evidence(tmp_path, "true")
-    found = weigh(tmp_path)
-    table = as_table(found)
-    text, page = markdown(found), html_page(found)
-    for weighed in found:
-        assert f"| {weighed.claim.number} | {weighed.claim.text} | **{weighed.verdict}** |" in text
-        section = page.split(f'<h2 id="claim-{weighed.claim.number}">')[1].split("<h2")[0]
-        assert f">{weighed.verdict}</span>" in section
-        assert set(table[table.claim == weighed.claim.number].verdict) == {weighed.verdict}
+# --- which models a claim is about --------------------------------------------------------------
+
+
+def _models(*names: str) -> pd.DataFrame:
+    return pd.DataFrame({"parameters": range(len(names)), "model": names})
+
+
+def test_openais_models_are_sizes_of_their_own_and_seeds_of_the_ladder_are_not() -> None:
+    assert sizes(_models("tiny.en", "base", "large-v3")) == [["tiny.en"], ["base"], ["large-v3"]]
+    assert sizes(_models("xs-0", "xs-1", "l-0")) == [["xs-0", "xs-1"], ["l-0"]]
+
+
+def test_no_model_of_openais_stands_in_for_a_larger_one() -> None:
+    table = _models("tiny.en", "base", "small")
+    assert models_of(table, SMALLEST) == ["tiny.en"]
+    assert models_of(table, INTERMEDIATE) == ["base", "small"]
+    with pytest.raises(NotMeasured, match='could not be had.*MODELS="small large-v3-turbo"'):
+        models_of(table, LARGEST)
+    assert models_of(_models("base", "large-v3-turbo"), LARGEST) == ["large-v3-turbo"]
+    with pytest.raises(NotMeasured, match="tiny.en is not measured yet"):
+        models_of(_models("base", "turbo"), SMALLEST)
+
+
+def test_the_ladders_turbo_is_no_turbo_of_openais() -> None:
+    table = _models("xs-0", "turbo-0", "l-0")
+    assert models_of(table, INTERMEDIATE) == ["turbo-0"]
+    assert models_of(table, LARGEST) == ["l-0"]
+    with pytest.raises(NotMeasured, match="no model of intermediate size"):
+        models_of(_models("xs-0", "l-0"), INTERMEDIATE)
+
+
+def test_a_claim_about_models_that_could_not_be_had_has_no_verdict(tmp_path: Path) -> None:
+    _changes(tmp_path, "true", WHISPER_MODELS)
+    tables = _tables(tmp_path)
+    first, second, third = (
+        weigh(tables)[number - 1] for number in (1, 2, 3)
+    )  # fmt: skip
+    assert second.verdict == NOT_MEASURED
+    assert all("could not be had" in part.lacks for part in second.parts)
+    assert first.verdict == UNDECIDED
+    assert [part.verdict for part in first.parts] == [HOLDS] * 6 + [NOT_MEASURED]
+    assert third.verdict == HOLDS
+    assert {s.about for part in third.parts for s in part.statements} == {"base"}
+
+
+def test_single_networks_of_openais_are_compared_by_their_own_intervals(tmp_path: Path) -> None:
+    _changes(tmp_path, "true", {**WHISPER_MODELS, "large-v3-turbo": 3})
+    (contrast,) = changes.signal_loss(_tables(tmp_path))[-1].statements
+    assert contrast.about == "tiny.en minus large-v3-turbo"
+    assert contrast.decision == "supported"
+    assert contrast.found.high - contrast.found.low == pytest.approx(0.1 * math.sqrt(2))
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
+    whisper, ladder = tmp_path / "whisper", tmp_path / "ladder"
+    for folder, models in ((whisper, WHISPER_MODELS), (ladder, MODELS)):
+        folder.mkdir()
+        _changes(folder, "true", models)
+    groups = {WHISPER: weigh(_tables(whisper)), LADDER: weigh(_tables(ladder))}
+    judged = judge(read_predictions(ROOT / "docs" / "predictions.md"), _tables(whisper), NUMBERS)
+    known = published_numbers(published(ROOT / "data" / "published" / "k50.csv"))
+    text, table = markdown(groups, known, judged), as_table(groups)
+    for one, other in zip(*groups.values(), strict=True):
+        claim = one.claim
+        verdicts = f"**{one.verdict}** | **{other.verdict}** |"
+        said = known.get(claim.number, "no number is known")
+        assert f"| {claim.number} | {claim.text} | {said} | {verdicts}" in text
+        section = text.split(f"\n## {claim.number}. ")[1].split("\n## ")[0]
+        assert section.index(f"### {WHISPER}: {one.verdict}") < section.index(
+            f"### {LADDER}: {other.verdict}"
+        )
+        own = table[table.claim == claim.number].groupby("group").verdict.unique()
+        assert (list(own[WHISPER]), list(own[LADDER])) == ([one.verdict], [other.verdict])
     assert np.isfinite(table.dropna(subset="about").estimate).all()
-    assert "<script" not in page
-    assert "http" not in page
-    save_page(found, tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert set(before) == {"claims.csv", "claims.md", "claims.html"}
-    save_page(weigh(tmp_path), tmp_path / "out")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert f"({COMMIT})" in text
+    assert "exploratory" in text
+    for row in judged.itertuples():
+        assert f"| {row.id} | {row.expected}: {row.side} {row.bound:g} | {row.model} |" in text
+    assert "-13.40 %" in known[1]
 
 
 def test_every_verdict_has_a_word_and_claims_are_numbered_in_order() -> None:
@@ -412,7 +508,8 @@ def test_every_verdict_has_a_word_and_claims_are_numbered_in_order() -> None:
 
 
 def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) -> None:
-    assert findings(tmp_path).empty, "no table, no finding"
+    groups = {WHISPER: _tables(tmp_path / "nowhere"), LADDER: _tables(tmp_path)}
+    assert findings(groups).empty, "no table, no finding"
     keys = {"parameters": 1, "model": "xs-0"}
     rows = [
         {**keys, "condition": "clean", "word_error": error, "candidates": 0.0,
@@ -426,8 +523,9 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
         for low, high in skills
     ]
     pd.DataFrame(forecasts).to_csv(tmp_path / "forecast.csv", index=False)
-    found = findings(tmp_path).set_index("measured").found.to_dict()
-    assert found == {
+    table = findings(groups).set_index("measured")
+    assert set(table[WHISPER]) == {NOT_MEASURED}
+    assert table[LADDER].to_dict() == {
         "word error, clean (%)": "2 to 7",
         "hallucination candidates, clean (% of answers)": "0",
         "average log-probability, clean": "0.00",
@@ -435,6 +533,17 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
             "better in 1 of 3, worse in 1 of 3"
         ),
     }
+
+
+def test_findings_of_one_model_are_single_numbers(tmp_path: Path) -> None:
+    rows = [
+        {"parameters": 1, "model": "tiny.en", "component": "self_attention", "length": length,
+         "measure": "eigenvalue", "part": "tail", "ratio": ratio}
+        for length, ratio in (("raw", 1.25), ("length-matched", 0.75))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "tail_eigenvalues.csv", index=False)
+    (line,) = findings({WHISPER: _tables(tmp_path)})[WHISPER]
+    assert line == "1.25 raw, 0.75 at equal length"
 
 
 def test_a_range_is_signed_where_asked_and_leaves_out_what_is_missing() -> None:

@@ -5,12 +5,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
-from spectral.measurement.inputs import INPUTS, input_rows, inputs
+from spectral.measurement.inputs import INPUTS, clips, input_rows, inputs
 from spectral.measurement.store import read, write
 from spectral.models.rules import OPENAI, UNRESTRICTED
 from spectral.models.view import SpeechModel
-from spectral.results.inputs import kinds_of_answer, shortened, with_outcomes, written
+from spectral.results.inputs import (
+    kinds_of_answer,
+    shortened,
+    with_outcomes,
+    words_from_nonspeech,
+    written,
+)
 from spectral.speech.corpus import SAMPLE_RATE, find_utterances
 from spectral.stress.inputs import ROOM_TONE, from_speech, pink_noise, without_speech
 from spectral.stress.mixture import rms
@@ -107,3 +114,25 @@ def test_long_texts_are_shortened_and_fit_into_a_cell() -> None:
     long = shortened("ha " * 200)
     assert len(long) <= 42
     assert long.endswith('…"')
+
+
+def test_words_of_clips_without_speech_are_counted_by_rule() -> None:
+    texts = {"openai": ["you", "Thank you.", "[BLANK_AUDIO] yes"],
+             "unrestricted": ["[Music]", "...", "you"]}  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            {"parameters": 1, "model": "m", "decoding": decoding, "reference": "", "transcript": t}
+            for decoding, written in texts.items() for t in written
+        ] + [{"parameters": 1, "model": "m", "decoding": "openai", "reference": "SAID",
+              "transcript": "said"}]
+    )  # fmt: skip
+    table = words_from_nonspeech(rows).set_index("decoding")
+    assert table.loc["openai", ["clips", "with_words"]].to_list() == [3, 3]
+    assert table.loc["unrestricted", ["clips", "with_words"]].to_list() == [3, 1]
+
+
+def test_clips_are_inputs_in_which_nothing_is_said(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "rain.wav", CLIP, SAMPLE_RATE, subtype="FLOAT")
+    (given,) = clips(tmp_path)
+    assert (given.name, given.reference) == ("rain", "")
+    np.testing.assert_array_equal(given.wave, CLIP)

@@ -23,7 +23,13 @@ from spectral.results.effects import (
 )
 from spectral.results.paper import paper_table, published, with_holm
 from spectral.results.tables import save_table, with_interval
-from spectral.results.word_errors import by_novelty, outcome_shares, training_records, word_errors
+from spectral.results.word_errors import (
+    by_novelty,
+    outcome_confidence,
+    outcome_shares,
+    training_records,
+    word_errors,
+)
 from spectral.speech.text import normalise
 
 SPEAKERS = np.repeat(["a", "b", "c", "d"], [3, 5, 2, 6])
@@ -204,6 +210,22 @@ def test_word_error_is_that_of_the_whole_corpus_and_not_a_mean_of_utterances() -
 def test_shares_of_outcomes_add_up() -> None:
     shares = outcome_shares(said(["a", "b", "c"], ["a", "x", "y"]))
     assert shares[["correct", "invention"]].to_numpy().ravel() == pytest.approx([100 / 3, 200 / 3])
+
+
+def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() -> None:
+    rows = said(["a", "b", "c"], ["a", "x", "y"]).assign(
+        average_log_probability=[-1.0, -1.01, -0.2]
+    )
+    table = outcome_confidence(rows, 50, 0).set_index("outcome")
+    assert table.share.sum() == pytest.approx(100)
+    assert table.loc["invention", ["n", "share", "passing"]].to_list() == pytest.approx(
+        [2, 200 / 3, 50]
+    )
+    assert table.loc["correct", "passing"] == 100
+    assert table.loc["loop", ["n", "share"]].to_list() == [0, 0]
+    assert np.isnan(table.loc["loop", "passing"])
+    old = rows.assign(average_log_probability=np.nan)
+    assert outcome_confidence(old, 50, 0).passing.isna().all()
 
 
 def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:

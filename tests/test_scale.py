@@ -59,7 +59,8 @@ def _rows(
                         "modes": 50, "tokens": 60, "n_eff": n_eff(model) * kept,
                         "alpha": 2 + noise[side], "kirchhoff_resolved": 10 ** (3 + noise[side]),
                         "reference": "one two three four", "transcript": "", "word_error": wrong,
-                        "candidate": drawn < wrong, "outcome": "", "text_log_probability": 0.0,
+                        "candidate": drawn < wrong, "outcome": "",
+                        "text_log_probability": 0.0, "average_log_probability": 0.0,
                         "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
                     }
                     for matched in ("", partner)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral.results.dose import noise_width
 from spectral.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
 from spectral.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
 from spectral.results.transition import _voices
@@ -150,6 +151,7 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
                 "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "c",
                 "word_error": 0.9 * candidate[i], "candidate": bool(candidate[i]),
                 "outcome": "invention", "text_log_probability": -0.1,
+                "average_log_probability": -0.1,
                 "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
             }  # fmt: skip
             partners = [p for p in value if p != "clean"] if name == "clean" else ["clean"]
@@ -261,3 +263,49 @@ def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
     assert found["tall", "alpha"].to_numpy().tolist() == [[1, 2, 3], [26, 27, 28]]
     assert found["flat", "n_eff"].shape == (0, 2), "known to have no voice, not forgotten"
     assert found["tall", "n_eff"].shape == (0, 3)
+
+
+# --- over how many decibels answers go wrong -----------------------------------------------------
+
+
+def _noisy(shares: dict[str, float]) -> pd.DataFrame:
+    """Of every voice's four answers, in each condition this share are candidates."""
+    order = np.arange(VOICES * EACH) // VOICES
+    ones = np.ones(VOICES * EACH)
+    return pd.concat(
+        _rows({name: ones}, order < EACH * share, ones.astype(int))
+        for name, share in shares.items()
+    )
+
+
+def test_the_width_is_that_of_straight_lines_between_levels() -> None:
+    shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75, "noise": 1.0}
+    (row,) = noise_width(_noisy(shares), resamples=200, seed=0).itertuples()
+    assert row.width_db == pytest.approx(-1.2 + 12.0)  # 10 % at -12 dB, 90 % at -1.2 dB
+    assert row.whole
+    assert row.width_db_low < row.width_db < row.width_db_high < 15
+
+
+def test_a_width_that_the_levels_do_not_hold_is_a_least_one_without_an_upper_end() -> None:
+    shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75}
+    (row,) = noise_width(_noisy(shares), resamples=200, seed=0).itertuples()
+    assert row.width_db == pytest.approx(-3.0 + 12.0)
+    assert not row.whole
+    assert row.width_db_low < row.width_db
+    assert np.isinf(row.width_db_high)
+    early = {"clean": 0.0, "noise-0.5": 0.5, "noise-0.75": 0.75, "noise": 1.0}
+    (row,) = noise_width(_noisy(early), resamples=200, seed=0).itertuples()
+    assert row.width_db == pytest.approx(-3.0 + 15.0)
+    assert not row.whole
+
+
+def test_answers_that_hardly_ever_go_wrong_have_no_width() -> None:
+    shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.0, "noise": 0.0}
+    (row,) = noise_width(_noisy(shares), resamples=50, seed=0).itertuples()
+    assert np.isnan([row.width_db, row.width_db_low, row.width_db_high]).all()
+
+
+def test_candidates_that_come_and_go_count_as_staying() -> None:
+    shares = {"clean": 0.0, "noise-0.5": 0.25, "noise-0.75": 0.0, "noise-0.9": 0.0, "noise": 1.0}
+    (row,) = noise_width(_noisy(shares), resamples=50, seed=0).itertuples()
+    assert row.width_db == pytest.approx(-3 + 3 * (0.65 / 0.75) + 15)

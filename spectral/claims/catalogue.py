@@ -1,13 +1,12 @@
 """The sixteen claims, in our words, each with the function that weighs it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from spectral.claims import answers, changes, layers, scale, sweeps
-from spectral.claims.numbers import MissingTable
+from spectral.claims.numbers import Tables
 from spectral.claims.rules import Part, claim_verdict, reason
 
 PAPER, ARTICLE, BOTH = "paper", "article", "paper, article"
@@ -20,7 +19,7 @@ class Claim:
     number: int
     source: str
     text: str
-    weigh: Callable[[Path], list[Part]]
+    weigh: Callable[[Tables], list[Part]]
 
 
 CLAIMS = (
@@ -76,34 +75,50 @@ class Weighed:
         return reason(self.parts)
 
 
-def weigh(tables: Path) -> list[Weighed]:
-    """All claims by the tables of a folder; those whose table is not there are not measured."""
-    if not tables.is_dir():
-        raise ValueError(f"{tables}: no such folder; `make figures` writes the tables")
-    found = []
-    for claim in CLAIMS:
-        try:
-            parts = claim.weigh(tables)
-        except MissingTable as missing:
-            parts = [Part("all of it", "none", needs=str(missing))]
-        found.append(Weighed(claim, parts))
-    return found
+def weigh(tables: Tables) -> list[Weighed]:
+    """All claims by the tables of a group; parts whose table is not there are not measured."""
+    return [Weighed(claim, claim.weigh(tables)) for claim in CLAIMS]
 
 
-def as_table(found: Sequence[Weighed]) -> pd.DataFrame:
-    """One row per statement: every number of the page, with all digits."""
+def as_table(groups: Mapping[str, Sequence[Weighed]]) -> pd.DataFrame:
+    """One row per statement about a group of models: every number of the page, with all digits."""
     rows = []
-    for one in found:
-        for part in one.parts:
-            head = {
-                "claim": one.claim.number, "verdict": one.verdict, "part": part.says,
-                "part_verdict": part.verdict, "table": part.source, "needs": part.needs,
-            }  # fmt: skip
-            rows += [
-                head | {
-                    "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
-                    "high": s.found.high, "side": s.side, "bound": s.bound, "decision": s.decision,
-                }
-                for s in part.statements
-            ] or [head]  # fmt: skip
-    return pd.DataFrame(rows)
+    for group, found in groups.items():
+        for one in found:
+            for part in one.parts:
+                head = {
+                    "claim": one.claim.number, "group": group, "verdict": one.verdict,
+                    "part": part.says, "part_verdict": part.verdict, "table": part.source,
+                    "lacks": part.lacks,
+                }  # fmt: skip
+                rows += [
+                    head | {
+                        "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
+                        "high": s.found.high, "side": s.side, "bound": s.bound,
+                        "decision": s.decision,
+                    }
+                    for s in part.statements
+                ] or [head]  # fmt: skip
+    return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
+
+
+def published_numbers(known: pd.DataFrame) -> dict[int, str]:
+    """The paper's numbers on a claim, where they are known, from the rows of its table."""
+    rank, slope = ("delta_n_eff", "{:+.2f} %"), ("delta_alpha", "{:+.3g}")
+    cross, own, ffn = ("cross_attention", "self_attention", "ffn")
+    kirchhoff = known.delta_log10_kf
+    return {
+        1: f"effective rank: {_cells(known, cross, *rank)}",
+        2: f"effective rank: {_cells(known, own, *rank)}; slope: {_cells(known, own, *slope)}",
+        3: f"effective rank: {_cells(known, ffn, *rank)}",
+        4: f"log10 Kf: {kirchhoff.min():+.2f} to {kirchhoff.max():+.2f}",
+        6: "large-v3-turbo: above 9; tail eigenvalues up to 1.05 of the clean ones",
+    }
+
+
+def _cells(known: pd.DataFrame, component: str, column: str, style: str) -> str:
+    rows = known[known.component == component]
+    return ", ".join(
+        f"{model} {style.format(value)}"
+        for model, value in zip(rows.model, rows[column], strict=True)
+    )

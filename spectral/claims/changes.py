@@ -1,193 +1,285 @@
-"""Claims 1 to 6: how spectra change under stress."""
+"""Claims 1 to 6: how spectra change under stress.
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+Pooled numbers follow the paper's convention, of all utterances but those that loop on either side.
+Changes per utterance leave those out too: a loop adds many nearly equal rows to one side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
-from spectral.claims.numbers import between_sizes, difference, of, read_table, sizes
-from spectral.claims.rules import ABOVE, BELOW, Part, Statement
+from spectral.claims.numbers import (
+    POOLED,
+    Tables,
+    between_sizes,
+    difference,
+    of,
+    only,
+    with_bounds,
+)
+from spectral.claims.roles import (
+    INTERMEDIATE,
+    LARGEST,
+    SMALLEST,
+    every_model,
+    is_openai,
+    models_of,
+)
+from spectral.claims.rules import ABOVE, BELOW, Part, Statement, part
+from spectral.measurement.pooling import ALL, UNSEEN
+from spectral.measurement.schemas import SPECTRUM, SWAPPED, TWIN
+from spectral.models.capture import COMPONENTS
+from spectral.models.rules import OPENAI, UNRESTRICTED
 from spectral.results.bootstrap import Interval
+from spectral.results.by_outcome import WITHOUT_LOOPS
 from spectral.results.effects import MATCHED, RAW
+from spectral.results.evidence import MODEL
 from spectral.results.tails import EIGENVALUE, SHARE, TAIL
 
-_EVIDENCE = ["model", "component", "modes", "source", "length", "observable", "change", "low"]
 _MODES = 50
-_TABLE = f"evidence_k{_MODES}"
+_EVIDENCE = f"evidence_k{_MODES}"
+_OUTCOMES, _CONTROLS = "by_outcome", "controls"
 _ALPHA = 9.0
 _DECADES = 2.9
-_CUT = "length-matched"
-_WAYS = {"raw": ("model", "raw"), "at equal length": ("model", _CUT)}
-_NULLS = {
-    "random twin": ("twin", _CUT),
-    "random vectors": ("spectrum", _CUT),
-    "other speech": ("swapped", _CUT),
-}
+_WAYS = {"raw": RAW, "at equal length": MATCHED}
+_NETWORKS = {"random twin": TWIN, "random vectors": SPECTRUM}
+_NAMES = {"n_eff": "effective rank", "alpha": "slope"}
+
+Models = Callable[[pd.DataFrame], list[str]]
+"""The models of a table that a claim is about."""
 
 
-def signal_loss(tables: Path) -> list[Part]:
+def signal_loss(tables: Tables) -> list[Part]:
     """Claim 1: cross-attention's rank falls, beyond the controls, most in the smallest size."""
-    table = _evidence(tables)
-    small, *_, large = sizes(table)
-    cells = _cells(table, "n_eff")
-    ones, others = ([cells("cross_attention", *_WAYS["at equal length"], m).estimate for m in group]
-                    for group in (small, large))  # fmt: skip
-    about = f"{', '.join(small)} minus {', '.join(large)}"
-    contrast = Statement(about, between_sizes(ones, others), BELOW, 0)
     return [
-        *_falls(table, "cross_attention", "n_eff", _all(table), BELOW),
-        Part("the smallest size falls more than the largest, over seeds", _TABLE, [contrast]),
+        *_falls(tables, "cross_attention", "n_eff", every_model, BELOW),
+        part("the smallest size falls more than the largest", _OUTCOMES, _contrast(tables)),
     ]
 
 
-def compression(tables: Path) -> list[Part]:
+def compression(tables: Tables) -> list[Part]:
     """Claim 2: in the largest size self-attention's rank falls and its slope rises."""
-    table = _evidence(tables)
-    large = sizes(table)[-1]
     return [
-        *_falls(table, "self_attention", "n_eff", large, BELOW),
-        *_falls(table, "self_attention", "alpha", large, ABOVE),
+        *_falls(tables, "self_attention", "n_eff", _role(LARGEST), BELOW),
+        *_falls(tables, "self_attention", "alpha", _role(LARGEST), ABOVE),
     ]
 
 
-def collapse(tables: Path) -> list[Part]:
+def collapse(tables: Tables) -> list[Part]:
     """Claim 3: the FFN's rank falls in sizes that are neither the smallest nor the largest."""
-    table = _evidence(tables)
-    middle = [model for group in sizes(table)[1:-1] for model in group]
-    return _falls(table, "ffn", "n_eff", middle, BELOW)
+    return _falls(tables, "ffn", "n_eff", _role(INTERMEDIATE), BELOW)
 
 
-def resistance(tables: Path) -> list[Part]:
-    """Claim 4: the Kirchhoff index rises, by the decades published, in every component."""
-    table = _evidence(tables)
-    rows = [
-        ("the padded index rises, raw", "log10_kf", "raw", 0.0),
-        ("it rises at equal length", "log10_kf", "at equal length", 0.0),
-        ("resolved, it rises at equal length", "log10_kf_resolved", "at equal length", 0.0),
-        (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", "raw", _DECADES),
-    ]  # fmt: skip
+def resistance(tables: Tables) -> list[Part]:
+    """Claim 4: the Kirchhoff index rises, by the decades published, in every component.
+
+    Pooled, by both readings of a change of log10 Kf: the logarithm of the difference, under which
+    the published numbers come out again, and the difference of the logarithms.
+    """
+    pooled = [
+        (f"pooled, log10 of its difference is {_DECADES} or more", "log10_difference", _DECADES),
+        ("pooled, its log10 rises", "log10_ratio", 0.0),
+        (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", _DECADES),
+    ]
+    changes = [
+        ("the padded index rises, raw", "log10_kf", RAW, 0.0),
+        ("it rises at equal length", "log10_kf", MATCHED, 0.0),
+        ("resolved, it rises at equal length", "log10_kf_resolved", MATCHED, 0.0),
+        (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
+    ]
     return [
-        Part(says, _TABLE, _everywhere(table, name, _WAYS[way], ABOVE, bound))
-        for says, name, way, bound in rows
+        part(says, tables.pooled.stem, _pooled(tables, COMPONENTS, name, every_model, ABOVE, bound))
+        for says, name, bound in pooled
+    ] + [
+        part(says, _OUTCOMES, _changed(tables, COMPONENTS, name, way, every_model, ABOVE, bound))
+        for says, name, way, bound in changes
     ]
 
 
-def either_regime(tables: Path) -> list[Part]:
+def either_regime(tables: Tables) -> list[Part]:
     """Claim 5: effective rank falls in every component of every size."""
-    table = _evidence(tables)
     return [
-        Part(
-            f"effective rank falls, {way}",
-            _TABLE,
-            _everywhere(table, "n_eff", key, BELOW, 0),
+        part(
+            f"effective rank falls, {says}", _OUTCOMES,
+            _changed(tables, COMPONENTS, "n_eff", way, every_model, BELOW, 0),
         )
-        for way, key in _WAYS.items()
-    ]
+        for says, way in _WAYS.items()
+    ]  # fmt: skip
 
 
-def hardening(tables: Path) -> list[Part]:
+def hardening(tables: Tables) -> list[Part]:
     """Claim 6: in the largest size slopes exceed nine under stress, tail eigenvalues clean ones.
 
     Of which component the tail is, is not said: compression is claimed of self-attention alone, so
     its tail counts; the table has the others. Ratios of shares of the sum are those that larger
     activations, in all modes alike, do not raise.
     """
-    needed = ["model", "component", "modes", "length", "side", "alpha", "alpha_low", "alpha_high"]
-    table = read_table(tables, "phase_diagram", needed)
-    large = sizes(table)[-1]
-    stressed = table[table.model.isin(large) & (table.side == "stressed")]
-    statements = [
-        Statement(f"{row.model}, {row.component}, K = {row.modes}", of(row, "alpha"), ABOVE, _ALPHA)
-        for _, row in stressed.sort_values(["model", "component", "modes"]).iterrows()
-    ]
     return [
-        Part(f"alpha exceeds {_ALPHA:g} under stress", "phase_diagram", statements),
-        *_tails(tables, large),
-    ]
-
-
-def _tails(tables: Path, models: Sequence[str]) -> list[Part]:
-    keys = ["model", "component", "length", "measure", "part"]
-    numbers = ["ratio", "ratio_low", "ratio_high"]
-    table = read_table(tables, "tail_eigenvalues", [*keys, *numbers])
-    rows = table.set_index(keys)[numbers]
-    says = "self-attention's tail eigenvalues exceed the clean ones"
-    return [
-        Part(
-            f"{says}, {way}", "tail_eigenvalues",
-            [
-                Statement(m, of(rows.loc[m, "self_attention", *key, TAIL], "ratio"), ABOVE, 1)
-                for m in models
-            ],
-        )
-        for way, key in (
-            ("raw", (RAW, EIGENVALUE)),
-            ("at equal length", (MATCHED, EIGENVALUE)),
-            ("as shares of their sum, at equal length", (MATCHED, SHARE)),
-        )
+        part(
+            f"alpha exceeds {_ALPHA:g} under stress, pooled, K = {_MODES}", tables.pooled.stem,
+            _pooled(tables, COMPONENTS, "alpha_stressed", _role(LARGEST), ABOVE, _ALPHA),
+        ),
+        part(f"alpha exceeds {_ALPHA:g} under stress", "phase_diagram", _slopes(tables)),
+        *_tails(tables),
     ]  # fmt: skip
 
 
-def _evidence(tables: Path) -> pd.DataFrame:
-    table = read_table(tables, _TABLE, _EVIDENCE)
-    return table[table.modes == _MODES]
+def _slopes(tables: Tables) -> Iterator[Statement]:
+    keys = ["parameters", "model", "component", "modes", "side"]
+    table = tables.read("phase_diagram", [*keys, *with_bounds("alpha")])
+    large = models_of(table, LARGEST)
+    stressed = table[table.model.isin(large) & (table.side == "stressed")]
+    for _, row in stressed.sort_values(["model", "component", "modes"]).iterrows():
+        about = f"{row.model}, {row.component}, K = {row.modes}"
+        yield Statement(about, of(row, "alpha"), ABOVE, _ALPHA)
 
 
-def _all(table: pd.DataFrame) -> list[str]:
-    return [model for group in sizes(table) for model in group]
+def _tails(tables: Tables) -> list[Part]:
+    says = "self-attention's tail eigenvalues exceed the clean ones"
+    ways = (
+        ("raw", RAW, EIGENVALUE),
+        ("at equal length", MATCHED, EIGENVALUE),
+        ("as shares of their sum, at equal length", MATCHED, SHARE),
+    )
+    return [
+        part(f"{says}, {way}", "tail_eigenvalues", _tail(tables, length, measure))
+        for way, length, measure in ways
+    ]
 
 
-def _cells(table: pd.DataFrame, observable: str) -> Callable[[str, str, str, str], Interval]:
-    """The change by component, source, length and model."""
-    keyed = table[table.observable == observable].set_index(
-        ["component", "source", "length", "model"]
-    )[["change", "low", "high"]]
-    found = {
-        key: Interval(*map(float, row)) for key, row in zip(keyed.index, keyed.values, strict=True)
-    }
-    return lambda *key: found[key]
+def _tail(tables: Tables, length: str, measure: str) -> Iterator[Statement]:
+    keys = ["parameters", "model", "component", "length", "measure", "part"]
+    table = tables.read("tail_eigenvalues", [*keys, *with_bounds("ratio")])
+    for model in models_of(table, LARGEST):
+        chosen = {"model": model, "component": "self_attention", "length": length}
+        row = only(table, chosen | {"measure": measure, "part": TAIL})
+        yield Statement(model, of(row, "ratio"), ABOVE, 1)
 
 
 def _falls(
-    table: pd.DataFrame, component: str, observable: str, models: Sequence[str], side: str
+    tables: Tables, component: str, observable: str, models: Models, side: str
 ) -> list[Part]:
-    """That a change has a side: raw, at equal length, and beyond each null at equal length."""
-    cells = _cells(table, observable)
-    cut = _WAYS["at equal length"]
-    verb = {BELOW: "falls", ABOVE: "rises"}[side]
+    """That a change has a side: pooled, raw, at equal length, and there beyond each null."""
     name = f"{component.replace('_', '-')}'s {_NAMES[observable]}"
-    parts = [
-        Part(
-            f"{name} {verb}, {way}", _TABLE,
-            [Statement(m, cells(component, *key, m), side, 0) for m in models],
+    verb = {BELOW: "falls", ABOVE: "rises"}[side]
+    pooled = _pooled(tables, [component], observable, models, side, 0)
+    parts = [part(f"{name} {verb}, pooled", tables.pooled.stem, pooled)]
+    for says, way in _WAYS.items():
+        changed = _changed(tables, [component], observable, way, models, side, 0)
+        parts.append(part(f"{name} {verb}, {says}", _OUTCOMES, changed))
+    for says, control in _NETWORKS.items():
+        beyond = _beyond_control(tables, component, observable, control, models, side)
+        parts.append(part(f"{name} {verb} more than with {says}", _CONTROLS, beyond))
+    beyond = _beyond_speech(tables, component, observable, models, side)
+    return [*parts, part(f"{name} {verb} more than with other speech", _EVIDENCE, beyond)]
+
+
+def pooled_row(tables: Tables, name: str, **where: object) -> "pd.Series[float]":
+    """The row of the pooled table with a number: as ``where`` says, else at its defaults.
+
+    These are what was measured, cross-attention, loops dropped, K = 50, by openai-whisper's rule
+    and of the unseen utterances; of models on which nothing was searched, of all utterances, by the
+    rule that they were measured by.
+    """
+    keys = ["of", "model", "decoding", "sample", "loops", "component", "modes"]
+    table = tables.read(POOLED, [*keys, *with_bounds(name)])
+    rules, samples = set(table.decoding), set(table["sample"])
+    chosen: dict[str, object] = {
+        "of": "measured", "loops": "dropped", "component": "cross_attention", "modes": _MODES,
+        "decoding": OPENAI.name if OPENAI.name in rules else UNRESTRICTED.name,
+        "sample": UNSEEN if UNSEEN in samples else ALL,
+    }  # fmt: skip
+    return only(table, chosen | where)
+
+
+def changed_row(
+    tables: Tables, model: str, component: str, observable: str, length: str
+) -> "pd.Series[float]":
+    """The row of a change per utterance, K = 50, of the transcripts without loops."""
+    keys = ["model", "component", "outcome", "length", "modes"]
+    table = tables.read(_OUTCOMES, [*keys, *with_bounds(f"delta_{observable}")])
+    chosen = {"model": model, "component": component, "outcome": WITHOUT_LOOPS, "length": length}
+    return only(table, chosen | {"modes": _MODES})
+
+
+def control_row(
+    tables: Tables, model: str, component: str, observable: str, control: str
+) -> "pd.Series[float]":
+    """The row of what is left of a change, length-matched, beside random networks, K = 50."""
+    keys = ["model", "component", "observable", "control", "length", "modes"]
+    table = tables.read(_CONTROLS, [*keys, *with_bounds("remaining", "fraction")])
+    chosen = {"model": model, "component": component, "observable": observable}
+    return only(table, chosen | {"control": control, "length": MATCHED, "modes": _MODES})
+
+
+def _pooled(
+    tables: Tables, components: Sequence[str], name: str, models: Models, side: str, bound: float
+) -> Iterator[Statement]:
+    measured = tables.read(POOLED, ["of", "parameters", "model"])
+    for model in models(measured[measured.of == "measured"]):
+        for component in components:
+            row = pooled_row(tables, name, model=model, component=component)
+            yield Statement(_about(model, component, components), of(row, name), side, bound)
+
+
+def _changed(
+    tables: Tables, components: Sequence[str], observable: str, way: str, models: Models, side: str,
+    bound: float,
+) -> Iterator[Statement]:  # fmt: skip
+    for model in models(tables.read(_OUTCOMES, ["parameters", "model"])):
+        for component in components:
+            row = changed_row(tables, model, component, observable, way)
+            found = of(row, f"delta_{observable}")
+            yield Statement(_about(model, component, components), found, side, bound)
+
+
+def _beyond_control(
+    tables: Tables, component: str, observable: str, control: str, models: Models, side: str
+) -> Iterator[Statement]:
+    for model in models(tables.read(_CONTROLS, ["parameters", "model"])):
+        row = control_row(tables, model, component, observable, control)
+        yield Statement(model, of(row, "remaining"), side, 0)
+
+
+def _beyond_speech(
+    tables: Tables, component: str, observable: str, models: Models, side: str
+) -> Iterator[Statement]:
+    """Loops and all: what other speech does is known of all transcripts together alone."""
+    keys = ["parameters", "model", "component", "modes", "source", "length", "observable"]
+    table = tables.read(_EVIDENCE, [*keys, "change", "low", "high"])
+    for model in models(table):
+        chosen = {"model": model, "component": component, "observable": observable}
+        own, other = (
+            only(table, chosen | {"modes": _MODES, "length": MATCHED, "source": source})
+            for source in (MODEL, SWAPPED)
         )
-        for way, key in _WAYS.items()
-    ]  # fmt: skip
-    measured = set(zip(table.source, table.length, strict=True))
-    for null, key in _NULLS.items():
-        if key not in measured:
-            continue
-        statements = [
-            Statement(
-                m,
-                difference(cells(component, *cut, m), cells(component, *key, m)),
-                side, 0,
-            )
-            for m in models
-        ]  # fmt: skip
-        parts.append(Part(f"{name} {verb} more than with {null}", _TABLE, statements))
-    return parts
+        ends = (Interval(*map(float, row[["change", "low", "high"]])) for row in (own, other))
+        yield Statement(model, difference(*ends), side, 0)
 
 
-_NAMES = {"n_eff": "effective rank", "alpha": "slope"}
+def _contrast(tables: Tables) -> Iterator[Statement]:
+    """Over seeds; OpenAI's networks are no sample of seeds, and each stands for itself."""
+    table = tables.read(_OUTCOMES, ["parameters", "model"])
+    small, large = (models_of(table, role) for role in (SMALLEST, LARGEST))
+
+    def change(model: str) -> Interval:
+        row = changed_row(tables, model, "cross_attention", "n_eff", MATCHED)
+        return of(row, "delta_n_eff")
+
+    if all(map(is_openai, [*small, *large])):
+        for one in small:
+            for other in large:
+                found = difference(change(one), change(other))
+                yield Statement(f"{one} minus {other}", found, BELOW, 0)
+        return
+    ones, others = ([change(model).estimate for model in group] for group in (small, large))
+    about = f"{', '.join(small)} minus {', '.join(large)}"
+    yield Statement(about, between_sizes(ones, others), BELOW, 0)
 
 
-def _everywhere(
-    table: pd.DataFrame, observable: str, way: tuple[str, str], side: str, bound: float
-) -> list[Statement]:
-    cells = _cells(table, observable)
-    return [
-        Statement(f"{model}, {component}", cells(component, *way, model), side, bound)
-        for model in _all(table)
-        for component in sorted(table.component.unique())
-    ]
+def _role(role: str) -> Models:
+    return lambda table: models_of(table, role)
+
+
+def _about(model: str, component: str, components: Sequence[str]) -> str:
+    return model if len(components) == 1 else f"{model}, {component}"

@@ -1,11 +1,14 @@
 """What the tables say in a few lines: ranges over models, and how many intervals exclude chance."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from spectral.claims.numbers import MODEL_KEYS, MissingTable, read_table
+from spectral.claims.numbers import MODEL_KEYS, POOLED, NotMeasured, Tables
+from spectral.claims.rules import NOT_MEASURED
+from spectral.measurement.pooling import ALL, UNSEEN
+from spectral.models.rules import OPENAI, UNRESTRICTED
+from spectral.results.by_outcome import WITHOUT_LOOPS
 from spectral.results.effects import MATCHED, RAW
 from spectral.results.evidence import EFFECT, MODEL, verdicts
 from spectral.results.tails import EIGENVALUE, TAIL
@@ -27,30 +30,75 @@ _NAMES = {
 _DIRECTIONS = {"singular": "the most sensitive", "random": "a random"}
 
 
-def findings(tables: Path) -> pd.DataFrame:
-    """Columns ``measured`` and ``found``; what rests on a table that is not there is left out."""
+def findings(groups: Mapping[str, Tables]) -> pd.DataFrame:
+    """Column ``measured``, and one for each group of models with what was found of it.
+
+    A line that rests on a table that no group has is left out.
+    """
+    found = {name: _lines(tables) for name, tables in groups.items()}
+    longest = max(found, key=lambda name: len(found[name]))
+    lines = list(found[longest]) + [
+        line for own in found.values() for line in own if line not in found[longest]
+    ]
+    return pd.DataFrame(
+        {"measured": lines}
+        | {name: [own.get(line, NOT_MEASURED) for line in lines] for name, own in found.items()}
+    )
+
+
+def _lines(tables: Tables) -> dict[str, str]:
     found: list[Line] = []
     for lines in _LINES:
         try:
             found += lines(tables)
-        except MissingTable:
+        except NotMeasured:
             continue
-    return pd.DataFrame(found, columns=["measured", "found"])
+    return dict(found)
 
 
-def _answers(tables: Path) -> Iterator[Line]:
+def _pooled(tables: Tables) -> Iterator[Line]:
+    """The paper's convention, without loops and by the rule of the group's own."""
+    names = {"n_eff": "effective rank (%)", "alpha": "slope", "log10_ratio": "log10 of the index"}
+    keys = ["of", "model", "decoding", "sample", "loops", "component", "modes"]
+    table = tables.read(POOLED, [*keys, *names])
+    rule = OPENAI.name if OPENAI.name in set(table.decoding) else UNRESTRICTED.name
+    sample = UNSEEN if UNSEEN in set(table["sample"]) else ALL
+    chosen = (table.of == "measured") & (table.modes == _MODES) & (table.loops == "dropped")
+    table = table[chosen & (table.decoding == rule) & (table["sample"] == sample)]
+    for component, part in table.groupby("component"):
+        for name, said in names.items():
+            digits = 0 if name == "n_eff" else 2
+            yield (
+                f"{_NAMES[component]}: {said}, change in Hell, pooled, loops dropped",
+                span(part[name], digits, sign=True),
+            )
+
+
+def _without_loops(tables: Tables) -> Iterator[Line]:
+    keys = [*MODEL_KEYS, "component", "modes", "length", "outcome", "utterances"]
+    table = tables.read("by_outcome", [*keys, "delta_n_eff"])
+    kept = table[(table.outcome == WITHOUT_LOOPS) & (table.modes == _MODES)]
+    for component, part in kept.groupby("component"):
+        raw, cut = (span(part.delta_n_eff[part.length == way], sign=True) for way in (RAW, MATCHED))
+        yield (
+            f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops",
+            f"{raw} raw, {cut} at equal length",
+        )
+
+
+def _answers(tables: Tables) -> Iterator[Line]:
     columns = ["condition", "word_error", "candidates", "log_probability"]
-    table = read_table(tables, "word_error", [*MODEL_KEYS, *columns])
+    table = tables.read("word_error", [*MODEL_KEYS, *columns])
     for condition, part in table.groupby("condition"):
         yield f"word error, {condition} (%)", span(part.word_error)
         yield f"hallucination candidates, {condition} (% of answers)", span(part.candidates)
         yield f"average log-probability, {condition}", span(part.log_probability, 2)
 
 
-def _effects(tables: Path) -> Iterator[Line]:
+def _effects(tables: Tables) -> Iterator[Line]:
     """Changes from clean speech to Hell, and in how many models they survive the controls."""
     columns = [*EFFECT, "source", "length", "change", "low", "high"]
-    table = read_table(tables, "evidence_k50", columns)
+    table = tables.read("evidence_k50", columns)
     table = table[(table.modes == _MODES) & table.observable.isin(list(_NAMES))]
     decided = verdicts(table)
     own = table[table.source == MODEL].dropna(subset="change")
@@ -67,10 +115,10 @@ def _effects(tables: Path) -> Iterator[Line]:
         )
 
 
-def _contrasts(tables: Path) -> Iterator[Line]:
+def _contrasts(tables: Tables) -> Iterator[Line]:
     """Between sizes of equal width or depth; the interval is of these networks."""
     columns = ["differs", "contrast", "seeds", "component", "observable"]
-    table = read_table(tables, "scale_contrasts", [*columns, "change", "change_low", "change_high"])
+    table = tables.read("scale_contrasts", [*columns, "change", "change_low", "change_high"])
     chosen = (table.component == "cross_attention") & (table.observable == "n_eff")
     for row in table[chosen].itertuples():
         yield (
@@ -80,20 +128,21 @@ def _contrasts(tables: Path) -> Iterator[Line]:
         )
 
 
-def _tails(tables: Path) -> Iterator[Line]:
+def _tails(tables: Tables) -> Iterator[Line]:
     columns = [*MODEL_KEYS, "component", "length", "measure", "part", "ratio"]
-    table = read_table(tables, "tail_eigenvalues", columns)
+    table = tables.read("tail_eigenvalues", columns)
     table = table[(table.measure == EIGENVALUE) & (table.part == TAIL)]
-    own = table[table.component == "self_attention"].set_index("length").ratio
+    own = table[table.component == "self_attention"]
+    raw, cut = (span(own.ratio[own.length == way], 2) for way in (RAW, MATCHED))
     yield (
         "self-attention: eigenvalues 11 to 50, Hell over clean",
-        f"{span(own[RAW], 2)} raw, {span(own[MATCHED], 2)} at equal length",
+        f"{raw} raw, {cut} at equal length",
     )
 
 
-def _unstable(tables: Path) -> Iterator[Line]:
+def _unstable(tables: Tables) -> Iterator[Line]:
     columns = [*MODEL_KEYS, "network", "layer", "difference", "verdict"]
-    table = read_table(tables, "unstable_dimensions", columns)
+    table = tables.read("unstable_dimensions", columns)
     table = table[(table.layer == ALL_LAYERS) & (table.network == TRAINED)]
     own = table.dropna(subset="difference")
     differs, more = own.verdict == DIFFERS, own.difference > 0
@@ -104,11 +153,9 @@ def _unstable(tables: Path) -> Iterator[Line]:
     )
 
 
-def _beginnings(tables: Path) -> Iterator[Line]:
+def _beginnings(tables: Tables) -> Iterator[Line]:
     columns = ["model", "condition", "when", "component", "observable", "prefix"]
-    table = read_table(
-        tables, "early_warning", [*columns, "auc", "auc_low", "auc_high", "gain_low"]
-    )
+    table = tables.read("early_warning", [*columns, "auc", "auc_low", "auc_high", "gain_low"])
     means = table[(table.prefix == MEAN) & (table.when == BEFORE)].dropna(subset="auc")
     for component in ("cross_attention", "answer"):
         own = means[(means.component == component) & means.observable.isin(list(_NAMES))]
@@ -123,8 +170,8 @@ def _beginnings(tables: Path) -> Iterator[Line]:
             )
 
 
-def _courses(tables: Path) -> Iterator[Line]:
-    table = read_table(tables, "transitions", ["along", "verdict"])
+def _courses(tables: Tables) -> Iterator[Line]:
+    table = tables.read("transitions", ["along", "verdict"])
     long = table[table.verdict != "too few"]
     for along, part in long.groupby("along"):
         counts = part.verdict.value_counts()
@@ -132,9 +179,9 @@ def _courses(tables: Path) -> Iterator[Line]:
         yield f"courses over {along}", kinds
 
 
-def _subtle(tables: Path) -> Iterator[Line]:
+def _subtle(tables: Tables) -> Iterator[Line]:
     columns = [*MODEL_KEYS, "condition", "direction", "level_db", "changed", "new_candidates"]
-    table = read_table(tables, "subtle_stress", columns)
+    table = tables.read("subtle_stress", columns)
     clean = table[table.condition == "clean"]
     loudest = clean[clean.level_db == clean.level_db.min()]
     level = loudest.level_db.min()
@@ -146,9 +193,9 @@ def _subtle(tables: Path) -> Iterator[Line]:
         )
 
 
-def _gains(tables: Path) -> Iterator[Line]:
+def _gains(tables: Tables) -> Iterator[Line]:
     columns = [*MODEL_KEYS, "network", "condition", "gain_below_one", "rank_one_share"]
-    table = read_table(tables, "hypotheses", columns)
+    table = tables.read("hypotheses", columns)
     table = table[table.condition.isin(["clean", "hell"])]
     for network in (TRAINED, RANDOM):
         own = table[table.network == network]
@@ -162,9 +209,9 @@ def _gains(tables: Path) -> Iterator[Line]:
         )
 
 
-def _forecasts(tables: Path) -> Iterator[Line]:
+def _forecasts(tables: Tables) -> Iterator[Line]:
     columns = ["target", "predictor", "rival", "skill_low", "skill_high"]
-    table = read_table(tables, "forecast", columns)
+    table = tables.read("forecast", columns)
     for rival, part in table.groupby("rival"):
         yield (
             f"forecasts of models left out from clean spectra, against the {rival}",
@@ -173,8 +220,8 @@ def _forecasts(tables: Path) -> Iterator[Line]:
 
 
 _LINES = (
-    _answers, _effects, _contrasts, _tails, _unstable, _beginnings, _courses, _subtle, _gains,
-    _forecasts,
+    _answers, _pooled, _without_loops, _effects, _contrasts, _tails, _unstable, _beginnings,
+    _courses, _subtle, _gains, _forecasts,
 )  # fmt: skip
 
 

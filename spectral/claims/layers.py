@@ -1,14 +1,16 @@
 """Claims 8, 10 and 11: what the measured propagators say."""
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pandas as pd
 
-from spectral.claims.numbers import MODEL_KEYS, difference, of, read_table, sizes
-from spectral.claims.rules import ABOVE, BELOW, Part, Statement
-from spectral.results.unstable import ALL_LAYERS, BEYOND, TRAINED
+from spectral.claims.numbers import MODEL_KEYS, Tables, difference, of, only, with_bounds
+from spectral.claims.roles import LARGEST, SMALLEST, every_model, models_of
+from spectral.claims.rules import ABOVE, BELOW, Part, Statement, part
+from spectral.results.bootstrap import Interval
+from spectral.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED
 
-_SHARES = (
+SHARES = (
     "gain_below_one",
     "product_decays",
     "relative_injection_decays",
@@ -18,127 +20,117 @@ _SHARES = (
 )
 _MOST = 0.5
 _SMALL_GAP = 0.5
-_STRESS = "hell"
+STRESS = "hell"
 
 
-def unstable(tables: Path) -> list[Part]:
+def unstable(tables: Tables) -> list[Part]:
     """Claim 8: more unstable dimensions in Hell than on clean speech, and in hallucinations."""
-    keys = ["model", "layer", "network", "condition"]
-    table = read_table(tables, "propagators", [*keys, "unstable", "unstable_low", "unstable_high"])
-    rows = {tuple(row[keys]): of(row, "unstable") for _, row in table.iterrows()}
-    layers = table[["parameters", "model", "layer"]].drop_duplicates().sort_values(
-        ["parameters", "model", "layer"]
-    )  # fmt: skip
-    changes = {
-        network: [
-            difference(rows[model, layer, network, _STRESS], rows[model, layer, network, "clean"])
-            for _, model, layer in layers.itertuples(index=False)
-        ]
-        for network in ("trained", "random")
-    }
-    names = [f"{model}, layer {layer}" for _, model, layer in layers.itertuples(index=False)]
-    both = zip(changes["trained"], changes["random"], strict=True)
-    parts = {
-        "more unstable dimensions in Hell than on clean speech": changes["trained"],
-        "the rise is larger than of the random twin": [difference(*pair) for pair in both],
-    }
-    return [
-        Part(
-            says, "propagators",
-            [Statement(name, found, ABOVE, 0) for name, found in zip(names, numbers, strict=True)],
-        )
-        for says, numbers in parts.items()
-    ] + _hallucinated(tables)  # fmt: skip
-
-
-def _hallucinated(tables: Path) -> list[Part]:
-    """Under one stress: hallucinated answers against the others, means over layers."""
-    columns = [
-        f"{name}{end}" for name in ("difference", "adjusted") for end in ("", "_low", "_high")
-    ]
-    keys = [*MODEL_KEYS, "condition", "network", "layer"]
-    table = read_table(tables, "unstable_dimensions", [*keys, *columns])
-    rows = table[table.layer == ALL_LAYERS].dropna(subset="difference")
     says = "under one stress, hallucinated answers have more of them"
-    needs = "" if len(rows) else "stresses under which some answers are hallucinated"
     return [
-        Part(
-            part, "unstable_dimensions",
-            [
-                Statement(f"{row.model}, {row.condition}", of(row, name), ABOVE, 0)
-                for _, row in rows[rows.network == network].sort_values(keys).iterrows()
-            ],
-            needs,
-        )
-        for part, name, network in (
-            (f"{says}, raw", "difference", TRAINED),
-            (f"{says}, at equal length", "adjusted", TRAINED),
-            ("by more than in their random twins, at equal length", "adjusted", BEYOND),
-        )
+        part("more unstable dimensions in Hell than on clean speech", "propagators",
+             _rises(tables, beyond=False)),
+        part("the rise is larger than of the random twin", "propagators",
+             _rises(tables, beyond=True)),
+        *(
+            part(which, "unstable_dimensions", _hallucinated(tables, name, network),
+                 without="there is no stress under which some answers are hallucinated")
+            for which, name, network in (
+                (f"{says}, raw", "difference", TRAINED),
+                (f"{says}, at equal length", "adjusted", TRAINED),
+                ("by more than in their random twins, at equal length", "adjusted", BEYOND),
+            )
+        ),
     ]  # fmt: skip
 
 
-def decay(tables: Path) -> list[Part]:
+def rises_by_layer(tables: Tables, model: str, network: str) -> list[Interval]:
+    """Unstable dimensions in Hell minus those on clean speech, a fraction of all, by layer."""
+    keys = ["model", "layer", "network", "condition"]
+    table = tables.read("propagators", [*keys, *with_bounds("unstable")])
+    own = table[(table.model == model) & (table.network == network)]
+    return [
+        difference(*(of(only(own, {"layer": layer, "condition": side}), "unstable")
+                     for side in (STRESS, "clean")))
+        for layer in sorted(own.layer.unique())
+    ]  # fmt: skip
+
+
+def _rises(tables: Tables, beyond: bool) -> Iterator[Statement]:
+    for model in every_model(tables.read("propagators", MODEL_KEYS)):
+        trained, random = (rises_by_layer(tables, model, name) for name in (TRAINED, RANDOM))
+        for i, (one, other) in enumerate(zip(trained, random, strict=True), start=1):
+            found = difference(one, other) if beyond else one
+            yield Statement(f"{model}, layer {i}", found, ABOVE, 0)
+
+
+def _hallucinated(tables: Tables, name: str, network: str) -> Iterator[Statement]:
+    """Under one stress: hallucinated answers against the others, means over layers."""
+    keys = [*MODEL_KEYS, "condition", "network", "layer"]
+    table = tables.read("unstable_dimensions", [*keys, *with_bounds("difference", "adjusted")])
+    rows = table[(table.layer == ALL_LAYERS) & (table.network == network)]
+    for _, row in rows.dropna(subset="difference").sort_values(keys).iterrows():
+        yield Statement(f"{row.model}, {row.condition}", of(row, name), ABOVE, 0)
+
+
+def decay(tables: Tables) -> list[Part]:
     """Claim 10: in the smallest size, gains are below one and what early layers inject decays.
 
     Modulo the direction 1, for in the whole space no product can decay; an injection by its share
     of the hidden state, and by what the final norm passes on of it.
     """
-    table = _hypotheses(tables)
-    small = sizes(table)[0]
     return [
-        _share(table, small, "every gain is below one, at most tokens", "gain_below_one"),
-        _share(table, small, "the product of layers decays, at most tokens", "product_decays"),
-        _share(table, small, "the first injection decays relative to the hidden state, at most "
-               "tokens", "relative_injection_decays"),
-        _share(table, small, "the first injection decays after the final norm, at most tokens",
-               "normed_injection_decays"),
-        _beyond_twin(table, small, "it does so after the final norm oftener than in the random "
-                     "twin", "normed_injection_decays"),
+        part("every gain is below one, at most tokens", "hypotheses",
+             _share(tables, SMALLEST, "gain_below_one")),
+        part("the product of layers decays, at most tokens", "hypotheses",
+             _share(tables, SMALLEST, "product_decays")),
+        part("the first injection decays relative to the hidden state, at most tokens",
+             "hypotheses", _share(tables, SMALLEST, "relative_injection_decays")),
+        part("the first injection decays after the final norm, at most tokens", "hypotheses",
+             _share(tables, SMALLEST, "normed_injection_decays")),
+        part("it does so after the final norm oftener than in the random twin", "hypotheses",
+             _beyond_twin(tables, SMALLEST, "normed_injection_decays")),
     ]  # fmt: skip
 
 
-def rank_one(tables: Path) -> list[Part]:
+def rank_one(tables: Tables) -> list[Part]:
     """Claim 11: in the largest size, sensitivity is of rank one and gaps are small."""
-    table = _hypotheses(tables)
-    large = sizes(table)[-1]
-    columns = ["model", "layer", "network", "condition", "gap", "gap_low", "gap_high"]
-    layers = read_table(tables, "propagators", columns)
-    chosen = layers[
-        layers.model.isin(large) & (layers.network == "trained") & (layers.condition == _STRESS)
-    ]
-    gaps = [
-        Statement(f"{row.model}, layer {row.layer}", of(row, "gap"), BELOW, _SMALL_GAP)
-        for _, row in chosen.sort_values(["model", "layer"]).iterrows()
-    ]
     return [
-        _share(table, large, "most of the sensitivity is in one direction", "rank_one_share"),
-        _beyond_twin(table, large, "more of it than in the random twin", "rank_one_share"),
-        _share(table, large, "the product is of rank one, at most tokens", "product_rank_one"),
-        Part(f"gaps are below {_SMALL_GAP}", "propagators", gaps),
+        part("most of the sensitivity is in one direction", "hypotheses",
+             _share(tables, LARGEST, "rank_one_share")),
+        part("more of it than in the random twin", "hypotheses",
+             _beyond_twin(tables, LARGEST, "rank_one_share")),
+        part("the product is of rank one, at most tokens", "hypotheses",
+             _share(tables, LARGEST, "product_rank_one")),
+        part(f"gaps are below {_SMALL_GAP}", "propagators", _gaps(tables)),
     ]  # fmt: skip
 
 
-def _hypotheses(tables: Path) -> pd.DataFrame:
-    columns = ["model", "parameters", "network", "condition", *_SHARES]
-    table = read_table(tables, "hypotheses", columns)
-    return table[table.condition == _STRESS]
+def hypothesis_row(tables: Tables, model: str, network: str) -> "pd.Series[float]":
+    """In Hell, how often each hypothesis and each conclusion of the theorem holds."""
+    keys = [*MODEL_KEYS, "network", "condition"]
+    table = tables.read("hypotheses", [*keys, *with_bounds(*SHARES)])
+    return only(table, {"model": model, "network": network, "condition": STRESS})
 
 
-def _share(table: pd.DataFrame, models: list[str], says: str, name: str) -> Part:
-    rows = table[table.network == "trained"].set_index("model")
-    statements = [Statement(model, of(rows.loc[model], name), ABOVE, _MOST) for model in models]
-    return Part(says, "hypotheses", statements)
+def _gaps(tables: Tables) -> Iterator[Statement]:
+    keys = [*MODEL_KEYS, "layer", "network", "condition"]
+    table = tables.read("propagators", [*keys, *with_bounds("gap")])
+    chosen = table[
+        table.model.isin(models_of(table, LARGEST))
+        & (table.network == TRAINED)
+        & (table.condition == STRESS)
+    ]
+    for _, row in chosen.sort_values(["model", "layer"]).iterrows():
+        yield Statement(f"{row.model}, layer {row.layer}", of(row, "gap"), BELOW, _SMALL_GAP)
 
 
-def _beyond_twin(table: pd.DataFrame, models: list[str], says: str, name: str) -> Part:
-    rows = table.set_index(["model", "network"])
-    statements = [
-        Statement(
-            model,
-            difference(of(rows.loc[model, "trained"], name), of(rows.loc[model, "random"], name)),
-            ABOVE, 0,
-        )
-        for model in models
-    ]  # fmt: skip
-    return Part(says, "hypotheses", statements)
+def _share(tables: Tables, role: str, name: str) -> Iterator[Statement]:
+    for model in models_of(tables.read("hypotheses", MODEL_KEYS), role):
+        found = of(hypothesis_row(tables, model, TRAINED), name)
+        yield Statement(model, found, ABOVE, _MOST)
+
+
+def _beyond_twin(tables: Tables, role: str, name: str) -> Iterator[Statement]:
+    for model in models_of(tables.read("hypotheses", MODEL_KEYS), role):
+        both = (of(hypothesis_row(tables, model, one), name) for one in (TRAINED, RANDOM))
+        yield Statement(model, difference(*both), ABOVE, 0)

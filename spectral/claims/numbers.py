@@ -1,7 +1,8 @@
 """Intervals of tables, and of differences between rows of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +12,56 @@ from scipy import stats
 from spectral.results.bootstrap import LEVEL, Interval
 
 MODEL_KEYS = ["parameters", "model"]
+POOLED, HALVES, NONSPEECH = "pooled", "halves", "words_from_nonspeech"
+"""The pooled table, that of halves of clean speech, and that of clips: beside the other tables."""
 
 
-class MissingTable(Exception):
-    """A table that no notebook has written yet; the message is its name."""
+class NotMeasured(Exception):
+    """What keeps a number from being known; the message says it."""
 
 
-def read_table(folder: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The table name.csv; MissingTable where there is none, ValueError where a column lacks."""
-    path = folder / f"{name}.csv"
-    if not path.exists():
-        raise MissingTable(path.name)
-    table = pd.read_csv(path)
-    lacking = [column for column in columns if column not in table]
-    if lacking:
-        raise ValueError(f"{path}: no column {lacking[0]!r}; draw the notebook that writes it")
-    return table
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one group of models: ``folder`` has all but the pooled one, a CSV file."""
+
+    folder: Path
+    pooled: Path
+
+    def path(self, name: str) -> Path:
+        """Where a table is."""
+        elsewhere = {
+            POOLED: self.pooled,
+            HALVES: self.pooled.with_name(f"{self.pooled.stem}_halves.csv"),
+            NONSPEECH: self.pooled.with_name(f"{NONSPEECH}.csv"),
+        }
+        return elsewhere.get(name, self.folder / f"{name}.csv")
+
+    def read(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        """A table; NotMeasured where there is none, ValueError where a column lacks."""
+        path = self.path(name)
+        if not path.exists():
+            raise NotMeasured(f"there is no {path.name} yet")
+        table = pd.read_csv(path)
+        lacking = [column for column in columns if column not in table]
+        if lacking:
+            raise ValueError(f"{path}: no column {lacking[0]!r}; draw the notebook that writes it")
+        return table
+
+
+def only(table: pd.DataFrame, chosen: Mapping[str, object]) -> pd.Series:
+    """The one row that has these values; NotMeasured where there is none, or more than one."""
+    rows = table
+    for name, value in chosen.items():
+        rows = rows[rows[name] == value]
+    if len(rows) != 1:
+        said = ", ".join(map(str, chosen.values()))
+        raise NotMeasured(f"there are {len(rows)} rows of {said}")
+    return rows.iloc[0]
+
+
+def with_bounds(*names: str) -> list[str]:
+    """The columns of numbers and of their intervals."""
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
 def of(row: pd.Series, name: str) -> Interval:
@@ -70,10 +105,3 @@ def share(count: int, total: int) -> Interval:
     low = stats.beta.ppf(tail, count, total - count + 1) if count else 0.0
     high = stats.beta.ppf(1 - tail, count + 1, total - count) if count < total else 1.0
     return Interval(100 * count / total, 100 * float(low), 100 * float(high))
-
-
-def sizes(table: pd.DataFrame) -> list[list[str]]:
-    """The models of a table by size, from the smallest; a name is size-seed."""
-    models = table[MODEL_KEYS].drop_duplicates().sort_values(MODEL_KEYS)
-    groups = models.groupby(models.model.str.rpartition("-")[0], sort=False).model
-    return [list(group) for _, group in groups]

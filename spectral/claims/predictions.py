@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from spectral.claims.numbers import MissingTable
+from spectral.claims.numbers import NotMeasured, Tables
 from spectral.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
 from spectral.results.bootstrap import Interval
 
@@ -22,8 +22,8 @@ OUTCOMES = (TRUE, FALSE, OPEN, UNMEASURED)
 _COLUMNS = ("id", "claim", "what we expect", "number", "models", "side", "bound")
 BOTH = "both"
 
-Number = Callable[[Path, str], Interval]
-"""A number of the tables in a folder, of one model."""
+Number = Callable[[Tables, str], Interval]
+"""A number of the tables, of one model; raises NotMeasured where they have none."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,19 @@ def read_predictions(page: Path) -> list[Prediction]:
 
 
 def judge(
-    predictions: Sequence[Prediction], tables: Path, numbers: Mapping[str, Number]
+    predictions: Sequence[Prediction], tables: Tables, numbers: Mapping[str, Number]
 ) -> pd.DataFrame:
     """One row per prediction and model, with the number measured and what became of it.
 
-    A number that no function computes, or of a table or model that is not there, is not measured.
+    A number of a table or model that is not there is not measured; ``lacks`` says why.
     """
     rows = []
     for one in predictions:
+        found, lacks = None, ""
         try:
             found = numbers[one.number](tables, one.model)
-        except (MissingTable, KeyError):
-            found = None
+        except NotMeasured as reason:
+            lacks = str(reason)
         rows.append(
             {
                 "id": one.id, "claim": one.claim, "expected": one.says, "model": one.model,
@@ -76,7 +77,7 @@ def judge(
                 "estimate": found.estimate if found else math.nan,
                 "estimate_low": found.low if found else math.nan,
                 "estimate_high": found.high if found else math.nan,
-                "outcome": _outcome(one, found),
+                "outcome": _outcome(one, found), "lacks": lacks,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

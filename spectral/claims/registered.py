@@ -1,104 +1,202 @@
 """The numbers that the predictions are about, each from a table of another notebook."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from spectral.claims.numbers import difference, of, read_table, share
+from spectral.claims.changes import changed_row, control_row, pooled_row
+from spectral.claims.layers import hypothesis_row, rises_by_layer
+from spectral.claims.numbers import (
+    HALVES,
+    MODEL_KEYS,
+    NONSPEECH,
+    NotMeasured,
+    Tables,
+    difference,
+    of,
+    only,
+    share,
+    with_bounds,
+)
 from spectral.claims.predictions import BOTH, Number
+from spectral.claims.sweeps import alike, distance_row, subtle_rows
+from spectral.measurement.dynamics_schemas import DISTANCE
+from spectral.measurement.schemas import SPECTRUM
+from spectral.models.capture import COMPONENTS
+from spectral.models.rules import OPENAI, UNRESTRICTED
+from spectral.results.answers import ANSWER
 from spectral.results.bootstrap import Interval
+from spectral.results.effects import MATCHED
+from spectral.results.unstable import TRAINED
+from spectral.results.warnings import ANY, MEAN
 
-_POOLED, _OUTCOMES = "replication", "by_outcome"
-_KEYS = ["of", "model", "decoding", "sample", "loops", "component", "modes"]
-_PARTS = ("self_attention", "cross_attention", "ffn")
 _SMALLER, _LARGER = "tiny.en", "base"
+_CROSS = "cross_attention"
+_STRESS = "hell"
+_LEVEL = 20.0  # dB below the log-mel
 
 
 def pooled(name: str, **where: object) -> Number:
     """A number of the pooled table: by default cross-attention, unseen, loops dropped, K = 50."""
-    chosen: dict[str, object] = {
-        "of": "measured", "decoding": "openai", "sample": "unseen", "loops": "dropped",
-        "component": "cross_attention", "modes": 50,
-    } | where  # fmt: skip
-
-    def number(tables: Path, model: str) -> Interval:
-        table = read_table(tables, _POOLED, [*_KEYS, name, f"{name}_low", f"{name}_high"])
-        return of(_only(table, chosen | {"model": model}), name)
-
-    return number
+    return lambda tables, model: of(pooled_row(tables, name, model=model, **where), name)
 
 
-def larger_minus_smaller(tables: Path, model: str) -> Interval:
-    """base's pooled change of effective rank minus tiny.en's; of both models together."""
+def larger_minus_smaller(tables: Tables, model: str) -> Interval:
+    """base's pooled change of effective rank minus tiny.en's, as if of other utterances."""
     if model != BOTH:
-        raise KeyError(model)
+        raise NotMeasured(f"it is of two models, not of {model}")
     change = pooled("n_eff")
     return difference(change(tables, _LARGER), change(tables, _SMALLER))
 
 
 def halves(holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> Number:
-    """The fraction of random halves of clean speech of which something holds, and its interval."""
+    """The fraction of random halves of clean speech of which something holds, exact interval."""
 
-    def number(tables: Path, model: str) -> Interval:
-        table = read_table(
-            tables, "replication_halves", ["model", "decoding", "component", "modes"]
-        )
-        own = table[
-            (table.model == model) & (table.decoding == "openai")
-            & (table.component == "cross_attention") & (table.modes == 50)
-        ]  # fmt: skip
+    def number(tables: Tables, model: str) -> Interval:
+        keys = ["model", "decoding", "component", "modes", "n_eff", "difference"]
+        table = tables.read(HALVES, keys)
+        chosen = (table.model == model) & (table.decoding == OPENAI.name)
+        own = table[chosen & (table.component == _CROSS) & (table.modes == 50)]
         if own.empty:
-            raise KeyError(model)
+            raise NotMeasured(f"there are no halves of {model}")
         found = share(int(holds(own).sum()), len(own))
         return Interval(found.estimate / 100, found.low / 100, found.high / 100)
 
     return number
 
 
-def largest_slope(tables: Path, model: str) -> Interval:
+def largest_slope(tables: Tables, model: str) -> Interval:
     """The largest pooled slope in Hell, over components."""
-    found = [pooled("alpha_stressed", component=part)(tables, model) for part in _PARTS]
+    found = [pooled("alpha_stressed", component=part)(tables, model) for part in COMPONENTS]
     return max(found, key=lambda one: one.estimate)
 
 
-def without_loops(name: str, component: str) -> Number:
+def without_loops(name: str, component: str = _CROSS) -> Number:
     """A change per utterance, length-matched, K = 50, of those that loop on neither side."""
 
-    def number(tables: Path, model: str) -> Interval:
-        column = f"delta_{name}"
-        keys = ["model", "component", "outcome", "length", "modes"]
-        needed = [*keys, column, f"{column}_low", f"{column}_high"]
-        chosen = {
-            "model": model, "component": component, "outcome": "without loops",
-            "length": "length-matched", "modes": 50,
-        }  # fmt: skip
-        return of(_only(read_table(tables / "whisper", _OUTCOMES, needed), chosen), column)
+    def number(tables: Tables, model: str) -> Interval:
+        return of(changed_row(tables, model, component, name, MATCHED), f"delta_{name}")
 
     return number
 
 
-def mean_of_components(tables: Path, model: str) -> Interval:
-    """The mean over components of the change of effective rank; as if they varied together.
+def mean_of_components(tables: Tables, model: str) -> Interval:
+    """The mean over components of the change of effective rank, by ``mean``."""
+    return mean([without_loops("n_eff", part)(tables, model) for part in COMPONENTS])
 
-    Numbers of the same utterances do vary together, and their mean then varies as much as they do
-    on average: no interval of the mean is wider.
+
+def mean(found: Sequence[Interval]) -> Interval:
+    """The mean of numbers of the same utterances, with the mean of the ends of their intervals.
+
+    That is the interval of numbers that vary together; a mean of others varies less, never more.
+    NotMeasured where there is none.
     """
-    found = [without_loops("n_eff", part)(tables, model) for part in _PARTS]
+    if not found:
+        raise NotMeasured("there is no stress under which both kinds of answers are frequent")
     ends = [[one.estimate, one.low, one.high] for one in found]
     return Interval(*(sum(column) / len(found) for column in zip(*ends, strict=True)))
 
 
-def outcome(kind: str) -> Number:
-    """The share of transcripts in Hell of one kind in %, with its exact interval."""
+def beyond_controls(column: str) -> Number:
+    """Of cross-attention's change of rank beside random networks that keep weights' spectra."""
+    return lambda tables, model: of(control_row(tables, model, _CROSS, "n_eff", SPECTRUM), column)
 
-    def number(tables: Path, model: str) -> Interval:
-        table = read_table(tables / "whisper", "outcomes", ["model", "condition"])
-        counts = read_table(tables / "whisper", "word_error", ["model", "condition", "n"])
-        chosen = {"model": model, "condition": "hell"}
-        n = int(_only(counts, chosen)["n"])
-        found = float(_only(table, chosen).get(kind, 0.0))
-        return share(round(found / 100 * n), n)
+
+def marks(component: str, observable: str) -> Number:
+    """AUC of candidates among whole answers under one stress: mean over stresses, by ``mean``."""
+
+    def number(tables: Tables, model: str) -> Interval:
+        keys = [*MODEL_KEYS, "component", "condition", "observable"]
+        table = tables.read("within_conditions_k50", [*keys, *with_bounds("auc")])
+        own = table[(table.model == model) & (table.component == component)]
+        rows = own[own.observable == observable].dropna(subset="auc")
+        return mean([of(row, "auc") for _, row in rows.iterrows()])
+
+    return number
+
+
+def marks_at_equal_length(component: str, observable: str) -> Number:
+    """AUC of candidates under one stress from as many first tokens: ``mean`` over stresses."""
+
+    def number(tables: Tables, model: str) -> Interval:
+        keys = [*MODEL_KEYS, "condition", "when", "prefix", "component", "observable"]
+        table = tables.read("early_warning", [*keys, *with_bounds("auc")])
+        own = table[(table.model == model) & (table.when == ANY) & (table.prefix == MEAN)]
+        rows = own[(own.component == component) & (own.observable == observable)]
+        return mean([of(row, "auc") for _, row in rows.dropna(subset="auc").iterrows()])
+
+    return number
+
+
+def lower(number: Number) -> Number:
+    """An AUC for the smaller values instead of the larger."""
+
+    def other(tables: Tables, model: str) -> Interval:
+        found = number(tables, model)
+        return Interval(1 - found.estimate, 1 - found.high, 1 - found.low)
+
+    return other
+
+
+def confidence_minus_slope(tables: Tables, model: str) -> Interval:
+    """How much better the log-probability of the same first tokens tells candidates apart."""
+    slope = marks_at_equal_length(_CROSS, "alpha")(tables, model)
+    confidence = lower(marks_at_equal_length(ANSWER, "log_probability"))(tables, model)
+    return difference(confidence, slope)
+
+
+def unstable(tables: Tables, model: str) -> Interval:
+    """Unstable dimensions, Hell minus clean, in points: ``mean`` over layers."""
+    found = mean(rises_by_layer(tables, model, TRAINED))
+    return Interval(100 * found.estimate, 100 * found.low, 100 * found.high)
+
+
+def noise_width(tables: Tables, model: str) -> Interval:
+    """Over how many dB of noise candidates go from 10 to 90 %."""
+    table = tables.read("noise_width", [*MODEL_KEYS, *with_bounds("width_db")])
+    return of(only(table, {"model": model}), "width_db")
+
+
+def hypothesis(name: str) -> Number:
+    """A fraction of tokens in Hell, of the trained network."""
+    return lambda tables, model: of(hypothesis_row(tables, model, TRAINED), name)
+
+
+def distance_change(tables: Tables, model: str) -> Interval:
+    """How much closer last-layer states of two utterances are in Hell, in %."""
+    return of(distance_row(tables, model, DISTANCE, TRAINED), "change")
+
+
+def nudged(name: str) -> Number:
+    """Of clean texts, where the most sensitive direction of the log-mel moves it at -20 dB."""
+
+    def number(tables: Tables, model: str) -> Interval:
+        chosen = {"model": model, "direction": "singular", "level_db": _LEVEL}
+        return of(only(subtle_rows(tables), chosen), name)
+
+    return number
+
+
+def outcome(kind: str, name: str) -> Number:
+    """The share of transcripts in Hell of one kind, or how many of these pass, in %."""
+
+    def number(tables: Tables, model: str) -> Interval:
+        keys = [*MODEL_KEYS, "condition", "outcome"]
+        table = tables.read("outcome_confidence", [*keys, *with_bounds(name)])
+        chosen = {"model": model, "condition": _STRESS, "outcome": kind}
+        return of(only(table, chosen), name)
+
+    return number
+
+
+def words_from_nonspeech(decoding: str) -> Number:
+    """The share of clips without speech of which words come out, in %, with its exact interval."""
+
+    def number(tables: Tables, model: str) -> Interval:
+        keys = ["model", "decoding", "clips", "with_words"]
+        table = tables.read(NONSPEECH, keys)
+        row = only(table, {"model": model, "decoding": decoding})
+        return share(int(row.with_words), int(row.clips))
 
     return number
 
@@ -109,7 +207,7 @@ NUMBERS: Mapping[str, Number] = {
     "pooled log10 difference": pooled("log10_difference"),
     "pooled log10 ratio": pooled("log10_ratio"),
     "pooled n_eff, matched": pooled("n_eff", loops="matched"),
-    "pooled n_eff, unrestricted": pooled("n_eff", decoding="unrestricted"),
+    "pooled n_eff, unrestricted": pooled("n_eff", decoding=UNRESTRICTED.name),
     "pooled n_eff, kept": pooled("n_eff", loops="kept"),
     "pooled n_eff, ffn": pooled("n_eff", component="ffn"),
     "pooled n_eff, self-attention": pooled("n_eff", component="self_attention"),
@@ -117,25 +215,29 @@ NUMBERS: Mapping[str, Number] = {
     "pooled n_eff, base minus tiny.en": larger_minus_smaller,
     "pooled slope, largest": largest_slope,
     "halves n_eff below 6": halves(lambda table: table.n_eff.abs() < 6),
-    "halves log10 difference above 1.5": halves(
-        lambda table: table.difference.abs() > 10**1.5
-    ),
-    "matched n_eff": without_loops("n_eff", "cross_attention"),
+    "halves log10 difference above 1.5": halves(lambda table: table.difference.abs() > 10**1.5),
+    "matched n_eff": without_loops("n_eff"),
     "matched n_eff, self-attention": without_loops("n_eff", "self_attention"),
     "matched n_eff, ffn": without_loops("n_eff", "ffn"),
-    "matched log10 resolved index": without_loops("log10_kf_resolved", "cross_attention"),
+    "matched log10 resolved index": without_loops("log10_kf_resolved"),
     "matched n_eff, mean": mean_of_components,
-    "inventions": outcome("invention"),
-    "loops": outcome("loop"),
-}  # fmt: skip
-"""By the names that docs/predictions.md gives them; the others are not measured yet."""
-
-
-def _only(table: pd.DataFrame, chosen: Mapping[str, object]) -> "pd.Series[float]":
-    """The one row that has these values; KeyError where there is none."""
-    rows = table
-    for name, value in chosen.items():
-        rows = rows[rows[name] == value]
-    if len(rows) != 1:
-        raise KeyError(f"{len(rows)} rows of {dict(chosen)}")
-    return rows.iloc[0]
+    "matched n_eff beyond controls": beyond_controls("remaining"),
+    "control over trained": beyond_controls("fraction"),
+    "alpha AUC": marks_at_equal_length(_CROSS, "alpha"),
+    "log-probability AUC minus alpha AUC": confidence_minus_slope,
+    "log-probability AUC": lower(marks(ANSWER, "log_probability")),
+    "unstable": unstable,
+    "noise, 10 to 90 %": noise_width,
+    "product decays": hypothesis("product_decays"),
+    "rank-one fraction": hypothesis("rank_one_share"),
+    "distance change": distance_change,
+    "pairs alike, Hell": lambda tables, model: alike(tables, model, _STRESS),
+    "texts changed": nudged("changed"),
+    "new candidates": nudged("new_candidates"),
+    "inventions": outcome("invention", "share"),
+    "loops": outcome("loop", "share"),
+    "inventions above -1": outcome("invention", "passing"),
+    "words from non-speech": words_from_nonspeech(OPENAI.name),
+    "words from non-speech, unrestricted": words_from_nonspeech(UNRESTRICTED.name),
+}
+"""By the names that docs/predictions.md gives them."""

@@ -11,9 +11,10 @@ part    holds if all its statements are supported, fails if all are opposed, els
 claim   fails if a part fails, holds if all hold; not measured if no part was; else undecided
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from spectral.claims.numbers import NotMeasured
 from spectral.results.bootstrap import Interval
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
@@ -45,12 +46,12 @@ class Statement:
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that a claim says, with where its numbers are from; or what it still needs."""
+    """One thing that a claim says, with where its numbers are from; or why it is not measured."""
 
     says: str
     source: str
     statements: Sequence[Statement] = ()
-    needs: str = ""
+    lacks: str = ""
 
     @property
     def verdict(self) -> str:
@@ -61,6 +62,18 @@ class Part:
         return {frozenset({SUPPORTED}): HOLDS, frozenset({OPPOSED}): FAILS}.get(
             frozenset(decisions), UNDECIDED
         )
+
+
+def part(says: str, source: str, statements: Iterable[Statement], without: str = "") -> Part:
+    """A part of these statements; not measured where there is none, or making them says why.
+
+    ``without`` is what there is not where no statement can be made.
+    """
+    try:
+        made = list(statements)
+    except NotMeasured as reason:
+        return Part(says, source, lacks=str(reason))
+    return Part(says, source, made, "" if made else without)
 
 
 def claim_verdict(parts: Sequence[Part]) -> str:
@@ -85,8 +98,8 @@ def reason(parts: Sequence[Part]) -> str:
 
 
 def _count(part: Part) -> str:
-    if part.needs:
-        return f" (needs {part.needs})"
+    if part.lacks:
+        return f" ({part.lacks})"
     total = len(part.statements)
     counts = {
         decision: sum(statement.decision == decision for statement in part.statements)

@@ -1,78 +1,76 @@
 """Claims 7, 9, 12 and 13: milder stresses, subtle ones, and convergence."""
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pandas as pd
 
-from spectral.claims.numbers import difference, of, read_table, sizes
-from spectral.claims.rules import ABOVE, BELOW, Part, Statement
+from spectral.claims.numbers import MODEL_KEYS, Tables, difference, of, only, with_bounds
+from spectral.claims.roles import LARGEST, models_of
+from spectral.claims.rules import ABOVE, BELOW, Part, Statement, part
 from spectral.results.bootstrap import LEVEL, Interval
+from spectral.results.distinct import SAID, WHOLE
+from spectral.results.unstable import RANDOM, TRAINED
 from spectral.results.warnings import BEFORE, MEAN
 
 _CHANCE = 0.5
 _MODES = 50
 _STEP, _OTHERS = "step", ("smooth", "no change")
-_KEYS = ["parameters", "model"]
-_WITHIN = "within_conditions_k50"
+_STRESS = "hell"
+_WITHIN = f"within_conditions_k{_MODES}"
+_DISTANCES = "attraction_distances"
 
 
-def _interval_columns(*names: str) -> list[str]:
-    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
-
-
-def early_warning(tables: Path) -> list[Part]:
+def early_warning(tables: Tables) -> list[Part]:
     """Claim 7: under one stress, hallucinated answers have the higher alpha, from the beginning."""
-    columns = [*_KEYS, "component", "modes", "condition", "observable", "verdict"]
-    table = read_table(tables, _WITHIN, columns + _interval_columns("auc", "adjusted"))
+    mixed = "there is no stress under which some answers are hallucinated"
+    return [
+        part("a hallucinated answer's alpha is more likely the higher one", _WITHIN,
+             _marked(tables, "auc", _CHANCE), without=mixed),
+        part("hallucinated answers have the higher alpha, at equal length", _WITHIN,
+             _marked(tables, "adjusted", 0.0), without=mixed),
+        part("alpha is higher before a hallucination, in the same stress", "early_warning",
+             _before(tables), without="too few answers have beginnings that are still right"),
+    ]  # fmt: skip
+
+
+def _marked(tables: Tables, name: str, bound: float) -> Iterator[Statement]:
+    columns = [*MODEL_KEYS, "component", "modes", "condition", "observable"]
+    table = tables.read(_WITHIN, [*columns, *with_bounds("auc", "adjusted")])
     rows = table[(table.observable == "alpha") & (table.modes == _MODES)].dropna(subset="auc")
-    parts = []
-    for says, name, bound in (
-        ("a hallucinated answer's alpha is more likely the higher one", "auc", _CHANCE),
-        ("hallucinated answers have the higher alpha, at equal length", "adjusted", 0.0),
-    ):
-        statements = [
-            Statement(f"{row.model}, {row.component}, {row.condition}", of(row, name), ABOVE, bound)
-            for _, row in rows.iterrows()
-        ]
-        needs = "" if statements else "stresses under which some answers are hallucinated"
-        parts.append(Part(says, _WITHIN, statements, needs))
-    return [*parts, _before(tables)]
+    for _, row in rows.iterrows():
+        about = f"{row.model}, {row.component}, {row.condition}"
+        yield Statement(about, of(row, name), ABOVE, bound)
 
 
-def _before(tables: Path) -> Part:
+def _before(tables: Tables) -> Iterator[Statement]:
     """What was written before the first wrong word; the mean over all numbers of tokens."""
-    columns = [*_KEYS, "condition", "when", "prefix", "component", "observable"]
-    table = read_table(tables, "early_warning", columns + _interval_columns("auc"))
+    columns = [*MODEL_KEYS, "condition", "when", "prefix", "component", "observable"]
+    table = tables.read("early_warning", [*columns, *with_bounds("auc")])
     means = table[(table.prefix == MEAN) & (table.when == BEFORE) & (table.observable == "alpha")]
-    statements = [
-        Statement(f"{row.model}, {row.component}, {row.condition}", of(row, "auc"), ABOVE, _CHANCE)
-        for _, row in means.dropna(subset="auc").iterrows()
-    ]
-    says = "alpha is higher before a hallucination, in the same stress"
-    needs = "" if statements else "enough answers whose beginnings were still right"
-    return Part(says, "early_warning", statements, needs)
+    for _, row in means.dropna(subset="auc").iterrows():
+        about = f"{row.model}, {row.component}, {row.condition}"
+        yield Statement(about, of(row, "auc"), ABOVE, _CHANCE)
 
 
-def transition(tables: Path) -> list[Part]:
+def transition(tables: Tables) -> list[Part]:
     """Claim 9: most courses are a step, over severity and over depth.
 
     A course is decided where at least 95 % of the resampled voices decide alike; the share of steps
     is bounded by taking all others for no steps, and for steps.
     """
-    columns = [*_KEYS, "component", "modes", "length", "along", "verdict", "support"]
-    table = read_table(tables, "transitions", columns)
-    long = table[table.verdict != "too few"]
     return [
-        Part(
-            f"most courses over {along} are a step", "transitions",
-            [
-                Statement(model, _steps(group), ABOVE, _CHANCE)
-                for (_, model), group in long[long.along == along].groupby(_KEYS)
-            ],
-            "" if (long.along == along).any() else "courses of four points or more",
-        )
+        part(f"most courses over {along} are a step", "transitions", _courses(tables, along),
+             without="there is no course of four points or more")
         for along in ("severity", "depth")
     ]  # fmt: skip
+
+
+def _courses(tables: Tables, along: str) -> Iterator[Statement]:
+    columns = [*MODEL_KEYS, "component", "modes", "length", "along", "verdict", "support"]
+    table = tables.read("transitions", columns)
+    long = table[(table.verdict != "too few") & (table.along == along)]
+    for (_, model), group in long.groupby(MODEL_KEYS):
+        yield Statement(str(model), _steps(group), ABOVE, _CHANCE)
 
 
 def _steps(courses: pd.DataFrame) -> Interval:
@@ -82,43 +80,77 @@ def _steps(courses: pd.DataFrame) -> Interval:
     return Interval(float((courses.verdict == _STEP).mean()), low, high)
 
 
-def attraction(tables: Path) -> list[Part]:
+def attraction(tables: Tables) -> list[Part]:
     """Claim 12: in the largest size Hell draws states together, and texts are few."""
-    columns = [*_KEYS, "network", "quantity", *_interval_columns("ratio_stressed", "change")]
-    table = read_table(tables, "attraction_distances", columns)
-    texts = read_table(
-        tables, "attraction_texts", [*_KEYS, "side", "words", *_interval_columns("alike")]
-    )
-    large = sizes(table)[-1]
-    states = table[table.model.isin(large)].set_index(["model", "quantity", "network"]).sort_index()
-    pairs = sorted({key[:2] for key in states.index})
-    change = {key: of(row, "change") for key, row in states.iterrows()}
-    trained = [(f"{m}, {q}", states.loc[(m, q, "trained")], (m, q)) for m, q in pairs]
-    whole = texts[texts.words == 0].set_index(["model", "side"])
     return [
-        Part("states in Hell are closer at the last layer than at input", "attraction_distances",
-             [Statement(a, of(row, "ratio_stressed"), BELOW, 1) for a, row, _ in trained]),
-        Part("they are closer in Hell than on clean speech (%)", "attraction_distances",
-             [Statement(a, of(row, "change"), BELOW, 0) for a, row, _ in trained]),
-        Part("by more than in the random twin (%)", "attraction_distances",
-             [Statement(a, difference(change[*key, "trained"], change[*key, "random"]), BELOW, 0)
-              for a, _, key in trained]),
-        Part("more pairs share their text in Hell than were said alike (%)", "attraction_texts",
-             [Statement(m, difference(of(whole.loc[(m, "hell")], "alike"),
-                                      of(whole.loc[(m, "said")], "alike")), ABOVE, 0)
-              for m in large]),
+        part("states in Hell are closer at the last layer than at input", _DISTANCES,
+             _distances(tables, "ratio_stressed", 1)),
+        part("they are closer in Hell than on clean speech (%)", _DISTANCES,
+             _distances(tables, "change", 0)),
+        part("by more than in the random twin (%)", _DISTANCES, _beyond_twin(tables)),
+        part("more pairs share their text in Hell than were said alike (%)", "attraction_texts",
+             _alike(tables)),
     ]  # fmt: skip
 
 
-def subtle(tables: Path) -> list[Part]:
+def distance_row(tables: Tables, model: str, quantity: str, network: str) -> "pd.Series[float]":
+    """How far apart states of two utterances are in Hell, of a model or its random twin."""
+    keys = [*MODEL_KEYS, "network", "quantity"]
+    table = tables.read(_DISTANCES, [*keys, *with_bounds("ratio_stressed", "change")])
+    return only(table, {"model": model, "quantity": quantity, "network": network})
+
+
+def alike(tables: Tables, model: str, side: str) -> Interval:
+    """The share of pairs of utterances with one and the same text, in %."""
+    table = tables.read("attraction_texts", [*MODEL_KEYS, "side", "words", *with_bounds("alike")])
+    return of(only(table, {"model": model, "side": side, "words": WHOLE}), "alike")
+
+
+def _quantities(tables: Tables) -> Iterator[tuple[str, str]]:
+    table = tables.read(_DISTANCES, [*MODEL_KEYS, "quantity"])
+    for model in models_of(table, LARGEST):
+        for quantity in sorted(table.quantity.unique()):
+            yield model, quantity
+
+
+def _distances(tables: Tables, name: str, bound: float) -> Iterator[Statement]:
+    for model, quantity in _quantities(tables):
+        row = distance_row(tables, model, quantity, TRAINED)
+        yield Statement(f"{model}, {quantity}", of(row, name), BELOW, bound)
+
+
+def _beyond_twin(tables: Tables) -> Iterator[Statement]:
+    for model, quantity in _quantities(tables):
+        both = (
+            of(distance_row(tables, model, quantity, network), "change")
+            for network in (TRAINED, RANDOM)
+        )
+        yield Statement(f"{model}, {quantity}", difference(*both), BELOW, 0)
+
+
+def _alike(tables: Tables) -> Iterator[Statement]:
+    for model in models_of(tables.read("attraction_texts", MODEL_KEYS), LARGEST):
+        found = difference(alike(tables, model, _STRESS), alike(tables, model, SAID))
+        yield Statement(model, found, ABOVE, 0)
+
+
+def subtle(tables: Tables) -> list[Part]:
     """Claim 13: the least change of clean speech that was tried makes new hallucinations."""
-    columns = [*_KEYS, "condition", "direction", "level_db", *_interval_columns("new_candidates")]
-    table = read_table(tables, "subtle_stress", columns)
-    clean = table[table.condition == "clean"].sort_values([*_KEYS, "direction"])
-    level = clean.level_db.max()  # below the log-mel's own size
-    statements = [
-        Statement(f"{row.model}, {row.direction}", of(row, "new_candidates"), ABOVE, 0)
-        for _, row in clean[clean.level_db == level].iterrows()
-    ]
-    says = f"changes {level:g} dB below the log-mel make new hallucinations (% of answers)"
-    return [Part(says, "subtle_stress", statements)]
+    says = "the least changes of the log-mel make new hallucinations (% of answers)"
+    return [part(says, "subtle_stress", _new_candidates(tables))]
+
+
+def subtle_rows(tables: Tables) -> pd.DataFrame:
+    """What small changes of the log-mel do on clean speech, by direction and level."""
+    columns = [*MODEL_KEYS, "condition", "direction", "level_db"]
+    numbers = with_bounds("changed", "new_candidates")
+    table = tables.read("subtle_stress", [*columns, *numbers])
+    return table[table.condition == "clean"].sort_values([*MODEL_KEYS, "direction"])
+
+
+def _new_candidates(tables: Tables) -> Iterator[Statement]:
+    rows = subtle_rows(tables)
+    level = rows.level_db.max()  # below the log-mel's own size
+    for _, row in rows[rows.level_db == level].iterrows():
+        about = f"{row.model}, {row.direction}, {level:g} dB below"
+        yield Statement(about, of(row, "new_candidates"), ABOVE, 0)

@@ -2,7 +2,11 @@
 
     python -m spectral.measurement.inputs --models tiny.en base --decodings openai unrestricted
 
-writes data/results/whisper/inputs/<model>.parquet: a few minutes per model.
+writes data/results/whisper/inputs/<model>.parquet: a few minutes per model. With
+
+    --clips data/nonspeech --output data/results/whisper/nonspeech
+
+it is of clips in which nobody speaks, instead.
 """
 
 import argparse
@@ -17,7 +21,7 @@ from spectral.models.decoding import Transcript, transcribe
 from spectral.models.loading import choose_device, load, weights_digest
 from spectral.models.rules import OPENAI, RULES, UNRESTRICTED, rule
 from spectral.models.view import SpeechModel
-from spectral.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
+from spectral.speech.corpus import SAMPLE_RATE, find_clips, find_utterances, read_wave
 from spectral.stress.inputs import Input, from_speech, without_speech
 from spectral.stress.scoring import word_error
 
@@ -54,6 +58,11 @@ def inputs(corpus: Path, utterances: Sequence[str], seed: int) -> list[Input]:
         spoken = known[name]
         found += from_speech(f"speech {name}", read_wave(spoken), spoken.reference, seed)
     return found
+
+
+def clips(folder: Path) -> list[Input]:
+    """The clips of a folder in which nobody speaks, by their names."""
+    return [Input(each.id, read_wave(each), "") for each in find_clips(folder).utterances]
 
 
 def input_rows(
@@ -93,14 +102,19 @@ def _row(model: SpeechModel, decoding: str, given: Input, transcript: Transcript
 def main() -> None:
     """Measure the models named on the command line."""
     arguments = _arguments()
-    given = inputs(arguments.corpus, arguments.utterances, arguments.seed)
+    given = (
+        clips(arguments.clips)
+        if arguments.clips
+        else inputs(arguments.corpus, arguments.utterances, arguments.seed)
+    )
     for name in arguments.models:
         model = load(name, arguments.ladder, choose_device(arguments.device))
         path = arguments.output / f"{name}.parquet"
         meta = {
             "kind": "inputs",
             "weights": weights_digest(name, arguments.ladder),
-            "utterances": list(arguments.utterances),
+            "utterances": [] if arguments.clips else list(arguments.utterances),
+            "clips": [each.name for each in given] if arguments.clips else [],
             "seed": arguments.seed,
         }
         write(input_rows(model, given, arguments.decodings, arguments.batch), path, meta, INPUTS)
@@ -113,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     defaults = [OPENAI.name, UNRESTRICTED.name]
     parser.add_argument("--decodings", nargs="+", default=defaults, choices=list(RULES))
     parser.add_argument("--utterances", nargs="*", default=UTTERANCES)
+    parser.add_argument("--clips", type=Path, help="a folder of clips without speech, instead")
     parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--output", type=Path, default=Path("data/results/whisper/inputs"))

@@ -2,12 +2,19 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
+from spectral.results.answers import answers
+from spectral.results.bootstrap import LEVEL, resampling_weights, weighted_mean
 from spectral.results.effects import OBSERVABLES, effects, observable_rows
 from spectral.results.word_errors import transcripts, word_errors
-from spectral.stress.conditions import split_severity
+from spectral.stress.conditions import condition, split_severity
+from spectral.stress.perturbations import GaussianNoise
+
+NOISE = "noise"
+_PASSAGE = (10.0, 90.0)
 
 
 def severities(rows: pd.DataFrame, family: str) -> dict[str, float]:
@@ -63,3 +70,70 @@ def answer_response(
         tables.append(own.assign(family=family, severity=own.condition.map(doses)))
     keys = ["family", "parameters", "model", "severity"]
     return pd.concat(tables).sort_values(keys, ignore_index=True)
+
+
+def noise_width(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Over how many dB of noise hallucination candidates go from 10 to 90 % of answers, by model.
+
+    Linear between the levels measured. Candidates of a level are taken to be no fewer than of a
+    fainter one. Where 10 % are reached below the faintest level, or 90 % above the loudest,
+    ``width_db`` is the least that it can be, ``whole`` is false, and the interval has no upper end;
+    where 10 % are never reached it is NaN. The interval is over speakers.
+    """
+    said = answers(rows)
+    levels = {
+        name: _level_db(name) for name, severity in severities(rows, NOISE).items() if severity > 0
+    }
+    table = []
+    for key, group in said[said.condition.isin(levels)].groupby(["parameters", "model"]):
+        wide = group.pivot(
+            index=["utterance", "speaker"], columns="condition", values="candidate_share"
+        ).dropna()
+        names = sorted(wide.columns, key=levels.__getitem__)
+        speakers = wide.index.get_level_values("speaker").to_numpy()
+        weights = resampling_weights(speakers, resamples, seed)
+        shares = np.maximum.accumulate(weighted_mean(weights, wide[names].to_numpy()), axis=1)
+        found = np.array([_width([levels[name] for name in names], row) for row in shares])
+        table.append(dict(zip(["parameters", "model"], key, strict=True)) | _width_columns(found))
+    return pd.DataFrame(table)
+
+
+def _level_db(name: str) -> float:
+    """How loud the noise of a condition is, in dB of the speech."""
+    (noise,) = condition(name).perturbations
+    if not isinstance(noise, GaussianNoise):
+        raise ValueError(f"{name} is no noise alone; its severity is no level in dB")
+    return -noise.snr_db
+
+
+def _width(levels: list[float], shares: np.ndarray) -> tuple[float, bool]:
+    """Least dB between the two shares, and whether both are reached between the levels."""
+    first, last = _PASSAGE
+    if shares[-1] < first:
+        return float("nan"), False
+    start, stop = (_reached(levels, shares, share) for share in _PASSAGE)
+    return stop - start, bool(shares[0] <= first and shares[-1] >= last)
+
+
+def _reached(levels: list[float], shares: np.ndarray, share: float) -> float:
+    """The level at which rising shares reach one; an end where that is beyond it."""
+    after = int((shares < share).sum())
+    if after in (0, len(shares)):
+        return levels[min(after, len(shares) - 1)]
+    part = (share - shares[after - 1]) / (shares[after] - shares[after - 1])
+    return float(levels[after - 1] + part * (levels[after] - levels[after - 1]))
+
+
+def _width_columns(found: np.ndarray) -> dict[str, float | bool]:
+    widths, whole = found[:, 0], found[:, 1].astype(bool)
+    drawn = np.isfinite(widths[1:])
+    tail = (1 - LEVEL) / 2
+    low, high = float("nan"), float("nan")
+    if np.isfinite(widths[0]) and drawn.any():
+        upper = np.where(whole, widths, np.inf)[1:][drawn]
+        low = float(np.quantile(widths[1:][drawn], tail))
+        high = float(np.quantile(upper, 1 - tail, method="higher"))
+    return {
+        "width_db": float(widths[0]), "width_db_low": low, "width_db_high": high,
+        "whole": bool(whole[0]),
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from spectral.speech.grammar import vocabulary
+from spectral.speech.text import normalise, without_annotations
 from spectral.stress.scoring import outcome
 
 SHOWN = 40
@@ -41,6 +42,17 @@ def kinds_of_answer(rows: pd.DataFrame) -> pd.DataFrame:
     table = counts.unstack(["model", "decoding"], fill_value=0)[order]
     table.columns = [": ".join(column) for column in table.columns]
     return table.reset_index()
+
+
+def words_from_nonspeech(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of how many clips without speech words come out, by model and decoding rule.
+
+    Brackets ("[Music]") and punctuation are no words. Columns ``clips`` and ``with_words``.
+    """
+    silent = rows[rows.reference == ""]
+    words = silent.transcript.map(lambda text: bool(normalise(without_annotations(text))))
+    counts = silent.assign(words=words).groupby(["parameters", "model", "decoding"]).words
+    return counts.agg(clips="size", with_words="sum").reset_index()
 
 
 def shortened(text: str) -> str:

@@ -12,10 +12,11 @@ from spectral.results.effects import (
     interval_columns,
     layer_means,
 )
+from spectral.results.scale import size_of
 
 
 def pooled_effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
-    """``effects`` averaged over the seeds of each size (model names end in -<seed>).
+    """``effects`` averaged over the seeds of each size (``size_of``).
 
     Networks and voices both vary, and every network hears the same utterances. So the variance of
     the mean over S networks is that of the bootstrap over voices, of the mean, plus the variance
@@ -25,7 +26,7 @@ def pooled_effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int
     seed have no row. No p-value: networks are not exchangeable pairs.
     """
     means = layer_means(rows, condition)
-    means = means.assign(size=means.model.str.rpartition("-")[0])
+    means = means.assign(size=means.model.map(size_of))
     table = []
     keys = ["parameters", "size", *GROUP[2:], "length"]
     for key, group in means.groupby(keys, sort=True):

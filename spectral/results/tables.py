@@ -8,11 +8,10 @@ import pandas as pd
 
 def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: str) -> None:
     """Write ``table`` to name.csv and its readable version to name.md, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(
+    write_text(
         folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     )
-    _replace(folder / f"{name}.md", readable.to_markdown(index=False) + "\n")
+    write_text(folder / f"{name}.md", readable.to_markdown(index=False) + "\n")
 
 
 def with_interval(table: pd.DataFrame, name: str, digits: int, sign: bool = False) -> list[str]:
@@ -25,7 +24,9 @@ def with_interval(table: pd.DataFrame, name: str, digits: int, sign: bool = Fals
     ]
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

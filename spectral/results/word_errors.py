@@ -10,6 +10,10 @@ import pandas as pd
 
 from spectral.results.bootstrap import interval, weighted_mean
 from spectral.speech.text import normalise
+from spectral.stress.scoring import Outcome
+
+LEAST_LOG_PROBABILITY = -1.0
+"""openai-whisper's logprob_threshold: below it decoding failed."""
 
 UNSEEN = ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent")
 
@@ -18,8 +22,8 @@ def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per model, condition and utterance: what was said and how sure the model was."""
     columns = [
         "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
-        "word_error", "candidate", "outcome", "text_log_probability", "compression_ratio",
-        "no_speech_probability", "tokens", "finished",
+        "word_error", "candidate", "outcome", "average_log_probability", "text_log_probability",
+        "compression_ratio", "no_speech_probability", "tokens", "finished",
     ]  # fmt: skip
     raw = rows[rows.matched_with == ""]
     return raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
@@ -56,6 +60,32 @@ def outcome_shares(said: pd.DataFrame) -> pd.DataFrame:
     counts = said.groupby(["parameters", "model", "condition"]).outcome.value_counts()
     shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
     return shares.unstack(fill_value=0.0).reset_index()
+
+
+def outcome_confidence(said: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """What kinds of answers there are, and how many of each kind Whisper itself would trust.
+
+    One row per model, condition and outcome: ``n`` answers; ``share`` of all in %; ``passing``,
+    those of the kind whose average log-probability is -1 or more, which Whisper keeps, in %, NaN of
+    rows without it. Intervals are over speakers.
+    """
+    table = []
+    keys = ["parameters", "model", "condition"]
+    for key, group in said.groupby(keys, sort=True):
+        confident = (group.average_log_probability >= LEAST_LOG_PROBABILITY).to_numpy(float)
+        known = group.average_log_probability.notna().to_numpy(float)
+        for kind in Outcome:
+            own = (group.outcome == kind).to_numpy(float)
+            row = dict(zip(keys, key, strict=True)) | {"outcome": str(kind), "n": int(own.sum())}
+            shares = {
+                "share": partial(_percent, parts=own, wholes=np.ones(len(group))),
+                "passing": partial(_percent, parts=own * confident, wholes=own * known),
+            }
+            for name, statistic in shares.items():
+                found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
+                row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+            table.append(row)
+    return pd.DataFrame(table)
 
 
 def by_novelty(said: pd.DataFrame, table: Path, resamples: int, seed: int) -> pd.DataFrame:
@@ -103,4 +133,5 @@ def training_records(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def _percent(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    return np.asarray(100 * (weights @ parts) / (weights @ wholes))
+    with np.errstate(invalid="ignore"):  # of nothing there is no share
+        return np.asarray(100 * (weights @ parts) / (weights @ wholes))
