@@ -171,7 +171,7 @@ def test_planted_changes_are_found(weighed, planted: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
 def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
     share_, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
-    names = (*layers._SHARES,)
+    names = (*layers.SHARES,)
     rows = [
         {"parameters": size, "model": model, "network": network, "condition": condition, "layer": 1}
         | {
