@@ -88,7 +88,11 @@ def measuring_case(model: OpenAIModel, batch: dict[str, list[Mixture]]) -> Case:
         written = {(row["condition"], row["utterance"]): row["transcript"] for row in ours()}
         return float(sum(a != b.text for a, b in zip(written.values(), library(), strict=True)))
 
-    size = {"model": model.name, "condition": "+".join(batch), "batch": len(waves[0])}
+    size: dict[str, int | str] = {
+        "model": model.name,
+        "condition": "+".join(batch),
+        "batch": len(waves[0]),
+    }
     return Case("measuring", size, {OURS: Way(ours), LIBRARY: Way(library)}, 0, difference)
 
 
