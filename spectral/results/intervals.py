@@ -1,4 +1,4 @@
-"""Intervals by leaving out one speaker at a time, and what networks of the same speakers say jointly.
+"""Intervals by leaving out one speaker at a time, and joint ones of networks of the same speakers.
 
 Utterances of a speaker are not independent, speakers are: a statistic is taken again without each
 of them, and the spread of these values gives its standard error (jackknife; Efron & Stein 1981).
@@ -240,3 +240,24 @@ def joint(found: Sequence[Interval]) -> Joint:
 
 def _t(freedom: float) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> Interval:
+    """The mean over one size's seeds minus that over another's, numbers of the same speakers.
+
+    Seeds vary by s^2, pooled over all ``sizes`` with several (t: seeds less sizes), speakers by what
+    leaving each out does to the difference; half the interval is the root of both parts, as in
+    ``joint``. Without two seeds of any size there is no interval.
+    """
+    over_speakers = difference(mean(sizes[one]), mean(sizes[other]))
+    seeds = [[found.estimate for found in size] for size in sizes.values()]
+    freedom = sum(len(size) - 1 for size in seeds)
+    if freedom == 0:
+        return Interval(over_speakers.estimate, math.nan, math.nan)
+    pooled = sum(len(size) * float(np.var(size)) for size in seeds) / freedom
+    counts = 1 / len(sizes[one]) + 1 / len(sizes[other])
+    reach = _t(freedom) * math.sqrt(pooled * counts)
+    estimate = over_speakers.estimate
+    low = math.hypot(reach, estimate - over_speakers.low)
+    high = math.hypot(reach, over_speakers.high - estimate)
+    return Interval(estimate, estimate - low, estimate + high)
