@@ -81,10 +81,21 @@ class Part:
         return {SUPPORTED: HOLDS, OPPOSED: FAILS, OPEN: UNDECIDED}[self.decided.decision]
 
     @property
+    def by_votes(self) -> str:
+        """The verdict if the intervals of all models had to agree, which decides nothing either."""
+        decisions = {one.decision for one in self.statements}
+        votes = {
+            frozenset({SUPPORTED}): HOLDS,
+            frozenset({OPPOSED}): FAILS,
+            frozenset(): NOT_MEASURED,
+        }
+        return votes.get(frozenset(decisions), UNDECIDED)
+
+    @property
     def on_side(self) -> int:
         """How many models' estimates are on the claimed side, which decides nothing."""
-        up = self.statements[0].side == ABOVE
-        return sum((one.found.estimate > one.bound) == up for one in self.statements)
+        sign = 1 if self.statements[0].side == ABOVE else -1
+        return sum(sign * (one.found.estimate - one.bound) > 0 for one in self.statements)
 
     @property
     def power(self) -> float:
@@ -126,9 +137,8 @@ def part(
     return Part(says, source, made, expected, "" if made else without)
 
 
-def claim_verdict(parts: Sequence[Part]) -> str:
+def claim_verdict(found: Sequence[str]) -> str:
     """The verdict on a claim, from those on its parts."""
-    found = [part.verdict for part in parts]
     if FAILS in found:
         return FAILS
     if set(found) == {HOLDS}:
@@ -138,7 +148,7 @@ def claim_verdict(parts: Sequence[Part]) -> str:
 
 def reason(parts: Sequence[Part]) -> str:
     """One line: which parts decided, and the power of those that could not."""
-    decided = claim_verdict(parts)
+    decided = claim_verdict([part.verdict for part in parts])
     if decided == HOLDS:
         return "every part holds: " + "; ".join(part.says for part in parts)
     named = [part for part in parts if part.verdict == decided]

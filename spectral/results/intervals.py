@@ -9,7 +9,6 @@ Student's t with one degree of freedom less than there are speakers makes a 95 %
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -24,13 +23,15 @@ class Interval:
 
     The squares of the ``deviations`` sum to the jackknife's variance, and their products, speaker
     by speaker, to the covariance with another number of the same speakers. Without them only the
-    ends are known.
+    ends are known. ``besides`` is the square of what else is in half the interval, as of networks
+    drawn at random.
     """
 
     estimate: float
     low: float
     high: float
     deviations: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    besides: float = field(default=0.0, compare=False, repr=False)
 
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
@@ -40,63 +41,86 @@ def deletions(speakers: np.ndarray) -> np.ndarray:
     """Weights of utterances: speakers (utterances,) -> (speakers + 1, utterances).
 
     Row 0 is the data itself, every utterance once; each other row leaves out one speaker, in the
-    order of ``np.unique``.
+    order of ``np.unique``. Of pairs, speakers (pairs, 2), it leaves out those with either end.
     """
-    return _deletions(tuple(speakers))
-
-
-@lru_cache(maxsize=32)
-def _deletions(speakers: tuple[str, ...]) -> np.ndarray:
-    own = np.array(speakers)
-    weights = np.vstack([np.ones(len(own)), (own != np.unique(own)[:, None]).astype(float)])
-    weights.setflags(write=False)  # it is shared between calls
-    return weights
+    own = np.asarray(speakers).reshape(len(speakers), -1)
+    kept = (own != np.unique(own)[:, None, None]).all(2)
+    return np.vstack([np.ones(len(own)), kept.astype(float)])
 
 
 def interval(
-    statistic: Callable[[np.ndarray], np.ndarray], speakers: np.ndarray, bounded: float = 0.0
+    statistic: Callable[[np.ndarray], np.ndarray],
+    speakers: np.ndarray,
+    bounded: float = 0.0,
+    total: int = 0,
 ) -> Interval:
-    """A statistic of weighted utterances: weights (rows, utterances) -> (rows,), by ``jackknife``.
+    """``jackknife`` of a statistic of weighted utterances: weights (rows, utterances) -> (rows,).
 
-    A statistic of pairs of utterances, a mean over those whose both ends count, is left without a
-    speaker at both ends, as the jackknife of U statistics asks (Arvesen 1969).
+    Pairs of utterances are left out with a speaker at either end, as the jackknife of U statistics
+    asks (Arvesen 1969): speakers are then (pairs, 2). It errs on the safe side, for what is a
+    pair's own counts at both ends.
     """
-    return jackknife(statistic(deletions(speakers)), np.unique(speakers), bounded)
+    return jackknife(statistic(deletions(speakers)), np.unique(speakers), bounded, total)
 
 
-def jackknife(values: np.ndarray, speakers: Sequence[str], bounded: float = 0.0) -> Interval:
+def jackknife(
+    values: np.ndarray, speakers: Sequence[str] | np.ndarray, bounded: float = 0.0, total: int = 0
+) -> Interval:
     """The interval of values (speakers + 1,), that of all first, then without each speaker.
 
     A speaker who changes nothing, having no value, does not count. The interval is NaN where a
     value is, and where fewer than two speakers count, but for a number that none changes, which is
     its own interval. A number between 0 and ``bounded``, such as an AUC or a share in %, has its
-    interval made on the scale of arcsin sqrt, which does not leave these bounds (Anscombe 1948).
-    Statistics must be smooth in the weights: means, their ratios and ranks of spectra, no medians.
+    interval made on the scale of arcsin sqrt, which does not leave these bounds (Anscombe 1948);
+    where no speaker changes it, being 0 or all, it is ``exact``, of ``total`` independent units.
+    Statistics must be smooth in the weights: means, their ratios, ranks of spectra, no medians.
     """
     estimate, without = float(values[0]), np.asarray(values[1:], float)
     if not np.isfinite(values).all():
         return Interval(estimate, math.nan, math.nan)
-    counts = np.abs(without - estimate) > _ROUNDING * max(abs(estimate), np.abs(without).max())
+    counts = _counting(np.asarray(values)[:, None])[:, 0]
     if not counts.any():
-        return Interval(estimate, estimate, estimate)
+        if total:
+            found = exact(round(estimate / bounded * total), total)
+            return Interval(estimate, bounded / 100 * found.low, bounded / 100 * found.high)
+        return Interval(estimate, estimate, estimate, dict.fromkeys(map(str, speakers), 0.0))
     if counts.sum() < 2:
         return Interval(estimate, math.nan, math.nan)
     own = without[counts]
-    deviations = dict(zip(np.array(speakers)[counts], _deviations(own).tolist(), strict=True))
+    names = np.array(speakers)[counts].tolist()
+    deviations = dict(zip(names, _deviations(own).tolist(), strict=True))
     if not bounded:
-        return from_deviations(estimate, deviations)
-    middle, scaled = _arcsine(estimate / bounded), _arcsine(own / bounded)
-    reach = _reach(float(np.square(_deviations(scaled)).sum()), len(own) - 1)
-    low, high = np.clip([middle - reach, middle + reach], 0, math.pi / 2)
-    ends = (bounded * float(np.sin(end) ** 2) for end in (low, high))
-    return Interval(estimate, *ends, deviations)
+        return _student(estimate, deviations)
+    middle, scaled = (np.arcsin(np.sqrt(np.clip(x / bounded, 0, 1))) for x in (estimate, own))
+    reach = _t(len(own) - 1) * math.sqrt(np.square(_deviations(scaled)).sum())
+    low, high = bounded * np.sin(np.clip([middle - reach, middle + reach], 0, math.pi / 2)) ** 2
+    return Interval(estimate, float(low), float(high), deviations)
 
 
-def from_deviations(estimate: float, deviations: Mapping[str, float]) -> Interval:
+def reaches(values: np.ndarray) -> np.ndarray:
+    """Half the interval of ``jackknife``: values (speakers + 1, columns) -> (columns,)."""
+    counts = _counting(values)
+    number = counts.sum(0)
+    without = np.where(counts, values[1:], 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        away = np.where(counts, without - without.sum(0) / number, 0.0)
+        spread = np.sqrt((number - 1) / number * np.square(away).sum(0))
+        found = stats.t.ppf((1 + LEVEL) / 2, number - 1) * spread
+    known = np.isfinite(values).all(0)
+    return np.where(known & (number == 0), 0.0, np.where(known & (number > 1), found, np.nan))
+
+
+def _counting(values: np.ndarray) -> np.ndarray:
+    """Which speakers change a value by more than rounding: (speakers, columns)."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.abs(values[1:] - values[0]) > _ROUNDING * np.abs(values).max(0))
+
+
+def _student(estimate: float, deviations: Mapping[str, float], besides: float = 0.0) -> Interval:
     """An estimate with Student's interval, from each speaker's part in it."""
     spread = float(np.square(list(deviations.values())).sum())
-    reach = _reach(spread, len(deviations) - 1)
-    return Interval(estimate, estimate - reach, estimate + reach, deviations)
+    reach = math.hypot(_t(len(deviations) - 1) * math.sqrt(spread), math.sqrt(besides))
+    return Interval(estimate, estimate - reach, estimate + reach, deviations, besides)
 
 
 def _deviations(without: np.ndarray) -> np.ndarray:
@@ -104,25 +128,17 @@ def _deviations(without: np.ndarray) -> np.ndarray:
     return np.asarray(math.sqrt((count - 1) / count) * (without - without.mean()))
 
 
-def _arcsine(share: np.ndarray | float) -> np.ndarray:
-    return np.asarray(np.arcsin(np.sqrt(np.clip(share, 0, 1))))
-
-
-def _reach(variance: float, freedom: float) -> float:
-    return _t(freedom) * math.sqrt(variance)
+def _t(freedom: float) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def share(parts: np.ndarray, wholes: np.ndarray, speakers: np.ndarray) -> Interval:
-    """A share in %, the sum of parts (utterances,) by that of wholes, by ``jackknife``.
+    """A share in %: the sum of parts (utterances,), none larger than its whole, by that of wholes.
 
-    Where none or all is counted no speaker differs, and ``exact`` takes every utterance that counts
-    as independent (the smallest error there is).
+    Where none or all is counted, the exact interval takes utterances as independent.
     """
-    found = interval(lambda weights: 100 * ratio(weights, parts, wholes), speakers, bounded=100)
-    if math.isnan(found.estimate) or found.low < found.high:
-        return found
     total = int(np.count_nonzero(wholes))
-    return exact(round(found.estimate / 100 * total), total)
+    return interval(lambda weights: 100 * ratio(weights, parts, wholes), speakers, 100, total)
 
 
 def exact(count: int, total: int) -> Interval:
@@ -158,7 +174,7 @@ def difference(one: Interval, other: Interval) -> Interval:
     estimate = one.estimate - other.estimate
     if one.deviations and other.deviations:
         own, others = _matrix([one, other]).T
-        return _with(estimate, own - others, [one, other])
+        return _with(estimate, own - others, [one, other], one.besides + other.besides)
     low = math.hypot(one.estimate - one.low, other.high - other.estimate)
     high = math.hypot(one.high - one.estimate, other.estimate - other.low)
     return Interval(estimate, estimate - low, estimate + high)
@@ -171,9 +187,18 @@ def mean(found: Sequence[Interval]) -> Interval:
     """
     if all(one.deviations for one in found):
         estimate = float(np.mean([one.estimate for one in found]))
-        return _with(estimate, _matrix(found).mean(1), found)
+        besides = float(np.mean([one.besides for one in found]))
+        return _with(estimate, _matrix(found).mean(1), found, besides)
     ends = np.mean([[one.estimate, one.low, one.high] for one in found], axis=0)
-    return Interval(*ends.tolist())
+    return Interval(float(ends[0]), float(ends[1]), float(ends[2]))
+
+
+def scaled(found: Interval, factor: float) -> Interval:
+    """A number times a positive factor."""
+    deviations = {name: factor * own for name, own in found.deviations.items()}
+    ends = (factor * end for end in (found.estimate, found.low, found.high))
+    estimate, low, high = ends
+    return Interval(estimate, low, high, deviations, factor**2 * found.besides)
 
 
 def _names(found: Sequence[Interval]) -> list[str]:
@@ -185,8 +210,11 @@ def _matrix(found: Sequence[Interval]) -> np.ndarray:
     return np.array([[one.deviations.get(name, 0.0) for one in found] for name in _names(found)])
 
 
-def _with(estimate: float, deviations: np.ndarray, found: Sequence[Interval]) -> Interval:
-    return from_deviations(estimate, dict(zip(_names(found), deviations.tolist(), strict=True)))
+def _with(
+    estimate: float, deviations: np.ndarray, found: Sequence[Interval], besides: float
+) -> Interval:
+    own = dict(zip(_names(found), deviations.tolist(), strict=True))
+    return _student(estimate, own, besides)
 
 
 @dataclass(frozen=True)
@@ -211,43 +239,40 @@ def joint(found: Sequence[Interval]) -> Joint:
     together, which is the widest that it can be. tau^2 is s^2 less what of it is sampling (moments;
     DerSimonian & Laird 1986). One network has its own interval.
     """
-    count = len(found)
-    estimate = float(np.mean([one.estimate for one in found]))
+    count, normal = len(found), _t(math.inf)
     if count == 1:
-        error = (found[0].high - found[0].low) / 2 / _t(math.inf)
-        return Joint(found[0], error, 1, math.nan, NOTHING)
-    between = float(np.var([one.estimate for one in found], ddof=1))
+        return Joint(found[0], (found[0].high - found[0].low) / 2 / normal, 1, math.nan, NOTHING)
+    together = mean(found)
+    estimate, besides = together.estimate, together.besides
     low = float(np.mean([one.estimate - one.low for one in found]))
     high = float(np.mean([one.high - one.estimate for one in found]))
-    shared, own = ((low + high) / 2 / _t(math.inf)) ** 2, 0.0
+    shared, own = ((low + high) / 2 / normal) ** 2, 0.0
     if all(one.deviations for one in found):
         matrix = _matrix(found)
         single = float(np.square(matrix).sum() / count)
-        together = float(np.square(matrix.mean(1)).sum())
-        shared = max((count * together - single) / (count - 1), 0.0)
+        shared = (count * float(np.square(matrix.mean(1)).sum()) - single) / (count - 1)
+        shared = max(shared, 0.0)
         own = max(single - shared, 0.0)
-        low = high = _t(len(matrix) - 1) * math.sqrt(shared)
-    tau = math.sqrt(max(between - own, 0.0))
+        low = high = math.sqrt(_t(len(matrix) - 1) ** 2 * shared + besides)
+        shared += besides / normal**2
+    variance = float(np.var([one.estimate for one in found], ddof=1))
+    tau = math.sqrt(max(variance - own, 0.0))
 
-    def around(variance: float) -> Interval:
-        reach = _t(count - 1) * math.sqrt(variance)
+    def around(spread: float) -> Interval:
+        reach = _t(count - 1) * math.sqrt(spread)
         ends = estimate - math.hypot(reach, low), estimate + math.hypot(reach, high)
-        return Interval(estimate, *ends)
+        return Interval(estimate, *ends, together.deviations, reach**2 + besides)
 
-    error = math.sqrt(between / count + shared)
-    return Joint(around(between / count), error, count, tau, around(tau**2 + between / count))
-
-
-def _t(freedom: float) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    error = math.sqrt(variance / count + shared)
+    return Joint(around(variance / count), error, count, tau, around(tau**2 + variance / count))
 
 
 def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> Interval:
     """The mean over one size's seeds minus that over another's, numbers of the same speakers.
 
-    Seeds vary by s^2, pooled over all ``sizes`` with several (t: seeds less sizes), speakers by what
-    leaving each out does to the difference; half the interval is the root of both parts, as in
-    ``joint``. Without two seeds of any size there is no interval.
+    Seeds vary by s^2, pooled over all ``sizes`` with several (t: seeds less sizes), speakers by
+    what leaving each out does to the difference; half the interval is the root of both parts, as
+    in ``joint``. Without two seeds of any size there is no interval.
     """
     over_speakers = difference(mean(sizes[one]), mean(sizes[other]))
     seeds = [[found.estimate for found in size] for size in sizes.values()]
