@@ -83,7 +83,7 @@ def _courses(tables: Tables, along: str) -> Iterator[Statement]:
 
 def _steps(courses: pd.DataFrame) -> Interval:
     low = float((courses.margin_low > LEAST_MARGIN).mean())
-    high = 1 - float((courses.margin_high < LEAST_MARGIN).mean())
+    high = float((~(courses.margin_high < LEAST_MARGIN)).mean())
     return Interval(float((courses.verdict == STEP).mean()), low, high)
 
 

@@ -9,6 +9,7 @@ Student's t with one degree of freedom less than there are speakers makes a 95 %
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -128,6 +129,7 @@ def _deviations(without: np.ndarray) -> np.ndarray:
     return np.asarray(math.sqrt((count - 1) / count) * (without - without.mean()))
 
 
+@lru_cache(maxsize=256)
 def _t(freedom: float) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
