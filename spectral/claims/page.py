@@ -16,8 +16,8 @@ INTRODUCTION = (
     "wholly on the claim's side of the bound, fails if wholly on the other side, and is undecided "
     "otherwise. A claim holds if every part holds, and fails if one fails. Power is the chance "
     "that an interval as wide would hold what is claimed, of a number as large as published, or "
-    "else as large as would matter. What is claimed of a size of OpenAI's models is weighed on models of "
-    "that size, never on others in their place."
+    "else as large as would matter. What is claimed of a size of OpenAI's models is weighed on "
+    "models of that size, never on others in their place."
 )
 VOTES = (
     "Had the intervals of all models to agree, one by one, these verdicts would be others. Votes "
