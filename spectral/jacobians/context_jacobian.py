@@ -53,6 +53,26 @@ class ContextJacobian:
             self.ways.device,
         )
 
+    def shared_products(self, rows: Tensor) -> Tensor:
+        """J v of all tokens for the same vectors: v ``(B, k, S, C)`` -> ``(*batch, T, D, k)``.
+
+        2 N S C multiply-adds per token and vector, in matrix products.
+        """
+        weights, heads = self.weights[:, None], self.weights.shape[2]
+        logits, mean = (
+            torch.unflatten(flat, 2, (-1, heads))
+            for flat in (
+                self.keys.flatten(1, 2)[:, None] @ rows.mT,
+                self.weights.flatten(1, 2)[:, None] @ rows,
+            )
+        )
+        logits = logits * weights
+        heard = torch.einsum("bktns,bnsd->bktnd", logits, self.values)
+        heard = heard - self.outputs[:, None] * logits.sum(-1, keepdim=True)
+        heard = heard + torch.einsum("ndc,bktnc->bktnd", self.value_weights, mean)
+        result = self.ways @ heard.flatten(3).movedim(1, -1)
+        return result.reshape(*self.shape, *result.shape[2:])
+
     def frame_norms(self) -> Tensor:
         r"""Frobenius norm of every frame's block of J: how closely the token listens to it.
 
@@ -72,12 +92,29 @@ class ContextJacobian:
 
     def gram(self) -> Tensor:
         """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token."""
-        width = self.ways.shape[-2]
+        return self.gram_and_cores(1)[0]
+
+    def gram_and_cores(self, parts: int) -> tuple[Tensor, Tensor]:
+        """J J' and, of so many parts of equally many heads, what lies between their ways in it.
+
+        Part i, which is that through ``through`` its heads, has a Gram matrix of ways @ core @
+        ways'. As many operations as :meth:`gram`.
+
+        Returns:
+            Shapes ``(*batch, T, D, D)`` and ``(*batch, T, parts, N d / parts, N d / parts)``.
+        """
+        width, inner = self.ways.shape[-2:]
+        size = inner // parts
         result = self.ways.new_empty(*self.ways.shape[:2], width, width)
+        cores = self.ways.new_empty(*self.ways.shape[:2], parts, size, size)
         for where in self._blocks():
-            ways, rows = self.ways[where], self._rows(where)
-            result[where] = ways @ self._summed(where, _symmetric(rows)) @ ways.mT
-        return result.reshape(*self.shape, width, width)
+            ways, summed = self.ways[where], self._summed(where, _symmetric(self._rows(where)))
+            result[where] = ways @ summed @ ways.mT
+            own = torch.unflatten(torch.unflatten(summed, 2, (parts, size)), 1, (parts, size))
+            cores[where] = own.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+        return result.reshape(*self.shape, width, width), cores.reshape(
+            *self.shape, *cores.shape[2:]
+        )
 
     def singular_values(self) -> Tensor:
         """Singular values of J, descending, ``(*batch, T, D)``, through :meth:`gram`.

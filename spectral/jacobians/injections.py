@@ -9,21 +9,29 @@ the heads of all layers, head n of layer l going by
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spectral.jacobians.context_jacobian import ContextJacobian
-from spectral.jacobians.layers import Attended, Attention, Layer, forward
-from spectral.jacobians.linearisation import ALL, as_chunk, checked, record, sublayer_jacobians
+from spectral.jacobians.layers import Attended, Attention, Layer, after_ffn, forward
+from spectral.jacobians.linearisation import (
+    ALL,
+    Pass,
+    as_chunk,
+    checked,
+    record,
+    sublayer_jacobians,
+)
 from spectral.jacobians.operators import LinearOperator, function_operator
 from spectral.jacobians.propagators import SubLayerJacobians
-from spectral.jacobians.sublayers import SubLayerJacobian, by_token
+from spectral.jacobians.sublayers import SubLayerJacobian, by_token, gelu_slope
+from spectral.jacobians.tangents import attention_tangents, layer_norm_tangents
 
 _TOGETHER = 2**24
-"""Numbers of a layer's keys differentiated at once; they are in memory half a dozen times."""
+"""Numbers of directions of the context, or of logits, moved at once by a layer."""
 
 
 def injection(
@@ -116,7 +124,11 @@ def sensitivity(
             shown = real if real is None else real[..., tokens].reshape(-1, 1, 1)
             upper = _identity(ffn, shown)
         _append(upper, ffn, size)
-        found.append(_heads(layer.cross_attention, seen.cross_attended, upper))
+        found.append(
+            _heads(
+                layer.cross_attention, seen.cross_attended, upper @ layer.cross_attention.out_weight
+            )
+        )
         if len(found) < len(layers):
             _append(upper, crossing, size)
             _append(upper, below, size)
@@ -163,7 +175,9 @@ def layer_jacobians(
     own, crossing, ffn = (_dense(part, size) for part in parts)
     assert seen.cross_attended is not None
     upper = ffn + torch.eye(layer.width, dtype=ffn.dtype, device=ffn.device)
-    way = _heads(layer.cross_attention, seen.cross_attended, upper)
+    way = _heads(
+        layer.cross_attention, seen.cross_attended, upper @ layer.cross_attention.out_weight
+    )
     below = torch.baddbmm(own, crossing, own).add_(crossing)  # (I + C)(I + A) - I
     whole = upper.baddbmm(upper, below)
     shape = hidden[..., tokens, 0].shape
@@ -179,7 +193,8 @@ def total_sensitivity(
     """The total derivative of the last hidden states by the context, matrix-free by autograd.
 
     With what arrives through earlier tokens' keys and values, of which :func:`sensitivity` knows
-    nothing. Each product is a jvp or vjp of all layers.
+    nothing. Columns of J V go through the layers together, 2 S C multiply-adds each per layer, head
+    and token, or per layer and D where that is less; a column of J' U is a vjp of all layers.
 
     Args:
         layers: Decoder layers from the lowest to the highest.
@@ -201,6 +216,22 @@ def total_sensitivity(
     """
     hidden, source, _ = checked(layers[0], hidden, context, None)
     assert source is not None
+    batch, (frames, width) = hidden.shape[:-2], source.shape[-2:]
+    rows, items = hidden.reshape(-1, *hidden.shape[-2:]), source.reshape(-1, frames, width)
+    passes: list[Pass] = []
+
+    def matmat(columns: Tensor) -> Tensor:
+        if not passes:
+            passes.extend(_passes(layers, rows, items))
+        directions = torch.unflatten(
+            columns.mT.reshape(len(items), -1, frames * width), -1, (-1, width)
+        )
+        assert layers[0].cross_attention is not None
+        logits = layers[0].cross_attention.heads * rows.shape[-2]
+        numbers = len(items) * frames * max(width, logits)
+        parts = directions.split(max(1, _TOGETHER // numbers), 1)
+        moved = torch.cat([_moved(layers, passes, part)[:, :, tokens] for part in parts], 1)
+        return moved.flatten(2).mT.reshape(*batch, -1, moved.shape[1])
 
     def last(context: Tensor) -> Tensor:
         stream = hidden
@@ -208,8 +239,36 @@ def total_sensitivity(
             stream = forward(layer, stream, context)
         return stream[..., tokens, :]
 
-    together = max(1, _TOGETHER // source[..., 0].numel() // layers[0].width)
-    return function_operator(last, source, source.ndim - 2, together)
+    def rmatmat(columns: Tensor) -> Tensor:
+        return function_operator(last, source, source.ndim - 2).rmatmat(columns)
+
+    shape = torch.Size([*batch, hidden[..., tokens, :].shape[-2:].numel(), frames * width])
+    return LinearOperator(shape, matmat, rmatmat, hidden.dtype, hidden.device)
+
+
+def _passes(layers: Sequence[Layer], hidden: Tensor, context: Tensor) -> Iterator[Pass]:
+    """Every layer's forward pass, hidden ``(B, tokens, width)`` before the lowest."""
+    for layer in layers:
+        seen = record(layer, hidden, context, None, ALL)
+        hidden = after_ffn(layer, seen.hidden[-1])
+        yield seen
+
+
+def _moved(layers: Sequence[Layer], passes: Sequence[Pass], rows: Tensor) -> Tensor:
+    """Tangents of the last hidden states ``(B, k, T, D)`` from the context's ``(B, k, S, C)``."""
+    moved = rows.new_zeros(*rows.shape[:2], *passes[0].hidden[0].shape[-2:])
+    for layer, seen in zip(layers, passes, strict=True):
+        own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
+        assert cross is not None
+        assert seen.cross_attended is not None
+        normal = layer_norm_tangents(own.norm, seen.hidden[0], moved)
+        moved = moved + attention_tangents(own, seen.self_attended, normal, normal)
+        normal = layer_norm_tangents(cross.norm, seen.hidden[1], moved)
+        moved = moved + attention_tangents(cross, seen.cross_attended, normal, rows)
+        normal = layer_norm_tangents(ffn.norm, seen.hidden[2], moved)
+        inner = (normal @ ffn.in_weight.T) * gelu_slope(seen.inner)[:, None]
+        moved = moved + inner @ ffn.out_weight.T
+    return moved
 
 
 def _identity(like: SubLayerJacobian, shown: Tensor | None) -> Tensor:
@@ -236,8 +295,8 @@ def _append(upper: Tensor, part: SubLayerJacobian, chunk: int) -> None:
         upper[some] += upper[some] @ part.at(some).transposed().mT
 
 
-def _heads(attention: Attention, attended: Attended, upper: Tensor) -> ContextJacobian:
-    """The context's Jacobian through one layer's heads; ``upper``: from its output onward."""
+def _heads(attention: Attention, attended: Attended, ways: Tensor) -> ContextJacobian:
+    """The context's Jacobian through one layer's heads; ``ways``: from their outputs onward."""
     *batch, heads, tokens, _ = attended.weights.shape
     items = math.prod(batch)
     key_weight, value_weight = (
@@ -252,10 +311,9 @@ def _heads(attention: Attention, attended: Attended, upper: Tensor) -> ContextJa
             attention.scale * attended.query @ key_weight,
         )
     )
-    ways = upper @ attention.out_weight
     return ContextJacobian(
         shape=torch.Size([*batch, tokens]),
-        ways=ways.reshape(items, tokens, *ways.shape[1:]),
+        ways=ways.reshape(items, tokens, *ways.shape[-2:]),
         weights=weights,
         values=attended.value.reshape(items, *attended.value.shape[-3:]),
         outputs=outputs,

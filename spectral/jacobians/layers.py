@@ -139,9 +139,8 @@ def forward(
     Returns:
         Shape ``(*batch, tokens, width)``.
     """
-    tokens = hidden.shape[-2]
     normal = normalised(layer.self_attention.norm, hidden)
-    seen = visible(tokens, layer.causal, mask, hidden.device)
+    seen = visible(hidden.shape[-2], layer.causal, mask, hidden.device)
     hidden = hidden + attention_output(
         layer.self_attention, attend(layer.self_attention, normal, normal, seen)
     )
@@ -152,6 +151,11 @@ def forward(
         hidden = hidden + attention_output(
             layer.cross_attention, attend(layer.cross_attention, normal, context)
         )
+    return after_ffn(layer, hidden)
+
+
+def after_ffn(layer: Layer, hidden: Tensor) -> Tensor:
+    """The residual stream ``(*batch, tokens, width)`` behind the FFN, from that before it."""
     ffn = layer.ffn
     inner = functional.linear(normalised(ffn.norm, hidden), ffn.in_weight, ffn.in_bias)
     return hidden + functional.linear(functional.gelu(inner), ffn.out_weight, ffn.out_bias)

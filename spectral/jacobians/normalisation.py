@@ -8,10 +8,14 @@ to anything that is ever read is the map it induces on the quotient by 1; with
 W_1`.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from spectral.jacobians.layers import LayerNorm
+from spectral.jacobians.operators import LinearOperator
 
 
 def without_mean(matrix: Tensor) -> Tensor:
@@ -24,7 +28,43 @@ def without_mean(matrix: Tensor) -> Tensor:
     return matrix - matrix.mean(-2, keepdim=True)
 
 
-def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class LayerNormJacobian:
+    """diag(gain) (I - B B') at hidden states ``(*batch, width)``."""
+
+    gain: Tensor  # (*batch, width): r w
+    blind: Tensor  # (*batch, width, 2): B, of the direction 1 and the hidden state's own
+
+    def apply(self, matrix: Tensor) -> Tensor:
+        """Products with matrices ``(*batch, width, columns)``; 5 width multiply-adds a column."""
+        return self.gain[..., None] * self._projected(matrix)
+
+    def operator(self) -> LinearOperator:
+        """The same as an operator of shape ``(*batch, width, width)``."""
+        return LinearOperator(
+            torch.Size([*self.gain.shape, self.gain.shape[-1]]),
+            self.apply,
+            lambda columns: self._projected(self.gain[..., None] * columns),
+            self.gain.dtype,
+            self.gain.device,
+            lambda index: LayerNormJacobian(
+                self.gain.flatten(0, -2)[index], self.blind.flatten(0, -3)[index]
+            ).operator(),
+        )
+
+    def __getitem__(self, index: int | slice) -> "LayerNormJacobian":
+        """The same at some of the states, along their first dimension."""
+        return LayerNormJacobian(self.gain[index], self.blind[index])
+
+    def to(self, dtype: torch.dtype) -> "LayerNormJacobian":
+        """The same in another dtype."""
+        return LayerNormJacobian(self.gain.to(dtype), self.blind.to(dtype))
+
+    def _projected(self, matrix: Tensor) -> Tensor:
+        return matrix - self.blind @ (self.blind.mT @ matrix)
+
+
+def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
     r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
 
     As the inverse deviation r falls with the size of the hidden state, products with it on their
@@ -35,14 +75,14 @@ def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> Tensor:
         hidden: Hidden states ``(*batch, width)``.
 
     Returns:
-        Shape ``(*batch, width, width)``.
+        ``(*batch,)`` matrices of width x width, in factors.
 
     Raises:
         ValueError: For hidden states of another width than the norm's.
 
     Example:
         >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
-        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).norm()
+        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).apply(torch.eye(2)).norm()
         tensor(0.)
     """
     width = len(norm.weight)
@@ -50,7 +90,5 @@ def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> Tensor:
         raise ValueError(f"hidden must have width {width}, got shape {tuple(hidden.shape)}")
     centred = hidden - hidden.mean(-1, keepdim=True)
     inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    along = centred * inverse
-    identity = torch.eye(width, dtype=hidden.dtype, device=hidden.device)
-    rows = without_mean(identity) - along[..., :, None] * along[..., None, :] / width
-    return (norm.weight * inverse)[..., None] * rows
+    blind = torch.stack([torch.ones_like(hidden), centred * inverse], -1) / math.sqrt(width)
+    return LayerNormJacobian(norm.weight * inverse, blind)

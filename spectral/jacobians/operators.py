@@ -76,7 +76,7 @@ def dense_operator(matrix: Tensor) -> LinearOperator:
     return LinearOperator(
         matrix.shape,
         lambda columns: matrix @ columns,
-        lambda columns: matrix.mT @ columns,
+        lambda columns: (columns.mT @ matrix).mT,  # BLAS is slow at matrix.mT @ rows.mT
         matrix.dtype,
         matrix.device,
         lambda index: dense_operator(matrix.reshape(-1, *matrix.shape[-2:])[index]),

@@ -1,6 +1,6 @@
 """What propagators say about a stack of layers: gain, alignment, gap, and unstable dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from spectral._validation import as_float64, require_finite
 from spectral.jacobians.triplets import SingularTriplets
+
+_DOUBT = 10
+"""So many eps |W| may an eigenvalue be off in float32: ten times what propagators show."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,13 @@ def layer_gains(triplets: Sequence[SingularTriplets]) -> LayerGains:
 
 
 def unstable_dimensions(matrix: Tensor) -> Tensor:
-    """Number of eigenvalues of modulus above one, in float64; about 25 D^3 operations each.
+    """Number of eigenvalues of modulus above one; about 25 D^3 operations each.
 
     Of a matrix I + A with a small random A, chance alone puts about half of them there: compare
     with the random twin. A modulus counts from 1 + sqrt(eps) of the matrix's dtype. The propagator
     of a pre-norm layer has an eigenvalue of exactly one, for LayerNorm does not see an equal change
-    of all coordinates, and rounding would put it on either side of one.
+    of all coordinates, and rounding would put it on either side of one. Matrices modulo that
+    direction have a zero instead. In float32, and again in float64 where that leaves a doubt.
 
     Args:
         matrix: Shape ``(*batch, width, width)``.
@@ -77,8 +81,29 @@ def unstable_dimensions(matrix: Tensor) -> Tensor:
         >>> unstable_dimensions(torch.diag(torch.tensor([1.5, -1.1, 1.0, 0.2])))
         tensor(2)
     """
-    eigenvalues: Tensor = torch.linalg.eigvals(_square(matrix))
-    return (eigenvalues.abs() > 1 + torch.finfo(matrix.dtype).eps ** 0.5).sum(-1)
+    return _above(_square(matrix), 1 + torch.finfo(matrix.dtype).eps ** 0.5, _moduli)
+
+
+def growing_dimensions(matrix: Tensor) -> Tensor:
+    """Number of eigenvalues of (W + W') / 2 above one: dimensions in which |h| grows along W.
+
+    In float32, and again in float64 where that leaves a doubt.
+
+    Args:
+        matrix: Shape ``(*batch, width, width)``.
+
+    Returns:
+        Shape ``(*batch,)``, int64.
+
+    Raises:
+        ValueError: For a matrix that is not square, not real floating point, or not finite.
+
+    Example:
+        >>> growing_dimensions(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+        tensor(1)
+    """
+    matrix = _square(matrix)
+    return _above((matrix + matrix.mT) / 2, 1.0, torch.linalg.eigvalsh)
 
 
 def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
@@ -100,6 +125,21 @@ def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
     matrix = _square(matrix)
     eigenvalues: Tensor = torch.linalg.eigvalsh((matrix + matrix.mT) / 2)
     return eigenvalues.flip(-1)
+
+
+def _moduli(matrix: Tensor) -> Tensor:
+    return torch.linalg.eigvals(matrix).abs()
+
+
+def _above(matrix: Tensor, edge: float, values: Callable[[Tensor], Tensor]) -> Tensor:
+    """How many values lie above the edge: float64 matrices ``(*batch, width, width)``."""
+    flat = matrix.flatten(0, -3) if matrix.ndim > 2 else matrix[None]
+    found = values(flat.float())
+    counts = (found > edge).sum(-1)
+    doubt = _DOUBT * torch.finfo(found.dtype).eps * torch.linalg.matrix_norm(flat)
+    doubtful = ((found - edge).abs() <= doubt[:, None]).any(-1).nonzero()[:, 0]
+    counts[doubtful] = (values(flat[doubtful]) > edge).sum(-1)
+    return counts.reshape(matrix.shape[:-2])
 
 
 def _square(matrix: Tensor) -> Tensor:

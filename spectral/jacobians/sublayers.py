@@ -130,13 +130,17 @@ SubLayerJacobian = AttentionJacobian | FeedForwardJacobian
 def feed_forward_jacobian(ffn: FeedForward, hidden: Tensor, inner: Tensor) -> FeedForwardJacobian:
     """The FFN's Jacobian from its input ``(*batch, T, D)`` and its values before the gelu."""
     direction, inverse = _direction(ffn.norm, hidden)
-    slope = torch.special.ndtr(inner) + inner * (inner.square() / -2).exp() / math.sqrt(2 * math.pi)
     return FeedForwardJacobian(
         direction.flatten(0, -2),
-        (slope * inverse).flatten(0, -2),
+        (gelu_slope(inner) * inverse).flatten(0, -2),
         _behind(ffn.norm, ffn.in_weight),
         ffn.out_weight,
     )
+
+
+def gelu_slope(inner: Tensor) -> Tensor:
+    """The derivative of the exact gelu, of any shape."""
+    return torch.special.ndtr(inner) + inner * (inner.square() / -2).exp() / math.sqrt(2 * math.pi)
 
 
 def attention_jacobian(

@@ -4,7 +4,7 @@ Everything is modulo the direction 1, which no layer norm sees (see
 ``spectral.jacobians.normalisation``), and products and injections once more after the final one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,13 @@ from spectral.jacobians.injections import (
     total_sensitivity,
 )
 from spectral.jacobians.layers import Layer, LayerNorm
-from spectral.jacobians.normalisation import layer_norm_jacobian, without_mean
+from spectral.jacobians.normalisation import (
+    LayerNormJacobian,
+    layer_norm_jacobian,
+    without_mean,
+)
 from spectral.jacobians.products import ProductBounds, product_bounds
-from spectral.jacobians.stability import layer_gains, symmetric_eigenvalues, unstable_dimensions
+from spectral.jacobians.stability import growing_dimensions, layer_gains, unstable_dimensions
 from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
 from spectral.measurement.run import Summary, measure
 from spectral.measurement.schemas import JACOBIANS
@@ -153,15 +157,11 @@ def jacobian_columns(
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
     uppers = _uppers(matrices)
-    columns = _layer_columns(propagators, _by_layer(triplets))
+    columns = _layer_columns(propagators, matrices, _by_layer(triplets))
     columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
     columns |= _sublayer_columns(found)
     columns |= _product_columns(uppers, norms, _by_layer(triplets))
-    columns |= _injection_columns(found, uppers, norms)
-    whole = joined(
-        [one.injection.then(upper) for one, upper in zip(found, uppers[1:], strict=True)]
-    )
-    return columns | _sensitivity_columns(stack, whole, streams, chosen, probes, seed)
+    return columns | _context_columns(stack, found, uppers, norms, streams, chosen, probes, seed)
 
 
 def _uppers(matrices: Tensor) -> Tensor:
@@ -183,7 +183,9 @@ def _by_layer(triplets: SingularTriplets) -> list[SingularTriplets]:
     ]
 
 
-def _layer_columns(propagators: Tensor, triplets: list[SingularTriplets]) -> dict[str, Tensor]:
+def _layer_columns(
+    propagators: Tensor, matrices: Tensor, triplets: list[SingularTriplets]
+) -> dict[str, Tensor]:
     gains = layer_gains(triplets)
     last = torch.full_like(gains.gap[:1], torch.nan)  # nothing to align with above it
     width = propagators.shape[-1]
@@ -194,8 +196,8 @@ def _layer_columns(propagators: Tensor, triplets: list[SingularTriplets]) -> dic
         "alignment": torch.cat([gains.alignment, last]),
         "gain": torch.cat([gains.gain, last]),
         "converged": torch.stack([one.converged for one in triplets]),
-        "unstable": unstable_dimensions(propagators) / width,
-        "growing": (symmetric_eigenvalues(propagators) > 1).double().mean(-1),
+        "unstable": unstable_dimensions(matrices) / width,
+        "growing": growing_dimensions(propagators) / width,
     }
 
 
@@ -216,17 +218,28 @@ def _largest_two(matrices: Tensor) -> Tensor:
     return found.sigma.double()
 
 
+def _largest_two_exactly(matrices: Tensor) -> Tensor:
+    """The same by one more product in float64: what the vectors lack counts by its square alone."""
+    found = top_singular_triplets(matrices.float(), limit=matrices.shape[-1])
+    basis = torch.linalg.qr(found.v.to(matrices.dtype)).Q
+    sigma: Tensor = torch.linalg.svdvals(matrices @ basis)
+    return sigma
+
+
 def _product_columns(
-    uppers: Tensor, norms: Tensor, triplets: list[SingularTriplets]
+    uppers: Tensor, norms: LayerNormJacobian, triplets: list[SingularTriplets]
 ) -> dict[str, Tensor]:
     """The product of all layers above and with each: its norm, rank-one ratio, and bounds.
 
     ``normed_direct`` is the norm of the final layer norm alone, at the state before the layer.
     """
-    limit = uppers.shape[-1]
-    products = top_singular_triplets(uppers[:-1], tolerance=_TOLERANCE, limit=limit).sigma
-    normed = _largest_two(norms[-1] @ uppers[:-1])
+    products = torch.cat([_largest_two_exactly(uppers[:-2]), triplets[-1].sigma[None]])
+    normed = _largest_two(norms[-1].apply(uppers[:-1]))
     bounds = [_bounds(triplets[i:]) for i in range(len(triplets))]
+    direct = top_singular_triplets(
+        norms[:-1].to(torch.float32).operator(), k=1, tolerance=_SINGLE_TOLERANCE, block=4,
+        limit=uppers.shape[-1],
+    )  # fmt: skip
     return {
         "product_norm": products[..., 0],
         "product_ratio": _ratio(products),
@@ -235,7 +248,7 @@ def _product_columns(
         "rank_one_bound": torch.stack([bound.rank_one_ratio for bound in bounds]),
         "normed_product_norm": normed[..., 0],
         "normed_product_ratio": _ratio(normed),
-        "normed_direct": _largest_two(norms[:-1])[..., 0],
+        "normed_direct": direct.sigma[..., 0].double(),
     }
 
 
@@ -244,52 +257,70 @@ def _bounds(triplets: list[SingularTriplets]) -> ProductBounds:
     return product_bounds(sigma[..., 0], sigma[..., 1], layer_gains(triplets).alignment)
 
 
-def _injection_columns(
-    found: list[LayerJacobians], uppers: Tensor, norms: Tensor
-) -> dict[str, Tensor]:
-    """Frobenius norms of injections where they enter and where they arrive."""
-    grams = torch.stack([one.injection.gram() for one in found])
-
-    def norm(matrices: Tensor) -> Tensor:
-        return ((matrices @ grams) * matrices).sum((-2, -1)).clamp(min=0).sqrt()
-
-    return {
-        "injection": norm(uppers[-1:]),
-        "arriving": norm(uppers[1:]),
-        "normed_injection": norm(norms[1:]),
-        "normed_arriving": norm(norms[-1] @ uppers[1:]),
-    }
-
-
-def _sensitivity_columns(
+def _context_columns(
     stack: Stack,
-    whole: ContextJacobian,
+    found: list[LayerJacobians],
+    uppers: Tensor,
+    norms: LayerNormJacobian,
     streams: Streams,
     chosen: slice,
     probes: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """J_L, and how much of the total derivative it explains; in float32, sums of squares all.
+    """Injections, J_L, and how much of the total derivative it explains; in float32."""
+    single = [one.injection.to(torch.float32) for one in found]
+    whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
+    gram, cores = whole.gram_and_cores(len(found))
+    ways = torch.stack([one.ways[0] for one in single])
+    columns = _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
+    sizes = torch.linalg.eigvalsh(gram).clamp(min=0)
+    norm = sizes.sum(-1).sqrt()
+    per_token = {"sensitivity": norm, "rank_one_share": sizes[..., -1] / sizes.sum(-1)}
+    per_token |= _total_columns(stack, whole, streams, chosen, probes, seed)
+    shape = len(stack.layers), -1
+    return columns | {name: value.double().expand(shape) for name, value in per_token.items()}
 
-    The probes are directions of the context: one product with each tells of all tokens.
+
+def _injection_columns(
+    ways: Tensor, arriving: Tensor, cores: Tensor, norms: LayerNormJacobian
+) -> dict[str, Tensor]:
+    """Frobenius norms of injections where they enter and where they arrive.
+
+    ``ways`` (layers, tokens, width, inner) lead into the layer's own output, ``arriving`` (tokens,
+    width, layers inner) into the last.
     """
-    whole = whole.to(torch.float32)
-    squares = torch.linalg.eigvalsh(whole.gram()).clamp(min=0)
-    norm = squares.sum(-1).sqrt()
+    cores = cores.movedim(1, 0)
+    last = torch.unflatten(arriving, -1, (len(ways), -1)).movedim(-2, 0)
+    entering, arrived = ((one, one @ cores) for one in (ways, last))
+
+    def norm(pair: tuple[Tensor, Tensor], seen: Callable[[Tensor], Tensor]) -> Tensor:
+        left, right = pair
+        return (seen(left) * seen(right)).sum((-2, -1)).clamp(min=0).sqrt().double()
+
+    return {
+        "injection": norm(entering, without_mean),
+        "arriving": norm(arrived, without_mean),
+        "normed_injection": norm(entering, norms[1:].apply),
+        "normed_arriving": norm(arrived, norms[-1].apply),
+    }
+
+
+def _total_columns(
+    stack: Stack, whole: ContextJacobian, streams: Streams, chosen: slice, probes: int, seed: int
+) -> dict[str, Tensor]:
+    """The total derivative and its share in J_L; one product with each probe tells of all tokens.
+
+    The probes are directions of the context.
+    """
     context = streams.context[0].float()
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(context.numel(), probes, generator=generator).to(context.device)
-    fixed = whole.operator().matmat(directions.expand(len(norm), -1, -1))
-    total = without_mean(_total(stack, streams, context, chosen, directions))
+    directions = torch.randn(context.numel(), probes, generator=generator).to(context.device).mT
+    rows = torch.unflatten(directions, -1, context.shape).contiguous()
+    fixed = whole.shared_products(rows[None])
+    total = without_mean(_total(stack, streams, context, chosen, rows.flatten(1).mT))
     size = total.square().sum((-2, -1))
     left_over = (total - fixed).square().sum((-2, -1))
-    per_token = {
-        "sensitivity": norm,
-        "rank_one_share": squares[..., -1] / squares.sum(-1),
-        "total_sensitivity": (size / probes).sqrt(),
-        "explained": 1 - left_over / size,
-    }
-    return {name: value.expand(len(stack.layers), -1) for name, value in per_token.items()}
+    return {"total_sensitivity": (size / probes).sqrt(), "explained": 1 - left_over / size}
 
 
 def _total(
