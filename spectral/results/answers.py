@@ -10,7 +10,7 @@ ANSWER = "answer"
 ANSWERS = {
     "word_error": "word_error",
     "candidate_share": "candidate",
-    "log_probability": "text_log_probability",
+    "log_probability": "log_probability",
     "tokens": "tokens",
 }
 """What is read off an answer, and its column; word error and candidates are in %."""

@@ -20,14 +20,20 @@ UNSEEN = ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent")
 
 
 def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, condition and utterance: what was said and how sure the model was."""
+    """One row per model, condition and utterance: what was said and how sure the model was.
+
+    ``log_probability`` is the average as openai-whisper has it, or of text tokens alone in rows
+    from before there were decoding rules.
+    """
     columns = [
         "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
         "word_error", "candidate", "outcome", "average_log_probability", "text_log_probability",
         "compression_ratio", "no_speech_probability", "tokens", "finished",
     ]  # fmt: skip
     raw = rows[rows.matched_with == ""]
-    return raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
+    said = raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
+    sure = said.average_log_probability.fillna(said.text_log_probability)
+    return said.assign(log_probability=sure)
 
 
 def word_errors(said: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +48,7 @@ def word_errors(said: pd.DataFrame) -> pd.DataFrame:
         words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
         edits = words * group.word_error.to_numpy()
         candidates, speakers = group.candidate.to_numpy(float), group.speaker.to_numpy()
-        sure = group.text_log_probability.to_numpy()
+        sure = group.log_probability.to_numpy()
         columns = {
             "word_error": interval(partial(ratio, parts=100 * edits, wholes=words), speakers),
             "candidates": share(candidates, np.ones(len(group)), speakers),
