@@ -27,6 +27,7 @@ from spectral.spectra import (
     resolved_modes,
     spectral_slope,
 )
+from spectral.tracing.trace import attach
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LinearOperator",
+    "attach",
     "attention_graph",
     "autodiff_propagators",
     "effective_rank",
