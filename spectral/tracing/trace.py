@@ -1,7 +1,7 @@
 """``spectral.attach``: record a Whisper in memory while its own library decodes with it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from spectral._validation import whole_number
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
+from spectral.jacobians.linearised import linearise
+from spectral.models.adapters import as_layer
 from spectral.moments import Moments
 from spectral.spectra import (
     effective_rank,
@@ -39,6 +41,8 @@ NAMES = {
 _WINDOW = ("window", "run", "row", "attempt", "temperature", "kept", "T")
 _SPECTRA = (*_WINDOW, "layer", "component", "k", "resolved", "n_eff", "n_eff_singular", "alpha",
             "alpha_reason", "Kf", "Kf_resolved")  # fmt: skip
+_JACOBIANS = (*_WINDOW, "token", "layer", "sigma_1", "ratio", "alignment", "gain", "unstable",
+              "injection")  # fmt: skip
 _GRAPHS = (*_WINDOW, "layer", "graph", "head", "Kf")
 
 
@@ -204,6 +208,41 @@ class Trace:
         hidden states after the layer.
         """
         return Table.of(_GRAPHS, self._graphs())
+
+    def jacobians(self, tokens: int = 8, windows: Sequence[int] | None = None) -> Table:
+        """Gain, alignment and the like at ``tokens`` positions per window, evenly apart.
+
+        Of these ``windows``, by default of all that are not known to be dropped attempts. In
+        float64, modulo the direction 1, at the recorded states; :class:`spectral.LinearisedLayers`
+        says what the columns are. token: of the text, from 0. Raises ValueError where Gram matrices
+        alone were kept.
+        """
+        whole_number(tokens, "tokens", least=1)
+        return Table.of(_JACOBIANS, self._jacobians(tokens, windows))
+
+    def _jacobians(self, tokens: int, windows: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+        layers = [as_layer(layer.layer, torch.float64) for layer in self._recorder.decoder.layers]
+        for number, run, window in self._windows():
+            wanted = window.kept is not False if windows is None else number in windows
+            if not wanted or not window.positions:
+                continue
+            first, last = window.positions[0], window.positions[-1] + 1
+            step = -(-(last - first) // tokens)
+            chosen = slice(first + (last - first - 1) % step // 2, last, step)
+            before = [(EMBEDDING, 0), *((HIDDEN_STATE, i) for i in range(self._layers - 1))]
+            hidden = [run.outputs(*place, window.row).double() for place in before]
+            assert run.context is not None, "rows are kept with their context"
+            heard = run.context[window.row * len(run.context) // run.windows]  # samples share one
+            mask = _real(run, window.row, len(hidden[0]))
+            point = linearise(layers, hidden, heard.double(), mask, chosen)
+            columns = {name: value.tolist() for name, value in point.columns().items()}
+            shared = _columns(number, window)
+            for i, position in enumerate(range(last)[chosen]):
+                if position in window.positions:
+                    own = shared | {"token": window.positions.index(position)}
+                    for layer in range(self._layers):
+                        values = {name: value[layer][i] for name, value in columns.items()}
+                        yield own | {"layer": layer} | values
 
     def _spectra(self, k: int, epsilon: float, rows: int | None) -> Iterator[dict[str, Any]]:
         found = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
