@@ -3,7 +3,7 @@
 import copy
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -321,7 +321,7 @@ def test_transcribe_has_rows_for_every_window_and_attempt(openai: Case) -> None:
 
 def test_of_several_samples_the_one_that_is_taken_is_known(openai: Case) -> None:
     torch.manual_seed(0)
-    options = DecodingOptions("transcribe", "en", 0.8, best_of=4, fp16=False, sample_len=5)
+    options = replace(PLAIN, temperature=0.8, best_of=4)
     with spectral.attach(openai.model) as trace:
         (result,) = openai.model.decode(openai.features[:1], options)
     assert len(trace.windows) == 4
