@@ -21,7 +21,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.generation import GenerationMixin
 from whisper.decoding import compression_ratio as whisper_compression_ratio
 
-from spectral.models.decoding import Transcript, greedy, transcribe
+from spectral.models.decoding import Transcript, greedy, hear, transcribe, transcribe_heard
 from spectral.models.ladder import (
     feature_extractor,
     initialise,
@@ -31,7 +31,7 @@ from spectral.models.ladder import (
     write_checksums,
 )
 from spectral.models.loading import available, choose_device, load, load_random_twin
-from spectral.models.rules import UNRESTRICTED
+from spectral.models.rules import OPENAI, UNRESTRICTED
 from spectral.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
 from spectral.models.view import SpeechModel
 from spectral.speech.corpus import find_utterances, read_wave
@@ -497,6 +497,16 @@ def test_a_wave_of_several_windows_is_the_text_of_each_and_their_confidence_toge
     total = sum(n * p.average_log_probability for n, p in zip(counts, parts, strict=True))
     assert long.average_log_probability == pytest.approx(total / sum(counts), abs=1e-6)
     assert long.compression_ratio == whisper_compression_ratio(long.text)
+
+
+def test_what_was_heard_once_is_decoded_by_every_rule_as_if_heard_anew(
+    tiny: SpeechModel, waves: list[np.ndarray]
+) -> None:
+    heard = hear(tiny, waves)
+    kept = heard.context.clone()
+    for rule in (UNRESTRICTED, OPENAI, UNRESTRICTED):
+        assert transcribe_heard(tiny, heard, rule) == transcribe(tiny, waves, rule)
+        assert torch.equal(heard.context, kept)  # decoding overwrites contexts as rows end
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Case:
     """
 
     name: str
-    size: Mapping[str, int]
+    size: Mapping[str, int | str]
     ways: Mapping[str, Way]
     operations: float
     difference: Callable[[], float]

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from spectral.measurement.nulls import fed_alike
-from spectral.measurement.spectra import Decoded, decode
+from spectral.measurement.spectra import Decoded, decode_heard
 from spectral.measurement.texts import Row
 from spectral.models.capture import COMPONENTS
 from spectral.models.controls import spectrum_preserving
+from spectral.models.decoding import Heard
 from spectral.models.rules import Rule
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
@@ -60,14 +61,17 @@ TEXT = [name for name in ACTIVATIONS.names if name not in _COLUMNS]
 
 
 def activation_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], rule: Rule
+    model: SpeechModel,
+    batch: Mapping[str, Sequence[Mixture]],
+    heard: Mapping[str, Heard],
+    rule: Rule,
 ) -> tuple[list[Row], dict[str, Decoded]]:
     """All rows of a batch of utterances, and what they are rows of.
 
-    ``batch`` holds their mixtures by condition. ``subset`` is the folder above the speaker's, such
-    as test-clean.
+    ``batch`` holds their mixtures by condition, ``heard`` what the model hears of them. ``subset``
+    is the folder above the speaker's, such as test-clean.
     """
-    decoded = {name: decode(model, mixtures, rule) for name, mixtures in batch.items()}
+    decoded = {name: decode_heard(model, batch[name], heard[name], rule) for name in batch}
     own: Row = {"decoding": rule.name, "network": TRAINED}
     rows = [row for name in batch for row in _rows(decoded[name], batch[name], name, own)]
     return rows, decoded

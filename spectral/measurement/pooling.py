@@ -40,6 +40,7 @@ from spectral.measurement.surrogates import generator
 from spectral.measurement.texts import Row
 from spectral.measurement.twins import sampled
 from spectral.models.capture import COMPONENTS
+from spectral.models.decoding import hear
 from spectral.models.rules import rule
 from spectral.models.view import SpeechModel
 from spectral.moments import Moments
@@ -158,11 +159,12 @@ def measure_pooling(settings: PoolingSettings) -> None:
 def kept_activations(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
 ) -> list[Row]:
-    """The activations of a batch of utterances, by all rules."""
+    """The activations of a batch of utterances, by all rules; each audio is encoded once."""
+    heard = {name: hear(model, [one.wave for one in played]) for name, played in batch.items()}
     sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
     rows: list[Row] = []
     for by in map(rule, settings.decodings):
-        own, decoded = activation_rows(model, batch, by)
+        own, decoded = activation_rows(model, batch, heard, by)
         rows += own
         if by == settings.rule:
             how = (by, sample, settings.controls, settings.seed)

@@ -13,8 +13,8 @@ from spectral.measurement.schemas import SPECTRA
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row, text_columns
 from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
-from spectral.models.decoding import Transcript, transcribe
-from spectral.models.rules import Rule, recorded
+from spectral.models.decoding import Heard, Transcript, hear, transcribe_heard
+from spectral.models.rules import Rule
 from spectral.models.view import SpeechModel
 from spectral.stress.mixture import Mixture
 
@@ -53,8 +53,15 @@ def spectral_rows(
 
 def decode(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> Decoded:
     """Transcribe a batch under one condition and record what goes on inside."""
+    return decode_heard(model, mixtures, hear(model, [each.wave for each in mixtures]), rule)
+
+
+def decode_heard(
+    model: SpeechModel, mixtures: Sequence[Mixture], heard: Heard, rule: Rule
+) -> Decoded:
+    """:func:`decode` of a batch that the same model has encoded."""
     with capture(model) as recording:
-        transcripts = transcribe(model, [mixture.wave for mixture in mixtures], recorded(rule))
+        transcripts = transcribe_heard(model, heard, rule)
     pairs = zip(mixtures, transcripts, strict=True)
     return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 

@@ -73,9 +73,33 @@ def transcribe(model: SpeechModel, waves: Sequence[np.ndarray], rule: Rule) -> l
             _joined([_of_library(one) for one in model.windows_by_library(wave, **rule.options)])
             for wave in waves
         ]
+    return transcribe_heard(model, hear(model, waves), rule)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Waves as one model hears them, to be decoded by several rules without encoding them again.
+
+    context: the encoder's output for every window, (windows, S, width); windows: how many each
+    wave has.
+    """
+
+    context: Tensor
+    windows: tuple[int, ...]
+
+
+@torch.inference_mode()
+def hear(model: SpeechModel, waves: Sequence[np.ndarray]) -> Heard:
+    """Encode waves (samples,) of any length, all windows of all of them in one batch."""
     pieces = [list(windows(wave, model.window_samples)) for wave in waves]
-    said = iter(greedy(model, model.features([piece for wave in pieces for piece in wave]), rule))
-    return [_joined(list(islice(said, len(wave)))) for wave in pieces]
+    features = model.features([piece for wave in pieces for piece in wave])
+    return Heard(model.encode(features), tuple(map(len, pieces)))
+
+
+def transcribe_heard(model: SpeechModel, heard: Heard, rule: Rule) -> list[Transcript]:
+    """:func:`transcribe` of waves that the same model has encoded."""
+    said = iter(_greedy(model, heard.context.clone(), rule, recorded(rule).limit(model)))
+    return [_joined(list(islice(said, count))) for count in heard.windows]
 
 
 def windows(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
@@ -126,7 +150,6 @@ def _of_library(window: Window) -> Transcript:
     )
 
 
-@torch.inference_mode()
 def greedy(
     model: SpeechModel, features: Tensor, rule: Rule, limit: int | None = None
 ) -> list[Transcript]:
@@ -138,8 +161,16 @@ def greedy(
     """
     most = recorded(rule).limit(model)
     limit = most if limit is None else min(whole_number(limit, "limit", 1), most)
-    context, cache = model.encode(features), model.new_cache()
-    texts = [_Written() for _ in range(len(features))]
+    with torch.inference_mode():
+        context = model.encode(features)
+    return _greedy(model, context, rule, limit)
+
+
+@torch.inference_mode()
+def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list[Transcript]:
+    """Transcripts from contexts (batch, S, width), which are overwritten as rows end."""
+    cache = model.new_cache()
+    texts = [_Written() for _ in range(len(context))]
     prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(len(texts), -1)
     logits = model.step(prompt, context, cache)
     no_speech = _no_speech_probabilities(model, logits[:, 0])
