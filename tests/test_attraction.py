@@ -6,7 +6,7 @@ import pytest
 
 from spectral.results.attraction import convergence, distances, ranks
 from spectral.results.distinct import distinct_share, distinct_texts, entropy_bits, first_words
-from spectral.results.jackknife import jackknife_interval
+from spectral.results.intervals import exact
 from spectral.results.readouts import readouts
 
 _SHARED = {"parameters": 1, "model": "m", "network": "trained"}
@@ -40,7 +40,7 @@ def _distance_rows(factor: float) -> pd.DataFrame:
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])
 def test_planted_convergence_is_found_and_none_where_there_is_none(factor: float) -> None:
-    (row,) = convergence(_distance_rows(factor), "hell", 200, 0).to_dict("records")
+    (row,) = convergence(_distance_rows(factor), "hell").to_dict("records")
     assert row["ratio_clean"] == pytest.approx(0.8)
     assert row["ratio_stressed"] == pytest.approx(0.8 * factor)
     assert row["change"] == pytest.approx(100 * (factor - 1))
@@ -66,16 +66,7 @@ def test_ranks_have_jackknife_intervals_paired_by_voice() -> None:
     (row,) = ranks(_rank_rows(same, same), "hell").to_dict("records")
     assert row["change"] == row["change_low"] == row["change_high"] == 0
     half = row["rank_clean_high"] - 8
-    assert half == pytest.approx(1.959964 * (2 / 3 * 2) ** 0.5)  # (V - 1) / V sum of squares
-
-
-def test_a_jackknife_of_means_is_the_standard_error() -> None:
-    """For a mean of voices it is the textbook's s / sqrt(V), exactly."""
-    values = np.random.default_rng(0).standard_normal(16)
-    without = (values.sum() - values) / 15
-    found = jackknife_interval(values.mean(), without)
-    assert found.high - found.low == pytest.approx(2 * 1.959964 * values.std(ddof=1) / 4, rel=1e-9)
-    assert np.isnan(jackknife_interval(1.0, np.array([1.0])).low)
+    assert half == pytest.approx(4.302653 * (2 / 3 * 2) ** 0.5)  # t of 2, (V - 1) / V squares
 
 
 def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:
@@ -90,7 +81,7 @@ def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:
             ("decoder", "own", (0.5, 0.9)[i]), ("decoder", "swapped", 0.4), ("chance", "own", 0.2)
         )
     )  # fmt: skip
-    (row,) = readouts(rows, 50, 0).to_dict("records")
+    (row,) = readouts(rows).to_dict("records")
     assert row["own"] == pytest.approx(80)
     assert row["swapped"] == pytest.approx(40)
     assert row["added"] == pytest.approx(40)
@@ -110,16 +101,17 @@ def _texts(written: list[str]) -> pd.DataFrame:
 
 
 def test_distinct_texts_are_counted_by_side_and_prefix() -> None:
-    table = distinct_texts(_texts(["ann hid a ring"] * 3 + ["ann hid"]), "hell", 200, 0)
+    table = distinct_texts(_texts(["ann hid a ring"] * 3 + ["ann hid"]), "hell")
     found = table.set_index(["side", "words"])
     assert found.distinct["said", 1] == 75
     assert found.distinct["clean", 0] == 100
     assert found.distinct["hell", 1] == 25
     assert found.entropy["hell", 1] == 0
-    assert found.alike["hell", 1] == found.alike_low["hell", 1] == 100
+    assert found.alike["hell", 1] == 100
     assert found.distinct["hell", 0] == 50
     assert found.alike["hell", 0] == pytest.approx(50), "three of six pairs"
-    assert found.alike["clean", 0] == found.alike_high["clean", 0] == 0, "not even in resamples"
+    assert found.alike["clean", 0] == 0
+    assert found.alike_high["clean", 0] == exact(0, 2).high, "two pairs without a common end"
     assert found.entropy["clean", 0] == pytest.approx(2)
 
 

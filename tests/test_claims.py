@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spectral.claims import answers, changes, layers, scale, sweeps
 from spectral.claims.catalogue import CLAIMS, as_table, published_numbers, weigh
 from spectral.claims.findings import count, findings, span
-from spectral.claims.numbers import NotMeasured, Tables, between_sizes, difference, share
+from spectral.claims.numbers import NotMeasured, Tables
 from spectral.claims.page import LADDER, WHISPER, markdown
 from spectral.claims.predictions import COMMIT, judge, read_predictions
 from spectral.claims.registered import NUMBERS
@@ -31,7 +31,7 @@ from spectral.claims.rules import (
     Statement,
     claim_verdict,
 )
-from spectral.results.bootstrap import Interval
+from spectral.results.intervals import Interval
 from spectral.results.paper import published
 
 ROOT = Path(__file__).parents[1]
@@ -50,10 +50,17 @@ def _tables(folder: Path) -> Tables:
     return Tables(folder, folder / "pooled.csv")
 
 
+def verdict_of(parts: list[Part]) -> str:
+    return claim_verdict([part.verdict for part in parts])
+
+
 def _part(*decided: str) -> Part:
     intervals = {"supported": (1.0, 2.0), "opposed": (-2.0, -1.0), "open": (-1.0, 1.0)}
-    statements = [Statement("m", Interval(0.0, *intervals[d]), ABOVE, 0) for d in decided]
-    return Part("it does", "table", statements, "" if decided else "more")
+    statements = [
+        Statement(f"m{i}", Interval(float(np.mean(intervals[d])), *intervals[d]), ABOVE, 0)
+        for i, d in enumerate(decided)
+    ]
+    return Part("it does", "table", statements, 1.0, "" if decided else "more")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,7 @@ def _part(*decided: str) -> Part:
     ],
 )
 def test_the_verdict_is_that_of_its_parts(parts: list[tuple[str, ...]], expected: str) -> None:
-    assert claim_verdict([_part(*part) for part in parts]) == expected
+    assert verdict_of([_part(*part) for part in parts]) == expected
 
 
 @given(st.floats(-5, 5), st.floats(0, 3), st.floats(-5, 5), st.sampled_from([ABOVE, BELOW]))
@@ -86,24 +93,6 @@ def test_a_bound_inside_the_interval_never_decides(
 
 def test_a_number_without_an_interval_is_open() -> None:
     assert Statement("m", Interval(3.0, math.nan, math.nan), ABOVE, 0).decision == OPEN
-
-
-def test_differences_have_the_interval_of_independent_normals() -> None:
-    found = difference(Interval(5, 2, 8), Interval(1, -3, 5))
-    assert (found.estimate, found.low, found.high) == (4, -1, 9)  # 3, 4 -> 5
-
-
-def test_sizes_of_one_network_have_no_interval_and_more_have_welchs() -> None:
-    assert math.isnan(between_sizes([1.0], [2.0, 3.0]).low)
-    found = between_sizes([1.0, 3.0], [5.0, 7.0])  # variance 1 each, so 2; 2 degrees of freedom
-    assert found.estimate == -4
-    assert found.high - found.estimate == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6)
-
-
-def test_shares_have_the_exact_interval() -> None:
-    assert share(0, 10).high == pytest.approx(100 * (1 - 0.025 ** (1 / 10)))  # closed form
-    assert share(10, 10).low == pytest.approx(100 * 0.025 ** (1 / 10))
-    assert (share(0, 10).low, share(10, 10).high) == (0, 100)
 
 
 def _changes(folder: Path, planted: str, models: Mapping[str, int] = MODELS) -> None:
@@ -165,7 +154,7 @@ def _changes(folder: Path, planted: str, models: Mapping[str, int] = MODELS) -> 
 )
 def test_planted_changes_are_found(weighed, planted: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     _changes(tmp_path, planted)
-    assert claim_verdict(weighed(_tables(tmp_path))) == OUTCOMES[planted]
+    assert verdict_of(weighed(_tables(tmp_path))) == OUTCOMES[planted]
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -202,8 +191,8 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
         ("hypotheses", rows), ("propagators", rows), ("unstable_dimensions", within)
     ):  # fmt: skip
         pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
-    assert claim_verdict(layers.decay(_tables(tmp_path))) == OUTCOMES[planted]
-    assert claim_verdict(layers.rank_one(_tables(tmp_path))) == OUTCOMES[planted]
+    assert verdict_of(layers.decay(_tables(tmp_path))) == OUTCOMES[planted]
+    assert verdict_of(layers.rank_one(_tables(tmp_path))) == OUTCOMES[planted]
     parts = layers.unstable(_tables(tmp_path))
     assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 5
     assert len(parts[-1].statements) == len(MODELS), "where some answers are hallucinated"
@@ -238,12 +227,14 @@ def test_planted_answers_are_found(
 ) -> None:
     said = {1: small, 2: {"loop": 100.0}, 3: large}
     rows = [
-        {"parameters": size, "model": model, "condition": "hell", "n": 64} | said[size]
+        {"parameters": size, "model": model, "condition": "hell", "outcome": kind,
+         "n": round(0.64 * said[size].get(kind, 0.0))} | _number("share", share_, 10.0)
         for model, size in MODELS.items()
-    ]
-    pd.DataFrame(rows).drop(columns="n").to_csv(tmp_path / "outcomes.csv", index=False)
-    pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
-    assert claim_verdict(answers.fluency(_tables(tmp_path))) == expected
+        for kind in ("loop", "gibberish", "invention", "fragment")
+        for share_ in [said[size].get(kind, 0.0)]
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "outcome_confidence.csv", index=False)
+    assert verdict_of(answers.fluency(_tables(tmp_path))) == expected
 
 
 @pytest.mark.parametrize(
@@ -260,7 +251,7 @@ def test_planted_confidence_is_found(
         for condition, value in (("clean", -0.1), ("hell", hell))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
-    assert claim_verdict(answers.confidence(_tables(tmp_path))) == expected
+    assert verdict_of(answers.confidence(_tables(tmp_path))) == expected
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -270,9 +261,9 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
     ]
     of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
     slopes = [
-        model | {"component": "ffn", "modes": 50, "length": "raw", "side": "stressed"}
+        model | {"component": component, "modes": 50, "length": "raw", "side": "stressed"}
         | _number("alpha", alpha if model["parameters"] == 3 else 5.0, reach)
-        for model in of_model
+        for model in of_model for component in COMPONENTS
     ]  # fmt: skip
     tails = [
         model
@@ -288,9 +279,9 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
     pd.DataFrame(slopes).to_csv(tmp_path / "phase_diagram.csv", index=False)
     pd.DataFrame(tails).to_csv(tmp_path / "tail_eigenvalues.csv", index=False)
     parts = changes.hardening(_tables(tmp_path))
-    assert [part.verdict for part in parts] == [NOT_MEASURED] + [OUTCOMES[planted]] * 4
+    assert [part.verdict for part in parts] == [NOT_MEASURED] * 3 + [OUTCOMES[planted]] * 6
     assert "there is no pooled.csv" in parts[0].lacks
-    assert {s.about for part in parts[2:] for s in part.statements} == {"l-0", "l-1"}
+    assert {s.about for part in parts[3:] for s in part.statements} == {"l-0", "l-1"}
 
 
 def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
@@ -300,56 +291,58 @@ def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
         for rival, skill in (("mean", 0.5), ("size", -0.5))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
-    assert claim_verdict(scale.forecast(_tables(tmp_path))) == FAILS
+    assert verdict_of(scale.forecast(_tables(tmp_path))) == FAILS
 
 
 def test_one_predictor_that_forecasts_does_not_hide_one_that_does_not(tmp_path: Path) -> None:
     rows = [
         {"target": "word_error", "predictor": predictor, "rival": rival}
         | _number("skill", skill, 0.1)
-        for rival in ("mean", "size") for predictor, skill in (("alpha", 0.5), ("n_eff", -0.5))
+        for rival in ("mean", "size")
+        for predictor, skill in (("alpha", 0.5), ("n_eff / width", -0.5))
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
     parts = scale.forecast(_tables(tmp_path))
-    assert [len(part.statements) for part in parts] == [2, 2]
-    assert claim_verdict(parts) == UNDECIDED
+    assert [part.verdict for part in parts] == [FAILS, HOLDS, NOT_MEASURED] * 2
 
 
 def test_without_forecasts_nothing_was_measured(tmp_path: Path) -> None:
     columns = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
     pd.DataFrame(columns=columns).to_csv(tmp_path / "forecast.csv", index=False)
-    assert claim_verdict(scale.forecast(_tables(tmp_path))) == NOT_MEASURED
+    assert verdict_of(scale.forecast(_tables(tmp_path))) == NOT_MEASURED
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "support", "expected"),
+    ("verdicts", "reach", "expected"),
     [
         (["step"] * 9 + ["smooth"], 1.0, HOLDS),
         (["smooth"] * 9 + ["step"], 1.0, FAILS),
-        (["step"] * 10, 0.6, UNDECIDED),
+        (["step"] * 10, 20.0, UNDECIDED),
     ],
 )
-def test_courses_decide_only_where_resampled_voices_agree(
-    verdicts: list[str], support: float, expected: str, tmp_path: Path
+def test_courses_decide_only_where_their_margin_does(
+    verdicts: list[str], reach: float, expected: str, tmp_path: Path
 ) -> None:
     rows = [
         {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "length": "raw",
-         "along": along, "verdict": verdict, "support": support}
+         "along": along, "verdict": verdict}
+        | _number("margin", 10.0 if verdict == "step" else -10.0, reach)
         for along in ("severity", "depth") for verdict in verdicts
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "transitions.csv", index=False)
-    assert claim_verdict(sweeps.transition(_tables(tmp_path))) == expected
+    assert verdict_of(sweeps.transition(_tables(tmp_path))) == expected
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
 def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
     sign, reach = SIDES[planted]
     states = [
-        {"parameters": size, "model": model, "network": network, "quantity": "distance"}
+        {"parameters": size, "model": model, "network": network, "quantity": quantity}
         | _number("ratio_stressed", 1 - 0.5 * sign, reach)
         | _number("change", -20 * sign if network == "trained" else 0.0, 10 * reach)
         for model, size in MODELS.items()
         for network in ("trained", "random")
+        for quantity in ("distance", "centred_distance")
     ]
     texts = [
         {"parameters": size, "model": model, "side": side, "words": 0}
@@ -359,7 +352,7 @@ def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
     ]
     pd.DataFrame(states).to_csv(tmp_path / "attraction_distances.csv", index=False)
     pd.DataFrame(texts).to_csv(tmp_path / "attraction_texts.csv", index=False)
-    assert claim_verdict(sweeps.attraction(_tables(tmp_path))) == OUTCOMES[planted]
+    assert verdict_of(sweeps.attraction(_tables(tmp_path))) == OUTCOMES[planted]
 
 
 def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) -> None:
@@ -372,7 +365,8 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
         ]
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "subtle_stress.csv", index=False)
-    (part,) = sweeps.subtle(_tables(tmp_path))
+    unknown, part = sweeps.subtle(_tables(tmp_path))
+    assert unknown.verdict == NOT_MEASURED
     assert [statement.found.estimate for statement in part.statements] == [0.5]
     assert part.verdict == UNDECIDED
 
@@ -381,15 +375,17 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
 def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
     sign, reach = SIDES[planted]
     rows = [
-        {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "condition": "mix",
+        {"parameters": 1, "model": "xs-0", "component": component, "modes": 50, "condition": "mix",
          "observable": "alpha", "verdict": "differs"}
         | _number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | _number("adjusted", sign, reach)
+        for component in COMPONENTS
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "within_conditions_k50.csv", index=False)
     early = [
-        {"parameters": 1, "model": "xs-0", "component": "ffn", "condition": "mix",
+        {"parameters": 1, "model": "xs-0", "component": component, "condition": "mix",
          "observable": observable, "when": when, "prefix": prefix}
         | _number("auc", 0.5 + 0.3 * sign * is_it, 0.2 * reach)
+        for component in COMPONENTS
         for observable, when, prefix, is_it in [
             ("alpha", "before", 0, 1), ("alpha", "before", 8, -1), ("alpha", "any", 0, -1),
             ("n_eff", "before", 0, -1),
@@ -397,7 +393,7 @@ def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
     ]  # fmt: skip
     pd.DataFrame(early).to_csv(tmp_path / "early_warning.csv", index=False)
     parts = sweeps.early_warning(_tables(tmp_path))
-    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 3
+    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 9
     pd.DataFrame(early).assign(auc=np.nan).to_csv(tmp_path / "early_warning.csv", index=False)
     assert sweeps.early_warning(_tables(tmp_path))[-1].verdict == NOT_MEASURED
 

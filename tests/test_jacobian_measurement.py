@@ -213,7 +213,7 @@ def test_a_text_without_tokens_has_no_rows(
 
 
 def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
-    layers = layer_summary(rows, resamples=50, seed=0)
+    layers = layer_summary(rows)
     assert len(layers) == 2 * 2 * LAYERS
     chosen = rows[(rows.network == TRAINED) & (rows.condition == "clean") & (rows.layer == 1)]
     means = chosen.groupby("utterance")[["gap"]].mean()
@@ -222,7 +222,7 @@ def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
     assert found.gap_low <= found.gap <= found.gap_high
     logs = np.log10(chosen.gain).groupby(chosen.utterance).mean().mean()
     assert found.log10_gain == pytest.approx(logs)
-    shares = hypotheses(rows, resamples=50, seed=0)
+    shares = hypotheses(rows)
     assert shares[[*HYPOTHESES]].apply(lambda column: column.between(0, 1).all()).all()
     below = rows[rows.layer == 1].assign(below=lambda table: table.gain < 1)
     by_setting = below.groupby(["network", "condition", "utterance"]).below.mean()

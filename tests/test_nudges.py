@@ -106,7 +106,7 @@ def _planted(changed: dict[str, float]) -> pd.DataFrame:
 
 def test_planted_changes_are_found() -> None:
     rows = _planted({"random": 0.0, "singular": 0.5})
-    table = nudged_texts(rows, 50, 0).set_index("direction")
+    table = nudged_texts(rows).set_index("direction")
     assert (
         table.loc["random", ["changed", "edits", "added_error", "candidates"]].tolist() == [0] * 4
     )
@@ -115,7 +115,7 @@ def test_planted_changes_are_found() -> None:
     assert singular.edits == pytest.approx(0.1)
     assert singular.added_error == pytest.approx(20)
     assert singular.new_candidates == 50
-    grown = growths(rows, 50, 0).set_index(["network", "direction", "layer"]).growth
+    grown = growths(rows).set_index(["network", "direction", "layer"]).growth
     assert grown["trained", "random", 2] == pytest.approx(1)
     assert grown["trained", "singular", 2] == pytest.approx(1.5)
     assert grown["random", "singular", 2] == 0

@@ -28,7 +28,7 @@ def tables(request: pytest.FixtureRequest) -> dict[str, pd.DataFrame]:
     return {
         name: evidence(
             *planted_rows(replace(plan, seed=request.param)),
-            "hell", resamples=1000, seed=request.param, tolerance=0,
+            "hell", tolerance=0,
         )
         for name, plan in PLANS.items()
     }  # fmt: skip
@@ -101,7 +101,7 @@ def truth() -> dict[str, pd.DataFrame]:
     found = {}
     for name in ("rank", "both"):
         rows, _ = planted_rows(replace(PLANS[name], voices=120, each=4, seed=99), nulls=False)
-        table = effects(rows, "hell", resamples=2, seed=0)
+        table = effects(rows, "hell")
         found[name] = table[table.modes == 50].set_index("length")
     return found
 

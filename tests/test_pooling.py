@@ -34,7 +34,6 @@ from spectral.results.replication import (
     changes,
     controls,
     halves,
-    jackknife,
     next_draw,
     spread_of_halves,
 )
@@ -213,23 +212,3 @@ def test_the_next_draw_lies_where_it_is_said_to() -> None:
         found = next_draw(rng.normal(3, 2, 5))
         inside.append(found.low < rng.normal(3, 2) < found.high)
     assert 0.93 < np.mean(inside) < 0.97
-
-
-def test_the_jackknife_covers_a_mean_of_few_unequal_clusters() -> None:
-    rng = np.random.default_rng(0)
-    covered = []
-    for _ in range(800):
-        sizes = rng.integers(2, 12, 12)
-        clusters = [rng.normal(rng.normal(0, 1), 1, size) for size in sizes]
-        whole = np.concatenate(clusters).mean()
-        rest = [np.concatenate(clusters[:i] + clusters[i + 1 :]).mean() for i in range(12)]
-        found = jackknife(float(whole), np.array(rest))
-        covered.append(found.low < 0 < found.high)
-    assert 0.92 < np.mean(covered) < 0.98
-
-
-def test_a_jackknife_of_nan_or_of_one_cluster_is_no_interval() -> None:
-    for without in (np.array([1.0]), np.array([1.0, np.nan, 2.0])):
-        found = jackknife(1.0, without)
-        assert np.isnan(found.low)
-        assert np.isnan(found.high)

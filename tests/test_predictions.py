@@ -21,7 +21,7 @@ from spectral.claims.predictions import (
 )
 from spectral.claims.registered import NUMBERS
 from spectral.claims.rules import ABOVE, BELOW, OPEN
-from spectral.results.bootstrap import Interval
+from spectral.results.intervals import Interval
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "predictions.md"

@@ -13,7 +13,6 @@ import torch
 from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
 from spectral.figures.spectra import spectrum_summary
 from spectral.figures.style import save_figure
-from spectral.results.bootstrap import interval, resampling_weights, weighted_mean
 from spectral.results.effects import (
     MATCHED,
     RAW,
@@ -21,6 +20,7 @@ from spectral.results.effects import (
     layer_means,
     sides,
 )
+from spectral.results.intervals import deletions, interval, weighted_mean
 from spectral.results.paper import paper_table, published, with_holm
 from spectral.results.tables import save_table, with_interval
 from spectral.results.word_errors import (
@@ -70,43 +70,15 @@ def gaussian_rows(tokens: dict[str, int], gain: float = 1.0, utterances: int = 1
 
 
 def effect(rows: pd.DataFrame, length: str) -> pd.Series:
-    table = effects(rows, "hell", resamples=200, seed=0)
+    table = effects(rows, "hell")
     return table[table.length == length].iloc[0]
 
 
-def test_the_first_row_of_weights_is_the_data_itself() -> None:
-    assert (resampling_weights(SPEAKERS, 5, seed=0)[0] == 1).all()
-
-
-def test_each_resample_draws_as_many_voices_and_as_many_utterances_of_each() -> None:
-    weights = resampling_weights(SPEAKERS, 200, seed=0)[1:]
-    for voice in "abcd":
-        own = weights[:, voice == SPEAKERS].sum(1)
-        assert set(own % (voice == SPEAKERS).sum()) == {0}
-    drawn = sum(weights[:, s == SPEAKERS].sum(1) / (s == SPEAKERS).sum() for s in "abcd")
-    assert (drawn == 4).all()
-
-
-def test_resampling_repeats_with_its_seed_and_only_with_it() -> None:
-    first, again = (resampling_weights(SPEAKERS, 50, seed=1) for _ in range(2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, resampling_weights(SPEAKERS, 50, seed=2))
-
-
-def test_intervals_agree_with_a_plain_two_stage_bootstrap() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=len(SPEAKERS)) + (SPEAKERS == "d")
-    found = interval(lambda weights: weighted_mean(weights, values), SPEAKERS, 4000, seed=0)
-    means = []
-    for _ in range(4000):
-        voices = rng.choice(list("abcd"), 4)
-        means.append(
-            np.concatenate(
-                [rng.choice(values[v == SPEAKERS], (v == SPEAKERS).sum()) for v in voices]
-            ).mean()
-        )
-    assert found.estimate == pytest.approx(values.mean())
-    assert [found.low, found.high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.06)
+def test_each_speaker_is_left_out_once() -> None:
+    weights = deletions(SPEAKERS)
+    assert (weights[0] == 1).all()
+    for row, speaker in zip(weights[1:], "abcd", strict=True):
+        assert np.array_equal(row == 0, speaker == SPEAKERS)
 
 
 def test_means_leave_out_what_is_not_finite() -> None:
@@ -117,7 +89,7 @@ def test_means_leave_out_what_is_not_finite() -> None:
 
 
 def test_a_statistic_without_a_value_has_no_interval() -> None:
-    found = interval(lambda weights: weighted_mean(weights, np.full(16, np.nan)), SPEAKERS, 10, 0)
+    found = interval(lambda weights: weighted_mean(weights, np.full(16, np.nan)), SPEAKERS)
     assert np.isnan([found.estimate, found.low, found.high]).all()
 
 
@@ -165,7 +137,7 @@ def test_a_slope_missing_in_one_layer_is_missing_for_the_pair() -> None:
     assert np.isfinite(averages.n_eff_clean["1", RAW])
     found = effect(both, RAW)
     assert (found.delta_alpha_n, found.delta_n_eff_n) == (3, 4)
-    assert (sides(both, "hell", 20, 0).n == 3).all()
+    assert (sides(both, "hell").n == 3).all()
 
 
 def test_an_infinite_graph_index_is_left_out_and_counted() -> None:
@@ -175,7 +147,7 @@ def test_an_infinite_graph_index_is_left_out_and_counted() -> None:
 
 
 def test_published_rows_are_marked_and_kept_apart() -> None:
-    table = effects(gaussian_rows({"clean": 60, "hell": 60}, utterances=4), "hell", 20, 0)
+    table = effects(gaussian_rows({"clean": 60, "hell": 60}, utterances=4), "hell")
     known = published(Path("data/published/k50.csv"))
     readable = paper_table(with_holm(table), known)
     theirs = readable[readable.source != "ladder"]
@@ -201,7 +173,7 @@ def said(references: list[str], transcripts: list[str], condition: str = "clean"
 def test_word_error_is_that_of_the_whole_corpus_and_not_a_mean_of_utterances() -> None:
     references = ["the fox sat", "a", "one two three four five six"]
     transcripts = ["the fox", "no such thing", "one two three four five six"]
-    table = word_errors(said(references, transcripts), 50, 0)
+    table = word_errors(said(references, transcripts))
     whole = jiwer.wer([normalise(r) for r in references], [normalise(t) for t in transcripts])
     assert table.word_error.iloc[0] == pytest.approx(100 * whole)
     assert table.candidates.iloc[0] == pytest.approx(100 / 3)
@@ -216,7 +188,7 @@ def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() 
     rows = said(["a", "b", "c"], ["a", "x", "y"]).assign(
         average_log_probability=[-1.0, -1.01, -0.2]
     )
-    table = outcome_confidence(rows, 50, 0).set_index("outcome")
+    table = outcome_confidence(rows).set_index("outcome")
     assert table.share.sum() == pytest.approx(100)
     assert table.loc["invention", ["n", "share", "passing"]].to_list() == pytest.approx(
         [2, 200 / 3, 50]
@@ -225,12 +197,12 @@ def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() 
     assert table.loc["loop", ["n", "share"]].to_list() == [0, 0]
     assert np.isnan(table.loc["loop", "passing"])
     old = rows.assign(average_log_probability=np.nan)
-    assert outcome_confidence(old, 50, 0).passing.isna().all()
+    assert outcome_confidence(old).passing.isna().all()
 
 
 def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"utterances\.csv: no row for 1, 2, 3"):
-        by_novelty(said(["a", "b", "c"], ["a", "b", "c"]), Path("data/corpus/utterances.csv"), 5, 0)
+        by_novelty(said(["a", "b", "c"], ["a", "b", "c"]), Path("data/corpus/utterances.csv"))
 
 
 def test_training_records_run_on_from_stage_to_stage(tmp_path: Path) -> None:

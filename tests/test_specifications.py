@@ -34,7 +34,7 @@ def choice_rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def table(rows: pd.DataFrame, choice_rows: pd.DataFrame) -> pd.DataFrame:
-    return specification_curve(rows, choice_rows, "hell", resamples=50, seed=0)
+    return specification_curve(rows, choice_rows, "hell")
 
 
 def test_every_specification_that_was_computed_is_there_once(
@@ -81,7 +81,7 @@ def test_a_choice_s_specifications_add_up(table: pd.DataFrame) -> None:
 def test_the_specifications_of_the_main_table_give_its_numbers(
     length: str, rows: pd.DataFrame, table: pd.DataFrame
 ) -> None:
-    main = effects(rows, "hell", resamples=50, seed=0)
+    main = effects(rows, "hell")
     usual = {"length": length, "layers": "mean", "utterances": "all", "forcing": "free",
              "positions": "text", "pooling": "per utterance", "centring": "on",
              "order": "stretch, mix, noise", "stretch": "faster"}  # fmt: skip

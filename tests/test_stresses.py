@@ -68,50 +68,46 @@ def _course(course: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray
 
 @pytest.mark.parametrize("place", [1, 2, 3, 4])
 def test_a_planted_step_is_found_where_it_is(place: int) -> None:
-    found = shape(_course((np.arange(5) >= place).astype(float)), X, 200, 0)
+    found = shape(_course((np.arange(5) >= place).astype(float)), X)
     assert (found.verdict, found.place) == (STEP, place)
-    assert found.margin > 2
-    assert found.support > 0.9
+    assert found.margin.low > 2
 
 
 @pytest.mark.parametrize(
     "course", [X, X**2, -3 * X, np.sqrt(X)], ids=["line", "square", "fall", "root"]
 )
 def test_a_planted_drift_is_smooth(course: np.ndarray) -> None:
-    found = shape(_course(course), X, 200, 0)
+    found = shape(_course(course), X)
     assert found.verdict == SMOOTH
-    assert found.margin < -2
-    assert found.support > 0.9
+    assert found.margin.high < -2
 
 
 def test_no_change_is_seen_as_none_and_rarely_as_a_step() -> None:
-    verdicts = [shape(_course(0 * X, seed=seed), X, 1, 0).verdict for seed in range(200)]
+    verdicts = [shape(_course(0 * X, seed=seed), X).verdict for seed in range(200)]
     assert verdicts.count(FLAT) > 150
     assert verdicts.count(STEP) < 10
 
 
 def test_a_faint_change_is_undecided() -> None:
     """Half of such data cannot tell a step in the middle from a line."""
-    verdicts = [
-        shape(_course(0.15 * (X >= 0.5), seed=seed), X, 1, 0).verdict for seed in range(100)
-    ]
+    verdicts = [shape(_course(0.15 * (X >= 0.5), seed=seed), X).verdict for seed in range(100)]
     assert verdicts.count(UNDECIDED) > 20
 
 
 def test_three_points_two_voices_and_missing_values_are_too_few() -> None:
     values = _course(X)
-    assert shape(values[:, :3], X[:3], 10, 0).verdict == TOO_FEW
-    assert shape(values[:2], X, 10, 0).verdict == TOO_FEW
+    assert shape(values[:, :3], X[:3]).verdict == TOO_FEW
+    assert shape(values[:2], X).verdict == TOO_FEW
     holes = values.copy()
     holes[:14, 1] = np.nan
-    assert shape(holes, X, 10, 0).verdict == TOO_FEW
+    assert shape(holes, X).verdict == TOO_FEW
 
 
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 20))
 def test_units_and_voices_levels_decide_nothing(scale: float, shift: float, seed: int) -> None:
     values = _course(X, seed=seed)
     moved = scale * values + shift * np.arange(VOICES)[:, None]
-    first, second = shape(values, X, 20, 0), shape(moved, X, 20, 0)
+    first, second = shape(values, X), shape(moved, X)
     assert second.verdict == first.verdict
     assert second.margin == pytest.approx(first.margin, abs=1e-4)
 
@@ -128,7 +124,7 @@ def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
         design = np.stack(columns, 1)
         left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
         expected.append(n * np.log(left @ left / n) + (k + 1) * np.log(n))
-    assert shape(values, X, 1, 0).bic[SMOOTH] == pytest.approx(min(expected))
+    assert shape(values, X).bic[SMOOTH] == pytest.approx(min(expected))
 
 
 def test_contrasts_are_orthogonal_and_add_up_to_hell() -> None:
@@ -184,7 +180,7 @@ def test_a_missing_cell_of_the_design_is_named() -> None:
     value = {name: np.ones(VOICES * EACH) for name in ("clean", *CELLS) if name != "mix+noise"}
     rows = _rows(value, np.ones(VOICES * EACH), np.full(VOICES * EACH, 40))
     with pytest.raises(ValueError, match="rows lack mix.noise"):
-        factorial(rows, 10, 0)
+        factorial(rows)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ def test_few_on_one_side_are_not_compared() -> None:
     candidate = np.arange(VOICES * EACH) < 7
     values = np.arange(float(VOICES * EACH))
     rows = _rows({"clean": values, "noise": values}, candidate, np.arange(VOICES * EACH))
-    table = within_conditions(rows, 8, 20, 0)
+    table = within_conditions(rows, 8)
     assert set(table.verdict) == {FEW}
     assert table.auc.isna().all()
     assert (table.candidates == 7).all()
@@ -280,7 +276,7 @@ def _noisy(shares: dict[str, float]) -> pd.DataFrame:
 
 def test_the_width_is_that_of_straight_lines_between_levels() -> None:
     shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75, "noise": 1.0}
-    (row,) = noise_width(_noisy(shares), resamples=200, seed=0).itertuples()
+    (row,) = noise_width(_noisy(shares)).itertuples()
     assert row.width_db == pytest.approx(-1.2 + 12.0)  # 10 % at -12 dB, 90 % at -1.2 dB
     assert row.whole
     assert row.width_db_low < row.width_db < row.width_db_high < 15
@@ -288,24 +284,24 @@ def test_the_width_is_that_of_straight_lines_between_levels() -> None:
 
 def test_a_width_that_the_levels_do_not_hold_is_a_least_one_without_an_upper_end() -> None:
     shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75}
-    (row,) = noise_width(_noisy(shares), resamples=200, seed=0).itertuples()
+    (row,) = noise_width(_noisy(shares)).itertuples()
     assert row.width_db == pytest.approx(-3.0 + 12.0)
     assert not row.whole
     assert row.width_db_low < row.width_db
     assert np.isinf(row.width_db_high)
     early = {"clean": 0.0, "noise-0.5": 0.5, "noise-0.75": 0.75, "noise": 1.0}
-    (row,) = noise_width(_noisy(early), resamples=200, seed=0).itertuples()
+    (row,) = noise_width(_noisy(early)).itertuples()
     assert row.width_db == pytest.approx(-3.0 + 15.0)
     assert not row.whole
 
 
 def test_answers_that_hardly_ever_go_wrong_have_no_width() -> None:
     shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.0, "noise": 0.0}
-    (row,) = noise_width(_noisy(shares), resamples=50, seed=0).itertuples()
+    (row,) = noise_width(_noisy(shares)).itertuples()
     assert np.isnan([row.width_db, row.width_db_low, row.width_db_high]).all()
 
 
 def test_candidates_that_come_and_go_count_as_staying() -> None:
     shares = {"clean": 0.0, "noise-0.5": 0.25, "noise-0.75": 0.0, "noise-0.9": 0.0, "noise": 1.0}
-    (row,) = noise_width(_noisy(shares), resamples=50, seed=0).itertuples()
+    (row,) = noise_width(_noisy(shares)).itertuples()
     assert row.width_db == pytest.approx(-3 + 3 * (0.65 / 0.75) + 15)

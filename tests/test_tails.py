@@ -23,7 +23,7 @@ PLANS = {
 def tables() -> dict[str, pd.DataFrame]:
     keys = ["length", "measure", "part"]
     return {
-        name: tail_ratios(planted_rows(plan, nulls=False)[0], "hell", 500, 0).set_index(keys)
+        name: tail_ratios(planted_rows(plan, nulls=False)[0], "hell").set_index(keys)
         for name, plan in PLANS.items()
     }
 
@@ -80,7 +80,7 @@ def test_a_common_factor_changes_eigenvalues_and_no_share() -> None:
         (i, layer): np.sort(rng.exponential(size=50))[::-1] for i in range(4) for layer in (1, 2)
     }
     rows = by_hand(lambda side, i, layer: list(drawn[i, layer] * (3 if side == "hell" else 1)))
-    table = tail_ratios(rows, "hell", 50, 0)
+    table = tail_ratios(rows, "hell")
     for part in (HEAD, TAIL):
         numbers = ["ratio", "ratio_low", "ratio_high"]
         np.testing.assert_allclose(one(table, RAW, EIGENVALUE, part)[numbers].astype(float), 3)
@@ -95,13 +95,13 @@ def test_a_mode_counts_where_both_sides_resolve_it_in_every_layer() -> None:
         raised = {11: 8.0, 12: 1000.0} if side == "hell" and layer == 1 else {}
         return [raised.get(mode, 1.0) for mode in range(1, count + 1)]
 
-    tail = one(tail_ratios(by_hand(spectra), "hell", 50, 0), RAW, EIGENVALUE, TAIL)
+    tail = one(tail_ratios(by_hand(spectra), "hell"), RAW, EIGENVALUE, TAIL)
     assert (tail.n, tail.modes) == (4, 1)
     assert tail.ratio == pytest.approx(8**0.5), "geometric mean over two layers"
 
 
 def test_a_tail_that_nobody_resolves_has_no_number() -> None:
-    table = tail_ratios(by_hand(lambda *_: [2.0] * 10), "hell", 50, 0)
+    table = tail_ratios(by_hand(lambda *_: [2.0] * 10), "hell")
     assert one(table, RAW, EIGENVALUE, TAIL).n == 0
     assert np.isnan(one(table, RAW, EIGENVALUE, TAIL).ratio)
     assert one(table, RAW, EIGENVALUE, HEAD).ratio == 1
@@ -109,7 +109,7 @@ def test_a_tail_that_nobody_resolves_has_no_number() -> None:
 
 def test_modes_of_fewer_than_half_of_the_utterances_are_left_out() -> None:
     rows = by_hand(lambda side, i, layer: [1.0] * (20 if i == 0 else 15))
-    modes = mode_ratios(rows, "hell", 50, 0)
+    modes = mode_ratios(rows, "hell")
     assert modes["mode"].max() == 15
     assert (modes.n == 4).all()
 
@@ -117,10 +117,10 @@ def test_modes_of_fewer_than_half_of_the_utterances_are_left_out() -> None:
 def test_the_tail_is_the_geometric_mean_of_its_modes() -> None:
     rng = np.random.default_rng(1)
     rows = by_hand(lambda *_: list(np.sort(rng.exponential(size=50))[::-1]))
-    modes = mode_ratios(rows, "hell", 50, 0)
+    modes = mode_ratios(rows, "hell")
     own = modes[(modes.component == "ffn") & (modes.length == MATCHED) & (modes.measure == SHARE)]
     expected = np.exp(np.log(own.ratio[own["mode"] > 10]).mean())
-    tail = one(tail_ratios(rows, "hell", 50, 0), MATCHED, SHARE, TAIL)
+    tail = one(tail_ratios(rows, "hell"), MATCHED, SHARE, TAIL)
     assert tail.ratio == pytest.approx(expected)
     drawn = draw_mode_ratios(modes).axes[8].lines[0].get_ydata()  # the last row's FFN
     np.testing.assert_array_equal(drawn, own.sort_values("mode").ratio)

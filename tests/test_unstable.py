@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from spectral.figures.unstable import draw_unstable
-from spectral.results.bootstrap import LEVEL
+from spectral.results.intervals import LEVEL
 from spectral.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED, unstable_contrasts
 from spectral.results.within import ALIKE, BY_LENGTH, DIFFERS, TOO_FEW
 
@@ -48,8 +48,8 @@ def planted(
     return pd.DataFrame(rows)
 
 
-def contrasts(rows: pd.DataFrame, resamples: int = 500) -> pd.DataFrame:
-    table = unstable_contrasts(rows, least=5, resamples=resamples, seed=0)
+def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
+    table = unstable_contrasts(rows, least=5)
     return table.set_index(["condition", "network", "layer"]).sort_index()
 
 
@@ -75,9 +75,7 @@ def test_a_difference_that_the_twin_shares_is_not_beyond_it() -> None:
 
 
 def test_without_a_planted_difference_intervals_contain_zero_as_often_as_they_say() -> None:
-    found = pd.concat(
-        contrasts(planted(seed=seed), resamples=200).loc[[MILD]] for seed in range(10)
-    )
+    found = pd.concat(contrasts(planted(seed=seed)).loc[[MILD]] for seed in range(10))
     for name in ("difference", "adjusted"):
         inside = (found[f"{name}_low"] <= 0) & (found[f"{name}_high"] >= 0)
         assert inside.mean() > LEVEL - 0.1
@@ -91,7 +89,7 @@ def test_a_difference_of_position_alone_is_gone_at_equal_position() -> None:
 
 
 def test_there_is_no_contrast_where_all_or_none_is_hallucinated() -> None:
-    found = contrasts(planted(trained=5), resamples=50)
+    found = contrasts(planted(trained=5))
     assert set(found.index.get_level_values("condition")) == {"hell", MILD}
     hell = found.loc["hell"]
     assert (hell.verdict == TOO_FEW).all()
@@ -100,7 +98,7 @@ def test_there_is_no_contrast_where_all_or_none_is_hallucinated() -> None:
 
 def test_the_mean_over_layers_is_the_mean_of_the_layers_in_dimensions() -> None:
     rows = planted(trained=3)
-    found = contrasts(rows, resamples=50).loc[MILD, TRAINED].difference
+    found = contrasts(rows).loc[MILD, TRAINED].difference
     assert found[ALL_LAYERS] == pytest.approx(found[["1", "2"]].mean())
     own = rows[(rows.condition == MILD) & (rows.network == TRAINED)]
     means = own.groupby("candidate").unstable.mean() * WIDTH
@@ -108,7 +106,7 @@ def test_the_mean_over_layers_is_the_mean_of_the_layers_in_dimensions() -> None:
 
 
 def test_the_figure_shows_the_differences_of_divided_answers_alone() -> None:
-    table = unstable_contrasts(planted(trained=5), least=5, resamples=50, seed=0)
+    table = unstable_contrasts(planted(trained=5), least=5)
     axes = draw_unstable(table).axes
     own = table[(table.condition == MILD) & (table.layer == ALL_LAYERS)].set_index("network")
     for ax, name in zip(axes, ("difference", "adjusted"), strict=True):

@@ -247,7 +247,7 @@ def _planted(shift: float, wrong: np.ndarray | None = None, seed: int = 0) -> pd
 
 @pytest.mark.parametrize("shift", [1.5, -0.8])
 def test_a_planted_warning_is_found_as_large_as_it_is(shift: float) -> None:
-    table = early_warnings(_planted(shift), 5, 400, 0)
+    table = early_warnings(_planted(shift), 5)
     expected = stats.norm.cdf(shift / np.sqrt(2))
     found = table[(table.observable == "alpha") & (table.when == BEFORE)].set_index("prefix")
     assert set(found.index) == {MEAN, *PREFIXES}
@@ -266,7 +266,7 @@ def test_a_planted_warning_is_found_as_large_as_it_is(shift: float) -> None:
 def test_where_none_is_planted_hardly_any_is_found() -> None:
     missed = 0
     for seed in range(10):
-        table = early_warnings(_planted(0.0, seed=seed), 5, 100, 0)
+        table = early_warnings(_planted(0.0, seed=seed), 5)
         own = table[(table.observable == "alpha") & (table.when == ANY) & (table.prefix == MEAN)]
         missed += not own.auc_low.item() <= CHANCE <= own.auc_high.item()
     assert missed <= 3  # four or more of ten have a probability of 0.1 %
@@ -275,7 +275,7 @@ def test_where_none_is_planted_hardly_any_is_found() -> None:
 def test_only_beginnings_without_a_wrong_word_come_before() -> None:
     wrong = np.where(np.arange(VOICES * EACH) % 2, 4.0, 100.0)
     rows = _planted(1.0, wrong)
-    table = early_warnings(rows, 5, 50, 0)
+    table = early_warnings(rows, 5)
     own = table[table.observable == "alpha"].set_index(["when", "prefix"])
     sizes = own[["candidates", "others"]].sum(axis=1)
     assert sizes[ANY, 4] == sizes[ANY, 8] == sizes[BEFORE, 4] == VOICES * EACH
@@ -288,7 +288,7 @@ def test_only_beginnings_without_a_wrong_word_come_before() -> None:
 
 
 def test_answers_that_begin_wrong_leave_nothing_to_compare_before() -> None:
-    table = early_warnings(_planted(1.0, np.zeros(VOICES * EACH)), 5, 20, 0)
+    table = early_warnings(_planted(1.0, np.zeros(VOICES * EACH)), 5)
     early = table[table.when == BEFORE]
     assert early.auc.isna().all()
     assert (early[["candidates", "others"]] == 0).all(axis=None)
@@ -301,7 +301,7 @@ def test_few_answers_on_a_side_have_no_number_but_a_reason() -> None:
     rows.loc[rows.prefix == 8, "candidate"] = False
     rows["candidate"] &= rows.utterance < "010"
     rows["alpha"] = rows.alpha.where(rows.prefix == 4)  # NaN is left out
-    table = early_warnings(rows, 40, 20, 0)
+    table = early_warnings(rows, 40)
     assert table.auc.isna().all()
     assert table.gain.isna().all()
     assert (table.reason != "").all()
@@ -325,7 +325,7 @@ def test_weighted_auc_is_mann_whitney_s_for_unit_weights() -> None:
 
 
 def test_a_summary_counts_sides_of_chance() -> None:
-    counts = summary(early_warnings(_planted(1.5), 5, 200, 0)).set_index(["when", "observable"])
+    counts = summary(early_warnings(_planted(1.5), 5)).set_index(["when", "observable"])
     for when in (ANY, BEFORE):
         assert tuple(counts.loc[(when, "alpha"), ["of", "above", "below"]]) == (1, 1, 0)
         assert tuple(counts.loc[(when, CONFIDENCE), ["of", "above", "below"]]) == (1, 0, 1)

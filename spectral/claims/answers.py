@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from spectral.claims.numbers import Tables, difference, of, only, share, with_bounds
+from spectral.claims.numbers import Tables, of, only, with_bounds
 from spectral.claims.roles import LARGEST, SMALLEST, every_model, models_of
 from spectral.claims.rules import ABOVE, Part, Statement, part
+from spectral.results.intervals import difference, exact, mean, scaled
 
 _STRESS = "hell"
-_MOST = 50.0
+_MOST, _MANY, _HIGHER = 50.0, 75.0, 0.1
+"""Most answers in %; and the smallest that would matter, of answers and of log-probability."""
+
 _FLUENT = ("invention",)
 _INCOHERENT = ("loop", "fragment", "gibberish")
 _KEYS = ["parameters", "model", "condition"]
@@ -18,8 +21,8 @@ _HIGH = -1.0
 def fluency(tables: Tables) -> list[Part]:
     """Claim 15: most answers of the smallest size are incoherent, of the largest inventions."""
     return [
-        part(f"most answers of the {role} size are {says} (%)", "outcomes",
-             _shares(tables, role, named))
+        part(f"most answers of the {role} size are {says} (%)", "outcome_confidence",
+             _shares(tables, role, named), _MANY)
         for role, says, named in (
             (SMALLEST, "incoherent", _INCOHERENT), (LARGEST, "fluent inventions", _FLUENT)
         )
@@ -27,22 +30,26 @@ def fluency(tables: Tables) -> list[Part]:
 
 
 def _shares(tables: Tables, role: str, named: Sequence[str]) -> Iterator[Statement]:
-    table = tables.read("outcomes", _KEYS)
-    counts = tables.read("word_error", [*_KEYS, "n"])
+    """Shares of kinds add up, speaker by speaker; without a transcript of them it is exact."""
+    table = tables.read("outcome_confidence", [*_KEYS, "outcome", "n", *with_bounds("share")])
+    stressed = table[table.condition == _STRESS]
     for model in models_of(table, role):
-        chosen = {"model": model, "condition": _STRESS}
-        n = int(only(counts, chosen).n)
-        shares = only(table, chosen).reindex([*named]).fillna(0.0)  # kinds nobody wrote lack
-        count = round(float(shares.sum()) / 100 * n)
-        yield Statement(model, share(count, n), ABOVE, _MOST)
+        rows = stressed[stressed.model == model]
+        own = rows[rows.outcome.isin(named) & (rows.n > 0)]
+        count, total = int(own.n.sum()), int(rows.n.sum())
+        found = exact(count, total)
+        if 0 < count < total:
+            found = scaled(mean([of(row, "share") for _, row in own.iterrows()]), len(own))
+        yield Statement(model, found, ABOVE, _MOST)
 
 
 def confidence(tables: Tables) -> list[Part]:
     """Claim 16: log-probability stays high in hallucinations, and does not fall to warn of them."""
     return [
         part(f"the average log-probability in Hell is above {_HIGH:g}", "word_error",
-             _log_probability(tables, _HIGH)),
-        part("it is no lower than on clean speech", "word_error", _falling(tables)),
+             _log_probability(tables, _HIGH), _HIGH / 2),
+        part("it is no lower than on clean speech", "word_error", _falling(tables),
+             _HIGHER),
     ]  # fmt: skip
 
 

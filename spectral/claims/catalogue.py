@@ -67,7 +67,12 @@ class Weighed:
     @property
     def verdict(self) -> str:
         """The verdict on the claim."""
-        return claim_verdict(self.parts)
+        return claim_verdict([part.verdict for part in self.parts])
+
+    @property
+    def by_votes(self) -> str:
+        """What it would be if the intervals of all models had to agree."""
+        return claim_verdict([part.by_votes for part in self.parts])
 
     @property
     def reason(self) -> str:
@@ -90,7 +95,7 @@ def as_table(groups: Mapping[str, Sequence[Weighed]]) -> pd.DataFrame:
                     "claim": one.claim.number, "group": group, "verdict": one.verdict,
                     "part": part.says, "part_verdict": part.verdict, "table": part.source,
                     "lacks": part.lacks,
-                }  # fmt: skip
+                } | _together(part)  # fmt: skip
                 rows += [
                     head | {
                         "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
@@ -100,6 +105,19 @@ def as_table(groups: Mapping[str, Sequence[Weighed]]) -> pd.DataFrame:
                     for s in part.statements
                 ] or [head]  # fmt: skip
     return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
+
+
+def _together(part: Part) -> dict[str, float | str]:
+    """The joint estimate of a part, as columns."""
+    if not part.statements:
+        return {}
+    whole = part.joint
+    return {
+        "part_estimate": whole.found.estimate, "part_low": whole.found.low,
+        "part_high": whole.found.high, "sizes": whole.networks, "tau": whole.tau,
+        "next_low": whole.predicted.low, "next_high": whole.predicted.high,
+        "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
+    }  # fmt: skip
 
 
 def published_numbers(known: pd.DataFrame) -> dict[int, str]:

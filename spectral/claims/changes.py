@@ -4,15 +4,14 @@ Pooled numbers follow the paper's convention, of all utterances but those that l
 Changes per utterance leave those out too: a loop adds many nearly equal rows to one side.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 
 from spectral.claims.numbers import (
     POOLED,
     Tables,
-    between_sizes,
-    difference,
+    by_model,
     of,
     only,
     with_bounds,
@@ -24,16 +23,18 @@ from spectral.claims.roles import (
     every_model,
     is_openai,
     models_of,
+    sizes,
 )
 from spectral.claims.rules import ABOVE, BELOW, Part, Statement, part
 from spectral.measurement.pooling import ALL, UNSEEN
 from spectral.measurement.schemas import SPECTRUM, SWAPPED, TWIN
 from spectral.models.capture import COMPONENTS
 from spectral.models.rules import OPENAI, UNRESTRICTED
-from spectral.results.bootstrap import Interval
 from spectral.results.by_outcome import WITHOUT_LOOPS
 from spectral.results.effects import MATCHED, RAW
 from spectral.results.evidence import MODEL
+from spectral.results.intervals import Interval, between, difference
+from spectral.results.scale import size_of
 from spectral.results.tails import EIGENVALUE, SHARE, TAIL
 
 _MODES = 50
@@ -44,6 +45,11 @@ _DECADES = 2.9
 _WAYS = {"raw": RAW, "at equal length": MATCHED}
 _NETWORKS = {"random twin": TWIN, "random vectors": SPECTRUM}
 _NAMES = {"n_eff": "effective rank", "alpha": "slope"}
+_RANK = {"cross_attention": -4.70, "self_attention": -2.34, "ffn": -13.59}
+"""Published falls of rank in %, of several models the least; what power is stated for."""
+
+_SLOPE, _CONTRAST, _INDEX, _RATIO = 0.008, -11.98 + 4.70, 3.87, 1.05
+"""Other published sizes: self-attention's slope, Tiny minus Turbo, Small's index, tails."""
 
 Models = Callable[[pd.DataFrame], list[str]]
 """The models of a table that a claim is about."""
@@ -53,7 +59,9 @@ def signal_loss(tables: Tables) -> list[Part]:
     """Claim 1: cross-attention's rank falls, beyond the controls, most in the smallest size."""
     return [
         *_falls(tables, "cross_attention", "n_eff", every_model, BELOW),
-        part("the smallest size falls more than the largest", _OUTCOMES, _contrast(tables)),
+        part(
+            "the smallest size falls more than the largest", _OUTCOMES, _contrast(tables), _CONTRAST
+        ),
     ]
 
 
@@ -88,22 +96,27 @@ def resistance(tables: Tables) -> list[Part]:
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
     ]
     return [
-        part(says, tables.pooled.stem, _pooled(tables, COMPONENTS, name, every_model, ABOVE, bound))
+        part(f"{_said(component)}: {says}", tables.pooled.stem,
+             _pooled(tables, component, name, every_model, ABOVE, bound), _INDEX)
         for says, name, bound in pooled
+        for component in COMPONENTS
     ] + [
-        part(says, _OUTCOMES, _changed(tables, COMPONENTS, name, way, every_model, ABOVE, bound))
+        part(f"{_said(component)}: {says}", _OUTCOMES,
+             _changed(tables, component, name, way, every_model, ABOVE, bound), _INDEX)
         for says, name, way, bound in changes
-    ]
+        for component in COMPONENTS
+    ]  # fmt: skip
 
 
 def either_regime(tables: Tables) -> list[Part]:
     """Claim 5: effective rank falls in every component of every size."""
     return [
         part(
-            f"effective rank falls, {says}", _OUTCOMES,
-            _changed(tables, COMPONENTS, "n_eff", way, every_model, BELOW, 0),
+            f"{_said(component)}: effective rank falls, {says}", _OUTCOMES,
+            _changed(tables, component, "n_eff", way, every_model, BELOW, 0), _RANK[component],
         )
         for says, way in _WAYS.items()
+        for component in COMPONENTS
     ]  # fmt: skip
 
 
@@ -115,23 +128,31 @@ def hardening(tables: Tables) -> list[Part]:
     activations, in all modes alike, do not raise.
     """
     return [
-        part(
-            f"alpha exceeds {_ALPHA:g} under stress, pooled, K = {_MODES}", tables.pooled.stem,
-            _pooled(tables, COMPONENTS, "alpha_stressed", _role(LARGEST), ABOVE, _ALPHA),
+        *(
+            part(
+                f"{_said(component)}: alpha exceeds {_ALPHA:g} under stress, pooled, K = {_MODES}",
+                tables.pooled.stem,
+                _pooled(tables, component, "alpha_stressed", _role(LARGEST), ABOVE, _ALPHA),
+                _ALPHA + 1,
+            )
+            for component in COMPONENTS
         ),
-        part(f"alpha exceeds {_ALPHA:g} under stress", "phase_diagram", _slopes(tables)),
+        *(
+            part(f"{_said(component)}: alpha exceeds {_ALPHA:g} under stress, mean over K",
+                 "phase_diagram", _slopes(tables, component), _ALPHA + 1)
+            for component in COMPONENTS
+        ),
         *_tails(tables),
     ]  # fmt: skip
 
 
-def _slopes(tables: Tables) -> Iterator[Statement]:
-    keys = ["parameters", "model", "component", "modes", "side"]
+def _slopes(tables: Tables, component: str) -> Iterator[Statement]:
+    keys = ["parameters", "model", "component", "side"]
     table = tables.read("phase_diagram", [*keys, *with_bounds("alpha")])
-    large = models_of(table, LARGEST)
-    stressed = table[table.model.isin(large) & (table.side == "stressed")]
-    for _, row in stressed.sort_values(["model", "component", "modes"]).iterrows():
-        about = f"{row.model}, {row.component}, K = {row.modes}"
-        yield Statement(about, of(row, "alpha"), ABOVE, _ALPHA)
+    large = table.model.isin(models_of(table, LARGEST))
+    own = table[large & (table.side == "stressed") & (table.component == component)]
+    for model, found in by_model(own, "alpha"):
+        yield Statement(model, found, ABOVE, _ALPHA)
 
 
 def _tails(tables: Tables) -> list[Part]:
@@ -142,7 +163,7 @@ def _tails(tables: Tables) -> list[Part]:
         ("as shares of their sum, at equal length", MATCHED, SHARE),
     )
     return [
-        part(f"{says}, {way}", "tail_eigenvalues", _tail(tables, length, measure))
+        part(f"{says}, {way}", "tail_eigenvalues", _tail(tables, length, measure), _RATIO)
         for way, length, measure in ways
     ]
 
@@ -159,19 +180,24 @@ def _tail(tables: Tables, length: str, measure: str) -> Iterator[Statement]:
 def _falls(
     tables: Tables, component: str, observable: str, models: Models, side: str
 ) -> list[Part]:
-    """That a change has a side: pooled, raw, at equal length, and there beyond each null."""
-    name = f"{component.replace('_', '-')}'s {_NAMES[observable]}"
+    """That a change has a side: pooled, raw, at equal length, and there beyond each null.
+
+    Beyond a null half of what was published would matter.
+    """
+    name = f"{_said(component)}'s {_NAMES[observable]}"
     verb = {BELOW: "falls", ABOVE: "rises"}[side]
-    pooled = _pooled(tables, [component], observable, models, side, 0)
-    parts = [part(f"{name} {verb}, pooled", tables.pooled.stem, pooled)]
+    expected = _RANK[component] if observable == "n_eff" else _SLOPE
+    pooled = _pooled(tables, component, observable, models, side, 0)
+    parts = [part(f"{name} {verb}, pooled", tables.pooled.stem, pooled, expected)]
     for says, way in _WAYS.items():
-        changed = _changed(tables, [component], observable, way, models, side, 0)
-        parts.append(part(f"{name} {verb}, {says}", _OUTCOMES, changed))
+        changed = _changed(tables, component, observable, way, models, side, 0)
+        parts.append(part(f"{name} {verb}, {says}", _OUTCOMES, changed, expected))
+    more = f"{name} {verb} more than with"
     for says, control in _NETWORKS.items():
         beyond = _beyond_control(tables, component, observable, control, models, side)
-        parts.append(part(f"{name} {verb} more than with {says}", _CONTROLS, beyond))
+        parts.append(part(f"{more} {says}", _CONTROLS, beyond, expected / 2))
     beyond = _beyond_speech(tables, component, observable, models, side)
-    return [*parts, part(f"{name} {verb} more than with other speech", _EVIDENCE, beyond)]
+    return [*parts, part(f"{more} other speech", _EVIDENCE, beyond, expected / 2)]
 
 
 def pooled_row(tables: Tables, name: str, **where: object) -> "pd.Series[float]":
@@ -213,24 +239,21 @@ def control_row(
 
 
 def _pooled(
-    tables: Tables, components: Sequence[str], name: str, models: Models, side: str, bound: float
+    tables: Tables, component: str, name: str, models: Models, side: str, bound: float
 ) -> Iterator[Statement]:
     measured = tables.read(POOLED, ["of", "parameters", "model"])
     for model in models(measured[measured.of == "measured"]):
-        for component in components:
-            row = pooled_row(tables, name, model=model, component=component)
-            yield Statement(_about(model, component, components), of(row, name), side, bound)
+        row = pooled_row(tables, name, model=model, component=component)
+        yield Statement(model, of(row, name), side, bound)
 
 
 def _changed(
-    tables: Tables, components: Sequence[str], observable: str, way: str, models: Models, side: str,
+    tables: Tables, component: str, observable: str, way: str, models: Models, side: str,
     bound: float,
 ) -> Iterator[Statement]:  # fmt: skip
     for model in models(tables.read(_OUTCOMES, ["parameters", "model"])):
-        for component in components:
-            row = changed_row(tables, model, component, observable, way)
-            found = of(row, f"delta_{observable}")
-            yield Statement(_about(model, component, components), found, side, bound)
+        row = changed_row(tables, model, component, observable, way)
+        yield Statement(model, of(row, f"delta_{observable}"), side, bound)
 
 
 def _beyond_control(
@@ -253,8 +276,8 @@ def _beyond_speech(
             only(table, chosen | {"modes": _MODES, "length": MATCHED, "source": source})
             for source in (MODEL, SWAPPED)
         )
-        ends = (Interval(*map(float, row[["change", "low", "high"]])) for row in (own, other))
-        yield Statement(model, difference(*ends), side, 0)
+        both = (of(row, "change", ("change", "low", "high")) for row in (own, other))
+        yield Statement(model, difference(*both), side, 0)
 
 
 def _contrast(tables: Tables) -> Iterator[Statement]:
@@ -272,14 +295,14 @@ def _contrast(tables: Tables) -> Iterator[Statement]:
                 found = difference(change(one), change(other))
                 yield Statement(f"{one} minus {other}", found, BELOW, 0)
         return
-    ones, others = ([change(model).estimate for model in group] for group in (small, large))
-    about = f"{', '.join(small)} minus {', '.join(large)}"
-    yield Statement(about, between_sizes(ones, others), BELOW, 0)
+    one, other = (size_of(group[0]) for group in (small, large))
+    every = {size_of(group[0]): list(map(change, group)) for group in sizes(table)}
+    yield Statement(f"{one} minus {other}", between(every, one, other), BELOW, 0)
 
 
 def _role(role: str) -> Models:
     return lambda table: models_of(table, role)
 
 
-def _about(model: str, component: str, components: Sequence[str]) -> str:
-    return model if len(components) == 1 else f"{model}, {component}"
+def _said(component: str) -> str:
+    return component.replace("_", "-")

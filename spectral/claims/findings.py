@@ -1,11 +1,18 @@
-"""What the tables say in a few lines: ranges over models, and how many intervals exclude chance."""
+"""What the tables say in a few lines: ranges over models, and joint estimates."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from spectral.claims.numbers import MODEL_KEYS, POOLED, NotMeasured, Tables
-from spectral.claims.rules import NOT_MEASURED
+from spectral.claims.numbers import (
+    MODEL_KEYS,
+    POOLED,
+    NotMeasured,
+    Tables,
+    by_model,
+    with_bounds,
+)
+from spectral.claims.rules import NOT_MEASURED, joint_over_sizes
 from spectral.measurement.pooling import ALL, UNSEEN
 from spectral.models.rules import OPENAI, UNRESTRICTED
 from spectral.results.by_outcome import WITHOUT_LOOPS
@@ -14,8 +21,7 @@ from spectral.results.evidence import EFFECT, MODEL, verdicts
 from spectral.results.tails import EIGENVALUE, TAIL
 from spectral.results.unstable import ALL_LAYERS, RANDOM, TRAINED
 from spectral.results.verdict import SURVIVES
-from spectral.results.warnings import BEFORE, CHANCE, MEAN
-from spectral.results.within import DIFFERS
+from spectral.results.warnings import BEFORE, MEAN
 
 Line = tuple[str, str]
 """What was measured, and what came out."""
@@ -116,7 +122,7 @@ def _effects(tables: Tables) -> Iterator[Line]:
 
 
 def _contrasts(tables: Tables) -> Iterator[Line]:
-    """Between sizes of equal width or depth; the interval is of these networks."""
+    """Between sizes of equal width or depth, over speakers and seeds."""
     columns = ["differs", "contrast", "seeds", "component", "observable"]
     table = tables.read("scale_contrasts", [*columns, "change", "change_low", "change_high"])
     chosen = (table.component == "cross_attention") & (table.observable == "n_eff")
@@ -141,32 +147,29 @@ def _tails(tables: Tables) -> Iterator[Line]:
 
 
 def _unstable(tables: Tables) -> Iterator[Line]:
-    columns = [*MODEL_KEYS, "network", "layer", "difference", "verdict"]
+    columns = [*MODEL_KEYS, "network", "layer", *with_bounds("difference", "adjusted")]
     table = tables.read("unstable_dimensions", columns)
-    table = table[(table.layer == ALL_LAYERS) & (table.network == TRAINED)]
-    own = table.dropna(subset="difference")
-    differs, more = own.verdict == DIFFERS, own.difference > 0
+    own = table[(table.layer == ALL_LAYERS) & (table.network == TRAINED)]
+    raw, cut = (_together(own, name, "+.1f") for name in ("difference", "adjusted"))
     yield (
-        "unstable dimensions, hallucinated minus other answers under one stress",
-        f"{span(own.difference, 1, sign=True)}; at equal length too, surely more in "
-        f"{count(differs & more)}, surely fewer in {count(differs & ~more)}",
+        "unstable dimensions, hallucinated minus other answers under one stress, all models",
+        f"{raw}; at equal length {cut}",
     )
 
 
 def _beginnings(tables: Tables) -> Iterator[Line]:
-    columns = ["model", "condition", "when", "component", "observable", "prefix"]
-    table = tables.read("early_warning", [*columns, "auc", "auc_low", "auc_high", "gain_low"])
+    """AUC of later hallucinations, and how much farther from one half than log-probability's."""
+    columns = [*MODEL_KEYS, "condition", "when", "component", "observable", "prefix"]
+    table = tables.read("early_warning", [*columns, *with_bounds("auc", "gain")])
     means = table[(table.prefix == MEAN) & (table.when == BEFORE)].dropna(subset="auc")
     for component in ("cross_attention", "answer"):
         own = means[(means.component == component) & means.observable.isin(list(_NAMES))]
         for observable, part in own.groupby("observable"):
-            differs = (part.auc_low > CHANCE) | (part.auc_high < CHANCE)
             name = f"{_NAMES[component]}: {_NAMES[observable].split(' (')[0]}"
-            better = f", better than the log-probability in {count(part.gain_low > 0)}"
+            better = f"; beyond the log-probability {_together(part, 'gain', '+.2f')}"
             yield (
-                f"{name}, before the first wrong word: tells later hallucinations apart",
-                f"in {count(differs)} models and conditions"
-                + (better if component != "answer" else ""),
+                f"{name}, before the first wrong word: AUC of later hallucinations, all models",
+                _together(part, "auc", ".2f") + (better if component != "answer" else ""),
             )
 
 
@@ -223,6 +226,15 @@ _LINES = (
     _answers, _pooled, _without_loops, _effects, _contrasts, _tails, _unstable, _beginnings,
     _courses, _subtle, _gains, _forecasts,
 )  # fmt: skip
+
+
+def _together(rows: pd.DataFrame, name: str, style: str) -> str:
+    """The joint estimate over models, as on the page of claims."""
+    numbers = dict(by_model(rows, name))
+    if not numbers:
+        return "n/a"
+    found = joint_over_sizes(numbers).found
+    return f"{found.estimate:{style}} [{found.low:{style}}, {found.high:{style}}]"
 
 
 def span(values: Iterable[float], digits: int = 0, sign: bool = False) -> str:

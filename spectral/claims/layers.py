@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from spectral.claims.numbers import MODEL_KEYS, Tables, difference, of, only, with_bounds
+from spectral.claims.numbers import MODEL_KEYS, Tables, by_model, of, only, with_bounds
 from spectral.claims.roles import LARGEST, SMALLEST, every_model, models_of
 from spectral.claims.rules import ABOVE, BELOW, Part, Statement, part
-from spectral.results.bootstrap import Interval
+from spectral.results.intervals import Interval, difference, mean
 from spectral.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED
 
 SHARES = (
@@ -20,6 +20,9 @@ SHARES = (
 )
 _MOST = 0.5
 _SMALL_GAP = 0.5
+_FEW, _MANY, _MORE = 0.01, 0.75, 0.1
+"""The smallest that would matter: of dimensions, of tokens, and more tokens than in a control."""
+
 STRESS = "hell"
 
 
@@ -27,13 +30,13 @@ def unstable(tables: Tables) -> list[Part]:
     """Claim 8: more unstable dimensions in Hell than on clean speech, and in hallucinations."""
     says = "under one stress, hallucinated answers have more of them"
     return [
-        part("more unstable dimensions in Hell than on clean speech", "propagators",
-             _rises(tables, beyond=False)),
-        part("the rise is larger than of the random twin", "propagators",
-             _rises(tables, beyond=True)),
+        part("more unstable dimensions in Hell than on clean speech, mean over layers",
+             "propagators", _rises(tables, beyond=False), _FEW),
+        part("the rise is larger than of the random twin, mean over layers", "propagators",
+             _rises(tables, beyond=True), _FEW),
         *(
-            part(which, "unstable_dimensions", _hallucinated(tables, name, network),
-                 without="there is no stress under which some answers are hallucinated")
+            part(which, "unstable_dimensions", _hallucinated(tables, name, network), 1.0,
+                 "there is no stress under which some answers are hallucinated")
             for which, name, network in (
                 (f"{says}, raw", "difference", TRAINED),
                 (f"{says}, at equal length", "adjusted", TRAINED),
@@ -57,10 +60,9 @@ def rises_by_layer(tables: Tables, model: str, network: str) -> list[Interval]:
 
 def _rises(tables: Tables, beyond: bool) -> Iterator[Statement]:
     for model in every_model(tables.read("propagators", MODEL_KEYS)):
-        trained, random = (rises_by_layer(tables, model, name) for name in (TRAINED, RANDOM))
-        for i, (one, other) in enumerate(zip(trained, random, strict=True), start=1):
-            found = difference(one, other) if beyond else one
-            yield Statement(f"{model}, layer {i}", found, ABOVE, 0)
+        trained, random = (mean(rises_by_layer(tables, model, name)) for name in (TRAINED, RANDOM))
+        found = difference(trained, random) if beyond else trained
+        yield Statement(model, found, ABOVE, 0)
 
 
 def _hallucinated(tables: Tables, name: str, network: str) -> Iterator[Statement]:
@@ -68,8 +70,8 @@ def _hallucinated(tables: Tables, name: str, network: str) -> Iterator[Statement
     keys = [*MODEL_KEYS, "condition", "network", "layer"]
     table = tables.read("unstable_dimensions", [*keys, *with_bounds("difference", "adjusted")])
     rows = table[(table.layer == ALL_LAYERS) & (table.network == network)]
-    for _, row in rows.dropna(subset="difference").sort_values(keys).iterrows():
-        yield Statement(f"{row.model}, {row.condition}", of(row, name), ABOVE, 0)
+    for model, found in by_model(rows, name):
+        yield Statement(model, found, ABOVE, 0)
 
 
 def decay(tables: Tables) -> list[Part]:
@@ -80,15 +82,15 @@ def decay(tables: Tables) -> list[Part]:
     """
     return [
         part("every gain is below one, at most tokens", "hypotheses",
-             _share(tables, SMALLEST, "gain_below_one")),
+             _share(tables, SMALLEST, "gain_below_one"), _MANY),
         part("the product of layers decays, at most tokens", "hypotheses",
-             _share(tables, SMALLEST, "product_decays")),
+             _share(tables, SMALLEST, "product_decays"), _MANY),
         part("the first injection decays relative to the hidden state, at most tokens",
-             "hypotheses", _share(tables, SMALLEST, "relative_injection_decays")),
+             "hypotheses", _share(tables, SMALLEST, "relative_injection_decays"), _MANY),
         part("the first injection decays after the final norm, at most tokens", "hypotheses",
-             _share(tables, SMALLEST, "normed_injection_decays")),
+             _share(tables, SMALLEST, "normed_injection_decays"), _MANY),
         part("it does so after the final norm oftener than in the random twin", "hypotheses",
-             _beyond_twin(tables, SMALLEST, "normed_injection_decays")),
+             _beyond_twin(tables, SMALLEST, "normed_injection_decays"), _MORE),
     ]  # fmt: skip
 
 
@@ -96,12 +98,13 @@ def rank_one(tables: Tables) -> list[Part]:
     """Claim 11: in the largest size, sensitivity is of rank one and gaps are small."""
     return [
         part("most of the sensitivity is in one direction", "hypotheses",
-             _share(tables, LARGEST, "rank_one_share")),
+             _share(tables, LARGEST, "rank_one_share"), _MANY),
         part("more of it than in the random twin", "hypotheses",
-             _beyond_twin(tables, LARGEST, "rank_one_share")),
+             _beyond_twin(tables, LARGEST, "rank_one_share"), _MORE),
         part("the product is of rank one, at most tokens", "hypotheses",
-             _share(tables, LARGEST, "product_rank_one")),
-        part(f"gaps are below {_SMALL_GAP}", "propagators", _gaps(tables)),
+             _share(tables, LARGEST, "product_rank_one"), _MANY),
+        part(f"gaps are below {_SMALL_GAP}, mean over layers", "propagators", _gaps(tables),
+             _SMALL_GAP / 2),
     ]  # fmt: skip
 
 
@@ -120,8 +123,8 @@ def _gaps(tables: Tables) -> Iterator[Statement]:
         & (table.network == TRAINED)
         & (table.condition == STRESS)
     ]
-    for _, row in chosen.sort_values(["model", "layer"]).iterrows():
-        yield Statement(f"{row.model}, layer {row.layer}", of(row, "gap"), BELOW, _SMALL_GAP)
+    for model, found in by_model(chosen, "gap"):
+        yield Statement(model, found, BELOW, _SMALL_GAP)
 
 
 def _share(tables: Tables, role: str, name: str) -> Iterator[Statement]:

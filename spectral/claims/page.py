@@ -11,12 +11,17 @@ from spectral.claims.rules import NOT_MEASURED, VERDICTS, Part, Statement
 
 TITLE = "The claims, as measured"
 INTRODUCTION = (
-    "A claim has parts that must all be true, and a part says something of every model that it is "
-    "about. A part holds if all the 95 % intervals lie wholly on the claim's side of the bound, "
-    "fails if all lie wholly on the other side, and is undecided otherwise. A claim holds if every "
-    "part holds, and fails if one fails. What is claimed of a size of OpenAI's models is weighed "
-    "on models of that size, never on others in their place. Differences between sizes of the "
-    "ladder need two networks of each."
+    "A claim has parts that must all be true. A part is judged by the joint estimate over its "
+    "models ([docs/verdicts.md](../docs/verdicts.md)): it holds if the joint 95 % interval lies "
+    "wholly on the claim's side of the bound, fails if wholly on the other side, and is undecided "
+    "otherwise. A claim holds if every part holds, and fails if one fails. Power is the chance "
+    "that an interval as wide would hold what is claimed, of a number as large as published, or "
+    "else as large as would matter. What is claimed of a size of OpenAI's models is weighed on "
+    "models of that size, never on others in their place."
+)
+VOTES = (
+    "Had the intervals of all models to agree, one by one, these verdicts would be others. Votes "
+    "leave undecided what a joint estimate decides, and the more models there are, the more often."
 )
 PREDICTED = (
     "[docs/predictions.md](../docs/predictions.md) was committed ({commit}) before any row of "
@@ -42,6 +47,7 @@ def markdown(groups: Groups, published: Mapping[int, str], judged: pd.DataFrame)
         said = published.get(claim.number, "no number is known")
         verdicts = " | ".join(f"**{weighed.verdict}**" for weighed in together)
         lines += [f"| {claim.number} | {claim.text} | {said} | {verdicts} |"]
+    lines += _votes(groups)
     lines += ["", "## What became of the predictions", "", PREDICTED.format(commit=COMMIT), ""]
     lines += [f"{outcomes(judged)}.", "", *_predictions(judged)]
     for together in zip(*groups.values(), strict=True):
@@ -89,6 +95,18 @@ def _predictions(judged: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _votes(groups: Groups) -> list[str]:
+    """Where counting votes would have said otherwise."""
+    lines = ["", "## What counting votes would have said", "", VOTES, ""]
+    lines += ["| # | models | by votes | verdict | because |", "|--:|:--|:--|:--|:--|"]
+    return lines + [
+        f"| {one.claim.number} | {name} | {one.by_votes} | **{one.verdict}** | {one.reason} |"
+        for name, found in groups.items()
+        for one in found
+        if one.by_votes != one.verdict
+    ]
+
+
 def _claim(groups: Mapping[str, Weighed], judged: pd.DataFrame) -> list[str]:
     claim = next(iter(groups.values())).claim
     lines = ["", f"## {claim.number}. {claim.text}", "", f"From: {claim.source}."]
@@ -100,6 +118,7 @@ def _claim(groups: Mapping[str, Weighed], judged: pd.DataFrame) -> list[str]:
         for part in weighed.parts:
             lines += ["", f"*{_sentence(_heading(part))}*"]
             if part.statements:
+                lines += ["", _together(part)]
                 lines += ["", "| of | number [95 %] | claim | decision |", "|:--|:--|:--|:--|"]
                 lines += [f"| {' | '.join(cells(s))} |" for s in part.statements]
     return lines
@@ -109,6 +128,19 @@ def _heading(part: Part) -> str:
     if part.verdict == NOT_MEASURED:
         return f"{part.says}: {NOT_MEASURED}: {part.lacks}"
     return f"{part.says}: {part.verdict} ({part.source}.csv)"
+
+
+def _together(part: Part) -> str:
+    """The joint estimate in words."""
+    whole, found = part.joint, part.joint.found
+    first = part.statements[0]
+    said = f"{_number(found.estimate, found.low, found.high)}, claimed {first.side} {first.bound:g}"
+    if whole.networks > 1:
+        ends = whole.predicted
+        said += f"; of {whole.networks} sizes or seeds, tau {whole.tau:.2g}"
+        said += f", one more within [{ends.low:.3g}, {ends.high:.3g}]"
+    said += f"; {part.on_side} of {len(part.statements)} on the claimed side"
+    return f"**Together** {said}; power {part.power:.2f} at {part.expected:g}."
 
 
 def _sentence(text: str) -> str:

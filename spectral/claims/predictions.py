@@ -12,7 +12,7 @@ import pandas as pd
 
 from spectral.claims.numbers import NotMeasured, Tables
 from spectral.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
-from spectral.results.bootstrap import Interval
+from spectral.results.intervals import Interval
 
 COMMIT = "365e973"
 """The commit of the page, from before the first row was measured."""

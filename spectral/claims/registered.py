@@ -1,6 +1,6 @@
 """The numbers that the predictions are about, each from a table of another notebook."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
@@ -12,10 +12,8 @@ from spectral.claims.numbers import (
     NONSPEECH,
     NotMeasured,
     Tables,
-    difference,
     of,
     only,
-    share,
     with_bounds,
 )
 from spectral.claims.predictions import BOTH, Number
@@ -25,8 +23,8 @@ from spectral.measurement.schemas import SPECTRUM
 from spectral.models.capture import COMPONENTS
 from spectral.models.rules import OPENAI, UNRESTRICTED
 from spectral.results.answers import ANSWER
-from spectral.results.bootstrap import Interval
 from spectral.results.effects import MATCHED
+from spectral.results.intervals import Interval, difference, exact, mean, scaled
 from spectral.results.unstable import TRAINED
 from spectral.results.warnings import ANY, MEAN
 
@@ -42,7 +40,7 @@ def pooled(name: str, **where: object) -> Number:
 
 
 def larger_minus_smaller(tables: Tables, model: str) -> Interval:
-    """base's pooled change of effective rank minus tiny.en's, as if of other utterances."""
+    """base's pooled change of effective rank minus tiny.en's."""
     if model != BOTH:
         raise NotMeasured(f"it is of two models, not of {model}")
     change = pooled("n_eff")
@@ -59,8 +57,7 @@ def halves(holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> Number:
         own = table[chosen & (table.component == _CROSS) & (table.modes == 50)]
         if own.empty:
             raise NotMeasured(f"there are no halves of {model}")
-        found = share(int(holds(own).sum()), len(own))
-        return Interval(found.estimate / 100, found.low / 100, found.high / 100)
+        return scaled(exact(int(holds(own).sum()), len(own)), 0.01)
 
     return number
 
@@ -85,16 +82,12 @@ def mean_of_components(tables: Tables, model: str) -> Interval:
     return mean([without_loops("n_eff", part)(tables, model) for part in COMPONENTS])
 
 
-def mean(found: Sequence[Interval]) -> Interval:
-    """The mean of numbers of the same utterances, with the mean of the ends of their intervals.
-
-    That is the interval of numbers that vary together; a mean of others varies less, never more.
-    NotMeasured where there is none.
-    """
-    if not found:
+def over_stresses(rows: pd.DataFrame) -> Interval:
+    """The mean AUC over stresses, by ``mean``; NotMeasured where there is none."""
+    known = rows.dropna(subset="auc")
+    if known.empty:
         raise NotMeasured("there is no stress under which both kinds of answers are frequent")
-    ends = [[one.estimate, one.low, one.high] for one in found]
-    return Interval(*(sum(column) / len(found) for column in zip(*ends, strict=True)))
+    return mean([of(row, "auc") for _, row in known.iterrows()])
 
 
 def beyond_controls(column: str) -> Number:
@@ -109,8 +102,7 @@ def marks(component: str, observable: str) -> Number:
         keys = [*MODEL_KEYS, "component", "condition", "observable"]
         table = tables.read("within_conditions_k50", [*keys, *with_bounds("auc")])
         own = table[(table.model == model) & (table.component == component)]
-        rows = own[own.observable == observable].dropna(subset="auc")
-        return mean([of(row, "auc") for _, row in rows.iterrows()])
+        return over_stresses(own[own.observable == observable])
 
     return number
 
@@ -122,8 +114,7 @@ def marks_at_equal_length(component: str, observable: str) -> Number:
         keys = [*MODEL_KEYS, "condition", "when", "prefix", "component", "observable"]
         table = tables.read("early_warning", [*keys, *with_bounds("auc")])
         own = table[(table.model == model) & (table.when == ANY) & (table.prefix == MEAN)]
-        rows = own[(own.component == component) & (own.observable == observable)]
-        return mean([of(row, "auc") for _, row in rows.dropna(subset="auc").iterrows()])
+        return over_stresses(own[(own.component == component) & (own.observable == observable)])
 
     return number
 
@@ -133,7 +124,8 @@ def lower(number: Number) -> Number:
 
     def other(tables: Tables, model: str) -> Interval:
         found = number(tables, model)
-        return Interval(1 - found.estimate, 1 - found.high, 1 - found.low)
+        deviations = {name: -own for name, own in found.deviations.items()}
+        return Interval(1 - found.estimate, 1 - found.high, 1 - found.low, deviations)
 
     return other
 
@@ -147,8 +139,7 @@ def confidence_minus_slope(tables: Tables, model: str) -> Interval:
 
 def unstable(tables: Tables, model: str) -> Interval:
     """Unstable dimensions, Hell minus clean, in points: ``mean`` over layers."""
-    found = mean(rises_by_layer(tables, model, TRAINED))
-    return Interval(100 * found.estimate, 100 * found.low, 100 * found.high)
+    return scaled(mean(rises_by_layer(tables, model, TRAINED)), 100)
 
 
 def noise_width(tables: Tables, model: str) -> Interval:
@@ -196,7 +187,7 @@ def words_from_nonspeech(decoding: str) -> Number:
         keys = ["model", "decoding", "clips", "with_words"]
         table = tables.read(NONSPEECH, keys)
         row = only(table, {"model": model, "decoding": decoding})
-        return share(int(row.with_words), int(row.clips))
+        return exact(int(row.with_words), int(row.clips))
 
     return number
 

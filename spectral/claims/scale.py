@@ -4,6 +4,10 @@ from collections.abc import Iterator
 
 from spectral.claims.numbers import NotMeasured, Tables, of, with_bounds
 from spectral.claims.rules import ABOVE, Part, Statement, part
+from spectral.results.forecast import PREDICTORS
+
+_SKILL = 0.2
+"""The smallest that would matter."""
 
 _RIVALS = {"mean": "the mean of the others", "size": "size alone"}
 
@@ -11,15 +15,18 @@ _RIVALS = {"mean": "the mean of the others", "size": "size alone"}
 def forecast(tables: Tables) -> list[Part]:
     """Each spectral predictor forecasts models left out better than each naive forecast does."""
     return [
-        part(f"spectra forecast better than {name} (skill)", "forecast", _skills(tables, rival),
-             without="there is no target with enough models")
+        part(f"{predictor} forecasts better than {name} (skill)", "forecast",
+             _skills(tables, rival, predictor), _SKILL, "there is no target with enough models")
         for rival, name in _RIVALS.items()
+        for predictor in PREDICTORS
     ]  # fmt: skip
 
 
-def _skills(tables: Tables, rival: str) -> Iterator[Statement]:
+def _skills(tables: Tables, rival: str, predictor: str) -> Iterator[Statement]:
+    """Targets stand in the place of models, which a skill is over."""
     if not tables.path("forecast").exists():
         raise NotMeasured("there is no forecast.csv; it takes more sizes than two")
     table = tables.read("forecast", ["target", "predictor", "rival", *with_bounds("skill")])
-    for _, row in table[table.rival == rival].iterrows():
-        yield Statement(f"{row.target}, from {row.predictor}", of(row, "skill"), ABOVE, 0)
+    chosen = (table.rival == rival) & (table.predictor == predictor)
+    for _, row in table[chosen].iterrows():
+        yield Statement(row.target, of(row, "skill"), ABOVE, 0)

@@ -7,31 +7,31 @@ import pandas as pd
 
 from spectral.measurement.dynamics_schemas import CENTRED_DISTANCE, DECODER, DISTANCE, INPUT, RANK
 from spectral.measurement.schemas import REFERENCE_CONDITION
-from spectral.results.bootstrap import interval, weighted_mean
 from spectral.results.effects import interval_columns
-from spectral.results.jackknife import jackknife_interval
+from spectral.results.intervals import interval, jackknife, weighted_mean
 
 NETWORK = ["parameters", "model", "network"]
 _PLACE = ["stage", "layer", "step"]
+_ENDS = ["speaker", "other"]
 
 
-def distances(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """Mean distance of an utterance and its partner, with its interval.
+def distances(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean distance of an utterance and its partner, with its interval over speakers at both ends.
 
     One row per model, network, condition, quantity, stage, layer and step.
     """
     table = []
     keys = [*NETWORK, "condition", "quantity", *_PLACE]
-    kept = rows[rows.quantity.isin([DISTANCE, CENTRED_DISTANCE])]
+    kept = _pairs(rows)
     for key, group in kept.groupby(keys, sort=True):
         mean = partial(weighted_mean, values=group.value.to_numpy())
-        found = interval(mean, group.speaker.to_numpy(), resamples, seed)
+        found = interval(mean, group[_ENDS].to_numpy(str))
         row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
         table.append(row | interval_columns("distance", found))
     return pd.DataFrame(table)
 
 
-def convergence(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def convergence(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Distance at the last decoder layer over that of the input, clean and stressed, and change.
 
     One row per model, network and quantity. ``ratio_clean`` and ``ratio_stressed`` are ratios of
@@ -40,7 +40,7 @@ def convergence(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
     """
     table = []
     keys = [*NETWORK, "quantity"]
-    whole = rows[rows.quantity.isin([DISTANCE, CENTRED_DISTANCE]) & (rows.step == 0)]
+    whole = _pairs(rows[rows.step == 0])
     for key, group in whole.groupby(keys, sort=True):
         decoder = group[group.stage == DECODER]  # which may be shallower than the encoder
         last = decoder[decoder.layer == decoder.layer.max()]
@@ -51,7 +51,6 @@ def convergence(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
         }
         both = pd.concat([part.add_suffix(f"_{side}") for side, part in ends.items()], axis=1)
         both = both.dropna().reset_index()
-        speakers = both.speaker.to_numpy()
         ratios = {
             "ratio_clean": ("decoder_clean", "input_clean", 1.0, 0.0),
             "ratio_stressed": ("decoder_stressed", "input_stressed", 1.0, 0.0),
@@ -63,7 +62,7 @@ def convergence(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
                 _ratio, upper=both[upper].to_numpy(), lower=both[lower].to_numpy(),
                 factor=factor, offset=offset,
             )  # fmt: skip
-            row |= interval_columns(name, interval(statistic, speakers, resamples, seed))
+            row |= interval_columns(name, interval(statistic, both[_ENDS].to_numpy(str)))
         table.append(row)
     return pd.DataFrame(table)
 
@@ -86,19 +85,27 @@ def ranks(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         if set(clean["count"]) != set(stressed["count"]):
             raise ValueError(f"{key}: ranks of other numbers of utterances; measure them again")
         row = dict(zip(keys, key, strict=True)) | {"n": int(clean["count"].iloc[0])}
+        speakers = clean.index.to_numpy()
         whole = {side: float(part.value.iloc[0]) for side, part in sides.items()}
         for side, part in (("clean", clean), ("stressed", stressed)):
-            ends = jackknife_interval(whole[side], part.without.to_numpy())
-            row |= interval_columns(f"rank_{side}", ends)
-        without = 100 * (stressed.without / clean.without - 1).to_numpy()
-        change = 100 * (whole["stressed"] / whole["clean"] - 1)
-        table.append(row | interval_columns("change", jackknife_interval(change, without)))
+            values = np.array([whole[side], *part.without])
+            row |= interval_columns(f"rank_{side}", jackknife(values, speakers))
+        without = [whole["stressed"], *stressed.without], [whole["clean"], *clean.without]
+        changes = 100 * (np.divide(*without) - 1)
+        table.append(row | interval_columns("change", jackknife(changes, speakers)))
     return pd.DataFrame(table)
 
 
 def _by_utterance(part: pd.DataFrame, condition: str) -> pd.DataFrame:
     chosen = part[part.condition == condition]
-    return chosen.pivot(index=["utterance", "speaker"], columns="stage", values="value")
+    return chosen.pivot(index=["utterance", *_ENDS], columns="stage", values="value")
+
+
+def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Distances, with the speakers of both ends."""
+    speakers = rows.drop_duplicates("utterance").set_index("utterance").speaker
+    kept = rows[rows.quantity.isin([DISTANCE, CENTRED_DISTANCE])]
+    return kept.assign(other=kept.partner.map(speakers))
 
 
 def _ratio(

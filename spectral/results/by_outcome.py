@@ -21,9 +21,7 @@ def outcomes_of(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     return found.assign(loops=loops).reset_index()
 
 
-def effects_by_outcome(
-    rows: pd.DataFrame, condition: str, resamples: int, seed: int
-) -> pd.DataFrame:
+def effects_by_outcome(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """``effects`` of the utterances of each outcome under stress, with their ``outcome``.
 
     ``all`` of them are there too, and those that loop on neither side. An outcome of fewer than
@@ -38,6 +36,6 @@ def effects_by_outcome(
             if len(chosen) < LEAST or chosen.speaker.nunique() < LEAST / 2:
                 continue
             kept = own[own.utterance.isin(chosen.utterance)]
-            table = effects(kept, condition, resamples, seed)
+            table = effects(kept, condition)
             found.append(table.assign(outcome=str(name), utterances=len(chosen)))
     return pd.concat(found, ignore_index=True)

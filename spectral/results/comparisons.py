@@ -12,16 +12,14 @@ from spectral.measurement.choices import DEFAULT, FORCED, POOLED
 from spectral.measurement.readings import READINGS, readings
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.measurement.texts import Row
-from spectral.results.bootstrap import LEVEL, resampling_weights
 from spectral.results.effects import MATCHED, RAW, change
+from spectral.results.intervals import deletions, reaches
 from spectral.stress.conditions import condition as condition_of
 from spectral.stress.perturbations import TimeStretch
 from spectral.stress.stretching import VOCODER
 
 EVERYONE, CANDIDATES, HEARD = "all", "candidates", "clean WER 0"
 FASTER, SLOWER, SLOWER_FITTING = "faster", "slower, all", "slower, one window"
-LEAST_VOICES = 2
-"""Voices without which resampling them says nothing."""
 
 Choices = dict[str, str]
 Column = tuple[str, Choices]
@@ -30,7 +28,7 @@ Column = tuple[str, Choices]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Utterances, or voices, of one model and component on both sides of one choice."""
+    """Utterances, or speakers, of one model and component on both sides of one choice."""
 
     choices: Choices
     columns: list[Column]
@@ -38,9 +36,9 @@ class Comparison:
     clean: np.ndarray  # (units, columns)
     stressed: np.ndarray
 
-    def changes(self, resamples: int, seed: int) -> pd.DataFrame:
+    def changes(self) -> pd.DataFrame:
         """A row per column: change, low, high, and n, how many units exist on both sides."""
-        weights = resampling_weights(self.speakers, resamples, seed)
+        weights = deletions(self.speakers)
         both = np.isfinite(self.clean) & np.isfinite(self.stressed)
         with np.errstate(invalid="ignore", divide="ignore"):  # an observable may exist nowhere
             counts = weights @ both
@@ -51,10 +49,8 @@ class Comparison:
             for name in {name for name, _ in self.columns}:
                 of = [i for i, (other, _) in enumerate(self.columns) if other == name]
                 changes[:, of] = change(name, before[:, of], after[:, of])
-        low, high = _interval(changes[1:])
-        if len(set(self.speakers)) < LEAST_VOICES:
-            low = high = np.full_like(low, np.nan)
-        numbers = {"change": changes[0], "low": low, "high": high, "n": both.sum(0)}
+        middle, half = changes[0], reaches(changes)
+        numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": both.sum(0)}
         named = [{"observable": name, **self.choices, **own} for name, own in self.columns]
         return pd.DataFrame(named).assign(**numbers)
 
@@ -193,17 +189,3 @@ def _by_layer(rows: pd.DataFrame, layers: int) -> tuple[list[Column], np.ndarray
         columns += [(name, {**choices, "layers": layer}) for layer in names]
         numbers.append(np.column_stack([values.mean(1), values]))
     return columns, np.concatenate(numbers, axis=1)
-
-
-def _interval(drawn: np.ndarray) -> np.ndarray:
-    """Percentiles of each column (resamples, columns) -> (2, columns), NaN where none is finite."""
-    tail = (1 - LEVEL) / 2
-    finite = np.isfinite(drawn)
-    counts = finite.sum(0)
-    ordered = np.sort(np.where(finite, drawn, np.inf), axis=0)  # nanquantile takes them one by one
-    places = np.array([[tail], [1 - tail]]) * np.maximum(counts - 1, 0)
-    below = np.floor(places).astype(int)
-    above = np.minimum(below + 1, np.maximum(counts - 1, 0))
-    ordered[:, counts == 0] = 0.0
-    least, most = (np.take_along_axis(ordered, at, axis=0) for at in (below, above))
-    return np.where(counts == 0, np.nan, least + (most - least) * (places - below))

@@ -1,8 +1,8 @@
 """Effects in random networks of several draws, and how much of the trained one's is beyond them.
 
-Draws and utterances are crossed: every random network is fed the same texts. So a resample draws
-speakers with their utterances, and networks besides (pigeonhole bootstrap; Owen 2007). An interval
-then holds what differs between draws; from one draw, as ``draws`` says, it cannot.
+Draws and utterances are crossed: every random network is fed the same texts. So an interval adds
+what differs between draws to what differs between speakers (``joint``); from one draw, as
+``draws`` says, it cannot.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,6 @@ import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import SPECTRUM, TWIN
-from spectral.results.bootstrap import (
-    Interval,
-    percentile_interval,
-    resampling_weights,
-    weighted_mean,
-)
 from spectral.results.effects import (
     GROUP,
     OBSERVABLES,
@@ -25,6 +19,14 @@ from spectral.results.effects import (
     effects,
     interval_columns,
     layer_means,
+)
+from spectral.results.intervals import (
+    NOTHING,
+    Interval,
+    deletions,
+    jackknife,
+    joint,
+    weighted_mean,
 )
 from spectral.results.tables import with_interval
 from spectral.results.verdict import side
@@ -53,53 +55,36 @@ class Crossed:
         )
         return change(name, *means)
 
-    def mean_change(self, name: str, weights: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """The mean of changes over draws, those that are not finite left out: (rows,).
-
-        draws (rows, draws) says how often each counts.
-        """
-        found = self.changes(name, weights)
-        finite = np.isfinite(found)
-        with np.errstate(invalid="ignore"):  # a resample of draws without a value has no mean
-            total = (draws * np.where(finite, found, 0.0)).sum(1)
-            return np.asarray(total / (draws * finite).sum(1))
+    def without(self, name: str) -> np.ndarray:
+        """The change in each draw, of all and without each speaker: (speakers + 1, draws)."""
+        return self.changes(name, deletions(self.speakers))
 
 
-def draw_weights(draws: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each draw is drawn again: (resamples + 1, draws), the first row once each.
+def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
+    """The mean over draws of values (speakers + 1, draws), by ``joint``; draws without one apart.
 
-    One fewer than there are, with replacement, so that the variance is not too small by a share
-    of 1 / draws (Rao & Wu 1988). One draw stays as it is.
+    One draw has the interval over speakers alone.
     """
-    weights = np.ones((resamples + 1, draws))
-    if draws > 1:
-        rng = np.random.default_rng([seed, draws])
-        weights[1:] = rng.multinomial(draws - 1, np.full(draws, 1 / draws), resamples)
-    return weights
+    names = np.unique(speakers)
+    found = [jackknife(column, names) for column in values.T if np.isfinite(column).all()]
+    return joint(found).found if found else NOTHING
 
 
-def crossed_interval(crossed: Crossed, name: str, resamples: int, seed: int) -> Interval:
-    """The mean change of an observable over draws, with an interval over speakers and draws."""
-    weights = resampling_weights(crossed.speakers, resamples, seed)
-    draws = draw_weights(len(crossed.clean), resamples, seed)
-    return percentile_interval(crossed.mean_change(name, weights, draws))
-
-
-def control_effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """``effects`` of one random network's rows, over all its draws; with a column ``draws``.
 
     Utterances count that every draw was fed. There is no p-value: the permutation of ``paired_p``
     knows nothing of draws. Of a model with one draw, all is as ``effects`` says.
     """
     several = rows.groupby("model").draw.transform("nunique") > 1
-    tables = [effects(rows[~several], condition, resamples, seed).assign(draws=1)]
+    tables = [effects(rows[~several], condition).assign(draws=1)]
     table = []
     for key, group in _drawn_means(rows[several], condition):
         row: dict[str, object] = dict(zip(_KEY, key, strict=True))
         row |= {f"tokens_{side}": group[f"tokens_{side}"].mean() for side in _SIDES}
         for name in _observables(group):
             crossed = _crossed(group, name)
-            found = crossed_interval(crossed, name, resamples, seed)
+            found = over_draws(crossed.without(name), crossed.speakers)
             both = np.isfinite(crossed.clean) & np.isfinite(crossed.stressed)
             row |= interval_columns(f"delta_{name}", found) | {
                 f"delta_{name}_p": np.nan,
@@ -109,16 +94,14 @@ def control_effects(rows: pd.DataFrame, condition: str, resamples: int, seed: in
     return pd.concat([*tables, pd.DataFrame(table)], ignore_index=True)
 
 
-def remaining(
-    rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str, resamples: int, seed: int
-) -> pd.DataFrame:
+def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """What of a trained model's effect its random networks do not show, on the same utterances.
 
     One row per ``GROUP``, length, observable and ``control``. ``trained`` and ``random`` changes,
     their difference ``remaining`` and the ``fraction`` random / trained (NaN where the trained
-    one's interval covers zero) stand beside their intervals (_low, _high), all from the same
-    resamples. ``draw_sd`` is the standard deviation between the ``draws``, ``as_large`` how many
-    of them change as far as the trained model to the same side, ``n`` the utterances.
+    one's interval covers zero) stand beside their intervals (_low, _high). ``draw_sd`` is the
+    standard deviation between the ``draws``, ``as_large`` how many of them change as far as the
+    trained model to the same side, ``n`` the utterances.
     """
     trained = {tuple(key): part for key, part in layer_means(rows, condition).groupby(_KEY)}
     table = []
@@ -131,7 +114,7 @@ def remaining(
             group = group[group.utterance.isin(own.utterance)]
             for name in _observables(group) if len(group) else ():
                 row = dict(zip(_KEY, key, strict=True)) | {"observable": name, "control": null}
-                table.append(row | _remaining(own, group, name, resamples, seed))
+                table.append(row | _remaining(own, group, name))
     return pd.DataFrame(table)
 
 
@@ -145,23 +128,16 @@ def readable_remaining(table: pd.DataFrame) -> pd.DataFrame:
 _READ = ("trained", "random", "remaining", "fraction")
 
 
-def _remaining(
-    own: pd.DataFrame, group: pd.DataFrame, name: str, resamples: int, seed: int
-) -> dict[str, object]:
-    pair = _crossed(own.assign(draw=0), name), _crossed(group, name)
-    model, control = pair
-    weights = resampling_weights(model.speakers, resamples, seed)
-    draws = draw_weights(len(control.clean), resamples, seed)
-    ours = model.changes(name, weights)[:, 0]
-    theirs = control.mean_change(name, weights, draws)
+def _remaining(own: pd.DataFrame, group: pd.DataFrame, name: str) -> dict[str, object]:
+    model, control = _crossed(own.assign(draw=0), name), _crossed(group, name)
+    ours, theirs = model.without(name), control.without(name)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
-    found = {part: percentile_interval(each) for part, each in values.items()}
+    found = {part: over_draws(each, control.speakers) for part, each in values.items()}
     if side(found["trained"]) == 0:
-        found["fraction"] = Interval(np.nan, np.nan, np.nan)
-    by_draw = control.changes(name, np.ones((1, len(control.speakers))))[0]
-    by_draw = by_draw[np.isfinite(by_draw)]
-    as_large = (by_draw * np.sign(ours[0]) >= abs(ours[0])).sum()
+        found["fraction"] = NOTHING
+    by_draw = theirs[0][np.isfinite(theirs[0])]
+    as_large = (by_draw * np.sign(ours[0, 0]) >= abs(ours[0, 0])).sum()
     row: dict[str, object] = {"draws": len(control.clean), "n": len(control.speakers)}
     for part, each in found.items():
         row |= interval_columns(part, each)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
-from spectral.results.bootstrap import interval
 from spectral.results.effects import interval_columns
+from spectral.results.intervals import interval
 from spectral.speech.text import normalise
 
 SAID = "said"
@@ -21,13 +21,13 @@ WHOLE = 0
 PREFIXES = (1, 3, WHOLE)
 
 
-def distinct_texts(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Distinct texts by model, side (said, clean, stress) and number of first words compared.
 
     ``distinct`` is the share of distinct ones among n texts in %, ``entropy`` that of their
     distribution in bits (at most log2 n), and ``alike`` the share of pairs of utterances with the
-    same text in %. The last alone has an interval: a resample repeats texts, but a pair of an
-    utterance with itself can be left out.
+    same text in %, the last alone with an interval: without a speaker there are fewer distinct
+    texts, but the share of pairs is a mean. Of no pair it is exact, of pairs without a common end.
     """
     table = []
     texts = rows.drop_duplicates(["parameters", "model", "condition", "utterance"])
@@ -45,7 +45,7 @@ def distinct_texts(rows: pd.DataFrame, condition: str, resamples: int, seed: int
                 kept = [first_words(text, words) for text in column]
                 row = {"parameters": parameters, "model": model, "side": side, "words": words}
                 pairs = partial(_alike, texts=np.unique(kept, return_inverse=True)[1])
-                found = interval(pairs, speakers, resamples, seed)
+                found = interval(pairs, speakers, 100, len(kept) // 2)
                 row |= {"n": len(kept), "distinct": 100 * distinct_share(kept)}
                 row |= {"entropy": entropy_bits(kept)} | interval_columns("alike", found)
                 table.append(row)

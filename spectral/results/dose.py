@@ -1,14 +1,21 @@
 """Dose and response: observables and answers by the severity of a stress."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.answers import answers
-from spectral.results.bootstrap import LEVEL, resampling_weights, weighted_mean
-from spectral.results.effects import OBSERVABLES, effects, observable_rows
+from spectral.results.effects import (
+    OBSERVABLES,
+    Columns,
+    effects,
+    interval_columns,
+    observable_rows,
+)
+from spectral.results.intervals import deletions, jackknife, weighted_mean
 from spectral.results.word_errors import transcripts, word_errors
 from spectral.stress.conditions import condition, split_severity
 from spectral.stress.perturbations import GaussianNoise
@@ -32,9 +39,7 @@ def severities(rows: pd.DataFrame, family: str) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
-def dose_response(
-    rows: pd.DataFrame, families: Iterable[str], resamples: int, seed: int
-) -> pd.DataFrame:
+def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     """Changes from clean by severity: those of ``effects``, an observable a row.
 
     Columns ``family``, ``severity``, ``observable``, ``change`` and its interval. At severity 0
@@ -45,7 +50,7 @@ def dose_response(
         for name, severity in severities(rows, family).items():
             if severity == 0:
                 continue
-            table = effects(rows, name, resamples, seed)
+            table = effects(rows, name)
             tables += [
                 observable_rows(table, observable).assign(family=family, severity=severity)
                 for observable, column in OBSERVABLES.items()
@@ -58,11 +63,9 @@ def dose_response(
     return pd.concat([first, found]).sort_values([*keys, "severity"], ignore_index=True)
 
 
-def answer_response(
-    rows: pd.DataFrame, families: Iterable[str], resamples: int, seed: int
-) -> pd.DataFrame:
+def answer_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     """``word_errors`` by severity: the numbers themselves, not their changes."""
-    errors = word_errors(transcripts(rows), resamples, seed)
+    errors = word_errors(transcripts(rows))
     tables = []
     for family in families:
         doses = severities(rows, family)
@@ -72,13 +75,14 @@ def answer_response(
     return pd.concat(tables).sort_values(keys, ignore_index=True)
 
 
-def noise_width(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
     """Over how many dB of noise hallucination candidates go from 10 to 90 % of answers, by model.
 
     Linear between the levels measured. Candidates of a level are taken to be no fewer than of a
     fainter one. Where 10 % are reached below the faintest level, or 90 % above the loudest,
     ``width_db`` is the least that it can be, ``whole`` is false, and the interval has no upper end;
-    where 10 % are never reached it is NaN. The interval is over speakers.
+    where 10 % are never reached, even without one speaker, there is none. The width is smooth in
+    the weights but where a level or a share is just reached.
     """
     said = answers(rows)
     levels = {
@@ -91,10 +95,12 @@ def noise_width(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
         ).dropna()
         names = sorted(wide.columns, key=levels.__getitem__)
         speakers = wide.index.get_level_values("speaker").to_numpy()
-        weights = resampling_weights(speakers, resamples, seed)
+        weights = deletions(speakers)
         shares = np.maximum.accumulate(weighted_mean(weights, wide[names].to_numpy()), axis=1)
         found = np.array([_width([levels[name] for name in names], row) for row in shares])
-        table.append(dict(zip(["parameters", "model"], key, strict=True)) | _width_columns(found))
+        table.append(
+            dict(zip(["parameters", "model"], key, strict=True)) | _width_columns(found, speakers)
+        )
     return pd.DataFrame(table)
 
 
@@ -124,16 +130,9 @@ def _reached(levels: list[float], shares: np.ndarray, share: float) -> float:
     return float(levels[after - 1] + part * (levels[after] - levels[after - 1]))
 
 
-def _width_columns(found: np.ndarray) -> dict[str, float | bool]:
-    widths, whole = found[:, 0], found[:, 1].astype(bool)
-    drawn = np.isfinite(widths[1:])
-    tail = (1 - LEVEL) / 2
-    low, high = float("nan"), float("nan")
-    if np.isfinite(widths[0]) and drawn.any():
-        upper = np.where(whole, widths, np.inf)[1:][drawn]
-        low = float(np.quantile(widths[1:][drawn], tail))
-        high = float(np.quantile(upper, 1 - tail, method="higher"))
-    return {
-        "width_db": float(widths[0]), "width_db_low": low, "width_db_high": high,
-        "whole": bool(whole[0]),
-    }  # fmt: skip
+def _width_columns(found: np.ndarray, speakers: np.ndarray) -> Columns:
+    whole = found[:, 1].astype(bool)
+    width = jackknife(found[:, 0], np.unique(speakers))
+    if not whole.all() and np.isfinite(width.low):
+        width = replace(width, high=float("inf"), deviations={})
+    return interval_columns("width_db", width) | {"whole": bool(whole[0])}

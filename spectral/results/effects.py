@@ -1,4 +1,4 @@
-"""Effects of stress: Hell against clean, paired by utterance, with bootstrap intervals."""
+"""Effects of stress: Hell against clean, paired by utterance, with intervals over speakers."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
-from spectral.results.bootstrap import Interval, interval, weighted_mean
+from spectral.results.intervals import Interval, interval, weighted_mean
 from spectral.results.permutation import paired_p
 
 RAW, MATCHED = "raw", "length-matched"
@@ -25,6 +25,7 @@ GROUP = ["parameters", "model", "component", "modes"]
 """What a row of a table is about, whatever the length."""
 
 _KEY = [*GROUP, "length"]
+Columns = dict[str, float | Interval]
 
 
 def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -55,11 +56,12 @@ def both_sides(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     )
 
 
-def effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def effects(rows: pd.DataFrame, condition: str, seed: int = 0) -> pd.DataFrame:
     """Changes under ``condition``: of N_eff in %, of alpha and of each log10 Kf by difference.
 
     One row per model, component, K and length. A change ``delta_<observable>`` stands beside its
-    interval (_low, _high), the two-sided p-value of ``paired_p`` (_p), and the number of utterances
+    interval (_low, _high), the two-sided p-value of ``paired_p`` (_p; where speakers are too many
+    for all assignments, those of ``seed`` are tried), and the number of utterances
     whose value exists on both sides (_n); the mean numbers of tokens on both sides are given too.
     """
     table = []
@@ -70,7 +72,7 @@ def effects(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd
         }
         for name in OBSERVABLES:
             if f"{name}_clean" in group:
-                row |= _change_columns(group, name, resamples, seed)
+                row |= _change_columns(group, name, seed)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -81,7 +83,8 @@ def observable_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
     Columns ``observable``, ``change``, ``low``, ``high``, ``p``, ``n`` beside those of the row.
     """
     column = f"delta_{name}"
-    names = {column: "change"} | {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
+    names = {column: "change", f"{column}_speakers": "change_speakers"}
+    names |= {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
     kept = [other for other in table.columns if not str(other).startswith("delta_")]
     return table[[*kept, *names]].rename(columns=names).assign(observable=name)
 
@@ -91,7 +94,7 @@ def change(name: str, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
     return 100 * (stressed / clean - 1) if name == "n_eff" else stressed - clean
 
 
-def sides(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def sides(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Mean N_eff and alpha of each side with intervals; one row per model, component, K, length.
 
     Only utterances whose alpha exists on both sides count, so that the two means are of the same.
@@ -104,9 +107,7 @@ def sides(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.D
             for name in ("n_eff", "alpha"):
                 mean = partial(weighted_mean, values=paired[f"{name}_{side}"].to_numpy())
                 if len(paired):
-                    row |= interval_columns(
-                        name, interval(mean, paired.speaker.to_numpy(), resamples, seed)
-                    )
+                    row |= interval_columns(name, interval(mean, paired.speaker.to_numpy()))
             table.append(row)
     return pd.DataFrame(table)
 
@@ -120,12 +121,13 @@ def observed(rows: pd.DataFrame, name: str) -> pd.Series:
     return np.log10(positive)
 
 
-def interval_columns(name: str, found: Interval) -> dict[str, float]:
-    """An interval as the columns name, name_low and name_high."""
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+def interval_columns(name: str, found: Interval) -> Columns:
+    """An interval as the columns name, name_low and name_high, and name_speakers: all of it."""
+    ends = {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return ends | {f"{name}_speakers": found}
 
 
-def _change_columns(group: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[str, float]:
+def _change_columns(group: pd.DataFrame, name: str, seed: int) -> Columns:
     clean, stressed = (group[f"{name}_{side}"].to_numpy() for side in ("clean", "stressed"))
     both = np.isfinite(clean) & np.isfinite(stressed)
     clean, stressed = np.where(both, clean, np.nan), np.where(both, stressed, np.nan)
@@ -134,7 +136,7 @@ def _change_columns(group: pd.DataFrame, name: str, resamples: int, seed: int) -
     def statistic(weights: np.ndarray) -> np.ndarray:
         return change(name, weighted_mean(weights, clean), weighted_mean(weights, stressed))
 
-    found = interval(statistic, speakers, resamples, seed)
+    found = interval(statistic, speakers)
     return interval_columns(f"delta_{name}", found) | {
         f"delta_{name}_p": paired_p(stressed - clean, speakers, seed),
         f"delta_{name}_n": int(both.sum()),

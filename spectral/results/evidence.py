@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
-from spectral.results.bootstrap import Interval
 from spectral.results.controls import RANDOM, control_effects
 from spectral.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects, observable_rows
+from spectral.results.intervals import Interval
 from spectral.results.matching import PAIRS, pair_effects
 from spectral.results.tables import with_interval
 from spectral.results.verdict import Verdict, verdict
@@ -50,8 +50,6 @@ def evidence(
     rows: pd.DataFrame,
     null_rows: pd.DataFrame,
     condition: str,
-    resamples: int,
-    seed: int,
     tolerance: int,
 ) -> pd.DataFrame:
     """Every effect under every control: one row per ``EFFECT``, source and length.
@@ -63,13 +61,13 @@ def evidence(
     """
     seen = [name for name, column in OBSERVABLES.items() if column in null_rows]
     tables = [
-        effects(rows, condition, resamples, seed).assign(source=MODEL),
-        pair_effects(rows, condition, resamples, seed, tolerance).assign(source=MODEL),
+        effects(rows, condition).assign(source=MODEL),
+        pair_effects(rows, condition, tolerance).assign(source=MODEL),
     ]
     for name, part in null_rows.groupby("null"):
         stressed = SWAPPED if name == SWAPPED else condition
         of = control_effects if name in RANDOM else effects
-        tables.append(of(part, stressed, resamples, seed).assign(source=name))
+        tables.append(of(part, stressed).assign(source=name))
     long = pd.concat([observable_rows(table, name) for table in tables for name in seen])
     long["draws"] = long.draws.fillna(1).astype(int)
     known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))

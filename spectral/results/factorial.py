@@ -8,12 +8,12 @@ import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.answers import ANSWER, ANSWERS, answers
-from spectral.results.bootstrap import (
-    percentile_interval,
-    resampling_weights,
+from spectral.results.effects import GROUP, OBSERVABLES, RAW, change, layer_means
+from spectral.results.intervals import (
+    deletions,
+    jackknife,
     weighted_mean,
 )
-from spectral.results.effects import GROUP, OBSERVABLES, RAW, change, layer_means
 
 Row = dict[str, object]
 
@@ -41,7 +41,7 @@ def contrasts() -> np.ndarray:
     )  # fmt: skip
 
 
-def factorial(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def factorial(rows: pd.DataFrame) -> pd.DataFrame:
     """Every effect on every observable: one row per GROUP, length, observable and effect.
 
     A cell is the change from clean, at the length of that pair where rows are cut; N_eff in %, all
@@ -52,11 +52,11 @@ def factorial(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     missing = [name for name in CELLS if name not in set(rows.condition.unique())]
     if missing:
         raise ValueError(f"rows lack {', '.join(missing)}; measure these conditions too")
-    found = [*_spectra(rows, resamples, seed), *_answers(rows, resamples, seed)]
+    found = [*_spectra(rows), *_answers(rows)]
     return pd.DataFrame(found)
 
 
-def _spectra(rows: pd.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
+def _spectra(rows: pd.DataFrame) -> Iterator[Row]:
     means = pd.concat([layer_means(rows, name).assign(condition=name) for name in CELLS])
     keys = [*GROUP, "length"]
     for key, group in means.groupby(keys, sort=True):
@@ -67,11 +67,11 @@ def _spectra(rows: pd.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
                     wide[f"{name}_{side}"].unstack()[list(CELLS)] for side in ("clean", "stressed")
                 )
                 row = dict(zip(keys, key, strict=True)) | {"observable": name}
-                for own in _effects(name, clean, stressed, resamples, seed):
+                for own in _effects(name, clean, stressed):
                     yield {**row, **own}
 
 
-def _answers(rows: pd.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
+def _answers(rows: pd.DataFrame) -> Iterator[Row]:
     for (parameters, model), group in answers(rows).groupby(["parameters", "model"], sort=True):
         wide = group.set_index(["utterance", "speaker", "condition"])
         for name in ANSWERS:
@@ -81,25 +81,23 @@ def _answers(rows: pd.DataFrame, resamples: int, seed: int) -> Iterator[Row]:
                 "parameters": parameters, "model": model, "component": ANSWER, "modes": 0,
                 "length": RAW, "observable": name,
             }  # fmt: skip
-            for own in _effects(name, clean, values[list(CELLS)], resamples, seed):
+            for own in _effects(name, clean, values[list(CELLS)]):
                 yield {**row, **own}
 
 
-def _effects(
-    name: str, clean: pd.DataFrame, stressed: pd.DataFrame, resamples: int, seed: int
-) -> Iterator[Row]:
+def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator[Row]:
     """The seven effects of one observable: (utterances, 7) of both sides of each pair."""
     speakers = clean.index.get_level_values("speaker").to_numpy()
     before, after = clean.to_numpy(float), stressed.to_numpy(float)
     usable = np.isfinite(before).all(1) & np.isfinite(after).all(1)
     before, after = (np.where(usable[:, None], side, np.nan) for side in (before, after))
-    weights = resampling_weights(speakers, resamples, seed)
+    weights = deletions(speakers)
     changes = [
         change(name, weighted_mean(weights, x), weighted_mean(weights, y))
         for x, y in zip(before.T, after.T, strict=True)
     ]
     cells = np.stack([np.zeros(len(weights)), *changes], axis=1)
     for effect, coefficients in zip(EFFECTS, contrasts(), strict=True):
-        found = percentile_interval(cells @ coefficients)
+        found = jackknife(cells @ coefficients, np.unique(speakers))
         columns = {"change": found.estimate, "low": found.low, "high": found.high}
         yield {"effect": effect, **columns, "n": int(usable.sum())}

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
-from spectral.results.bootstrap import interval
 from spectral.results.effects import interval_columns, observed
+from spectral.results.intervals import interval
 from spectral.results.scale import MODES, size_of
 from spectral.results.word_errors import transcripts
 from spectral.speech.text import normalise
@@ -19,6 +19,7 @@ LEAST = 4
 """Sizes that a forecast needs: a line through two others fits them whatever they are."""
 
 MEAN, SIZE = "mean", "size"
+PREDICTORS = ("n_eff / width", "alpha", "log10_kf_resolved")
 COLUMNS = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
 
 
@@ -52,13 +53,13 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
         (rows.condition == REFERENCE_CONDITION) & (rows.matched_with == "")
         & (rows.component == COMPONENT) & (rows.modes == MODES)
     ]  # fmt: skip
-    values = {
-        "n_eff / width": clean.n_eff / clean.model.map(widths),
-        "alpha": observed(clean, "alpha"),
-        "log10_kf_resolved": observed(clean, "log10_kf_resolved"),
-    }
+    values = (
+        clean.n_eff / clean.model.map(widths),
+        observed(clean, "alpha"),
+        observed(clean, "log10_kf_resolved"),
+    )
     found = {}
-    for name, value in values.items():
+    for name, value in zip(PREDICTORS, values, strict=True):
         groups = clean.assign(value=value).groupby(["utterance", "speaker", "model"]).value
         wide = groups.mean().where(groups.count() == groups.size()).unstack("model")
         counts = np.isfinite(wide).all(axis=1)
@@ -100,15 +101,13 @@ def forecast(
     known: Mapping[str, Ratio],
     wanted: Mapping[str, Ratio],
     parameters: Mapping[str, int],
-    resamples: int,
-    seed: int,
 ) -> pd.DataFrame:
     """Skill of every predictor against both rivals for every target, one predictor at a time.
 
     Each model is forecast by a line fitted to the models of other sizes; ``mean`` forecasts their
     mean, ``size`` fits the line to log10 parameters. Skill is 1 minus the sum of squared errors by
-    that of the rival. Voices, then utterances, are resampled, the same for predictor and target,
-    while the models stay: intervals say nothing of other models. ``n`` is the number of models.
+    that of the rival. Speakers are left out of predictor and target alike, while the models stay:
+    intervals say nothing of other models. ``n`` is the number of models.
     Targets with fewer than ``LEAST`` sizes have no row.
     """
     table = []
@@ -125,7 +124,7 @@ def forecast(
                     _skill, known=spectra, wanted=ratio, rival=others, models=models,
                     utterances=utterances,
                 )  # fmt: skip
-                found = interval(skill, speakers, resamples, seed)
+                found = interval(skill, speakers)
                 row = {"target": target, "predictor": predictor, "rival": rival}
                 table.append(row | interval_columns("skill", found) | {"n": len(models)})
     return pd.DataFrame(table, columns=COLUMNS)

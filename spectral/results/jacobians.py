@@ -7,7 +7,8 @@ import pandas as pd
 from scipy.special import gammaln
 
 from spectral.models.capture import COMPONENTS
-from spectral.results.bootstrap import interval, weighted_mean
+from spectral.results.effects import interval_columns
+from spectral.results.intervals import interval, weighted_mean
 
 SETTING = ["parameters", "model", "network", "condition"]
 TOKEN = [*SETTING, "speaker", "utterance", "position"]
@@ -35,10 +36,11 @@ HYPOTHESES = {
 the first."""
 
 PER_TOKEN = (*HYPOTHESES, "rank_one_share", "explained")
+_FRACTIONS = (*HYPOTHESES, "rank_one_share")
 _RANK_ONE = 0.5
 
 
-def layer_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means of ``PER_LAYER`` over tokens, then utterances; a row per setting and layer.
 
     ``chance``: the mean alignment of directions drawn at random.
@@ -55,7 +57,7 @@ def layer_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame
             log10_relative_survival=np.log10(rows.arriving / rows.injection * rows.state / last),
             log10_normed_survival=np.log10(rows.normed_arriving / rows.normed_injection),
         )
-    found = _means(table, [*SETTING, "width", "layer"], PER_LAYER, resamples, seed)
+    found = _means(table, [*SETTING, "width", "layer"], PER_LAYER)
     return found.assign(chance=chance_alignment(found.width.to_numpy()))
 
 
@@ -71,7 +73,7 @@ def last_state(rows: pd.DataFrame) -> "pd.Series[float]":
     return rows.sort_values("layer").groupby(TOKEN).state.transform("last").reindex(rows.index)
 
 
-def hypotheses(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def hypotheses(rows: pd.DataFrame) -> pd.DataFrame:
     """How often the theorem's hypotheses and its conclusions hold; a row per setting.
 
     All is modulo the direction 1. Certain is what ``product_bounds`` proves from gains, alignments
@@ -98,19 +100,18 @@ def hypotheses(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
             "explained": first.explained,
         }
     ).astype(float)
-    return _means(table.reset_index(), SETTING, PER_TOKEN, resamples, seed)
+    return _means(table.reset_index(), SETTING, PER_TOKEN)
 
 
-def _means(
-    table: pd.DataFrame, keys: list[str], columns: tuple[str, ...], resamples: int, seed: int
-) -> pd.DataFrame:
+def _means(table: pd.DataFrame, keys: list[str], columns: tuple[str, ...]) -> pd.DataFrame:
     summary = []
     for key, group in table.groupby(keys, sort=True):
         utterances = group.groupby(["speaker", "utterance"])[[*columns]].mean().reset_index()
         row = dict(zip(keys, key, strict=True)) | {"n": len(utterances), "tokens": len(group)}
         for name in columns:
             mean = partial(weighted_mean, values=utterances[name].to_numpy())
-            found = interval(mean, utterances.speaker.to_numpy(), resamples, seed)
-            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+            bounds = (1.0, len(utterances)) if name in _FRACTIONS else (0.0, 0)
+            found = interval(mean, utterances.speaker.to_numpy(), *bounds)
+            row |= interval_columns(name, found)
         summary.append(row)
     return pd.DataFrame(summary)

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from spectral.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
-from spectral.results.bootstrap import interval
+from spectral.results.effects import interval_columns
+from spectral.results.intervals import interval, ratio
 from spectral.speech.text import normalise
 
 HEARD = (REFERENCE_CONDITION, "swapped")
@@ -18,7 +18,7 @@ NOTHING = ("silence", "noise-alone", "tones")
 """Conditions in which nobody speaks, made for every utterance; clips are ``NONSPEECH``."""
 
 
-def listening_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Free-running word error in %, and teacher-forced loss and token error in %, by condition.
 
     One row per model and condition of ``HEARD``, each number with its interval.
@@ -31,16 +31,17 @@ def listening_summary(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataF
         scored = group.forced_loss.notna().to_numpy(float)  # texts too long for the model are not
         loss, token_error = (group[name].fillna(0.0).to_numpy() for name in FORCED)
         columns = {
-            "word_error": partial(_share, parts=100 * edits, wholes=words),
-            "forced_loss": partial(_share, parts=loss, wholes=scored),
-            "forced_token_error": partial(_share, parts=100 * token_error, wholes=scored),
+            "word_error": (100 * edits, words),
+            "forced_loss": (loss, scored),
+            "forced_token_error": (100 * token_error, scored),
         }
         row = dict(zip(keys, key, strict=True)) | {
             "n": len(group), "n_forced": int(scored.sum())
         }  # fmt: skip
-        for name, statistic in columns.items():
-            found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
-            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+        for name, (parts, wholes) in columns.items():
+            statistic = partial(ratio, parts=parts, wholes=wholes)
+            found = interval(statistic, group.speaker.to_numpy())
+            row |= interval_columns(name, found)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -53,7 +54,3 @@ def answers_to_nothing(rows: pd.DataFrame) -> pd.DataFrame:
     shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
     silence = nothing.groupby(keys).no_speech_probability.median()
     return shares.unstack(fill_value=0.0).assign(no_speech_probability=silence).reset_index()
-
-
-def _share(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    return np.asarray((weights @ parts) / (weights @ wholes))

@@ -3,27 +3,26 @@
 import numpy as np
 import pandas as pd
 
-from spectral.results.bootstrap import interval
 from spectral.results.effects import (
     GROUP,
     OBSERVABLES,
     RAW,
+    Columns,
     change,
     interval_columns,
     layer_means,
 )
+from spectral.results.intervals import interval
 
 PAIRS = "length-matched pairs"
 _SIDES = ("clean", "stressed")
 
 
-def pair_effects(
-    rows: pd.DataFrame, condition: str, resamples: int, seed: int, tolerance: int
-) -> pd.DataFrame:
+def pair_effects(rows: pd.DataFrame, condition: str, tolerance: int) -> pd.DataFrame:
     """``effects`` from pairs of a clean and a stressed utterance whose T differ by ``tolerance``.
 
-    All such pairs of a model count alike, whoever speaks, and nothing is cut. A resample draws
-    voices and then utterances, each with both its sides, and pairs what it drew. _n is the number
+    All such pairs of a model count alike, whoever speaks, and nothing is cut. A speaker is left out
+    at both ends. _n is the number
     of utterances that have a partner, of the side that has fewer. There is no p-value: the two
     sides of a pair are other utterances, and exchanging them would exchange these as well.
     """
@@ -34,7 +33,7 @@ def pair_effects(
         row |= _tokens(group, tolerance)
         for name in OBSERVABLES:
             if f"{name}_clean" in group:
-                row |= _change(group, name, resamples, seed, tolerance)
+                row |= _change(group, name, tolerance)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -42,7 +41,7 @@ def pair_effects(
 def pair_weights(
     weights: np.ndarray, tokens: list[np.ndarray], usable: list[np.ndarray], tolerance: int
 ) -> list[np.ndarray]:
-    """In how many pairs each utterance's clean and its stressed side are, in every resample.
+    """In how many pairs each utterance's clean and its stressed side are, in every row of weights.
 
     weights (rows, utterances); tokens and usable hold (utterances,) of both sides. Lengths are
     whole, so pairs are counted by length: rows x utterances x lengths, not utterances^2.
@@ -67,9 +66,7 @@ def _tokens(group: pd.DataFrame, tolerance: int) -> dict[str, float]:
     }
 
 
-def _change(
-    group: pd.DataFrame, name: str, resamples: int, seed: int, tolerance: int
-) -> dict[str, float]:
+def _change(group: pd.DataFrame, name: str, tolerance: int) -> Columns:
     tokens = [group[f"tokens_{side}"].to_numpy(int) for side in _SIDES]
     values = [group[f"{name}_{side}"].to_numpy() for side in _SIDES]
     usable = [np.isfinite(side) for side in values]
@@ -80,7 +77,7 @@ def _change(
         means = [_mean(own, side) for own, side in zip(pairs, values, strict=True)]
         return change(name, *means)
 
-    found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
+    found = interval(statistic, group.speaker.to_numpy())
     partners = pair_weights(np.ones((1, len(group))), tokens, usable, tolerance)
     count = min(int((side > 0).sum()) for side in partners)
     return interval_columns(f"delta_{name}", found) | {
@@ -90,5 +87,5 @@ def _change(
 
 
 def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # a resample without any pair has no mean
+    with np.errstate(invalid="ignore"):  # without any pair there is no mean
         return np.asarray((weights @ values) / weights.sum(1))

@@ -1,17 +1,15 @@
 """What small changes of the log-mel do: to texts, to errors, and to states layer by layer."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 
-from spectral.results.bootstrap import Interval, interval
 from spectral.results.effects import interval_columns
+from spectral.results.intervals import Interval, interval, ratio
 
 SETTING = ["parameters", "model", "condition", "direction", "level_db"]
 
 
-def nudged_texts(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def nudged_texts(rows: pd.DataFrame) -> pd.DataFrame:
     """Of all nudged versions, by model, condition, direction and level, with intervals.
 
     ``changed``: share of texts that are not the unmoved one, in %; ``edits``: characters to change
@@ -40,13 +38,14 @@ def nudged_texts(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
         }  # fmt: skip
         sums = _by_utterance(group, parts)
         for name in names:
-            found = _interval(sums, name, wholes.get(name, "versions"), resamples, seed)
+            bounds = (0.0, 0) if name in wholes else (100.0, len(sums))
+            found = _interval(sums, name, wholes.get(name, "versions"), *bounds)
             row |= interval_columns(name, found)
         table.append(row)
     return pd.DataFrame(table)
 
 
-def growths(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def growths(rows: pd.DataFrame) -> pd.DataFrame:
     """Decades by which a relative change of the log-mel has grown in each decoder layer's states.
 
     One row per model, network, condition, direction, level and layer; ``growth`` is the mean log10
@@ -58,7 +57,7 @@ def growths(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
             grown = pd.DataFrame(np.log10(np.stack(group[column].to_list())), group.index)
             sums = _by_utterance(group, grown.assign(versions=1.0))
             for i in grown:
-                found = _interval(sums, i, "versions", resamples, seed)
+                found = _interval(sums, i, "versions")
                 row = dict(zip(SETTING, key, strict=True))
                 row |= {"network": network, "layer": i + 1, "n": len(group)}
                 table.append(row | interval_columns("growth", found))
@@ -71,11 +70,9 @@ def _by_utterance(group: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(
-    sums: pd.DataFrame, part: str | int, whole: str, resamples: int, seed: int
+    sums: pd.DataFrame, part: str | int, whole: str, bounded: float = 0, total: int = 0
 ) -> Interval:
-    share = partial(_share, parts=sums[part].to_numpy(), wholes=sums[whole].to_numpy())
-    return interval(share, sums.index.get_level_values("speaker").to_numpy(), resamples, seed)
-
-
-def _share(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    return np.asarray((weights @ parts) / (weights @ wholes))
+    """A share of versions is bounded, and exact where none counts, of independent utterances."""
+    parts, wholes = sums[part].to_numpy(), sums[whole].to_numpy()
+    speakers = sums.index.get_level_values("speaker").to_numpy()
+    return interval(lambda weights: ratio(weights, parts, wholes), speakers, bounded, total)

@@ -2,16 +2,15 @@
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from spectral.measurement.dynamics_schemas import CHANCE, OWN, READOUT, SWAPPED_AUDIO
 from spectral.results.attraction import NETWORK
-from spectral.results.bootstrap import interval
 from spectral.results.effects import interval_columns
+from spectral.results.intervals import interval, ratio
 
 
-def readouts(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def readouts(rows: pd.DataFrame) -> pd.DataFrame:
     """Share of next tokens read rightly, in %, over all tokens of voices that were left out.
 
     One row per model, network, condition, stage and layer: ``own`` with the own audio,
@@ -31,15 +30,11 @@ def readouts(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
         own, swapped = (100 * counts * wide[name].to_numpy() for name in (OWN, SWAPPED_AUDIO))
         row = dict(zip(keys, key, strict=True)) | {"n": len(wide), "chance": rates[key[:4]]}
         for name, right in (("own", own), ("swapped", swapped), ("added", own - swapped)):
-            share = partial(_share, parts=right, wholes=counts)
-            row |= interval_columns(name, interval(share, speakers, resamples, seed))
+            share = partial(ratio, parts=right, wholes=counts)
+            row |= interval_columns(name, interval(share, speakers))
         table.append(row)
     return pd.DataFrame(table)
 
 
 def _rate(part: pd.DataFrame) -> float:
     return float(100 * (part["count"] * part.value).sum() / part["count"].sum())
-
-
-def _share(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    return np.asarray((weights @ parts) / (weights @ wholes))

@@ -6,14 +6,15 @@ it: states that grow with depth make an injection that does not grow count for l
 """
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
 
 from spectral.jacobians.products import stationary_rates
-from spectral.results.bootstrap import LEVEL, interval, resampling_weights, weighted_mean
 from spectral.results.effects import interval_columns
+from spectral.results.intervals import interval, weighted_mean
 from spectral.results.jacobians import SETTING, TOKEN
 
 DISPERSIVE, ATTRACTING, NEITHER, UNDECIDED = "dispersive", "attracting", "neither", "undecided"
@@ -32,28 +33,27 @@ READINGS = (MODULO_1, NORMED)
 _MOST = 0.5
 
 
-def regimes(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """The regime of every setting, with the share of resampled voices and utterances in each.
+def regimes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The regime of every setting: the one that the intervals of all coordinates leave.
 
-    Columns of ``SETTING``, ``reading``, every coordinate with its interval, ``share_<regime>``, and
-    ``regime``: the one with at least 95 % of the resamples, else "undecided".
+    Columns of ``SETTING``, ``reading``, every coordinate with its interval, and ``regime``. With
+    every corner of the intervals in one regime it is that, else "undecided": each condition of a
+    regime is decided by its own interval, which errs on the safe side.
     """
     table = []
     keys = [*SETTING, "reading"]
     for key, group in coordinates(rows).groupby(keys, sort=True):
         speakers = group.speaker.to_numpy()
-        weights = resampling_weights(speakers, resamples, seed)
-        values = {name: weighted_mean(weights, group[name].to_numpy()) for name in COORDINATES}
         row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
+        ends = []
         for name in COORDINATES:
+            bounds = (1.0, len(group)) if name == "rank_one_share" else (0.0, 0)
             mean = partial(weighted_mean, values=group[name].to_numpy())
-            found = interval(mean, speakers, resamples, seed)
+            found = interval(mean, speakers, *bounds)
             row |= interval_columns(name, found)
-        drawn = classify(**{name: one[1:] for name, one in values.items()})
-        shares = {name: float((drawn == name).mean()) for name in REGIMES}
-        best = max(shares, key=lambda name: shares[name])
-        row |= {f"share_{name}": value for name, value in shares.items()}
-        table.append(row | {"regime": best if shares[best] >= LEVEL else UNDECIDED})
+            ends.append((found.low, found.high))
+        corners = np.unique(classify(*np.array(list(product(*ends))).T))
+        table.append(row | {"regime": corners[0] if len(corners) == 1 else UNDECIDED})
     return pd.DataFrame(table)
 
 

@@ -9,7 +9,8 @@ from scipy import stats
 from spectral.measurement.activations import TRAINED
 from spectral.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
 from spectral.measurement.schemas import REFERENCE_CONDITION
-from spectral.results.bootstrap import LEVEL, Interval
+from spectral.results.effects import Columns, interval_columns
+from spectral.results.intervals import LEVEL, NOTHING, Interval, jackknife
 from spectral.results.tables import with_interval
 
 KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
@@ -20,11 +21,10 @@ OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
 def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
     """Every pooled change from clean speech, with a 95 % interval over speakers.
 
-    The statistic is taken without each speaker in turn; Student's t with one degree of freedom less
-    than there are speakers makes an interval of the jackknife's standard error (Efron & Tibshirani
-    1993, ch. 11). ``log10_difference`` is log10 of the difference of the index, with the interval
-    of the difference: minus infinity where that reaches zero, NaN where the index did not rise. Of
-    one layer there are changes without intervals; 0 is the mean over layers.
+    The statistic is taken without each speaker in turn, by ``jackknife``. ``log10_difference`` is
+    log10 of the difference of the index, with the interval of the difference: minus infinity where
+    that reaches zero, NaN where the index did not rise. Of one layer there are changes without
+    intervals; 0 is the mean over layers.
     """
     own = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
     found = []
@@ -39,8 +39,8 @@ def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
             "tokens_clean": clean.at["", "tokens"], "tokens_stressed": stressed.at["", "tokens"],
         }  # fmt: skip
         for name, column in values.items():
-            line |= _columns(name, jackknife(column[""], column.drop("").to_numpy()))
-        found.append(line | _logarithm(line))
+            line |= interval_columns(name, jackknife(column.to_numpy(), column.index[1:]))
+        found.append(line | _logarithm(line["difference_speakers"]))
     return pd.DataFrame(found)
 
 
@@ -59,8 +59,8 @@ def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         )
         line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(clean)}
         for name, column in _values(clean, stressed).items():
-            line |= _columns(name, next_draw(column.to_numpy()))
-        found.append(line | _logarithm(line))
+            line |= interval_columns(name, next_draw(column.to_numpy()))
+        found.append(line | _logarithm(line["difference_speakers"]))
     ends = ("", "_low", "_high")
     numbers = [f"{name}{end}" for name in (*OBSERVABLES, "log10_difference") for end in ends]
     return pd.DataFrame(found) if found else _none(numbers)
@@ -108,8 +108,8 @@ def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
         for name in ("alpha_stressed", *OBSERVABLES):
             quantiles = [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
             low, middle, high = np.quantile(values[name], quantiles)
-            line |= _columns(name, Interval(middle, low, high))
-        found.append(line | _logarithm(line))
+            line |= interval_columns(name, Interval(middle, low, high))
+        found.append(line | _logarithm(line["difference_speakers"]))
     return pd.DataFrame(found)
 
 
@@ -154,19 +154,6 @@ def _readable(table: pd.DataFrame, source: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def jackknife(estimate: float, without: np.ndarray) -> Interval:
-    """An estimate with its interval from the values without each cluster: (clusters,).
-
-    NaN where a value is, or where there are fewer than two clusters.
-    """
-    count = len(without)
-    if count < 2 or not np.isfinite([estimate, *without]).all():
-        return Interval(estimate, math.nan, math.nan)
-    spread = math.sqrt((count - 1) / count * np.square(without - without.mean()).sum())
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * spread
-    return Interval(estimate, estimate - reach, estimate + reach)
-
-
 def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     return {
         "alpha_stressed": stressed.alpha,
@@ -177,15 +164,13 @@ def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series
     }
 
 
-def _columns(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _logarithm(line: dict[str, float]) -> dict[str, float]:
+def _logarithm(found: Interval) -> Columns:
     """log10 of the difference of the index, as the paper may have meant its change of log10 Kf."""
-    estimate, low, high = (line[f"difference{end}"] for end in ("", "_low", "_high"))
-    return {
-        "log10_difference": math.log10(estimate) if estimate > 0 else math.nan,
-        "log10_difference_low": math.log10(low) if low > 0 else -math.inf if low <= 0 else math.nan,
-        "log10_difference_high": math.log10(high) if high > 0 else math.nan,
-    }
+    if not found.estimate > 0:
+        return interval_columns("log10_difference", NOTHING)
+    low = -math.inf if found.low <= 0 else math.log10(found.low)
+    # to first order, on the scale of logarithms
+    own = {name: d / found.estimate / math.log(10) for name, d in found.deviations.items()}
+    estimate, high = (math.log10(end) for end in (found.estimate, found.high))
+    known = own if found.low > 0 else {}
+    return interval_columns("log10_difference", Interval(estimate, low, high, known))

@@ -5,17 +5,10 @@ import re
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from spectral.results.bootstrap import interval, weighted_mean
-from spectral.results.effects import (
-    change,
-    effects,
-    interval_columns,
-    layer_means,
-    observable_rows,
-)
+from spectral.results.effects import effects, interval_columns, observable_rows
+from spectral.results.intervals import between
 
 MODES = 50
 SHOWN = ("n_eff", "alpha", "log10_kf_resolved")
@@ -53,16 +46,15 @@ def model_shapes(folders: list[Path]) -> pd.DataFrame:
     return shapes.assign(seeds=shapes.groupby("size").model.transform("size"))
 
 
-def scale_effects(
-    rows: pd.DataFrame, shapes: pd.DataFrame, condition: str, resamples: int, seed: int
-) -> pd.DataFrame:
+def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Length-matched changes at K = 50 beside width, depth and seeds: those of ``effects``.
 
     One row per model, component and observable, with ``change``, ``low``, ``high`` and ``n``.
     """
-    table = effects(_matched(rows), condition, resamples, seed)
+    table = effects(_matched(rows), condition)
     found = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
-    columns = ["parameters", "component", "observable", "change", "low", "high", "n"]
+    numbers = ["change", "low", "high", "change_speakers", "n"]
+    columns = ["parameters", "component", "observable", *numbers]
     joined = shapes.merge(found[["model", *columns]], on="model", validate="one_to_many")
     return joined.sort_values(["parameters", "model", "component", "observable"], ignore_index=True)
 
@@ -88,61 +80,34 @@ def pairs(shapes: pd.DataFrame) -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda pair: [DEPTH, WIDTH, BOTH].index(pair[0]))
 
 
-def contrasts(
-    rows: pd.DataFrame, shapes: pd.DataFrame, condition: str, resamples: int, seed: int
-) -> pd.DataFrame:
-    """A size's length-matched change minus another's, on the utterances that both sides have.
+def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
+    """A size's length-matched change minus another's, from ``scale_effects``, by ``between``.
 
-    A size's change is the mean over its seeds. The interval is of resampled voices and utterances,
-    the same for both sides; the networks stay as they are, so it says nothing of other seeds.
+    A size's change is the mean over its seeds; the interval holds what seeds and speakers vary.
     ``seeds`` tells how many networks are on each side. One row per pair, component and observable.
     """
-    means = layer_means(_matched(rows), condition)
     members = shapes.groupby("size").model.agg(list)
-    table = []
+    found = []
     for differs, larger, smaller in pairs(shapes):
         ones, others = members[larger], members[smaller]
-        chosen = means[means.model.isin([*ones, *others])]
-        for component, group in chosen.groupby("component", sort=True):
-            for name in SHOWN:
-                table.append(
-                    {
-                        "differs": differs,
-                        "contrast": f"{larger} minus {smaller}",
-                        "seeds": f"{len(ones)} against {len(others)}",
-                        "component": component,
-                        "observable": name,
-                    }
-                    | _difference(group, name, ones, others, resamples, seed)
-                )
+        for (component, name), group in table.groupby(["component", "observable"], sort=False):
+            sizes = group.groupby("size").change_speakers.agg(list)
+            chosen = group[group.model.isin([*ones, *others])]
+            found.append(
+                {
+                    "differs": differs,
+                    "contrast": f"{larger} minus {smaller}",
+                    "seeds": f"{len(ones)} against {len(others)}",
+                    "component": component,
+                    "observable": name,
+                }
+                | interval_columns("change", between(sizes.to_dict(), larger, smaller))
+                | {"n": chosen.n.min()}
+            )
     columns = ["differs", "contrast", "seeds", "component", "observable"]
-    return pd.DataFrame(table, columns=[*columns, "change", "change_low", "change_high", "n"])
+    numbers = ["change", "change_low", "change_high", "change_speakers", "n"]
+    return pd.DataFrame(found, columns=[*columns, *numbers])
 
 
 def _matched(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.modes == MODES) & (rows.matched_with != "")]
-
-
-def _difference(
-    group: pd.DataFrame, name: str, ones: list[str], others: list[str], resamples: int, seed: int
-) -> dict[str, float]:
-    wide = group.pivot(index=["utterance", "speaker"], columns="model")
-    sides = {side: wide[f"{name}_{side}"] for side in ("clean", "stressed")}
-    everywhere = np.all([np.isfinite(side).all(axis=1) for side in sides.values()], axis=0)
-    kept = {side: values[everywhere] for side, values in sides.items()}
-
-    def mean_change(weights: np.ndarray, models: list[str]) -> np.ndarray:
-        networks = [
-            change(name, *(weighted_mean(weights, kept[side][model].to_numpy()) for side in kept))
-            for model in models
-        ]
-        return np.mean(networks, axis=0)
-
-    speakers = kept["clean"].index.get_level_values("speaker").to_numpy()
-    if len(speakers) == 0:
-        return dict.fromkeys(["change", "change_low", "change_high"], np.nan) | {"n": 0}
-    found = interval(
-        lambda weights: mean_change(weights, ones) - mean_change(weights, others),
-        speakers, resamples, seed,
-    )  # fmt: skip
-    return interval_columns("change", found) | {"n": len(speakers)}

@@ -1,9 +1,10 @@
 """A step or a drift: which shape an observable takes over an ordered axis, by the BIC."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+
+from spectral.results.intervals import NOTHING, Interval, deletions, jackknife
 
 STEP, SMOOTH, FLAT = "step", "smooth", "no change"
 UNDECIDED, TOO_FEW = "undecided", "too few"
@@ -17,19 +18,17 @@ LEAST_MARGIN = 2.0
 class Shape:
     """What was decided, and on what grounds.
 
-    ``bic`` by shape; ``margin`` is BIC smooth minus BIC step, above 0 for a step; ``place`` the
-    number of points below the best step; ``support`` the share of resampled voices that decide the
-    same.
+    ``bic`` by shape; ``margin``, over speakers, is the BIC of the better of the other two minus
+    that of a step, above 0 for a step; ``place`` the number of points below the best step.
     """
 
     verdict: str
     bic: dict[str, float]
-    margin: float
+    margin: Interval
     place: int
-    support: float
 
 
-def shape(values: np.ndarray, x: np.ndarray, resamples: int, seed: int) -> Shape:
+def shape(values: np.ndarray, x: np.ndarray) -> Shape:
     """Decide between a step, a smooth course and none: values (voices, points) at x (points,).
 
     Each voice has a level of its own, so it gives points - 1 independent contrasts; on all of them
@@ -44,36 +43,22 @@ def shape(values: np.ndarray, x: np.ndarray, resamples: int, seed: int) -> Shape
     values = values[np.isfinite(values).all(1)]
     voices, points = values.shape
     if points < LEAST_POINTS or voices < LEAST_VOICES:
-        return Shape(TOO_FEW, {}, np.nan, 0, np.nan)
-    bic, places = _criteria(_weights(voices, resamples, seed), values, x)
-    verdicts = _decided(bic)
+        return Shape(TOO_FEW, {}, NOTHING, 0)
+    names = np.arange(voices)
+    bic, places = _criteria(deletions(names), values, x)
+    margin = jackknife(np.minimum(bic[FLAT], bic[SMOOTH]) - bic[STEP], names)
     own = {name: float(column[0]) for name, column in bic.items()}
-    return Shape(
-        str(verdicts[0]),
-        own,
-        own[SMOOTH] - own[STEP],
-        int(places[0]),
-        float((verdicts[1:] == verdicts[0]).mean()),
-    )
-
-
-@lru_cache(maxsize=8)
-def _weights(voices: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each voice is drawn (resamples + 1, voices), the first row once each."""
-    drawn = np.random.default_rng(seed).integers(voices, size=(resamples, voices))
-    counted = [np.bincount(row, minlength=voices) for row in drawn]
-    weights = np.stack([np.ones(voices), *counted])
-    weights.setflags(write=False)  # it is shared between calls
-    return weights
+    return Shape(_decided(own), own, margin, int(places[0]))
 
 
 def _criteria(
     weights: np.ndarray, values: np.ndarray, x: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """BIC by shape (rows,) and the best step's place, for every row of weights (rows, voices)."""
-    voices, points = values.shape
+    points = values.shape[1]
     inner = values - values.mean(1, keepdims=True)
-    course = weights @ inner / voices  # (rows, points), each of mean zero
+    voices = weights.sum(1)  # (rows,)
+    course = weights @ inner / voices[:, None]  # (rows, points), each of mean zero
     scatter = weights @ (inner**2).sum(1) - voices * (course**2).sum(1)
     x = (x - x.min()) / (x.max() - x.min())
     line = _left_over(course, np.stack([x], 1))
@@ -104,8 +89,6 @@ def _left_over(course: np.ndarray, regressors: np.ndarray) -> np.ndarray:
     return np.asarray((course**2).sum(1) - ((course @ basis) ** 2).sum(1)).clip(0)
 
 
-def _decided(bic: dict[str, np.ndarray]) -> np.ndarray:
-    names, table = np.array([*bic]), np.stack([*bic.values()], axis=1)
-    order = np.sort(table, axis=1)
-    best = names[table.argmin(1)]
-    return np.where(order[:, 1] - order[:, 0] > LEAST_MARGIN, best, UNDECIDED)
+def _decided(bic: dict[str, float]) -> str:
+    first, second, *_ = sorted(bic, key=lambda name: bic[name])
+    return first if bic[second] - bic[first] > LEAST_MARGIN else UNDECIDED

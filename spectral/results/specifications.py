@@ -33,13 +33,13 @@ _PAPER = ["delta_n_eff", "delta_log10_kf", "delta_alpha"]
 
 
 def specification_curve(
-    rows: pd.DataFrame, choice_rows: pd.DataFrame, condition: str, resamples: int, seed: int
+    rows: pd.DataFrame, choice_rows: pd.DataFrame, condition: str
 ) -> pd.DataFrame:
     """The change of every observable by every specification, with its interval.
 
     ``rows`` are of ``measure``, ``choice_rows`` of ``choices``. One row per model, component,
     observable and specification: ``CHOICES``, ``change`` (of N_eff in %), ``low``, ``high`` and
-    ``n``, the utterances (pooled: voices) whose value exists on both sides.
+    ``n``, the utterances (pooled: speakers) whose value exists on both sides.
     """
     tables = []
     widest = rows[rows.modes == rows.modes.max()]
@@ -47,8 +47,7 @@ def specification_curve(
         for key, part in found.groupby(_ABOUT, sort=True):
             about = dict(zip(_ABOUT, key, strict=True))
             tables += [
-                comparison.changes(resamples, seed).assign(**about)
-                for comparison in compare(part, condition)
+                comparison.changes().assign(**about) for comparison in compare(part, condition)
             ]
     table = pd.concat(tables, ignore_index=True)
     return table[[*_ABOUT, "observable", *CHOICES, "change", "low", "high", "n"]]

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from spectral.results.bootstrap import (
+from spectral.results.effects import both_sides, interval_columns
+from spectral.results.intervals import (
     Interval,
-    percentile_interval,
-    resampling_weights,
+    deletions,
+    jackknife,
     weighted_mean,
 )
-from spectral.results.effects import both_sides, interval_columns
 
 HEAD, TAIL = "head", "tail"
 PARTS = {HEAD: slice(0, 10), TAIL: slice(10, 50)}
@@ -27,7 +27,7 @@ _KEY = ["parameters", "model", "component", "length"]
 _MOST = 0.5
 
 
-def tail_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Geometric mean of stressed over clean, of head and tail, with intervals.
 
     A row per model, component, length, measure (``EIGENVALUE``, ``SHARE``) and part; ``n`` counts
@@ -40,7 +40,7 @@ def tail_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
             counts = known.sum(1)
             sums = np.where(known, logs[:, modes], 0.0).sum(1)
             means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
-            (found,) = _ratios(means[:, None], speakers, resamples, seed)
+            (found,) = _ratios(means[:, None], speakers)
             n = int((counts > 0).sum())
             table.append(
                 {**row, "part": part, "n": n, "modes": counts.sum() / max(n, 1)}
@@ -49,7 +49,7 @@ def tail_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
     return pd.DataFrame(table)
 
 
-def mode_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -> pd.DataFrame:
+def mode_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Geometric mean of stressed over clean at every mode, with intervals.
 
     A row per model, component, length, measure and mode; modes that fewer than half of the
@@ -59,7 +59,7 @@ def mode_ratios(rows: pd.DataFrame, condition: str, resamples: int, seed: int) -
     for row, speakers, logs in _log_ratios(rows, condition):
         counts = np.isfinite(logs).sum(0)
         kept = np.flatnonzero(counts >= _MOST * len(logs)).tolist()
-        for i, found in zip(kept, _ratios(logs[:, kept], speakers, resamples, seed), strict=True):
+        for i, found in zip(kept, _ratios(logs[:, kept], speakers), strict=True):
             n = int(counts[i])
             table.append({**row, "mode": i + 1, "n": n} | interval_columns("ratio", found))
     return pd.DataFrame(table)
@@ -102,11 +102,11 @@ def _shares(logs: np.ndarray) -> np.ndarray:
     return np.asarray(logs - np.log(np.nansum(np.exp(logs), axis=1, keepdims=True)))
 
 
-def _ratios(
-    logs: np.ndarray, speakers: np.ndarray, resamples: int, seed: int
-) -> Iterator[Interval]:
-    """Geometric means of every column of logs (utterances, columns), with intervals."""
-    means = weighted_mean(resampling_weights(speakers, resamples, seed), logs)
-    for column in means.T:
-        found = percentile_interval(column)
-        yield Interval(*np.exp([found.estimate, found.low, found.high]).tolist())
+def _ratios(logs: np.ndarray, speakers: np.ndarray) -> Iterator[Interval]:
+    """Geometric means of every column of logs (utterances, columns); intervals of logarithms."""
+    for column in weighted_mean(deletions(speakers), logs).T:
+        found = jackknife(column, np.unique(speakers))
+        estimate, low, high = np.exp([found.estimate, found.low, found.high]).tolist()
+        # to first order, on the scale of ratios
+        deviations = {name: estimate * own for name, own in found.deviations.items()}
+        yield Interval(estimate, low, high, deviations)

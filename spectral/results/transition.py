@@ -16,9 +16,7 @@ _KEY = [*GROUP, "length", "observable"]
 _UNITS = ["speaker", "utterance"]
 
 
-def transitions(
-    rows: pd.DataFrame, families: Iterable[str], resamples: int, seed: int
-) -> pd.DataFrame:
+def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     """``shape`` of the voices' means along every axis: one row per GROUP, length, observable, axis.
 
     An utterance counts where it has a value at every point.
@@ -34,11 +32,11 @@ def transitions(
     for family in families:
         courses = _by_severity(rows, severities(rows, family))
         for key, voices in _voices(courses, SEVERITY):
-            table.append(_row(key, voices, SEVERITY, resamples, seed) | {"of": family})
+            table.append(_row(key, voices, SEVERITY) | {"of": family})
         for name in (REFERENCE_CONDITION, family):
             courses = _by_depth(rows[rows.condition == name])
             for key, voices in _voices(courses, "layer"):
-                table.append(_row(key, voices, DEPTH, resamples, seed) | {"of": name})
+                table.append(_row(key, voices, DEPTH) | {"of": name})
     return pd.DataFrame(table).drop_duplicates([*_KEY, "along", "of"], ignore_index=True)
 
 
@@ -52,20 +50,19 @@ def _voices(courses: pd.DataFrame, axis: str) -> Iterator[tuple[tuple[object, ..
             yield key, known.get(key, means.iloc[:0])
 
 
-def _row(
-    key: tuple[object, ...], voices: pd.DataFrame, along: str, resamples: int, seed: int
-) -> dict[str, object]:
+def _row(key: tuple[object, ...], voices: pd.DataFrame, along: str) -> dict[str, object]:
     x = voices.columns.to_numpy(float)
-    found = shape(voices.to_numpy(float), x, resamples, seed)
+    found = shape(voices.to_numpy(float), x)
     return dict(zip(_KEY, key, strict=True)) | {
         "along": along,
         "points": len(x),
         "voices": len(voices),
         "verdict": found.verdict,
         **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
-        "margin": found.margin,
         "step_after": x[found.place - 1] if found.place else np.nan,
-        "support": found.support,
+        "margin": found.margin.estimate,
+        "margin_low": found.margin.low,
+        "margin_high": found.margin.high,
     }
 
 

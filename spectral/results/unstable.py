@@ -14,7 +14,7 @@ _TEXT = ["parameters", "model", "width", "condition", "speaker", "utterance", "c
 _MEANS = ["unstable", "position"]
 
 
-def unstable_contrasts(rows: pd.DataFrame, least: int, resamples: int, seed: int) -> pd.DataFrame:
+def unstable_contrasts(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     """Candidates minus others in the number of eigenvalues of W_l of modulus above one, of D.
 
     A row per model, stressed condition, network and layer, "mean" being that of all layers. An
@@ -28,8 +28,7 @@ def unstable_contrasts(rows: pd.DataFrame, least: int, resamples: int, seed: int
     layers = pd.concat([every.assign(layer=ALL_LAYERS), layers.astype({"layer": str})])
     return pd.DataFrame(
         [
-            dict(zip(keys, key, strict=True))
-            | contrast(group, "unstable", "position", least, resamples, seed)
+            dict(zip(keys, key, strict=True)) | contrast(group, "unstable", "position", least)
             for key, group in layers.groupby(keys, sort=True)
         ]
     )

@@ -16,7 +16,7 @@ A length control on the opposite side counts against the raw effect.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spectral.results.bootstrap import Interval
+from spectral.results.intervals import Interval
 
 SURVIVES, IN_PART = "survives", "survives in part"
 EXPLAINED, UNDECIDED = "explained by length", "undecided"

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from spectral.results.answers import ANSWER
-from spectral.results.bootstrap import Interval, percentile_interval, resampling_weights
 from spectral.results.effects import interval_columns
+from spectral.results.intervals import NOTHING, deletions, jackknife
 from spectral.results.within import larger_probability
 
 ANY, BEFORE = "any", "before"
@@ -24,18 +24,17 @@ MEAN = 0
 
 CHANCE = 0.5
 _KEYS = ["parameters", "model", "condition"]
-_NOTHING = Interval(np.nan, np.nan, np.nan)
 Draws = Mapping[str, np.ndarray]
 Sizes = dict[str, int]
 
 
-def early_warnings(rows: pd.DataFrame, least: int, resamples: int, seed: int) -> pd.DataFrame:
+def early_warnings(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     """Candidates against other answers by model, condition, beginnings, n, component, observable.
 
     ``auc`` is the probability that a candidate's value is the larger of the two (0.5 for no
     warning, below it where candidates have the smaller values); ``gain`` how much farther from 0.5
     it is than that of the mean log-probability of the same tokens in the same answers. Each has
-    its interval from resampled voices and utterances; both are NaN, with the ``reason``, where
+    its interval over speakers; both are NaN, with the ``reason``, where
     either side has fewer than ``least`` answers. Log-probabilities have "answer" as component. The
     numbers of answers beside a mean over n are the fewest that any of these n has, 0 of none.
     """
@@ -43,7 +42,7 @@ def early_warnings(rows: pd.DataFrame, least: int, resamples: int, seed: int) ->
         dict(zip(_KEYS, key, strict=True)) | {"when": when} | row
         for key, group in rows.groupby(_KEYS, sort=True)
         for when in (ANY, BEFORE)
-        for row in _rows(group, when, least, resamples, seed)
+        for row in _rows(group, when, least)
     )
 
 
@@ -66,11 +65,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return counts.reset_index()
 
 
-def _rows(
-    group: pd.DataFrame, when: str, least: int, resamples: int, seed: int
-) -> Iterator[dict[str, object]]:
+def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[dict[str, object]]:
     answers = group.drop_duplicates("utterance").set_index("utterance").sort_index()
-    weights = resampling_weights(answers.speaker.to_numpy(), resamples, seed)
+    speakers = answers.speaker.to_numpy()
+    weights = deletions(speakers)
     prefixes = sorted(group.prefix.unique())
     tables = _tables(group, when, answers.index, prefixes)
     confidence = tables[ANSWER, CONFIDENCE]
@@ -95,10 +93,10 @@ def _rows(
                 drawn.append({"auc": auc, "gain": gain})
                 counted.append(sizes)
             last = drawn[-1:] if not reason else []
-            yield about | {"prefix": prefix} | sizes | _columns(last, reason)
+            yield about | {"prefix": prefix} | sizes | _columns(last, reason, speakers)
         reason = "" if drawn else f"at no n are there {least} answers on both sides"
         fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
-        yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason)
+        yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason, speakers)
 
 
 def _tables(
@@ -122,11 +120,13 @@ def _too_few(sizes: Sizes, least: int) -> str:
     return "" if min(sizes.values()) >= least else f"{found}, {least} of each are needed"
 
 
-def _columns(drawn: Sequence[Draws], reason: str) -> dict[str, object]:
+def _columns(drawn: Sequence[Draws], reason: str, speakers: np.ndarray) -> dict[str, object]:
     """Means over some n with their intervals; of none, NaN and the reason."""
     columns: dict[str, object] = {"reason": reason}
-    for name in ("auc", "gain"):
-        means = np.mean([each[name] for each in drawn], axis=0) if drawn else None
-        found = _NOTHING if means is None else percentile_interval(means)
+    for name, bounded in (("auc", 1.0), ("gain", 0.0)):
+        found = NOTHING
+        if drawn:
+            means = np.mean([each[name] for each in drawn], axis=0)
+            found = jackknife(means, np.unique(speakers), bounded)
         columns |= interval_columns(name, found)
     return columns

@@ -10,25 +10,23 @@ import pandas as pd
 
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.results.answers import ANSWER, answers
-from spectral.results.bootstrap import Interval, interval, weighted_mean
 from spectral.results.effects import GROUP, OBSERVABLES, RAW, interval_columns, layer_means
+from spectral.results.intervals import NOTHING, Interval, interval, weighted_mean
 from spectral.results.verdict import side
 
 DIFFERS, BY_LENGTH = "differs", "explained by length"
 ALIKE, TOO_FEW = "no difference seen", "too few"
 
-_NOTHING = Interval(np.nan, np.nan, np.nan)
 
-
-def within_conditions(rows: pd.DataFrame, least: int, resamples: int, seed: int) -> pd.DataFrame:
+def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     """Candidates minus others by model, condition, component, K and observable, all T tokens.
 
     ``difference`` is that of the means; ``adjusted`` the candidates' coefficient in a least-squares
     fit on candidate and T, so at equal T; ``auc`` the probability that a candidate's value is the
-    larger of the two (0.5 for no difference), each with its interval from resampled voices and
-    utterances. ``verdict``: "differs" where both differences exclude zero on one side, "explained
-    by length" where only the first does, "too few" where either group has fewer than ``least``
-    utterances. Log-probability and T have "answer" as component and 0 as K.
+    larger of the two (0.5 for no difference), each with its interval over speakers. ``verdict``:
+    "differs" where both differences exclude zero on one side, "explained by length" where only the
+    first does, "too few" where either group has fewer than ``least`` utterances. Log-probability
+    and T have "answer" as component and 0 as K.
     """
     table: list[dict[str, object]] = []
     said = answers(rows)
@@ -38,7 +36,7 @@ def within_conditions(rows: pd.DataFrame, least: int, resamples: int, seed: int)
             row = dict(zip(["parameters", "model"], key, strict=True))
             row |= {"component": ANSWER, "modes": 0, "condition": name}
             for column in ("log_probability", "tokens"):
-                found = contrast(group, column, "tokens", least, resamples, seed)
+                found = contrast(group, column, "tokens", least)
                 table.append({**row, "observable": column, **found})
         means = layer_means(rows, name)
         means = means[means.length == RAW].merge(own[["model", "utterance", "candidate"]])
@@ -47,14 +45,12 @@ def within_conditions(rows: pd.DataFrame, least: int, resamples: int, seed: int)
             for observable in OBSERVABLES:
                 column = f"{observable}_stressed"
                 if column in group:
-                    found = contrast(group, column, "tokens_stressed", least, resamples, seed)
+                    found = contrast(group, column, "tokens_stressed", least)
                     table.append({**row, "observable": observable, **found})
     return pd.DataFrame(table)
 
 
-def contrast(
-    group: pd.DataFrame, column: str, length: str, least: int, resamples: int, seed: int
-) -> dict[str, object]:
+def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> dict[str, object]:
     """Candidates minus others in a column, a row per utterance; the columns are described above.
 
     The adjusted difference is at equal ``length``, another column.
@@ -63,7 +59,7 @@ def contrast(
     values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
     candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
     counts = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-    found = {"difference": _NOTHING, "adjusted": _NOTHING, "auc": _NOTHING}
+    found = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
     if min(counts.values()) >= least:
         inside, outside = (np.where(own, values, np.nan) for own in (candidate, ~candidate))
         statistics = {
@@ -73,7 +69,8 @@ def contrast(
         }
         for name, statistic in statistics.items():
             if name != "adjusted" or column != length:
-                found[name] = interval(statistic, speakers, resamples, seed)
+                bounds = (1.0, min(counts.values())) if name == "auc" else (0.0, 0)
+                found[name] = interval(statistic, speakers, *bounds)
     columns: dict[str, object] = {**counts}
     for name, one in found.items():
         columns |= interval_columns(name, one)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spectral.results.bootstrap import interval, weighted_mean
+from spectral.results.effects import interval_columns
+from spectral.results.intervals import interval, ratio, share, weighted_mean
 from spectral.speech.text import normalise
 from spectral.stress.scoring import Outcome
 
@@ -29,7 +30,7 @@ def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
     return raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
 
 
-def word_errors(said: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def word_errors(said: pd.DataFrame) -> pd.DataFrame:
     """Corpus word error in % by model and condition: all word edits over all reference words.
 
     Also the share of hallucination candidates in %, and the mean average log-probability; each
@@ -40,17 +41,16 @@ def word_errors(said: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     for key, group in said.groupby(keys, sort=True):
         words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
         edits = words * group.word_error.to_numpy()
+        candidates, speakers = group.candidate.to_numpy(float), group.speaker.to_numpy()
+        sure = group.text_log_probability.to_numpy()
         columns = {
-            "word_error": partial(_percent, parts=edits, wholes=words),
-            "candidates": partial(
-                _percent, parts=group.candidate.to_numpy(float), wholes=np.ones(len(group))
-            ),
-            "log_probability": partial(weighted_mean, values=group.text_log_probability.to_numpy()),
+            "word_error": interval(partial(ratio, parts=100 * edits, wholes=words), speakers),
+            "candidates": share(candidates, np.ones(len(group)), speakers),
+            "log_probability": interval(partial(weighted_mean, values=sure), speakers),
         }
         row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
-        for name, statistic in columns.items():
-            found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
-            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+        for name, found in columns.items():
+            row |= interval_columns(name, found)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -62,7 +62,7 @@ def outcome_shares(said: pd.DataFrame) -> pd.DataFrame:
     return shares.unstack(fill_value=0.0).reset_index()
 
 
-def outcome_confidence(said: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def outcome_confidence(said: pd.DataFrame) -> pd.DataFrame:
     """What kinds of answers there are, and how many of each kind Whisper itself would trust.
 
     One row per model, condition and outcome: ``n`` answers; ``share`` of all in %; ``passing``,
@@ -77,18 +77,14 @@ def outcome_confidence(said: pd.DataFrame, resamples: int, seed: int) -> pd.Data
         for kind in Outcome:
             own = (group.outcome == kind).to_numpy(float)
             row = dict(zip(keys, key, strict=True)) | {"outcome": str(kind), "n": int(own.sum())}
-            shares = {
-                "share": partial(_percent, parts=own, wholes=np.ones(len(group))),
-                "passing": partial(_percent, parts=own * confident, wholes=own * known),
-            }
-            for name, statistic in shares.items():
-                found = interval(statistic, group.speaker.to_numpy(), resamples, seed)
-                row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+            speakers = group.speaker.to_numpy()
+            row |= interval_columns("share", share(own, np.ones(len(group)), speakers))
+            row |= interval_columns("passing", share(own * confident, own * known, speakers))
             table.append(row)
     return pd.DataFrame(table)
 
 
-def by_novelty(said: pd.DataFrame, table: Path, resamples: int, seed: int) -> pd.DataFrame:
+def by_novelty(said: pd.DataFrame, table: Path) -> pd.DataFrame:
     """``word_errors`` of clean speech on all utterances, the familiar ones, and each unseen kind.
 
     ``table`` is the embedded corpus's own, which says what training has never met.
@@ -103,7 +99,7 @@ def by_novelty(said: pd.DataFrame, table: Path, resamples: int, seed: int) -> pd
     subsets |= {name: clean[unseen[name]] for name in UNSEEN}
     return pd.concat(
         [
-            word_errors(subset, resamples, seed).assign(material=name.replace("_", " "))
+            word_errors(subset).assign(material=name.replace("_", " "))
             for name, subset in subsets.items()
         ],
         ignore_index=True,
@@ -130,8 +126,3 @@ def training_records(folders: Sequence[Path]) -> pd.DataFrame:
                 | {"total_step": before + last}
             )
     return pd.DataFrame(table)
-
-
-def _percent(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # of nothing there is no share
-        return np.asarray(100 * (weights @ parts) / (weights @ wholes))

@@ -1,0 +1,290 @@
+"""Intervals by leaving out one speaker at a time, and joint ones of networks of the same speakers.
+
+Utterances of a speaker are not independent, speakers are: a statistic is taken again without each
+of them, and the spread of these values gives its standard error (jackknife; Efron & Stein 1981).
+Student's t with one degree of freedom less than there are speakers makes a 95 % interval of it
+(cluster-t; Cameron & Miller 2015, sec. VI). Nothing is drawn, so nothing hangs on a seed.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+_ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, its 95 % interval, and the speakers' parts in it.
+
+    The squares of the ``deviations`` sum to the jackknife's variance, and their products, speaker
+    by speaker, to the covariance with another number of the same speakers. Without them only the
+    ends are known. ``besides`` is the square of what else is in half the interval, as of networks
+    drawn at random.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    deviations: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    besides: float = field(default=0.0, compare=False, repr=False)
+
+
+NOTHING = Interval(math.nan, math.nan, math.nan)
+
+
+def deletions(speakers: np.ndarray) -> np.ndarray:
+    """Weights of utterances: speakers (utterances,) -> (speakers + 1, utterances).
+
+    Row 0 is the data itself, every utterance once; each other row leaves out one speaker, in the
+    order of ``np.unique``. Of pairs, speakers (pairs, 2), it leaves out those with either end.
+    """
+    own = np.asarray(speakers).reshape(len(speakers), -1)
+    kept = (own != np.unique(own)[:, None, None]).all(2)
+    return np.vstack([np.ones(len(own)), kept.astype(float)])
+
+
+def interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    speakers: np.ndarray,
+    bounded: float = 0.0,
+    total: int = 0,
+) -> Interval:
+    """``jackknife`` of a statistic of weighted utterances: weights (rows, utterances) -> (rows,).
+
+    Pairs of utterances are left out with a speaker at either end, as the jackknife of U statistics
+    asks (Arvesen 1969): speakers are then (pairs, 2). It errs on the safe side, for what is a
+    pair's own counts at both ends.
+    """
+    return jackknife(statistic(deletions(speakers)), np.unique(speakers), bounded, total)
+
+
+def jackknife(
+    values: np.ndarray, speakers: Sequence[str] | np.ndarray, bounded: float = 0.0, total: int = 0
+) -> Interval:
+    """The interval of values (speakers + 1,), that of all first, then without each speaker.
+
+    A speaker who changes nothing, having no value, does not count. The interval is NaN where a
+    value is, and where fewer than two speakers count, but for a number that none changes, which is
+    its own interval. A number between 0 and ``bounded``, such as an AUC or a share in %, has its
+    interval made on the scale of arcsin sqrt, which does not leave these bounds (Anscombe 1948);
+    where no speaker changes it, being 0 or all, it is ``exact``, of ``total`` independent units.
+    Statistics must be smooth in the weights: means, their ratios, ranks of spectra, no medians.
+    """
+    estimate, without = float(values[0]), np.asarray(values[1:], float)
+    if not np.isfinite(values).all():
+        return Interval(estimate, math.nan, math.nan)
+    counts = _counting(np.asarray(values)[:, None])[:, 0]
+    if not counts.any():
+        if total:
+            found = exact(round(estimate / bounded * total), total)
+            return Interval(estimate, bounded / 100 * found.low, bounded / 100 * found.high)
+        return Interval(estimate, estimate, estimate, dict.fromkeys(map(str, speakers), 0.0))
+    if counts.sum() < 2:
+        return Interval(estimate, math.nan, math.nan)
+    own = without[counts]
+    names = np.array(speakers)[counts].tolist()
+    deviations = dict(zip(names, _deviations(own).tolist(), strict=True))
+    if not bounded:
+        return _student(estimate, deviations)
+    middle, scaled = (np.arcsin(np.sqrt(np.clip(x / bounded, 0, 1))) for x in (estimate, own))
+    reach = _t(len(own) - 1) * math.sqrt(np.square(_deviations(scaled)).sum())
+    low, high = bounded * np.sin(np.clip([middle - reach, middle + reach], 0, math.pi / 2)) ** 2
+    return Interval(estimate, float(low), float(high), deviations)
+
+
+def reaches(values: np.ndarray) -> np.ndarray:
+    """Half the interval of ``jackknife``: values (speakers + 1, columns) -> (columns,)."""
+    counts = _counting(values)
+    number = counts.sum(0)
+    without = np.where(counts, values[1:], 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        away = np.where(counts, without - without.sum(0) / number, 0.0)
+        spread = np.sqrt((number - 1) / number * np.square(away).sum(0))
+        found = stats.t.ppf((1 + LEVEL) / 2, number - 1) * spread
+    known = np.isfinite(values).all(0)
+    return np.where(known & (number == 0), 0.0, np.where(known & (number > 1), found, np.nan))
+
+
+def _counting(values: np.ndarray) -> np.ndarray:
+    """Which speakers change a value by more than rounding: (speakers, columns)."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.abs(values[1:] - values[0]) > _ROUNDING * np.abs(values).max(0))
+
+
+def _student(estimate: float, deviations: Mapping[str, float], besides: float = 0.0) -> Interval:
+    """An estimate with Student's interval, from each speaker's part in it."""
+    spread = float(np.square(list(deviations.values())).sum())
+    reach = math.hypot(_t(len(deviations) - 1) * math.sqrt(spread), math.sqrt(besides))
+    return Interval(estimate, estimate - reach, estimate + reach, deviations, besides)
+
+
+def _deviations(without: np.ndarray) -> np.ndarray:
+    count = len(without)
+    return np.asarray(math.sqrt((count - 1) / count) * (without - without.mean()))
+
+
+@lru_cache(maxsize=256)
+def _t(freedom: float) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def share(parts: np.ndarray, wholes: np.ndarray, speakers: np.ndarray) -> Interval:
+    """A share in %: the sum of parts (utterances,), none larger than its whole, by that of wholes.
+
+    Where none or all is counted, the exact interval takes utterances as independent.
+    """
+    total = int(np.count_nonzero(wholes))
+    return interval(lambda weights: 100 * ratio(weights, parts, wholes), speakers, 100, total)
+
+
+def exact(count: int, total: int) -> Interval:
+    """A share in %, with the exact interval of Clopper and Pearson (1934)."""
+    tail = (1 - LEVEL) / 2
+    low = stats.beta.ppf(tail, count, total - count + 1) if count else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, total - count) if count < total else 1.0
+    return Interval(100 * count / total, 100 * float(low), 100 * float(high))
+
+
+def ratio(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Weighted sums by weighted sums: weights (rows, utterances) -> (rows,), NaN of nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((weights @ parts) / (weights @ wholes))
+
+
+def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means over utterances, those that are not finite left out.
+
+    weights (rows, utterances); values (utterances,) or (utterances, columns), so (rows,) or
+    (rows, columns).
+    """
+    finite = np.isfinite(values)
+    return ratio(weights, np.where(finite, values, 0.0), finite)
+
+
+def difference(one: Interval, other: Interval) -> Interval:
+    """``one`` minus ``other``, numbers of the same speakers: speaker by speaker.
+
+    Where only their ends are known, from these, as if of other speakers (Zou & Donner 2008), which
+    errs on the safe side where they vary together.
+    """
+    estimate = one.estimate - other.estimate
+    if one.deviations and other.deviations:
+        own, others = _matrix([one, other]).T
+        return _with(estimate, own - others, [one, other], one.besides + other.besides)
+    low = math.hypot(one.estimate - one.low, other.high - other.estimate)
+    high = math.hypot(one.high - one.estimate, other.estimate - other.low)
+    return Interval(estimate, estimate - low, estimate + high)
+
+
+def mean(found: Sequence[Interval]) -> Interval:
+    """The mean of numbers of the same speakers: speaker by speaker.
+
+    Where only their ends are known, the mean of these: the interval of numbers that vary together.
+    """
+    if all(one.deviations for one in found):
+        estimate = float(np.mean([one.estimate for one in found]))
+        besides = float(np.mean([one.besides for one in found]))
+        return _with(estimate, _matrix(found).mean(1), found, besides)
+    ends = np.mean([[one.estimate, one.low, one.high] for one in found], axis=0)
+    return Interval(float(ends[0]), float(ends[1]), float(ends[2]))
+
+
+def scaled(found: Interval, factor: float) -> Interval:
+    """A number times a positive factor."""
+    deviations = {name: factor * own for name, own in found.deviations.items()}
+    ends = (factor * end for end in (found.estimate, found.low, found.high))
+    estimate, low, high = ends
+    return Interval(estimate, low, high, deviations, factor**2 * found.besides)
+
+
+def _names(found: Sequence[Interval]) -> list[str]:
+    return sorted(set().union(*(one.deviations for one in found)))
+
+
+def _matrix(found: Sequence[Interval]) -> np.ndarray:
+    """Deviations (speakers, numbers); 0 of speakers who do not count in one."""
+    return np.array([[one.deviations.get(name, 0.0) for one in found] for name in _names(found)])
+
+
+def _with(
+    estimate: float, deviations: np.ndarray, found: Sequence[Interval], besides: float
+) -> Interval:
+    own = dict(zip(_names(found), deviations.tolist(), strict=True))
+    return _student(estimate, own, besides)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What several networks say together: their mean, and how far they differ."""
+
+    found: Interval
+    error: float  # standard error of the mean
+    networks: int
+    tau: float  # standard deviation between networks, beyond what speakers make of it
+    predicted: Interval  # where one more network would lie
+
+
+def joint(found: Sequence[Interval]) -> Joint:
+    """The mean over networks of numbers of the same speakers, networks and speakers being crossed.
+
+    Of M networks the mean varies by s^2 / M + c: s^2 is the variance of their estimates, c the mean
+    covariance between two networks over the speakers that both were given (Owen 2007, with an
+    unbiased estimate of each part). Half the interval is sqrt(t_M^2 s^2 / M + t_V^2 c), each part
+    with Student's t of its own degrees of freedom, M - 1 and speakers - 1, which covers 95 % or
+    more down to two networks. Where the deviations of one are not known, all are taken to vary
+    together, which is the widest that it can be. tau^2 is s^2 less what of it is sampling (moments;
+    DerSimonian & Laird 1986). One network has its own interval.
+    """
+    count, normal = len(found), _t(math.inf)
+    if count == 1:
+        return Joint(found[0], (found[0].high - found[0].low) / 2 / normal, 1, math.nan, NOTHING)
+    together = mean(found)
+    estimate, besides = together.estimate, together.besides
+    low = float(np.mean([one.estimate - one.low for one in found]))
+    high = float(np.mean([one.high - one.estimate for one in found]))
+    shared, own = ((low + high) / 2 / normal) ** 2, 0.0
+    if all(one.deviations for one in found):
+        matrix = _matrix(found)
+        single = float(np.square(matrix).sum() / count)
+        shared = (count * float(np.square(matrix.mean(1)).sum()) - single) / (count - 1)
+        shared = max(shared, 0.0)
+        own = max(single - shared, 0.0)
+        low = high = math.sqrt(_t(len(matrix) - 1) ** 2 * shared + besides)
+        shared += besides / normal**2
+    variance = float(np.var([one.estimate for one in found], ddof=1))
+    tau = math.sqrt(max(variance - own, 0.0))
+
+    def around(spread: float) -> Interval:
+        reach = _t(count - 1) * math.sqrt(spread)
+        ends = estimate - math.hypot(reach, low), estimate + math.hypot(reach, high)
+        return Interval(estimate, *ends, together.deviations, reach**2 + besides)
+
+    error = math.sqrt(variance / count + shared)
+    return Joint(around(variance / count), error, count, tau, around(tau**2 + variance / count))
+
+
+def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> Interval:
+    """The mean over one size's seeds minus that over another's, numbers of the same speakers.
+
+    Seeds vary by s^2, pooled over all ``sizes`` with several (t: seeds less sizes), speakers by
+    what leaving each out does to the difference; half the interval is the root of both parts, as
+    in ``joint``. Without two seeds of any size there is no interval.
+    """
+    over_speakers = difference(mean(sizes[one]), mean(sizes[other]))
+    seeds = [[found.estimate for found in size] for size in sizes.values()]
+    freedom = sum(len(size) - 1 for size in seeds)
+    if freedom == 0:
+        return Interval(over_speakers.estimate, math.nan, math.nan)
+    pooled = sum(len(size) * float(np.var(size)) for size in seeds) / freedom
+    counts = 1 / len(sizes[one]) + 1 / len(sizes[other])
+    reach = _t(freedom) * math.sqrt(pooled * counts)
+    estimate = over_speakers.estimate
+    low = math.hypot(reach, estimate - over_speakers.low)
+    high = math.hypot(reach, over_speakers.high - estimate)
+    return Interval(estimate, estimate - low, estimate + high)
