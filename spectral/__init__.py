@@ -8,6 +8,7 @@ Importing this package needs torch, numpy and scipy alone.
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
 from spectral.jacobians.injections import injection, sensitivity, total_sensitivity
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
+from spectral.jacobians.linearised import LinearisedLayers, linearise
 from spectral.jacobians.operators import LinearOperator, function_operator
 from spectral.jacobians.products import product_bounds, stationary_rates
 from spectral.jacobians.propagators import (
@@ -27,6 +28,7 @@ from spectral.spectra import (
     resolved_modes,
     spectral_slope,
 )
+from spectral.tracing.trace import attach
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,8 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LinearOperator",
+    "LinearisedLayers",
+    "attach",
     "attention_graph",
     "autodiff_propagators",
     "effective_rank",
@@ -46,6 +50,7 @@ __all__ = [
     "kirchhoff_index",
     "layer_gains",
     "layer_operator",
+    "linearise",
     "product_bounds",
     "propagator_operator",
     "propagators",

@@ -287,6 +287,41 @@ def test_asking_for_what_was_never_decoded_is_an_error(tiny: SpeechModel) -> Non
         recording.rows("ffn")
 
 
+def test_asking_for_what_there_is_not_is_an_error(tiny: SpeechModel, features: Tensor) -> None:
+    with capture(tiny) as recording:
+        with pytest.raises(RuntimeError, match="no query was recorded; decode inside"):
+            recording.attention([], 7)
+        transcripts = greedy(tiny, features[:1], UNRESTRICTED, limit=2)
+    with pytest.raises(ValueError, match="no kind 'nonsense'; there are self_attention"):
+        recording.rows("nonsense")
+    with pytest.raises(ValueError, match="no layer 7; there are 0 to 1"):
+        recording.attention(transcripts, 7)
+
+
+@torch.no_grad()
+def test_a_second_batch_is_an_error_also_where_the_prompt_is_one_token(
+    tiny: SpeechModel, features: Tensor
+) -> None:
+    context, one = tiny.encode(features[:1]), torch.tensor([tiny.tokens.prompt[:1]])
+    with capture(tiny):
+        cache = tiny.new_cache()
+        for _ in range(2):
+            tiny.step(one, context, cache)
+        with pytest.raises(RuntimeError, match="one block per batch"):
+            tiny.step(one, context, tiny.new_cache())
+
+
+def test_a_layer_that_is_silent_is_named_and_not_left_out(
+    tiny: SpeechModel, features: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.layers[1].layer, "forward", lambda hidden, *_, **__: hidden)
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, features[:1], UNRESTRICTED, limit=2)
+    for ask in (lambda: recording.rows("ffn"), lambda: recording.attention(transcripts, 0)):
+        with pytest.raises(RuntimeError, match=r"layers \[1\] \(from 0\) of 2 did not call"):
+            ask()
+
+
 def test_a_recording_does_not_change_when_the_model_goes_on(
     tiny: SpeechModel, features: Tensor
 ) -> None:

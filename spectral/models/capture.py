@@ -3,21 +3,16 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, product
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectral.models.decoding import Transcript
 from spectral.models.view import SpeechModel
-
-COMPONENTS = ("self_attention", "cross_attention", "ffn")
-"""What a decoder layer adds to the residual stream, in order."""
-
-HIDDEN_STATE = "hidden_state"
-"""The residual stream after a layer."""
-
-_QUERY, _KEY = "query", "key"
+from spectral.tracing.hooks import COMPONENTS as COMPONENTS
+from spectral.tracing.hooks import HIDDEN_STATE as HIDDEN_STATE
+from spectral.tracing.hooks import KEY, KINDS, QUERY, positions_before, watching
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Recording:
 
     def __init__(self, model: SpeechModel) -> None:
         self._prompt_length, self._heads = len(model.tokens.prompt), model.heads
-        self._placed = model.placed
+        self._placed, self._layers = model.placed, len(model.layers)
         self._calls: dict[tuple[str, int], list[_Call]] = {}
         self._held: Tensor | None = None  # which windows the next call is of; None for all
 
@@ -46,12 +41,15 @@ class Recording:
         """Outputs of ``kind`` at every position fed so far: (batch, layers, positions, width).
 
         kind: one of COMPONENTS or HIDDEN_STATE. Where a window had ended and others had not, zeros.
-        Raises RuntimeError where nothing was decoded.
+        Raises RuntimeError where nothing was decoded, or not every layer was heard, and ValueError
+        for another kind.
         """
-        layers = sorted(layer for name, layer in self._calls if name == kind)
-        if not layers:
-            raise RuntimeError(f"no {kind} was recorded; decode inside the `with` block first")
-        return torch.stack([self._outputs(kind, layer) for layer in layers], dim=1)
+        if kind not in (*COMPONENTS, HIDDEN_STATE):
+            raise ValueError(
+                f"no kind {kind!r}; there are {', '.join((*COMPONENTS, HIDDEN_STATE))}"
+            )
+        self._require(kind)
+        return torch.stack([self._outputs(kind, layer) for layer in range(self._layers)], dim=1)
 
     def text_rows(
         self, kind: str, transcripts: Sequence[Transcript], whole: bool = False
@@ -74,7 +72,10 @@ class Recording:
         them; the prompt's columns are then dropped, so rows may sum to less than one. Between
         windows there is none.
         """
-        query, key = (self._by_head(kind, layer) for kind in (_QUERY, _KEY))
+        self._require(QUERY)
+        if not 0 <= layer < self._layers:
+            raise ValueError(f"no layer {layer}; there are 0 to {self._layers - 1}")
+        query, key = (self._by_head(kind, layer) for kind in (QUERY, KEY))
         scores = query @ key.mT * query.shape[-1] ** -0.5
         positions = scores.shape[-1]
         future = torch.ones(positions, positions, dtype=torch.bool, device=scores.device).triu(1)
@@ -146,15 +147,29 @@ class Recording:
         rows = self._outputs(kind, layer).double()
         return self._placed(rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2))
 
-    def _record(self, kind: str, layer: int, output: Tensor | tuple[Tensor, ...]) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
-        calls = self._calls.setdefault((kind, layer), [])
-        if calls and tensor.shape[1] > 1:
+    def _require(self, kind: str) -> None:
+        """RuntimeError unless every layer was heard at every call."""
+        if not self._calls:
+            raise RuntimeError(f"no {kind} was recorded; decode inside the `with` block first")
+        counts = {
+            place: len(self._calls.get(place, ())) for place in product(KINDS, range(self._layers))
+        }
+        silent = {layer for (_, layer), n in counts.items() if n < max(counts.values())}
+        if silent:
+            raise RuntimeError(
+                f"layers {sorted(silent)} (from 0) of {self._layers} did not call every hook: "
+                "compiled by torch.compile before the block, or skipped"
+            )
+
+    def _begin(self, before: int) -> None:
+        """A call of the decoder after so many positions."""
+        if self._calls and not before:
             raise RuntimeError("a second prompt in one capture block; open one block per batch")
+
+    def _record(self, kind: str, layer: int, output: Tensor) -> None:
         if self._held is None:
-            self._held = torch.arange(len(tensor))
-        # A copy: some layers hand out a buffer that a later operation overwrites in place.
-        calls.append(_Call(self._held, tensor.detach().clone()))
+            self._held = torch.arange(len(output))
+        self._calls.setdefault((kind, layer), []).append(_Call(self._held, output.clone()))
 
     def _keep(self, rows: Tensor) -> None:
         """What the next calls are of, by the rows of the last one."""
@@ -171,29 +186,12 @@ def capture(model: SpeechModel) -> Iterator[Recording]:
     positions x width numbers for every window, up to the end of its text.
     """
     recording = Recording(model)
-    handles = [
-        module.register_forward_hook(_hook(recording, kind, i))
-        for i, layer in enumerate(model.layers)
-        for kind, module in (
-            ("self_attention", layer.self_attention),
-            ("cross_attention", layer.cross_attention),
-            ("ffn", layer.ffn),
-            (HIDDEN_STATE, layer.layer),
-            (_QUERY, layer.query),
-            (_KEY, layer.key),
-        )
-    ]
     model.watchers.append(recording._keep)
     try:
-        yield recording
+        with (
+            positions_before(model.layers, recording._begin),
+            watching(model.layers, recording._record),
+        ):
+            yield recording
     finally:
         model.watchers.remove(recording._keep)
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(recording: Recording, kind: str, layer: int):  # type: ignore[no-untyped-def]
-    def record(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        recording._record(kind, layer, output)
-
-    return record

@@ -16,9 +16,10 @@ from transformers import (
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
 
-from spectral.models.transformers_model import decoder_layers, keep_in_cache
+from spectral.models.transformers_model import keep_in_cache
 from spectral.models.view import SpeechModel, Tokens
 from spectral.speech.corpus import SAMPLE_RATE
+from spectral.tracing.structure import transformers_layers
 
 WINDOW_SECONDS = 30
 """The longest audio that its training has met; the architecture itself has no limit."""
@@ -48,7 +49,7 @@ class MoonshineModel(SpeechModel):
         self.heads = model.config.decoder_num_attention_heads
         self.limit = model.config.max_position_embeddings - len(self.tokens.prompt)
         self.window_samples = WINDOW_SECONDS * SAMPLE_RATE
-        self.layers = decoder_layers(model, ffn="mlp")
+        self.layers = transformers_layers(model.model.decoder, ffn="mlp")
         self.encoder_layers = list(model.model.encoder.layers)
         self.final_norm = model.model.decoder.norm
 

@@ -18,8 +18,9 @@ from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens, Window, kept_rows
+from spectral.models.view import SpeechModel, Tokens, Window, kept_rows
 from spectral.models.vocabulary import Vocabulary, of_rows
+from spectral.tracing.structure import openai_layers
 
 Cache = dict[nn.Module, Tensor]
 
@@ -40,17 +41,7 @@ class OpenAIModel(SpeechModel):
         self.heads = model.dims.n_text_head
         self.limit = model.dims.n_text_ctx - len(self.tokens.prompt)
         self.window_samples = N_SAMPLES
-        self.layers = [
-            DecoderLayer(
-                self_attention=block.attn,
-                cross_attention=block.cross_attn,
-                ffn=block.mlp,
-                query=block.attn.query,
-                key=block.attn.key,
-                layer=block,
-            )
-            for block in model.decoder.blocks
-        ]
+        self.layers = openai_layers(model.decoder)
         self.encoder_layers = list(model.encoder.blocks)
         self.final_norm = model.decoder.ln
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +10,10 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from whisper.tokenizer import Tokenizer as OpenAITokenizer
 
 from spectral.models.tokenizer import PROMPT
-from spectral.models.view import DecoderLayer, SpeechModel, Tokens, kept_rows
+from spectral.models.view import SpeechModel, Tokens, kept_rows
 from spectral.models.vocabulary import END, added_text, is_multilingual
 from spectral.speech.corpus import SAMPLE_RATE
+from spectral.tracing.structure import transformers_layers
 
 _CHARACTERS = 256  # at most so many tokens: no pair of characters has one of its own
 
@@ -49,7 +49,7 @@ class TransformersModel(SpeechModel):
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
-        self.layers = decoder_layers(model, ffn="fc2")
+        self.layers = transformers_layers(model.model.decoder, ffn="fc2")
         self.encoder_layers = list(model.model.encoder.layers)
         self.final_norm = model.model.decoder.layer_norm
 
@@ -95,24 +95,6 @@ class TransformersModel(SpeechModel):
         if "".join(self.text(ids).split()) != "".join(text.split()):
             raise ValueError(f"{self.name} lacks characters of {text!r}; it knows {self.text(ids)}")
         return ids
-
-
-def decoder_layers(model: Any, ffn: str) -> list[DecoderLayer]:
-    """The layers of an encoder-decoder of transformers; ``ffn``: the module whose output is added.
-
-    Whisper and Moonshine call the other modules alike.
-    """
-    return [
-        DecoderLayer(
-            self_attention=layer.self_attn,
-            cross_attention=layer.encoder_attn,
-            ffn=getattr(layer, ffn),
-            query=layer.self_attn.q_proj,
-            key=layer.self_attn.k_proj,
-            layer=layer,
-        )
-        for layer in model.model.decoder.layers
-    ]
 
 
 def keep_in_cache(cache: EncoderDecoderCache, rows: Tensor) -> None:

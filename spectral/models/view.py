@@ -15,18 +15,7 @@ from torch import Tensor, nn
 
 from spectral.jacobians.layers import forward
 from spectral.models.adapters import as_layer
-
-
-@dataclass(frozen=True)
-class DecoderLayer:
-    """The modules of one decoder layer; a component's output is what it adds to the residual."""
-
-    self_attention: nn.Module
-    cross_attention: nn.Module
-    ffn: nn.Module
-    query: nn.Module
-    key: nn.Module
-    layer: nn.Module
+from spectral.tracing.structure import DecoderLayer
 
 
 @dataclass(frozen=True)

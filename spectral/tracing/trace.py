@@ -1,0 +1,343 @@
+"""``spectral.attach``: record a Whisper in memory while its own library decodes with it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spectral._validation import whole_number
+from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
+from spectral.jacobians.linearised import linearise
+from spectral.models.adapters import as_layer
+from spectral.moments import Moments
+from spectral.spectra import (
+    effective_rank,
+    eigenvalues,
+    kirchhoff_index,
+    resolved_kirchhoff_index,
+    resolved_modes,
+    spectral_slope,
+)
+from spectral.tracing.entries import told
+from spectral.tracing.hooks import COMPONENTS, HIDDEN_STATE, KEY, QUERY
+from spectral.tracing.runs import EMBEDDING, Recorder, Run
+from spectral.tracing.structure import recognise
+from spectral.tracing.tables import Table
+
+NAMES = {
+    "self_attn.out": "self_attention",
+    "self_attn.q": QUERY,
+    "self_attn.k": KEY,
+    "cross_attn.out": "cross_attention",
+    "mlp.out": "ffn",
+    "resid_post": HIDDEN_STATE,
+}
+"""What a layer's activations are called, beside resid_pre: the stream before it."""
+
+_WINDOW = ("window", "run", "row", "attempt", "temperature", "kept", "T")
+_SPECTRA = (*_WINDOW, "layer", "component", "k", "resolved", "n_eff", "n_eff_singular", "alpha",
+            "alpha_reason", "Kf", "Kf_resolved")  # fmt: skip
+_JACOBIANS = (*_WINDOW, "token", "layer", "sigma_1", "ratio", "alignment", "gain", "unstable",
+              "injection")  # fmt: skip
+_GRAPHS = (*_WINDOW, "layer", "graph", "head", "Kf")
+
+
+@dataclass(frozen=True)
+class Window:
+    """One text that was written, or given: a row of a batch in one run of the decoder.
+
+    run, row: which batch and which of its rows, from 0. attempt: which one at this window, from 1,
+    where openai-whisper tries several temperatures; kept: whether it is the one that the library
+    went on with, None where that cannot be known. tokens: of the text, without timestamps.
+    positions: those of the decoder's input that predict them.
+    """
+
+    run: int
+    row: int
+    attempt: int
+    temperature: float | None
+    kept: bool | None
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+
+
+@contextmanager
+def attach(
+    model: Any,
+    *,
+    keep: Literal["rows", "gram"] = "rows",
+    start: int | None = None,
+    end: int | None = None,
+) -> Iterator["Trace"]:
+    """Record what goes on inside the decoder: ``with attach(model) as trace: model.transcribe(x)``.
+
+    Texts and confidences stay as they are without it, to the last bit. Inside the block the model
+    may decode by its library's own ways, window after window and in batches, or be called itself.
+    What was recorded stays on the model's device, usable after the block: per window (6 layers + 1)
+    x positions x width numbers and its context, S x width, in the model's dtype; with
+    ``keep="gram"`` 3 layers x T^2 in float64 and, of the last two batches alone, half of the rows.
+
+    Args:
+        model: A Whisper of openai-whisper or transformers, or what has one as ``module``.
+        keep: "rows", or "gram": only the Gram matrices of the text's rows less their mean, from
+            which spectra, also of the first rows alone, are exact.
+        start: Number of <|startoftranscript|>; by default as the library has it.
+        end: Number of <|endoftext|>, below which tokens are text; by default likewise.
+
+    Returns:
+        A context manager for a :class:`Trace`.
+
+    Raises:
+        TypeError: For a model of another structure.
+        ValueError: For a compiled one, a vocabulary without known start and end, or beams.
+        RuntimeError: Inside the block, where a layer was silent, or a cache was rearranged.
+
+    Example:
+        >>> with attach(model) as trace:  # doctest: +SKIP
+        ...     model.transcribe("talk.mp3")
+        >>> trace.spectra(k=50).to_frame()  # doctest: +SKIP
+    """
+    if keep not in ("rows", "gram"):
+        raise ValueError(f"keep must be 'rows' or 'gram', got {keep!r}")
+    recorder = Recorder(recognise(model, start, end), gram=keep == "gram")
+    watchers = None if isinstance(model, nn.Module) else getattr(model, "watchers", None)
+    with told(recorder), recorder.listening(watchers):
+        yield Trace(recorder)
+
+
+class Trace:
+    """The windows that were decoded in a block of :func:`attach`, and what is read off them.
+
+    Layers count from 0, as the libraries count their blocks.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    @property
+    def windows(self) -> list[Window]:
+        """In the order in which they began; a pass that tells of no text, such as the language's,
+        is none. Raises RuntimeError where nothing was decoded."""
+        return [window for _, _, window in self._windows()]
+
+    @property
+    def names(self) -> list[str]:
+        """What can be asked for, such as ``decoder.2.cross_attn.out``."""
+        kinds = ("resid_pre", *NAMES)
+        return [f"decoder.{i}.{kind}" for i in range(self._layers) for kind in kinds]
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        """The rows that predict text, (T, width) of every window; see :meth:`activations`."""
+        return self.activations(name)
+
+    def activations(self, name: str, whole: bool = False) -> list[Tensor]:
+        """What has this name, (T, width) of every window; ``whole``: at every position fed.
+
+        Raises KeyError for a name that is none, ValueError where Gram matrices alone were kept.
+        """
+        kind, layer = self._place(name)
+        return [
+            run.outputs(kind, layer, window.row)[slice(None) if whole else list(window.positions)]
+            for _, run, window in self._windows()
+        ]
+
+    def attention(self, layer: int, window: int, whole: bool = False) -> Tensor:
+        """One layer's self-attention in one window, (heads, T, T), float64.
+
+        softmax(q k' / sqrt(d)) over all earlier positions and the own one; the prompt's columns are
+        then dropped, so rows may sum to less than one. ``whole``: between all positions fed.
+        """
+        _, run, chosen = self._windows()[window]
+        self._place(f"decoder.{layer}.self_attn.q")
+        heads = self._recorder.decoder.heads
+        query, key = (
+            rows.double().reshape(len(rows), heads, -1).transpose(0, 1)
+            for rows in (run.outputs(kind, layer, chosen.row) for kind in (QUERY, KEY))
+        )
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril()
+        if (real := _real(run, chosen.row, len(seen))) is not None:
+            seen &= real | torch.eye(len(seen), dtype=torch.bool, device=seen.device)
+        weights: Tensor = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        positions = slice(None) if whole else list(chosen.positions)
+        return weights[:, positions][:, :, positions]
+
+    def spectra(self, k: int = 50, epsilon: float = 1e-6, rows: int | None = None) -> Table:
+        """Spectra of every window, layer and component, of its first ``rows`` rows or of all.
+
+        T: rows; resolved: modes above noise; n_eff, n_eff_singular, alpha, Kf, Kf_resolved: as
+        :mod:`spectral.spectra` defines them over ``k`` modes, alpha with a reason where it is NaN.
+        """
+        whole_number(k, "k", least=2)
+        return Table.of(_SPECTRA, self._spectra(k, epsilon, rows))
+
+    def eigenvalues(self, component: str, rows: int | None = None) -> list[Tensor]:
+        """Covariance eigenvalues of a component, (layers, min(T, width)) of every window."""
+        if component not in COMPONENTS:
+            raise KeyError(f"no component {component!r}; there are: {', '.join(COMPONENTS)}")
+        found = []
+        for _, run, window in self._windows():
+            if run.grams is not None:
+                found.append(run.grams[window.row][component].eigenvalues(rows))
+            else:
+                found.append(eigenvalues(self._stacked(run, window, component)[:, :rows]))
+        return found
+
+    def moments(self, component: str) -> list[Moments]:
+        """A component's moments by layer, one group per window: sums of them pool windows."""
+        found = []
+        windows = self._windows()
+        lengths = torch.tensor([len(window.positions) for _, _, window in windows])
+        for layer in range(self._layers):
+            rows = [
+                run.outputs(component, layer, window.row)[list(window.positions)]
+                for _, run, window in windows
+            ]
+            group = torch.arange(len(rows)).repeat_interleave(lengths)
+            found.append(Moments.of(torch.cat(rows), group.to(rows[0].device), len(rows)))
+        return found
+
+    def graphs(self) -> Table:
+        """Kirchhoff indices of the latent graphs of every window and layer.
+
+        graph: "attention", by head (from 0) and, where head is None, of their mean; "similarity" of
+        hidden states after the layer.
+        """
+        return Table.of(_GRAPHS, self._graphs())
+
+    def jacobians(self, tokens: int = 8, windows: Sequence[int] | None = None) -> Table:
+        """Gain, alignment and the like at ``tokens`` positions per window, evenly apart.
+
+        Of these ``windows``, by default of all that are not known to be dropped attempts. In
+        float64, modulo the direction 1, at the recorded states; :class:`spectral.LinearisedLayers`
+        says what the columns are. token: of the text, from 0. Raises ValueError where Gram matrices
+        alone were kept.
+        """
+        whole_number(tokens, "tokens", least=1)
+        return Table.of(_JACOBIANS, self._jacobians(tokens, windows))
+
+    def _jacobians(self, tokens: int, windows: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+        layers = [as_layer(layer.layer, torch.float64) for layer in self._recorder.decoder.layers]
+        for number, run, window in self._windows():
+            wanted = window.kept is not False if windows is None else number in windows
+            if not wanted or not window.positions:
+                continue
+            first, last = window.positions[0], window.positions[-1] + 1
+            step = -(-(last - first) // tokens)
+            chosen = slice(first + (last - first - 1) % step // 2, last, step)
+            before = [(EMBEDDING, 0), *((HIDDEN_STATE, i) for i in range(self._layers - 1))]
+            hidden = [run.outputs(*place, window.row).double() for place in before]
+            assert run.context is not None, "rows are kept with their context"
+            heard = run.context[window.row * len(run.context) // run.windows]  # samples share one
+            mask = _real(run, window.row, len(hidden[0]))
+            point = linearise(layers, hidden, heard.double(), mask, chosen)
+            columns = {name: value.tolist() for name, value in point.columns().items()}
+            shared = _columns(number, window)
+            for i, position in enumerate(range(last)[chosen]):
+                if position in window.positions:
+                    own = shared | {"token": window.positions.index(position)}
+                    for layer in range(self._layers):
+                        values = {name: value[layer][i] for name, value in columns.items()}
+                        yield own | {"layer": layer} | values
+
+    def _spectra(self, k: int, epsilon: float, rows: int | None) -> Iterator[dict[str, Any]]:
+        found = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
+        for i, (number, _, window) in enumerate(self._windows()):
+            count = min(len(window.positions), rows or len(window.positions))
+            shared = _columns(number, window) | {"T": count, "k": k}
+            for component in COMPONENTS:
+                modes = found[component][i]
+                columns = {
+                    "resolved": resolved_modes(modes),
+                    "n_eff": effective_rank(modes, k),
+                    "n_eff_singular": effective_rank(modes, k, of="singular_values"),
+                    "alpha": spectral_slope(modes, 1, k),
+                    "Kf": kirchhoff_index(modes, k, epsilon),
+                    "Kf_resolved": resolved_kirchhoff_index(modes, k, epsilon),
+                }
+                values = {name: column.tolist() for name, column in columns.items()}
+                for layer in range(self._layers):
+                    own = {name: value[layer] for name, value in values.items()}
+                    few = own["resolved"] < k
+                    reason = f"{own['resolved']} resolved modes, the fit needs {k}" if few else ""
+                    place = {"layer": layer, "component": component, "alpha_reason": reason}
+                    yield shared | place | own
+
+    def _graphs(self) -> Iterator[dict[str, Any]]:
+        for i, (number, run, window) in enumerate(self._windows()):
+            shared = _columns(number, window)
+            states = self._stacked(run, window, HIDDEN_STATE)
+            similar = graph_kirchhoff_index(similarity_graph(states)).tolist()
+            for layer in range(self._layers):
+                weights = self.attention(layer, i)
+                both = torch.cat([weights.mean(0, keepdim=True), weights])
+                found = graph_kirchhoff_index(attention_graph(both)).tolist()
+                own = shared | {"layer": layer, "graph": "attention"}
+                for head, index in enumerate(found, -1):
+                    yield own | {"head": None if head < 0 else head, "Kf": index}
+                yield own | {"graph": "similarity", "head": None, "Kf": similar[layer]}
+
+    def _stacked(self, run: Run, window: Window, kind: str) -> Tensor:
+        """All layers' rows that predict text, (layers, T, width)."""
+        return torch.stack(
+            [run.outputs(kind, i, window.row)[list(window.positions)] for i in range(self._layers)]
+        )
+
+    @property
+    def _layers(self) -> int:
+        return len(self._recorder.decoder.layers)
+
+    def _place(self, name: str) -> tuple[str, int]:
+        found = re.fullmatch(r"decoder\.(\d+)\.(.+)", name)
+        layer, kind = (int(found[1]), found[2]) if found else (-1, name)
+        if 0 <= layer < self._layers and kind == "resid_pre":
+            return (HIDDEN_STATE, layer - 1) if layer else (EMBEDDING, 0)
+        if not 0 <= layer < self._layers or kind not in NAMES:
+            kinds = ", ".join(("resid_pre", *NAMES))
+            raise KeyError(
+                f"no activations {name!r}; there are decoder.0 to decoder.{self._layers - 1}, each "
+                f"with .{kinds}"
+            )
+        return NAMES[kind], layer
+
+    def _windows(self) -> list[tuple[int, Run, Window]]:
+        """Number, run and window; not of passes without a cache that tell of no text."""
+        found: list[tuple[int, Run, Window]] = []
+        for number, run in enumerate(self._recorder.runs):
+            texts = self._recorder.texts(run)
+            if not run.cached and run.chosen is None and not any(rows for rows, _ in texts):
+                continue
+            for row, (positions, tokens) in enumerate(texts):
+                window = Window(
+                    number,
+                    row,
+                    run.attempt,
+                    run.temperature,
+                    run.kept[row],
+                    tuple(tokens),
+                    tuple(positions),
+                )
+                found.append((len(found), run, window))
+        if not found:
+            raise RuntimeError(
+                "nothing was decoded in the block: call the model inside it; a model that is "
+                "compiled, or another copy of it, calls no hook of this one"
+            )
+        return found
+
+
+def _columns(number: int, window: Window) -> dict[str, Any]:
+    shared = {name: getattr(window, name) for name in _WINDOW[1:-1]}
+    return {"window": number, **shared, "T": len(window.positions)}
+
+
+def _real(run: Run, row: int, positions: int) -> Tensor | None:
+    """Which positions are no padding before a prompt, (positions,); None for all."""
+    if run.padding is None:
+        return None
+    own = run.padding[row]
+    return torch.cat([own, own.new_ones(positions - len(own))])

@@ -1,0 +1,722 @@
+"""Models in memory, traced while their own libraries decode: the same texts, the same numbers."""
+
+import copy
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import MULTILINGUAL, dimensions, random_whisper, write_transformers
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
+from whisper.decoding import DecodingOptions, DecodingTask
+from whisper.model import Whisper
+
+import spectral
+from spectral.jacobians.testing import random_layer
+from spectral.measurement.jacobians import _stack, jacobian_columns
+from spectral.models.capture import COMPONENTS, capture
+from spectral.models.decoding import greedy
+from spectral.models.loading import is_here, load
+from spectral.models.openai_model import OpenAIModel
+from spectral.models.rules import OPENAI, UNRESTRICTED
+from spectral.models.streams import residual_streams
+from spectral.models.view import SpeechModel
+from spectral.speech.corpus import find_utterances, read_wave
+from spectral.tracing.trace import Trace
+
+CPU = torch.device("cpu")
+NOWHERE = Path("no ladder")
+CORPUS = Path(__file__).parents[1] / "data" / "corpus"
+STEPS = 8
+PROMPT = (50258, 50259, 50359, 50363)
+PLAIN = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=STEPS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model of a library, features of three sounds, and the library's own way to decode."""
+
+    model: nn.Module
+    features: Tensor
+    decode: Callable[[Tensor], list[list[int]]]
+    forward: Callable[[Tensor, Tensor], object]  # features and tokens, prompt and all
+
+
+def openai_case(model: Whisper, features: Tensor) -> Case:
+    def decode(features: Tensor) -> list[list[int]]:
+        return [result.tokens for result in model.decode(features, PLAIN)]
+
+    return Case(model, features, decode, model)
+
+
+def transformers_case(model: WhisperForConditionalGeneration, features: Tensor) -> Case:
+    def decode(features: Tensor) -> list[list[int]]:
+        prompt = torch.tensor([PROMPT] * len(features))
+        return model.generate(
+            features, decoder_input_ids=prompt, max_new_tokens=STEPS, suppress_tokens=SPECIAL
+        ).tolist()
+
+    return Case(
+        model,
+        features,
+        decode,
+        lambda features, tokens: model(input_features=features, decoder_input_ids=tokens),
+    )
+
+
+SPECIAL = list(range(50258, MULTILINGUAL))
+
+
+@pytest.fixture(scope="module")
+def openai() -> Case:
+    model = random_whisper(dimensions(32, 4, 2, MULTILINGUAL, 80)).half().float()
+    features = OpenAIModel("random", model).features(sounds())
+    return openai_case(model, features)
+
+
+@pytest.fixture(scope="module")
+def transformers(openai: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = write_transformers(tmp_path_factory.mktemp("random"), openai.model)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    return transformers_case(model, openai.features)
+
+
+@pytest.fixture(scope="module", params=["openai", "transformers"])
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.getfixturevalue(request.param)
+
+
+def sounds() -> list[np.ndarray]:
+    time = np.arange(24_000) / 16_000
+    tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
+    noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
+    return [wave.astype(np.float32) for wave in (*tones, noise)]
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
+    scale = max(float(wanted.abs().max()), 1.0) if wanted.numel() else 1.0
+    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * scale)
+
+
+def require_clean(model: nn.Module) -> None:
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not {"decode", "generate"} & model.__dict__.keys()
+
+
+# --- what is written stays the same, and what is recorded is right --------------------------------
+
+
+def test_texts_are_those_without_and_nothing_stays_hooked(case: Case) -> None:
+    before = case.decode(case.features)
+    with spectral.attach(case.model) as trace:
+        assert case.decode(case.features) == before
+    require_clean(case.model)
+    assert [list(window.tokens) for window in trace.windows] == before
+    assert [window.row for window in trace.windows] == [0, 1, 2]
+    assert all(window.kept and window.attempt == 1 for window in trace.windows)
+    assert len({tuple(text) for text in before}) > 1, "the model listens"
+
+
+def test_confidences_of_openai_whisper_are_those_without(openai: Case) -> None:
+    before = openai.model.decode(openai.features, PLAIN)
+    with spectral.attach(openai.model, keep="gram"):
+        after = openai.model.decode(openai.features, PLAIN)
+    for name in ("avg_logprob", "no_speech_prob", "text", "compression_ratio"):
+        assert [getattr(r, name) for r in before] == [getattr(r, name) for r in after]
+
+
+def test_free_running_rows_are_those_of_the_same_tokens_given_at_once(case: Case) -> None:
+    with spectral.attach(case.model) as free:
+        texts = case.decode(case.features)
+    rows = torch.tensor([[*PROMPT, *text] for text in texts])
+    with spectral.attach(case.model) as given:
+        case.forward(case.features, rows)
+    assert [w.tokens for w in given.windows] == [w.tokens for w in free.windows]
+    for name in free.names:
+        for one, other in zip(free[name], given[name], strict=True):
+            assert one.shape == other.shape == (STEPS, 32)
+            close(one, other)
+        for one, other in zip(
+            free.activations(name, whole=True), given.activations(name, whole=True), strict=True
+        ):
+            close(one, other[: len(one)])
+
+
+def test_both_libraries_give_the_same_numbers(openai: Case, transformers: Case) -> None:
+    tokens = torch.tensor([[*PROMPT, 400, 500, 600, 700]] * 3)
+    traces = []
+    for one in (openai, transformers):
+        with spectral.attach(one.model) as trace:
+            one.forward(one.features, tokens)
+        traces.append(trace)
+    ours, theirs = (trace.spectra(k=3).columns for trace in traces)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose(ours["n_eff"], theirs["n_eff"], rtol=1e-4)
+    assert ours["component"] == theirs["component"]
+
+
+def test_the_stream_after_a_layer_is_that_before_it_and_what_the_components_add(
+    case: Case,
+) -> None:
+    with spectral.attach(case.model) as trace:
+        case.decode(case.features)
+    for i in range(2):
+        parts = [
+            trace[f"decoder.{i}.{kind}"][2]
+            for kind in ("resid_pre", "self_attn.out", "cross_attn.out", "mlp.out")
+        ]
+        close(sum(parts), trace[f"decoder.{i}.resid_post"][2])  # type: ignore[arg-type]
+    torch.testing.assert_close(
+        trace["decoder.1.resid_pre"], trace["decoder.0.resid_post"], rtol=0, atol=0
+    )
+
+
+def test_attention_is_the_eager_one_and_sums_to_one(transformers: Case) -> None:
+    model = copy.deepcopy(transformers.model)
+    model.set_attn_implementation("eager")
+    with spectral.attach(model) as trace:
+        texts = transformers_case(model, transformers.features).decode(transformers.features)
+    rows = torch.tensor([[*PROMPT, *text[:-1]] for text in texts])
+    with torch.no_grad():
+        wanted = model(
+            input_features=transformers.features, decoder_input_ids=rows, output_attentions=True
+        ).decoder_attentions
+    for layer in range(2):
+        for i in range(3):
+            found = trace.attention(layer, i, whole=True)
+            torch.testing.assert_close(found.float(), wanted[layer][i], rtol=0, atol=1e-6)
+            close(found.sum(-1), torch.ones_like(found[..., 0]), 1e-12)
+            text = trace.attention(layer, i)
+            assert text.shape == (4, STEPS, STEPS)
+            assert (text.sum(-1) < 1).all()
+
+
+def test_static_caches_and_none_give_the_rows_of_the_dynamic_one(transformers: Case) -> None:
+    model, features = transformers.model, transformers.features[:2]
+    prompt = torch.tensor([PROMPT] * 2)
+    traces = []
+    for options in ({}, {"cache_implementation": "static"}, {"use_cache": False}):
+        with spectral.attach(model) as trace:
+            model.generate(features, decoder_input_ids=prompt, max_new_tokens=4, **options)
+        traces.append(trace)
+    for other in traces[1:]:
+        assert [w.tokens for w in other.windows] == [w.tokens for w in traces[0].windows]
+        for name in traces[0].names:
+            for mine, theirs in zip(traces[0][name], other[name], strict=True):
+                close(mine, theirs)
+
+
+# --- lengths, batches and windows -----------------------------------------------------------------
+
+
+def ladder_texts(tiny: SpeechModel, features: Tensor, **options: object) -> Tensor:
+    prompt = torch.tensor([tiny.tokens.prompt] * len(features))
+    return tiny.module.generate(  # type: ignore[operator]
+        features,
+        decoder_input_ids=prompt,
+        suppress_tokens=list(tiny.tokens.suppressed),
+        max_new_tokens=tiny.limit,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def ragged(tiny: SpeechModel, speech: Path) -> Tensor:
+    return tiny.features([read_wave(u) for u in find_utterances(speech).utterances])
+
+
+def test_rows_of_texts_of_unequal_length_are_the_project_s_own(
+    tiny: SpeechModel, ragged: Tensor
+) -> None:
+    with capture(tiny) as recording:
+        transcripts = greedy(tiny, ragged, UNRESTRICTED)
+    with spectral.attach(tiny.module) as generated:
+        ladder_texts(tiny, ragged)
+    with spectral.attach(tiny) as own:
+        assert greedy(tiny, ragged, UNRESTRICTED) == transcripts
+    texts = [transcript.tokens for transcript in transcripts]
+    assert [window.tokens for window in generated.windows] == texts
+    assert len({len(text) for text in texts}) > 2
+    for component in COMPONENTS:
+        rows, mask = recording.text_rows(component, transcripts)
+        wanted = spectral.eigenvalues(rows, mask[:, None].expand(rows.shape[:-1]))
+        for trace in (generated, own):
+            for i, found in enumerate(trace.eigenvalues(component)):
+                if trace.windows[i].tokens == texts[i]:  # own: not where the limit cut a text off
+                    close(found, wanted[i, :, : found.shape[-1]])
+                    assert not wanted[i, :, found.shape[-1] :].any()
+    cut = [w.tokens for w in own.windows if w.tokens not in texts]
+    assert all(len(text) == tiny.limit - 1 for text in cut)
+
+
+def test_a_clip_alone_in_five_and_beside_longer_ones(tiny: SpeechModel, ragged: Tensor) -> None:
+    with spectral.attach(tiny.module) as alone:
+        ladder_texts(tiny, ragged[:1])
+    (window,) = alone.windows
+    rank = alone.spectra(k=10).columns["n_eff"]
+    for batch in (ragged[[0] * 5], ragged):
+        with spectral.attach(tiny.module) as trace:
+            ladder_texts(tiny, batch)
+        assert trace.windows[0].tokens == window.tokens
+        found = trace.spectra(k=10).columns["n_eff"][: len(rank)]
+        np.testing.assert_allclose(found, rank, rtol=1e-5)
+
+
+def test_a_clip_a_longer_one_and_the_first_again_are_bit_equal(
+    tiny: SpeechModel, ragged: Tensor
+) -> None:
+    with spectral.attach(tiny.module) as trace:
+        for i in (0, 1, 0):
+            ladder_texts(tiny, ragged[i : i + 1])
+    assert [window.run for window in trace.windows] == [0, 1, 2]
+    for name in trace.names:
+        first, _, again = trace[name]
+        assert torch.equal(first, again)
+
+
+def test_two_batches_whose_prompt_is_one_token_are_separate_windows(openai: Case) -> None:
+    model, kept = openai.model, []
+    context = model.encoder(openai.features[:1])
+    with torch.no_grad(), spectral.attach(model) as trace:
+        for _ in range(2):
+            cache, hooks = model.install_kv_cache_hooks()
+            for token in (50258, 400, 500):
+                kept.append(model.decoder(torch.tensor([[token]]), context, kv_cache=cache))
+            for hook in hooks:
+                hook.remove()
+    assert [(w.run, w.tokens) for w in trace.windows] == [(0, (400, 500)), (1, (400, 500))]
+    assert torch.equal(*trace["decoder.1.mlp.out"])
+
+
+def test_transcribe_has_rows_for_every_window_and_attempt(openai: Case) -> None:
+    wave = np.resize(np.concatenate(sounds()), 45 * 16_000)
+    options = {"temperature": (0.0, 0.6), "logprob_threshold": 0.0, "no_speech_threshold": None}
+    rest = {"sample_len": 5, "fp16": False, "verbose": None, "without_timestamps": True}
+    told = []
+    for attached in (False, True):
+        torch.manual_seed(0)
+        if not attached:
+            told.append(openai.model.transcribe(wave, **options, **rest))
+            continue
+        with spectral.attach(openai.model) as trace:
+            told.append(openai.model.transcribe(wave, **options, **rest))
+    assert told[0] == told[1]
+    windows = trace.windows
+    assert len(windows) >= 4
+    assert len(windows) % 2 == 0
+    assert [w.attempt for w in windows] == [1, 2] * (len(windows) // 2)
+    assert [w.kept for w in windows] == [False, True] * (len(windows) // 2)
+    assert [w.temperature for w in windows[:2]] == [0.0, 0.6]
+    written = [token for segment in told[1]["segments"] for token in segment["tokens"]]
+    text = [token for token in written if token < 50257]
+    kept = [token for window in windows if window.kept for token in window.tokens]
+    assert text == kept
+
+
+def test_of_several_samples_the_one_that_is_taken_is_known(openai: Case) -> None:
+    torch.manual_seed(0)
+    options = replace(PLAIN, temperature=0.8, best_of=4)
+    with spectral.attach(openai.model) as trace:
+        (result,) = openai.model.decode(openai.features[:1], options)
+    assert len(trace.windows) == 4
+    (kept,) = [window for window in trace.windows if window.kept]
+    assert list(kept.tokens) == [token for token in result.tokens if token < 50257]
+    assert len(trace.jacobians(1, [kept.row])) == 2
+
+
+def test_long_form_generation_has_rows_for_every_window(transformers: Case) -> None:
+    model = copy.deepcopy(transformers.model)
+    config = model.generation_config
+    config.no_timestamps_token_id, config.is_multilingual = 50363, True
+    config.lang_to_id = {"<|en|>": 50259, "<|de|>": 50261}
+    config.task_to_id = {"transcribe": 50359, "translate": 50358}
+    features = torch.cat([transformers.features[0], transformers.features[2]], -1)[None]
+    options = {
+        "return_timestamps": True,
+        "max_new_tokens": 6,
+        "condition_on_prev_tokens": True,
+        "temperature": (0.0, 0.5),
+        "logprob_threshold": -0.01,
+        "compression_ratio_threshold": 2.4,
+        "no_speech_threshold": 0.6,
+    }
+    mask = torch.ones(1, features.shape[-1], dtype=torch.long)
+    texts = []
+    for attached in (False, True):
+        torch.manual_seed(0)
+        if attached:
+            with spectral.attach(model) as trace:
+                texts.append(model.generate(features, attention_mask=mask, **options))
+        else:
+            texts.append(model.generate(features, attention_mask=mask, **options))
+    assert torch.equal(*texts)
+    assert len(trace.windows) >= 3
+    assert {window.kept for window in trace.windows} == {None}, "it does not say"
+    assert len(trace.attention(0, len(trace.windows) - 1)) == 4
+
+
+def test_asking_for_the_language_is_no_window(openai: Case) -> None:
+    with spectral.attach(openai.model) as trace:
+        openai.model.detect_language(openai.features)
+        openai.model.decode(openai.features[:1], DecodingOptions(fp16=False, sample_len=3))
+    assert len(trace.windows) == 1
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def compiled_in_place(layers: nn.ModuleList) -> None:
+    layers[1].compile(backend="eager")
+
+
+def compiled_as_another(layers: nn.ModuleList) -> None:
+    layers[1] = torch.compile(layers[1], backend="eager")  # type: ignore[assignment]
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    decoder = getattr(model, "decoder", None) or model.model.decoder
+    return getattr(decoder, "blocks", None) or decoder.layers
+
+
+@pytest.mark.parametrize("compiled", [compiled_in_place, compiled_as_another])
+def test_a_layer_that_is_compiled_is_named(
+    case: Case, compiled: Callable[[nn.ModuleList], None]
+) -> None:
+    model = copy.deepcopy(case.model)
+    compiled(layers_of(model))
+    with (
+        pytest.raises(ValueError, match=r"decoder.(layers|blocks).1 is compiled"),
+        spectral.attach(model),
+    ):
+        pass
+
+
+def test_a_layer_compiled_inside_the_block_is_equal_or_refused(case: Case) -> None:
+    model, tokens = copy.deepcopy(case.model), torch.tensor([[*PROMPT, 400, 500, 600]] * 3)
+    traces = []
+    for compiled in (False, True):
+        other = copy.deepcopy(model)
+        with torch.no_grad(), spectral.attach(other) as trace:
+            if compiled:
+                compiled_in_place(layers_of(other))
+            if isinstance(other, Whisper):
+                other(case.features, tokens)
+            else:
+                other(input_features=case.features, decoder_input_ids=tokens)
+        traces.append(trace)
+    eager, found = traces
+    for name in eager.names:
+        for mine, theirs in zip(eager[name], found[name], strict=True):
+            close(mine, theirs)
+
+
+def test_a_layer_that_never_fires_is_named_and_nothing_is_kept(transformers: Case) -> None:
+    model = copy.deepcopy(transformers.model)
+    model.model.decoder.layers[1].forward = lambda hidden, *_, **__: hidden
+    tokens = torch.tensor([[*PROMPT, 400]])
+    with (
+        pytest.raises(RuntimeError, match="decoder.1 did not call every hook once"),
+        spectral.attach(model) as trace,
+    ):
+        model(input_features=transformers.features[:1], decoder_input_ids=tokens)
+    require_clean(model)
+    with pytest.raises(RuntimeError, match="nothing was decoded"):
+        _ = trace.windows
+
+
+def test_beams_are_refused_before_and_while_they_search(openai: Case, transformers: Case) -> None:
+    beams = DecodingOptions(language="en", beam_size=3, fp16=False, sample_len=STEPS)
+    with pytest.raises(ValueError, match="3 beams"), spectral.attach(openai.model) as trace:
+        openai.model.decode(openai.features, beams)
+    with pytest.raises(RuntimeError, match="rearranged"), spectral.attach(openai.model) as trace:
+        DecodingTask(openai.model, beams).run(openai.features[:1])
+    with pytest.raises(RuntimeError, match="nothing was decoded"):
+        trace.spectra()
+    with pytest.raises(ValueError, match="3 beams"), spectral.attach(transformers.model):
+        transformers.model.generate(transformers.features, num_beams=3)
+    with pytest.raises(RuntimeError, match="rearranged"), spectral.attach(transformers.model):
+        type(transformers.model).generate(
+            transformers.model,
+            transformers.features,
+            decoder_input_ids=torch.tensor([PROMPT] * 3),
+            num_beams=3,
+            max_new_tokens=STEPS,
+        )
+    require_clean(openai.model)
+    require_clean(transformers.model)
+
+
+def test_decoding_that_began_before_the_block_is_refused(openai: Case) -> None:
+    model = openai.model
+    with torch.no_grad():
+        context = model.encoder(openai.features[:1])
+        cache, hooks = model.install_kv_cache_hooks()
+        model.decoder(torch.tensor([PROMPT]), context, kv_cache=cache)
+        with (
+            pytest.raises(RuntimeError, match="after 4 positions that were fed outside"),
+            spectral.attach(model),
+        ):
+            model.decoder(torch.tensor([[400]]), context, kv_cache=cache)
+    for hook in hooks:
+        hook.remove()
+
+
+def test_what_is_no_whisper_or_has_an_unknown_vocabulary_is_refused(openai: Case) -> None:
+    with (
+        pytest.raises(TypeError, match="openai-whisper or transformers, got Linear"),
+        spectral.attach(nn.Linear(2, 2)),
+    ):
+        pass
+    padded = random_whisper(dimensions(32, 4, 2, 51904, 80))
+    with (
+        pytest.raises(ValueError, match="51904 tokens says nothing of its start and end"),
+        spectral.attach(padded),
+    ):
+        pass
+    with spectral.attach(padded, start=50257, end=50256) as trace:
+        padded(openai.features[:1], torch.tensor([[50257, 50362, 7, 8, 50256]]))
+    assert trace.windows[0].tokens == (7, 8)
+
+
+def test_asking_for_what_is_not_there_says_what_is(case: Case) -> None:
+    with spectral.attach(case.model) as trace:
+        for ask in (trace.spectra, trace.graphs, trace.jacobians):
+            with pytest.raises(RuntimeError, match="nothing was decoded"):
+                ask()
+        with pytest.raises(RuntimeError, match="nothing was decoded"):
+            trace.attention(7, 0)
+        case.decode(case.features[:1])
+    for name in ("decoder.7.mlp.out", "nonsense", "decoder.0.nonsense", "decoder.-1.mlp.out"):
+        with pytest.raises(KeyError, match="there are decoder.0 to decoder.1, each with"):
+            _ = trace[name]
+    with pytest.raises(KeyError, match="decoder.7.self_attn.q"):
+        trace.attention(7, 0)
+    with pytest.raises(KeyError, match="no component 'mlp'"):
+        trace.eigenvalues("mlp")
+    with pytest.raises(ValueError, match="keep must be"), spectral.attach(case.model, keep="all"):  # type: ignore[arg-type]
+        pass
+
+
+# --- memory and hooks -----------------------------------------------------------------------------
+
+
+def tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(one), Tensor) for one in gc.get_objects())
+
+
+def test_two_hundred_blocks_leave_neither_tensors_nor_hooks(tiny: SpeechModel) -> None:
+    model, decoder = tiny.module, tiny.module.model.decoder  # type: ignore[union-attr]
+    context, prompt = torch.zeros(1, 100, 32), torch.tensor([[*tiny.tokens.prompt, 5, 6]])
+    counts = []
+    for i in range(200):
+        with torch.no_grad(), spectral.attach(model) as trace:
+            decoder(input_ids=prompt, encoder_hidden_states=context, use_cache=False)
+        assert trace.windows[0].tokens == (5, 6)
+        del trace
+        if i in (9, 199):
+            counts.append(tensors())
+    assert counts[0] == counts[1]
+    require_clean(model)
+
+
+def interrupted(case: Case) -> None:
+    case.decode(case.features[:1])
+    raise KeyboardInterrupt
+
+
+def test_hooks_are_gone_after_an_exception_and_what_was_whole_is_kept(case: Case) -> None:
+    with pytest.raises(KeyboardInterrupt), spectral.attach(case.model) as trace:
+        interrupted(case)
+    require_clean(case.model)
+    assert len(trace.windows) == 1
+
+
+def test_blocks_can_be_nested(case: Case) -> None:
+    with spectral.attach(case.model) as outer, spectral.attach(case.model, keep="gram") as inner:
+        case.decode(case.features)
+    require_clean(case.model)
+    assert outer.windows == inner.windows
+
+
+def test_gram_matrices_give_the_same_spectra_also_of_the_first_rows(
+    tiny: SpeechModel, ragged: Tensor
+) -> None:
+    with spectral.attach(tiny.module) as rows, spectral.attach(tiny.module, keep="gram") as gram:
+        for batch in (ragged[:3], ragged[3:6], ragged[6:9]):
+            ladder_texts(tiny, batch)
+    for first in (None, 5):
+        for component in COMPONENTS:
+            for mine, theirs in zip(
+                rows.eigenvalues(component, first), gram.eigenvalues(component, first), strict=True
+            ):
+                close(theirs, mine, 1e-10)
+        mine, theirs = (one.spectra(10, rows=first).columns for one in (rows, gram))
+        assert mine["resolved"] == theirs["resolved"]
+        assert mine["T"] == theirs["T"]
+    for ask in (lambda: gram["decoder.0.mlp.out"], lambda: gram.attention(0, 0), gram.jacobians):
+        with pytest.raises(ValueError, match="keep='rows'"):
+            ask()
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_frames_have_a_row_per_window_layer_and_component_or_head(case: Case) -> None:
+    with spectral.attach(case.model) as trace:
+        case.decode(case.features)
+    frame = trace.spectra(k=5).to_frame()
+    assert len(frame) == 3 * 2 * 3
+    assert {"window", "layer", "component", "T", "resolved", "n_eff", "alpha", "Kf"} <= {*frame}
+    assert (frame["T"] == STEPS).all()
+    graphs = trace.graphs().to_frame()
+    assert len(graphs) == 3 * 2 * (4 + 2)
+    assert sorted(graphs["head"].dropna().unique()) == [0, 1, 2, 3]
+    pooled = [m.summed(torch.ones(1, 3)).eigenvalues()[0] for m in trace.moments("ffn")]
+    rows = [torch.cat(trace[f"decoder.{i}.mlp.out"]) for i in range(2)]
+    for found, each in zip(pooled, rows, strict=True):
+        wanted = spectral.eigenvalues(each)
+        close(found[: len(wanted)], wanted)
+
+
+def test_jacobians_are_those_of_the_measurement(tiny: SpeechModel, ragged: Tensor) -> None:
+    with spectral.attach(tiny.module) as trace:
+        ladder_texts(tiny, ragged[:2])
+    frame = trace.jacobians(tokens=3).to_frame()
+    for number, window in enumerate(trace.windows):
+        own = frame[frame["window"] == number]
+        if not window.tokens:
+            assert own.empty
+            continue
+        streams = residual_streams(tiny, ragged[number : number + 1], window.tokens)
+        length = len(window.tokens)
+        step = -(-length // 3)
+        first = streams.text.start
+        chosen = slice(first + (length - 1) % step // 2, streams.text.stop, step)
+        wanted = jacobian_columns(_stack(tiny), streams, chosen, 2, 0)
+        assert own["token"].unique().tolist() == [p - first for p in range(99)[chosen]]
+        for mine, theirs in {
+            "sigma_1": "sigma_1", "ratio": "gap", "gain": "gain", "injection": "injection",
+        }.items():  # fmt: skip
+            found = own.pivot(index="layer", columns="token", values=mine).to_numpy()
+            np.testing.assert_allclose(found, wanted[theirs].numpy(), rtol=1e-4)
+        found = own.pivot(index="layer", columns="token", values="unstable").to_numpy()
+        np.testing.assert_allclose(found / tiny.width, wanted["unstable"].numpy(), atol=0.05)
+
+
+# --- OpenAI's weights -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["tiny.en", "base"])
+def real(request: pytest.FixtureRequest) -> Iterator[SpeechModel]:
+    if not is_here(request.param, NOWHERE):
+        pytest.skip(f"{request.param} is not installed")
+    return load(request.param, NOWHERE, CPU)
+
+
+@pytest.fixture(scope="module")
+def features(real: SpeechModel) -> Tensor:
+    return real.features([read_wave(u) for u in find_utterances(CORPUS).utterances[:40:25]])
+
+
+def test_real_weights_write_the_same_and_have_the_measurement_s_spectra(
+    real: SpeechModel, features: Tensor
+) -> None:
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
+    with capture(real) as recording:
+        transcripts = greedy(real, features, OPENAI)
+    before = real.module.decode(features, options)  # type: ignore[operator]
+    with spectral.attach(real.module) as trace:
+        after = real.module.decode(features, options)  # type: ignore[operator]
+    assert [(r.tokens, r.avg_logprob) for r in before] == [(r.tokens, r.avg_logprob) for r in after]
+    require_measured(trace, recording, transcripts)
+    for layer in range(len(real.layers)):
+        weights = recording.attention(transcripts, layer)
+        for i, window in enumerate(trace.windows):
+            count = len(window.tokens)
+            close(trace.attention(layer, i), weights[i, :, :count, :count])
+
+
+def require_measured(trace: Trace, recording: object, transcripts: list) -> None:
+    assert [w.tokens for w in trace.windows] == [t.tokens for t in transcripts]
+    for component in COMPONENTS:
+        rows, mask = recording.text_rows(component, transcripts)  # type: ignore[attr-defined]
+        wanted = spectral.eigenvalues(rows, mask[:, None].expand(rows.shape[:-1]))
+        for i, found in enumerate(trace.eigenvalues(component)):
+            torch.testing.assert_close(
+                spectral.effective_rank(found, 10),
+                spectral.effective_rank(wanted[i], 10),
+                rtol=1e-5,
+                atol=0,
+            )
+            close(found / wanted[i].max(), wanted[i, :, : found.shape[-1]] / wanted[i].max())
+
+
+def test_real_weights_in_transformers_have_the_same_spectra(
+    real: SpeechModel, features: Tensor, tmp_path: Path
+) -> None:
+    folder = write_transformers(tmp_path / "real", real.module)  # type: ignore[arg-type]
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    with capture(real) as recording:
+        transcripts = greedy(real, features, UNRESTRICTED)
+    prompt = torch.tensor([real.tokens.prompt] * len(features))
+    settings = {"suppress_tokens": list(real.tokens.suppressed), "max_new_tokens": real.limit}
+    before = model.generate(features, decoder_input_ids=prompt, **settings)
+    with spectral.attach(model) as trace:
+        after = model.generate(features, decoder_input_ids=prompt, **settings)
+    assert torch.equal(before, after)
+    require_measured(trace, recording, transcripts)
+
+
+# --- linearise ------------------------------------------------------------------------------------
+
+
+def test_one_linearisation_gives_what_the_functions_give() -> None:
+    layers = [random_layer(16, 2, seed=i, dtype=torch.float64) for i in range(3)]
+    hidden = torch.randn(3, 2, 5, 16, generator=torch.Generator().manual_seed(0)).double()
+    context = torch.randn(9, 16, generator=torch.Generator().manual_seed(1)).double()
+    mask = torch.tensor([True, True, False, True, True])
+    whole = mask.expand(2, 5)
+    point = spectral.linearise(layers, hidden, context, mask)
+    wanted = [spectral.propagators(*pair, context, whole) for pair in zip(layers, hidden, strict=1)]
+    torch.testing.assert_close(point.propagators(), torch.stack(wanted))
+    single = spectral.linearise(layers[1], hidden[1], context, mask[None])
+    torch.testing.assert_close(single.propagators(), wanted[1])
+    factors = spectral.sublayer_propagators(layers[1], hidden[1], context, whole)
+    for name in COMPONENTS:
+        torch.testing.assert_close(getattr(single.sublayers(), name), getattr(factors, name))
+        torch.testing.assert_close(getattr(point.sublayers(), name)[1], getattr(factors, name))
+    vectors = torch.randn(3, 2, 5, 16, 2, dtype=torch.float64)
+    torch.testing.assert_close(point.operator().matmat(vectors), point.propagators() @ vectors)
+    torch.testing.assert_close(point.operator().rmatmat(vectors), point.propagators().mT @ vectors)
+    torch.testing.assert_close(
+        single.injection().gram(),
+        spectral.injection(layers[1], hidden[1], context, whole).gram(),
+    )
+    torch.testing.assert_close(
+        point.sensitivity().gram(), spectral.sensitivity(layers, [*hidden], context, whole).gram()
+    )
+    torch.testing.assert_close(point.injection(1).gram(), single.injection().gram())
+
+
+def test_a_linearisation_s_frame_has_a_row_per_layer_item_and_token() -> None:
+    layers = [random_layer(8, 2, seed=i) for i in range(2)]
+    frame = spectral.linearise(layers, torch.randn(2, 3, 5, 8), torch.randn(9, 8)).to_frame()
+    assert len(frame) == 2 * 3 * 5
+    assert frame["gain"].isna().sum() == 15, "the last layer has none above it"
+    assert (frame["injection"] > 0).all()
+    encoder = random_layer(8, 2, cross_attention=False, causal=False)
+    lone = spectral.linearise(encoder, torch.randn(5, 8))
+    assert lone.to_frame()["injection"].isna().all()
+    with pytest.raises(ValueError, match="without cross-attention has no injection"):
+        lone.injection()
+    with pytest.raises(ValueError, match="one hidden state per layer"):
+        spectral.linearise(layers, torch.randn(3, 5, 8), torch.randn(9, 8))
+    with pytest.raises(ValueError, match="mask must broadcast to"):
+        spectral.linearise(encoder, torch.randn(5, 8), mask=torch.ones(4, dtype=torch.bool))
