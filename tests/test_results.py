@@ -223,8 +223,9 @@ def test_median_spectra_fall_and_stop_where_a_quarter_is_not_resolved() -> None:
 
 
 def test_a_table_shows_missing_intervals_as_such(tmp_path: Path) -> None:
-    table = pd.DataFrame({"x": [1.234, np.nan], "x_low": [1.0, np.nan], "x_high": [2.0, np.nan]})
-    assert with_interval(table, "x", 2, sign=True) == ["+1.23 [+1.00, +2.00]", "n/a"]
+    bounds = {"x_low": [1.0, np.nan, np.nan], "x_high": [2.0, np.nan, np.nan]}
+    table = pd.DataFrame({"x": [1.234, np.nan, 3.0], **bounds})
+    assert with_interval(table, "x", 2, sign=True) == ["+1.23 [+1.00, +2.00]", "n/a", "+3.00"]
     save_table(table, table.round(1), tmp_path, "t")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md"]
     assert np.allclose(pd.read_csv(tmp_path / "t.csv"), table, equal_nan=True)

@@ -70,11 +70,16 @@ def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def with_interval(table: pd.DataFrame, name: str, digits: int, sign: bool = False) -> list[str]:
-    """``estimate [low, high]`` from the columns name, name_low and name_high; "n/a" for NaN."""
+    """``estimate [low, high]`` from the columns name, name_low and name_high; "n/a" for NaN.
+
+    Where there is no interval there is the estimate alone.
+    """
     style = f"{'+' if sign else ''}.{digits}f"
     columns = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
     return [
-        "n/a" if pd.isna(value) else f"{value:{style}} [{low:{style}}, {high:{style}}]"
+        "n/a"
+        if pd.isna(value)
+        else f"{value:{style}}" + (f" [{low:{style}}, {high:{style}}]" if low <= high else "")
         for value, low, high in columns
     ]
 
