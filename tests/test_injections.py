@@ -243,6 +243,47 @@ def test_total_sensitivity_equals_brute_force() -> None:
     assert_equal(operator.rmatmat(torch.eye(24, dtype=FLOAT64)), expected.T)
 
 
+def test_columns_of_a_total_sensitivity_at_short_and_long_texts() -> None:
+    """Texts of fewer tokens than a head is wide go another way."""
+    layers = stack_of(2, 12, 3)
+    for tokens in (2, 4, 7):
+        hidden, context = gaussian(2, tokens, 12), gaussian(2, 5, 12, seed=1)
+
+        def whole(context: Tensor, hidden: Tensor = hidden) -> Tensor:
+            return forward(layers[1], forward(layers[0], hidden, context), context)[:, 1::2]
+
+        operator = total_sensitivity(layers, hidden, context, slice(1, None, 2))
+        columns = gaussian(2, 60, 3, seed=2)
+        expected = torch.stack(
+            [
+                torch.func.jvp(whole, (context,), (columns[..., i].reshape(2, 5, 12),))[1]
+                for i in range(3)
+            ],
+            -1,
+        ).flatten(1, 2)
+        assert operator.shape == (*expected.shape[:2], 60)
+        assert_equal(operator.matmat(columns), expected)
+
+
+def test_products_with_vectors_that_all_tokens_share() -> None:
+    layers, context = stack_of(2, 12, 3), gaussian(2, 5, 12, seed=1)
+    found = sensitivity(layers, streams(layers, gaussian(2, 4, 12), context), context)
+    rows = gaussian(2, 3, 5, 12, seed=2)
+    columns = rows.flatten(2).mT[:, None].expand(-1, 4, -1, -1)
+    assert_equal(found.shared_products(rows), found.operator().matmat(columns))
+
+
+def test_grams_of_parts_come_with_that_of_the_whole() -> None:
+    layers, context = stack_of(2, 12, 3), gaussian(2, 5, 12, seed=1)
+    found = sensitivity(layers, streams(layers, gaussian(2, 4, 12), context), context)
+    gram, cores = found.gram_and_cores(2)
+    assert_equal(gram, found.gram())
+    for i, heads in enumerate((slice(0, 3), slice(3, 6))):
+        part = found.through(heads)
+        ways = part.ways.reshape(2, 4, 12, -1)
+        assert_equal(ways @ cores[..., i, :, :] @ ways.mT, part.gram())
+
+
 def tiny_whisper() -> Callable[[Tensor], Tensor]:
     """From log-mels (utterances, 8, 20) to the last hidden state of the last of three tokens."""
     torch.manual_seed(0)

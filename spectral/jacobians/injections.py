@@ -30,7 +30,7 @@ from spectral.jacobians.propagators import SubLayerJacobians
 from spectral.jacobians.sublayers import SubLayerJacobian, by_token, gelu_slope
 from spectral.jacobians.tangents import attention_tangents, layer_norm_tangents
 
-_TOGETHER = 2**24
+_TOGETHER = 2**22
 """Numbers of directions of the context, or of logits, moved at once by a layer."""
 
 
@@ -229,7 +229,7 @@ def total_sensitivity(
         assert layers[0].cross_attention is not None
         logits = layers[0].cross_attention.heads * rows.shape[-2]
         numbers = len(items) * frames * max(width, logits)
-        parts = torch.split(directions, max(1, _TOGETHER // numbers), 1)
+        parts = torch.split(directions, max(1, _TOGETHER // numbers), dim=1)
         moved = torch.cat([_moved(layers, passes, part)[:, :, tokens] for part in parts], 1)
         return moved.flatten(2).mT.reshape(*batch, -1, moved.shape[1])
 

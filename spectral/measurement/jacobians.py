@@ -6,6 +6,7 @@ Everything is modulo the direction 1, which no layer norm sees (see
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from spectral.measurement.texts import Row, text_columns
 from spectral.measurement.twins import random_twin
 from spectral.models.adapters import as_layer, as_norm
 from spectral.models.capture import COMPONENTS
-from spectral.models.decoding import transcribe
+from spectral.models.decoding import hear, transcribe_heard
 from spectral.models.rules import recorded
 from spectral.models.streams import Streams, streams_in
 from spectral.models.view import SpeechModel
@@ -74,10 +75,11 @@ def paired_rows(
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
-        features = model.features(waves)
-        contexts = {name: _encoded(each, features) for name, each in networks.items()}
+        heard, other = hear(model, waves), _encoded(twin, model.features(waves))
+        first = [0, *accumulate(heard.windows[:-1])]
+        contexts = {TRAINED: heard.context[first], RANDOM: other}
         for i, (mixture, transcript) in enumerate(
-            zip(mixtures, transcribe(model, waves, recorded(settings.rule)), strict=True)
+            zip(mixtures, transcribe_heard(model, heard, recorded(settings.rule)), strict=True)
         ):
             text, tokens = text_columns(model, mixture, transcript), transcript.first_window
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}
@@ -196,8 +198,8 @@ def _layer_columns(
         "alignment": torch.cat([gains.alignment, last]),
         "gain": torch.cat([gains.gain, last]),
         "converged": torch.stack([one.converged for one in triplets]),
-        "unstable": unstable_dimensions(matrices) / width,
-        "growing": growing_dimensions(propagators) / width,
+        "unstable": unstable_dimensions(matrices).double() / width,
+        "growing": growing_dimensions(propagators).double() / width,
     }
 
 
