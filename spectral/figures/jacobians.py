@@ -22,9 +22,9 @@ SUBLAYER_PANELS = {
 }
 INJECTION_PANELS = {
     "log10_injection": r"$\log_{10} \|G_l\|_F$, entering",
-    "log10_relative_survival": r"arriving / entering, rel. to $|h|$",
-    "log10_normed_survival": "the same, after the final norm",
-    "unstable": "share of unstable dimensions",
+    "log10_relative_survival": "arriving / entering,\nrelative to $|h|$",
+    "log10_normed_survival": "the same, after\nthe final norm",
+    "unstable": "fraction of\nunstable dimensions",
 }
 _STYLES = {"trained": ("o", "-"), "random": ("s", ":")}
 _SHIFT = {("trained", 0): -0.12, ("trained", 1): -0.04, ("random", 0): 0.04, ("random", 1): 0.12}
