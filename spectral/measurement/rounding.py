@@ -5,13 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 
 BITS = 12
-COARSE: Mapping[str, int] = {"choices": 7, "nulls": 7, "stresses": 7, "warnings": 10}
-"""Bits of the kinds with thousands of spectra: read as means over utterances, warnings as ranks."""
+OTHERS: Mapping[str, int] = {
+    "choices": 7, "nulls": 7, "stresses": 7, "warnings": 10, "pooling": 24,
+}  # fmt: skip
+"""Bits of the kinds with thousands of spectra: read as means over utterances, warnings as ranks; and
+of pooled ones, of which a jackknife reads how little they change without a speaker."""
 
 
 def bits_of(kind: str) -> int:
     """How many significant bits the rows of a kind of measurement keep."""
-    return COARSE.get(kind, BITS)
+    return OTHERS.get(kind, BITS)
 
 
 def rounded(numbers: np.ndarray, bits: int) -> np.ndarray:
