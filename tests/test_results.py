@@ -22,7 +22,7 @@ from spectral.results.effects import (
 )
 from spectral.results.intervals import deletions, interval, weighted_mean
 from spectral.results.paper import paper_table, published, with_holm
-from spectral.results.tables import save_table, with_interval
+from spectral.results.tables import save_table, speakers_path, with_interval, with_speakers
 from spectral.results.word_errors import (
     by_novelty,
     outcome_confidence,
@@ -239,3 +239,10 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
         plt.close(figure)
     for kind in ("png", "pdf"):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
+
+
+def test_a_table_none_of_whose_numbers_has_speakers_is_read_again(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": [1.0], "x_speakers": [None]})
+    save_table(table, table, tmp_path, "t")
+    plain = pd.read_csv(tmp_path / "t.csv")
+    assert list(with_speakers(plain, speakers_path(tmp_path / "t.csv"))) == ["x"]

@@ -33,7 +33,8 @@ def summary(groups: Mapping[str, Tables], whole: str, known: pd.DataFrame) -> pd
                 cells = {}
             row |= {group: _range(cells)} if group == whole else cells
         rows.append(row)
-    return pd.DataFrame(rows).fillna(_UNKNOWN)
+    models = [name for row in rows for name in row if name != whole]
+    return pd.DataFrame(rows, columns=[*dict.fromkeys(models), whole]).fillna(_UNKNOWN)
 
 
 def _published(column: str, style: str) -> Callable[[pd.DataFrame], str]:

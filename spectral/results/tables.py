@@ -9,6 +9,7 @@ import pandas as pd
 from spectral.results.intervals import Interval
 
 SPEAKERS = "_speakers"
+_BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
 
 
 def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: str) -> None:
@@ -41,7 +42,8 @@ def _save_speakers(columns: pd.DataFrame, path: Path) -> None:
         if isinstance(found, Interval) and found.deviations
     ]  # fmt: skip
     part = path.with_name(path.name + ".part")
-    pd.DataFrame(rows).to_parquet(part, index=False)
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=_BEFORE)
+    table.to_parquet(part, index=False)
     os.replace(part, path)
 
 
@@ -56,7 +58,7 @@ def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         known = table.get(number, pd.Series(dtype=float)).reindex(own.row).to_numpy(float)
         if not np.allclose(known, own.estimate, rtol=1e-5, atol=1e-12):
             continue
-        names = own.columns[4:]
+        names = own.columns[len(_BEFORE) :]
         values = own[names].to_numpy(float)
         column = pd.Series([None] * len(table), table.index, dtype=object)
         for row, estimate, besides, deviations in zip(
