@@ -165,7 +165,7 @@ def said(references: list[str], transcripts: list[str], condition: str = "clean"
             "model": "m", "parameters": 1, "condition": condition, "utterance": ["1", "2", "3"],
             "speaker": ["a", "a", "b"], "reference": references, "transcript": transcripts,
             "word_error": errors, "candidate": [error > 0.5 for error in errors],
-            "outcome": ["correct", "invention", "invention"], "text_log_probability": -1.0,
+            "outcome": ["correct", "invention", "invention"], "log_probability": -1.0,
         }
     )  # fmt: skip
 
