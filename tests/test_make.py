@@ -192,7 +192,7 @@ def test_a_change_draws_again_just_what_depends_on_it(
         ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
         ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
         ("data/ladder/unused/SHA256SUMS", "", "0", set()),
-        ("spectral/measurement/keys.py", '"jacobians": 1', '"jacobians": 2', JACOBIANS),
+        ("spectral/measurement/keys.py", '"jacobians": 2', '"jacobians": 3', JACOBIANS),
         ("spectral/measurement/keys.py", "chosen", "picked", set()),  # a local variable
         ("notebooks/jacobians.ipynb", "seed = 0", "seed = 1", JACOBIANS),
         ("notebooks/jacobians.ipynb", "import spectral", "import spectral.reading", set()),

@@ -99,7 +99,7 @@ class LinearisedLayers:
             if upper is None:
                 upper = _identity(ffn, point.real)
             _append(upper, ffn, point.whole.chunk)
-            found.append(_heads(attention, crossed, upper))
+            found.append(_heads(attention, crossed, upper @ attention.out_weight))
             if len(found) < len(self.points):
                 _append(upper, crossing, point.whole.chunk)
                 _append(upper, below, point.whole.chunk)

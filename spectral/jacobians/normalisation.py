@@ -82,8 +82,8 @@ def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
 
     Example:
         >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
-        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).apply(torch.eye(2)).norm()
-        tensor(0.)
+        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).apply(torch.eye(2)).norm() < 1e-6
+        tensor(True)
     """
     width = len(norm.weight)
     if hidden.shape[-1] != width:
