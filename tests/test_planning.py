@@ -121,10 +121,11 @@ def test_a_profile_whose_rows_are_all_there_asks_for_other_models(
     assert (work.kind, work.models) == ("measure", ("tiny-0",))
 
 
-def test_the_whisper_profile_is_six_scales_on_librispeech() -> None:
-    works = read_profile(WHISPER, models=tuple(SIZES))
+def test_the_whisper_profile_is_every_other_scale_on_librispeech() -> None:
+    names = tuple(name for name in SIZES if name != "base")  # whose rows come with the project
+    works = read_profile(WHISPER, models=names)
     assert [work.kind for work in works] == list(KINDS)
-    assert all(work.models == tuple(SIZES) for work in works)
+    assert all(work.models == names for work in works)
     counts = {work.kind: utterances_of(work)[1] for work in works}
     assert counts["measure"] == counts["pooling"] == 422, "as many as are listed"
     assert counts["jacobians"] == counts["nulls"] == 51
