@@ -13,7 +13,7 @@ from torch import Tensor
 from spectral.jacobians.injections import sensitivity
 from spectral.jacobians.normalisation import without_mean
 from spectral.jacobians.propagators import propagators
-from spectral.measurement.hearing import hear, mel_operator
+from spectral.measurement.hearing import encoder_operator, hear, mel_operator
 from spectral.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
 from spectral.measurement.schemas import JACOBIANS
 from spectral.measurement.settings import JacobianSettings
@@ -239,7 +239,7 @@ def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivativ
     assert hearing.sensitivity.shape[0] == hearing.attention.shape[0] == tokens
     torch.testing.assert_close(hearing.attention.sum(-1), torch.ones(tokens))
     assert (hearing.peaks_apart() >= 0).all()
-    operator = mel_operator(tiny, hearing.streams, features, token=2)
+    operator = mel_operator(tiny, hearing.streams, encoder_operator(tiny, features), token=2)
     assert operator.shape == (tiny.width, features.numel())
     direction = torch.randn(features.numel(), 1, generator=torch.Generator().manual_seed(0))
     moved = operator.matmat(direction)[:, 0]
