@@ -18,7 +18,7 @@ from spectral.jacobians.propagators import (
     propagators,
     sublayer_propagators,
 )
-from spectral.jacobians.stability import layer_gains, symmetric_eigenvalues, unstable_dimensions
+from spectral.jacobians.stability import growing_dimensions, layer_gains, unstable_dimensions
 from spectral.jacobians.triplets import top_singular_triplets
 from spectral.spectra import (
     effective_rank,
@@ -46,6 +46,7 @@ __all__ = [
     "eigenvalues",
     "function_operator",
     "graph_kirchhoff_index",
+    "growing_dimensions",
     "injection",
     "kirchhoff_index",
     "layer_gains",
@@ -61,7 +62,6 @@ __all__ = [
     "spectral_slope",
     "stationary_rates",
     "sublayer_propagators",
-    "symmetric_eigenvalues",
     "top_singular_triplets",
     "total_sensitivity",
     "unstable_dimensions",

@@ -292,6 +292,37 @@ def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     return _count(modes) * (1 / (modes + eps)).where(modes > 0, 0.0).sum(-1)
 
 
+def observables(eigenvalues: Tensor, k: int, eps: float) -> dict[str, Tensor]:
+    """All that is read off spectra at K modes, by the column's name, each of shape ``(*batch,)``.
+
+    ``resolved`` (int64) is :func:`resolved_modes`; ``n_eff`` and ``n_eff_singular`` are
+    :func:`effective_rank` of eigenvalues and of singular values; ``alpha``, ``kirchhoff`` and
+    ``kirchhoff_resolved`` (float64) are :func:`spectral_slope` over modes 1 to K,
+    :func:`kirchhoff_index` and :func:`resolved_kirchhoff_index`.
+
+    Args:
+        eigenvalues: Shape ``(*batch, modes)``, as :func:`eigenvalues` returns them.
+        k: The number of leading modes, at least 1.
+        eps: Added to every eigenvalue of the Kirchhoff index, not negative.
+
+    Raises:
+        ValueError: What these raise.
+    """
+    return {
+        "resolved": resolved_modes(eigenvalues),
+        "n_eff": effective_rank(eigenvalues, k),
+        "n_eff_singular": effective_rank(eigenvalues, k, of="singular_values"),
+        "alpha": spectral_slope(eigenvalues, 1, k),
+        "kirchhoff": kirchhoff_index(eigenvalues, k, eps),
+        "kirchhoff_resolved": resolved_kirchhoff_index(eigenvalues, k, eps),
+    }
+
+
+def slope_reason(resolved: int, k: int) -> str:
+    """Why a spectrum with so many resolved modes has no slope over K of them; "" where it has."""
+    return "" if resolved >= k else f"{resolved} resolved modes, the fit needs {k}"
+
+
 def _descending(eigenvalues: Tensor) -> Tensor:
     """Checked eigenvalues in float64, largest first."""
     modes = as_float64(eigenvalues, "eigenvalues", "(*batch, modes)")

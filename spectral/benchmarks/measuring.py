@@ -16,9 +16,9 @@ from tqdm import tqdm
 from whisper import DecodingOptions, DecodingResult
 
 from spectral.benchmarks.machine import keep, machine
+from spectral.benchmarks.settings import in_memory
 from spectral.benchmarks.timing import OURS, Case, Way, measured, product_rate
 from spectral.measurement.run import spread
-from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import spectral_rows
 from spectral.models.loading import choose_device, load
 from spectral.models.openai_model import OpenAIModel
@@ -75,7 +75,7 @@ def measuring_case(model: OpenAIModel, batch: dict[str, list[Mixture]]) -> Case:
 
     ``difference``: how many of the texts are not the same.
     """
-    settings = _settings(model.name, tuple(batch))
+    settings = in_memory(model.name, tuple(batch), OPENAI)
     waves = [[mixture.wave for mixture in mixtures] for mixtures in batch.values()]
 
     def ours() -> list[dict[str, object]]:
@@ -102,23 +102,6 @@ def decoded_by_library(model: OpenAIModel, waves: Sequence[np.ndarray]) -> list[
     with torch.inference_mode():
         found = whisper.decode(model.module, model.features(waves), options)
     return list(found)
-
-
-def _settings(model: str, conditions: tuple[str, ...]) -> SpectralSettings:
-    return SpectralSettings(
-        model=model,
-        ladder=Path(),
-        corpus=Path(),
-        output=Path(),
-        conditions=conditions,
-        decoding=OPENAI.name,
-        seed=0,
-        batch=1,
-        device="auto",
-        utterances=None,
-        modes=(10, 50),
-        epsilon=1e-6,
-    )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from whisper.model import ModelDimensions
 
 from spectral.benchmarks.machine import keep, machine
+from spectral.benchmarks.settings import in_memory
 from spectral.benchmarks.timing import OURS, Case, Way, measured, product_rate
 from spectral.jacobians.propagators import propagators
-from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.spectra import spectral_rows
 from spectral.models.adapters import as_layer
 from spectral.models.decoding import transcribe
@@ -105,7 +105,7 @@ def throughput(
     model = _random(name, device)
     mixtures = list(_speech(batch))
     waves = [mixture.wave for mixture in mixtures]
-    settings = _settings(name)
+    settings = in_memory(name, ("clean",), UNRESTRICTED)
     decoding = measured(
         Case(
             "measuring",
@@ -150,23 +150,6 @@ def _speech(count: int) -> Iterator[Mixture]:
     for i in range(count):
         wave = rng.standard_normal(_SECONDS * SAMPLE_RATE).astype(np.float32)
         yield Mixture.of(Utterance(f"{i}-1-0000", str(i), "A WORD", Path(f"{i}.flac")), wave)
-
-
-def _settings(name: str) -> SpectralSettings:
-    return SpectralSettings(
-        model=name,
-        ladder=Path(),
-        corpus=Path(),
-        output=Path(),
-        conditions=("clean",),
-        decoding=UNRESTRICTED.name,
-        seed=0,
-        batch=1,
-        device="auto",
-        utterances=None,
-        modes=(10, 50),
-        epsilon=1e-6,
-    )
 
 
 def _propagators(model: OpenAIModel, mixtures: Sequence[Mixture]):  # type: ignore[no-untyped-def]

@@ -106,27 +106,6 @@ def growing_dimensions(matrix: Tensor) -> Tensor:
     return _above((matrix + matrix.mT) / 2, 1.0, torch.linalg.eigvalsh)
 
 
-def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
-    """Eigenvalues of (W + W') / 2, descending: growth and decay rates of |h| along W.
-
-    Args:
-        matrix: Shape ``(*batch, width, width)``.
-
-    Returns:
-        Shape ``(*batch, width)``, float64.
-
-    Raises:
-        ValueError: For a matrix that is not square, not real floating point, or not finite.
-
-    Example:
-        >>> symmetric_eigenvalues(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
-        tensor([2., 0.], dtype=torch.float64)
-    """
-    matrix = _square(matrix)
-    eigenvalues: Tensor = torch.linalg.eigvalsh((matrix + matrix.mT) / 2)
-    return eigenvalues.flip(-1)
-
-
 def _moduli(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvals(matrix).abs()
 

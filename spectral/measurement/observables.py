@@ -10,14 +10,7 @@ from torch.nn import functional
 from spectral.measurement.schemas import REFERENCE_CONDITION
 from spectral.measurement.settings import SpectralSettings
 from spectral.measurement.texts import Row
-from spectral.spectra import (
-    effective_rank,
-    eigenvalues,
-    kirchhoff_index,
-    resolved_kirchhoff_index,
-    resolved_modes,
-    spectral_slope,
-)
+from spectral.spectra import eigenvalues, observables, resolved_modes, slope_reason
 
 
 def kept_lengths(condition: str, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,14 +43,14 @@ def spectral_columns(
     resolved = resolved_modes(spectra).tolist()
     spectra = largest(spectra, max(settings.modes))
     for k in settings.modes:
-        numbers = _numbers(spectra, k, settings.epsilon)
+        found = observables(spectra, k, settings.epsilon)
+        numbers = {name: column.tolist() for name, column in found.items()} | {"resolved": resolved}
         for i, layer in product(*map(range, spectra.shape[:2])):
             yield i, layer, {
                 "layer": layer + 1,
                 "modes": k,
                 "tokens": int(lengths[i]),
-                "resolved": resolved[i][layer],
-                "alpha_reason": _alpha_reason(resolved[i][layer], k),
+                "alpha_reason": slope_reason(resolved[i][layer], k),
                 "eigenvalues": spectra[i, layer].tolist(),
                 **{name: column[i][layer] for name, column in numbers.items()},
             }  # fmt: skip
@@ -66,18 +59,3 @@ def spectral_columns(
 def largest(spectra: Tensor, modes: int) -> Tensor:
     """So many modes, zeros where there are fewer, however long the batch's other answers are."""
     return functional.pad(spectra[..., :modes], (0, max(0, modes - spectra.shape[-1])))
-
-
-def _numbers(spectra: Tensor, k: int, epsilon: float) -> dict[str, list[list[float]]]:
-    columns = {
-        "n_eff": effective_rank(spectra, k),
-        "n_eff_singular": effective_rank(spectra, k, of="singular_values"),
-        "alpha": spectral_slope(spectra, 1, k),
-        "kirchhoff": kirchhoff_index(spectra, k, epsilon),
-        "kirchhoff_resolved": resolved_kirchhoff_index(spectra, k, epsilon),
-    }
-    return {name: column.tolist() for name, column in columns.items()}
-
-
-def _alpha_reason(resolved: int, k: int) -> str:
-    return "" if resolved >= k else f"{resolved} resolved modes, the fit needs {k}"

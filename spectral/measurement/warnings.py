@@ -26,6 +26,7 @@ from spectral.spectra import (
     eigenvalues,
     resolved_kirchhoff_index,
     resolved_modes,
+    slope_reason,
     spectral_slope,
 )
 from spectral.stress.first_error import first_wrong_word
@@ -121,8 +122,7 @@ def prefix_observables(
         "log10_kf_resolved": index.where(index > 0, torch.nan).log10(),
         "log10_variance": variance.where(variance > 0, torch.nan).log10(),
     }
-    fewest = resolved_modes(spectra).amin(1).tolist()
-    reasons = ["" if n >= modes else f"{n} resolved modes, the fit needs {modes}" for n in fewest]
+    reasons = [slope_reason(n, modes) for n in resolved_modes(spectra).amin(1).tolist()]
     return {name: column.mean(1) for name, column in columns.items()}, reasons
 
 

@@ -14,14 +14,7 @@ from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_g
 from spectral.jacobians.linearised import linearise
 from spectral.models.adapters import as_layer
 from spectral.moments import Moments
-from spectral.spectra import (
-    effective_rank,
-    eigenvalues,
-    kirchhoff_index,
-    resolved_kirchhoff_index,
-    resolved_modes,
-    spectral_slope,
-)
+from spectral.spectra import eigenvalues, observables, slope_reason
 from spectral.tracing.entries import told
 from spectral.tracing.hooks import COMPONENTS, HIDDEN_STATE, KEY, QUERY
 from spectral.tracing.runs import EMBEDDING, Recorder, Run
@@ -250,20 +243,14 @@ class Trace:
             count = min(len(window.positions), rows or len(window.positions))
             shared = _columns(number, window) | {"T": count, "k": k}
             for component in COMPONENTS:
-                modes = found[component][i]
-                columns = {
-                    "resolved": resolved_modes(modes),
-                    "n_eff": effective_rank(modes, k),
-                    "n_eff_singular": effective_rank(modes, k, of="singular_values"),
-                    "alpha": spectral_slope(modes, 1, k),
-                    "Kf": kirchhoff_index(modes, k, epsilon),
-                    "Kf_resolved": resolved_kirchhoff_index(modes, k, epsilon),
+                columns = observables(found[component][i], k, epsilon)
+                values = {
+                    name.replace("kirchhoff", "Kf"): column.tolist()
+                    for name, column in columns.items()
                 }
-                values = {name: column.tolist() for name, column in columns.items()}
                 for layer in range(self._layers):
                     own = {name: value[layer] for name, value in values.items()}
-                    few = own["resolved"] < k
-                    reason = f"{own['resolved']} resolved modes, the fit needs {k}" if few else ""
+                    reason = slope_reason(own["resolved"], k)
                     place = {"layer": layer, "component": component, "alpha_reason": reason}
                     yield shared | place | own
 
