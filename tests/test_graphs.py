@@ -268,9 +268,11 @@ seeds = st.integers(0, 10**6)
 @given(seeds, st.floats(-200, 200).map(lambda x: 10.0**x))
 def test_the_index_scales_inversely_with_the_weights(seed: int, c: float) -> None:
     weights = random_graph(6, 0.6, 9, seed)
-    # a nearly disconnected graph loses as many digits as its smallest eigenvalue is small
-    torch.testing.assert_close(
-        graph_kirchhoff_index(c * weights), graph_kirchhoff_index(weights) / c, rtol=1e-9, atol=0
+    torch.testing.assert_close(  # either side is right to TRUSTED, by Cholesky or elimination
+        graph_kirchhoff_index(c * weights),
+        graph_kirchhoff_index(weights) / c,
+        rtol=2 * TRUSTED,
+        atol=0,
     )
 
 

@@ -86,6 +86,7 @@ def test_bounds_hold_and_definitions_agree_in_every_row(rows: pd.DataFrame) -> N
     np.testing.assert_allclose(inner.gain, inner.sigma_1 * inner.alignment.abs(), rtol=1e-9)
     last = rows[rows.layer == LAYERS]
     assert last.gain.isna().all()
+    # injections are products in float32, summed along two ways
     np.testing.assert_allclose(last.arriving, last.injection, rtol=1e-5)
     np.testing.assert_allclose(last.product_norm, last.sigma_1, rtol=1e-9)
     np.testing.assert_allclose(last.normed_arriving, last.normed_injection, rtol=1e-5)
