@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from agreement import disagreements
 
@@ -30,3 +31,58 @@ def test_a_table_of_the_readme_is_the_one_that_was_written(name: str, shown: str
 @pytest.mark.parametrize(("document", "link"), LINKS)
 def test_a_link_leads_somewhere(document: Path, link: str) -> None:
     assert (ROOT / document.parent / link).exists()
+
+
+def _pooled(model: str, of: str, sample: str, loops: str) -> pd.Series:
+    """The row of figures/replication.csv that the README's prose speaks of."""
+    table = pd.read_csv(ROOT / "figures" / "replication.csv")
+    row = table[
+        (table.model == model) & (table.of == of) & (table["sample"] == sample)
+        & (table.loops == loops) & (table.decoding == "openai")
+        & (table.component == "cross_attention") & (table.modes == 50)
+    ]  # fmt: skip
+    assert len(row) == 1
+    return row.iloc[0]
+
+
+def _falls() -> str:
+    found = [_pooled(model, "controls", "sampled", "dropped") for model in ("tiny.en", "base")]
+    tiny, base = (f"{-r.n_eff:.0f} % [{-r.n_eff_high:.0f}, {-r.n_eff_low:.0f}]" for r in found)
+    draws = {3: "three"}[int(found[0].draws)]
+    return f"falls by {tiny} (tiny.en) and {base} (base; {draws} draws each)"
+
+
+def _decades() -> str:
+    low, high = sorted(
+        _pooled(model, "measured", "unseen", "dropped").log10_ratio for model in ("tiny.en", "base")
+    )
+    return f"a change of {low:.2f} to {high:.2f} decades"
+
+
+def _halves() -> str:
+    low, high = sorted(
+        _pooled(model, "halves", "halves", "dropped").log10_difference_high
+        for model in ("tiny.en", "base")
+    )
+    return f"reaches {low:.1f} to {high:.1f} for random halves of clean speech"
+
+
+def _loops(model: str) -> tuple[str, str]:
+    kept, dropped, matched = (
+        -_pooled(model, "measured", "unseen", loops).n_eff
+        for loops in ("kept", "dropped", "matched")
+    )
+    return f"{kept:.0f} %", f"{dropped:.0f} to {matched:.0f}"
+
+
+def test_the_prose_says_what_the_tables_say() -> None:
+    prose = " ".join(README.split())
+    tiny, base = _loops("tiny.en"), _loops("base")
+    for phrase in (
+        _falls(),
+        _decades(),
+        _halves(),
+        f"cross-attention's rank falls by {tiny[0]}; dropped, or with as many rows on both sides, "
+        f"by {tiny[1]}. In base it is {base[0]}, and {base[1]}.",
+    ):
+        assert phrase in prose
