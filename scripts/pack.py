@@ -1,7 +1,8 @@
 """Make rows that will be committed small: ``python scripts/pack.py data/results/nulls/s-0.parquet``
 
 Every clone holds them. Numbers keep 12 significant bits, so that none moves by more than 1.2e-4 of
-itself, and those of the kinds with most rows 7 to 10 (4e-3, where utterances differ by tenths).
+itself, those of the kinds with most rows 7 to 10 (4e-3, where utterances differ by tenths), and
+pooled ones 24, of which only small differences are read.
 They are stored by the places of their bytes (Parquet's BYTE_STREAM_SPLIT): signs and exponents
 stand together when they are compressed, and what was rounded away takes no space.
 """

@@ -76,8 +76,8 @@ def paired_rows(
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
         heard, other = hear(model, waves), _encoded(twin, model.features(waves))
-        first = [0, *accumulate(heard.windows[:-1])]
-        contexts = {TRAINED: heard.context[first], RANDOM: other}
+        first_windows = [0, *accumulate(heard.windows[:-1])]
+        contexts = {TRAINED: heard.context[first_windows], RANDOM: other}
         for i, (mixture, transcript) in enumerate(
             zip(mixtures, transcribe_heard(model, heard, recorded(settings.rule)), strict=True)
         ):
