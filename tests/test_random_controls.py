@@ -87,6 +87,7 @@ def test_equal_draws_are_as_one_network_and_one_draw_is_as_before() -> None:
     pd.testing.assert_frame_equal(single.drop(columns="draws"), plain)
     several = pd.concat([rows(0.8, draw) for draw in range(4)])
     found = control_effects(several, "hell")
+    assert found.modes.dtype == single.modes.dtype == int, "tables are named after K"
     assert set(found.draws) == {4}
     for name in ("delta_n_eff", "delta_alpha", "delta_log10_kf"):
         for part in (name, f"{name}_low", f"{name}_high"):

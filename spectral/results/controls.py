@@ -91,7 +91,9 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
                 f"delta_{name}_n": int(both.any(0).sum()),
             }
         table.append(row | {"draws": group.draw.nunique()})
-    return pd.concat([*tables, pd.DataFrame(table)], ignore_index=True)
+    tables.append(pd.DataFrame(table))
+    # One without rows has floats for K and for the number of parameters.
+    return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
 
 
 def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
