@@ -19,6 +19,7 @@ from spectral.benchmarks.cases import (
     spectra_case,
 )
 from spectral.benchmarks.machine import keep, others
+from spectral.benchmarks.measuring import LIBRARY, measuring_case, stressed_speech
 from spectral.benchmarks.rivals import (
     autograd_rows,
     cached_jacfwd,
@@ -32,11 +33,13 @@ from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
 from spectral.jacobians.propagators import layer_operator, propagators
 from spectral.jacobians.testing import random_layer
+from spectral.models.loading import initialised
 from spectral.models.openai_model import OpenAIModel
 from spectral.spectra import eigenvalues
 
 WIDTH, TOKENS, FRAMES = 16, 3, 7
 CPU = torch.device("cpu")
+CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,18 @@ def test_throughput_counts_what_measuring_adds_to_decoding(
     assert found["propagator_seconds"] == 0.5
     assert found["tokens"] == 4
     assert 10_000_000 < found["peak_bytes"] < 64 * 2**30
+
+
+def test_measuring_writes_the_texts_that_the_library_writes() -> None:
+    """On random weights, whose texts never end: rows that stop early are tested elsewhere."""
+    size = throughput_module.Size(64, 1, 2).dimensions()
+    model = OpenAIModel("mini", initialised(size, seed=0))
+    speech = stressed_speech(CORPUS, 1)
+    assert set(speech) == {"clean", "hell"}
+    case = measuring_case(model, speech)
+    assert set(case.ways) == {OURS, LIBRARY}
+    assert dict(case.size) == {"model": "mini", "condition": "clean+hell", "batch": 1}
+    assert case.difference() == 0
 
 
 def test_tiny_has_as_many_weights_as_openai_publishes() -> None:
