@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from spectral.results.dose import noise_width
 from spectral.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
-from spectral.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
+from spectral.results.shapes import (
+    FLAT,
+    POWERS,
+    SMOOTH,
+    STEP,
+    TOO_FEW,
+    UNDECIDED,
+    shape,
+)
 from spectral.results.transition import _voices
 from spectral.results.within import (
     ALIKE,
@@ -70,7 +78,9 @@ def _course(course: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray
 def test_a_planted_step_is_found_where_it_is(place: int) -> None:
     found = shape(_course((np.arange(5) >= place).astype(float)), X)
     assert (found.verdict, found.place) == (STEP, place)
-    assert found.margin.low > 2
+    # a logistic nearly as steep costs one parameter more, log n: no step can lead by much more
+    assert found.margin.estimate == pytest.approx(np.log(VOICES * 4), abs=0.5)
+    assert found.bic[FLAT] - found.bic[STEP] > 50
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,20 @@ def test_a_planted_drift_is_smooth(course: np.ndarray) -> None:
     found = shape(_course(course), X)
     assert found.verdict == SMOOTH
     assert found.margin.high < -2
+
+
+@pytest.mark.parametrize("slope", [3.0, 6.0, 12.0])
+def test_a_steep_ramp_with_points_inside_is_smooth_and_the_same_without_them_is_a_step(
+    slope: float,
+) -> None:
+    """Severities bisected into the transition decide; those on either side of it cannot."""
+    x = np.array([0.0, 0.1, 0.3, 0.42, 0.5, 0.58, 0.7, 1.0])
+    rise = np.zeros_like(x)
+    rise[1:] = 1 / (1 + (0.5 / x[1:]) ** slope)
+    assert shape(_course(rise, noise=0.05), x).verdict == SMOOTH
+    ends = np.array([0.0, 0.05, 0.1, 0.9, 0.95, 1.0])
+    outside = (ends > 0.5) * 1.0
+    assert shape(_course(outside, noise=0.05), ends).verdict == STEP
 
 
 def test_no_change_is_seen_as_none_and_rarely_as_a_step() -> None:
@@ -124,6 +148,7 @@ def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
         design = np.stack(columns, 1)
         left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
         expected.append(n * np.log(left @ left / n) + (k + 1) * np.log(n))
+    # a logistic is not so much better than the square itself that its third parameter pays
     assert shape(values, X).bic[SMOOTH] == pytest.approx(min(expected))
 
 

@@ -10,6 +10,8 @@ STEP, SMOOTH, FLAT = "step", "smooth", "no change"
 UNDECIDED, TOO_FEW = "undecided", "too few"
 LEAST_POINTS, LEAST_VOICES = 4, 3
 POWERS = (0.25, 0.5, 2.0, 4.0)
+SLOPES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Of a logistic in the logarithm of the axis, in logits per factor e: up to as steep as a step."""
 LEAST_MARGIN = 2.0
 """BIC units by which the best shape must lead (Kass & Raftery 1995, JASA 90, 773)."""
 
@@ -35,7 +37,9 @@ def shape(values: np.ndarray, x: np.ndarray) -> Shape:
     the residuals of a course common to all voices are taken as independent and normal, and
     BIC = n log(RSS / n) + k log n with n = voices (points - 1). Smooth is the best of a straight
     line (k = 1 + 1), a parabola and the powers of ``POWERS`` over the axis from 0 to 1, which
-    saturate or set in late (2 + 1); a step has a height and a place (2 + 1); no change has
+    saturate or set in late (2 + 1), and a logistic in its logarithm, with a height, a place and a
+    slope of ``SLOPES`` (3 + 1), which may be as steep as it likes: a step wins only where nothing
+    lies inside the rise. A step has a height and a place (2 + 1); no change has
     the variance alone (1). Undecided where the best does not lead by ``LEAST_MARGIN``; too few
     below four points, as a parabola passes through three, or below three voices. Voices with a
     missing value are left out.
@@ -64,6 +68,7 @@ def _criteria(
     line = _left_over(course, np.stack([x], 1))
     bent = [np.stack([x, x**2], 1), *(np.stack([x**power], 1) for power in POWERS)]
     curve = np.min([_left_over(course, regressors) for regressors in bent], axis=0)
+    steep = np.min([_left_over(course, each[:, None]) for each in _logistics(x)], axis=0)
     steps = np.stack(
         [_left_over(course, (np.arange(points) >= j)[:, None].astype(float))
          for j in range(1, points)], axis=1,
@@ -77,10 +82,19 @@ def _criteria(
 
     bic = {
         FLAT: criterion((course**2).sum(1), 0),
-        SMOOTH: np.minimum(criterion(line, 1), criterion(curve, 2)),
+        SMOOTH: np.min([criterion(line, 1), criterion(curve, 2), criterion(steep, 3)], axis=0),
         STEP: criterion(steps.min(1), 2),
     }
     return bic, steps.argmin(1) + 1
+
+
+def _logistics(x: np.ndarray) -> list[np.ndarray]:
+    """1 / (1 + (c / x)^slope) over an axis from 0 to 1: centres c at its points and between."""
+    inner = x[x > 0]
+    between = np.sqrt(inner[1:] * inner[:-1])
+    centres = np.concatenate([[inner[0] / 4, inner[0] / 2], inner, between])
+    ratio = centres[:, None] / np.where(x > 0, x, np.nan)
+    return [np.nan_to_num(1 / (1 + each**slope)) for slope in SLOPES for each in ratio]
 
 
 def _left_over(course: np.ndarray, regressors: np.ndarray) -> np.ndarray:
