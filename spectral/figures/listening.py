@@ -9,24 +9,28 @@ from matplotlib.figure import Figure
 
 from spectral.figures.outcomes import draw_kinds
 from spectral.figures.style import PAGE, model_label, model_order
+from spectral.measurement.schemas import NONSPEECH
 from spectral.results.listening import HEARD, NOTHING
 
 _STYLES = dict(
     zip(HEARD, (("own", "o", "#0072B2"), ("swapped", "s", "#D55E00")), strict=True)
 )  # Okabe & Ito 2008
+_TITLES = {NONSPEECH: "clips without speech"}
 
 
 def draw_listening_summary(heard: pd.DataFrame, answers: pd.DataFrame) -> Figure:
     """Word error with own and swapped audio by model; a panel of answers per kind of nothing."""
     models = model_order(heard)
+    there = set(answers.condition)
+    shown = [condition for condition in (*NOTHING, NONSPEECH) if condition in there]
     figure, axes = plt.subplots(
-        1, 1 + len(NOTHING), sharey=True, figsize=(PAGE, 0.3 * len(models) + 1.4),
+        1, 1 + len(shown), sharey=True, figsize=(PAGE, 0.3 * len(models) + 1.4),
         layout="constrained",
     )  # fmt: skip
     _draw_errors(axes[0], heard, models)
-    for ax, condition in zip(axes[1:], NOTHING, strict=True):
+    for ax, condition in zip(axes[1:], shown, strict=True):
         draw_kinds(ax, answers[answers.condition == condition], models)
-        ax.set(title=condition, xlabel="answers (%)")
+        ax.set(title=_TITLES.get(condition, condition), xlabel="answers (%)")
     axes[0].set_yticks(range(len(models)), [model_label(heard, model) for model in models])
     axes[0].invert_yaxis()
     handles: dict[str, Artist] = {}
