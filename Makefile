@@ -3,7 +3,7 @@
 # What is stale: rows that are measured carry a key of what was measured (kind and its version,
 # parameters, weights, speech), and are measured again where another key is asked for. A notebook
 # that draws is executed into build/PROFILE/notebooks/, and that copy is compared with the notebook,
-# its own section of params/PROFILE.yml, the modules of spectral/ that it imports (directly or not),
+# its own section of params/PROFILE.yml, the modules of spectral/ and companion/ that it imports (directly or not),
 # the files in data/ that its parameters name, the rows that it draws, and the packages installed.
 # scripts/rules.py finds all these anew at every call. Rows and copies are renamed into place when a
 # notebook succeeds, so a run that was killed or failed is simply made again.
@@ -89,7 +89,7 @@ evidence: ## measure rows of data/results/ that are missing or stale (hours; it 
 	@echo "data/results/ holds what the code, params/$(PROFILE).yml and data/ give now"
 
 plan: $(ENVIRONMENT) ## say what PROFILE will take: downloads, disk, memory, time (minutes; no network)
-	@$(BIN)/python -m spectral.planning params/$(PROFILE).yml $(if $(N),--utterances $(N)) \
+	@$(BIN)/python -m companion.planning params/$(PROFILE).yml $(if $(N),--utterances $(N)) \
 	  $(if $(MODELS),--models $(MODELS))
 
 test: check-style check-types check-tests ## check style and types, run the tests and all notebooks
@@ -104,7 +104,7 @@ check-types: $(ENVIRONMENT)
 
 check-tests: $(ENVIRONMENT) # every notebook on its smoke defaults among them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS) tests spectral
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS) tests spectral companion
 
 env: $(ENVIRONMENT) ## create the environment in .venv, with the versions of requirements.lock
 	@echo "$(VENV) is ready; activate it with: . $(BIN)/activate"
@@ -118,18 +118,18 @@ notebooks: $(ENVIRONMENT) ## execute the notebooks in place and keep the outputs
 smoke: $(SMOKE_MODELS:%=smoke-%) ## measure the few utterances of data/smoke/, which the tests read
 
 ladder: $(ENVIRONMENT) ## train the models of data/ladder/ that are missing, for hours (SIZES="xs m" SEEDS="0 1")
-	$(BIN)/python -m spectral.training $(if $(SIZES),--models $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python -m companion.training $(if $(SIZES),--models $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 corpus: $(ENVIRONMENT) ## synthesise the test corpus again, the same sample for sample
-	$(BIN)/python -m spectral.speech.embedded data/corpus
+	$(BIN)/python -m companion.speech.embedded data/corpus
 
 librispeech: $(ENVIRONMENT) ## fetch LibriSpeech's test sets into data/librispeech (700 MB; MIRROR=url)
-	$(BIN)/python -m spectral.speech.librispeech data/librispeech $(if $(MIRROR),--mirror $(MIRROR))
+	$(BIN)/python -m companion.speech.librispeech data/librispeech $(if $(MIRROR),--mirror $(MIRROR))
 
 weights: $(WEIGHTS) ## install OpenAI's tiny.en and base (200 MB), which figures does too unless WHISPER=no
 
 bench: $(ENVIRONMENT) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
-	$(BIN)/python -m spectral.benchmarks
+	$(BIN)/python -m companion.benchmarks
 
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
 	$(PYTHON) -m venv build/lock
@@ -234,7 +234,7 @@ smoke-%: $(ENVIRONMENT)
 	@$(EXECUTE) notebooks/warnings.ipynb build/smoke/notebooks/warnings-$*.ipynb \
 	  --parameters params/ladder.yml --set model=$* --set utterances=$(SMOKE_WARNINGS) \
 	  --set output=../data/smoke/warnings/$*.parquet
-	@$(BIN)/python -m spectral.measurement.inputs --models $* --output data/smoke/inputs
+	@$(BIN)/python -m companion.measurement.inputs --models $* --output data/smoke/inputs
 	@for kind in pooling jacobians listening nulls choices dynamics nudges stresses warnings; do \
 	  $(BIN)/python scripts/pack.py data/smoke/$$kind/$*.parquet || exit 1; done
 

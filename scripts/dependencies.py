@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PACKAGE = "spectral"
+PACKAGES = ("spectral", "companion")
 LADDER = "ladder"
 MODELS = "models"
 MODEL_KEYS = (MODELS, "model")
@@ -120,14 +120,14 @@ def notebook_code(path: Path) -> str:
 
 @cache
 def imports(code: str) -> frozenset[str]:
-    """The modules of the package that code may import, by dotted name."""
+    """The modules of the packages that code may import, by dotted name."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in names if name.split(".")[0] == PACKAGE)
+    return frozenset(name for name in names if name.split(".")[0] in PACKAGES)
 
 
 def modules(names: Iterable[str]) -> list[Path]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spectral.measurement.rounding import bits_of, rounded
+from companion.measurement.rounding import bits_of, rounded
 
 
 def pack(rows: Path) -> None:

@@ -14,7 +14,7 @@ that folder; of the folder ``ladder`` just on the models that the notebook names
 ``results``, or ``<something>_results``, are the folder of a measuring notebook depends on that
 notebook's rows for every model that it names: in ``<something>_models`` where it has such a
 parameter, else in ``models``. Rows are measured where they are missing or keyed by anything else
-than what is asked for (``spectral.measurement.keys``), whatever became of the code. Where their
+than what is asked for (``companion.measurement.keys``), whatever became of the code. Where their
 folder lies in data/ they come with the project: they are only read, and such rows are an error,
 unless ``--evidence`` asks for rules to measure them. One that names other notebooks in ``drawn``
 reads the tables that these write, and runs after them; tables in figures/ that another profile
@@ -46,7 +46,7 @@ from dependencies import (
 )
 
 # By their files: importing them from `spectral` would load torch, for seconds at every `make`.
-sys.path += ["spectral/measurement", "spectral/speech"]
+sys.path += ["companion/measurement", "companion/speech"]
 from corpus import find_clips, find_utterances  # type: ignore[import-not-found]
 from keys import VERSIONS, Key, key_of, speech_digest, staleness  # type: ignore
 
@@ -195,7 +195,7 @@ def weights(model: str, ladder: Path) -> str | None:
     listed = ladder / model / "SHA256SUMS"
     if listed.exists():
         return hashlib.sha256(listed.read_bytes()).hexdigest()
-    from spectral.models.loading import is_here, weights_digest  # here: it loads torch
+    from companion.models.loading import is_here, weights_digest  # here: it loads torch
 
     return weights_digest(model, ladder) if is_here(model, ladder) else None
 

@@ -2,7 +2,7 @@
 
 Kernels on torch tensors: batched over any leading dimensions, on the tensor's own device. Spectra
 and graphs are computed in float64 whatever the input, Jacobians in the dtype of the layer.
-Importing this package needs torch, numpy and scipy alone.
+Importing this package needs torch alone.
 """
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph

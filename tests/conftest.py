@@ -9,11 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from spectral.models.ladder import feature_extractor, initialise, ladder_config, save
-from spectral.models.loading import load
-from spectral.models.tokenizer import character_tokenizer
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import SAMPLE_RATE
+from companion.models.ladder import feature_extractor, initialise, ladder_config, save
+from companion.models.loading import load
+from companion.models.tokenizer import character_tokenizer
+from companion.models.view import SpeechModel
+from companion.speech.corpus import SAMPLE_RATE
 
 THREADS = 1  # one answer on every machine, and no more than one core
 torch.set_num_threads(THREADS)

@@ -7,11 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spectral.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
-from spectral.measurement.observables import kept_lengths, spectral_columns
-from spectral.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
-from spectral.measurement.settings import SpectralSettings
-from spectral.measurement.texts import Row
+from companion.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
+from companion.measurement.observables import kept_lengths, spectral_columns
+from companion.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
+from companion.measurement.settings import SpectralSettings
+from companion.measurement.texts import Row
 
 WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"
 DRAWS = 3

@@ -16,16 +16,16 @@ from whisper.decoding import DecodingOptions, DecodingTask
 from whisper.model import Whisper
 
 import spectral
+from companion.measurement.jacobians import _stack, jacobian_columns
+from companion.models.capture import COMPONENTS, capture
+from companion.models.decoding import greedy
+from companion.models.loading import is_here, load
+from companion.models.openai_model import OpenAIModel
+from companion.models.rules import OPENAI, UNRESTRICTED
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
 from spectral.jacobians.testing import random_layer
-from spectral.measurement.jacobians import _stack, jacobian_columns
-from spectral.models.capture import COMPONENTS, capture
-from spectral.models.decoding import greedy
-from spectral.models.loading import is_here, load
-from spectral.models.openai_model import OpenAIModel
-from spectral.models.rules import OPENAI, UNRESTRICTED
-from spectral.models.streams import residual_streams
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
 from spectral.tracing.trace import Trace
 
 CPU = torch.device("cpu")

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectral.results.attraction import convergence, distances, ranks
-from spectral.results.distinct import distinct_share, distinct_texts, entropy_bits, first_words
-from spectral.results.intervals import exact
-from spectral.results.readouts import readouts
+from companion.results.attraction import convergence, distances, ranks
+from companion.results.distinct import distinct_share, distinct_texts, entropy_bits, first_words
+from companion.results.intervals import exact
+from companion.results.readouts import readouts
 
 _SHARED = {"parameters": 1, "model": "m", "network": "trained"}
 

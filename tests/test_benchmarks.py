@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from whisper.model import Whisper
 
-from spectral.benchmarks import throughput as throughput_module
-from spectral.benchmarks import timing
-from spectral.benchmarks.cases import (
+from companion.benchmarks import throughput as throughput_module
+from companion.benchmarks import timing
+from companion.benchmarks.cases import (
     growth_cases,
     propagator_case,
     propagator_operations,
     spectra_case,
 )
-from spectral.benchmarks.machine import keep, others
-from spectral.benchmarks.measuring import LIBRARY, measuring_case, stressed_speech
-from spectral.benchmarks.rivals import (
+from companion.benchmarks.machine import keep, others
+from companion.benchmarks.measuring import LIBRARY, measuring_case, stressed_speech
+from companion.benchmarks.rivals import (
     autograd_rows,
     cached_jacfwd,
     curvlinops_svds,
@@ -28,13 +28,13 @@ from spectral.benchmarks.rivals import (
     networkx_kirchhoff,
     numpy_spectra,
 )
-from spectral.benchmarks.timing import OURS, Case, Way, measured
+from companion.benchmarks.timing import OURS, Case, Way, measured
+from companion.models.loading import initialised
+from companion.models.openai_model import OpenAIModel
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
 from spectral.jacobians.propagators import layer_operator, propagators
 from spectral.jacobians.testing import random_layer
-from spectral.models.loading import initialised
-from spectral.models.openai_model import OpenAIModel
 from spectral.spectra import eigenvalues
 
 WIDTH, TOKENS, FRAMES = 16, 3, 7

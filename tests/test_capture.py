@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
-from spectral.models.decoding import Transcript, greedy, transcribe
-from spectral.models.loading import available, load
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
+from companion.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
+from companion.models.decoding import Transcript, greedy, transcribe
+from companion.models.loading import available, load
+from companion.models.rules import UNRESTRICTED
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
 
 CPU = torch.device("cpu")
 SHIPPED = Path(__file__).parents[1] / "data" / "ladder"

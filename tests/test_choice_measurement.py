@@ -7,22 +7,22 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral.measurement.choices import FORCED, POOLED, TEXT, WHOLE, Rows, measure_choices, pooled
-from spectral.measurement.memory import Batch, Halving, by_voice, fitting
-from spectral.measurement.observables import spectra_of
-from spectral.measurement.schemas import CHOICES
-from spectral.measurement.settings import Settings
-from spectral.measurement.store import read
-from spectral.models.capture import capture
-from spectral.models.decoding import transcribe
-from spectral.models.forcing import feed
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.view import SpeechModel
-from spectral.results.comparisons import SLOWER, SLOWER_FITTING, measured, slow_utterances
+from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, Rows, measure_choices, pooled
+from companion.measurement.memory import Batch, Halving, by_voice, fitting
+from companion.measurement.observables import spectra_of
+from companion.measurement.schemas import CHOICES
+from companion.measurement.settings import Settings
+from companion.measurement.store import read
+from companion.models.capture import capture
+from companion.models.decoding import transcribe
+from companion.models.forcing import feed
+from companion.models.rules import UNRESTRICTED
+from companion.models.view import SpeechModel
+from companion.results.comparisons import SLOWER, SLOWER_FITTING, measured, slow_utterances
+from companion.speech.corpus import Utterance, find_utterances, read_wave
+from companion.stress.conditions import condition
+from companion.stress.mixture import Mixture, Speakers
 from spectral.spectra import effective_rank, eigenvalues
-from spectral.speech.corpus import Utterance, find_utterances, read_wave
-from spectral.stress.conditions import condition
-from spectral.stress.mixture import Mixture, Speakers
 
 RANK = "n_eff, 50, eigenvalues"
 SLOW_RATE = 3.5

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral.claims import answers, changes, layers, scale, sweeps
-from spectral.claims.catalogue import CLAIMS, as_table, published_numbers, weigh
-from spectral.claims.findings import count, findings, span
-from spectral.claims.numbers import NotMeasured, Tables
-from spectral.claims.page import LADDER, WHISPER, markdown
-from spectral.claims.predictions import COMMIT, judge, read_predictions
-from spectral.claims.registered import NUMBERS
-from spectral.claims.roles import INTERMEDIATE, LARGEST, SMALLEST, models_of, sizes
-from spectral.claims.rules import (
+from companion.claims import answers, changes, layers, scale, sweeps
+from companion.claims.catalogue import CLAIMS, as_table, published_numbers, weigh
+from companion.claims.findings import count, findings, span
+from companion.claims.numbers import NotMeasured, Tables
+from companion.claims.page import LADDER, WHISPER, markdown
+from companion.claims.predictions import COMMIT, judge, read_predictions
+from companion.claims.registered import NUMBERS
+from companion.claims.roles import INTERMEDIATE, LARGEST, SMALLEST, models_of, sizes
+from companion.claims.rules import (
     ABOVE,
     BELOW,
     FAILS,
@@ -31,8 +31,8 @@ from spectral.claims.rules import (
     Statement,
     claim_verdict,
 )
-from spectral.results.intervals import Interval
-from spectral.results.paper import published
+from companion.results.intervals import Interval
+from companion.results.paper import published
 
 ROOT = Path(__file__).parents[1]
 COMPONENTS = ("self_attention", "cross_attention", "ffn")

@@ -9,13 +9,13 @@ from checkpoints import dimensions, random_whisper
 from moonshine import write_moonshine
 from torch import Tensor, nn
 
-from spectral.models.capture import COMPONENTS, capture
-from spectral.models.controls import draw_seed, haar, matrices, spectrum_preserving
-from spectral.models.forcing import feed
-from spectral.models.loading import load
-from spectral.models.openai_model import OpenAIModel
-from spectral.models.states import text_of
-from spectral.models.view import SpeechModel
+from companion.models.capture import COMPONENTS, capture
+from companion.models.controls import draw_seed, haar, matrices, spectrum_preserving
+from companion.models.forcing import feed
+from companion.models.loading import load
+from companion.models.openai_model import OpenAIModel
+from companion.models.states import text_of
+from companion.models.view import SpeechModel
 
 CPU = torch.device("cpu")
 SEED = 5

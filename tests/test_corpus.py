@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral.speech import embedded
-from spectral.speech.corpus import (
+from companion.speech import embedded
+from companion.speech.corpus import (
     SAMPLE_RATE,
     Corpus,
     UnusableUtterance,
@@ -23,7 +23,7 @@ from spectral.speech.corpus import (
     find_utterances,
     read_wave,
 )
-from spectral.speech.grammar import (
+from companion.speech.grammar import (
     HELD_OUT_CONSTRUCTIONS,
     MAX_CHARACTERS,
     TRAINING_CONSTRUCTIONS,
@@ -34,9 +34,9 @@ from spectral.speech.grammar import (
     training_sentence,
     vocabulary,
 )
-from spectral.speech.grammar import test_sentence as sentence_for_the_test
-from spectral.speech.lexicon import LEXICON
-from spectral.speech.synthesis import (
+from companion.speech.grammar import test_sentence as sentence_for_the_test
+from companion.speech.lexicon import LEXICON
+from companion.speech.synthesis import (
     HELD_OUT_ACCENT,
     HELD_OUT_VARIANTS,
     TRAINING_ACCENTS,
@@ -44,7 +44,7 @@ from spectral.speech.synthesis import (
     Request,
     synthesise_shards,
 )
-from spectral.training.material import random_voice
+from companion.training.material import random_voice
 
 SHIPPED = Path(__file__).parents[1] / "data" / "corpus"
 law = settings(derandomize=True, deadline=None, max_examples=30)

@@ -10,23 +10,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from companion.measurement.across import centre, partners, ranks_without
+from companion.measurement.dynamics import measure_dynamics
+from companion.measurement.dynamics_schemas import DYNAMICS
+from companion.measurement.run import batches, stressed
+from companion.measurement.settings import DynamicsSettings
+from companion.measurement.store import read
+from companion.models.capture import HIDDEN_STATE, capture
+from companion.models.decoding import transcribe
+from companion.models.rules import UNRESTRICTED
+from companion.models.states import STRIDE, states
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
+from companion.speech.text import edits
+from companion.stress.mixture import Speakers
 from spectral.convergence import relative_distances
-from spectral.measurement.across import centre, partners, ranks_without
-from spectral.measurement.dynamics import measure_dynamics
-from spectral.measurement.dynamics_schemas import DYNAMICS
-from spectral.measurement.run import batches, stressed
-from spectral.measurement.settings import DynamicsSettings
-from spectral.measurement.store import read
-from spectral.models.capture import HIDDEN_STATE, capture
-from spectral.models.decoding import transcribe
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.states import STRIDE, states
-from spectral.models.view import SpeechModel
 from spectral.readouts import majority_readout, ridge_readout
 from spectral.spectra import effective_rank, eigenvalues
-from spectral.speech.corpus import find_utterances, read_wave
-from spectral.speech.text import edits
-from spectral.stress.mixture import Speakers
 
 SEED = 3
 

@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from spectral.models.published import PUBLISHED
+from companion.models.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 MEBIBYTE = 2**20

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spectral.figures.style import (
+from companion.figures.style import (
     PAGE,
     legend_labels,
     model_colours,

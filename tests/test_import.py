@@ -1,15 +1,19 @@
 """What ``import spectral`` promises."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import spectral
 
+PACKAGE = Path(spectral.__file__).parent
 
-def test_importing_spectral_needs_only_torch_numpy_and_scipy() -> None:
+
+def test_importing_spectral_needs_only_torch() -> None:
     script = """
 import sys
-import numpy, scipy, torch
+import torch
 before = {name.split(".")[0] for name in sys.modules} | set(sys.stdlib_module_names)
 import spectral
 after = {name.split(".")[0] for name in sys.modules}
@@ -17,6 +21,18 @@ print(*sorted(after - before - {"spectral"}))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+def test_no_kernel_imports_anything_but_torch() -> None:
+    """In any module, at any depth; pandas alone, by those who ask for a frame."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module).split(".")[0])
+    assert found - set(sys.stdlib_module_names) == {"spectral", "torch", "pandas"}
 
 
 def test_every_kernel_is_importable_from_spectral_and_documented() -> None:
@@ -29,17 +45,18 @@ def test_every_kernel_is_importable_from_spectral_and_documented() -> None:
             assert part in documentation, f"{name} has no {part}"
 
 
-def test_nothing_of_the_package_fetches_when_it_is_imported() -> None:
+def test_nothing_of_the_packages_fetches_when_it_is_imported() -> None:
     """Every module there is, and with them all that notebooks import, without a network."""
     script = """
 import importlib, pkgutil, socket
 def refused(*_, **__):
     raise AssertionError("the network was asked for on import")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refused
-import spectral
-for module in pkgutil.walk_packages(spectral.__path__, "spectral."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+import companion, spectral
+for package in (spectral, companion):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 print("all")
 """
     run = subprocess.run(

@@ -7,20 +7,20 @@ import pandas as pd
 import pytest
 import soundfile
 
-from spectral.measurement.inputs import INPUTS, clips, input_rows, inputs
-from spectral.measurement.store import read, write
-from spectral.models.rules import OPENAI, UNRESTRICTED
-from spectral.models.view import SpeechModel
-from spectral.results.inputs import (
+from companion.measurement.inputs import INPUTS, clips, input_rows, inputs
+from companion.measurement.store import read, write
+from companion.models.rules import OPENAI, UNRESTRICTED
+from companion.models.view import SpeechModel
+from companion.results.inputs import (
     kinds_of_answer,
     shortened,
     with_outcomes,
     words_from_nonspeech,
     written,
 )
-from spectral.speech.corpus import SAMPLE_RATE, find_utterances
-from spectral.stress.inputs import ROOM_TONE, from_speech, pink_noise, without_speech
-from spectral.stress.mixture import rms
+from companion.speech.corpus import SAMPLE_RATE, find_utterances
+from companion.stress.inputs import ROOM_TONE, from_speech, pink_noise, without_speech
+from companion.stress.mixture import rms
 
 CLIP = np.random.default_rng(1).standard_normal(2 * SAMPLE_RATE).astype(np.float32) / 10
 NOTHING = {each.name: each.wave for each in without_speech(seed=0)}

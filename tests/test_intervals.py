@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectral.claims.rules import ABOVE, FAILS, HOLDS, UNDECIDED, Part, Statement
-from spectral.results.effects import interval_columns
-from spectral.results.intervals import (
+from companion.claims.rules import ABOVE, FAILS, HOLDS, UNDECIDED, Part, Statement
+from companion.results.effects import interval_columns
+from companion.results.intervals import (
     Interval,
     between,
     difference,
@@ -22,8 +22,8 @@ from spectral.results.intervals import (
     share,
     weighted_mean,
 )
-from spectral.results.tables import save_table, speakers_path, with_speakers
-from spectral.results.within import larger_probability
+from companion.results.tables import save_table, speakers_path, with_speakers
+from companion.results.within import larger_probability
 
 ALIKE = (0.0, 0.1, 0.3, 0.8)
 """Intraclass correlations by speaker: of changes under stress 0 to 0.3 in the committed rows of

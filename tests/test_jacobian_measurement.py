@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.measurement.hearing import hear, mel_operator
+from companion.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
+from companion.measurement.schemas import JACOBIANS
+from companion.measurement.settings import JacobianSettings
+from companion.measurement.store import read
+from companion.models.capture import HIDDEN_STATE, capture
+from companion.models.decoding import Heard, greedy, transcribe_heard
+from companion.models.loading import load_random_twin
+from companion.models.rules import UNRESTRICTED, Rule
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
+from companion.speech.corpus import find_utterances, read_wave
+from spectral.jacobians.adapters import as_layer, as_norm
 from spectral.jacobians.injections import sensitivity
 from spectral.jacobians.normalisation import without_mean
 from spectral.jacobians.propagators import propagators
-from spectral.measurement.hearing import hear, mel_operator
-from spectral.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
-from spectral.measurement.schemas import JACOBIANS
-from spectral.measurement.settings import JacobianSettings
-from spectral.measurement.store import read
-from spectral.models.adapters import as_layer, as_norm
-from spectral.models.capture import HIDDEN_STATE, capture
-from spectral.models.decoding import Heard, greedy, transcribe_heard
-from spectral.models.loading import load_random_twin
-from spectral.models.rules import UNRESTRICTED, Rule
-from spectral.models.streams import residual_streams
-from spectral.models.view import SpeechModel
-from spectral.results.jacobians import HYPOTHESES, hypotheses, layer_summary
-from spectral.speech.corpus import find_utterances, read_wave
 
 LAYERS, TOKENS = 2, 3
 
@@ -206,7 +206,7 @@ def test_a_text_without_tokens_has_no_rows(
         found = transcribe_heard(model, heard, rule)
         return [replace(found[0], tokens=(), text=""), *found[1:]]
 
-    monkeypatch.setattr("spectral.measurement.jacobians.transcribe_heard", silent)
+    monkeypatch.setattr("companion.measurement.jacobians.transcribe_heard", silent)
     output = tmp_path / "some.parquet"
     measure_jacobians(replace(settings, output=output))
     found = read([output], JACOBIANS)

@@ -22,14 +22,14 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from companion.models.capture import COMPONENTS, HIDDEN_STATE, capture
+from companion.models.decoding import greedy, transcribe
+from companion.models.loading import load, load_random_twin, weights_digest
+from companion.models.rules import UNRESTRICTED
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
 from spectral import effective_rank, eigenvalues, propagators
-from spectral.models.adapters import as_layer
-from spectral.models.capture import COMPONENTS, HIDDEN_STATE, capture
-from spectral.models.decoding import greedy, transcribe
-from spectral.models.loading import load, load_random_twin, weights_digest
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.streams import residual_streams
-from spectral.models.view import SpeechModel
+from spectral.jacobians.adapters import as_layer
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")

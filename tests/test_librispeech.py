@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectral import fetching
-from spectral.fetching import ResumedDownload
-from spectral.speech import librispeech
-from spectral.speech.corpus import find_utterances, read_wave
-from spectral.speech.librispeech import CHECKSUMS, FetchError, fetch
+from companion.fetching import ResumedDownload
+from companion.speech import librispeech
+from companion.speech.corpus import find_utterances, read_wave
+from companion.speech.librispeech import CHECKSUMS, FetchError, fetch
+from companion import fetching
 
 SUBSET = "test-clean"
 

@@ -10,16 +10,16 @@ import soundfile
 import torch
 from torch import Tensor
 
-from spectral.measurement.listening import measure_listening
-from spectral.measurement.schemas import LISTENING, NONSPEECH
-from spectral.measurement.settings import ListeningSettings
-from spectral.measurement.store import read, read_meta
-from spectral.models.forcing import teacher_forced
-from spectral.models.view import SpeechModel
-from spectral.results.listening import HEARD, NOTHING, answers_to_nothing, listening_summary
-from spectral.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
-from spectral.speech.nothing import NO_SPEECH, no_speech
-from spectral.stress.scoring import word_error
+from companion.measurement.listening import measure_listening
+from companion.measurement.schemas import LISTENING, NONSPEECH
+from companion.measurement.settings import ListeningSettings
+from companion.measurement.store import read, read_meta
+from companion.models.forcing import teacher_forced
+from companion.models.view import SpeechModel
+from companion.results.listening import HEARD, NOTHING, answers_to_nothing, listening_summary
+from companion.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
+from companion.speech.nothing import NO_SPEECH, no_speech
+from companion.stress.scoring import word_error
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import rules
 
-from spectral.measurement.keys import VERSIONS
+from companion.measurement.keys import VERSIONS
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -23,7 +23,7 @@ JACOBIANS = {"jacobians-small", "gains"}
 DRAWN = {"outcomes", "phase"}
 REAL = (
     "Makefile", "scripts/rules.py", "scripts/dependencies.py", "scripts/agreement.py",
-    "spectral/measurement/keys.py", "spectral/speech/corpus.py",
+    "companion/measurement/keys.py", "companion/speech/corpus.py",
 )  # fmt: skip
 EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
@@ -31,12 +31,12 @@ FILES = {
     "spectral/kernels.py": "f = 1",
     "spectral/reading.py": "",
     "spectral/unused.py": "import spectral.kernels",
-    "spectral/measurement/__init__.py": "",
-    "spectral/measurement/run.py": "def late():\n    from spectral import reading",
-    "spectral/figures/__init__.py": "",
-    "spectral/figures/style.py": "",
-    "spectral/figures/phase.py": "from spectral import f\nimport spectral.figures.style",
-    "spectral/figures/outcomes.py": "from spectral.figures import style",
+    "companion/measurement/__init__.py": "",
+    "companion/measurement/run.py": "def late():\n    from spectral import reading",
+    "companion/figures/__init__.py": "",
+    "companion/figures/style.py": "",
+    "companion/figures/phase.py": "from spectral import f\nimport companion.figures.style",
+    "companion/figures/outcomes.py": "from companion.figures import style",
     "data/corpus/1/1.trans.txt": "1 ONE",
     "data/corpus/1/1.flac": "",
     "data/ladder/small/SHA256SUMS": "",
@@ -58,16 +58,16 @@ proof: {seed: 0}
 """,
 }
 NOTEBOOKS = {
-    "measure": ('model = "small"', "from spectral.measurement.run import late"),
-    "jacobians": ('model = "small"\noutput = ""\nseed = 0', "import spectral.measurement.run"),
-    "nulls": ('model = "small"\noutput = ""', "import spectral.measurement.run"),
+    "measure": ('model = "small"', "from companion.measurement.run import late"),
+    "jacobians": ('model = "small"\noutput = ""\nseed = 0', "import companion.measurement.run"),
+    "nulls": ('model = "small"\noutput = ""', "import companion.measurement.run"),
     "outcomes": (
         'results = ""\nmodels = []\nseed = 1',
-        "%matplotlib inline\nimport spectral.figures.outcomes",
+        "%matplotlib inline\nimport companion.figures.outcomes",
     ),
     "phase": (
         'results = ""\nmodels = []\nseed = 1\ntable = "../data/published.csv"',
-        "import spectral.figures.phase",
+        "import companion.figures.phase",
     ),
     "gains": ('results = ""\nmodels = []', ""),
     "proof": ("seed = 1", ""),
@@ -162,13 +162,13 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
     ("changed", "stale"),
     [
         ("spectral/kernels.py", {"phase"}),
-        ("spectral/measurement/run.py", set()),
+        ("companion/measurement/run.py", set()),
         ("spectral/reading.py", set()),
         ("notebooks/jacobians.ipynb", set()),
         ("notebooks/gains.ipynb", {"gains"}),
         ("notebooks/proof.ipynb", {"proof"}),
-        ("spectral/figures/style.py", DRAWN),
-        ("spectral/figures/phase.py", {"phase"}),
+        ("companion/figures/style.py", DRAWN),
+        ("companion/figures/phase.py", {"phase"}),
         ("spectral/unused.py", set()),
         ("notebooks/outcomes.ipynb", {"outcomes"}),
         ("data/corpus/1/1.flac", set()),
@@ -192,11 +192,11 @@ def test_a_change_draws_again_just_what_depends_on_it(
         ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
         ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
         ("data/ladder/unused/SHA256SUMS", "", "0", set()),
-        ("spectral/measurement/keys.py", '"jacobians": 2', '"jacobians": 3', JACOBIANS),
-        ("spectral/measurement/keys.py", "chosen", "picked", set()),  # a local variable
+        ("companion/measurement/keys.py", '"jacobians": 2', '"jacobians": 3', JACOBIANS),
+        ("companion/measurement/keys.py", "chosen", "picked", set()),  # a local variable
         ("notebooks/jacobians.ipynb", "seed = 0", "seed = 1", JACOBIANS),
-        ("notebooks/jacobians.ipynb", "import spectral", "import spectral.reading", set()),
-        ("spectral/measurement/run.py", "late", "later", set()),
+        ("notebooks/jacobians.ipynb", "import companion", "import companion.figures", set()),
+        ("companion/measurement/run.py", "late", "later", set()),
     ],
 )
 def test_rows_are_measured_again_for_what_is_measured_and_not_for_code(
@@ -245,7 +245,7 @@ def test_a_notebook_that_fails_is_an_error_but_keeps_no_other_from_being_made(
     project: Path,
 ) -> None:
     (project / "scripts" / "execute.py").write_text(FAILING)
-    _touch(project / "spectral" / "figures" / "style.py")
+    _touch(project / "companion" / "figures" / "style.py")
     run = _make(project, "figures", "JOBS=1")
     assert run.returncode == 2
     assert "error: the first one fails" in run.stderr
@@ -370,7 +370,7 @@ def test_what_is_pending_waits_for_its_rows(committed: Path) -> None:
         ("data/corpus/1/1.flac", "", "louder", "other speech"),
         ("data/ladder/small/SHA256SUMS", "", "0", "other weights"),
         ("params/ladder.yml", "utterances: 2", "utterances: 3", "utterances was 2 and is 3"),
-        ("spectral/measurement/keys.py", '"nulls": 1', '"nulls": 2', "version 1 of nulls"),
+        ("companion/measurement/keys.py", '"nulls": 1', '"nulls": 2', "version 1 of nulls"),
     ],
 )
 def test_rows_of_anything_else_are_an_error_that_names_it(

@@ -22,28 +22,28 @@ import yaml
 from execute import read_parameters
 from torch import Tensor
 
-from spectral.measurement import run as run_module
-from spectral.measurement import spectra as spectra_module
-from spectral.measurement import store
-from spectral.measurement.keys import VERSIONS, Key, difference, parameters, speech_digest
-from spectral.measurement.kinds import KINDS
-from spectral.measurement.memory import Batch, Halving
-from spectral.measurement.provenance import key_of_parts, key_of_run
-from spectral.measurement.run import Summary, measure
-from spectral.measurement.schemas import CONFIDENCES, SPECTRA
-from spectral.measurement.settings import SpectralSettings
-from spectral.measurement.spectra import measure_spectra, spectral_rows
-from spectral.measurement.store import merge, read, read_meta, write
-from spectral.measurement.texts import Row
-from spectral.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
-from spectral.models.decoding import Transcript, greedy
-from spectral.models.ladder import write_checksums
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import Utterance, find_utterances, read_wave
-from spectral.stress.conditions import condition
-from spectral.stress.mixture import Mixture, Speakers
-from spectral.stress.scoring import score, word_error
+from companion.measurement import run as run_module
+from companion.measurement import spectra as spectra_module
+from companion.measurement import store
+from companion.measurement.keys import VERSIONS, Key, difference, parameters, speech_digest
+from companion.measurement.kinds import KINDS
+from companion.measurement.memory import Batch, Halving
+from companion.measurement.provenance import key_of_parts, key_of_run
+from companion.measurement.run import Summary, measure
+from companion.measurement.schemas import CONFIDENCES, SPECTRA
+from companion.measurement.settings import SpectralSettings
+from companion.measurement.spectra import measure_spectra, spectral_rows
+from companion.measurement.store import merge, read, read_meta, write
+from companion.measurement.texts import Row
+from companion.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
+from companion.models.decoding import Transcript, greedy
+from companion.models.ladder import write_checksums
+from companion.models.rules import UNRESTRICTED
+from companion.models.view import SpeechModel
+from companion.speech.corpus import Utterance, find_utterances, read_wave
+from companion.stress.conditions import condition
+from companion.stress.mixture import Mixture, Speakers
+from companion.stress.scoring import score, word_error
 
 ROOT = Path(__file__).parents[1]
 KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
@@ -460,8 +460,8 @@ def test_a_run_killed_in_the_middle_of_writing_a_part_goes_on_to_the_same_bytes(
 import os, signal, sys
 import torch
 import pyarrow.parquet as pq
-from spectral.measurement.spectra import measure_spectra
-from spectral.measurement.settings import SpectralSettings
+from companion.measurement.spectra import measure_spectra
+from companion.measurement.settings import SpectralSettings
 torch.set_num_threads(1)
 real, calls = pq.write_table, []
 def killed(table, path, **options):

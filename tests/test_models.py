@@ -21,8 +21,8 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.generation import GenerationMixin
 from whisper.decoding import compression_ratio as whisper_compression_ratio
 
-from spectral.models.decoding import Transcript, greedy, hear, transcribe, transcribe_heard
-from spectral.models.ladder import (
+from companion.models.decoding import Transcript, greedy, hear, transcribe, transcribe_heard
+from companion.models.ladder import (
     feature_extractor,
     initialise,
     ladder_config,
@@ -30,13 +30,13 @@ from spectral.models.ladder import (
     verify_checksums,
     write_checksums,
 )
-from spectral.models.loading import available, choose_device, load, load_random_twin
-from spectral.models.rules import OPENAI, UNRESTRICTED
-from spectral.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
-from spectral.speech.grammar import vocabulary
-from spectral.speech.nothing import NO_SPEECH, no_speech
+from companion.models.loading import available, choose_device, load, load_random_twin
+from companion.models.rules import OPENAI, UNRESTRICTED
+from companion.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
+from companion.speech.grammar import vocabulary
+from companion.speech.nothing import NO_SPEECH, no_speech
 
 CPU = torch.device("cpu")
 SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
@@ -56,7 +56,7 @@ def transcripts(tiny: SpeechModel, waves: list[np.ndarray]) -> list[Transcript]:
 
 
 def reference_model(folder: Path) -> WhisperForConditionalGeneration:
-    """The library's own model, apart from everything in spectral.models."""
+    """The library's own model, apart from everything in companion.models."""
     return WhisperForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()

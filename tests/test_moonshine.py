@@ -11,20 +11,20 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import MoonshineForConditionalGeneration
 
+from companion.measurement.jacobians import measure_jacobians
+from companion.measurement.settings import JacobianSettings, SpectralSettings
+from companion.measurement.spectra import measure_spectra
+from companion.measurement.store import read
+from companion.models.capture import COMPONENTS, HIDDEN_STATE, capture
+from companion.models.decoding import greedy, transcribe
+from companion.models.forcing import teacher_forced
+from companion.models.loading import load, load_random_twin, weights_digest
+from companion.models.rules import UNRESTRICTED
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
 from spectral import effective_rank, eigenvalues
 from spectral.jacobians.propagators import autodiff_propagators
-from spectral.measurement.jacobians import measure_jacobians
-from spectral.measurement.settings import JacobianSettings, SpectralSettings
-from spectral.measurement.spectra import measure_spectra
-from spectral.measurement.store import read
-from spectral.models.capture import COMPONENTS, HIDDEN_STATE, capture
-from spectral.models.decoding import greedy, transcribe
-from spectral.models.forcing import teacher_forced
-from spectral.models.loading import load, load_random_twin, weights_digest
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.streams import residual_streams
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")

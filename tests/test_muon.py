@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectral.training.muon import Muon, orthogonalised
+from companion.training.muon import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 12, 48), (2, 48, 12), (7, 5)])

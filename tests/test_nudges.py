@@ -7,17 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral.measurement.dynamics_schemas import NUDGES
-from spectral.measurement.hearing import mel_operator
-from spectral.measurement.nudges import _random, _singular, measure_nudges
-from spectral.measurement.settings import NudgeSettings
-from spectral.measurement.store import read
-from spectral.models.decoding import greedy
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.streams import residual_streams
-from spectral.models.view import SpeechModel
-from spectral.results.nudges import growths, nudged_texts
-from spectral.speech.corpus import find_utterances, read_wave
+from companion.measurement.dynamics_schemas import NUDGES
+from companion.measurement.hearing import mel_operator
+from companion.measurement.nudges import _random, _singular, measure_nudges
+from companion.measurement.settings import NudgeSettings
+from companion.measurement.store import read
+from companion.models.decoding import greedy
+from companion.models.rules import UNRESTRICTED
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.results.nudges import growths, nudged_texts
+from companion.speech.corpus import find_utterances, read_wave
 
 
 @pytest.fixture(scope="module")

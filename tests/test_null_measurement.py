@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from spectral.measurement.keys import FORMER, difference, key_of
-from spectral.measurement.nulls import (
+from companion.measurement.keys import FORMER, difference, key_of
+from companion.measurement.nulls import (
     Side,
     averaged,
     gaussian_sides,
@@ -20,7 +20,7 @@ from spectral.measurement.nulls import (
     shuffled_sides,
     side_rows,
 )
-from spectral.measurement.schemas import (
+from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
     NULLS,
@@ -29,22 +29,22 @@ from spectral.measurement.schemas import (
     SWAPPED,
     TWIN,
 )
-from spectral.measurement.settings import NullSettings
-from spectral.measurement.spectra import measure_spectra
-from spectral.measurement.store import read
-from spectral.measurement.surrogates import continued, gaussian, generator, shuffled
-from spectral.measurement.texts import Row
-from spectral.models.capture import COMPONENTS, capture
-from spectral.models.controls import spectrum_preserving
-from spectral.models.decoding import transcribe
-from spectral.models.forcing import feed
-from spectral.models.loading import load_random_twin
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.states import text_of
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
-from spectral.stress.conditions import condition
-from spectral.stress.mixture import Mixture, Speakers
+from companion.measurement.settings import NullSettings
+from companion.measurement.spectra import measure_spectra
+from companion.measurement.store import read
+from companion.measurement.surrogates import continued, gaussian, generator, shuffled
+from companion.measurement.texts import Row
+from companion.models.capture import COMPONENTS, capture
+from companion.models.controls import spectrum_preserving
+from companion.models.decoding import transcribe
+from companion.models.forcing import feed
+from companion.models.loading import load_random_twin
+from companion.models.rules import UNRESTRICTED
+from companion.models.states import text_of
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
+from companion.stress.conditions import condition
+from companion.stress.mixture import Mixture, Speakers
 
 KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
 NUMBERS = ["n_eff", "kirchhoff", "kirchhoff_resolved"]

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from pack import pack
 
-from spectral.measurement.schemas import NULLS
-from spectral.measurement.store import read, write
+from companion.measurement.schemas import NULLS
+from companion.measurement.store import read, write
 
 SMOKE = Path(__file__).parents[1] / "data" / "smoke" / "nulls" / "xs-0.parquet"
 

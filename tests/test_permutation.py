@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from spectral.results import permutation
-from spectral.results.effects import OBSERVABLES, effects
-from spectral.results.intervals import Interval, deletions
-from spectral.results.matching import pair_effects, pair_weights
-from spectral.results.paper import with_holm
-from spectral.results.permutation import holm, paired_p
-from spectral.results.seeds import pooled_effects
-from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED, verdict
+from companion.results import permutation
+from companion.results.effects import OBSERVABLES, effects
+from companion.results.intervals import Interval, deletions
+from companion.results.matching import pair_effects, pair_weights
+from companion.results.paper import with_holm
+from companion.results.permutation import holm, paired_p
+from companion.results.seeds import pooled_effects
+from companion.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED, verdict
 
 SETS = 400
 

@@ -12,18 +12,18 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from whisper.model import disable_sdpa
 
-from spectral.benchmarks.throughput import SIZES, Size
-from spectral.measurement.dynamics_schemas import DYNAMICS, NUDGES
-from spectral.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
-from spectral.measurement.store import read
-from spectral.measurement.warning_schemas import WARNINGS
-from spectral.models.loading import initialised
-from spectral.models.openai_model import OpenAIModel
-from spectral.planning import __main__ as planning
-from spectral.planning import probe
-from spectral.planning.costs import encoding, size_of, weights, writing
-from spectral.planning.probe import LONGEST, SHORT, Timing, time_size, timings
-from spectral.planning.profile import KINDS, LIBRISPEECH, Work, read_profile, utterances_of
+from companion.benchmarks.throughput import SIZES, Size
+from companion.measurement.dynamics_schemas import DYNAMICS, NUDGES
+from companion.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
+from companion.measurement.store import read
+from companion.measurement.warning_schemas import WARNINGS
+from companion.models.loading import initialised
+from companion.models.openai_model import OpenAIModel
+from companion.planning import __main__ as planning
+from companion.planning import probe
+from companion.planning.costs import encoding, size_of, weights, writing
+from companion.planning.probe import LONGEST, SHORT, Timing, time_size, timings
+from companion.planning.profile import KINDS, LIBRISPEECH, Work, read_profile, utterances_of
 
 ROOT = Path(__file__).parents[1]
 WHISPER = ROOT / "params" / "whisper.yml"

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
-from spectral.results.effects import MATCHED, RAW, effects
-from spectral.results.evidence import CONTROLS, MODEL, evidence, verdicts
-from spectral.results.matching import PAIRS
-from spectral.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
+from companion.results.effects import MATCHED, RAW, effects
+from companion.results.evidence import CONTROLS, MODEL, evidence, verdicts
+from companion.results.matching import PAIRS
+from companion.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
 
 PLANS = {
     "rank": Plan(steeper=0.1),

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from spectral.measurement.activations import (
+from companion.measurement.activations import (
     ACTIVATIONS,
     TRAINED,
     column_of,
     control_name,
     kept_rows,
 )
-from spectral.measurement.pooling import (
+from companion.measurement.pooling import (
     ALL,
     CAP,
     CAPPED,
@@ -28,9 +28,9 @@ from spectral.measurement.pooling import (
     PoolingSettings,
     pooled_rows,
 )
-from spectral.measurement.store import write
-from spectral.models.capture import COMPONENTS
-from spectral.results.replication import (
+from companion.measurement.store import write
+from companion.models.capture import COMPONENTS
+from companion.results.replication import (
     changes,
     controls,
     halves,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spectral.claims.layers import SHARES
-from spectral.claims.numbers import NotMeasured, Tables
-from spectral.claims.predictions import (
+from companion.claims.layers import SHARES
+from companion.claims.numbers import NotMeasured, Tables
+from companion.claims.predictions import (
     BOTH,
     COMMIT,
     FALSE,
@@ -19,9 +19,9 @@ from spectral.claims.predictions import (
     judge,
     read_predictions,
 )
-from spectral.claims.registered import NUMBERS
-from spectral.claims.rules import ABOVE, BELOW, OPEN
-from spectral.results.intervals import Interval
+from companion.claims.registered import NUMBERS
+from companion.claims.rules import ABOVE, BELOW, OPEN
+from companion.results.intervals import Interval
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "predictions.md"

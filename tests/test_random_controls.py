@@ -5,18 +5,18 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
-from spectral.measurement.schemas import SPECTRUM, TWIN
-from spectral.results.controls import (
+from companion.measurement.schemas import SPECTRUM, TWIN
+from companion.results.controls import (
     Crossed,
     control_effects,
     over_draws,
     readable_remaining,
     remaining,
 )
-from spectral.results.effects import effects
-from spectral.results.evidence import evidence, verdicts
-from spectral.results.intervals import Interval
-from spectral.results.verdict import SURVIVES, UNDECIDED
+from companion.results.effects import effects
+from companion.results.evidence import evidence, verdicts
+from companion.results.intervals import Interval
+from companion.results.verdict import SURVIVES, UNDECIDED
 
 SPEAKERS = np.repeat([f"s{i}" for i in range(12)], 2)
 

@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectral.jacobians.layers import FeedForward, Layer, LayerNorm, forward
-from spectral.jacobians.testing import random_layer
-from spectral.measurement.jacobians import Stack, jacobian_columns
-from spectral.models.streams import Streams
-from spectral.results.regimes import (
+from companion.measurement.jacobians import Stack, jacobian_columns
+from companion.models.streams import Streams
+from companion.results.regimes import (
     ATTRACTING,
     DISPERSIVE,
     MODULO_1,
@@ -23,6 +21,8 @@ from spectral.results.regimes import (
     classify,
     regimes,
 )
+from spectral.jacobians.layers import FeedForward, Layer, LayerNorm, forward
+from spectral.jacobians.testing import random_layer
 
 WIDTH, LAYERS, VOICES = 8, 4, 6
 

@@ -10,27 +10,27 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
-from spectral.figures.spectra import spectrum_summary
-from spectral.figures.style import save_figure
-from spectral.results.effects import (
+from companion.figures.spectra import spectrum_summary
+from companion.figures.style import save_figure
+from companion.results.effects import (
     MATCHED,
     RAW,
     effects,
     layer_means,
     sides,
 )
-from spectral.results.intervals import deletions, interval, weighted_mean
-from spectral.results.paper import paper_table, published, with_holm
-from spectral.results.tables import save_table, speakers_path, with_interval, with_speakers
-from spectral.results.word_errors import (
+from companion.results.intervals import deletions, interval, weighted_mean
+from companion.results.paper import paper_table, published, with_holm
+from companion.results.tables import save_table, speakers_path, with_interval, with_speakers
+from companion.results.word_errors import (
     by_novelty,
     outcome_confidence,
     outcome_shares,
     training_records,
     word_errors,
 )
-from spectral.speech.text import normalise
+from companion.speech.text import normalise
+from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
 
 SPEAKERS = np.repeat(["a", "b", "c", "d"], [3, 5, 2, 6])
 

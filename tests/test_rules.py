@@ -23,12 +23,12 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration
 from whisper.decoding import DecodingResult, DecodingTask
 from whisper.tokenizer import get_tokenizer
 
-from spectral.models.decoding import Transcript, greedy, transcribe
-from spectral.models.loading import load
-from spectral.models.published import PUBLISHED
-from spectral.models.rules import OPENAI, UNRESTRICTED, Rule, rule
-from spectral.models.view import SpeechModel
-from spectral.speech.corpus import find_utterances, read_wave
+from companion.models.decoding import Transcript, greedy, transcribe
+from companion.models.loading import load
+from companion.models.published import PUBLISHED
+from companion.models.rules import OPENAI, UNRESTRICTED, Rule, rule
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances, read_wave
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")
@@ -300,7 +300,7 @@ class Silent:
 def test_a_window_that_is_skipped_as_silent_has_no_text_but_its_confidences(
     pair: tuple[SpeechModel, SpeechModel], long: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spectral.models.openai_model.DecodingTask", Silent(DecodingTask))
+    monkeypatch.setattr("companion.models.openai_model.DecodingTask", Silent(DecodingTask))
     (said,) = transcribe(pair[0], [long], rule("temperatures"))
     assert said.windows == [(), (2425,)]
     assert said.no_speech_probability == 0.2

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectral.results.forecast import COLUMNS, forecast, held_out, left_out, predictors, targets
-from spectral.results.scale import (
+from companion.results.forecast import COLUMNS, forecast, held_out, left_out, predictors, targets
+from companion.results.scale import (
     BOTH,
     DEPTH,
     WIDTH,

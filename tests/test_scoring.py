@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral.speech.grammar import test_sentence as draw_sentence
-from spectral.speech.grammar import training_sentence, vocabulary
-from spectral.speech.text import compression_ratio, normalise
-from spectral.stress.scoring import (
+from companion.speech.grammar import test_sentence as draw_sentence
+from companion.speech.grammar import training_sentence, vocabulary
+from companion.speech.text import compression_ratio, normalise
+from companion.stress.scoring import (
     Outcome,
     Score,
     is_loop,

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from spectral.measurement import severities
-from spectral.measurement.severities import SHARES, conditions_of, failing_share, transition
-from spectral.models.rules import OPENAI, Rule
-from spectral.speech.corpus import Utterance
-from spectral.stress.conditions import CONDITIONS, condition
-from spectral.stress.mixture import Mixture, Speakers, rms
+from companion.measurement import severities
+from companion.measurement.severities import SHARES, conditions_of, failing_share, transition
+from companion.models.rules import OPENAI, Rule
+from companion.speech.corpus import Utterance
+from companion.stress.conditions import CONDITIONS, condition
+from companion.stress.mixture import Mixture, Speakers, rms
 
 
 class Curve:

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from spectral.measurement.readings import EPSILONS, MODES, RANGES, READINGS, readings
-from spectral.measurement.schemas import CHOICES as COLUMNS
-from spectral.measurement.store import read
-from spectral.results.effects import effects
-from spectral.results.paper import published
-from spectral.results.specifications import (
+from companion.measurement.readings import EPSILONS, MODES, RANGES, READINGS, readings
+from companion.measurement.schemas import CHOICES as COLUMNS
+from companion.measurement.store import read
+from companion.results.effects import effects
+from companion.results.paper import published
+from companion.results.specifications import (
     CHOICES,
     agreement,
     agreement_by_choice,

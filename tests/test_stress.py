@@ -15,24 +15,24 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral.speech.corpus import SAMPLE_RATE, UnusableUtterance, Utterance
-from spectral.speech.nothing import NO_SPEECH
-from spectral.stress.conditions import (
+from companion.speech.corpus import SAMPLE_RATE, UnusableUtterance, Utterance
+from companion.speech.nothing import NO_SPEECH
+from companion.stress.conditions import (
     CONDITIONS,
     Stress,
     condition,
     parse_stress,
     split_severity,
 )
-from spectral.stress.mixture import Mixture, Speakers, rms
-from spectral.stress.perturbations import (
+from companion.stress.mixture import Mixture, Speakers, rms
+from companion.stress.perturbations import (
     GaussianNoise,
     Perturbation,
     SpeakerMix,
     Substitute,
     TimeStretch,
 )
-from spectral.stress.stretching import METHODS, RESAMPLED, VOCODER, WSOLA, stretched
+from companion.stress.stretching import METHODS, RESAMPLED, VOCODER, WSOLA, stretched
 
 SEED = 20260408
 law = settings(derandomize=True, deadline=None, max_examples=15)

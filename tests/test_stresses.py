@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral.results.dose import noise_width
-from spectral.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
-from spectral.results.shapes import (
+from companion.results.dose import noise_width
+from companion.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
+from companion.results.shapes import (
     FLAT,
     POWERS,
     SMOOTH,
@@ -19,8 +19,8 @@ from spectral.results.shapes import (
     UNDECIDED,
     shape,
 )
-from spectral.results.transition import _voices
-from spectral.results.within import (
+from companion.results.transition import _voices
+from companion.results.within import (
     ALIKE,
     BY_LENGTH,
     DIFFERS,
@@ -28,8 +28,8 @@ from spectral.results.within import (
     larger_probability,
     within_conditions,
 )
-from spectral.results.within import TOO_FEW as FEW
-from spectral.stress.conditions import CONDITIONS, GRADED, condition, split_severity
+from companion.results.within import TOO_FEW as FEW
+from companion.stress.conditions import CONDITIONS, GRADED, condition, split_severity
 
 VOICES, EACH = 16, 4
 X = np.array([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from spectral.claims.numbers import Tables
-from spectral.claims.summary import summary
+from companion.claims.numbers import Tables
+from companion.claims.summary import summary
 
 WRONG = 99.0
 KNOWN = pd.DataFrame(

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
-from spectral.figures.tails import draw_mode_ratios
-from spectral.results.effects import MATCHED, RAW
-from spectral.results.tails import EIGENVALUE, HEAD, SHARE, TAIL, mode_ratios, tail_ratios
+from companion.figures.tails import draw_mode_ratios
+from companion.results.effects import MATCHED, RAW
+from companion.results.tails import EIGENVALUE, HEAD, SHARE, TAIL, mode_ratios, tail_ratios
 
 PLANS = {
     "tail": Plan(steeper=-0.1),

@@ -21,25 +21,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from spectral.models.decoding import greedy
-from spectral.models.ladder import feature_extractor, initialise, ladder_config
-from spectral.models.loading import available, load
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.tokenizer import PROMPT, character_tokenizer
-from spectral.speech.corpus import SAMPLE_RATE
-from spectral.speech.grammar import MAX_CHARACTERS, has_held_out_pair
-from spectral.speech.nothing import NO_SPEECH, no_speech
-from spectral.speech.synthesis import Request
-from spectral.training import __main__ as command
-from spectral.training import estimate
-from spectral.training import material as material_module
-from spectral.training import train as train_module
-from spectral.training.batches import IGNORE, Batch, Batcher
-from spectral.training.material import Clips, prepare
-from spectral.training.material import load as load_clips
-from spectral.training.recipe import Material, Optimiser, Recipe, Stage, read_recipe
-from spectral.training.run import Job, Workshop, new_model
-from spectral.training.train import Learner, Progress, encode_window, schedule, train
+from companion.models.decoding import greedy
+from companion.models.ladder import feature_extractor, initialise, ladder_config
+from companion.models.loading import available, load
+from companion.models.rules import UNRESTRICTED
+from companion.models.tokenizer import PROMPT, character_tokenizer
+from companion.speech.corpus import SAMPLE_RATE
+from companion.speech.grammar import MAX_CHARACTERS, has_held_out_pair
+from companion.speech.nothing import NO_SPEECH, no_speech
+from companion.speech.synthesis import Request
+from companion.training import __main__ as command
+from companion.training import estimate
+from companion.training import material as material_module
+from companion.training import train as train_module
+from companion.training.batches import IGNORE, Batch, Batcher
+from companion.training.material import Clips, prepare
+from companion.training.material import load as load_clips
+from companion.training.recipe import Material, Optimiser, Recipe, Stage, read_recipe
+from companion.training.run import Job, Workshop, new_model
+from companion.training.train import Learner, Progress, encode_window, schedule, train
 
 RECIPE = Path(__file__).parents[1] / "params" / "training.yml"
 SHIPPED = Path(__file__).parents[1] / "data" / "ladder"
@@ -728,7 +728,7 @@ def test_random_words_to_train_on_hold_no_held_out_pair(small: Material, kind: s
 
 def arguments(folder: Path, *models: str) -> list[str]:
     return [
-        "python -m spectral.training",
+        "python -m companion.training",
         *("--models", *models),
         *("--recipe", str(folder / "training.yml")),
         *("--build", str(folder / "build")),
@@ -824,7 +824,13 @@ def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
     raw["sizes"]["xxs"]["steps"] = dict.fromkeys(raw["stages"], 4)
     reread(raw, tiny_recipe)
     cores = str(os.cpu_count() or 1)  # as many workers get a thread each, though one has a job
-    typed = [sys.executable, "-m", "spectral.training", *arguments(tiny_recipe, "xxs")[1:-1], cores]
+    typed = [
+        sys.executable,
+        "-m",
+        "companion.training",
+        *arguments(tiny_recipe, "xxs")[1:-1],
+        cores,
+    ]
     checkpoint = tiny_recipe / "build" / "xxs-0" / "checkpoint.pt"
     with subprocess.Popen(typed, cwd=RECIPE.parents[1], stderr=subprocess.DEVNULL) as command_run:
         wait_until(lambda: checkpoint.exists())

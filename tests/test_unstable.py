@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectral.figures.unstable import draw_unstable
-from spectral.results.intervals import LEVEL
-from spectral.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED, unstable_contrasts
-from spectral.results.within import ALIKE, BY_LENGTH, DIFFERS, TOO_FEW
+from companion.figures.unstable import draw_unstable
+from companion.results.intervals import LEVEL
+from companion.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED, unstable_contrasts
+from companion.results.within import ALIKE, BY_LENGTH, DIFFERS, TOO_FEW
 
 WIDTH, LAYERS, MILD = 100, 2, "noise-0.9"
 

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectral.measurement import observables, pooling
-from spectral.measurement.keys import VERSIONS, key_of, speech_digest
-from spectral.measurement.keys import difference as difference_of_keys
-from spectral.measurement.kinds import KINDS
-from spectral.measurement.rounding import bits_of
-from spectral.measurement.schemas import LISTENING
-from spectral.measurement.store import read, read_meta, write
-from spectral.measurement.verification import _flat, _numbers, difference, verify
-from spectral.models.loading import weights_digest
+from companion.measurement import observables, pooling
+from companion.measurement.keys import VERSIONS, key_of, speech_digest
+from companion.measurement.keys import difference as difference_of_keys
+from companion.measurement.kinds import KINDS
+from companion.measurement.rounding import bits_of
+from companion.measurement.schemas import LISTENING
+from companion.measurement.store import read, read_meta, write
+from companion.measurement.verification import _flat, _numbers, difference, verify
+from companion.models.loading import weights_digest
+from companion.speech.corpus import find_utterances
 from spectral.spectra import spectral_slope
-from spectral.speech.corpus import find_utterances
 
 ROOT = Path(__file__).parents[1]
 LADDER, CORPUS = ROOT / "data" / "ladder", ROOT / "data" / "corpus"
@@ -118,7 +118,7 @@ def test_a_kinds_numbers_move_only_with_its_version(kind: str, tmp_path: Path) -
         found = verify({"xs-0": path}, kind, LADDER, CORPUS, "cpu", seed=0)
     assert found["again"], (
         f"{kind} gives other numbers than {path}: {found}; mend the code, or, where they are meant "
-        f"to differ, raise VERSIONS[{kind!r}] in spectral/measurement/keys.py and measure again "
+        f"to differ, raise VERSIONS[{kind!r}] in companion/measurement/keys.py and measure again "
         "(`make smoke`, `make evidence`)"
     )
 

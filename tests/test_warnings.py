@@ -11,29 +11,22 @@ import pytest
 import torch
 from scipy import stats
 
-from spectral import (
-    effective_rank,
-    eigenvalues,
-    resolved_kirchhoff_index,
-    resolved_modes,
-    spectral_slope,
-)
-from spectral.measurement.store import read
-from spectral.measurement.warning_schemas import WARNINGS
-from spectral.measurement.warnings import (
+from companion.measurement.store import read
+from companion.measurement.warning_schemas import WARNINGS
+from companion.measurement.warnings import (
     WarningSettings,
     first_wrong_token,
     measure_warnings,
     prefix_observables,
 )
-from spectral.models.capture import COMPONENTS, capture
-from spectral.models.confidence import token_log_probabilities
-from spectral.models.decoding import Transcript, greedy, transcribe
-from spectral.models.loading import load
-from spectral.models.rules import UNRESTRICTED
-from spectral.models.states import text_of
-from spectral.models.view import SpeechModel
-from spectral.results.warnings import (
+from companion.models.capture import COMPONENTS, capture
+from companion.models.confidence import token_log_probabilities
+from companion.models.decoding import Transcript, greedy, transcribe
+from companion.models.loading import load
+from companion.models.rules import UNRESTRICTED
+from companion.models.states import text_of
+from companion.models.view import SpeechModel
+from companion.results.warnings import (
     ANY,
     BEFORE,
     CHANCE,
@@ -43,11 +36,18 @@ from spectral.results.warnings import (
     early_warnings,
     summary,
 )
-from spectral.results.within import larger_probability
-from spectral.speech.corpus import find_utterances, read_wave
-from spectral.stress.conditions import condition
-from spectral.stress.first_error import first_wrong_word
-from spectral.stress.mixture import Mixture, Speakers
+from companion.results.within import larger_probability
+from companion.speech.corpus import find_utterances, read_wave
+from companion.stress.conditions import condition
+from companion.stress.first_error import first_wrong_word
+from companion.stress.mixture import Mixture, Speakers
+from spectral import (
+    effective_rank,
+    eigenvalues,
+    resolved_kirchhoff_index,
+    resolved_modes,
+    spectral_slope,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 SEED, EPSILON = 3, 1e-6

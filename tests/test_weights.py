@@ -27,18 +27,18 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from whisper.model import Whisper
 
+from companion.models.capture import COMPONENTS, capture
+from companion.models.decoding import greedy
+from companion.models.loading import is_here, load, load_random_twin, weights_digest
+from companion.models.published import PUBLISHED, Published
+from companion.models.rules import OPENAI, UNRESTRICTED
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.planning.costs import size_of
+from companion.speech.corpus import find_utterances, read_wave
+from companion.stress.scoring import word_error
 from spectral import eigenvalues, propagators
-from spectral.models.adapters import as_layer
-from spectral.models.capture import COMPONENTS, capture
-from spectral.models.decoding import greedy
-from spectral.models.loading import is_here, load, load_random_twin, weights_digest
-from spectral.models.published import PUBLISHED, Published
-from spectral.models.rules import OPENAI, UNRESTRICTED
-from spectral.models.streams import residual_streams
-from spectral.models.view import SpeechModel
-from spectral.planning.costs import size_of
-from spectral.speech.corpus import find_utterances, read_wave
-from spectral.stress.scoring import word_error
+from spectral.jacobians.adapters import as_layer
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")

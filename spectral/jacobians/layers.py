@@ -1,7 +1,7 @@
 """A pre-norm transformer layer as plain tensors, and its forward pass in plain torch.
 
-The kernels see layers through these dataclasses alone; ``spectral.models.adapters`` makes them from
-the modules of transformers and openai-whisper.
+The kernels see layers through these dataclasses alone; ``spectral.jacobians.adapters`` makes them
+from the modules of transformers and openai-whisper.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from spectral._validation import whole_number
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
+from spectral.jacobians.adapters import as_layer
 from spectral.jacobians.linearised import linearise
-from spectral.models.adapters import as_layer
 from spectral.moments import Moments
 from spectral.spectra import eigenvalues, observables, slope_reason
 from spectral.tracing.entries import told

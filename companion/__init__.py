@@ -1,0 +1,1 @@
+"""All that the notebooks share beside the kernels: from speech to figures."""

@@ -1,0 +1,108 @@
+"""Measuring beside openai-whisper's own decoding: ``python -m companion.benchmarks.measuring``.
+
+On OpenAI's weights and the embedded corpus, clean and in Hell, where openai-whisper keeps a batch
+together until its longest text has ended.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import whisper
+from tqdm import tqdm
+from whisper import DecodingOptions, DecodingResult
+
+from companion.benchmarks.machine import keep, machine
+from companion.benchmarks.settings import in_memory
+from companion.benchmarks.timing import OURS, Case, Way, measured, product_rate
+from companion.measurement.run import spread
+from companion.measurement.spectra import spectral_rows
+from companion.models.loading import choose_device, load
+from companion.models.openai_model import OpenAIModel
+from companion.models.rules import OPENAI
+from companion.speech.corpus import find_utterances, read_wave
+from companion.stress.conditions import condition
+from companion.stress.mixture import Mixture, Speakers
+
+CONDITIONS = ("clean", "hell")
+LIBRARY = "openai-whisper, decoding alone"
+
+
+def main() -> None:
+    """Time every model, print the ratios, and keep them beside a description of the machine."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.benchmarks.measuring", description=__doc__
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--models", nargs="+", default=["tiny.en", "base"])
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--batch", type=int, default=16, help="utterances, all at once")
+    parser.add_argument("--repeats", type=int, default=3, help="turns that either way takes")
+    parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    described = machine(device, product_rate(device))
+    batch = stressed_speech(arguments.corpus, arguments.batch)
+    tables = []
+    for name in tqdm(arguments.models, desc=str(device), unit="model"):
+        model = load(name, Path("data/ladder"), device)
+        if not isinstance(model, OpenAIModel):
+            raise SystemExit(f"error: {name} is no model of openai-whisper; name one of its own")
+        for conditions in (CONDITIONS[:1], CONDITIONS):
+            chosen = {each: batch[each] for each in conditions}
+            tables.append(measured(measuring_case(model, chosen), arguments.repeats, device))
+            table = pd.concat(tables, ignore_index=True)
+            keep(table, described, arguments.output / f"measuring-{device.type}")
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+
+
+def stressed_speech(corpus: Path, count: int) -> dict[str, list[Mixture]]:
+    """``count`` utterances spread over a corpus, by condition."""
+    utterances = find_utterances(corpus).utterances
+    speakers = Speakers(utterances)
+    clean = [Mixture.of(each, read_wave(each)) for each in spread(utterances, count)]
+    return {
+        name: [condition(name).apply(each, speakers, seed=0) for each in clean]
+        for name in CONDITIONS
+    }
+
+
+def measuring_case(model: OpenAIModel, batch: dict[str, list[Mixture]]) -> Case:
+    """All observables of these conditions, beside texts alone by the library.
+
+    ``difference``: how many of the texts are not the same.
+    """
+    settings = in_memory(model.name, tuple(batch), OPENAI)
+    waves = [[mixture.wave for mixture in mixtures] for mixtures in batch.values()]
+
+    def ours() -> list[dict[str, object]]:
+        return spectral_rows(model, dict(batch), settings)
+
+    def library() -> list[DecodingResult]:
+        return [result for each in waves for result in decoded_by_library(model, each)]
+
+    def difference() -> float:
+        written = {(row["condition"], row["utterance"]): row["transcript"] for row in ours()}
+        return float(sum(a != b.text for a, b in zip(written.values(), library(), strict=True)))
+
+    size: dict[str, int | str] = {
+        "model": model.name,
+        "condition": "+".join(batch),
+        "batch": len(waves[0]),
+    }
+    return Case("measuring", size, {OURS: Way(ours), LIBRARY: Way(library)}, 0, difference)
+
+
+def decoded_by_library(model: OpenAIModel, waves: Sequence[np.ndarray]) -> list[DecodingResult]:
+    """What openai-whisper writes for waves that fit one window, all in one batch."""
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
+    with torch.inference_mode():
+        found = whisper.decode(model.module, model.features(waves), options)
+    return list(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""When a claim holds: the same rule for every claim, described in docs/verdicts.md.
+
+A claim is a list of parts that must all be true; a part says that a number lies above, or below, a
+bound, and is judged by the joint estimate over its models, seeds of one size averaged first:
+
+part    holds if the joint 95 % interval lies wholly on that side, fails if wholly on the other,
+        else is undecided
+claim   fails if a part fails, holds if all hold; not measured if no part was; else undecided
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from scipy import stats
+
+from companion.claims.numbers import NotMeasured
+from companion.results.intervals import Interval, Joint, joint, mean
+from companion.results.scale import size_of
+
+HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
+NOT_MEASURED = "not measured"
+VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_MEASURED)
+SUPPORTED, OPPOSED, OPEN = "supported", "opposed", "open"
+ABOVE, BELOW = "above", "below"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Of one model or pair of models: that a number is on one side of a bound."""
+
+    about: str
+    found: Interval
+    side: str
+    bound: float
+
+    @property
+    def decision(self) -> str:
+        """Supported, opposed or open; a number without an interval is open."""
+        if not self.found.low <= self.found.high:
+            return OPEN
+        above, below = self.found.low > self.bound, self.found.high < self.bound
+        if above == below:
+            return OPEN
+        return SUPPORTED if above == (self.side == ABOVE) else OPPOSED
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a claim says, with where its numbers are from; or why it is not measured.
+
+    ``expected`` is the number that was published, or the smallest that would matter.
+    """
+
+    says: str
+    source: str
+    statements: Sequence[Statement] = ()
+    expected: float = math.nan
+    lacks: str = ""
+
+    @cached_property
+    def joint(self) -> Joint:
+        """The joint estimate over sizes, or over the seeds of one; models without interval apart.
+
+        Raises ValueError where there is no number.
+        """
+        return joint_over_sizes({one.about: one.found for one in self.statements})
+
+    @property
+    def decided(self) -> Statement:
+        """The joint estimate, as a statement."""
+        first = self.statements[0]
+        return Statement("together", self.joint.found, first.side, first.bound)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on this part alone."""
+        if not self.statements:
+            return NOT_MEASURED
+        return {SUPPORTED: HOLDS, OPPOSED: FAILS, OPEN: UNDECIDED}[self.decided.decision]
+
+    @property
+    def by_votes(self) -> str:
+        """The verdict if the intervals of all models had to agree, which decides nothing either."""
+        decisions = {one.decision for one in self.statements}
+        votes = {
+            frozenset({SUPPORTED}): HOLDS,
+            frozenset({OPPOSED}): FAILS,
+            frozenset(): NOT_MEASURED,
+        }
+        return votes.get(frozenset(decisions), UNDECIDED)
+
+    @property
+    def on_side(self) -> int:
+        """How many models' estimates are on the claimed side, which decides nothing."""
+        sign = 1 if self.statements[0].side == ABOVE else -1
+        return sum(sign * (one.found.estimate - one.bound) > 0 for one in self.statements)
+
+    @property
+    def power(self) -> float:
+        """The chance that an interval as wide as this one holds what is claimed, of ``expected``.
+
+        That is Phi((distance from the bound - half the interval) / standard error).
+        """
+        first, found = self.statements[0], self.joint.found
+        up = first.side == ABOVE
+        distance = self.expected - first.bound if up else first.bound - self.expected
+        half = found.estimate - found.low if up else found.high - found.estimate
+        if self.joint.error == 0:
+            return float(distance > half)
+        return float(stats.norm.cdf((distance - half) / self.joint.error))
+
+
+def joint_over_sizes(found: dict[str, Interval]) -> Joint:
+    """``joint`` of models by name: over the means of sizes, or over the seeds of a single one."""
+    known = {model: one for model, one in found.items() if one.low <= one.high}
+    sizes: dict[str, list[Interval]] = {}
+    for model, one in (known or found).items():
+        sizes.setdefault(size_of(model), []).append(one)
+    if len(sizes) == 1:
+        return joint(next(iter(sizes.values())))
+    return joint([mean(seeds) for seeds in sizes.values()])
+
+
+def part(
+    says: str, source: str, statements: Iterable[Statement], expected: float, without: str = ""
+) -> Part:
+    """A part of these statements; not measured where there is none, or making them says why.
+
+    ``without`` is what there is not where no statement can be made.
+    """
+    try:
+        made = list(statements)
+    except NotMeasured as reason:
+        return Part(says, source, expected=expected, lacks=str(reason))
+    return Part(says, source, made, expected, "" if made else without)
+
+
+def claim_verdict(found: Sequence[str]) -> str:
+    """The verdict on a claim, from those on its parts."""
+    if FAILS in found:
+        return FAILS
+    if set(found) == {HOLDS}:
+        return HOLDS
+    return NOT_MEASURED if set(found) == {NOT_MEASURED} else UNDECIDED
+
+
+def reason(parts: Sequence[Part]) -> str:
+    """One line: which parts decided, and the power of those that could not."""
+    decided = claim_verdict([part.verdict for part in parts])
+    if decided == HOLDS:
+        return "every part holds: " + "; ".join(part.says for part in parts)
+    named = [part for part in parts if part.verdict == decided]
+    if decided == UNDECIDED:
+        named = [part for part in parts if part.verdict != HOLDS]
+    return "; ".join(f"{part.verdict}: {part.says}{_why(part)}" for part in named)
+
+
+def _why(part: Part) -> str:
+    if part.lacks:
+        return f" ({part.lacks})"
+    power = f", power {part.power:.2f} at {part.expected:g}" if part.verdict == UNDECIDED else ""
+    return f" ({part.on_side} of {len(part.statements)} models on the claimed side{power})"

@@ -1,0 +1,166 @@
+"""Claims 7, 9, 12 and 13: milder stresses, subtle ones, and convergence."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from companion.claims.numbers import MODEL_KEYS, Tables, by_model, of, only, with_bounds
+from companion.claims.roles import LARGEST, models_of
+from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
+from companion.measurement.dynamics_schemas import CENTRED_DISTANCE, DISTANCE
+from companion.models.capture import COMPONENTS
+from companion.results.distinct import SAID, WHOLE
+from companion.results.intervals import Interval, difference
+from companion.results.shapes import LEAST_MARGIN, STEP
+from companion.results.unstable import RANDOM, TRAINED
+from companion.results.warnings import BEFORE, MEAN
+
+_CHANCE = 0.5
+_MODES = 50
+_AUC, _SLOPE, _MANY, _NEARER, _ALIKE, _NEW = 0.6, 0.1, 0.75, 5.0, 1.0, 5.0
+"""The smallest that would matter: AUC, slope, fraction of steps; nearer, alike and new in %."""
+
+_STRESS = "hell"
+_WITHIN = f"within_conditions_k{_MODES}"
+_DISTANCES = "attraction_distances"
+
+
+def early_warning(tables: Tables) -> list[Part]:
+    """Claim 7: under one stress, hallucinated answers have the higher alpha, from the beginning."""
+    mixed = "there is no stress under which some answers are hallucinated"
+    few = "too few answers have beginnings that are still right"
+    parts = []
+    for component in COMPONENTS:
+        name = component.replace("_", "-")
+        parts += [
+            part(f"{name}: a hallucinated answer's alpha is more likely the higher one", _WITHIN,
+                 _marked(tables, component, "auc", _CHANCE), _AUC, mixed),
+            part(f"{name}: hallucinated answers have the higher alpha, at equal length", _WITHIN,
+                 _marked(tables, component, "adjusted", 0.0), _SLOPE, mixed),
+            part(f"{name}: alpha is higher before a hallucination, in the same stress",
+                 "early_warning", _before(tables, component), _AUC, few),
+        ]  # fmt: skip
+    return parts
+
+
+def _marked(tables: Tables, component: str, name: str, bound: float) -> Iterator[Statement]:
+    columns = [*MODEL_KEYS, "component", "modes", "condition", "observable"]
+    table = tables.read(_WITHIN, [*columns, *with_bounds("auc", "adjusted")])
+    rows = table[(table.observable == "alpha") & (table.modes == _MODES)]
+    for model, found in by_model(rows[rows.component == component], name):
+        yield Statement(model, found, ABOVE, bound)
+
+
+def _before(tables: Tables, component: str) -> Iterator[Statement]:
+    """What was written before the first wrong word; the mean over all numbers of tokens."""
+    columns = [*MODEL_KEYS, "condition", "when", "prefix", "component", "observable"]
+    table = tables.read("early_warning", [*columns, *with_bounds("auc")])
+    means = table[(table.prefix == MEAN) & (table.when == BEFORE) & (table.observable == "alpha")]
+    for model, found in by_model(means[means.component == component], "auc"):
+        yield Statement(model, found, ABOVE, _CHANCE)
+
+
+def transition(tables: Tables) -> list[Part]:
+    """Claim 9: most courses are a step, over severity and over depth.
+
+    A course is decided where the interval of its margin is on one side of the least that leads; the
+    share of steps is bounded by taking all others for no steps, and for steps.
+    """
+    return [
+        part(f"most courses over {along} are a step", "transitions", _courses(tables, along), _MANY,
+             "there is no course of four points or more")
+        for along in ("severity", "depth")
+    ]  # fmt: skip
+
+
+def _courses(tables: Tables, along: str) -> Iterator[Statement]:
+    columns = [*MODEL_KEYS, "component", "modes", "length", "along", "verdict"]
+    table = tables.read("transitions", [*columns, *with_bounds("margin")])
+    long = table[(table.verdict != "too few") & (table.along == along)]
+    for (_, model), group in long.groupby(MODEL_KEYS):
+        yield Statement(str(model), _steps(group), ABOVE, _CHANCE)
+
+
+def _steps(courses: pd.DataFrame) -> Interval:
+    low = float((courses.margin_low > LEAST_MARGIN).mean())
+    high = float((~(courses.margin_high < LEAST_MARGIN)).mean())
+    return Interval(float((courses.verdict == STEP).mean()), low, high)
+
+
+def attraction(tables: Tables) -> list[Part]:
+    """Claim 12: in the largest size Hell draws states together, and texts are few."""
+    parts = []
+    for quantity in (DISTANCE, CENTRED_DISTANCE):
+        name = quantity.replace("_", " ")
+        parts += [
+            part(f"{name}: states in Hell are closer at the last layer than at input", _DISTANCES,
+                 _distances(tables, quantity, "ratio_stressed", 1), 1 - _NEARER / 100),
+            part(f"{name}: they are closer in Hell than on clean speech (%)", _DISTANCES,
+                 _distances(tables, quantity, "change", 0), -_NEARER),
+            part(f"{name}: by more than in the random twin (%)", _DISTANCES,
+                 _beyond_twin(tables, quantity), -_NEARER),
+        ]  # fmt: skip
+    says = "more pairs share their text in Hell than were said alike (%)"
+    return [*parts, part(says, "attraction_texts", _alike(tables), _ALIKE)]
+
+
+def distance_row(tables: Tables, model: str, quantity: str, network: str) -> "pd.Series[float]":
+    """How far apart states of two utterances are in Hell, of a model or its random twin."""
+    keys = [*MODEL_KEYS, "network", "quantity"]
+    table = tables.read(_DISTANCES, [*keys, *with_bounds("ratio_stressed", "change")])
+    return only(table, {"model": model, "quantity": quantity, "network": network})
+
+
+def alike(tables: Tables, model: str, side: str) -> Interval:
+    """The share of pairs of utterances with one and the same text, in %."""
+    table = tables.read("attraction_texts", [*MODEL_KEYS, "side", "words", *with_bounds("alike")])
+    return of(only(table, {"model": model, "side": side, "words": WHOLE}), "alike")
+
+
+def _distances(tables: Tables, quantity: str, name: str, bound: float) -> Iterator[Statement]:
+    for model in models_of(tables.read(_DISTANCES, MODEL_KEYS), LARGEST):
+        row = distance_row(tables, model, quantity, TRAINED)
+        yield Statement(model, of(row, name), BELOW, bound)
+
+
+def _beyond_twin(tables: Tables, quantity: str) -> Iterator[Statement]:
+    for model in models_of(tables.read(_DISTANCES, MODEL_KEYS), LARGEST):
+        both = (
+            of(distance_row(tables, model, quantity, network), "change")
+            for network in (TRAINED, RANDOM)
+        )
+        yield Statement(model, difference(*both), BELOW, 0)
+
+
+def _alike(tables: Tables) -> Iterator[Statement]:
+    for model in models_of(tables.read("attraction_texts", MODEL_KEYS), LARGEST):
+        found = difference(alike(tables, model, _STRESS), alike(tables, model, SAID))
+        yield Statement(model, found, ABOVE, 0)
+
+
+DIRECTIONS = ("singular", "random")
+"""Of small changes of the log-mel."""
+
+
+def subtle(tables: Tables) -> list[Part]:
+    """Claim 13: the least change of clean speech that was tried makes new hallucinations."""
+    says = "the least changes of the log-mel make new hallucinations (% of answers)"
+    return [
+        part(f"{name} direction: {says}", "subtle_stress", _new_candidates(tables, name), _NEW)
+        for name in DIRECTIONS
+    ]
+
+
+def subtle_rows(tables: Tables) -> pd.DataFrame:
+    """What small changes of the log-mel do on clean speech, by direction and level."""
+    columns = [*MODEL_KEYS, "condition", "direction", "level_db"]
+    numbers = with_bounds("changed", "new_candidates")
+    table = tables.read("subtle_stress", [*columns, *numbers])
+    return table[table.condition == "clean"].sort_values([*MODEL_KEYS, "direction"])
+
+
+def _new_candidates(tables: Tables, direction: str) -> Iterator[Statement]:
+    rows = subtle_rows(tables)
+    least = rows.level_db == rows.level_db.max()  # below the log-mel's own size
+    for model, found in by_model(rows[least & (rows.direction == direction)], "new_candidates"):
+        yield Statement(model, found, ABOVE, 0)

@@ -1,0 +1,130 @@
+"""Measure choices that the paper leaves open and that stored eigenvalues cannot make again.
+
+Centring, pooling, forcing and positions are crossed with one another for the first stress. Every
+other stress (another order of its perturbations, another direction of its stretch) changes that
+alone. Readings are means over layers.
+
+Pooled is one spectrum of the concatenated rows of all measured utterances of a voice, so that
+voices can still be resampled. Every row counts alike, so an answer of more tokens counts for more.
+Cut, every utterance is cut to the shorter of its own two sides before rows are concatenated.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from companion.measurement.memory import Batch, by_voice
+from companion.measurement.nulls import forced_pair
+from companion.measurement.observables import kept_lengths, largest, spectra_of
+from companion.measurement.readings import MODES, layer_mean_columns
+from companion.measurement.run import Summary, measure
+from companion.measurement.schemas import CHOICES, REFERENCE_CONDITION
+from companion.measurement.settings import Settings
+from companion.measurement.spectra import Decoded, decode
+from companion.measurement.texts import Row
+from companion.models.capture import COMPONENTS
+from companion.models.view import SpeechModel
+
+FREE, FORCED = "free", "forced"
+TEXT, WHOLE = "text", "with prompt and end"
+ALONE, POOLED = "per utterance", "pooled"
+
+DEFAULT: Row = {"forcing": FREE, "positions": TEXT, "centred": True, "pooling": ALONE}
+"""The choices of ``measure``."""
+
+_TEXTS = ("model", "parameters", "utterance", "speaker", "word_error", "candidate")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One component's rows under one condition, utterance by utterance or voice by voice."""
+
+    texts: Sequence[Row]
+    activations: Tensor  # (batch, layers, rows, width)
+    lengths: Tensor  # how many of the rows are kept, (batch,)
+
+
+def measure_choices(settings: Settings) -> Summary:
+    """Choices of every utterance and voice: :func:`measure` with ``choice_rows``."""
+    return measure("choices", settings, choice_rows, CHOICES, together=by_voice)
+
+
+def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Row]:
+    """All rows of a batch of whole voices; ``batch`` holds their mixtures by condition."""
+    first, *others = (name for name in settings.conditions if name != REFERENCE_CONDITION)
+    played = {name: batch[name] for name in (REFERENCE_CONDITION, first)}
+    rule = settings.rule
+    free = {name: decode(model, mixtures, rule) for name, mixtures in played.items()}
+    forced = forced_pair(model, free, played)
+    rows: list[Row] = []
+    for positions, centred, pooling in product((TEXT, WHOLE), (True, False), (ALONE, POOLED)):
+        chosen = {"positions": positions, "centred": centred, "pooling": pooling}
+        rows += _chosen_rows(free, {"forcing": FREE, **chosen})
+        rows += _chosen_rows(forced, {"forcing": FORCED, **chosen})
+    for name in others:  # one at a time: a recording is the largest thing that a batch holds
+        decoded = decode(model, batch[name], rule)
+        pair = {REFERENCE_CONDITION: free[REFERENCE_CONDITION], name: decoded}
+        found = _chosen_rows(pair, DEFAULT)
+        rows += [row for row in found if {row["condition"], row["matched_with"]} - {"clean", ""}]
+    return rows
+
+
+def pooled(rows: Rows) -> Rows:
+    """The kept rows of all utterances of a voice, one after the other, as one."""
+    speakers = [str(text["speaker"]) for text in rows.texts]
+    names = list(dict.fromkeys(speakers))
+    own = [[i for i, speaker in enumerate(speakers) if speaker == name] for name in names]
+    joined = [
+        torch.cat([rows.activations[i, :, : rows.lengths[i]] for i in members], dim=1)
+        for members in own
+    ]
+    lengths = torch.tensor([each.shape[1] for each in joined])
+    padded = pad_sequence([each.transpose(0, 1) for each in joined], batch_first=True)
+    texts = [
+        {
+            **rows.texts[members[0]],
+            "utterance": "",
+            "windows": sum(int(str(rows.texts[i]["windows"])) for i in members),
+            "word_error": None,
+            "candidate": None,
+        }
+        for members in own
+    ]
+    return Rows(texts, padded.transpose(1, 2), lengths)
+
+
+def _chosen_rows(decoded: Mapping[str, Decoded], chosen: Row) -> Iterator[Row]:
+    """The rows of all components by one choice, raw and cut to the length of the other side."""
+    for component in COMPONENTS if decoded else ():
+        sides = {name: _rows(this, component, chosen) for name, this in decoded.items()}
+        lengths_of = {name: side.lengths for name, side in sides.items()}
+        for name, side in sides.items():
+            for partner, lengths in kept_lengths(name, lengths_of).items():
+                if partner and chosen["forcing"] == FORCED:
+                    continue  # one text has one length
+                shared = {"condition": name, "matched_with": partner, "component": component}
+                yield from _spectral_rows(replace(side, lengths=lengths), chosen | shared)
+
+
+def _spectral_rows(rows: Rows, shared: Row) -> Iterator[Row]:
+    kept = pooled(rows) if shared["pooling"] == POOLED else rows
+    spectra = spectra_of(kept.activations, kept.lengths, center=bool(shared["centred"]))
+    columns = layer_mean_columns(largest(spectra, max(MODES)))
+    for i, text in enumerate(kept.texts):
+        numbers = {name: column[i] for name, column in columns.items()}
+        yield {**text, **shared, "tokens": int(kept.lengths[i]), **numbers}
+
+
+def _rows(decoded: Decoded, component: str, chosen: Row) -> Rows:
+    recording, transcripts = decoded.recording, decoded.transcripts
+    whole = chosen["positions"] == WHOLE
+    activations, mask = recording.text_rows(component, transcripts, whole)
+    texts = [
+        {**{name: text[name] for name in _TEXTS}, "windows": len(transcript.windows)}
+        for text, transcript in zip(decoded.texts, transcripts, strict=True)
+    ]
+    return Rows(texts, activations, mask.sum(-1).cpu())

@@ -1,0 +1,141 @@
+"""What a model writes for inputs without speech, and for speech as it commonly goes wrong.
+
+    python -m companion.measurement.inputs --models tiny.en base --decodings openai unrestricted
+
+writes data/results/whisper/inputs/<model>.parquet: a few minutes per model. With
+
+    --clips data/nonspeech --output data/results/whisper/nonspeech
+
+it is of clips in which nobody speaks, instead.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from companion.measurement.store import write
+from companion.measurement.texts import Row
+from companion.models.decoding import Transcript, transcribe
+from companion.models.loading import choose_device, load, weights_digest
+from companion.models.rules import OPENAI, RULES, UNRESTRICTED, rule
+from companion.models.view import SpeechModel
+from companion.speech.corpus import SAMPLE_RATE, find_clips, find_utterances, read_wave
+from companion.stress.inputs import Input, from_speech, without_speech
+from companion.stress.scoring import word_error
+
+UTTERANCES = ("101-1-0000", "109-1-0004")
+"""Two speakers of the embedded corpus."""
+
+INPUTS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("parameters", pa.int64()),
+        ("decoding", pa.string()),
+        ("input", pa.string()),
+        ("seconds", pa.float32()),
+        ("reference", pa.string()),
+        ("transcript", pa.string()),
+        ("word_error", pa.float32()),
+        ("average_log_probability", pa.float32()),
+        ("no_speech_probability", pa.float32()),
+        ("compression_ratio", pa.float32()),
+        ("forbidden_mass", pa.float32()),
+        ("finished", pa.bool_()),
+    ]
+)
+"""One row per decoding rule and input: data/README.md."""
+
+
+def inputs(corpus: Path, utterances: Sequence[str], seed: int) -> list[Input]:
+    """All inputs in the order of the table; raises ValueError for an id the corpus lacks."""
+    known = {each.id: each for each in find_utterances(corpus).utterances}
+    found = list(without_speech(seed))
+    for name in utterances:
+        if name not in known:
+            raise ValueError(f"{corpus}: no utterance {name!r}; name one of its transcripts")
+        spoken = known[name]
+        found += from_speech(f"speech {name}", read_wave(spoken), spoken.reference, seed)
+    return found
+
+
+def clips(folder: Path) -> list[Input]:
+    """The clips of a folder in which nobody speaks, by their names."""
+    return [Input(each.id, read_wave(each), "") for each in find_clips(folder).utterances]
+
+
+def input_rows(
+    model: SpeechModel, given: Sequence[Input], decodings: Sequence[str], batch: int
+) -> list[Row]:
+    """One row per decoding rule and input, ``batch`` inputs at a time."""
+    rows = []
+    for decoding in decodings:
+        for start in range(0, len(given), batch):
+            some = given[start : start + batch]
+            transcripts = transcribe(model, [each.wave for each in some], rule(decoding))
+            rows += [
+                _row(model, decoding, each, transcript)
+                for each, transcript in zip(some, transcripts, strict=True)
+            ]
+    return rows
+
+
+def _row(model: SpeechModel, decoding: str, given: Input, transcript: Transcript) -> Row:
+    return {
+        "model": model.name,
+        "parameters": model.parameters,
+        "decoding": decoding,
+        "input": given.name,
+        "seconds": len(given.wave) / SAMPLE_RATE,
+        "reference": given.reference,
+        "transcript": transcript.text,
+        "word_error": word_error(given.reference, transcript.text),
+        "average_log_probability": transcript.average_log_probability,
+        "no_speech_probability": transcript.no_speech_probability,
+        "compression_ratio": transcript.compression_ratio,
+        "forbidden_mass": transcript.forbidden_mass,
+        "finished": transcript.finished,
+    }
+
+
+def main() -> None:
+    """Measure the models named on the command line."""
+    arguments = _arguments()
+    given = (
+        clips(arguments.clips)
+        if arguments.clips
+        else inputs(arguments.corpus, arguments.utterances, arguments.seed)
+    )
+    for name in arguments.models:
+        model = load(name, arguments.ladder, choose_device(arguments.device))
+        path = arguments.output / f"{name}.parquet"
+        meta = {
+            "kind": "inputs",
+            "weights": weights_digest(name, arguments.ladder),
+            "utterances": [] if arguments.clips else list(arguments.utterances),
+            "clips": [each.name for each in given] if arguments.clips else [],
+            "seed": arguments.seed,
+        }
+        write(input_rows(model, given, arguments.decodings, arguments.batch), path, meta, INPUTS)
+        print(f"{path}: {len(given)} inputs under {', '.join(arguments.decodings)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m companion.measurement.inputs")
+    parser.add_argument("--models", nargs="+", required=True)
+    defaults = [OPENAI.name, UNRESTRICTED.name]
+    parser.add_argument("--decodings", nargs="+", default=defaults, choices=list(RULES))
+    parser.add_argument("--utterances", nargs="*", default=UTTERANCES)
+    parser.add_argument("--clips", type=Path, help="a folder of clips without speech, instead")
+    parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--output", type=Path, default=Path("data/results/whisper/inputs"))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Measure Jacobians: every layer at some tokens, trained and at random weights.
+
+Everything is modulo the direction 1, which no layer norm sees (see
+``spectral.jacobians.normalisation``), and products and injections once more after the final one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from companion.measurement.run import Summary, measure
+from companion.measurement.schemas import JACOBIANS
+from companion.measurement.settings import JacobianSettings
+from companion.measurement.texts import Row, text_columns
+from companion.measurement.twins import random_twin
+from companion.models.capture import COMPONENTS
+from companion.models.decoding import hear, transcribe_heard
+from companion.models.rules import recorded
+from companion.models.streams import Streams, streams_in
+from companion.models.view import SpeechModel
+from companion.stress.mixture import Mixture
+from spectral.jacobians.adapters import as_layer, as_norm
+from spectral.jacobians.context_jacobian import ContextJacobian
+from spectral.jacobians.injections import (
+    LayerJacobians,
+    joined,
+    layer_jacobians,
+    total_sensitivity,
+)
+from spectral.jacobians.layers import Layer, LayerNorm
+from spectral.jacobians.normalisation import (
+    LayerNormJacobian,
+    layer_norm_jacobian,
+    without_mean,
+)
+from spectral.jacobians.products import ProductBounds, product_bounds
+from spectral.jacobians.stability import growing_dimensions, layer_gains, unstable_dimensions
+from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
+
+TRAINED, RANDOM = "trained", "random"
+_TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
+_SINGLE_TOLERANCE = 1e-4  # of triplets in float32: of sigma it leaves less than 1e-6
+_TEXT = ("model", "parameters", "utterance", "speaker", "word_error", "candidate", "outcome")
+
+
+def measure_jacobians(settings: JacobianSettings) -> Summary:
+    """Jacobians at some tokens of every utterance: :func:`measure` with ``jacobian_rows``."""
+    return measure("jacobians", settings, jacobian_rows, JACOBIANS)
+
+
+def jacobian_rows(
+    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: JacobianSettings
+) -> list[Row]:
+    """All rows of a batch of utterances; the random twin is fed the model's own tokens.
+
+    A text without tokens has no rows; of audio longer than the model's window the first window
+    counts. Streams are the networks' own, Jacobians are in float64. Raises TypeError for a model
+    whose layers have no closed form.
+    """
+    return paired_rows(model, random_twin(settings, model.device), batch, settings)
+
+
+def paired_rows(
+    model: SpeechModel,
+    twin: SpeechModel,
+    batch: dict[str, Sequence[Mixture]],
+    settings: JacobianSettings,
+) -> list[Row]:
+    """:func:`jacobian_rows` of a model and a twin that are there."""
+    networks = {TRAINED: model, RANDOM: twin}
+    stacks = {name: _stack(network) for name, network in networks.items()}
+    rows: list[Row] = []
+    for condition, mixtures in batch.items():
+        waves = [mixture.wave for mixture in mixtures]
+        heard, other = hear(model, waves), _encoded(twin, model.features(waves))
+        first_windows = [0, *accumulate(heard.windows[:-1])]
+        contexts = {TRAINED: heard.context[first_windows], RANDOM: other}
+        for i, (mixture, transcript) in enumerate(
+            zip(mixtures, transcribe_heard(model, heard, recorded(settings.rule)), strict=True)
+        ):
+            text, tokens = text_columns(model, mixture, transcript), transcript.first_window
+            shared = {name: text[name] for name in _TEXT} | {"condition": condition}
+            shared["tokens"] = len(tokens)
+            for name, network in networks.items():
+                if tokens:
+                    streams = streams_in(network, contexts[name][i : i + 1], tokens)
+                    chosen = _spread(streams.text, settings.tokens)
+                    columns = jacobian_columns(
+                        stacks[name], streams, chosen, settings.probes, settings.seed
+                    )
+                    first = streams.text.start
+                    rows += _rows(shared | {"network": name}, columns, chosen, first)
+    return rows
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Decoder layers from the lowest up and the final norm, in float64."""
+
+    layers: list[Layer]
+    final_norm: LayerNorm
+
+
+def _stack(model: SpeechModel) -> Stack:
+    try:
+        layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
+    except TypeError:
+        kind = type(model.layers[0].layer).__name__
+        raise TypeError(
+            f"{model.name}: injections and sensitivities have closed forms for Whisper's layers "
+            f"alone, not for {kind}; leave the model out of jacobians, and take propagators from "
+            "spectral.jacobians.propagators.autodiff_propagators of its layer_function"
+        ) from None
+    return Stack(layers, as_norm(model.final_norm, torch.float64))
+
+
+@torch.no_grad()
+def _encoded(model: SpeechModel, features: Tensor) -> Tensor:
+    return model.encode(features)
+
+
+def _spread(text: slice, count: int) -> slice:
+    """At most ``count`` positions of the text, evenly apart and centred."""
+    length = text.stop - text.start
+    step = -(-length // count)
+    return slice(text.start + (length - 1) % step // 2, text.stop, step)
+
+
+def _rows(shared: Row, columns: dict[str, Tensor], chosen: slice, first: int) -> Iterator[Row]:
+    """Columns (layers, tokens) as one row per token and layer."""
+    values = {name: column.tolist() for name, column in columns.items()}
+    layers, tokens = columns["sigma_1"].shape
+    for token in range(tokens):
+        position = chosen.start + token * chosen.step - first + 1
+        for layer in range(layers):
+            yield {
+                **shared,
+                "position": position,
+                "layer": layer + 1,
+                **{name: value[layer][token] for name, value in values.items()},
+            }
+
+
+def jacobian_columns(
+    stack: Stack, streams: Streams, chosen: slice, probes: int, seed: int
+) -> dict[str, Tensor]:
+    """Every number of one utterance at the chosen positions, each (layers, tokens)."""
+    context = streams.context[0].double()
+    found = [
+        layer_jacobians(layer, hidden[0].double(), context, chosen)
+        for layer, hidden in zip(stack.layers, streams.hidden, strict=True)
+    ]
+    states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
+    norms = layer_norm_jacobian(stack.final_norm, states)
+    propagators = torch.stack([one.propagator for one in found])
+    matrices = without_mean(propagators)
+    triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
+    uppers = _uppers(matrices)
+    columns = _layer_columns(propagators, matrices, _by_layer(triplets))
+    columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
+    columns |= _sublayer_columns(found)
+    columns |= _product_columns(uppers, norms, _by_layer(triplets))
+    return columns | _context_columns(stack, found, uppers, norms, streams, chosen, probes, seed)
+
+
+def _uppers(matrices: Tensor) -> Tensor:
+    """P W_L ... W_{l+1} for l = 0 .. L, (layers + 1, tokens, width, width); the last is P."""
+    width = matrices.shape[-1]
+    identity = torch.eye(width, dtype=matrices.dtype, device=matrices.device)
+    found = [without_mean(identity).expand_as(matrices[0])]
+    for matrix in matrices.flip(0):
+        found.append(found[-1] @ matrix)
+    return torch.stack(found[::-1])
+
+
+def _by_layer(triplets: SingularTriplets) -> list[SingularTriplets]:
+    """Triplets (layers, tokens, ...) one layer at a time."""
+    columns = vars(triplets)
+    return [
+        SingularTriplets(**{name: value[i] for name, value in columns.items()})
+        for i in range(len(triplets.sigma))
+    ]
+
+
+def _layer_columns(
+    propagators: Tensor, matrices: Tensor, triplets: list[SingularTriplets]
+) -> dict[str, Tensor]:
+    gains = layer_gains(triplets)
+    last = torch.full_like(gains.gap[:1], torch.nan)  # nothing to align with above it
+    width = propagators.shape[-1]
+    return {
+        "width": torch.full(propagators.shape[:2], width),
+        "sigma_1": torch.stack([one.sigma[..., 0] for one in triplets]),
+        "gap": gains.gap,
+        "alignment": torch.cat([gains.alignment, last]),
+        "gain": torch.cat([gains.gain, last]),
+        "converged": torch.stack([one.converged for one in triplets]),
+        "unstable": unstable_dimensions(matrices).double() / width,
+        "growing": growing_dimensions(propagators).double() / width,
+    }
+
+
+def _sublayer_columns(found: list[LayerJacobians]) -> dict[str, Tensor]:
+    """Of the sub-layers' own Jacobians."""
+    factors = [[getattr(one.sublayers, name) for one in found] for name in COMPONENTS]
+    sigma = _largest_two(without_mean(torch.stack([torch.stack(each) for each in factors])))
+    columns: dict[str, Tensor] = {}
+    for name, values in zip(COMPONENTS, sigma, strict=True):
+        columns |= {f"{name}_sigma_1": values[..., 0], f"{name}_gap": _ratio(values)}
+    return columns
+
+
+def _largest_two(matrices: Tensor) -> Tensor:
+    """The two largest singular values, (*batch, 2), in float64."""
+    limit = matrices.shape[-1]
+    found = top_singular_triplets(matrices.float(), tolerance=_SINGLE_TOLERANCE, limit=limit)
+    return found.sigma.double()
+
+
+def _largest_two_exactly(matrices: Tensor) -> Tensor:
+    """The same by one more product in float64: what the vectors lack counts by its square alone."""
+    found = top_singular_triplets(matrices.float(), limit=matrices.shape[-1])
+    basis = torch.linalg.qr(found.v.to(matrices.dtype)).Q
+    sigma: Tensor = torch.linalg.svdvals(matrices @ basis)
+    return sigma
+
+
+def _product_columns(
+    uppers: Tensor, norms: LayerNormJacobian, triplets: list[SingularTriplets]
+) -> dict[str, Tensor]:
+    """The product of all layers above and with each: its norm, rank-one ratio, and bounds.
+
+    ``normed_direct`` is the norm of the final layer norm alone, at the state before the layer.
+    """
+    products = torch.cat([_largest_two_exactly(uppers[:-2]), triplets[-1].sigma[None]])
+    normed = _largest_two(norms[-1].apply(uppers[:-1]))
+    bounds = [_bounds(triplets[i:]) for i in range(len(triplets))]
+    direct = top_singular_triplets(
+        norms[:-1].to(torch.float32).operator(), k=1, tolerance=_SINGLE_TOLERANCE, block=4,
+        limit=uppers.shape[-1],
+    )  # fmt: skip
+    return {
+        "product_norm": products[..., 0],
+        "product_ratio": _ratio(products),
+        "ceiling": torch.stack([bound.ceiling for bound in bounds]),
+        "floor": torch.stack([bound.floor for bound in bounds]),
+        "rank_one_bound": torch.stack([bound.rank_one_ratio for bound in bounds]),
+        "normed_product_norm": normed[..., 0],
+        "normed_product_ratio": _ratio(normed),
+        "normed_direct": direct.sigma[..., 0].double(),
+    }
+
+
+def _bounds(triplets: list[SingularTriplets]) -> ProductBounds:
+    sigma = torch.stack([one.sigma for one in triplets])
+    return product_bounds(sigma[..., 0], sigma[..., 1], layer_gains(triplets).alignment)
+
+
+def _context_columns(
+    stack: Stack,
+    found: list[LayerJacobians],
+    uppers: Tensor,
+    norms: LayerNormJacobian,
+    streams: Streams,
+    chosen: slice,
+    probes: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Injections, J_L, and how much of the total derivative it explains; in float32."""
+    single = [one.injection.to(torch.float32) for one in found]
+    whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
+    gram, cores = whole.gram_and_cores(len(found))
+    ways = torch.stack([one.ways[0] for one in single])
+    columns = _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
+    sizes = torch.linalg.eigvalsh(gram).clamp(min=0)
+    norm = sizes.sum(-1).sqrt()
+    per_token = {"sensitivity": norm, "rank_one_share": sizes[..., -1] / sizes.sum(-1)}
+    per_token |= _total_columns(stack, whole, streams, chosen, probes, seed)
+    shape = len(stack.layers), -1
+    return columns | {name: value.double().expand(shape) for name, value in per_token.items()}
+
+
+def _injection_columns(
+    ways: Tensor, arriving: Tensor, cores: Tensor, norms: LayerNormJacobian
+) -> dict[str, Tensor]:
+    """Frobenius norms of injections where they enter and where they arrive.
+
+    ``ways`` (layers, tokens, width, inner) lead into the layer's own output, ``arriving`` (tokens,
+    width, layers inner) into the last.
+    """
+    cores = cores.movedim(1, 0)
+    last = torch.unflatten(arriving, -1, (len(ways), -1)).movedim(-2, 0)
+    entering, arrived = ((one, one @ cores) for one in (ways, last))
+
+    def norm(pair: tuple[Tensor, Tensor], seen: Callable[[Tensor], Tensor]) -> Tensor:
+        left, right = pair
+        return (seen(left) * seen(right)).sum((-2, -1)).clamp(min=0).sqrt().double()
+
+    return {
+        "injection": norm(entering, without_mean),
+        "arriving": norm(arrived, without_mean),
+        "normed_injection": norm(entering, norms[1:].apply),
+        "normed_arriving": norm(arrived, norms[-1].apply),
+    }
+
+
+def _total_columns(
+    stack: Stack, whole: ContextJacobian, streams: Streams, chosen: slice, probes: int, seed: int
+) -> dict[str, Tensor]:
+    """The total derivative and its share in J_L; one product with each probe tells of all tokens.
+
+    The probes are directions of the context.
+    """
+    context = streams.context[0].float()
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(context.numel(), probes, generator=generator).to(context.device).mT
+    rows = torch.unflatten(directions, -1, context.shape).contiguous()
+    fixed = whole.shared_products(rows[None])
+    total = without_mean(_total(stack, streams, context, chosen, rows.flatten(1).mT))
+    size = total.square().sum((-2, -1))
+    left_over = (total - fixed).square().sum((-2, -1))
+    return {"total_sensitivity": (size / probes).sqrt(), "explained": 1 - left_over / size}
+
+
+def _total(
+    stack: Stack, streams: Streams, context: Tensor, chosen: slice, directions: Tensor
+) -> Tensor:
+    """The total derivative's products at every chosen token: (tokens, width, directions).
+
+    Later tokens, which a decoder does not hear, are left out.
+    """
+    stop = range(streams.hidden[0].shape[1])[chosen][-1] + 1
+    hidden = streams.hidden[0][0, :stop].float()
+    singles = [layer.to(torch.float32) for layer in stack.layers]
+    moved = total_sensitivity(singles, hidden, context, chosen).matmat(directions)
+    return torch.unflatten(moved, 0, (-1, hidden.shape[-1]))
+
+
+def _ratio(values: Tensor) -> Tensor:
+    return values[..., 1] / values[..., 0]

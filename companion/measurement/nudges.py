@@ -1,0 +1,168 @@
+"""Measure nudges: an utterance's log-mel moved a little, and what becomes of text and states.
+
+The change is a share of the log-mel as the network hears it: of -20 dB its Frobenius norm, over
+the frames in which there is audio, is a tenth of theirs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from companion.measurement.dynamics_schemas import NUDGES, RANDOM_DIRECTION, SINGULAR_DIRECTION
+from companion.measurement.hearing import mel_operator
+from companion.measurement.run import Summary, measure
+from companion.measurement.settings import NudgeSettings
+from companion.measurement.surrogates import generator
+from companion.measurement.texts import Row
+from companion.measurement.twins import random_twin
+from companion.models.capture import HIDDEN_STATE, capture
+from companion.models.decoding import Transcript, greedy
+from companion.models.forcing import feed_windows
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.speech.text import edits, normalise
+from companion.stress.mixture import Mixture
+from companion.stress.scoring import score
+from spectral.jacobians.triplets import top_singular_triplets
+
+_TOLERANCE, _VECTORS = 1e-2, 60  # of the singular triplets, relative to sigma_1
+
+
+@dataclass(frozen=True)
+class _Nudge:
+    """A direction of norm one, and where it comes from."""
+
+    delta: Tensor  # (mels, frames)
+    direction: str
+    index: int  # number of the draw, or token of the text, from 1
+    sign: int
+    sigma: float
+    converged: bool
+
+
+def measure_nudges(settings: NudgeSettings) -> Summary:
+    """Small changes of every utterance: :func:`measure` with ``nudge_rows``."""
+    return measure("nudges", settings, nudge_rows, NUDGES)
+
+
+def nudge_rows(
+    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: NudgeSettings
+) -> list[Row]:
+    """All rows of a batch of utterances; an utterance without a text in a condition has none.
+
+    Of audio longer than the model's window the first window counts. Raises TypeError for a
+    model whose layers have no closed form.
+    """
+    twin = random_twin(settings, model.device)
+    rows: list[Row] = []
+    for condition, mixtures in batch.items():
+        for mixture in mixtures:
+            features = model.features([mixture.wave])
+            (text,) = greedy(model, features, settings.rule)
+            if text.tokens:
+                shared = {"model": model.name, "parameters": model.parameters} | {
+                    "condition": condition,
+                    "utterance": mixture.target.id,
+                    "speaker": mixture.target.speaker,
+                }
+                for row in _rows(model, twin, mixture, features, text, settings, condition):
+                    rows.append(shared | row)
+    return rows
+
+
+def _rows(
+    model: SpeechModel,
+    twin: SpeechModel,
+    mixture: Mixture,
+    features: Tensor,
+    text: Transcript,
+    settings: NudgeSettings,
+    condition: str,
+) -> Iterator[Row]:
+    sounding = _sounding(model, mixture, features)
+    nudges = [
+        *_random(features, sounding, settings, (condition, mixture.target.id)),
+        *_singular(model, features, text, settings.tokens),
+    ]
+    size = features[0, :, :sounding].norm()
+    before = score(mixture.references, text.text)
+    for level in settings.levels_db:
+        share = 10 ** (-level / 20)
+        moved = torch.stack([features[0] + share * size * nudge.delta for nudge in nudges])
+        written = greedy(model, moved, settings.rule)
+        growth = [_growth(network, features, moved, text, share) for network in (model, twin)]
+        for nudge, said, own, other in zip(nudges, written, *growth, strict=True):
+            after = score(mixture.references, said.text)
+            yield {
+                "direction": nudge.direction, "index": nudge.index, "sign": nudge.sign,
+                "level_db": float(level), "sigma_1": nudge.sigma, "converged": nudge.converged,
+                "tokens": len(text.tokens), "before": text.text, "transcript": said.text,
+                "unchanged": said.text == text.text,
+                "character_edits": edits(text.text, said.text),
+                "reference_words": len(normalise(mixture.target.reference).split()),
+                "word_error_before": before.target, "word_error": after.target,
+                "candidate_before": before.is_candidate, "candidate": after.is_candidate,
+                "growth": own, "twin_growth": other,
+            }  # fmt: skip
+
+
+def _sounding(model: SpeechModel, mixture: Mixture, features: Tensor) -> int:
+    """How many frames of the log-mel have audio in them."""
+    frames = features.shape[-1]
+    return min(frames, max(1, -(-len(mixture.wave) * frames // model.window_samples)))
+
+
+def _random(
+    features: Tensor, sounding: int, settings: NudgeSettings, key: tuple[str, str]
+) -> Iterator[_Nudge]:
+    """Gaussian directions over the frames that have audio."""
+    for draw in range(1, settings.draws + 1):
+        rng = generator(settings.seed, RANDOM_DIRECTION, *key, str(draw))
+        delta = torch.zeros_like(features[0])
+        drawn = torch.from_numpy(rng.standard_normal((features.shape[1], sounding)))
+        delta[:, :sounding] = drawn.to(delta)
+        yield _Nudge(delta / delta.norm(), RANDOM_DIRECTION, draw, 1, float("nan"), True)
+
+
+def _singular(
+    model: SpeechModel, features: Tensor, text: Transcript, tokens: Sequence[int]
+) -> Iterator[_Nudge]:
+    """Both ways along the first right singular vector of the log-mel's Jacobian at some tokens.
+
+    A token that the text does not have is left out.
+    """
+    streams = residual_streams(model, features, text.tokens)
+    for token in tokens:
+        if token > len(text.tokens):
+            continue
+        found = top_singular_triplets(
+            mel_operator(model, streams, features, token - 1),
+            k=1,
+            tolerance=_TOLERANCE,
+            limit=_VECTORS,
+        )
+        delta = found.v[:, 0].reshape(features.shape[1:])
+        for sign in (1, -1):
+            yield _Nudge(
+                sign * delta, SINGULAR_DIRECTION, token, sign, found.sigma[0].item(),
+                bool(found.converged),
+            )  # fmt: skip
+
+
+def _growth(
+    network: SpeechModel, features: Tensor, moved: Tensor, text: Transcript, share: float
+) -> list[list[float]]:
+    """Relative change of the states over that of the log-mel: (nudges, decoder layers).
+
+    The text is given, so that states stand beside their own.
+    """
+    both = torch.cat([features, moved])
+    texts = [text] * len(both)
+    with capture(network) as recording:
+        feed_windows(network, both, [text.tokens for text in texts])
+    states = recording.text_rows(HIDDEN_STATE, texts)[0].double()
+    apart = (states[1:] - states[:1]).flatten(2).norm(dim=-1)
+    grown: list[list[float]] = (apart / states[:1].flatten(2).norm(dim=-1) / share).tolist()
+    return grown

@@ -1,0 +1,183 @@
+"""Severities at which a model fails on 10 to 90 % of utterances, found by bisection.
+
+    python -m companion.measurement.severities --model tiny.en --conditions noise hell-wsola
+
+writes data/severities/<model>.csv. Severities chosen beforehand may all lie above or below the
+transition of a model; these lie in it.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from companion.measurement.run import spread
+from companion.models.decoding import transcribe
+from companion.models.loading import choose_device, load
+from companion.models.rules import OPENAI, RULES, Rule, rule
+from companion.models.view import SpeechModel
+from companion.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
+from companion.stress.conditions import CONDITIONS, GRADED, Stress
+from companion.stress.mixture import Mixture, Speakers
+from companion.stress.scoring import score
+
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Of transcripts that are hallucination candidates."""
+
+LEAST = 1e-4  # severities in names are plain decimals, and fainter there is nothing to find
+_CLOSE = 0.02  # of transcripts
+_NARROW = 1.02  # a factor of severity that changes no answer worth measuring
+_SLOPES = (0.3, 30.0)  # logits per factor e of severity: all that a few dozen transcripts resolve
+_COLUMNS = ["model", "decoding", "condition", "share", "severity", "measured", "utterances"]
+
+
+def transition(
+    failing: Callable[[float], float], shares: Sequence[float] = SHARES, evaluations: int = 16
+) -> dict[float, tuple[float, float]]:
+    """For each share the severity in [LEAST, 1] that fails nearest to it, and how many fail there.
+
+    ``failing`` gives the share of transcripts that fail at a severity, and is called at most
+    ``evaluations`` times: at both ends, then where a logistic curve in log severity, fitted to all
+    that is known, puts a share, but within the bracket of that share's neighbours. A share that
+    lies outside everything that was measured has severity NaN, and the nearest share.
+    """
+    known = {severity: failing(severity) for severity in (LEAST, 1.0)}
+    while len(known) < evaluations and (wanted := _next(known, shares)):
+        known[wanted] = failing(wanted)
+    found = {}
+    for share in shares:
+        nearest = min(known, key=lambda s: _distance(s, known[s], share))
+        reached = min(known.values()) - _CLOSE <= share <= max(known.values()) + _CLOSE
+        found[share] = (nearest if reached else math.nan, known[nearest])
+    return found
+
+
+def _distance(severity: float, measured: float, share: float) -> tuple[float, float]:
+    """How far a severity misses a share; of equals, the one beside the transition is nearer."""
+    return abs(measured - share), severity if measured >= share else -severity
+
+
+def _next(known: Mapping[float, float], shares: Sequence[float]) -> float | None:
+    """Where to look next: for the share that is least well met, if it can be met better."""
+    guesses = []
+    for share in shares:
+        low = max((s for s in known if known[s] < share), default=None)
+        high = min((s for s in known if known[s] >= share and s > (low or 0.0)), default=None)
+        miss = min(abs(value - share) for value in known.values())
+        if low is None or high is None or miss <= _CLOSE or high / low <= _NARROW:
+            continue
+        severity = float(f"{_between(low, high, _fitted(known, share)):.3g}")
+        if severity not in known:
+            guesses.append((miss, severity))
+    return max(guesses)[1] if guesses else None
+
+
+def _between(low: float, high: float, severity: float) -> float:
+    """``severity``, or the geometric middle where it says little about the bracket."""
+    position = math.log(severity / low) / math.log(high / low)
+    return severity if 0.1 <= position <= 0.9 else math.sqrt(low * high)
+
+
+def _fitted(known: Mapping[float, float], share: float) -> float:
+    """Where a logistic curve in log severity through what is known has this share."""
+    places = np.log(list(known))
+    values = np.array(list(known.values()))
+
+    def loss(parameters: np.ndarray) -> float:
+        centre, slope = parameters
+        curve = np.clip(expit(np.exp(slope) * (places - centre)), 1e-9, 1 - 1e-9)
+        return -float(np.sum(values * np.log(curve) + (1 - values) * np.log1p(-curve)))
+
+    start = [places[np.abs(values - 0.5).argmin()], 0.0]
+    limits = [(math.log(LEAST), 0.0), tuple(np.log(_SLOPES))]
+    centre, slope = minimize(loss, start, bounds=limits, method="L-BFGS-B").x
+    return float(np.exp(np.clip(centre + logit(share) / np.exp(slope), math.log(LEAST), 0.0)))
+
+
+def failing_share(
+    model: SpeechModel, decoding: Rule, stress: Stress, clean: Sequence[Mixture],
+    speakers: Speakers, seed: int, batch: int,
+) -> Callable[[float], float]:  # fmt: skip
+    """How many of the utterances are hallucination candidates, by the severity of ``stress``."""
+
+    def share(severity: float) -> float:
+        milder = stress.at_severity(severity)
+        mixtures = [milder.apply(mixture, speakers, seed) for mixture in clean]
+        failed = []
+        for start in range(0, len(mixtures), batch):
+            some = mixtures[start : start + batch]
+            transcripts = transcribe(model, [mixture.wave for mixture in some], decoding)
+            failed += [
+                score(mixture.references, transcript.text).is_candidate
+                for mixture, transcript in zip(some, transcripts, strict=True)
+            ]
+        return sum(failed) / len(failed)
+
+    return share
+
+
+def usable(utterances: Sequence[Utterance]) -> list[Mixture]:
+    """The utterances whose audio can be read, alone and unperturbed."""
+    found = []
+    for utterance in utterances:
+        try:
+            found.append(Mixture.of(utterance, read_wave(utterance)))
+        except UnusableUtterance:
+            continue
+    return found
+
+
+def conditions_of(path: Path) -> list[str]:
+    """The names of the milder conditions in a file of ``main``, such as ``hell-wsola-0.0731``."""
+    table = pd.read_csv(path).dropna(subset="severity").drop_duplicates(["condition", "severity"])
+    pairs = zip(table.condition, table.severity, strict=True)
+    return [CONDITIONS[name].at_severity(severity).name for name, severity in pairs]
+
+
+def main() -> None:
+    """Bisect the severities of the conditions named on the command line, and write the table."""
+    arguments = _arguments()
+    model = load(arguments.model, arguments.ladder, choose_device(arguments.device))
+    utterances = find_utterances(arguments.corpus).utterances
+    clean = usable(spread(utterances, arguments.utterances))
+    speakers = Speakers(utterances)
+    decoding, rows = rule(arguments.decoding), []
+    for name in arguments.conditions:
+        failing = failing_share(
+            model, decoding, CONDITIONS[name], clean, speakers, arguments.seed, arguments.batch
+        )
+        for share, (severity, measured) in transition(failing).items():
+            rows.append(
+                (model.name, decoding.name, name, share, severity, round(measured, 4), len(clean))
+            )
+            print(f"{name}: {share:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
+    path = arguments.output / f"{arguments.model}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
+    unfinished.replace(path)
+    print(f"conditions: [{', '.join(conditions_of(path))}]")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m companion.measurement.severities")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--conditions", nargs="+", required=True, choices=GRADED)
+    parser.add_argument("--decoding", default=OPENAI.name, choices=list(RULES))
+    parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--output", type=Path, default=Path("data/severities"))
+    parser.add_argument("--utterances", type=int, default=64, help="spread over the corpus")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Measure some rows again, and say how far they are from those that were kept."""
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from companion.measurement.kinds import KINDS, Kind
+from companion.measurement.rounding import bits_of, rounded
+from companion.measurement.run import batches, stressed
+from companion.measurement.schemas import LATER
+from companion.measurement.settings import Settings
+from companion.measurement.store import read, read_meta
+from companion.models.loading import choose_device, load
+from companion.speech.corpus import find_utterances
+from companion.stress.mixture import Speakers
+
+SAMPLE = 2
+"""Utterances that are measured again."""
+
+TOLERANCE = 1e-3
+"""How far a number may be from the kept one, as a share of itself."""
+
+ODD = 0.1
+"""The share of a column's numbers that may be farther: on another processor single small ones are,
+such as an alignment near zero, or what a random twin makes of a change far below the signal."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far rows are from their counterparts.
+
+    ``unlike`` utterances have other texts or other numbers of rows, so nothing to compare;
+    ``largest`` is how far all other numbers are at most, as a share of themselves, from what would
+    have been kept as the same number, and ``column`` where that is. ``moved`` is the largest share
+    of a column's numbers that are farther than ``TOLERANCE``, in ``moved_column``.
+    """
+
+    utterances: int
+    rows: int
+    unlike: int
+    largest: float
+    column: str
+    moved: float
+    moved_column: str
+
+    @property
+    def again(self) -> bool:
+        """Whether the kept rows come out again: texts, and in every column nearly all numbers."""
+        return self.unlike <= self.utterances / 2 and self.moved <= ODD
+
+
+def verify(
+    files: Mapping[str, Path], kind: str, ladder: Path, corpus: Path, device: str, seed: int
+) -> dict[str, object]:
+    """Measure a few utterances of one model again, both drawn by the seed; ``files`` are by model.
+
+    They are ``SAMPLE``, or a whole batch where rows are of one. Everything else is as the kept
+    rows' own record says; columns that they lack are not compared. Raises ValueError for an unknown
+    kind, or a file that no longer has rows of the utterances it was measured on.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no measurement {kind!r}; choose from {', '.join(KINDS)}")
+    rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
+    model = sorted(files)[rng.integers(len(files))]
+    kept = read([files[model]], KINDS[kind].schema)
+    settings = _settings(KINDS[kind], files[model], ladder, corpus, device)
+    names, again = _measured_again(KINDS[kind], settings, rng)
+    kept = _of_the_same(kept, again)
+    unknown = [name for name in LATER if name in kept and kept[name].isna().all()]
+    kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
+    if not set(names) & set(kept.utterance):
+        raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
+    found = difference(kept, again, bits_of(kind))
+    return {"kind": kind, "model": model, **vars(found), "again": found.again}
+
+
+def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference:
+    """Compare rows, utterance by utterance, with rows of the same columns; ``bits`` are kept."""
+    found: dict[str, list[np.ndarray]] = {}
+    unlike = 0
+    names = sorted(set(kept.utterance) | set(again.utterance))
+    for name in names:
+        pair = [
+            rows[rows.utterance == name].reset_index(drop=True).drop(columns="utterance")
+            for rows in (kept, again)
+        ]
+        if not _alike(*pair):
+            unlike += 1
+            continue
+        for each in _numbers(pair[0]):
+            beyond = _beyond(_flat(pair[0][each]), _flat(pair[1][each]), bits)
+            found.setdefault(each, []).append(beyond)
+    columns = {each: np.concatenate(arrays) for each, arrays in found.items()}
+    far = _most({each: float(beyond.max(initial=0)) for each, beyond in columns.items()})
+    moved = _most({each: float(np.mean(beyond > TOLERANCE)) for each, beyond in columns.items()})
+    return Difference(len(names), len(kept), unlike, *far, *moved)
+
+
+def _most(shares: Mapping[str, float]) -> tuple[float, str]:
+    """The largest share and its column, "" where all are zero."""
+    column = max(shares, key=shares.__getitem__, default="")
+    return (shares[column], column) if column and shares[column] > 0 else (0.0, "")
+
+
+def _settings(kind: Kind, rows: Path, ladder: Path, corpus: Path, device: str) -> Settings:
+    """What rows were measured with, on the paths of this computer."""
+    recorded = read_meta(rows)["key"]["parameters"]
+    known = {field.name for field in fields(kind.settings)}
+    values = {name: value for name, value in recorded.items() if name in known}
+    places = {"ladder": ladder, "corpus": corpus, "output": rows, "device": device}
+    return kind.settings(**values, **places)  # type: ignore[arg-type]
+
+
+def _measured_again(
+    kind: Kind, settings: Settings, rng: np.random.Generator
+) -> tuple[list[str], pd.DataFrame]:
+    """Some utterances, and their rows as they come out now."""
+    speech = find_utterances(settings.corpus).utterances
+    if not kind.compared:
+        settings = replace(settings, batch=min(SAMPLE, settings.batch))
+    found = batches(speech, settings, kind.together)
+    utterances = found[rng.integers(len(found))]
+    model = load(settings.model, settings.ladder, choose_device(settings.device))
+    batch, _ = stressed(utterances, Speakers(speech), settings)
+    table = pa.Table.from_pylist(kind.rows_of(model, batch, settings), schema=kind.schema)
+    return [utterance.id for utterance in utterances], table.to_pandas()
+
+
+def _of_the_same(kept: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
+    """The kept rows of the utterances that were measured again, and of their voices as a whole."""
+    keys = ["speaker", "utterance"]
+    wanted = pd.MultiIndex.from_frame(again[keys])
+    return kept[pd.MultiIndex.from_frame(kept[keys]).isin(wanted)].reset_index(drop=True)
+
+
+def _alike(kept: pd.DataFrame, again: pd.DataFrame) -> bool:
+    """Whether all that is no measured number agrees, and the lists are as long."""
+    if len(kept) != len(again):
+        return False
+    exact = kept.columns.difference(_numbers(kept))
+    lists = [name for name in _numbers(kept) if kept[name].dtype == object]
+    return kept[exact].astype(str).equals(again[exact].astype(str)) and all(
+        _lengths(kept[name]) == _lengths(again[name]) for name in lists
+    )
+
+
+def _lengths(column: "pd.Series[float]") -> list[int]:
+    """Of lists, -1 of those that are missing."""
+    return [-1 if each is None else len(each) for each in column]
+
+
+def _numbers(rows: pd.DataFrame) -> list[str]:
+    """The columns of measured numbers, or of lists of them."""
+    return [name for name in rows if _is_number(rows[name])]
+
+
+def _is_number(column: "pd.Series[float]") -> bool:
+    first = next((each for each in column if each is not None), None)
+    return column.dtype.kind == "f" or (isinstance(first, np.ndarray) and first.dtype.kind == "f")
+
+
+def _flat(column: "pd.Series[float]") -> np.ndarray:
+    if column.dtype == object:
+        return np.concatenate([np.asarray(each, dtype=float) for each in column.dropna()])
+    return column.to_numpy(dtype=float)
+
+
+def _beyond(kept: np.ndarray, again: np.ndarray, bits: int) -> np.ndarray:
+    """How far every number is from rounding to the kept one; infinite where one alone is NaN."""
+    kept, beyond = rounded(kept, bits), np.zeros(len(kept))
+    other = (kept != rounded(again, bits)) & ~(np.isnan(kept) & np.isnan(again))
+    kept, again = kept[other], again[other]
+    half_unit = np.ldexp(0.5, np.frexp(kept)[1] - bits)
+    apart = np.maximum(np.abs(kept - again) - half_unit, 0)
+    shares = apart / np.maximum(np.abs(kept), np.abs(again))
+    beyond[other] = np.where(np.isnan(shares), math.inf, shares)
+    return beyond

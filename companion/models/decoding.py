@@ -1,0 +1,260 @@
+"""Deterministic greedy decoding with Whisper's own confidences (Radford et al. 2022, sec. 4.5)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice, pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from whisper.audio import HOP_LENGTH
+
+from companion.models.logits import Choice, Chooser
+from companion.models.rules import Rule, recorded
+from companion.models.view import SpeechModel, Window
+from companion.speech.text import compression_ratio
+from spectral._validation import whole_number
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a model wrote for one utterance, and how sure it was.
+
+    tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
+    the end token, natural log, as openai-whisper computes it: under ``openai`` of the tokens that
+    are allowed, under ``unrestricted`` of all tokens there are. text_log_probability: the same of
+    text tokens and the end alone. forbidden_mass: the probability that the model
+    gives at the first step to what ``openai`` forbids there, also under other rules; mean over all
+    steps, that of the end among them, in mean_forbidden_mass. These three are NaN where
+    openai-whisper itself decodes. compression_ratio: bytes of the text
+    over its zlib-compressed bytes. no_speech_probability: of the no-speech token after
+    start-of-transcript, NaN for a model without one. Of several windows this and forbidden_mass are
+    the lowest. finished: false where the length limit cut a window off; the averages then divide
+    by one token too many, as Whisper's does. breaks: where in ``tokens`` each window after the
+    first begins.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    average_log_probability: float
+    text_log_probability: float
+    forbidden_mass: float
+    mean_forbidden_mass: float
+    compression_ratio: float
+    no_speech_probability: float
+    finished: bool
+    breaks: tuple[int, ...] = ()
+
+    @property
+    def windows(self) -> list[tuple[int, ...]]:
+        """The tokens of each window."""
+        edges = [0, *self.breaks, len(self.tokens)]
+        return [self.tokens[first:last] for first, last in pairwise(edges)]
+
+    @property
+    def first_window(self) -> tuple[int, ...]:
+        """The tokens of the first window; of a wave that fits into one, all."""
+        return self.windows[0]
+
+
+def transcribe(model: SpeechModel, waves: Sequence[np.ndarray], rule: Rule) -> list[Transcript]:
+    """Transcripts of waves (samples,) of any length, all windows of all of them in one batch.
+
+    What is longer than the model's window is cut into windows, each decoded by itself: what
+    openai-whisper does without timestamps, fallback and previous text. Each window has its own
+    log-mel, as in transformers; openai-whisper scales that of the whole wave by one maximum.
+    Without timestamps a text may stop before its window does, so more than one window is a warning;
+    rules with timestamps go on where it stopped. Raises ValueError for a rule of openai-whisper's
+    and a model that is not.
+    """
+    if rule.by_library:
+        return [
+            _joined([_of_library(one) for one in model.windows_by_library(wave, **rule.options)])
+            for wave in waves
+        ]
+    return transcribe_heard(model, hear(model, waves), rule)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Waves as one model hears them, to be decoded by several rules without encoding them again.
+
+    context: the encoder's output for every window, (windows, S, width); windows: how many each
+    wave has.
+    """
+
+    context: Tensor
+    windows: tuple[int, ...]
+
+
+@torch.inference_mode()
+def hear(model: SpeechModel, waves: Sequence[np.ndarray]) -> Heard:
+    """Encode waves (samples,) of any length, all windows of all of them in one batch."""
+    pieces = [list(windows(wave, model.window_samples)) for wave in waves]
+    features = model.features([piece for wave in pieces for piece in wave])
+    return Heard(model.encode(features), tuple(map(len, pieces)))
+
+
+def transcribe_heard(model: SpeechModel, heard: Heard, rule: Rule) -> list[Transcript]:
+    """:func:`transcribe` of waves that the same model has encoded."""
+    said = iter(_greedy(model, heard.context.clone(), rule, recorded(rule).limit(model)))
+    return [_joined(list(islice(said, count))) for count in heard.windows]
+
+
+def windows(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
+    """A wave (samples,) in pieces of at most so many ``samples``, each heard by itself."""
+    for start in range(0, max(len(wave) - HOP_LENGTH + 1, 1), samples):  # of a frame or more
+        yield wave[start : start + samples]
+
+
+def _joined(windows: Sequence[Transcript]) -> Transcript:
+    """One transcript of consecutive windows; of one window, itself."""
+    if len(windows) == 1:
+        return windows[0]
+    text = " ".join(window.text for window in windows if window.text)
+    sizes = [len(window.tokens) for window in windows]
+
+    def mean(name: str, counts: Sequence[int]) -> float:
+        weighted = (getattr(one, name) * n for one, n in zip(windows, counts, strict=True))
+        return float(sum(weighted) / sum(counts))
+
+    counts = [size + 1 for size in sizes]
+    steps = [size + window.finished for size, window in zip(sizes, windows, strict=True)]
+    return Transcript(
+        text=text,
+        tokens=tuple(token for window in windows for token in window.tokens),
+        average_log_probability=mean("average_log_probability", counts),
+        text_log_probability=mean("text_log_probability", counts),
+        forbidden_mass=min(window.forbidden_mass for window in windows),
+        mean_forbidden_mass=mean("mean_forbidden_mass", steps),
+        compression_ratio=compression_ratio(text),
+        no_speech_probability=min(window.no_speech_probability for window in windows),
+        finished=all(window.finished for window in windows),
+        breaks=tuple(accumulate(sizes))[:-1],
+    )
+
+
+def _of_library(window: Window) -> Transcript:
+    """As openai-whisper says; what it does not say is NaN."""
+    return Transcript(
+        text=window.text,
+        tokens=window.tokens,
+        average_log_probability=window.average_log_probability,
+        text_log_probability=math.nan,
+        forbidden_mass=math.nan,
+        mean_forbidden_mass=math.nan,
+        compression_ratio=compression_ratio(window.text),
+        no_speech_probability=window.no_speech_probability,
+        finished=window.finished,
+    )
+
+
+def greedy(
+    model: SpeechModel, features: Tensor, rule: Rule, limit: int | None = None
+) -> list[Transcript]:
+    """Transcripts of a batch by a rule: features (batch, ...), at most ``limit`` tokens each.
+
+    The most probable of the allowed tokens is taken at every position; of equals the one with the
+    lower number. Rows that have ended leave the batch. Raises ValueError for a limit below 1, for
+    NaN logits, and for a rule by which openai-whisper itself decodes.
+    """
+    most = recorded(rule).limit(model)
+    limit = most if limit is None else min(whole_number(limit, "limit", 1), most)
+    with torch.inference_mode():
+        context = model.encode(features)
+    return _greedy(model, context, rule, limit)
+
+
+@torch.inference_mode()
+def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list[Transcript]:
+    """Transcripts from contexts (batch, S, width), which are overwritten as rows end."""
+    cache = model.new_cache()
+    texts = [_Written() for _ in range(len(context))]
+    prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(len(texts), -1)
+    logits = model.step(prompt, context, cache)
+    no_speech = _no_speech_probabilities(model, logits[:, 0])
+    choose, held = Chooser(model, rule), texts
+    for position in range(limit):
+        choice = choose(logits[:, -1], first=position == 0)
+        for text, *numbers in zip(held, *_columns(choice), strict=True):
+            text.add(*numbers, end=model.tokens.end)
+        going = _moved_up([not text.finished for text in held])
+        if position == limit - 1 or not going:
+            break
+        if len(going) < len(held):
+            context = model.keep(torch.tensor(going, device=model.device), context, cache)
+            held = [held[i] for i in going]
+        last = torch.tensor([text.tokens[-1:] for text in held], device=model.device)
+        logits = model.step(last, context, cache)
+    return [text.transcript(model, one) for text, one in zip(texts, no_speech, strict=True)]
+
+
+@dataclass
+class _Written:
+    """One text while it is written."""
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    text_log_probabilities: list[float] = field(default_factory=list)
+    forbidden: list[float] = field(default_factory=list)
+    finished: bool = False
+
+    def add(
+        self, token: int, log_probability: float, among_text: float, forbidden: float, end: int
+    ) -> None:
+        """One step's choice."""
+        self.log_probabilities.append(log_probability)
+        self.text_log_probabilities.append(among_text)
+        self.forbidden.append(forbidden)
+        if token == end:
+            self.finished = True
+        else:
+            self.tokens.append(token)
+
+    def transcript(self, model: SpeechModel, no_speech: float) -> Transcript:
+        """The text and its confidences; raises ValueError where they are NaN."""
+        count, text = len(self.tokens) + 1, model.text(self.tokens)
+        silence = 0.0 if model.tokens.no_speech is None else no_speech
+        if math.isnan(silence + sum(self.log_probabilities) + sum(self.forbidden)):
+            raise ValueError(
+                f"{model.name}: its logits are NaN; check the weights and the features"
+            )
+        return Transcript(
+            text=text,
+            tokens=tuple(self.tokens),
+            average_log_probability=sum(self.log_probabilities) / count,
+            text_log_probability=sum(self.text_log_probabilities) / count,
+            forbidden_mass=self.forbidden[0],
+            mean_forbidden_mass=sum(self.forbidden) / len(self.forbidden),
+            compression_ratio=compression_ratio(text),
+            no_speech_probability=no_speech,
+            finished=self.finished,
+        )
+
+
+def _moved_up(going: Sequence[bool]) -> list[int]:
+    """The rows that go on, in an order that moves few: the last ones take the places of others."""
+    rows = [i for i, goes in enumerate(going) if goes]
+    return [i if going[i] else rows.pop() for i in range(len(rows))]
+
+
+def _columns(choice: Choice) -> tuple[list[float], ...]:
+    """Token, both log-probabilities and the forbidden mass of every row."""
+    return tuple(
+        column.tolist()
+        for column in (
+            choice.token,
+            choice.log_probability,
+            choice.text_log_probability,
+            choice.forbidden_mass,
+        )
+    )
+
+
+def _no_speech_probabilities(model: SpeechModel, logits: Tensor) -> list[float]:
+    """Of logits (batch, vocabulary): one each."""
+    if model.tokens.no_speech is None:
+        return [math.nan] * len(logits)
+    found: list[float] = logits.double().softmax(-1)[:, model.tokens.no_speech].tolist()
+    return found

@@ -1,0 +1,213 @@
+"""A Whisper of the openai-whisper library."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import tiktoken
+import torch
+from torch import Tensor, nn
+from whisper import transcribe
+from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
+from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
+from whisper.model import Whisper
+from whisper.tokenizer import Tokenizer, get_tokenizer
+
+from companion.models.view import SpeechModel, Tokens, Window, kept_rows
+from companion.models.vocabulary import Vocabulary, of_rows
+from spectral.tracing.structure import openai_layers
+
+Cache = dict[nn.Module, Tensor]
+
+
+class OpenAIModel(SpeechModel):
+    """openai-whisper's Whisper with its tokenizer and log-mel.
+
+    ``vocabulary``: what its files say of its tokens; without any, its number of them says it.
+    """
+
+    def __init__(self, name: str, model: Whisper, vocabulary: Vocabulary | None = None) -> None:
+        self.name = name
+        self.module = self._model = model.eval()
+        self.vocabulary = vocabulary or of_rows(name, model.dims.n_vocab)
+        self._tokenizer = _tokenizer(self.vocabulary)
+        self.tokens = _tokens(self._tokenizer, self.vocabulary, model.dims.n_vocab)
+        self.width = model.dims.n_text_state
+        self.heads = model.dims.n_text_head
+        self.limit = model.dims.n_text_ctx - len(self.tokens.prompt)
+        self.window_samples = N_SAMPLES
+        self.layers = openai_layers(model.decoder)
+        self.encoder_layers = list(model.encoder.blocks)
+        self.final_norm = model.decoder.ln
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights; the encoder's fixed positions count, as in transformers."""
+        return super().parameters + self._model.encoder.positional_embedding.numel()
+
+    def features(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """See :class:`SpeechModel`."""
+        padded = [pad_or_trim(torch.from_numpy(np.asarray(wave, np.float32))) for wave in waves]
+        mels = [log_mel_spectrogram(wave, self._model.dims.n_mels) for wave in padded]
+        return torch.stack(mels).to(self.device, self.dtype)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        context: Tensor = self._model.encoder(features)
+        return context
+
+    def new_cache(self) -> Cache:
+        """See :class:`SpeechModel`."""
+        return {}
+
+    def step(self, tokens: Tensor, context: Tensor, cache: Cache) -> Tensor:
+        """See :class:`SpeechModel`; raises ValueError for several tokens into a filled cache."""
+        if cache and tokens.shape[1] > 1:
+            raise ValueError(f"{tokens.shape[1]} tokens after the first step; give one at a time")
+        with self._keeping(cache):
+            logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
+        return logits
+
+    def _keep(self, rows: Tensor, cache: Cache) -> None:
+        for module, kept in cache.items():
+            cache[module] = kept_rows(kept, rows)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """See :class:`SpeechModel`."""
+        added, end = self.vocabulary.added, self.tokens.end
+        text: str = self._tokenizer.encoding.decode([t for t in tokens if t < end or t in added])
+        return text.strip()
+
+    def encode_text(self, text: str) -> list[int]:
+        """See :class:`SpeechModel`."""
+        added = set(self.vocabulary.added.values())
+        ids: list[int] = self._tokenizer.encode(f" {text.strip()}", allowed_special=added)
+        return ids
+
+    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Window]:
+        """See :class:`SpeechModel`; the samples are the seed of what is drawn.
+
+        Raises ValueError for a wave shorter than a frame, and for NaN probabilities.
+        """
+        wave = np.ascontiguousarray(wave, np.float32)
+        listener, seed = _Listener(self._model), hashlib.sha256(wave.tobytes()).digest()[:8]
+        with torch.random.fork_rng():
+            torch.manual_seed(int.from_bytes(seed))
+            written = transcribe(listener, wave, language="en", fp16=False, **options)
+        groups = groupby(written["segments"], lambda segment: segment["seek"])
+        kept = [list(segments) for _, segments in groups]
+        windows = []
+        for result, finished in listener.heard:
+            numbers = (result.avg_logprob, result.no_speech_prob)
+            if any(map(math.isnan, numbers)):
+                raise ValueError(f"{self.name}: its logits are NaN; check the weights and the wave")
+            # the library names no window that it skips; segments carry their window's numbers
+            own = bool(kept) and (kept[0][0]["avg_logprob"], kept[0][0]["no_speech_prob"])
+            segments = kept.pop(0) if own == numbers else []
+            text = "".join(segment["text"] for segment in segments).strip()
+            tokens = [token for segment in segments for token in segment["tokens"]]
+            words = tuple(token for token in tokens if token < self.tokens.end)
+            windows.append(Window(text, words, *numbers, finished))
+        if not windows:
+            raise ValueError(f"a wave of {len(wave)} samples is shorter than a frame; leave it out")
+        return windows
+
+    @contextmanager
+    def _keeping(self, cache: Cache) -> Iterator[None]:
+        """The library's cache works by hooks; here they last for one step, after all others.
+
+        So whoever watches keys from outside sees those of the new tokens alone.
+        """
+
+        def append(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            cache[module] = torch.cat([cache[module], output], 1) if module in cache else output
+            return cache[module]
+
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+            cache[module] = output
+
+        handles = []
+        for layer in self.layers:
+            for attention, hook in ((layer.self_attention, append), (layer.cross_attention, keep)):
+                for part in (attention.key, attention.value):
+                    assert isinstance(part, nn.Module)
+                    handles.append(part.register_forward_hook(hook))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Listener:
+    """A model for the library's ``transcribe``: keeps what every window was decoded to in the end.
+
+    heard: the results, and whether each text came to its end.
+    """
+
+    def __init__(self, model: Whisper) -> None:
+        self._model = model
+        self.heard: list[tuple[DecodingResult, bool]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def decode(self, segment: Tensor, options: DecodingOptions) -> DecodingResult:
+        """As the library's own; another temperature tries the same window again."""
+        task = DecodingTask(self._model, options)
+        (result,) = task.run(segment[None])
+        room = min(task.sample_len, task.n_ctx + 1 - task.sample_begin)
+        if options.temperature > 0:
+            self.heard.pop()
+        self.heard.append((result, len(result.tokens) < room))
+        return result
+
+
+def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """openai-whisper's own, with the added tokens."""
+    tokenizer = get_tokenizer(
+        vocabulary.multilingual,
+        num_languages=vocabulary.languages,
+        language="en" if vocabulary.multilingual else None,
+        task="transcribe" if vocabulary.multilingual else None,
+    )
+    if not vocabulary.added:
+        return tokenizer
+    own = tokenizer.encoding
+    added = {name: number for number, name in vocabulary.added.items()}
+    encoding = tiktoken.Encoding(
+        own.name,
+        pat_str=own._pat_str,
+        mergeable_ranks=own._mergeable_ranks,
+        special_tokens={**own._special_tokens, **added},
+    )
+    return replace(tokenizer, encoding=encoding)
+
+
+def _tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, rows: int) -> Tokens:
+    """Of ``rows`` in the embedding, those after OpenAI's own tokens that are no text are none."""
+    special = [
+        number for number in range(tokenizer.eot + 1, rows) if number not in vocabulary.added
+    ]
+    steering = {
+        tokenizer.transcribe,
+        tokenizer.translate,
+        tokenizer.sot,
+        tokenizer.sot_prev,
+        tokenizer.sot_lm,
+        tokenizer.no_speech,
+    }
+    return Tokens(
+        prompt=tuple(tokenizer.sot_sequence_including_notimestamps),
+        end=tokenizer.eot,
+        no_speech=tokenizer.no_speech,
+        suppressed=tuple(special),
+        non_speech=tuple(tokenizer.non_speech_tokens),
+        control=tuple(sorted({*steering, *(n for n in special if n >= vocabulary.size)})),
+        blank=tuple(tokenizer.encode(" ")),
+    )

@@ -1,0 +1,93 @@
+"""Hidden states of encoder and decoder, utterance by utterance, for texts that are given."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from companion.models.capture import HIDDEN_STATE, capture
+from companion.models.decoding import Transcript
+from companion.models.forcing import feed_windows
+from companion.models.view import SpeechModel
+
+STRIDE = 5
+"""Every so many positions of the encoder, 0.1 s apart in Whisper, are kept."""
+
+TOGETHER = 8
+"""Windows that are heard at once: few, as the states of all utterances are kept."""
+
+
+@dataclass(frozen=True)
+class States:
+    """One utterance in one network: F kept frames, T tokens, E and L layers."""
+
+    features: Tensor  # (1, F, mels), as the network hears them
+    encoder: Tensor  # (E, F, width), after each layer
+    decoder: Tensor  # (L, T, width), at the positions that predict the text
+    cross_attention: Tensor  # (L, T, width), what it adds there
+
+
+def text_of(tokens: Sequence[int]) -> Transcript:
+    """Tokens that are given instead of written."""
+    nan = math.nan
+    return Transcript("", tuple(tokens), nan, nan, nan, nan, nan, nan, finished=True)
+
+
+@torch.inference_mode()
+def states(
+    model: SpeechModel, waves: Sequence[np.ndarray], texts: Sequence[Transcript]
+) -> list[States]:
+    """What goes on in a network that is given a text of one window for each wave (samples,).
+
+    Frames count as far as the wave lasts, one in ``STRIDE``.
+    """
+    found = []
+    for start in range(0, len(waves), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        found += _together(model, waves[part], texts[part])
+    return found
+
+
+def _together(
+    model: SpeechModel, waves: Sequence[np.ndarray], texts: Sequence[Transcript]
+) -> list[States]:
+    features = model.features(waves)
+    with capture(model) as recording, encoder_states(model) as encoded:
+        feed_windows(model, features, [text.tokens for text in texts])
+    hidden, real = recording.text_rows(HIDDEN_STATE, texts)
+    added, _ = recording.text_rows("cross_attention", texts)
+    heard = torch.stack(encoded, 1)
+    positions = heard.shape[2]
+    step = features.shape[-1] // positions
+    found = []
+    for i, wave in enumerate(waves):
+        last = min(positions, max(1, -(-len(wave) * positions // model.window_samples)))
+        found.append(
+            States(
+                features[i, :, : last * step : STRIDE * step].mT[None],
+                heard[i, :, :last:STRIDE],
+                hidden[i, :, real[i]],
+                added[i, :, real[i]],
+            )
+        )
+    return found
+
+
+@contextmanager
+def encoder_states(model: SpeechModel) -> Iterator[list[Tensor]]:
+    """The residual stream after each layer of the encoder, of one batch that is encoded inside."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output).detach().clone())
+
+    handles = [layer.register_forward_hook(keep) for layer in model.encoder_layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,166 @@
+"""One view of a speech model: what decoding, capture and the Jacobians need to know of it.
+
+A library's own classes are known to the one module that makes its view, and to no other.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spectral.jacobians.adapters import as_layer
+from spectral.jacobians.layers import forward
+from spectral.tracing.structure import DecoderLayer
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token numbers that decoding needs."""
+
+    prompt: tuple[int, ...]
+    end: int
+    no_speech: int | None  # not every model can say so
+    suppressed: tuple[int, ...]  # all that is no text, without the end
+    non_speech: tuple[int, ...]  # text that nobody speaks, such as "(" or "[", by openai-whisper
+    control: tuple[int, ...]  # what steers decoding: openai-whisper leaves languages out
+    blank: tuple[int, ...]  # a space alone
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of audio as a library decodes it by its own ways.
+
+    tokens: of the text, without timestamps; none where the window was skipped as silent.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    average_log_probability: float
+    no_speech_probability: float
+    finished: bool
+
+
+class SpeechModel(ABC):
+    """An encoder-decoder for speech behind the names that this project uses.
+
+    ``limit``: how many tokens it can write after its prompt. ``module``: the whole network.
+    ``final_norm``: what the last decoder layer's output passes before the logits.
+    """
+
+    name: str
+    module: nn.Module
+    tokens: Tokens
+    width: int
+    heads: int
+    limit: int
+    layers: list[DecoderLayer]
+    encoder_layers: list[nn.Module]
+    final_norm: nn.Module
+    window_samples: int
+    spells: bool = False  # of a vocabulary of letters, so that it may write what is no word
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights, tied ones once."""
+        return sum(weight.numel() for weight in self.module.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(self.module.parameters()).dtype
+
+    @abstractmethod
+    def features(self, waves: Sequence[np.ndarray]) -> Tensor:
+        """What the network hears of waves (samples,) at 16 kHz: (batch, ...), on the device.
+
+        One window: what is longer is cut. Of Whisper log-mel spectrograms, (batch, mels, frames),
+        what is shorter padded with silence.
+        """
+
+    @abstractmethod
+    def encode(self, features: Tensor) -> Tensor:
+        """The context: features (batch, ...) -> (batch, S, width)."""
+
+    @abstractmethod
+    def new_cache(self) -> Any:
+        """An empty cache of keys and values for one batch."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, context: Tensor, cache: Any) -> Tensor:
+        """Logits of the tokens that come next: tokens (batch, new) -> (batch, new, vocabulary).
+
+        Several tokens only into an empty cache: afterwards one at a time.
+        """
+
+    @abstractmethod
+    def _keep(self, rows: Tensor, cache: Any) -> None:
+        """Drop from a cache all rows of its batch but these, (kept,): by ``kept_rows``."""
+
+    @cached_property
+    def watchers(self) -> list[Callable[[Tensor], None]]:
+        """Who is told the rows that a batch goes on with, numbered as they stood before."""
+        return []
+
+    def keep(self, rows: Tensor, context: Tensor, cache: Any) -> Tensor:
+        """Go on with these rows of a batch, (kept,), in this order; returns their context.
+
+        Context and cache are overwritten: what stays where it was is not copied.
+        """
+        self._keep(rows, cache)
+        for watcher in self.watchers:
+            watcher(rows)
+        return kept_rows(context, rows)
+
+    @abstractmethod
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special tokens left out."""
+
+    @abstractmethod
+    def encode_text(self, text: str) -> list[int]:
+        """The tokens of a text as the model would begin with it, without prompt or end.
+
+        Raises ValueError for a text with characters that the vocabulary lacks.
+        """
+
+    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Window]:
+        """The windows of a wave (samples,) by openai-whisper's ``transcribe`` and its options.
+
+        Raises ValueError for a model of another library.
+        """
+        raise ValueError(
+            f"{self.name}: timestamps, temperatures and previous text are decoded by "
+            "openai-whisper itself, for its own models alone; load one of those, or decode by the "
+            "rule openai or unrestricted"
+        )
+
+    def placed(self, rows: Tensor) -> Tensor:
+        """Queries or keys (batch, heads, positions, d) as attention compares them.
+
+        Whisper's know their positions already; rotary ones are turned here.
+        """
+        return rows
+
+    def layer_function(self, layer: int, context: Tensor) -> Callable[[Tensor], Tensor]:
+        """A decoder layer as a differentiable function, (positions, width) to the same.
+
+        Causal, in the dtype of the context (1, S, width). What ``autodiff_propagators`` takes.
+        """
+        plain = as_layer(self.layers[layer].layer, context.dtype)
+        return lambda hidden: forward(plain, hidden, context[0])
+
+
+def kept_rows(whole: Tensor, rows: Tensor) -> Tensor:
+    """These rows, (kept,), of a tensor (batch, ...), as its first ones: overwrites it."""
+    moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+    whole[moved] = whole[rows[moved]]
+    return whole[: len(rows)]

@@ -1,0 +1,40 @@
+"""What every utterance was answered with, as numbers that stresses move."""
+
+import pandas as pd
+
+from companion.results.word_errors import transcripts
+
+ANSWER = "answer"
+"""In the place of a component, for what is no spectrum but read off the answer itself."""
+
+ANSWERS = {
+    "word_error": "word_error",
+    "candidate_share": "candidate",
+    "log_probability": "log_probability",
+    "tokens": "tokens",
+}
+"""What is read off an answer, and its column; word error and candidates are in %."""
+
+PERCENT = ("word_error", "candidate_share")
+
+
+def answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: the columns of ``ANSWERS``, and the candidate."""
+    said = transcripts(rows)
+    values = {
+        name: (100.0 if name in PERCENT else 1.0) * said[column].astype(float)
+        for name, column in ANSWERS.items()
+    }
+    keys = ["parameters", "model", "condition", "utterance", "speaker", "candidate"]
+    return said[keys].assign(**values)
+
+
+def drawn(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows to draw: alpha over the fewest modes measured, all else over the most.
+
+    Short texts do not resolve as many modes as the slope over the most of them needs.
+    """
+    spectra = table.component != ANSWER
+    modes = table.modes[spectra]
+    wanted = table.observable.eq("alpha").map({True: modes.min(), False: modes.max()})
+    return table[~spectra | (table.modes == wanted)]

@@ -1,0 +1,176 @@
+"""The paper's table under the pooled convention: changes with their jackknife over speakers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from companion.measurement.activations import TRAINED
+from companion.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
+from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.results.effects import Columns, interval_columns
+from companion.results.intervals import LEVEL, NOTHING, Interval, jackknife
+from companion.results.tables import with_interval
+
+KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
+OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
+"""Change of N_eff in %; of alpha; of the index of shares; and of its log10."""
+
+
+def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
+    """Every pooled change from clean speech, with a 95 % interval over speakers.
+
+    The statistic is taken without each speaker in turn, by ``jackknife``. ``log10_difference`` is
+    log10 of the difference of the index, with the interval of the difference: minus infinity where
+    that reaches zero, NaN where the index did not rise. Of one layer there are changes without
+    intervals; 0 is the mean over layers.
+    """
+    own = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        clean, stressed = (
+            group[group.condition == name].set_index("without").sort_index()
+            for name in (REFERENCE_CONDITION, condition)
+        )
+        values = _values(clean, stressed.loc[clean.index])
+        line = dict(zip(KEYS, keys, strict=True)) | {
+            "utterances": clean.at["", "utterances"], "speakers": clean.at["", "speakers"],
+            "tokens_clean": clean.at["", "tokens"], "tokens_stressed": stressed.at["", "tokens"],
+        }  # fmt: skip
+        for name, column in values.items():
+            line |= interval_columns(name, jackknife(column.to_numpy(), column.index[1:]))
+        found.append(line | _logarithm(line["difference_speakers"]))
+    return pd.DataFrame(found)
+
+
+def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The same changes in random networks that keep the weights' spectra: their mean over draws.
+
+    The interval is where one more draw would lie, 95 % of the time (Student's t, so it takes three
+    draws or more); it holds the variance between draws, and that is by far the larger part of it.
+    """
+    own = rows[(rows.network != TRAINED) & (rows.layer == 0)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        clean, stressed = (
+            group[group.condition == name].set_index("network").sort_index()
+            for name in (REFERENCE_CONDITION, condition)
+        )
+        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(clean)}
+        for name, column in _values(clean, stressed).items():
+            line |= interval_columns(name, next_draw(column.to_numpy()))
+        found.append(line | _logarithm(line["difference_speakers"]))
+    ends = ("", "_low", "_high")
+    numbers = [f"{name}{end}" for name in (*OBSERVABLES, "log10_difference") for end in ends]
+    return pd.DataFrame(found) if found else _none(numbers)
+
+
+def _none(numbers: list[str]) -> pd.DataFrame:
+    """No rows, of the right types."""
+    empty = pd.DataFrame(columns=[*KEYS, *numbers])
+    return empty.astype(dict.fromkeys([*numbers, "modes"], float))
+
+
+def next_draw(values: np.ndarray) -> Interval:
+    """The mean of draws (draws,), and where the next one lies 95 % of the time; NaN below three."""
+    count, mean = len(values), float(values.mean())
+    if count < 3 or not np.isfinite(values).all():
+        return Interval(mean, math.nan, math.nan)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * values.std(ddof=1))
+    reach *= math.sqrt(1 + 1 / count)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def halves(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same changes between random halves of clean speech, a row per draw."""
+    own = rows[(rows["sample"] == HALVES) & (rows.layer == 0)]
+    found = []
+    for keys, group in own.groupby(KEYS, sort=False):
+        first, second = (
+            group[group.condition == name].set_index("without").sort_index()
+            for name in (FIRST, SECOND)
+        )
+        values = pd.DataFrame(_values(first, second)).rename_axis("draw").reset_index()
+        found.append(values.assign(**dict(zip(KEYS, keys, strict=True))))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=KEYS)
+
+
+def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
+    """Of ``halves``: medians, and where 95 % of the draws lie.
+
+    ``difference`` is taken without its sign: which half is called the first is a coin's toss.
+    """
+    found = []
+    for keys, group in drawn.groupby(KEYS, sort=False):
+        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(group)}
+        values = group.assign(difference=group.difference.abs())
+        for name in ("alpha_stressed", *OBSERVABLES):
+            quantiles = [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
+            low, middle, high = np.quantile(values[name], quantiles)
+            line |= interval_columns(name, Interval(middle, low, high))
+        found.append(line | _logarithm(line["difference_speakers"]))
+    return pd.DataFrame(found)
+
+
+def readable_replication(
+    table: pd.DataFrame, random: pd.DataFrame, chance: pd.DataFrame, known: pd.DataFrame
+) -> pd.DataFrame:
+    """The paper's table to read: published rows, ours row by row, then controls and chance."""
+    theirs = pd.DataFrame(
+        {
+            "source": "published", "component": known.component, "model": known.model, "K": 50,
+            "N_eff (%)": known.delta_n_eff.map("{:+.2f}".format),
+            "alpha": known.delta_alpha.map("{:+.3f}".format),
+            "log10 of the difference": known.delta_log10_kf.map("{:.2f}".format),
+        }
+    )  # fmt: skip
+    first = [UNSEEN, ALL]
+    order = [*first, *sorted(set(table["sample"]) - set(first))]
+    ours = table.assign(place=table["sample"].map(order.index), few=-table.modes).sort_values(
+        ["component", "few", "place", "parameters", "decoding"], kind="stable"
+    )
+    parts = [
+        theirs,
+        _readable(ours, "measured"),
+        _readable(random, "random networks, spectra kept"),
+        _readable(chance, "chance: halves of clean speech"),
+    ]
+    return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _readable(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    columns = {
+        "source": source, "component": table.component, "model": table.model, "K": table.modes,
+        "rule": table.decoding, "sample": table["sample"], "loops": table.loops,
+        "N_eff (%)": with_interval(table, "n_eff", 1, sign=True),
+        "alpha": with_interval(table, "alpha", 2, sign=True),
+        "log10 of the difference": with_interval(table, "log10_difference", 2),
+        "difference of log10": with_interval(table, "log10_ratio", 2, sign=True),
+    }  # fmt: skip
+    if "utterances" in table:
+        columns |= {"utterances": table.utterances, "rows, clean": table.tokens_clean,
+                    "rows, stressed": table.tokens_stressed}  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
+    return {
+        "alpha_stressed": stressed.alpha,
+        "n_eff": 100 * (stressed.n_eff / clean.n_eff - 1),
+        "alpha": stressed.alpha - clean.alpha,
+        "difference": stressed.kirchhoff_shares - clean.kirchhoff_shares,
+        "log10_ratio": np.log10(stressed.kirchhoff_shares / clean.kirchhoff_shares),
+    }
+
+
+def _logarithm(found: Interval) -> Columns:
+    """log10 of the difference of the index, as the paper may have meant its change of log10 Kf."""
+    if not found.estimate > 0:
+        return interval_columns("log10_difference", NOTHING)
+    low = -math.inf if found.low <= 0 else math.log10(found.low)
+    # to first order, on the scale of logarithms
+    own = {name: d / found.estimate / math.log(10) for name, d in found.deviations.items()}
+    estimate, high = (math.log10(end) for end in (found.estimate, found.high))
+    known = own if found.low > 0 else {}
+    return interval_columns("log10_difference", Interval(estimate, low, high, known))

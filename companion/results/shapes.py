@@ -1,0 +1,108 @@
+"""A step or a drift: which shape an observable takes over an ordered axis, by the BIC."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from companion.results.intervals import NOTHING, Interval, deletions, jackknife
+
+STEP, SMOOTH, FLAT = "step", "smooth", "no change"
+UNDECIDED, TOO_FEW = "undecided", "too few"
+LEAST_POINTS, LEAST_VOICES = 4, 3
+POWERS = (0.25, 0.5, 2.0, 4.0)
+SLOPES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Of a logistic in the logarithm of the axis, in logits per factor e: up to as steep as a step."""
+LEAST_MARGIN = 2.0
+"""BIC units by which the best shape must lead (Kass & Raftery 1995, JASA 90, 773)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What was decided, and on what grounds.
+
+    ``bic`` by shape; ``margin``, over speakers, is the BIC of the better of the other two minus
+    that of a step, above 0 for a step; ``place`` the number of points below the best step.
+    """
+
+    verdict: str
+    bic: dict[str, float]
+    margin: Interval
+    place: int
+
+
+def shape(values: np.ndarray, x: np.ndarray) -> Shape:
+    """Decide between a step, a smooth course and none: values (voices, points) at x (points,).
+
+    Each voice has a level of its own, so it gives points - 1 independent contrasts; on all of them
+    the residuals of a course common to all voices are taken as independent and normal, and
+    BIC = n log(RSS / n) + k log n with n = voices (points - 1). Smooth is the best of a straight
+    line (k = 1 + 1), a parabola and the powers of ``POWERS`` over the axis from 0 to 1, which
+    saturate or set in late (2 + 1), and a logistic in its logarithm, with a height, a place and a
+    slope of ``SLOPES`` (3 + 1), which may be as steep as it likes: a step wins only where nothing
+    lies inside the rise. A step has a height and a place (2 + 1); no change has
+    the variance alone (1). Undecided where the best does not lead by ``LEAST_MARGIN``; too few
+    below four points, as a parabola passes through three, or below three voices. Voices with a
+    missing value are left out.
+    """
+    values = values[np.isfinite(values).all(1)]
+    voices, points = values.shape
+    if points < LEAST_POINTS or voices < LEAST_VOICES:
+        return Shape(TOO_FEW, {}, NOTHING, 0)
+    names = np.arange(voices)
+    bic, places = _criteria(deletions(names), values, x)
+    margin = jackknife(np.minimum(bic[FLAT], bic[SMOOTH]) - bic[STEP], names)
+    own = {name: float(column[0]) for name, column in bic.items()}
+    return Shape(_decided(own), own, margin, int(places[0]))
+
+
+def _criteria(
+    weights: np.ndarray, values: np.ndarray, x: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """BIC by shape (rows,) and the best step's place, for every row of weights (rows, voices)."""
+    points = values.shape[1]
+    inner = values - values.mean(1, keepdims=True)
+    voices = weights.sum(1)  # (rows,)
+    course = weights @ inner / voices[:, None]  # (rows, points), each of mean zero
+    scatter = weights @ (inner**2).sum(1) - voices * (course**2).sum(1)
+    x = (x - x.min()) / (x.max() - x.min())
+    line = _left_over(course, np.stack([x], 1))
+    bent = [np.stack([x, x**2], 1), *(np.stack([x**power], 1) for power in POWERS)]
+    curve = np.min([_left_over(course, regressors) for regressors in bent], axis=0)
+    steep = np.min([_left_over(course, each[:, None]) for each in _logistics(x)], axis=0)
+    steps = np.stack(
+        [_left_over(course, (np.arange(points) >= j)[:, None].astype(float))
+         for j in range(1, points)], axis=1,
+    )  # fmt: skip
+    n = voices * (points - 1)
+
+    def criterion(left: np.ndarray, parameters: int) -> np.ndarray:
+        total = scatter + voices * left
+        floor = np.finfo(float).eps * np.maximum((weights @ inner**2).sum(1), 1e-300)
+        return np.asarray(n * np.log(np.maximum(total, floor) / n) + (parameters + 1) * np.log(n))
+
+    bic = {
+        FLAT: criterion((course**2).sum(1), 0),
+        SMOOTH: np.min([criterion(line, 1), criterion(curve, 2), criterion(steep, 3)], axis=0),
+        STEP: criterion(steps.min(1), 2),
+    }
+    return bic, steps.argmin(1) + 1
+
+
+def _logistics(x: np.ndarray) -> list[np.ndarray]:
+    """1 / (1 + (c / x)^slope) over an axis from 0 to 1: centres c at its points and between."""
+    inner = x[x > 0]
+    between = np.sqrt(inner[1:] * inner[:-1])
+    centres = np.concatenate([[inner[0] / 4, inner[0] / 2], inner, between])
+    ratio = centres[:, None] / np.where(x > 0, x, np.nan)
+    return [np.nan_to_num(1 / (1 + each**slope)) for slope in SLOPES for each in ratio]
+
+
+def _left_over(course: np.ndarray, regressors: np.ndarray) -> np.ndarray:
+    """Squares that a fit leaves: course (rows, points), regressors (points, k) -> (rows,)."""
+    basis, _ = np.linalg.qr(regressors - regressors.mean(0))
+    return np.asarray((course**2).sum(1) - ((course @ basis) ** 2).sum(1)).clip(0)
+
+
+def _decided(bic: dict[str, float]) -> str:
+    first, second, *_ = sorted(bic, key=lambda name: bic[name])
+    return first if bic[second] - bic[first] > LEAST_MARGIN else UNDECIDED

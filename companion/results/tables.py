@@ -1,0 +1,94 @@
+"""Tables as files: CSV with six digits, Markdown to read; beside them what speakers contribute."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from companion.results.intervals import Interval
+
+SPEAKERS = "_speakers"
+_BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
+
+
+def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write ``table`` to name.csv and its readable version to name.md, each whole or not at all.
+
+    The intervals in columns <number>_speakers go to name.speakers.parquet: ``row`` and ``number``
+    of the table, its ``estimate``, ``besides``, and the deviation of every speaker (``Interval``).
+    """
+    whole = [column for column in table if str(column).endswith(SPEAKERS)]
+    plain = table.drop(columns=whole)
+    write_text(
+        folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    )
+    if whole:
+        _save_speakers(table[whole], speakers_path(folder / f"{name}.csv"))
+    write_text(folder / f"{name}.md", readable.to_markdown(index=False) + "\n")
+
+
+def speakers_path(table: Path) -> Path:
+    """Where the speakers' parts in the numbers of a table are."""
+    return table.with_suffix(".speakers.parquet")
+
+
+def _save_speakers(columns: pd.DataFrame, path: Path) -> None:
+    rows = [
+        {"row": i, "number": str(column).removesuffix(SPEAKERS), "estimate": found.estimate,
+         "besides": found.besides} | dict(found.deviations)
+        for column in columns
+        for i, found in enumerate(columns[column])
+        if isinstance(found, Interval) and found.deviations
+    ]  # fmt: skip
+    part = path.with_name(path.name + ".part")
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=_BEFORE)
+    table.to_parquet(part, index=False)
+    os.replace(part, path)
+
+
+def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """A table as it was saved, with the columns <number>_speakers again, their ends NaN.
+
+    Numbers of another version of the table are left out: then only the ends are known of them.
+    """
+    saved = pd.read_parquet(path)
+    table = table.copy()
+    for number, own in saved.groupby("number"):
+        known = table.get(number, pd.Series(dtype=float)).reindex(own.row).to_numpy(float)
+        if not np.allclose(known, own.estimate, rtol=1e-5, atol=1e-12):
+            continue
+        names = own.columns[len(_BEFORE) :]
+        values = own[names].to_numpy(float)
+        column = pd.Series([None] * len(table), table.index, dtype=object)
+        for row, estimate, besides, deviations in zip(
+            own.row, own.estimate, own.besides, values, strict=True
+        ):
+            parts = dict(zip(names, deviations.tolist(), strict=True))
+            there = {name: part for name, part in parts.items() if np.isfinite(part)}
+            column[row] = Interval(estimate, np.nan, np.nan, there, besides)
+        table[f"{number}{SPEAKERS}"] = column
+    return table
+
+
+def with_interval(table: pd.DataFrame, name: str, digits: int, sign: bool = False) -> list[str]:
+    """``estimate [low, high]`` from the columns name, name_low and name_high; "n/a" for NaN.
+
+    Where there is no interval there is the estimate alone.
+    """
+    style = f"{'+' if sign else ''}.{digits}f"
+    columns = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+    return [
+        "n/a"
+        if pd.isna(value)
+        else f"{value:{style}}" + (f" [{low:{style}}, {high:{style}}]" if low <= high else "")
+        for value, low, high in columns
+    ]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,112 @@
+"""Stressed over clean eigenvalues, mode by mode, in the tail of the spectrum and in its head.
+
+The tail are the modes from 11 to 50, the head the ten before: the two K of the paper. A mode counts
+in an utterance where both sides resolve it in every layer, and means over modes, layers and
+utterances are of logarithms, so geometric.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from companion.results.effects import both_sides, interval_columns
+from companion.results.intervals import (
+    Interval,
+    deletions,
+    jackknife,
+    weighted_mean,
+)
+
+HEAD, TAIL = "head", "tail"
+PARTS = {HEAD: slice(0, 10), TAIL: slice(10, 50)}
+EIGENVALUE, SHARE = "eigenvalue", "share of the sum"
+"""What the ratio is of: lambda_i, or lambda_i / sum lambda, which no common factor changes."""
+
+_KEY = ["parameters", "model", "component", "length"]
+_MOST = 0.5
+
+
+def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Geometric mean of stressed over clean, of head and tail, with intervals.
+
+    A row per model, component, length, measure (``EIGENVALUE``, ``SHARE``) and part; ``n`` counts
+    the utterances of which both sides resolve a mode of it, ``modes`` how many they do on average.
+    """
+    table = []
+    for row, speakers, logs in _log_ratios(rows, condition):
+        for part, modes in PARTS.items():
+            known = np.isfinite(logs[:, modes])
+            counts = known.sum(1)
+            sums = np.where(known, logs[:, modes], 0.0).sum(1)
+            means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
+            (found,) = _ratios(means[:, None], speakers)
+            n = int((counts > 0).sum())
+            table.append(
+                {**row, "part": part, "n": n, "modes": counts.sum() / max(n, 1)}
+                | interval_columns("ratio", found)
+            )
+    return pd.DataFrame(table)
+
+
+def mode_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Geometric mean of stressed over clean at every mode, with intervals.
+
+    A row per model, component, length, measure and mode; modes that fewer than half of the
+    utterances resolve are left out, for the others are the longer ones.
+    """
+    table = []
+    for row, speakers, logs in _log_ratios(rows, condition):
+        counts = np.isfinite(logs).sum(0)
+        kept = np.flatnonzero(counts >= _MOST * len(logs)).tolist()
+        for i, found in zip(kept, _ratios(logs[:, kept], speakers), strict=True):
+            n = int(counts[i])
+            table.append({**row, "mode": i + 1, "n": n} | interval_columns("ratio", found))
+    return pd.DataFrame(table)
+
+
+def _log_ratios(
+    rows: pd.DataFrame, condition: str
+) -> Iterator[tuple[dict[str, object], np.ndarray, np.ndarray]]:
+    """What a table's rows are about, speakers (utterances,), and log ratios (utterances, modes)."""
+    kept = both_sides(rows[rows.modes == rows.modes.max()], condition)
+    count = int(kept.modes.max())
+    for key, group in kept.groupby(_KEY, sort=True):
+        pairs = group.pivot(
+            index=["speaker", "utterance", "layer"], columns="side", values="eigenvalues"
+        ).dropna()
+        clean, stressed = (_logs(pairs[side], count) for side in ("clean", "stressed"))
+        for measure, values in (
+            (EIGENVALUE, stressed - clean),
+            (SHARE, _shares(stressed) - _shares(clean)),
+        ):
+            groups = pd.DataFrame(values, pairs.index).groupby(["speaker", "utterance"])
+            means = groups.mean().where(groups.count().eq(groups.size(), axis=0))
+            speakers = means.index.get_level_values("speaker").to_numpy()
+            yield (
+                dict(zip(_KEY, key, strict=True)) | {"measure": measure},
+                speakers,
+                means.to_numpy(),
+            )
+
+
+def _logs(spectra: "pd.Series[object]", count: int) -> np.ndarray:
+    """Log eigenvalues (rows, count), NaN where not resolved."""
+    values = np.full((len(spectra), count), np.nan)
+    for row, spectrum in zip(values, spectra, strict=True):
+        row[: len(spectrum)] = spectrum
+    return np.log(np.where(values > 0, values, np.nan))
+
+
+def _shares(logs: np.ndarray) -> np.ndarray:
+    return np.asarray(logs - np.log(np.nansum(np.exp(logs), axis=1, keepdims=True)))
+
+
+def _ratios(logs: np.ndarray, speakers: np.ndarray) -> Iterator[Interval]:
+    """Geometric means of every column of logs (utterances, columns); intervals of logarithms."""
+    for column in weighted_mean(deletions(speakers), logs).T:
+        found = jackknife(column, np.unique(speakers))
+        estimate, low, high = np.exp([found.estimate, found.low, found.high]).tolist()
+        # to first order, on the scale of ratios
+        deviations = {name: estimate * own for name, own in found.deviations.items()}
+        yield Interval(estimate, low, high, deviations)

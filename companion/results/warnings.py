@@ -1,0 +1,132 @@
+"""Whether the first tokens of a text tell which answers will be hallucinated.
+
+Within one condition, so under the same stress, and at one number of tokens: the sound is of one
+kind, the length is the same, and only what becomes of the answer differs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from companion.results.answers import ANSWER
+from companion.results.effects import interval_columns
+from companion.results.intervals import NOTHING, deletions, jackknife
+from companion.results.within import larger_probability
+
+ANY, BEFORE = "any", "before"
+"""Which beginnings count: all of n tokens, or those in which no wrong word has begun."""
+
+SPECTRAL = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
+CONFIDENCE, LEAST_CONFIDENCE = "log_probability", "least_log_probability"
+MEAN = 0
+"""In the place of a number of tokens: the mean over all of them with enough answers."""
+
+CHANCE = 0.5
+_KEYS = ["parameters", "model", "condition"]
+Draws = Mapping[str, np.ndarray]
+Sizes = dict[str, int]
+
+
+def early_warnings(rows: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Candidates against other answers by model, condition, beginnings, n, component, observable.
+
+    ``auc`` is the probability that a candidate's value is the larger of the two (0.5 for no
+    warning, below it where candidates have the smaller values); ``gain`` how much farther from 0.5
+    it is than that of the mean log-probability of the same tokens in the same answers. Each has
+    its interval over speakers; both are NaN, with the ``reason``, where
+    either side has fewer than ``least`` answers. Log-probabilities have "answer" as component. The
+    numbers of answers beside a mean over n are the fewest that any of these n has, 0 of none.
+    """
+    return pd.DataFrame(
+        dict(zip(_KEYS, key, strict=True)) | {"when": when} | row
+        for key, group in rows.groupby(_KEYS, sort=True)
+        for when in (ANY, BEFORE)
+        for row in _rows(group, when, least)
+    )
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Of the means over n: in how many models and conditions intervals lie on a side of chance.
+
+    ``better`` and ``worse``: than the mean log-probability.
+    """
+    means = table[(table.prefix == MEAN) & table.auc.notna()]
+    marked = means.assign(
+        above=means.auc_low > CHANCE,
+        below=means.auc_high < CHANCE,
+        better=means.gain_low > 0,
+        worse=means.gain_high < 0,
+    )
+    groups = marked.groupby(["when", "component", "observable"], sort=False)
+    counts = groups[["above", "below", "better", "worse"]].sum()
+    counts.insert(0, "of", groups.size())
+    counts.insert(1, "median auc", groups.auc.median().round(2))
+    return counts.reset_index()
+
+
+def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[dict[str, object]]:
+    answers = group.drop_duplicates("utterance").set_index("utterance").sort_index()
+    speakers = answers.speaker.to_numpy()
+    weights = deletions(speakers)
+    prefixes = sorted(group.prefix.unique())
+    tables = _tables(group, when, answers.index, prefixes)
+    confidence = tables[ANSWER, CONFIDENCE]
+    rivals: dict[tuple[int, bytes], tuple[np.ndarray, np.ndarray]] = {}
+    for (component, observable), values in tables.items():
+        about = {"component": component, "observable": observable}
+        drawn: list[Draws] = []
+        counted: list[Sizes] = []
+        for i, prefix in enumerate(prefixes):
+            there = np.isfinite(values[:, i]) & np.isfinite(confidence[:, i])
+            candidate = answers.candidate.to_numpy(bool)[there]
+            sizes = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
+            reason = _too_few(sizes, least)
+            if not reason:
+                same = i, there.tobytes()  # as for most other observables
+                if same not in rivals:
+                    own = weights[:, there]
+                    rivals[same] = own, larger_probability(own, confidence[there, i], candidate)
+                own, rival = rivals[same]
+                auc = larger_probability(own, values[there, i], candidate)
+                gain = np.abs(auc - CHANCE) - np.abs(rival - CHANCE)
+                drawn.append({"auc": auc, "gain": gain})
+                counted.append(sizes)
+            last = drawn[-1:] if not reason else []
+            yield about | {"prefix": prefix} | sizes | _columns(last, reason, speakers)
+        reason = "" if drawn else f"at no n are there {least} answers on both sides"
+        fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
+        yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason, speakers)
+
+
+def _tables(
+    group: pd.DataFrame, when: str, utterances: pd.Index, prefixes: Sequence[int]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Values (utterances, prefixes) by component and observable; NaN where they do not count."""
+    names = [*SPECTRAL, CONFIDENCE, LEAST_CONFIDENCE]
+    right = group.first_wrong.isna() | (group.prefix <= group.first_wrong)
+    known = group if when == ANY else group.assign(**group[names].where(right))
+    tables = {}
+    for component in known.component.unique():
+        own = known[known.component == component].pivot(index="utterance", columns="prefix")
+        for name in names:
+            of = component if name in SPECTRAL else ANSWER  # the same beside every component
+            tables[of, name] = own[name].reindex(utterances, columns=prefixes).to_numpy(float)
+    return tables
+
+
+def _too_few(sizes: Sizes, least: int) -> str:
+    found = " and ".join(f"{count} {name}" for name, count in sizes.items())
+    return "" if min(sizes.values()) >= least else f"{found}, {least} of each are needed"
+
+
+def _columns(drawn: Sequence[Draws], reason: str, speakers: np.ndarray) -> dict[str, object]:
+    """Means over some n with their intervals; of none, NaN and the reason."""
+    columns: dict[str, object] = {"reason": reason}
+    for name, bounded in (("auc", 1.0), ("gain", 0.0)):
+        found = NOTHING
+        if drawn:
+            means = np.mean([each[name] for each in drawn], axis=0)
+            found = jackknife(means, np.unique(speakers), bounded)
+        columns |= interval_columns(name, found)
+    return columns

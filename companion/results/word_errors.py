@@ -1,0 +1,134 @@
+"""Word error and outcomes per model and condition, on all utterances and on the unseen ones."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from companion.results.effects import interval_columns
+from companion.results.intervals import interval, ratio, share, weighted_mean
+from companion.speech.text import normalise
+from companion.stress.scoring import Outcome
+
+LEAST_LOG_PROBABILITY = -1.0
+"""openai-whisper's logprob_threshold: below it decoding failed."""
+
+UNSEEN = ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent")
+
+
+def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: what was said and how sure the model was.
+
+    ``log_probability`` is the average as openai-whisper has it, or of text tokens alone in rows
+    from before there were decoding rules.
+    """
+    columns = [
+        "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
+        "word_error", "candidate", "outcome", "average_log_probability", "text_log_probability",
+        "compression_ratio", "no_speech_probability", "tokens", "finished",
+    ]  # fmt: skip
+    raw = rows[rows.matched_with == ""]
+    said = raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
+    sure = said.average_log_probability.fillna(said.text_log_probability)
+    return said.assign(log_probability=sure)
+
+
+def word_errors(said: pd.DataFrame) -> pd.DataFrame:
+    """Corpus word error in % by model and condition: all word edits over all reference words.
+
+    Also the share of hallucination candidates in %, and the mean average log-probability; each
+    with its interval. Takes rows of ``transcripts``.
+    """
+    table = []
+    keys = ["parameters", "model", "condition"]
+    for key, group in said.groupby(keys, sort=True):
+        words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
+        edits = words * group.word_error.to_numpy()
+        candidates, speakers = group.candidate.to_numpy(float), group.speaker.to_numpy()
+        sure = group.log_probability.to_numpy()
+        columns = {
+            "word_error": interval(partial(ratio, parts=100 * edits, wholes=words), speakers),
+            "candidates": share(candidates, np.ones(len(group)), speakers),
+            "log_probability": interval(partial(weighted_mean, values=sure), speakers),
+        }
+        row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
+        for name, found in columns.items():
+            row |= interval_columns(name, found)
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def outcome_shares(said: pd.DataFrame) -> pd.DataFrame:
+    """The share of each outcome, in %, by model and condition."""
+    counts = said.groupby(["parameters", "model", "condition"]).outcome.value_counts()
+    shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
+    return shares.unstack(fill_value=0.0).reset_index()
+
+
+def outcome_confidence(said: pd.DataFrame) -> pd.DataFrame:
+    """What kinds of answers there are, and how many of each kind Whisper itself would trust.
+
+    One row per model, condition and outcome: ``n`` answers; ``share`` of all in %; ``passing``,
+    those of the kind whose average log-probability is -1 or more, which Whisper keeps, in %, NaN of
+    rows without it. Intervals are over speakers.
+    """
+    table = []
+    keys = ["parameters", "model", "condition"]
+    for key, group in said.groupby(keys, sort=True):
+        confident = (group.average_log_probability >= LEAST_LOG_PROBABILITY).to_numpy(float)
+        known = group.average_log_probability.notna().to_numpy(float)
+        for kind in Outcome:
+            own = (group.outcome == kind).to_numpy(float)
+            row = dict(zip(keys, key, strict=True)) | {"outcome": str(kind), "n": int(own.sum())}
+            speakers = group.speaker.to_numpy()
+            row |= interval_columns("share", share(own, np.ones(len(group)), speakers))
+            row |= interval_columns("passing", share(own * confident, own * known, speakers))
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def by_novelty(said: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """``word_errors`` of clean speech on all utterances, the familiar ones, and each unseen kind.
+
+    ``table`` is the embedded corpus's own, which says what training has never met.
+    """
+    flags = pd.read_csv(table).set_index("id")[list(UNSEEN)]
+    clean = said[said.condition == "clean"].join(flags, on="utterance")
+    missing = clean[clean[UNSEEN[0]].isna()].utterance.unique()
+    if len(missing):
+        raise ValueError(f"{table}: no row for {', '.join(missing[:3])}; make the corpus again")
+    unseen = clean[list(UNSEEN)].astype(bool)
+    subsets = {"all": clean, "familiar": clean[~unseen.any(axis=1)]}
+    subsets |= {name: clean[unseen[name]] for name in UNSEEN}
+    return pd.concat(
+        [
+            word_errors(subset).assign(material=name.replace("_", " "))
+            for name, subset in subsets.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def training_records(folders: Sequence[Path]) -> pd.DataFrame:
+    """Loss and development word error of each model's training, a row per checkpoint.
+
+    ``total_step`` runs on from one stage to the next; ``step`` starts again.
+    """
+    table = []
+    for folder in folders:
+        training = json.loads((folder / "training.json").read_text())
+        before, stage = 0, ""
+        last = 0
+        for row in training["record"]:
+            if row["stage"] != stage:
+                before, stage = before + last, row["stage"]
+            last = row["step"]
+            table.append(
+                {"model": folder.name, "parameters": training["parameters"]}
+                | row
+                | {"total_step": before + last}
+            )
+    return pd.DataFrame(table)

@@ -1,0 +1,159 @@
+"""The embedded test corpus: synthesised speech in the LibriSpeech layout, the same every time.
+
+``python -m companion.speech.embedded data/corpus`` writes it. What training has never met is marked
+utterance by utterance: whole constructions, adjective-noun pairs, voices, and an accent.
+"""
+
+import csv
+import hashlib
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from companion.speech.corpus import SAMPLE_RATE
+from companion.speech.grammar import Sentence, test_sentence
+from companion.speech.synthesis import (
+    HELD_OUT_ACCENT,
+    HELD_OUT_VARIANTS,
+    TRAINING_ACCENTS,
+    TRAINING_VARIANTS,
+    Request,
+    Voice,
+    synthesise_shards,
+)
+
+SEED = 2604_08591
+UTTERANCES_PER_VOICE = 8
+SECONDS = (2.0, 5.9)
+TABLE = "utterances.csv"
+_CANDIDATES = 24  # sentences drawn per voice; the first eight of fitting length are kept
+_RATES, _PITCHES = (140, 190), (35, 66)
+_LEAD_SECONDS = 0.15
+_PEAK = 0.8
+_SEEN_VOICES, _UNSEEN_VARIANTS, _UNSEEN_ACCENT_SEEN, _UNSEEN_ACCENT_UNSEEN = 7, 5, 2, 2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the corpus's table: the utterance, its voice, and what about it is unseen."""
+
+    id: str
+    accent: str
+    variant: str
+    rate: int
+    pitch: int
+    unseen_construction: bool
+    unseen_pair: bool
+    unseen_voice: bool
+    unseen_accent: bool
+    seconds: float
+    sha256: str
+
+
+def test_voices() -> list[Voice]:
+    """The sixteen voices of the test: seven as in training, five new timbres, four a new accent."""
+    rng = np.random.default_rng([SEED, 0])
+    seen = list(rng.permutation(TRAINING_VARIANTS))
+    unseen = list(rng.permutation(HELD_OUT_VARIANTS))
+    pairs = [(TRAINING_ACCENTS[i % 4], seen.pop()) for i in range(_SEEN_VOICES)]
+    pairs += [(TRAINING_ACCENTS[i % 4], unseen.pop()) for i in range(_UNSEEN_VARIANTS)]
+    pairs += [(HELD_OUT_ACCENT, seen.pop()) for _ in range(_UNSEEN_ACCENT_SEEN)]
+    pairs += [(HELD_OUT_ACCENT, HELD_OUT_VARIANTS[i]) for i in range(_UNSEEN_ACCENT_UNSEEN)]
+    return [
+        Voice(accent, str(variant), int(rng.integers(*_RATES)), int(rng.integers(*_PITCHES)))
+        for accent, variant in pairs
+    ]
+
+
+def make_corpus(folder: Path) -> list[Entry]:
+    """Write speaker/chapter/*.flac, *.trans.txt, SPEAKERS.TXT and the table of utterances."""
+    voices = test_voices()
+    rng = np.random.default_rng([SEED, 1])
+    sentences = [[test_sentence(rng) for _ in range(_CANDIDATES)] for _ in voices]
+    shards = [
+        [Request(sentence.text, voice) for sentence in drawn]
+        for voice, drawn in zip(voices, sentences, strict=True)
+    ]
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / TABLE).exists():
+            raise ValueError(f"{folder}: holds something else than this corpus; give a new folder")
+        shutil.rmtree(folder)
+    entries: list[Entry] = []
+    for i, waves in enumerate(synthesise_shards(shards, workers=2)):
+        spoken = list(zip(sentences[i], waves, strict=True))
+        entries += _write_speaker(folder, 101 + i, voices[i], spoken)
+    _write_speakers(folder, voices)
+    with (folder / TABLE).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(entries[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(entry) for entry in entries)
+    return entries
+
+
+def sample_hash(wave: np.ndarray) -> str:
+    """SHA-256 of samples as 16-bit little-endian integers, as FLAC stores them."""
+    return hashlib.sha256(_quantised(wave).tobytes()).hexdigest()
+
+
+def _write_speaker(
+    folder: Path, speaker: int, voice: Voice, spoken: list[tuple[Sentence, np.ndarray]]
+) -> list[Entry]:
+    chapter = folder / str(speaker) / "1"
+    chapter.mkdir(parents=True)
+    entries: list[Entry] = []
+    lines = []
+    for sentence, raw in spoken:
+        wave = _finished(raw)
+        seconds = len(wave) / SAMPLE_RATE
+        if len(entries) == UTTERANCES_PER_VOICE or not SECONDS[0] <= seconds <= SECONDS[1]:
+            continue
+        name = f"{speaker}-1-{len(entries):04d}"
+        soundfile.write(
+            chapter / f"{name}.flac", _quantised(wave), SAMPLE_RATE, compression_level=1.0
+        )
+        lines.append(f"{name} {sentence.text.upper()}\n")
+        entries.append(
+            Entry(
+                id=name,
+                **asdict(voice),
+                unseen_construction=sentence.unseen_construction,
+                unseen_pair=sentence.unseen_pair,
+                unseen_voice=voice.variant in HELD_OUT_VARIANTS,
+                unseen_accent=voice.accent == HELD_OUT_ACCENT,
+                seconds=round(seconds, 3),
+                sha256=sample_hash(wave),
+            )
+        )
+    if len(entries) < UTTERANCES_PER_VOICE:
+        raise RuntimeError(
+            f"speaker {speaker}: {len(entries)} utterances of {SECONDS} s; draw more"
+        )
+    (chapter / f"{speaker}-1.trans.txt").write_text("".join(lines))
+    return entries
+
+
+def _finished(raw: np.ndarray) -> np.ndarray:
+    lead = int(_LEAD_SECONDS * SAMPLE_RATE)
+    return np.pad(raw / np.abs(raw).max() * _PEAK, lead)
+
+
+def _quantised(wave: np.ndarray) -> np.ndarray:
+    return np.round(wave * 32767).astype("<i2")
+
+
+def _write_speakers(folder: Path, voices: list[Voice]) -> None:
+    lines = ["; ID | ACCENT | VARIANT | WORDS PER MINUTE | PITCH\n"]
+    lines += [
+        f"{101 + i} | {voice.accent} | {voice.variant} | {voice.rate} | {voice.pitch}\n"
+        for i, voice in enumerate(voices)
+    ]
+    (folder / "SPEAKERS.TXT").write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    written = make_corpus(Path(sys.argv[1]))
+    print(f"{len(written)} utterances, {sum(entry.seconds for entry in written):.0f} s of speech")

@@ -1,0 +1,140 @@
+"""Conditions: named, ordered perturbations, written in parameter files as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import permutations
+
+from companion.stress.mixture import Mixture, Speakers
+from companion.stress.perturbations import (
+    GaussianNoise,
+    Perturbation,
+    SpeakerMix,
+    Substitute,
+    TimeStretch,
+)
+from companion.stress.stretching import RESAMPLED, WSOLA
+
+Kind = type[TimeStretch] | type[SpeakerMix] | type[GaussianNoise] | type[Substitute]
+_PERTURBATIONS: dict[str, Kind] = {
+    kind.name: kind for kind in (TimeStretch, SpeakerMix, GaussianNoise, Substitute)
+}
+
+
+@dataclass(frozen=True)
+class Stress:
+    """Perturbations applied one after the other, and what the condition is called."""
+
+    name: str
+    perturbations: tuple[Perturbation, ...]
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The mixture under stress; the same seed gives the same samples, bit for bit."""
+        for perturbation in self.perturbations:
+            mixture = perturbation.apply(mixture, speakers, seed)
+        return mixture
+
+    def at_severity(self, severity: float) -> "Stress":
+        """Every perturbation at one severity in [0, 1]; 1 is the condition itself, name and all."""
+        milder = tuple(each.at_severity(severity) for each in self.perturbations)
+        return self if severity == 1 else Stress(f"{self.name}-{severity:g}", milder)
+
+    def plain(self) -> list[dict[str, dict[str, float | str]]]:
+        """The perturbations as ``parse_stress`` reads them: lists, dicts and numbers alone."""
+        return [{each.name: dict(vars(each))} for each in self.perturbations]
+
+
+# The paper's order, time stretch, then a mix of six speakers, then noise, is taken at its word:
+# each step gets the result of the step before, so the target alone is stretched and the five
+# interferers speak at their own speed. Everyone is stretched in another order: mix, stretch, noise.
+_HELL: tuple[Perturbation, ...] = (TimeStretch(3.5), SpeakerMix(5, 0.0), GaussianNoise(0.0))
+_OTHER_STRETCHES = {method: TimeStretch(3.5, method) for method in (WSOLA, RESAMPLED)}
+CONDITIONS: dict[str, Stress] = {
+    stress.name: stress
+    for stress in (
+        Stress("clean", ()),
+        Stress("stretch", (TimeStretch(3.5),)),
+        *(Stress(f"stretch-{name}", (stretch,)) for name, stretch in _OTHER_STRETCHES.items()),
+        Stress("mix", (SpeakerMix(5, 0.0),)),
+        Stress("noise", (GaussianNoise(0.0),)),
+        Stress("swapped", (Substitute("speech"),)),
+        Stress("silence", (Substitute("silence"),)),
+        Stress("noise-alone", (Substitute("noise"),)),
+        Stress("tones", (Substitute("tones"),)),
+        Stress("stretch+mix", (TimeStretch(3.5), SpeakerMix(5, 0.0))),
+        Stress("stretch+noise", (TimeStretch(3.5), GaussianNoise(0.0))),
+        Stress("mix+noise", (SpeakerMix(5, 0.0), GaussianNoise(0.0))),
+        Stress("hell", _HELL),
+        *(
+            Stress(f"hell-{name}", (stretch, *_HELL[1:]))
+            for name, stretch in _OTHER_STRETCHES.items()
+        ),
+        Stress("hell-slow", (TimeStretch(1 / 3.5), *_HELL[1:])),
+        *(
+            Stress("-".join(["hell", *(each.name for each in order)]), order)
+            for order in tuple(permutations(_HELL))[1:]
+        ),
+    )
+}
+
+GRADED = tuple(
+    name
+    for name, stress in CONDITIONS.items()
+    if stress.perturbations and not any(isinstance(p, Substitute) for p in stress.perturbations)
+)
+"""The conditions that have milder forms: half of a substitution is none."""
+
+
+def condition(name: str) -> Stress:
+    """The condition of that name, or a milder form such as ``hell-0.25`` of one of ``GRADED``.
+
+    Raises ValueError, saying which names there are, for any other name.
+    """
+    if name in CONDITIONS:
+        return CONDITIONS[name]
+    base, severity = split_severity(name)
+    if base not in GRADED or not 0 < severity < 1 or name != f"{base}-{severity:g}":
+        raise ValueError(
+            f"no condition {name!r}; choose from {', '.join(CONDITIONS)}, or a severity between "
+            f"0 and 1 of {', '.join(GRADED)}, written hell-0.5"
+        )
+    return CONDITIONS[base].at_severity(severity)
+
+
+def split_severity(name: str) -> tuple[str, float]:
+    """A condition's name without its severity, and the severity, 1 where the name has none."""
+    base, _, written = name.rpartition("-")
+    try:
+        return (base, float(written)) if base else (name, 1.0)
+    except ValueError:
+        return name, 1.0
+
+
+def parse_stress(name: str, entries: object) -> Stress:
+    """A condition from plain data: a list of one-key mappings, applied in the order of the list.
+
+    ``{stretch: 3.5}`` gives the first field, ``{mix: {interferers: 5, level_db: -6.0}}`` any of
+    them. Raises ValueError naming the entry, what is wrong with it, and the remedy.
+    """
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"stress {name}: {entries!r} is no list; write [{{stretch: 3.5}}, ...]")
+    return Stress(name, tuple(_parse(f"stress {name}", entry) for entry in entries))
+
+
+def _parse(where: str, entry: object) -> Perturbation:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise ValueError(f"{where}: {entry!r} is not one perturbation; write {{stretch: 3.5}}")
+    ((name, value),) = entry.items()
+    if name not in _PERTURBATIONS:
+        raise ValueError(
+            f"{where}: no perturbation {name!r}; choose from {', '.join(_PERTURBATIONS)}"
+        )
+    kind = _PERTURBATIONS[name]
+    known = [field.name for field in fields(kind)]
+    values = value if isinstance(value, Mapping) else {known[0]: value}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: {name} has no {key!r}; choose from {', '.join(known)}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

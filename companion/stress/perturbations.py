@@ -1,0 +1,213 @@
+"""Perturbations of speech: seeded, composable in any order, each with a severity.
+
+Whatever a perturbation draws depends on the seed, the target's id, the perturbation's name and how
+often that name was applied before: not on other utterances, nor on batches, nor on what else is
+applied. The milder forms of a perturbation use the same draw as the full one.
+"""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from companion.speech.corpus import UnusableUtterance
+from companion.speech.nothing import NO_SPEECH, no_speech
+from companion.stress.mixture import Mixture, Part, Speakers, digest, rms
+from companion.stress.stretching import METHODS, VOCODER, stretched
+
+FAINT_DB = -30.0  # where the mildest mix and noise begin: audible, hardly a cause of errors
+SHORTEST_STRETCH = 2048  # samples: librosa's STFT frame
+_DECIBELS = 100.0  # beyond this float32 holds nothing of the weaker signal
+
+
+class Perturbation(Protocol):
+    """What is done to a mixture; ``name`` is its name in parameter files."""
+
+    name: ClassVar[str]
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The perturbed mixture; the mixture itself where there is nothing to do."""
+        ...
+
+    def at_severity(self, severity: float) -> "Perturbation":
+        """A milder form: 0 does nothing at all, 1 is the perturbation itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class TimeStretch:
+    """Play ``rate`` times faster (slower below 1) by one of the ``METHODS`` of ``stretching``.
+
+    Everything audible so far is stretched: before a mix the target alone, after it everyone. A
+    wave of n samples becomes round(n / rate) long; of the power it loses or gains, each part is
+    taken to have the same share.
+    """
+
+    rate: float = 3.5
+    method: str = VOCODER
+    name: ClassVar[str] = "stretch"
+
+    def __post_init__(self) -> None:
+        _set(self, "rate", 0.1, 10.0, "3.5 is 3.5 times faster, 0.2857 slower")
+        if self.method not in METHODS:
+            raise ValueError(f"stretch method is {self.method!r}; choose from {', '.join(METHODS)}")
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The stretched mixture; raises UnusableUtterance below ``SHORTEST_STRETCH`` samples."""
+        if self.rate == 1:
+            return mixture
+        before = mixture.wave
+        if before.size < SHORTEST_STRETCH:
+            raise UnusableUtterance(
+                f"{mixture.target.id}: {before.size} samples are too few to stretch, "
+                f"{SHORTEST_STRETCH} at least; leave the utterance out"
+            )
+        wave = stretched(before, self.rate, self.method)
+        return mixture.after(
+            self.name, wave, target_rms=mixture.target_rms * rms(wave) / rms(before)
+        )
+
+    def at_severity(self, severity: float) -> "TimeStretch":
+        """Rate to the power of severity: equal steps are equal factors of speed."""
+        return TimeStretch(self.rate ** _share(severity), self.method)
+
+
+@dataclass(frozen=True)
+class SpeakerMix:
+    """Add ``interferers`` other speakers, each at ``level_db`` dB relative to the target's RMS.
+
+    All begin together and all are heard to their end: the mix is as long as its longest
+    utterance (LibriMix's "max" mode), else their references would not be what is audible. Levels
+    compare each utterance's RMS over its own length; noise added before does not count.
+    """
+
+    interferers: int = 5
+    level_db: float = 0.0
+    name: ClassVar[str] = "mix"
+
+    def __post_init__(self) -> None:
+        count = self.interferers
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
+            raise ValueError(
+                f"mix interferers is {count!r}; give a whole number from 0 (five interferers "
+                "and the target are six speakers)"
+            )
+        object.__setattr__(self, "interferers", int(count))
+        _set(self, "level_db", -_DECIBELS, _DECIBELS, "0.0 is as loud as the target")
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The mix; raises ValueError where the corpus has too few other speakers."""
+        if self.interferers == 0:
+            return mixture
+        present = {part.utterance.speaker for part in mixture.parts}
+        drawn = speakers.draw(present, self.interferers, seed, mixture.key(self.name))
+        level = mixture.target_rms * 10 ** (self.level_db / 20)
+        longest = max(mixture.wave.size, *(wave.size for _, wave in drawn))
+        total = np.zeros(longest)
+        total[: mixture.wave.size] = mixture.wave
+        for _, wave in drawn:
+            total[: wave.size] += level / rms(wave) * wave.astype(np.float64)
+        parts = tuple(Part(utterance, self.level_db) for utterance, _ in drawn)
+        return mixture.after(self.name, total, parts)
+
+    def at_severity(self, severity: float) -> "SpeakerMix":
+        """The same speakers, from ``FAINT_DB`` to the full level, linear in dB; 0: nobody."""
+        if _share(severity) == 0:
+            return SpeakerMix(0, self.level_db)
+        return SpeakerMix(self.interferers, _between(FAINT_DB, self.level_db, severity))
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Add white Gaussian noise at exactly ``snr_db`` dB below everything audible so far.
+
+    The ratio is that of the two RMS over the whole wave; infinity adds nothing.
+    """
+
+    snr_db: float = 0.0
+    name: ClassVar[str] = "noise"
+
+    def __post_init__(self) -> None:
+        if self.snr_db != math.inf:
+            _set(self, "snr_db", -_DECIBELS, _DECIBELS, "0.0 is as loud as the speech, .inf none")
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The noisy mixture."""
+        if self.snr_db == math.inf:
+            return mixture
+        state = int.from_bytes(digest(seed, *mixture.key(self.name)))
+        noise = np.random.Generator(np.random.PCG64(state)).standard_normal(mixture.wave.size)
+        gain = rms(mixture.wave) / rms(noise) * 10 ** (-self.snr_db / 20)
+        return mixture.after(self.name, mixture.wave + gain * noise)
+
+    def at_severity(self, severity: float) -> "GaussianNoise":
+        """The same noise, from ``FAINT_DB`` to the full level, linear in dB; 0: none."""
+        if _share(severity) == 0 or self.snr_db == math.inf:
+            return GaussianNoise(math.inf)
+        return GaussianNoise(-_between(FAINT_DB, -self.snr_db, severity))
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """Exchange all audio for another speaker's utterance, or for audio without speech.
+
+    by: ``speech``, whose speaker joins the mixture, or one of ``NO_SPEECH``, as long as what it
+    replaces; ``none`` leaves the audio. The target's reference stays, though nobody says it: what a
+    model still writes of it, it did not hear.
+    """
+
+    by: str = "speech"
+    name: ClassVar[str] = "substitute"
+
+    def __post_init__(self) -> None:
+        if self.by not in _SUBSTITUTES:
+            raise ValueError(f"substitute by is {self.by!r}; choose from {', '.join(_SUBSTITUTES)}")
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        """The exchanged audio; raises ValueError where the corpus has no other speaker."""
+        key = mixture.key(self.name)
+        if self.by == "none":
+            return mixture
+        if self.by == "speech":
+            present = {part.utterance.speaker for part in mixture.parts}
+            ((utterance, wave),) = speakers.draw(present, 1, seed, key)
+            return mixture.after(self.name, wave, (Part(utterance, 0.0),), rms(wave))
+        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))
+        wave = no_speech(self.by, rng, mixture.wave.size)
+        return mixture.after(self.name, wave, target_rms=rms(wave))
+
+    def at_severity(self, severity: float) -> "Substitute":
+        """There is no half of it: 0 leaves the audio, more exchanges all of it."""
+        return self if _share(severity) > 0 else Substitute("none")
+
+
+_SUBSTITUTES = ("speech", *NO_SPEECH, "none")
+
+
+def _between(faint: float, full: float, severity: float) -> float:
+    faint = min(faint, full)  # what is fainter still at full severity never gets louder below it
+    return full - (1 - severity) * (full - faint)
+
+
+def _share(severity: float) -> float:
+    if (
+        isinstance(severity, bool)
+        or not isinstance(severity, Real)
+        or not 0 <= float(severity) <= 1
+    ):
+        raise ValueError(f"severity is {severity!r}; give a number from 0 (none) to 1 (full)")
+    return float(severity)
+
+
+def _set(perturbation: Perturbation, field: str, low: float, high: float, hint: str) -> None:
+    value = getattr(perturbation, field)
+    if isinstance(value, str):
+        hint += "; YAML reads 1e-3 as text, write 1.0e-3"
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
+        raise ValueError(
+            f"{perturbation.name} {field} is {value!r}; give a number from {low:g} to {high:g} "
+            f"({hint})"
+        )
+    object.__setattr__(perturbation, field, float(value))

@@ -1,0 +1,186 @@
+"""Word error against everyone who speaks, and what kind of answer a transcript is.
+
+Outcomes are judged from texts alone: the references, the transcript and a vocabulary.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+import jiwer
+import numpy as np
+
+from companion.speech.text import compression_ratio, normalise, without_annotations
+
+CANDIDATE_WORD_ERROR = 0.5  # the paper's limit: a hallucination candidate has more
+LOOP_COMPRESSION = 2.4  # openai-whisper's compression_ratio_threshold: above it decoding failed
+LOOP_REPEATS = 4  # people say things three times ("very very very"), hardly ever four
+LOOP_CHARACTERS = 12  # a repeated run this long is no drawn-out sound ("aaaa", "haha")
+WHOLE_REPEATS = 5  # a text of nothing else needs no such length ("I I I I I")
+FRAGMENT_WORDS = 3  # two words ("of the") are often shared by chance, three hardly ever
+FRAGMENT_SHARE = 0.5  # as for word error: at least half of the text is somebody's
+GIBBERISH_SHARE = 0.5  # fewer known words than this: most of the text is no language
+
+
+_WORD = re.compile(r"[\w']+")
+
+
+class Outcome(StrEnum):
+    """What kind of answer a transcript is; ``outcome`` says how they are told apart."""
+
+    CORRECT = "correct"
+    INTERFERER = "interferer"
+    EMPTY = "empty"
+    ANNOTATION = "annotation"
+    LOOP = "loop"
+    FRAGMENT = "fragment"
+    GIBBERISH = "gibberish"
+    INVENTION = "invention"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Word errors of one transcript against the target and against each interferer."""
+
+    target: float
+    interferers: tuple[float, ...]
+
+    @property
+    def closest(self) -> int:
+        """Who was written down best: 0 for the target, i for interferer i; of equals the first."""
+        errors = (self.target, *self.interferers)
+        return errors.index(min(errors))
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may be a hallucination: word error above 0.5 against everyone who speaks.
+
+        By this definition, the paper's, an empty transcript is a candidate too.
+        """
+        return min((self.target, *self.interferers)) > CANDIDATE_WORD_ERROR
+
+
+def score(references: Sequence[str], hypothesis: str) -> Score:
+    """Word errors of a transcript against the references, the target's first."""
+    if isinstance(references, str) or not references:
+        raise ValueError(f"references is {references!r}; give a list, the target's reference first")
+    target, *interferers = (word_error(reference, hypothesis) for reference in references)
+    return Score(target, tuple(interferers))
+
+
+def word_error(reference: str, hypothesis: str) -> float:
+    """Word error rate after Whisper's English normaliser; may exceed 1.
+
+    An empty hypothesis has error 1. For a reference without words the error is the number of
+    words written (jiwer's rule): 0 for silence left silent, and else at least 1.
+    """
+    return float(jiwer.wer(normalise(reference), normalise(hypothesis)))
+
+
+def outcome(
+    references: Sequence[str], hypothesis: str, vocabulary: Collection[str] | None
+) -> Outcome:
+    """The kind of answer, the first of these that holds; the target's reference comes first.
+
+    annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes, however often; also
+    where nobody speaks. Beside words annotations count for nothing, and all that follows is of the
+    words. correct: word error against the target at most 0.5. interferer: at most 0.5 against
+    another speaker. empty: no words, such as "...". loop: see ``is_loop``. fragment: at least half
+    of the words stand in runs of three that one of the speakers said, such as the beginning of a
+    sentence or pieces of several. gibberish: fewer than half of the words are in the vocabulary, of
+    a model that was taught no other words; never without a vocabulary, as nothing tells the rare
+    words and names of a whole language from none. invention: words that nobody said.
+    """
+    written, hypothesis = hypothesis, without_annotations(hypothesis)
+    if written != hypothesis and not normalise(hypothesis):
+        return Outcome.ANNOTATION
+    errors = score(references, hypothesis)
+    if errors.target <= CANDIDATE_WORD_ERROR:
+        return Outcome.CORRECT
+    if not errors.is_candidate:
+        return Outcome.INTERFERER
+    if not normalise(hypothesis):
+        return Outcome.EMPTY
+    if is_loop(hypothesis):
+        return Outcome.LOOP
+    if said_share(references, hypothesis) >= FRAGMENT_SHARE:
+        return Outcome.FRAGMENT
+    if vocabulary is not None and known_share(hypothesis, vocabulary) < GIBBERISH_SHARE:
+        return Outcome.GIBBERISH
+    return Outcome.INVENTION
+
+
+def is_loop(text: str) -> bool:
+    """Whether a text repeats itself: compressible beyond 2.4, or one piece four times on end.
+
+    The compression ratio is openai-whisper's and misses loops in short texts, where zlib's own
+    bytes weigh; so any run of at least 12 characters made of one piece four times over counts too,
+    with or without punctuation, and a whole text of any phrase five times or more.
+    """
+    if compression_ratio(text) > LOOP_COMPRESSION:
+        return True
+    words = _WORD.findall(text.lower())
+    whole = any(
+        words == words[:period] * (len(words) // period)
+        for period in range(1, len(words) // WHOLE_REPEATS + 1)
+    )
+    return whole or any(map(_has_run, (text.lower().split(), words)))
+
+
+def _has_run(words: Sequence[str]) -> bool:
+    """Whether a piece stands four times on end somewhere, words or parts of words."""
+    characters = np.array(list(" ".join(words) + " "))
+    return any(
+        _longest_run(characters[period:] == characters[:-period]) + period
+        >= max(LOOP_REPEATS * period, LOOP_CHARACTERS)
+        for period in range(1, len(characters) // LOOP_REPEATS + 1)
+    )
+
+
+def said_share(references: Sequence[str], hypothesis: str) -> float:
+    """The share of a transcript's words that stand in runs of three words of some reference.
+
+    A transcript shorter than that counts whole, if a reference contains it; 0 without words.
+    """
+    words = normalise(hypothesis).split()
+    run = min(FRAGMENT_WORDS, len(words))
+    if run == 0:
+        return 0.0
+    said = {piece for reference in references for piece in _runs(normalise(reference).split(), run)}
+    covered = {
+        position
+        for start, piece in enumerate(_runs(words, run))
+        if piece in said
+        for position in range(start, start + run)
+    }
+    return len(covered) / len(words)
+
+
+def known_share(text: str, vocabulary: Collection[str]) -> float:
+    """The share of a text's words that are in the vocabulary, both normalised; 0 without words.
+
+    Words with a digit are known: the normaliser writes numbers so. Raises ValueError for an empty
+    vocabulary.
+    """
+    known = _normalised_words(frozenset(vocabulary))
+    if not known:
+        raise ValueError("the vocabulary has no words; pass those of the corpus's language")
+    words = normalise(text).split()
+    hits = sum(word in known or any(map(str.isdigit, word)) for word in words)
+    return hits / max(len(words), 1)
+
+
+@lru_cache(maxsize=8)
+def _normalised_words(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(part for word in words for part in normalise(word).split())
+
+
+def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+
+
+def _longest_run(flags: np.ndarray) -> int:
+    stops = np.flatnonzero(~np.concatenate(([False], flags, [False])))
+    return int(np.diff(stops).max()) - 1

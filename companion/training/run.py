@@ -1,0 +1,174 @@
+"""Train one model of the ladder from prepared speech, and save it whole or not at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jiwer
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+
+from companion.models.decoding import greedy
+from companion.models.ladder import (
+    FRAMES_PER_SECOND,
+    feature_extractor,
+    initialise,
+    ladder_config,
+    save,
+)
+from companion.models.rules import UNRESTRICTED
+from companion.models.tokenizer import character_tokenizer
+from companion.models.transformers_model import TransformersModel
+from companion.training.batches import Batcher
+from companion.training.material import Clips, load
+from companion.training.recipe import Recipe
+from companion.training.train import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train: its size and seed."""
+
+    size: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The model's name, and that of its folder."""
+        return f"{self.size}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where models are trained: the recipe, the folders of unfinished and finished ones, a device.
+
+    The speech is in ``build/material``, a run's checkpoint in ``build/<name>``.
+    """
+
+    recipe: Recipe
+    build: Path
+    ladder: Path
+    device: torch.device
+
+    @property
+    def material(self) -> Path:
+        """The folder of the prepared speech."""
+        return self.build / "material"
+
+    def is_trained(self, job: Job) -> bool:
+        """Whether the model is there already, with its checksums."""
+        return (self.ladder / job.name / "SHA256SUMS").exists()
+
+
+def train_model(job: Job, workshop: Workshop) -> Path:
+    """Train a model, going on from its checkpoint if there is one; returns the model's folder."""
+    recipe = workshop.recipe
+    tokenizer, extractor = character_tokenizer(), feature_extractor(recipe.window_seconds)
+    model = new_model(job, recipe, tokenizer)
+    batchers = make_batchers(job, workshop, tokenizer)
+    development = _development(workshop)
+    features = _full_windows(development, extractor).to(workshop.device)
+
+    def word_error(trained: WhisperForConditionalGeneration) -> float:
+        view = TransformersModel(job.name, trained, tokenizer, extractor)
+        said = [transcript.text for transcript in greedy(view, features, UNRESTRICTED)]
+        return float(jiwer.wer(development.texts, said))
+
+    folder, target = workshop.build / job.name, workshop.ladder / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = train(
+        model,
+        batchers,
+        recipe.curriculum(job.size),
+        recipe,
+        folder,
+        word_error,
+        job.seed,
+        workshop.device,
+    )
+    record = {
+        "size": job.size,
+        "seed": job.seed,
+        "device": _device_name(workshop.device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "seconds": round(progress.seconds),
+        "parameters": model.num_parameters(),
+        "recipe": recipe.of(job.size),
+        "record": progress.record,
+    }
+    save(target, model.cpu(), tokenizer, extractor, record)
+    return target
+
+
+def new_model(
+    job: Job, recipe: Recipe, tokenizer: WhisperTokenizer
+) -> WhisperForConditionalGeneration:
+    """The model before its first step."""
+    shape = recipe.sizes[job.size]
+    config = ladder_config(
+        width=shape.width,
+        heads=shape.heads,
+        encoder_layers=shape.encoder_layers,
+        decoder_layers=shape.decoder_layers,
+        window_seconds=recipe.window_seconds,
+        max_target_positions=recipe.max_target_positions,
+        tokenizer=tokenizer,
+    )
+    return initialise(config, job.seed)
+
+
+def make_batchers(job: Job, workshop: Workshop, tokenizer: WhisperTokenizer) -> dict[str, Batcher]:
+    """The batches of every stage of a model's curriculum, without the development utterances."""
+    recipe = workshop.recipe
+    stages = recipe.curriculum(job.size)
+    no_speech = load(workshop.material, "no_speech")
+    kinds = {kind for stage in stages.values() for kind in stage.material}
+    clips = {kind: load(workshop.material, kind) for kind in kinds}
+    if "sentences" in clips:
+        kept = slice(0, -recipe.material.development_utterances)
+        clips["sentences"] = _part(clips["sentences"], kept)
+    full_window = recipe.window_seconds * FRAMES_PER_SECOND
+    shuffled = recipe.sizes[job.size].shuffled_pairs
+    return {
+        name: Batcher(
+            _joined([clips[kind] for kind in stage.material]),
+            no_speech, stage, tokenizer, full_window, job.seed, shuffled,
+        )
+        for name, stage in stages.items()
+    }  # fmt: skip
+
+
+def _development(workshop: Workshop) -> Clips:
+    held_back = slice(-workshop.recipe.material.development_utterances, None)
+    return _part(load(workshop.material, "sentences"), held_back)
+
+
+def _full_windows(clips: Clips, extractor: WhisperFeatureExtractor) -> Tensor:
+    """Clips padded to the full window, each with its own silence: (clips, mels, frames)."""
+    frames = extractor.n_samples // extractor.hop_length
+    return torch.stack(
+        [
+            functional.pad(
+                torch.from_numpy(mel.astype("float32")), (0, frames - mel.shape[1]), value=silence
+            )
+            for mel, silence in zip(clips.mels, clips.silence, strict=True)
+        ]
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _joined(parts: list[Clips]) -> Clips:
+    return Clips(
+        [mel for part in parts for mel in part.mels],
+        [text for part in parts for text in part.texts],
+        [silence for part in parts for silence in part.silence],
+    )
+
+
+def _part(clips: Clips, part: slice) -> Clips:
+    return Clips(clips.mels[part], clips.texts[part], clips.silence[part])

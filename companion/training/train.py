@@ -1,0 +1,292 @@
+"""Train one model of the ladder: a curriculum, a CTC head, and a loop that can be resumed."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from companion.training.batches import IGNORE, Batch, Batcher
+from companion.training.muon import Muon
+from companion.training.recipe import Optimiser, Recipe, Stage
+
+REFERENCE_WIDTH = 128  # the width that a stage's learning rate is given for
+_BETAS = (0.9, 0.98)
+_LAST_LEARNING_RATE = 0.02  # of the highest, at the end of the cosine
+
+_line = 0  # of the terminal, where this process draws its progress bars
+
+
+def draw_bars_on(line: int) -> None:
+    """Draw this process's progress bars so many lines down, where no other one draws."""
+    global _line
+    _line = line
+
+
+@dataclass
+class Progress:
+    """Where a run stands: stage, steps done in it, its record so far and the seconds it took."""
+
+    stage: str
+    step: int = 0
+    record: list[dict[str, object]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Learner(nn.Module):
+    """A Whisper model and the CTC head that its encoder is trained with; the head is not kept."""
+
+    def __init__(self, model: WhisperForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.blank = model.config.vocab_size
+        self.ctc = nn.Linear(model.config.d_model, self.blank + 1)
+
+    def loss(self, batch: Batch, ctc_weight: float) -> Tensor:
+        """Cross-entropy of the next token plus ``ctc_weight`` times CTC on the encoder."""
+        context = encode_window(self.model, batch.features)
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=context),
+            decoder_input_ids=batch.inputs,
+            use_cache=False,
+        ).logits
+        loss = functional.cross_entropy(
+            logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE
+        )
+        return loss + ctc_weight * self._ctc_loss(context, batch.texts)
+
+    def _ctc_loss(self, context: Tensor, texts: list[list[int]]) -> Tensor:
+        log_probs = self.ctc(context).float().log_softmax(-1).transpose(0, 1)
+        lengths = torch.tensor([len(text) for text in texts])
+        targets = torch.tensor([token for text in texts for token in text], dtype=torch.long)
+        frames = torch.full((len(texts),), context.shape[1])
+        return functional.ctc_loss(
+            log_probs, targets, frames, lengths, self.blank, zero_infinity=True
+        )
+
+
+def encode_window(model: WhisperForConditionalGeneration, features: Tensor) -> Tensor:
+    """The encoder on a window shorter than its own: its table of positions is sliced.
+
+    features (batch, mels, frames) -> (batch, frames / 2, width). The library's own forward pass
+    insists on the full window, six times the work on the curriculum's first stage.
+    """
+    encoder = model.model.encoder
+    hidden = functional.gelu(encoder.conv1(features))
+    hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    for layer in encoder.layers:
+        hidden = layer(hidden, None)
+    return encoder.layer_norm(hidden)
+
+
+def train(
+    model: WhisperForConditionalGeneration,
+    batchers: dict[str, Batcher],
+    stages: dict[str, Stage],
+    recipe: Recipe,
+    folder: Path,
+    evaluate: Callable[[WhisperForConditionalGeneration], float],
+    seed: int,
+    device: torch.device,
+) -> Progress:
+    """Run every stage in order, resuming from ``folder/checkpoint.pt``; returns the record.
+
+    Raises ValueError for a checkpoint of another recipe, shape or seed.
+    """
+    torch.manual_seed(seed)
+    learner = Learner(model.train()).to(device)
+    names = list(stages)
+    progress = Progress(names[0])
+    optimisers = make_optimisers(learner, recipe.optimiser)
+    checkpoint, run = folder / "checkpoint.pt", _run_of(learner, stages, recipe, seed)
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved["run"] != run:
+            raise ValueError(
+                f"{checkpoint}: of another recipe or seed ({saved['run']}, asked for {run}); "
+                f"remove {folder} to train anew"
+            )
+        learner.load_state_dict(saved["learner"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        progress = Progress(**json.loads(saved["progress"]))
+    for name in names[names.index(progress.stage) :]:
+        if progress.stage != name:
+            progress.stage, progress.step = name, 0
+            optimisers = make_optimisers(learner, recipe.optimiser)
+        _run_stage(
+            learner,
+            optimisers,
+            batchers[name],
+            stages[name],
+            recipe,
+            progress,
+            checkpoint,
+            run,
+            evaluate,
+            device,
+        )
+    return progress
+
+
+def _run_of(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
+    """What decides the weights of a run, apart from the machine, as JSON."""
+    shapes = {name: list(tensor.shape) for name, tensor in learner.state_dict().items()}
+    parts = {
+        "seed": seed,
+        "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12],
+        "stages": {name: asdict(stage) for name, stage in stages.items()},
+        "material": asdict(recipe.material),
+        "optimiser": asdict(recipe.optimiser),
+    }
+    return json.dumps(parts)
+
+
+def _run_stage(
+    learner: Learner,
+    optimisers: Sequence[torch.optim.Optimizer],
+    batcher: Batcher,
+    stage: Stage,
+    recipe: Recipe,
+    progress: Progress,
+    checkpoint: Path,
+    run: str,
+    evaluate: Callable[[WhisperForConditionalGeneration], float],
+    device: torch.device,
+) -> None:
+    settings = recipe.optimiser
+    batches = batcher.batches(progress.step, full_window_from(stage, settings))
+    bar = tqdm(
+        total=stage.steps,
+        initial=progress.step,
+        desc=f"{checkpoint.parent.name} {progress.stage}",
+        unit="step",
+        position=_line,
+    )
+    total, began = 0.0, time.monotonic()
+    while progress.step < stage.steps:
+        share = schedule(progress.step, stage, settings)
+        batch = to_device(next(batches), device)
+        total += update(learner, optimisers, batch, stage, settings, share).item()
+        progress.step += 1
+        bar.update()
+        if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
+            mean = total / ((progress.step - 1) % recipe.checkpoint_every + 1)
+            if not math.isfinite(mean):
+                raise FloatingPointError(
+                    f"loss {mean} in stage {progress.stage} at step {progress.step}; "
+                    f"the last good checkpoint is {checkpoint}; lower the learning rate"
+                )
+            learner.eval()
+            error = evaluate(learner.model)
+            learner.train()
+            progress.seconds += time.monotonic() - began
+            progress.record.append(
+                {
+                    "stage": progress.stage,
+                    "step": progress.step,
+                    "loss": round(mean, 4),
+                    "word_error": round(error, 4),
+                    "seconds": round(progress.seconds, 1),
+                }
+            )
+            bar.set_postfix(loss=f"{mean:.3f}", word_error=f"{error:.2f}")
+            _save(checkpoint, run, learner, optimisers, progress)
+            total, began = 0.0, time.monotonic()
+    bar.close()
+
+
+def update(
+    learner: Learner,
+    optimisers: Sequence[torch.optim.Optimizer],
+    batch: Batch,
+    stage: Stage,
+    settings: Optimiser,
+    share: float,
+) -> Tensor:
+    """One step on one batch, at a share of the stage's learning rate; returns the loss.
+
+    On CUDA products are taken in bfloat16 where autocast allows, weights and losses in float32.
+    """
+    highest = stage.learning_rate * (REFERENCE_WIDTH / learner.model.config.d_model) ** 0.5
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = highest * group["lr_share"] * share
+    device = batch.features.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        loss = learner.loss(batch, stage.ctc_weight)
+    learner.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(learner.parameters(), settings.clip_norm)
+    for optimiser in optimisers:
+        optimiser.step()
+    return loss.detach()
+
+
+def full_window_from(stage: Stage, settings: Optimiser) -> int:
+    """The step from which on a stage's batches all have the full window, if it ever has it."""
+    share = settings.full_window_last_share if stage.full_window_share else 0.0
+    return int(stage.steps * (1 - share))
+
+
+def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
+    """The learning rate at a step as a share of the highest: linear warm-up, then a cosine."""
+    warm = min(1.0, (step + 1) / optimiser.warmup_steps)
+    after = max(1, stage.steps - optimiser.warmup_steps)
+    done = min(1.0, max(0.0, (step - optimiser.warmup_steps) / after))
+    cosine = 0.5 * (1 + math.cos(math.pi * done))
+    return warm * (_LAST_LEARNING_RATE + (1 - _LAST_LEARNING_RATE) * cosine)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``."""
+    return Batch(
+        batch.features.to(device), batch.inputs.to(device), batch.labels.to(device), batch.texts
+    )
+
+
+def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of the layers; AdamW for kernels, embeddings, CTC head and vectors."""
+    trained = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    inner = [p for name, p in trained if ".layers." in name and p.ndim == 2]
+    known = {id(p) for p in inner}
+    others = [p for _, p in trained if id(p) not in known]
+    share, decay = settings.adamw_learning_rate_share, settings.weight_decay
+    vectors = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
+    arrays = {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay}
+    return (
+        Muon([{"params": inner, "lr_share": 1.0}], lr=0.0, weight_decay=decay),
+        torch.optim.AdamW(
+            [arrays | {"lr_share": share}, vectors | {"lr_share": share}], lr=0.0, betas=_BETAS
+        ),
+    )
+
+
+def _save(
+    path: Path,
+    run: str,
+    learner: Learner,
+    optimisers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
+) -> None:
+    part = path.with_suffix(".part")
+    torch.save(
+        {
+            "run": run,
+            "learner": learner.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+            "progress": json.dumps(asdict(progress)),
+        },
+        part,
+    )
+    part.rename(path)
