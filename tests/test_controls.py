@@ -1,42 +1,33 @@
 """Controls with a network's singular values, against what they are said to keep and to lose."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from checkpoints import dimensions, random_whisper
-from moonshine import write_moonshine
 from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.controls import draw_seed, haar, matrices, spectrum_preserving
 from companion.models.forcing import feed
-from companion.models.loading import load
 from companion.models.openai_model import OpenAIModel
 from companion.models.states import text_of
 from companion.models.view import SpeechModel
 
 CPU = torch.device("cpu")
 SEED = 5
-LIBRARIES = ("transformers", "openai", "moonshine")
+LIBRARIES = ("transformers", "openai")
 
 
 @pytest.fixture(scope="module", params=LIBRARIES)
-def model(
-    request: pytest.FixtureRequest, tiny: SpeechModel, tmp_path_factory: pytest.TempPathFactory
-) -> SpeechModel:
+def model(request: pytest.FixtureRequest, tiny: SpeechModel) -> SpeechModel:
     if request.param == "transformers":
         return tiny
-    if request.param == "openai":
-        whisper = random_whisper(dimensions(32, 4, 2, 51864, 80))
-        with torch.no_grad():
-            for name, weight in whisper.named_parameters():
-                if name.endswith("bias") or "ln" in name:
-                    weight.normal_()
-        return OpenAIModel("random", whisper)
-    folder = write_moonshine(tmp_path_factory.mktemp("controls") / "moon", layers=2)
-    return load(str(folder), Path("no ladder"), CPU)
+    whisper = random_whisper(dimensions(32, 4, 2, 51864, 80))
+    with torch.no_grad():
+        for name, weight in whisper.named_parameters():
+            if name.endswith("bias") or "ln" in name:
+                weight.normal_()
+    return OpenAIModel("random", whisper)
 
 
 def state(network: SpeechModel) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from companion import fetching
 from companion.fetching import ResumedDownload
 from companion.speech import librispeech
 from companion.speech.corpus import find_utterances, read_wave
 from companion.speech.librispeech import CHECKSUMS, FetchError, fetch
-from companion import fetching
 
 SUBSET = "test-clean"
 

@@ -105,15 +105,7 @@ class Stack:
 
 
 def _stack(model: SpeechModel) -> Stack:
-    try:
-        layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
-    except TypeError:
-        kind = type(model.layers[0].layer).__name__
-        raise TypeError(
-            f"{model.name}: injections and sensitivities have closed forms for Whisper's layers "
-            f"alone, not for {kind}; leave the model out of jacobians, and take propagators from "
-            "spectral.jacobians.propagators.autodiff_propagators of its layer_function"
-        ) from None
+    layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
     return Stack(layers, as_norm(model.final_norm, torch.float64))
 
 

@@ -33,7 +33,7 @@ class Recording:
 
     def __init__(self, model: SpeechModel) -> None:
         self._prompt_length, self._heads = len(model.tokens.prompt), model.heads
-        self._placed, self._layers = model.placed, len(model.layers)
+        self._layers = len(model.layers)
         self._calls: dict[tuple[str, int], list[_Call]] = {}
         self._held: Tensor | None = None  # which windows the next call is of; None for all
 
@@ -145,7 +145,7 @@ class Recording:
 
     def _by_head(self, kind: str, layer: int) -> Tensor:
         rows = self._outputs(kind, layer).double()
-        return self._placed(rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2))
+        return rows.reshape(*rows.shape[:-1], self._heads, -1).transpose(-3, -2)
 
     def _require(self, kind: str) -> None:
         """RuntimeError unless every layer was heard at every call."""

@@ -215,8 +215,7 @@ class _Written:
     def transcript(self, model: SpeechModel, no_speech: float) -> Transcript:
         """The text and its confidences; raises ValueError where they are NaN."""
         count, text = len(self.tokens) + 1, model.text(self.tokens)
-        silence = 0.0 if model.tokens.no_speech is None else no_speech
-        if math.isnan(silence + sum(self.log_probabilities) + sum(self.forbidden)):
+        if math.isnan(no_speech + sum(self.log_probabilities) + sum(self.forbidden)):
             raise ValueError(
                 f"{model.name}: its logits are NaN; check the weights and the features"
             )
@@ -254,7 +253,5 @@ def _columns(choice: Choice) -> tuple[list[float], ...]:
 
 def _no_speech_probabilities(model: SpeechModel, logits: Tensor) -> list[float]:
     """Of logits (batch, vocabulary): one each."""
-    if model.tokens.no_speech is None:
-        return [math.nan] * len(logits)
     found: list[float] = logits.double().softmax(-1)[:, model.tokens.no_speech].tolist()
     return found

@@ -5,10 +5,7 @@ this computer is fetched once, whole, and then read as any other folder, of tran
 CTranslate2.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import requests
 import torch
@@ -16,10 +13,8 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
-    MoonshineForConditionalGeneration,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
-    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
@@ -29,7 +24,6 @@ from companion.models.ctranslate2 import WEIGHTS as CONVERTED
 from companion.models.ctranslate2 import conversion_in
 from companion.models.formats import foreign
 from companion.models.ladder import initial_std, initialise
-from companion.models.moonshine_model import MoonshineModel
 from companion.models.transformers_model import TransformersModel
 from companion.models.view import SpeechModel
 from companion.models.vocabulary import FILES as VOCABULARIES
@@ -40,50 +34,17 @@ _PATTERNS = ["*.json", "*.txt", _WEIGHTS, "model-*-of-*.safetensors", CONVERTED]
 _PATIENCE = 10.0  # seconds until a server that does not answer counts as none
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """transformers' classes for one ``model_type``, and the view of them."""
-
-    network: Any
-    tokenizer: Any
-    extractor: Any
-    view: Callable[..., SpeechModel]
-    std: str  # what its configuration calls the standard deviation of fresh weights
-
-    def processors(self, folder: Path) -> tuple[Any, Any]:
-        """The folder's tokenizer and feature extractor."""
-        return self.tokenizer.from_pretrained(folder), self.extractor.from_pretrained(folder)
-
-
-ARCHITECTURES = {
-    "whisper": Architecture(
-        WhisperForConditionalGeneration,
-        WhisperTokenizer,
-        WhisperFeatureExtractor,
-        TransformersModel,
-        "init_std",
-    ),
-    "moonshine": Architecture(
-        MoonshineForConditionalGeneration,
-        PreTrainedTokenizerFast,
-        Wav2Vec2FeatureExtractor,
-        MoonshineModel,
-        "initializer_range",
-    ),
-}
-
-
 def from_folder(name: str, folder: Path, device: torch.device) -> SpeechModel:
     """The model of a folder, float32, called ``name``.
 
     Raises FileNotFoundError for files that are missing, ValueError for what is no such model.
     """
-    architecture = _architecture(name, folder)
+    _require_whisper(name, folder)
     try:
-        model, loaded = architecture.network.from_pretrained(
+        model, loaded = WhisperForConditionalGeneration.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-        processors = architecture.processors(folder)
+        processors = _processors(folder)
     except OSError as error:
         raise _incomplete(name, error) from error
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -96,16 +57,20 @@ def from_folder(name: str, folder: Path, device: torch.device) -> SpeechModel:
             f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the first: "
             f"{keys[0]}); fetch it again"
         )
-    return architecture.view(name, model.to(device), *processors)
+    return TransformersModel(name, model.to(device), *processors)
 
 
 def random_from_folder(name: str, folder: Path, device: torch.device, seed: int) -> SpeechModel:
     """The architecture of a folder's model at random initialisation, called ``name``."""
-    architecture = _architecture(name, folder)
-    config = architecture.network.config_class.from_pretrained(folder)
-    setattr(config, architecture.std, initial_std(config.hidden_size))
-    model = initialise(config, seed, architecture.network).to(device)
-    return architecture.view(name, model, *architecture.processors(folder))
+    _require_whisper(name, folder)
+    config = WhisperConfig.from_pretrained(folder)
+    config.init_std = initial_std(config.hidden_size)
+    model = initialise(config, seed).to(device)
+    return TransformersModel(name, model, *_processors(folder))
+
+
+def _processors(folder: Path) -> tuple[WhisperTokenizer, WhisperFeatureExtractor]:
+    return WhisperTokenizer.from_pretrained(folder), WhisperFeatureExtractor.from_pretrained(folder)
 
 
 def repository_folder(name: str, ladder: Path) -> Path:
@@ -167,7 +132,7 @@ def _complete(folder: str) -> Path:
     return found
 
 
-def _architecture(name: str, folder: Path) -> Architecture:
+def _require_whisper(name: str, folder: Path) -> None:
     if not (folder / _CONFIG).is_file():
         other = foreign(folder)
         raise _incomplete(name, OSError(f"no {_CONFIG}{f'; {other}' if other else ''}"))
@@ -175,12 +140,11 @@ def _architecture(name: str, folder: Path) -> Architecture:
         kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
     except (OSError, ValueError) as error:
         raise _foreign(name, error) from error
-    if kind not in ARCHITECTURES:
+    if kind != "whisper":
         raise ValueError(
-            f"{name}: model_type is {kind!r} in its {_CONFIG}; known are "
-            f"{', '.join(ARCHITECTURES)}, and CTranslate2's Whisper with its {CONVERTED}"
+            f"{name}: model_type is {kind!r} in its {_CONFIG}; known are whisper and "
+            f"CTranslate2's Whisper with its {CONVERTED}"
         )
-    return ARCHITECTURES[kind]
 
 
 def _incomplete(name: str, error: Exception) -> FileNotFoundError:

@@ -3,11 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -63,13 +61,11 @@ def feature_extractor(window_seconds: int) -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=MELS, chunk_length=window_seconds)
 
 
-def initialise(
-    config: PreTrainedConfig, seed: int, network: Any = WhisperForConditionalGeneration
-) -> Any:
+def initialise(config: WhisperConfig, seed: int) -> WhisperForConditionalGeneration:
     """A randomly initialised model in evaluation mode; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return network(config).eval()
+        return WhisperForConditionalGeneration(config).eval()
 
 
 def save(

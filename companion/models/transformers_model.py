@@ -49,7 +49,7 @@ class TransformersModel(SpeechModel):
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
-        self.layers = transformers_layers(model.model.decoder, ffn="fc2")
+        self.layers = transformers_layers(model.model.decoder)
         self.encoder_layers = list(model.model.encoder.layers)
         self.final_norm = model.model.decoder.layer_norm
 

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spectral.jacobians.adapters import as_layer
-from spectral.jacobians.layers import forward
 from spectral.tracing.structure import DecoderLayer
 
 
@@ -24,7 +22,7 @@ class Tokens:
 
     prompt: tuple[int, ...]
     end: int
-    no_speech: int | None  # not every model can say so
+    no_speech: int
     suppressed: tuple[int, ...]  # all that is no text, without the end
     non_speech: tuple[int, ...]  # text that nobody speaks, such as "(" or "[", by openai-whisper
     control: tuple[int, ...]  # what steers decoding: openai-whisper leaves languages out
@@ -142,21 +140,6 @@ class SpeechModel(ABC):
             "openai-whisper itself, for its own models alone; load one of those, or decode by the "
             "rule openai or unrestricted"
         )
-
-    def placed(self, rows: Tensor) -> Tensor:
-        """Queries or keys (batch, heads, positions, d) as attention compares them.
-
-        Whisper's know their positions already; rotary ones are turned here.
-        """
-        return rows
-
-    def layer_function(self, layer: int, context: Tensor) -> Callable[[Tensor], Tensor]:
-        """A decoder layer as a differentiable function, (positions, width) to the same.
-
-        Causal, in the dtype of the context (1, S, width). What ``autodiff_propagators`` takes.
-        """
-        plain = as_layer(self.layers[layer].layer, context.dtype)
-        return lambda hidden: forward(plain, hidden, context[0])
 
 
 def kept_rows(whole: Tensor, rows: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
         rows, entry, norm = len(decoder.token_embedding.weight), "decode", decoder.ln
         first, last = _OPENAI.get(rows, (None, None))
     else:
-        layers, heads = transformers_layers(decoder, "fc2"), decoder.layers[0].self_attn.num_heads
+        layers, heads = transformers_layers(decoder), decoder.layers[0].self_attn.num_heads
         rows, entry, norm = len(decoder.embed_tokens.weight), "generate", decoder.layer_norm
         first, last = decoder.config.decoder_start_token_id, decoder.config.eos_token_id
     start, end = first if start is None else start, last if end is None else end
@@ -88,16 +88,13 @@ def openai_layers(decoder: Any) -> list[DecoderLayer]:
     ]
 
 
-def transformers_layers(decoder: Any, ffn: str) -> list[DecoderLayer]:
-    """The layers of a decoder of transformers; ``ffn``: the module whose output is added.
-
-    Whisper and Moonshine call the other modules alike.
-    """
+def transformers_layers(decoder: Any) -> list[DecoderLayer]:
+    """The layers of a decoder of transformers, whose FFN ends with ``fc2``."""
     return [
         DecoderLayer(
             self_attention=layer.self_attn,
             cross_attention=layer.encoder_attn,
-            ffn=getattr(layer, ffn),
+            ffn=layer.fc2,
             query=layer.self_attn.q_proj,
             key=layer.self_attn.k_proj,
             layer=layer,
