@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from companion.measurement.hearing import hear, mel_operator
+from companion.measurement.hearing import encoder_operator, hear, mel_operator
 from companion.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
 from companion.measurement.schemas import JACOBIANS
 from companion.measurement.settings import JacobianSettings
@@ -240,7 +240,7 @@ def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivativ
     assert hearing.sensitivity.shape[0] == hearing.attention.shape[0] == tokens
     torch.testing.assert_close(hearing.attention.sum(-1), torch.ones(tokens))
     assert (hearing.peaks_apart() >= 0).all()
-    operator = mel_operator(tiny, hearing.streams, features, token=2)
+    operator = mel_operator(tiny, hearing.streams, encoder_operator(tiny, features), token=2)
     assert operator.shape == (tiny.width, features.numel())
     direction = torch.randn(features.numel(), 1, generator=torch.Generator().manual_seed(0))
     moved = operator.matmat(direction)[:, 0]

@@ -22,6 +22,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from companion.measurement.hearing import encoder_operator
 from companion.models.capture import COMPONENTS, HIDDEN_STATE, capture
 from companion.models.decoding import greedy, transcribe
 from companion.models.loading import load, load_random_twin, weights_digest
@@ -152,6 +153,18 @@ def require_equal_captures(
         graphs = [one.attention(said, layer) for one, said in recordings]
         torch.testing.assert_close(*graphs, rtol=1e-3, atol=1e-5)
     return ours[0]
+
+
+def test_both_encoders_have_the_same_derivative_both_ways(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    features = pair[0].features(waves[:1])
+    ours, theirs = (encoder_operator(model, features) for model in pair)
+    for size, name in zip(ours.shape, ("rmatmat", "matmat"), strict=True):
+        columns = torch.randn(size, 2, generator=torch.Generator().manual_seed(0))
+        mine, other = (getattr(one, name)(columns) for one in (ours, theirs))
+        scale = 1e-4 * mine.abs().max().item()
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=scale)
 
 
 def test_both_have_the_same_propagators(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from companion.measurement.dynamics_schemas import NUDGES
-from companion.measurement.hearing import mel_operator
+from companion.measurement.hearing import encoder_operator, mel_operator
 from companion.measurement.nudges import _random, _singular, measure_nudges
 from companion.measurement.settings import NudgeSettings
 from companion.measurement.store import read
@@ -18,6 +18,7 @@ from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.results.nudges import growths, nudged_texts
 from companion.speech.corpus import find_utterances, read_wave
+from spectral.jacobians.operators import function_operator
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +75,31 @@ def test_directions_have_norm_one_and_singular_ones_move_their_token_by_sigma(
         assert nudge.delta[:, 120:].abs().max() == 0
     assert not torch.equal(drawn[0].delta, drawn[1].delta)
     streams = residual_streams(tiny, features, text.tokens)
-    operator = mel_operator(tiny, streams, features, 0)
-    plus, minus = _singular(tiny, features, text, (1,))
+    operator = mel_operator(tiny, streams, encoder_operator(tiny, features), 0)
+    plus, minus = _singular(tiny, features, streams, (1,))
     assert torch.equal(plus.delta, -minus.delta)
     moved = operator.matmat(plus.delta.reshape(-1, 1)).norm().item()
     assert moved == pytest.approx(plus.sigma, rel=1e-2)
     others = [operator.matmat(one.delta.reshape(-1, 1)).norm().item() for one in drawn]
     assert max(others) < moved
+
+
+def test_the_encoder_s_operator_is_its_derivative_both_ways(
+    tiny: SpeechModel, speech: Path
+) -> None:
+    features = tiny.features([read_wave(find_utterances(speech).utterances[0])])
+    operator = encoder_operator(tiny, features)
+    expected = function_operator(tiny.encode, features)
+    assert operator.shape == expected.shape
+    across, down = (
+        torch.randn(size, 2, generator=torch.Generator().manual_seed(0))
+        for size in (operator.shape[1], operator.shape[0])
+    )
+    for got, wanted in (
+        (operator.matmat(across), expected.matmat(across)),
+        (operator.rmatmat(down), expected.rmatmat(down)),
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
 
 
 def _planted(changed: dict[str, float]) -> pd.DataFrame:

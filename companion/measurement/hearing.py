@@ -2,16 +2,25 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.func import jvp
 
 from companion.models.decoding import greedy
 from companion.models.rules import Rule
 from companion.models.streams import Streams, residual_streams
 from companion.models.view import SpeechModel
-from spectral.jacobians.adapters import as_layer
-from spectral.jacobians.injections import sensitivity
-from spectral.jacobians.layers import forward
-from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.adapters import as_layer, as_norm
+from spectral.jacobians.injections import sensitivity, total_sensitivity
+from spectral.jacobians.layers import after_ffn
+from spectral.jacobians.linearisation import forward_passes
+from spectral.jacobians.operators import LinearOperator
+from spectral.jacobians.tangents import (
+    layer_cotangents,
+    layer_norm_cotangents,
+    layer_norm_tangents,
+    layer_tangents,
+)
 from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
 
 
@@ -50,35 +59,67 @@ def hear(model: SpeechModel, features: Tensor, rule: Rule) -> Hearing:
     )
 
 
+def encoder_operator(model: SpeechModel, features: Tensor) -> LinearOperator:
+    """The encoder's Jacobian, context by log-mel: ``(S width, mels frames)``, matrix-free.
+
+    In closed form from one pass of features (1, mels, frames), of which it holds the attention
+    weights, S^2 per head and layer. Raises TypeError for a model whose layers have no closed form.
+    """
+    layers = [as_layer(layer) for layer in model.encoder_layers]
+    features = features.detach()
+    norm = as_norm(model.encoder_norm, features.dtype)
+    embedded, pull = torch.func.vjp(model.embed, features)[:2]
+    passes = forward_passes(layers, embedded.detach())
+    last = after_ffn(layers[-1], passes[-1].hidden[-1])
+
+    def matmat(columns: Tensor) -> Tensor:
+        rows = columns.mT.reshape(-1, *features.shape)
+        moved = torch.stack([jvp(model.embed, (features,), (row,))[1] for row in rows], 1).detach()
+        for layer, seen in zip(layers, passes, strict=True):
+            moved = layer_tangents(layer, seen, moved)
+        return layer_norm_tangents(norm, last, moved)[0].flatten(1).mT
+
+    def rmatmat(columns: Tensor) -> Tensor:
+        rows = columns.mT.reshape(1, -1, *last.shape[1:])
+        moved = layer_norm_cotangents(norm, last, rows)
+        for layer, seen in zip(reversed(layers), reversed(passes), strict=True):
+            moved = layer_cotangents(layer, seen, moved)
+        return torch.stack([pull(row)[0].flatten().detach() for row in moved.unbind(1)], -1)
+
+    shape = torch.Size([last.numel(), features.numel()])
+    return LinearOperator(shape, matmat, rmatmat, features.dtype, features.device)
+
+
 def mel_operator(
-    model: SpeechModel, streams: Streams, features: Tensor, token: int
+    model: SpeechModel, streams: Streams, encoder: LinearOperator, token: int
 ) -> LinearOperator:
     """The total Jacobian of a token's last hidden state by the log-mel, matrix-free.
 
-    Through the encoder and all decoder layers, earlier tokens' keys and values included. Shape
-    ``(width, mels frames)`` for features (1, mels, frames); the token counts from 0 in the text.
+    Through the encoder, of whose :func:`encoder_operator` it is, and all decoder layers, earlier
+    tokens' keys and values included. Shape ``(width, mels frames)``; the token counts from 0 in the
+    text.
     """
     layers = [as_layer(layer.layer) for layer in model.layers]
     position = streams.text.start + token
-    stream = streams.hidden[0][:, : position + 1]
-
-    def last(features: Tensor) -> Tensor:
-        context, hidden = model.encode(features), stream
-        for layer in layers:
-            hidden = forward(layer, hidden, context)
-        return hidden[0, -1]
-
-    return function_operator(last, features)
+    hidden = streams.hidden[0][0, : position + 1]
+    decoder = total_sensitivity(layers, hidden, streams.context[0], slice(position, None))
+    return LinearOperator(
+        torch.Size([decoder.shape[0], encoder.shape[1]]),
+        lambda columns: decoder.matmat(encoder.matmat(columns)),
+        lambda columns: encoder.rmatmat(decoder.rmatmat(columns)),
+        encoder.dtype,
+        encoder.device,
+    )
 
 
 def mel_directions(
     model: SpeechModel, hearing: Hearing, tokens: list[int], k: int = 2
 ) -> list[SingularTriplets]:
     """The top singular triplets of :func:`mel_operator` at some tokens; v is a log-mel each."""
-    features = hearing.features[None].to(model.device)
+    encoder = encoder_operator(model, hearing.features[None].to(model.device))
     return [
         top_singular_triplets(
-            mel_operator(model, hearing.streams, features, token), k=k, tolerance=1e-2, limit=60
+            mel_operator(model, hearing.streams, encoder, token), k=k, tolerance=1e-2, limit=60
         )
         for token in tokens
     ]

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from companion.measurement.dynamics_schemas import NUDGES, RANDOM_DIRECTION, SINGULAR_DIRECTION
-from companion.measurement.hearing import mel_operator
+from companion.measurement.hearing import encoder_operator, mel_operator
 from companion.measurement.run import Summary, measure
 from companion.measurement.settings import NudgeSettings
 from companion.measurement.surrogates import generator
 from companion.measurement.texts import Row
 from companion.measurement.twins import random_twin
 from companion.models.capture import HIDDEN_STATE, capture
-from companion.models.decoding import Transcript, greedy
-from companion.models.forcing import feed_windows
-from companion.models.streams import residual_streams
+from companion.models.decoding import Heard, Transcript, transcribe_heard
+from companion.models.forcing import feed_contexts
+from companion.models.streams import Streams, streams_in
 from companion.models.view import SpeechModel
 from companion.speech.text import edits, normalise
 from companion.stress.mixture import Mixture
@@ -60,14 +60,24 @@ def nudge_rows(
     for condition, mixtures in batch.items():
         for mixture in mixtures:
             features = model.features([mixture.wave])
-            (text,) = greedy(model, features, settings.rule)
+            context = _encoded(model, features)
+            (text,) = transcribe_heard(model, Heard(context, (1,)), settings.rule)
             if text.tokens:
                 shared = {"model": model.name, "parameters": model.parameters} | {
                     "condition": condition,
                     "utterance": mixture.target.id,
                     "speaker": mixture.target.speaker,
                 }
-                for row in _rows(model, twin, mixture, features, text, settings, condition):
+                for row in _rows(
+                    model,
+                    twin,
+                    mixture,
+                    features,
+                    streams_in(model, context, text.tokens),
+                    text,
+                    settings,
+                    condition,
+                ):
                     rows.append(shared | row)
     return rows
 
@@ -77,6 +87,7 @@ def _rows(
     twin: SpeechModel,
     mixture: Mixture,
     features: Tensor,
+    streams: Streams,
     text: Transcript,
     settings: NudgeSettings,
     condition: str,
@@ -84,15 +95,17 @@ def _rows(
     sounding = _sounding(model, mixture, features)
     nudges = [
         *_random(features, sounding, settings, (condition, mixture.target.id)),
-        *_singular(model, features, text, settings.tokens),
+        *_singular(model, features, streams, settings.tokens),
     ]
     size = features[0, :, :sounding].norm()
     before = score(mixture.references, text.text)
     for level in settings.levels_db:
         share = 10 ** (-level / 20)
-        moved = torch.stack([features[0] + share * size * nudge.delta for nudge in nudges])
-        written = greedy(model, moved, settings.rule)
-        growth = [_growth(network, features, moved, text, share) for network in (model, twin)]
+        moved = [features[0] + share * size * nudge.delta for nudge in nudges]
+        both = torch.stack([features[0], *moved])
+        context, other = (_encoded(network, both) for network in (model, twin))
+        written = transcribe_heard(model, Heard(context[1:], (1,) * len(nudges)), settings.rule)
+        growth = [_growth(model, context, text, share), _growth(twin, other, text, share)]
         for nudge, said, own, other in zip(nudges, written, *growth, strict=True):
             after = score(mixture.references, said.text)
             yield {
@@ -106,6 +119,11 @@ def _rows(
                 "candidate_before": before.is_candidate, "candidate": after.is_candidate,
                 "growth": own, "twin_growth": other,
             }  # fmt: skip
+
+
+@torch.inference_mode()
+def _encoded(model: SpeechModel, features: Tensor) -> Tensor:
+    return model.encode(features)
 
 
 def _sounding(model: SpeechModel, mixture: Mixture, features: Tensor) -> int:
@@ -127,18 +145,19 @@ def _random(
 
 
 def _singular(
-    model: SpeechModel, features: Tensor, text: Transcript, tokens: Sequence[int]
+    model: SpeechModel, features: Tensor, streams: Streams, tokens: Sequence[int]
 ) -> Iterator[_Nudge]:
     """Both ways along the first right singular vector of the log-mel's Jacobian at some tokens.
 
     A token that the text does not have is left out.
     """
-    streams = residual_streams(model, features, text.tokens)
-    for token in tokens:
-        if token > len(text.tokens):
-            continue
+    there = [token for token in tokens if token <= streams.text.stop - streams.text.start]
+    if not there:
+        return
+    encoder = encoder_operator(model, features)
+    for token in there:
         found = top_singular_triplets(
-            mel_operator(model, streams, features, token - 1),
+            mel_operator(model, streams, encoder, token - 1),
             k=1,
             tolerance=_TOLERANCE,
             limit=_VECTORS,
@@ -152,16 +171,16 @@ def _singular(
 
 
 def _growth(
-    network: SpeechModel, features: Tensor, moved: Tensor, text: Transcript, share: float
+    network: SpeechModel, context: Tensor, text: Transcript, share: float
 ) -> list[list[float]]:
     """Relative change of the states over that of the log-mel: (nudges, decoder layers).
 
-    The text is given, so that states stand beside their own.
+    The context (1 + nudges, S, width) is that of the log-mel as it was, and of the moved ones. The
+    text is given, so that states stand beside their own.
     """
-    both = torch.cat([features, moved])
-    texts = [text] * len(both)
+    texts = [text] * len(context)
     with capture(network) as recording:
-        feed_windows(network, both, [text.tokens for text in texts])
+        feed_contexts(network, context, [text.tokens for text in texts])
     states = recording.text_rows(HIDDEN_STATE, texts)[0].double()
     apart = (states[1:] - states[:1]).flatten(2).norm(dim=-1)
     grown: list[list[float]] = (apart / states[:1].flatten(2).norm(dim=-1) / share).tolist()

@@ -80,10 +80,16 @@ def feed(
 @torch.inference_mode()
 def feed_windows(model: SpeechModel, features: Tensor, texts: Sequence[Sequence[int]]) -> None:
     """Run the decoder over a text's tokens for each window of features (batch, ...)."""
+    feed_contexts(model, model.encode(features), texts)
+
+
+@torch.inference_mode()
+def feed_contexts(model: SpeechModel, context: Tensor, texts: Sequence[Sequence[int]]) -> None:
+    """Run the decoder over a text's tokens for each context (batch, S, width)."""
     inputs = [[*model.tokens.prompt, *tokens[: model.limit - 1]] for tokens in texts]
     longest = max(map(len, inputs))
     rows = torch.tensor([row + [model.tokens.end] * (longest - len(row)) for row in inputs])
-    model.step(rows.to(model.device), model.encode(features), model.new_cache())
+    model.step(rows.to(model.device), context, model.new_cache())
 
 
 def _encoded(model: SpeechModel, text: str) -> list[int] | None:

@@ -12,6 +12,7 @@ import numpy as np
 import tiktoken
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 from whisper import transcribe
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
@@ -43,7 +44,7 @@ class OpenAIModel(SpeechModel):
         self.window_samples = N_SAMPLES
         self.layers = openai_layers(model.decoder)
         self.encoder_layers = list(model.encoder.blocks)
-        self.final_norm = model.decoder.ln
+        self.final_norm, self.encoder_norm = model.decoder.ln, model.encoder.ln_post
 
     @property
     def parameters(self) -> int:
@@ -60,6 +61,13 @@ class OpenAIModel(SpeechModel):
         """See :class:`SpeechModel`."""
         context: Tensor = self._model.encoder(features)
         return context
+
+    def embed(self, features: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        encoder = self._model.encoder
+        rows = gelu(encoder.conv2(gelu(encoder.conv1(features)))).mT
+        embedded: Tensor = rows + encoder.positional_embedding
+        return embedded
 
     def new_cache(self) -> Cache:
         """See :class:`SpeechModel`."""

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from whisper.tokenizer import Tokenizer as OpenAITokenizer
@@ -52,6 +53,7 @@ class TransformersModel(SpeechModel):
         self.layers = transformers_layers(model.model.decoder)
         self.encoder_layers = list(model.model.encoder.layers)
         self.final_norm = model.model.decoder.layer_norm
+        self.encoder_norm = model.model.encoder.layer_norm
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """See :class:`SpeechModel`."""
@@ -64,6 +66,13 @@ class TransformersModel(SpeechModel):
         """See :class:`SpeechModel`."""
         context: Tensor = self._model.model.encoder(features).last_hidden_state
         return context
+
+    def embed(self, features: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        encoder = self._model.model.encoder
+        rows = gelu(encoder.conv2(gelu(encoder.conv1(features)))).mT
+        embedded: Tensor = rows + encoder.embed_positions.weight
+        return embedded
 
     def new_cache(self) -> EncoderDecoderCache:
         """See :class:`SpeechModel`."""

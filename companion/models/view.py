@@ -47,7 +47,8 @@ class SpeechModel(ABC):
     """An encoder-decoder for speech behind the names that this project uses.
 
     ``limit``: how many tokens it can write after its prompt. ``module``: the whole network.
-    ``final_norm``: what the last decoder layer's output passes before the logits.
+    ``final_norm``: what the last decoder layer's output passes before the logits; ``encoder_norm``:
+    what makes the context of the last encoder layer's.
     """
 
     name: str
@@ -59,6 +60,7 @@ class SpeechModel(ABC):
     layers: list[DecoderLayer]
     encoder_layers: list[nn.Module]
     final_norm: nn.Module
+    encoder_norm: nn.Module
     window_samples: int
     spells: bool = False  # of a vocabulary of letters, so that it may write what is no word
 
@@ -88,6 +90,13 @@ class SpeechModel(ABC):
     @abstractmethod
     def encode(self, features: Tensor) -> Tensor:
         """The context: features (batch, ...) -> (batch, S, width)."""
+
+    def embed(self, features: Tensor) -> Tensor:
+        """What the first encoder layer gets: features (batch, ...) -> (batch, S, width).
+
+        Raises TypeError for a model whose layers have no closed form.
+        """
+        raise TypeError(f"{self.name}: its encoder has no closed form")
 
     @abstractmethod
     def new_cache(self) -> Any:

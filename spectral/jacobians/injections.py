@@ -9,26 +9,28 @@ the heads of all layers, head n of layer l going by
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from spectral.jacobians.context_jacobian import ContextJacobian
-from spectral.jacobians.layers import Attended, Attention, Layer, after_ffn, forward
+from spectral.jacobians.layers import Attended, Attention, Layer, forward
 from spectral.jacobians.linearisation import (
     ALL,
     Pass,
     as_chunk,
     checked,
+    forward_passes,
     record,
     sublayer_jacobians,
 )
 from spectral.jacobians.operators import LinearOperator, function_operator
 from spectral.jacobians.propagators import SubLayerJacobians
-from spectral.jacobians.sublayers import SubLayerJacobian, by_token, gelu_slope
-from spectral.jacobians.tangents import attention_tangents, layer_norm_tangents
+from spectral.jacobians.sublayers import SubLayerJacobian, by_token
+from spectral.jacobians.tangents import layer_tangents
 
 _TOGETHER = 2**22
 """Numbers of directions of the context, or of logits, moved at once by a layer."""
@@ -218,11 +220,9 @@ def total_sensitivity(
     assert source is not None
     batch, (frames, width) = hidden.shape[:-2], source.shape[-2:]
     rows, items = hidden.reshape(-1, *hidden.shape[-2:]), source.reshape(-1, frames, width)
-    passes: list[Pass] = []
+    passes = cache(lambda: forward_passes(layers, rows, items))
 
     def matmat(columns: Tensor) -> Tensor:
-        if not passes:
-            passes.extend(_passes(layers, rows, items))
         directions = torch.unflatten(
             columns.mT.reshape(len(items), -1, frames * width), -1, (-1, width)
         )
@@ -230,7 +230,7 @@ def total_sensitivity(
         logits = layers[0].cross_attention.heads * rows.shape[-2]
         numbers = len(items) * frames * max(width, logits)
         parts = torch.split(directions, max(1, _TOGETHER // numbers), dim=1)
-        moved = torch.cat([_moved(layers, passes, part)[:, :, tokens] for part in parts], 1)
+        moved = torch.cat([_moved(layers, passes(), part)[:, :, tokens] for part in parts], 1)
         return moved.flatten(2).mT.reshape(*batch, -1, moved.shape[1])
 
     def last(context: Tensor) -> Tensor:
@@ -239,35 +239,18 @@ def total_sensitivity(
             stream = forward(layer, stream, context)
         return stream[..., tokens, :]
 
-    def rmatmat(columns: Tensor) -> Tensor:
-        return function_operator(last, source, source.ndim - 2).rmatmat(columns)
-
+    pull = cache(lambda: function_operator(last, source, source.ndim - 2).rmatmat)
     shape = torch.Size([*batch, hidden[..., tokens, :].shape[-2:].numel(), frames * width])
-    return LinearOperator(shape, matmat, rmatmat, hidden.dtype, hidden.device)
-
-
-def _passes(layers: Sequence[Layer], hidden: Tensor, context: Tensor) -> Iterator[Pass]:
-    """Every layer's forward pass, hidden ``(B, tokens, width)`` before the lowest."""
-    for layer in layers:
-        seen = record(layer, hidden, context, None, ALL)
-        hidden = after_ffn(layer, seen.hidden[-1])
-        yield seen
+    return LinearOperator(
+        shape, matmat, lambda columns: pull()(columns), hidden.dtype, hidden.device
+    )
 
 
 def _moved(layers: Sequence[Layer], passes: Sequence[Pass], rows: Tensor) -> Tensor:
     """Tangents of the last hidden states ``(B, k, T, D)`` from the context's ``(B, k, S, C)``."""
     moved = rows.new_zeros(*rows.shape[:2], *passes[0].hidden[0].shape[-2:])
     for layer, seen in zip(layers, passes, strict=True):
-        own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
-        assert cross is not None
-        assert seen.cross_attended is not None
-        normal = layer_norm_tangents(own.norm, seen.hidden[0], moved)
-        moved = moved + attention_tangents(own, seen.self_attended, normal, normal)
-        normal = layer_norm_tangents(cross.norm, seen.hidden[1], moved)
-        moved = moved + attention_tangents(cross, seen.cross_attended, normal, rows)
-        normal = layer_norm_tangents(ffn.norm, seen.hidden[2], moved)
-        inner = (normal @ ffn.in_weight.T) * gelu_slope(seen.inner)[:, None]
-        moved = moved + inner @ ffn.out_weight.T
+        moved = layer_tangents(layer, seen, moved, rows)
     return moved
 
 

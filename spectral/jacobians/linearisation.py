@@ -1,16 +1,30 @@
 """A layer, linearised at every token of a batch: where all kernels on layers start from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spectral._validation import as_mask, require_finite, whole_number
-from spectral.jacobians.layers import Attended, Layer, attend, attention_output, normalised, visible
+from spectral.jacobians.layers import (
+    Attended,
+    Layer,
+    after_ffn,
+    attend,
+    attention_output,
+    normalised,
+    visible,
+)
 from spectral.jacobians.operators import LinearOperator
-from spectral.jacobians.sublayers import SubLayerJacobian, attention_jacobian, feed_forward_jacobian
+from spectral.jacobians.sublayers import (
+    SubLayerJacobian,
+    attention_jacobian,
+    feed_forward_jacobian,
+    gelu_slope,
+)
 
 CACHED, ON_DEVICE = 2**20, 2**28
 """Numbers that a chunk of tokens may need, by default: on a CPU, so that they stay in its caches
@@ -126,6 +140,11 @@ class Pass:
     cross_attended: Attended | None
     inner: Tensor  # (*batch, T, hidden width), before the gelu
 
+    @cached_property
+    def slope(self) -> Tensor:
+        """The gelu's derivative there."""
+        return gelu_slope(self.inner)
+
 
 def record(
     layer: Layer, hidden: Tensor, context: Tensor | None, mask: Tensor | None, tokens: slice
@@ -145,6 +164,17 @@ def record(
     normal = normalised(layer.ffn.norm, streams[-1])
     inner = functional.linear(normal, layer.ffn.in_weight, layer.ffn.in_bias)
     return Pass(tuple(streams), attended, crossed, inner)
+
+
+def forward_passes(
+    layers: Sequence[Layer], hidden: Tensor, context: Tensor | None = None
+) -> list[Pass]:
+    """Every layer's pass at all tokens: hidden ``(B, T, width)`` before the lowest."""
+    passes = []
+    for layer in layers:
+        passes.append(record(layer, hidden, context, None, ALL))
+        hidden = after_ffn(layer, passes[-1].hidden[-1])
+    return passes
 
 
 def sublayer_jacobians(

@@ -1,0 +1,72 @@
+"""Derivatives of whole layers, forward and reverse, against automatic differentiation."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from spectral.jacobians import linearisation
+from spectral.jacobians.layers import Layer, LayerNorm, forward, normalised
+from spectral.jacobians.linearisation import forward_passes
+from spectral.jacobians.tangents import (
+    layer_cotangents,
+    layer_norm_cotangents,
+    layer_norm_tangents,
+    layer_tangents,
+)
+from spectral.jacobians.testing import random_layer
+
+FLOAT64, WIDTH, HEADS, COUNT = torch.float64, 12, 3, 2
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(decoder: bool) -> Layer:
+    return random_layer(WIDTH, HEADS, cross_attention=decoder, causal=decoder, dtype=FLOAT64)
+
+
+@pytest.fixture(params=[2**20, 1], ids=["whole", "token by token"], autouse=True)
+def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linearisation, "CACHED", request.param)
+
+
+@pytest.mark.parametrize("tokens", [3, 4, 7])
+@pytest.mark.parametrize("decoder", [False, True])
+def test_tangents_of_a_layer(decoder: bool, tokens: int) -> None:
+    """Fewer tokens than a head is wide, as many, and more."""
+    one, hidden = layer(decoder), gaussian(2, tokens, WIDTH)
+    context = gaussian(2, 9, WIDTH, seed=1) if decoder else None
+    (seen,) = forward_passes([one], hidden, context)
+    moved = gaussian(2, COUNT, tokens, WIDTH, seed=2)
+    source = gaussian(2, COUNT, 9, WIDTH, seed=3) if decoder else None
+    got = layer_tangents(one, seen, moved, source)
+    for i in range(COUNT):
+        if context is None or source is None:
+            pair = (hidden,), (moved[:, i],)
+        else:
+            pair = (hidden, context), (moved[:, i], source[:, i])
+        expected = torch.func.jvp(lambda *inputs: forward(one, *inputs), *pair)[1]
+        torch.testing.assert_close(got[:, i], expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_cotangents_of_a_layer(causal: bool) -> None:
+    one = random_layer(WIDTH, HEADS, cross_attention=False, causal=causal, dtype=FLOAT64)
+    hidden, moved = gaussian(2, 7, WIDTH), gaussian(2, COUNT, 7, WIDTH, seed=1)
+    (seen,) = forward_passes([one], hidden)
+    got = layer_cotangents(one, seen, moved)
+    pull = torch.func.vjp(lambda rows: forward(one, rows), hidden)[1]
+    for i in range(COUNT):
+        torch.testing.assert_close(got[:, i], pull(moved[:, i])[0])
+
+
+def test_a_layer_norm_both_ways() -> None:
+    norm = LayerNorm(1 + 0.3 * gaussian(WIDTH), gaussian(WIDTH, seed=1), 1e-5)
+    hidden, moved = 3 + gaussian(2, 5, WIDTH), gaussian(2, COUNT, 5, WIDTH, seed=1)
+    for i in range(COUNT):
+        rows = moved[:, i]
+        forth = torch.func.jvp(lambda rows: normalised(norm, rows), (hidden,), (rows,))[1]
+        back = torch.func.vjp(lambda rows: normalised(norm, rows), hidden)[1](rows)[0]
+        torch.testing.assert_close(layer_norm_tangents(norm, hidden, moved)[:, i], forth)
+        torch.testing.assert_close(layer_norm_cotangents(norm, hidden, moved)[:, i], back)
