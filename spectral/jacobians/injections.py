@@ -9,7 +9,7 @@ the heads of all layers, head n of layer l going by
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -111,30 +111,59 @@ def sensitivity(
             f"give one hidden state per layer, and at least one, got {len(hidden)} for "
             f"{len(layers)} layers"
         )
+
+    def points() -> Iterator[LayerPoint]:
+        for layer, stream in zip(reversed(layers), reversed(hidden), strict=True):
+            require_injection(layer)
+            stream, source, real = checked(layer, stream, context, mask)
+            size = as_chunk(chunk, layer.width * len(layer.ffn.in_bias), layer.device)
+            seen = record(layer, stream, source, real, tokens)
+            parts = sublayer_jacobians(layer, seen, tokens, size)
+            shown = real if real is None else real[..., tokens].reshape(-1, 1, 1)
+            yield LayerPoint(layer, parts, seen.cross_attended, shown, size)
+
+    return summed_ways(points(), len(layers), chunk)
+
+
+@dataclass(frozen=True)
+class LayerPoint:
+    """A layer linearised at n tokens, as :func:`summed_ways` takes it."""
+
+    layer: Layer
+    parts: tuple[SubLayerJacobian, ...]
+    crossed: Attended | None
+    real: Tensor | None  # (n, 1, 1): false where a token is none, and has no Jacobian
+    chunk: int
+
+
+def summed_ways(
+    points: Iterable[LayerPoint], count: int, chunk: int | None = None
+) -> ContextJacobian:
+    """J_L of ``count`` layers, the highest first: :func:`sensitivity`.
+
+    Raises ValueError for a layer without cross-attention.
+    """
     found: list[ContextJacobian] = []
     upper: Tensor | None = None
-    for layer, stream in zip(reversed(layers), reversed(hidden), strict=True):
-        if layer.cross_attention is None:
-            raise ValueError("a layer without cross-attention has no injection: leave it out")
-        stream, source, real = checked(layer, stream, context, mask)
-        assert source is not None
-        size = as_chunk(chunk, layer.width * len(layer.ffn.in_bias), layer.device)
-        seen = record(layer, stream, source, real, tokens)
-        below, crossing, ffn = sublayer_jacobians(layer, seen, tokens, size)
-        assert seen.cross_attended is not None
+    for point in points:
+        attention = require_injection(point.layer)
+        assert point.crossed is not None
+        below, crossing, ffn = point.parts
         if upper is None:
-            shown = real if real is None else real[..., tokens].reshape(-1, 1, 1)
-            upper = _identity(ffn, shown)
-        _append(upper, ffn, size)
-        found.append(
-            _heads(
-                layer.cross_attention, seen.cross_attended, upper @ layer.cross_attention.out_weight
-            )
-        )
-        if len(found) < len(layers):
-            _append(upper, crossing, size)
-            _append(upper, below, size)
+            upper = _identity(ffn, point.real)
+        _append(upper, ffn, point.chunk)
+        found.append(_heads(attention, point.crossed, upper @ attention.out_weight))
+        if len(found) < count:
+            _append(upper, crossing, point.chunk)
+            _append(upper, below, point.chunk)
     return joined(found[::-1], chunk)
+
+
+def require_injection(layer: Layer) -> Attention:
+    """The layer's cross-attention; raises ValueError where it has none."""
+    if layer.cross_attention is None:
+        raise ValueError("a layer without cross-attention has no injection: leave it out")
+    return layer.cross_attention
 
 
 @dataclass(frozen=True)
@@ -168,8 +197,7 @@ def layer_jacobians(
         >>> layer_jacobians(layer, torch.ones(5, 8), torch.ones(20, 8)).propagator.shape
         torch.Size([5, 8, 8])
     """
-    if layer.cross_attention is None:
-        raise ValueError("a layer without cross-attention has no injection: leave it out")
+    attention = require_injection(layer)
     hidden, source, _ = checked(layer, hidden, context, None)
     size = as_chunk(None, layer.width * len(layer.ffn.in_bias), layer.device)
     seen = record(layer, hidden, source, None, tokens)
@@ -177,9 +205,7 @@ def layer_jacobians(
     own, crossing, ffn = (_dense(part, size) for part in parts)
     assert seen.cross_attended is not None
     upper = ffn + torch.eye(layer.width, dtype=ffn.dtype, device=ffn.device)
-    way = _heads(
-        layer.cross_attention, seen.cross_attended, upper @ layer.cross_attention.out_weight
-    )
+    way = _heads(attention, seen.cross_attended, upper @ attention.out_weight)
     below = torch.baddbmm(own, crossing, own).add_(crossing)  # (I + C)(I + A) - I
     whole = upper.baddbmm(upper, below)
     shape = hidden[..., tokens, 0].shape

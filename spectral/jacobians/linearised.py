@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.context_jacobian import ContextJacobian
-from spectral.jacobians.injections import _append, _heads, _identity, joined
-from spectral.jacobians.layers import Attended, Layer
+from spectral.jacobians.injections import LayerPoint, summed_ways
+from spectral.jacobians.layers import Layer
 from spectral.jacobians.linearisation import (
     ALL,
     Linearisation,
@@ -29,14 +29,10 @@ _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class _Point:
+class _Point(LayerPoint):
     """One layer at its tokens; ``parts`` of all of them, ``real`` or not."""
 
-    layer: Layer
     whole: Linearisation
-    parts: tuple[SubLayerJacobian, ...]
-    crossed: Attended | None
-    real: Tensor | None  # (n, 1, 1), batch flattened
 
 
 @dataclass(frozen=True)
@@ -89,21 +85,7 @@ class LinearisedLayers:
 
         Raises ValueError for a layer without cross-attention.
         """
-        found: list[ContextJacobian] = []
-        upper: Tensor | None = None
-        for point in reversed(self.points):
-            attention, crossed = point.layer.cross_attention, point.crossed
-            if attention is None or crossed is None:
-                raise ValueError("a layer without cross-attention has no injection: leave it out")
-            below, crossing, ffn = point.parts
-            if upper is None:
-                upper = _identity(ffn, point.real)
-            _append(upper, ffn, point.whole.chunk)
-            found.append(_heads(attention, crossed, upper @ attention.out_weight))
-            if len(found) < len(self.points):
-                _append(upper, crossing, point.whole.chunk)
-                _append(upper, below, point.whole.chunk)
-        return joined(found[::-1])
+        return summed_ways(reversed(self.points), len(self.points))
 
     def columns(self) -> dict[str, Tensor]:
         """Numbers per layer and token, each ``(layers, *batch, T)``, modulo the direction 1.
@@ -230,7 +212,7 @@ def _point(
         index, shown = chosen.flatten().nonzero()[:, 0], chosen.reshape(-1, 1, 1)
         some = tuple(part.at(index) for part in parts)
     whole = Linearisation(hidden[..., tokens, 0].shape, index, some, size)
-    return _Point(layer, whole, parts, seen.cross_attended, shown)
+    return _Point(layer, parts, seen.cross_attended, shown, size, whole)
 
 
 def _broadcast(mask: Tensor, shape: torch.Size) -> Tensor:
