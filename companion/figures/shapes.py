@@ -59,7 +59,7 @@ def draw_shapes(table: pd.DataFrame) -> Figure:
             places = [place for place, line in enumerate(lines) if line[0] == part]
             if i % 2 and places:
                 ax.axhspan(places[0] - 0.5, places[-1] + 0.5, color=_SHADE, zorder=0)
-        ax.set_title(f"{along}{': ' if along == 'depth' else ' of '}{of}")
+        ax.set_title(f"{along},\n{of}")
         ax.set_xticks(range(len(models)), models, rotation=90)
         ax.set_xlim(-0.6, len(models) - 0.4)
         ax.tick_params(length=0)

@@ -93,6 +93,8 @@ def draw_factorial(table: pd.DataFrame, observables: list[str]) -> Figure:
     ``table`` holds rows of ``factorial`` of one K per observable; filled is at equal length,
     open raw.
     """
+    known = table.groupby("observable").change.apply(lambda change: change.notna().any())
+    observables = [name for name in observables if known.get(name, False)]  # no slope: no row
     return _effect_panels(
         table,
         [[(component, name) for component in COMPONENT_NAMES] for name in observables],
@@ -107,6 +109,12 @@ def draw_answer_effects(table: pd.DataFrame) -> Figure:
     panels = [[("answer", name) for name in _EFFECT_LABELS]]
     titles = list(_EFFECT_LABELS.values())
     return _effect_panels(table, panels, ["change under stress"], titles, [])
+
+
+def _two_lines(condition: str) -> str:
+    """A condition's name over its severity."""
+    base, severity = split_severity(condition)
+    return base if severity == 1 else f"{base}\n{severity:g}"
 
 
 def draw_within(table: pd.DataFrame) -> Figure:
@@ -141,7 +149,7 @@ def draw_within(table: pd.DataFrame) -> Figure:
                 _marks(ax, marked.to_numpy().T, models, model, filled)
         _rows(ax, len(lines))
         ax.axvline(0.5, color="black", lw=0.5)
-        ax.set_title(condition)
+        ax.set_title(_two_lines(condition))
         ax.set_xlim(-0.03, 1.03)
         ax.set_xticks([0, 0.5, 1])
     names = [f"{COMPONENT_NAMES.get(part, part)}: {_SHORT[name]}" for part, name in lines]
