@@ -238,20 +238,47 @@ def test_planted_answers_are_found(
 
 
 @pytest.mark.parametrize(
-    ("hell", "reach", "expected"),
-    [(-0.05, 0.01, HOLDS), (-0.4, 0.01, FAILS), (-0.1, 0.2, UNDECIDED)],
-)
+    ("auc", "passing", "reach", "expected"),
+    [(0.52, 90.0, 0.01, HOLDS), (0.9, 90.0, 0.01, FAILS), (0.52, 10.0, 0.01, FAILS),
+     (0.52, 90.0, 0.2, UNDECIDED)],
+)  # fmt: skip
 def test_planted_confidence_is_found(
-    hell: float, reach: float, expected: str, tmp_path: Path
+    auc: float, passing: float, reach: float, expected: str, tmp_path: Path
 ) -> None:
-    rows = [
-        {"parameters": size, "model": model, "condition": condition}
-        | _number("log_probability", value, reach)
-        for model, size in MODELS.items()
-        for condition, value in (("clean", -0.1), ("hell", hell))
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
+    _plant_confidence(tmp_path, auc, passing, reach, "log_probability_per_word_piece")
     assert verdict_of(answers.confidence(_tables(tmp_path))) == expected
+
+
+def test_whispers_threshold_is_not_put_to_models_that_write_characters(tmp_path: Path) -> None:
+    """Where an average per character would pass it, and the AUC holds, it is not measured."""
+    _plant_confidence(tmp_path, 0.52, math.nan, 0.01, "log_probability_per_character")
+    threshold, *others = answers.confidence(_tables(tmp_path))
+    assert threshold.verdict == NOT_MEASURED
+    assert "write characters" in threshold.lacks
+    assert [part.verdict for part in others] == [HOLDS, HOLDS]
+
+
+def _plant_confidence(folder: Path, auc: float, passing: float, reach: float, unit: str) -> None:
+    of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
+    units = ("log_probability_per_word_piece", "log_probability_per_character")
+    apart = [
+        model | {name: value for one in units for name, value in _number(
+            f"auc_{one}", auc if one == unit else math.nan, reach).items()}
+        for model in of_model
+    ]  # fmt: skip
+    kept = [
+        model | {"condition": condition, "outcome": kind}
+        | _number("passing", passing if (condition, kind) == ("hell", "invention") else 50, 1.0)
+        for model in of_model for condition in ("clean", "hell") for kind in ("invention", "loop")
+    ]  # fmt: skip
+    within = [
+        model | {"component": "answer", "condition": "noise", "observable": name}
+        | _number("auc", 1 - auc if name == unit else 0.5, reach)
+        for model in of_model for name in (unit, "tokens")
+    ]  # fmt: skip
+    tables = {"confidence": apart, "outcome_confidence": kept, "within_conditions_k50": within}
+    for name, rows in tables.items():
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -509,7 +536,7 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
     keys = {"parameters": 1, "model": "xs-0"}
     rows = [
         {**keys, "condition": "clean", "word_error": error, "candidates": 0.0,
-         "log_probability": -0.004}
+         "log_probability_per_character": -0.004, "log_probability_per_word_piece": math.nan}
         for error in (7.06, 1.96)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
@@ -524,7 +551,7 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
     assert table[LADDER].to_dict() == {
         "word error, clean (%)": "2 to 7",
         "hallucination candidates, clean (% of answers)": "0",
-        "average log-probability, clean": "0.00",
+        "average log-probability per character, clean": "0.00",
         "forecasts of models left out from clean spectra, against the mean": (
             "better in 1 of 3, worse in 1 of 3"
         ),

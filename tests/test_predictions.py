@@ -140,12 +140,13 @@ def _plant_all(folder: Path) -> dict[str, float]:
          "prefix": 0} | _columns(auc=auc)
         for component, name, condition, auc in (
             ("cross_attention", "alpha", "noise", 0.6), ("cross_attention", "alpha", "mix", 0.8),
-            ("answer", "log_probability", "noise", 0.2), ("answer", "log_probability", "mix", 0.1),
+            ("answer", "log_probability_per_word_piece", "noise", 0.2),
+            ("answer", "log_probability_per_word_piece", "mix", 0.1),
         )
     ]  # fmt: skip
     _plant(own, "early_warning", *beginnings, wrong={"when": "before", "prefix": 8})
     whole: dict[str, object] = {
-        "component": "answer", "observable": "log_probability", "condition": "noise",
+        "component": "answer", "observable": "log_probability_per_word_piece", "condition": "noise",
         **_columns(auc=0.25),
     }  # fmt: skip
     _plant(own, "within_conditions_k50", whole, wrong={"observable": "tokens"})

@@ -12,6 +12,7 @@ import torch
 
 from companion.figures.spectra import spectrum_summary
 from companion.figures.style import save_figure
+from companion.results.confidence import PER_WORD_PIECE, with_confidence
 from companion.results.effects import (
     MATCHED,
     RAW,
@@ -160,14 +161,16 @@ def said(references: list[str], transcripts: list[str], condition: str = "clean"
     errors = [
         jiwer.wer(normalise(r), normalise(t)) for r, t in zip(references, transcripts, strict=True)
     ]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "model": "m", "parameters": 1, "condition": condition, "utterance": ["1", "2", "3"],
             "speaker": ["a", "a", "b"], "reference": references, "transcript": transcripts,
             "word_error": errors, "candidate": [error > 0.5 for error in errors],
-            "outcome": ["correct", "invention", "invention"], "log_probability": -1.0,
+            "outcome": ["correct", "invention", "invention"], "tokens": 4, "windows": 1,
+            "average_log_probability": -1.0, "text_log_probability": -1.0,
         }
     )  # fmt: skip
+    return with_confidence(table)
 
 
 def test_word_error_is_that_of_the_whole_corpus_and_not_a_mean_of_utterances() -> None:
@@ -185,9 +188,7 @@ def test_shares_of_outcomes_add_up() -> None:
 
 
 def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() -> None:
-    rows = said(["a", "b", "c"], ["a", "x", "y"]).assign(
-        average_log_probability=[-1.0, -1.01, -0.2]
-    )
+    rows = said(["a", "b", "c"], ["a", "x", "y"]).assign(**{PER_WORD_PIECE: [-1.0, -1.01, -0.2]})
     table = outcome_confidence(rows).set_index("outcome")
     assert table.share.sum() == pytest.approx(100)
     assert table.loc["invention", ["n", "share", "passing"]].to_list() == pytest.approx(
@@ -196,8 +197,8 @@ def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() 
     assert table.loc["correct", "passing"] == 100
     assert table.loc["loop", ["n", "share"]].to_list() == [0, 0]
     assert np.isnan(table.loc["loop", "passing"])
-    old = rows.assign(average_log_probability=np.nan)
-    assert outcome_confidence(old).passing.isna().all()
+    characters = rows.assign(**{PER_WORD_PIECE: np.nan})
+    assert outcome_confidence(characters).passing.isna().all()
 
 
 def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:

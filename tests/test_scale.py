@@ -62,6 +62,7 @@ def _rows(
                         "candidate": drawn < wrong, "outcome": "",
                         "text_log_probability": 0.0, "average_log_probability": 0.0,
                         "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
+                        "windows": 1,
                     }
                     for matched in ("", partner)
                     for component in ("cross_attention", "ffn")

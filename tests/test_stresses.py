@@ -174,6 +174,7 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
                 "outcome": "invention", "text_log_probability": -0.1,
                 "average_log_probability": -0.1,
                 "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
+                "windows": 1,
             }  # fmt: skip
             partners = [p for p in value if p != "clean"] if name == "clean" else ["clean"]
             table += [shared | {"matched_with": partner} for partner in ("", *partners)]

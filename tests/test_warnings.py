@@ -26,11 +26,11 @@ from companion.models.loading import load
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
 from companion.models.view import SpeechModel
+from companion.results.confidence import PER_CHARACTER
 from companion.results.warnings import (
     ANY,
     BEFORE,
     CHANCE,
-    CONFIDENCE,
     MEAN,
     SPECTRAL,
     early_warnings,
@@ -240,6 +240,7 @@ def _planted(shift: float, wrong: np.ndarray | None = None, seed: int = 0) -> pd
                 "candidate": candidate, "first_wrong": np.nan if wrong is None else wrong[i],
                 "alpha": rng.normal(2 + shift * candidate), "n_eff": rng.normal(),
                 "log10_kf_resolved": rng.normal(), "log10_variance": rng.normal(),
+                "transcript": "abcdefgh", "tokens": 8,
                 "log_probability": rng.normal(-candidate), "least_log_probability": rng.normal(),
             })  # fmt: skip
     return pd.DataFrame(table)
@@ -256,7 +257,7 @@ def test_a_planted_warning_is_found_as_large_as_it_is(shift: float) -> None:
         assert row.auc_low <= expected <= row.auc_high
         assert (row.auc_low > CHANCE) == (shift > 0)
         assert (row.auc_high < CHANCE) == (shift < 0)
-    sure = table[(table.observable == CONFIDENCE) & (table.prefix == MEAN)]
+    sure = table[(table.observable == PER_CHARACTER) & (table.prefix == MEAN)]
     assert (sure.auc_high < CHANCE).all()
     assert (sure.gain == 0).all()
     gain = abs(found.auc - CHANCE) - abs(sure.auc.iloc[0] - CHANCE)
@@ -328,7 +329,7 @@ def test_a_summary_counts_sides_of_chance() -> None:
     counts = summary(early_warnings(_planted(1.5), 5)).set_index(["when", "observable"])
     for when in (ANY, BEFORE):
         assert tuple(counts.loc[(when, "alpha"), ["of", "above", "below"]]) == (1, 1, 0)
-        assert tuple(counts.loc[(when, CONFIDENCE), ["of", "above", "below"]]) == (1, 0, 1)
+        assert tuple(counts.loc[(when, PER_CHARACTER), ["of", "above", "below"]]) == (1, 0, 1)
     assert set(counts.index.get_level_values("observable")) >= set(SPECTRAL)
 
 

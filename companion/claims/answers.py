@@ -2,20 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 
-from companion.claims.numbers import Tables, of, only, with_bounds
-from companion.claims.roles import LARGEST, SMALLEST, every_model, models_of
-from companion.claims.rules import ABOVE, Part, Statement, part
-from companion.results.intervals import difference, exact, mean, scaled
+import pandas as pd
 
-_STRESS = "hell"
-_MOST, _MANY, _HIGHER = 50.0, 75.0, 0.1
-"""Most answers in %; and the smallest that would matter, of answers and of log-probability."""
+from companion.claims.numbers import Tables, by_model, of, only, with_bounds
+from companion.claims.roles import LARGEST, SMALLEST, every_model, models_of
+from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
+from companion.results.confidence import CONFIDENCES, LEAST_LOG_PROBABILITY
+from companion.results.intervals import complement, exact, mean, scaled
+
+_STRESS, _WITHIN = "hell", "within_conditions_k50"
+_MOST, _MANY = 50.0, 75.0
+"""Most answers in %; and the smallest that would matter."""
+
+_CHANCE, _WARNS = 0.5, 0.6
+"""AUC of no warning, and the least of a warning that would matter."""
 
 _FLUENT = ("invention",)
 _INCOHERENT = ("loop", "fragment", "gibberish")
 _KEYS = ["parameters", "model", "condition"]
-_HIGH = -1.0
-"""Below this average log-probability Whisper's own decoding distrusts a transcript."""
+_HIGH = LEAST_LOG_PROBABILITY
+_OTHER_UNIT = "Whisper's threshold is per word piece, and these models write characters"
 
 
 def fluency(tables: Tables) -> list[Part]:
@@ -44,29 +50,44 @@ def _shares(tables: Tables, role: str, named: Sequence[str]) -> Iterator[Stateme
 
 
 def confidence(tables: Tables) -> list[Part]:
-    """Claim 16: log-probability stays high in hallucinations, and does not fall to warn of them."""
+    """Claim 16: inventions pass Whisper's threshold, and confidence does not tell them apart.
+
+    The threshold is one per word piece. An AUC is the probability that of a right answer and an
+    invention the right one is the more confident, so its unit does not matter within a model; under
+    one stress it is that of other answers and candidates.
+    """
+    says = "the log-probability does not tell"
+    mixed = "there is no stress under which some answers are hallucinated"
     return [
-        part(f"the average log-probability in Hell is above {_HIGH:g}", "word_error",
-             _log_probability(tables, _HIGH), _HIGH / 2),
-        part("it is no lower than on clean speech", "word_error", _falling(tables),
-             _HIGHER),
+        part(f"most inventions in Hell have a log-probability per word piece above {_HIGH:g} (%)",
+             "outcome_confidence", _passing(tables), _MANY, _OTHER_UNIT),
+        part(f"{says} inventions from right answers, on clean speech and in Hell (AUC)",
+             "confidence", _separation(tables), _CHANCE),
+        part(f"{says} candidates from other answers under one stress (AUC)", _WITHIN,
+             _separation_within(tables), _CHANCE, mixed),
     ]  # fmt: skip
 
 
-def _log_probability(tables: Tables, bound: float) -> Iterator[Statement]:
-    name = "log_probability"
-    table = tables.read("word_error", [*_KEYS, *with_bounds(name)])
+def _passing(tables: Tables) -> Iterator[Statement]:
+    table = tables.read("outcome_confidence", [*_KEYS, "outcome", *with_bounds("passing")])
     for model in every_model(table):
-        row = only(table, {"model": model, "condition": _STRESS})
-        yield Statement(model, of(row, name), ABOVE, bound)
+        row = only(table, {"model": model, "condition": _STRESS, "outcome": "invention"})
+        if pd.notna(row.passing):
+            yield Statement(model, of(row, "passing"), ABOVE, _MOST)
 
 
-def _falling(tables: Tables) -> Iterator[Statement]:
-    name = "log_probability"
-    table = tables.read("word_error", [*_KEYS, *with_bounds(name)])
+def _separation(tables: Tables) -> Iterator[Statement]:
+    columns = [f"auc_{name}" for name in CONFIDENCES]
+    table = tables.read("confidence", ["parameters", "model", *with_bounds(*columns)])
     for model in every_model(table):
-        sides = (
-            of(only(table, {"model": model, "condition": side}), name)
-            for side in (_STRESS, "clean")
-        )
-        yield Statement(model, difference(*sides), ABOVE, 0)
+        row = only(table, {"model": model})
+        known = [name for name in columns if pd.notna(row[name])]
+        if known:
+            yield Statement(model, of(row, known[0]), BELOW, _WARNS)
+
+
+def _separation_within(tables: Tables) -> Iterator[Statement]:
+    columns = ["parameters", "model", "component", "condition", "observable"]
+    table = tables.read(_WITHIN, [*columns, *with_bounds("auc")])
+    for model, found in by_model(table[table.observable.isin(list(CONFIDENCES))], "auc"):
+        yield Statement(model, complement(found), BELOW, _WARNS)

@@ -16,6 +16,7 @@ from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.pooling import ALL, UNSEEN
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.by_outcome import WITHOUT_LOOPS
+from companion.results.confidence import CONFIDENCES
 from companion.results.effects import MATCHED, RAW
 from companion.results.evidence import EFFECT, MODEL, verdicts
 from companion.results.tails import EIGENVALUE, TAIL
@@ -31,7 +32,7 @@ _NAMES = {
     "self_attention": "self-attention", "cross_attention": "cross-attention", "ffn": "FFN",
     "n_eff": "effective rank (%)", "alpha": "slope", "log10_kf": "padded Kf (decades)",
     "log10_kf_resolved": "resolved Kf (decades)", "log10_variance": "size",
-    "log_probability": "log-probability", "answer": "answer", "smooth": "smooth", "step": "a step",
+    **CONFIDENCES, "answer": "answer", "smooth": "smooth", "step": "a step",
 }  # fmt: skip
 _DIRECTIONS = {"singular": "the most sensitive", "random": "a random"}
 
@@ -93,12 +94,23 @@ def _without_loops(tables: Tables) -> Iterator[Line]:
 
 
 def _answers(tables: Tables) -> Iterator[Line]:
-    columns = ["condition", "word_error", "candidates", "log_probability"]
+    columns = ["condition", "word_error", "candidates", *CONFIDENCES]
     table = tables.read("word_error", [*MODEL_KEYS, *columns])
     for condition, part in table.groupby("condition"):
         yield f"word error, {condition} (%)", span(part.word_error)
         yield f"hallucination candidates, {condition} (% of answers)", span(part.candidates)
-        yield f"average log-probability, {condition}", span(part.log_probability, 2)
+        for name, said in CONFIDENCES.items():
+            if part[name].notna().any():
+                yield f"average {said}, {condition}", span(part[name], 2)
+
+
+def _separations(tables: Tables) -> Iterator[Line]:
+    """Of right answers and inventions, the probability that the right one is the more confident."""
+    columns = {f"auc_{name}": said for name, said in CONFIDENCES.items()}
+    table = tables.read("confidence", [*MODEL_KEYS, *columns])
+    for name, said in columns.items():
+        if table[name].notna().any():
+            yield f"{said}, right answers from inventions (AUC)", span(table[name], 2)
 
 
 def _effects(tables: Tables) -> Iterator[Line]:
@@ -223,8 +235,8 @@ def _forecasts(tables: Tables) -> Iterator[Line]:
 
 
 _LINES = (
-    _answers, _pooled, _without_loops, _effects, _contrasts, _tails, _unstable, _beginnings,
-    _courses, _subtle, _gains, _forecasts,
+    _answers, _separations, _pooled, _without_loops, _effects, _contrasts, _tails, _unstable,
+    _beginnings, _courses, _subtle, _gains, _forecasts,
 )  # fmt: skip
 
 

@@ -23,8 +23,9 @@ from companion.measurement.schemas import SPECTRUM
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.answers import ANSWER
+from companion.results.confidence import PER_WORD_PIECE
 from companion.results.effects import MATCHED
-from companion.results.intervals import Interval, difference, exact, mean, scaled
+from companion.results.intervals import Interval, complement, difference, exact, mean, scaled
 from companion.results.unstable import TRAINED
 from companion.results.warnings import ANY, MEAN
 
@@ -121,19 +122,13 @@ def marks_at_equal_length(component: str, observable: str) -> Number:
 
 def lower(number: Number) -> Number:
     """An AUC for the smaller values instead of the larger."""
-
-    def other(tables: Tables, model: str) -> Interval:
-        found = number(tables, model)
-        deviations = {name: -own for name, own in found.deviations.items()}
-        return Interval(1 - found.estimate, 1 - found.high, 1 - found.low, deviations)
-
-    return other
+    return lambda tables, model: complement(number(tables, model))
 
 
 def confidence_minus_slope(tables: Tables, model: str) -> Interval:
     """How much better the log-probability of the same first tokens tells candidates apart."""
     slope = marks_at_equal_length(_CROSS, "alpha")(tables, model)
-    confidence = lower(marks_at_equal_length(ANSWER, "log_probability"))(tables, model)
+    confidence = lower(marks_at_equal_length(ANSWER, PER_WORD_PIECE))(tables, model)
     return difference(confidence, slope)
 
 
@@ -216,7 +211,7 @@ NUMBERS: Mapping[str, Number] = {
     "control over trained": beyond_controls("fraction"),
     "alpha AUC": marks_at_equal_length(_CROSS, "alpha"),
     "log-probability AUC minus alpha AUC": confidence_minus_slope,
-    "log-probability AUC": lower(marks(ANSWER, "log_probability")),
+    "log-probability AUC": lower(marks(ANSWER, PER_WORD_PIECE)),
     "unstable": unstable,
     "noise, 10 to 90 %": noise_width,
     "product decays": hypothesis("product_decays"),

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from companion.figures.style import COMPONENT_NAMES, PAGE, model_order
+from companion.results.confidence import CONFIDENCES
 from companion.results.shapes import FLAT, SMOOTH, STEP, TOO_FEW, UNDECIDED
 
 _MARKS = {
@@ -18,7 +19,7 @@ _MARKS = {
 _NAMES = {
     "word_error": "word error",
     "candidate_share": "candidates",
-    "log_probability": "log-probability",
+    **CONFIDENCES,
     "tokens": "tokens $T$",
     "n_eff": r"$N_{\mathrm{eff}}$",
     "alpha": r"$\alpha$",

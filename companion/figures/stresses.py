@@ -15,6 +15,7 @@ from companion.figures.style import (
     model_markers,
     model_order,
 )
+from companion.results.confidence import CONFIDENCES, PER_CHARACTER, PER_WORD_PIECE
 from companion.results.factorial import EFFECTS
 from companion.results.within import DIFFERS, TOO_FEW
 from companion.stress.conditions import split_severity
@@ -24,19 +25,21 @@ from companion.stress.conditions import split_severity
 _ANSWERS = {
     "word_error": "word error (%)",
     "candidates": "candidates (%)",
-    "log_probability": "mean log-probability\n(nats per token)",
+    PER_WORD_PIECE: "mean log-probability\n(nats per word piece)",
+    PER_CHARACTER: "mean log-probability\n(nats per character)",
 }
 _EFFECT_LABELS = {
     "word_error": "word error\n(points of %)",
     "candidate_share": "candidates\n(points of %)",
-    "log_probability": "log-probability\n(nats per token)",
+    PER_WORD_PIECE: "log-probability\n(nats per word piece)",
+    PER_CHARACTER: "log-probability\n(nats per character)",
 }
 _SHORT = {
     "n_eff": "$N_{\\mathrm{eff}}$",
     "alpha": "$\\alpha$",
     "log10_kf": r"$\log_{10}$ Kf, padded",
     "log10_kf_resolved": r"$\log_{10}$ Kf, resolved",
-    "log_probability": "log-probability",
+    **CONFIDENCES,
     "tokens": "tokens $T$",
 }
 _SHADE = "#f2f2f2"
@@ -45,18 +48,21 @@ _SHADE = "#f2f2f2"
 def draw_answer_response(table: pd.DataFrame) -> Figure:
     """Word error, candidates and log-probability by severity; a column per family of stresses."""
     families = list(table.family.unique())
+    labels = {name: label for name, label in _ANSWERS.items() if table[name].notna().any()}
+    if PER_WORD_PIECE in labels:  # per character it is the same once more
+        labels.pop(PER_CHARACTER)
     figure, axes = plt.subplots(
-        len(_ANSWERS), len(families), sharex=True, sharey="row", squeeze=False,
-        figsize=(PAGE, 1.5 * len(_ANSWERS) + 0.5), layout="constrained",
+        len(labels), len(families), sharex=True, sharey="row", squeeze=False,
+        figsize=(PAGE, 1.5 * len(labels) + 0.5), layout="constrained",
     )  # fmt: skip
     for column, family in zip(axes.T, families, strict=True):
         own = table[table.family == family]
-        for ax, name in zip(column, _ANSWERS, strict=True):
+        for ax, name in zip(column, labels, strict=True):
             named = {name: "change", f"{name}_low": "low", f"{name}_high": "high"}
             _draw_doses(ax, own[["model", "parameters", "severity", *named]].rename(columns=named))
         column[0].set_title(family.capitalize())
         column[-1].set_xlabel("severity (0: clean)")
-    for ax, label in zip(axes[:, 0], _ANSWERS.values(), strict=True):
+    for ax, label in zip(axes[:, 0], labels.values(), strict=True):
         ax.set_ylabel(label)
     figure.legend(handles=_models(table), loc="outside lower center", ncols=3)
     return figure
@@ -106,8 +112,9 @@ def draw_factorial(table: pd.DataFrame, observables: list[str]) -> Figure:
 
 def draw_answer_effects(table: pd.DataFrame) -> Figure:
     """Main effects and interactions on word error, candidates and log-probability."""
-    panels = [[("answer", name) for name in _EFFECT_LABELS]]
-    titles = list(_EFFECT_LABELS.values())
+    labels = {name: said for name, said in _EFFECT_LABELS.items() if name in set(table.observable)}
+    panels = [[("answer", name) for name in labels]]
+    titles = list(labels.values())
     return _effect_panels(table, panels, ["change under stress"], titles, [])
 
 

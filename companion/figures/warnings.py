@@ -14,7 +14,8 @@ from companion.figures.style import (
     model_colours,
     model_order,
 )
-from companion.results.warnings import ANY, BEFORE, CHANCE, CONFIDENCE, MEAN, SPECTRAL
+from companion.results.confidence import CONFIDENCES
+from companion.results.warnings import ANY, BEFORE, CHANCE, MEAN, SPECTRAL
 
 _BARS = 6
 """Up to so many models have their intervals drawn; those of more are in the table alone."""
@@ -40,7 +41,7 @@ def draw_early_warning(table: pd.DataFrame, when: str) -> Figure:
         block.suptitle(f"{condition}: {_WHEN[when]}", x=0.01, ha="left", size=9)
         _draw_condition(block, shown[shown.condition == condition], known)
     handles, labels = blocks[0].axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     return figure
 
 
@@ -49,7 +50,7 @@ def _draw_condition(block: SubFigure, table: pd.DataFrame, prefixes: list[int]) 
     for row, (component, name) in zip(axes, COMPONENT_NAMES.items(), strict=True):
         row[0].set_ylabel(f"{name}\nAUC")
         for ax, observable in zip(row, SPECTRAL, strict=True):
-            _draw_confidence(ax, table[table.observable == CONFIDENCE])
+            _draw_confidence(ax, table[table.observable.isin(list(CONFIDENCES))])
             own = table[(table.component == component) & (table.observable == observable)]
             _draw_models(ax, own)
             ax.axhline(CHANCE, color="0.3", lw=0.6, ls=":")
@@ -68,7 +69,8 @@ def _draw_condition(block: SubFigure, table: pd.DataFrame, prefixes: list[int]) 
 def _draw_confidence(ax: Axes, table: pd.DataFrame) -> None:
     warns = (1 - table.auc).groupby(table.prefix)
     low, middle, high = warns.min(), warns.median(), warns.max()
-    ax.fill_between(low.index, low, high, color="0.85", lw=0, label="low log-probability: range")
+    names = " or ".join(CONFIDENCES[name] for name in table.observable.unique())
+    ax.fill_between(low.index, low, high, color="0.85", lw=0, label=f"low {names}: range")
     ax.plot(middle.index, middle, color="k", lw=1.2, label="median over models")
 
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from companion.results.confidence import PER_CHARACTER, PER_WORD_PIECE
 from companion.results.word_errors import transcripts
 
 ANSWER = "answer"
@@ -10,10 +11,12 @@ ANSWER = "answer"
 ANSWERS = {
     "word_error": "word_error",
     "candidate_share": "candidate",
-    "log_probability": "log_probability",
+    PER_WORD_PIECE: PER_WORD_PIECE,
+    PER_CHARACTER: PER_CHARACTER,
     "tokens": "tokens",
 }
-"""What is read off an answer, and its column; word error and candidates are in %."""
+"""What is read off an answer, and its column; word error and candidates are in %, and of the two
+log-probabilities a model has that of its own tokens."""
 
 PERCENT = ("word_error", "candidate_share")
 
@@ -21,6 +24,7 @@ PERCENT = ("word_error", "candidate_share")
 def answers(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per model, condition and utterance: the columns of ``ANSWERS``, and the candidate."""
     said = transcripts(rows)
+    said[PER_CHARACTER] = said[PER_CHARACTER].where(said[PER_WORD_PIECE].isna())
     values = {
         name: (100.0 if name in PERCENT else 1.0) * said[column].astype(float)
         for name, column in ANSWERS.items()

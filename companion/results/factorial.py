@@ -76,6 +76,8 @@ def _answers(rows: pd.DataFrame) -> Iterator[Row]:
         wide = group.set_index(["utterance", "speaker", "condition"])
         for name in ANSWERS:
             values = wide[name].unstack()
+            if values.isna().all(axis=None):
+                continue
             clean = pd.concat([values[REFERENCE_CONDITION]] * len(CELLS), axis=1)
             row: Row = {
                 "parameters": parameters, "model": model, "component": ANSWER, "modes": 0,

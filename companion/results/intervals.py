@@ -203,6 +203,13 @@ def scaled(found: Interval, factor: float) -> Interval:
     return Interval(estimate, low, high, deviations, factor**2 * found.besides)
 
 
+def complement(found: Interval) -> Interval:
+    """One minus a number, as of an AUC for the smaller values instead of the larger."""
+    deviations = {name: -own for name, own in found.deviations.items()}
+    ends = 1 - found.estimate, 1 - found.high, 1 - found.low
+    return Interval(*ends, deviations, found.besides)
+
+
 def _names(found: Sequence[Interval]) -> list[str]:
     return sorted(set().union(*(one.deviations for one in found)))
 

@@ -91,7 +91,7 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
             component=ANSWER, modes=0, length="raw", observable=observable,
             severity=said.condition.map(doses), value=said[observable],
         )  # fmt: skip
-        tables.append(part)
+        tables.append(part[part.value.notna()])
     return pd.concat(tables)
 
 

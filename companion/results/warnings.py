@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from companion.results.answers import ANSWER
+from companion.results.confidence import PER_CHARACTER, PER_WORD_PIECE, writes_characters
 from companion.results.effects import interval_columns
 from companion.results.intervals import NOTHING, deletions, jackknife
 from companion.results.within import larger_probability
@@ -19,6 +20,9 @@ ANY, BEFORE = "any", "before"
 
 SPECTRAL = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
 CONFIDENCE, LEAST_CONFIDENCE = "log_probability", "least_log_probability"
+"""Columns of the rows: of what, characters or word pieces, the table says."""
+
+_LEAST = {PER_CHARACTER: "of_a_character", PER_WORD_PIECE: "of_a_word_piece"}
 MEAN = 0
 """In the place of a number of tokens: the mean over all of them with enough answers."""
 
@@ -35,11 +39,13 @@ def early_warnings(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     warning, below it where candidates have the smaller values); ``gain`` how much farther from 0.5
     it is than that of the mean log-probability of the same tokens in the same answers. Each has
     its interval over speakers; both are NaN, with the ``reason``, where
-    either side has fewer than ``least`` answers. Log-probabilities have "answer" as component. The
+    either side has fewer than ``least`` answers. Log-probabilities have "answer" as component, and
+    say whether they are of characters or of word pieces. The
     numbers of answers beside a mean over n are the fewest that any of these n has, 0 of none.
     """
+    rows = rows.assign(characters=writes_characters(rows))
     return pd.DataFrame(
-        dict(zip(_KEYS, key, strict=True)) | {"when": when} | row
+        dict(zip(_KEYS, key, strict=True)) | {"when": when} | _named(row, group)
         for key, group in rows.groupby(_KEYS, sort=True)
         for when in (ANY, BEFORE)
         for row in _rows(group, when, least)
@@ -63,6 +69,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     counts.insert(0, "of", groups.size())
     counts.insert(1, "median auc", groups.auc.median().round(2))
     return counts.reset_index()
+
+
+def _named(row: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
+    """A row whose log-probability says of what it is."""
+    unit = PER_CHARACTER if group.characters.iloc[0] else PER_WORD_PIECE
+    names = {CONFIDENCE: unit, LEAST_CONFIDENCE: f"{LEAST_CONFIDENCE}_{_LEAST[unit]}"}
+    named = str(row["observable"])
+    return row | {"observable": names.get(named, named)}
 
 
 def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[dict[str, object]]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.answers import ANSWER, answers
+from companion.results.confidence import CONFIDENCES
 from companion.results.effects import GROUP, OBSERVABLES, RAW, interval_columns, layer_means
 from companion.results.intervals import NOTHING, Interval, interval, weighted_mean
 from companion.results.verdict import side
@@ -25,7 +26,7 @@ def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     fit on candidate and T, so at equal T; ``auc`` the probability that a candidate's value is the
     larger of the two (0.5 for no difference), each with its interval over speakers. ``verdict``:
     "differs" where both differences exclude zero on one side, "explained by length" where only the
-    first does, "too few" where either group has fewer than ``least`` utterances. Log-probability
+    first does, "too few" where either group has fewer than ``least`` utterances. Log-probabilities
     and T have "answer" as component and 0 as K.
     """
     table: list[dict[str, object]] = []
@@ -35,7 +36,8 @@ def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
         for key, group in own.groupby(["parameters", "model"], sort=True):
             row = dict(zip(["parameters", "model"], key, strict=True))
             row |= {"component": ANSWER, "modes": 0, "condition": name}
-            for column in ("log_probability", "tokens"):
+            known = group[[*CONFIDENCES]].notna().any()
+            for column in (*known.index[known], "tokens"):
                 found = contrast(group, column, "tokens", least)
                 table.append({**row, "observable": column, **found})
         means = layer_means(rows, name)

@@ -8,39 +8,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from companion.results.confidence import (
+    CONFIDENCES,
+    LEAST_LOG_PROBABILITY,
+    PER_WORD_PIECE,
+    with_confidence,
+)
 from companion.results.effects import interval_columns
 from companion.results.intervals import interval, ratio, share, weighted_mean
 from companion.speech.text import normalise
 from companion.stress.scoring import Outcome
 
-LEAST_LOG_PROBABILITY = -1.0
-"""openai-whisper's logprob_threshold: below it decoding failed."""
-
 UNSEEN = ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent")
 
 
 def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, condition and utterance: what was said and how sure the model was.
-
-    ``log_probability`` is the average as openai-whisper has it, or of text tokens alone in rows
-    from before there were decoding rules.
-    """
+    """One row per model, condition and utterance: what was said, ``with_confidence``."""
     columns = [
         "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
         "word_error", "candidate", "outcome", "average_log_probability", "text_log_probability",
-        "compression_ratio", "no_speech_probability", "tokens", "finished",
+        "compression_ratio", "no_speech_probability", "tokens", "finished", "windows",
     ]  # fmt: skip
     raw = rows[rows.matched_with == ""]
     said = raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
-    sure = said.average_log_probability.fillna(said.text_log_probability)
-    return said.assign(log_probability=sure)
+    return with_confidence(said)
 
 
 def word_errors(said: pd.DataFrame) -> pd.DataFrame:
     """Corpus word error in % by model and condition: all word edits over all reference words.
 
-    Also the share of hallucination candidates in %, and the mean average log-probability; each
-    with its interval. Takes rows of ``transcripts``.
+    Also the share of hallucination candidates in %, and the means of ``CONFIDENCES``; each with its
+    interval. Takes rows of ``transcripts``.
     """
     table = []
     keys = ["parameters", "model", "condition"]
@@ -48,12 +46,13 @@ def word_errors(said: pd.DataFrame) -> pd.DataFrame:
         words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
         edits = words * group.word_error.to_numpy()
         candidates, speakers = group.candidate.to_numpy(float), group.speaker.to_numpy()
-        sure = group.log_probability.to_numpy()
         columns = {
             "word_error": interval(partial(ratio, parts=100 * edits, wholes=words), speakers),
             "candidates": share(candidates, np.ones(len(group)), speakers),
-            "log_probability": interval(partial(weighted_mean, values=sure), speakers),
         }
+        for name in CONFIDENCES:
+            sure = group[name].to_numpy(float)
+            columns[name] = interval(partial(weighted_mean, values=sure), speakers)
         row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
         for name, found in columns.items():
             row |= interval_columns(name, found)
@@ -72,14 +71,14 @@ def outcome_confidence(said: pd.DataFrame) -> pd.DataFrame:
     """What kinds of answers there are, and how many of each kind Whisper itself would trust.
 
     One row per model, condition and outcome: ``n`` answers; ``share`` of all in %; ``passing``,
-    those of the kind whose average log-probability is -1 or more, which Whisper keeps, in %, NaN of
-    rows without it. Intervals are over speakers.
+    those of the kind whose log-probability per word piece is -1 or more, which Whisper keeps, in %,
+    NaN of models that write characters. Intervals are over speakers.
     """
     table = []
     keys = ["parameters", "model", "condition"]
     for key, group in said.groupby(keys, sort=True):
-        confident = (group.average_log_probability >= LEAST_LOG_PROBABILITY).to_numpy(float)
-        known = group.average_log_probability.notna().to_numpy(float)
+        confident = (group[PER_WORD_PIECE] >= LEAST_LOG_PROBABILITY).to_numpy(float)
+        known = group[PER_WORD_PIECE].notna().to_numpy(float)
         for kind in Outcome:
             own = (group.outcome == kind).to_numpy(float)
             row = dict(zip(keys, key, strict=True)) | {"outcome": str(kind), "n": int(own.sum())}
