@@ -24,10 +24,15 @@ SETTINGS = SpectralSettings(
 
 @dataclass(frozen=True)
 class Plan:
-    """What stress does: to the law of the eigenvalues, i^-slope, and to the number of tokens."""
+    """What stress does: to the law of the eigenvalues, i^-slope, and to the number of tokens.
+
+    ``drift`` is what stress does not touch: how much steeper the law is at the end of every text
+    than at its beginning.
+    """
 
     steeper: float = 0.0
     fewer: float = 0.0
+    drift: float = 0.0
     voices: int = 16
     each: int = 6
     seed: int = 0
@@ -56,14 +61,15 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
     def side(name: str, steeper: float = 0.0) -> Side:
         own = slopes + steeper + rng.normal(0, 0.02, count)
         tokens = torch.from_numpy(lengths[name]).long()
-        return Side(texts, _activations(own, tokens, rng), tokens)
+        return Side(texts, _activations(own, tokens, rng, plan.drift), tokens)
 
     clean, hell = side("clean"), side("hell", plan.steeper)
     sides = {"clean": clean, "hell": hell}
     measured = pd.DataFrame(_measured(sides))
     if not nulls:
         return measured, pd.DataFrame()
-    forced = Side(texts, _activations(slopes + plan.steeper, clean.lengths, rng), clean.lengths)
+    steeper = _activations(slopes + plan.steeper, clean.lengths, rng, plan.drift)
+    forced = Side(texts, steeper, clean.lengths)
     known = {
         SHUFFLED: shuffled_sides(sides, plan.seed),
         GAUSSIAN: gaussian_sides(sides, COMPONENT, plan.seed),
@@ -84,20 +90,26 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
 
 
 def _measured(sides: dict[str, Side]) -> list[Row]:
-    """What `measure` writes of these activations, graphs left out."""
+    """What `measure` writes of these activations, graphs left out; no text is a loop."""
     lengths_of = {name: side.lengths for name, side in sides.items()}
     return [
         {**side.texts[i], **columns, "condition": name, "matched_with": partner,
-         "component": COMPONENT}
+         "component": COMPONENT, "outcome": "invention"}
         for name, side in sides.items()
         for partner, lengths in kept_lengths(name, lengths_of).items()
         for i, _, columns in spectral_columns(side.activations, lengths, SETTINGS)
     ]  # fmt: skip
 
 
-def _activations(slopes: np.ndarray, lengths: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gaussian rows by the law i^-slope of each utterance: (utterances, LAYERS, tokens, WIDTH)."""
-    modes = np.arange(1, WIDTH + 1)
-    scale = modes ** (-slopes[:, None] / 2)
-    drawn = rng.standard_normal((len(slopes), LAYERS, int(lengths.max()), WIDTH))
-    return torch.from_numpy(drawn * scale[:, None, None])
+def _activations(
+    slopes: np.ndarray, lengths: Tensor, rng: np.random.Generator, drift: float = 0.0
+) -> Tensor:
+    """Gaussian rows by the law i^-slope of each utterance: (utterances, LAYERS, tokens, WIDTH).
+
+    With a ``drift`` the slope rises by it from the first to the last of an utterance's rows.
+    """
+    modes, tokens = np.arange(1, WIDTH + 1), int(lengths.max())
+    place = np.clip(np.arange(tokens) / (lengths.numpy()[:, None] - 1), 0, 1) - 0.5
+    own = slopes[:, None] + drift * place  # (utterances, tokens)
+    drawn = rng.standard_normal((len(slopes), LAYERS, tokens, WIDTH))
+    return torch.from_numpy(drawn * (modes ** (-own[..., None] / 2))[:, None])

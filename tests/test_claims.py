@@ -157,6 +157,45 @@ def test_planted_changes_are_found(weighed, planted: str, tmp_path: Path) -> Non
     assert verdict_of(weighed(_tables(tmp_path))) == OUTCOMES[planted]
 
 
+def _equal(folder: Path, value: float, models: Mapping[str, int]) -> None:
+    """Random rows change by ``value`` in every component, first rows of them the other way."""
+    names = ("n_eff", "alpha", "log10_kf", "log10_kf_resolved")
+    rows = [
+        {"parameters": size, "model": model, "component": component, "modes": 50, "rows": kept}
+        | {key: number for name in names
+           for key, number in _number(f"delta_{name}", times * value, 0.05).items()}
+        for model, size in models.items() for component in COMPONENTS
+        for kept, times in (("random rows", 1), ("first rows", -1))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "equal_length.csv", index=False)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-5.0, HOLDS), (0.0, UNDECIDED), (5.0, FAILS)])
+def test_equal_length_is_by_random_rows_where_every_model_has_them(
+    value: float, expected: str, tmp_path: Path
+) -> None:
+    """First rows fall, in all tables; only what random rows do decides."""
+    _changes(tmp_path, "true")
+    _equal(tmp_path, value, MODELS)
+    parts = changes.either_regime(_tables(tmp_path))
+    cut = [part for part in parts if part.source == "equal_length"]
+    assert [part.verdict for part in cut] == [expected] * len(COMPONENTS)
+    assert all(part.says.endswith("random rows of equal number") for part in cut)
+    assert verdict_of(parts) == expected
+
+
+def test_where_a_model_lacks_random_rows_first_rows_decide_and_are_named(tmp_path: Path) -> None:
+    _changes(tmp_path, "true")
+    _equal(tmp_path, 5.0, {model: size for model, size in MODELS.items() if model != "l-1"})
+    parts = changes.either_regime(_tables(tmp_path))
+    assert verdict_of(parts) == HOLDS
+    cut = [part for part in parts if not part.says.endswith("raw")]
+    assert {part.source for part in cut} == {"by_outcome"}
+    assert all(part.says.endswith("first rows of equal number") for part in cut)
+    beside = [part for part in changes.compression(_tables(tmp_path)) if "more than" in part.says]
+    assert all("first rows" in part.says for part in beside), "controls were cut to first rows"
+
+
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
 def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
     share_, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
@@ -566,7 +605,7 @@ def test_findings_of_one_model_are_single_numbers(tmp_path: Path) -> None:
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "tail_eigenvalues.csv", index=False)
     (line,) = findings({WHISPER: _tables(tmp_path)})[WHISPER]
-    assert line == "1.25 raw, 0.75 at equal length"
+    assert line == "1.25 raw, 0.75 with first rows of equal number"
 
 
 def test_a_range_is_signed_where_asked_and_leaves_out_what_is_missing() -> None:

@@ -220,3 +220,11 @@ def test_verdicts_follow_from_intervals(
     found = verdict(raw, controls, {"random twin": twin}, gaussian)
     assert found.name == expected
     assert found.reason
+
+
+def test_nulls_are_compared_with_what_was_cut_as_they_were() -> None:
+    """The first control is the headline: it says how much is left, not what is beyond a null."""
+    controls = {"random rows": SMALL, "first rows": LOW, "equal pairs": LOW}
+    nulls = {"random twin": Interval(-2, -3, -1)}
+    assert verdict(LOW, controls, nulls, LOW, like="first rows").name == IN_PART
+    assert verdict(LOW, controls, nulls, LOW).reason == "not beyond: random twin"

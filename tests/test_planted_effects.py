@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
+from companion.measurement.schemas import SHUFFLED
 from companion.results.effects import MATCHED, RAW, effects
 from companion.results.evidence import CONTROLS, MODEL, evidence, verdicts
 from companion.results.matching import PAIRS
+from companion.results.random_rows import FIRST_ROWS, RANDOM_ROWS, row_choices
 from companion.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
 
 PLANS = {
@@ -94,6 +96,35 @@ def test_gaussian_rows_move_as_the_lengths_alone_do(tables: dict[str, pd.DataFra
         )
         error = np.hypot(alone.high - alone.low, drawn.high - drawn.low) / 2
         assert abs(alone.change - drawn.change) < error, "of either side, 95 %"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_effect_of_first_rows_alone_is_none_of_random_rows(seed: int) -> None:
+    """Stress makes texts shorter, and nothing else; rows differ by their place in every text.
+
+    The first rows of the longer, clean text are its early ones alone, those of the stressed text
+    all of it: that looks like a fall of rank. As many random rows are of all places on both sides.
+    """
+    rows, nulls = planted_rows(Plan(fewer=18.0, drift=0.8, seed=seed))
+    table = evidence(rows, nulls, "hell", tolerance=0)
+    first = change(table, "n_eff", MODEL, MATCHED)
+    random = change(table, "n_eff", SHUFFLED, MATCHED)
+    assert first.high < -2
+    assert abs(random.change) < 1
+    assert random.low > first.high
+    assert decided(table, "n_eff") != SURVIVES
+    found = row_choices(rows, nulls, "hell", modes=50).set_index("rows").delta_n_eff
+    assert found[FIRST_ROWS] == pytest.approx(first.change)
+    assert found[RANDOM_ROWS] == pytest.approx(random.change)
+
+
+def test_random_rows_of_texts_without_a_drift_agree_with_first_rows(
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    first, random = (change(tables["both"], "n_eff", of, MATCHED) for of in (MODEL, SHUFFLED))
+    assert covers(random, first.change)
+    found = verdicts(tables["both"]).set_index(["observable", "modes"]).loc["n_eff", 50]
+    assert (found.matched, found.first_rows) == (random.change, first.change)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -
         {"decoding": "other"}, {"loops": "kept"}, {"component": "ffn"}, {"modes": 10},
         {"of": "halves"},
     )  # fmt: skip
-    rows, by_outcome, errors, kinds = [], [], [], []
+    rows, by_outcome, equal, errors, kinds = [], [], [], [], []
     for model, value in models.items():
         own = {"model": model, **right}
         rows += [_pooled(value, **own), *(_pooled(WRONG, **own | each) for each in wrong)]
@@ -55,11 +55,14 @@ def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -
             for name, other in (("length", "raw"), ("outcome", "all"), ("component", "ffn"))
         ]
         by_outcome.append(place | _number("delta_n_eff", 2 * value))
+        for kept, change in (("random rows", 3 * value), ("first rows", WRONG)):
+            equal.append(place | {"rows": kept} | _number("delta_n_eff", change))
         for condition, error in (("hell", 300.0), ("clean", 7.0), ("noise", WRONG)):
             errors.append({"model": model, "condition": condition, "word_error": error})
             kinds.append({"model": model, "condition": condition, "invention": error / 4})
     _write(folder, "pooled", rows)
     _write(folder, "by_outcome", by_outcome)
+    _write(folder, "equal_length", equal)
     _write(folder, "word_error", errors)
     _write(folder, "outcomes", kinds)
     return Tables(folder, folder / "pooled.csv")
@@ -79,7 +82,8 @@ def test_every_number_is_of_its_own_model_rule_sample_and_component(tmp_path: Pa
                                       "-8.00 to -4.00"]  # fmt: skip
     random = table.filter(like="random networks", axis=0)
     assert random["tiny.en"].item() == "-5.0 [-6.0, -4.0]"
-    assert table.filter(like="by utterance", axis=0)["base"].item() == "-40.0 [-41.0, -39.0]"
+    assert table.filter(like="first rows", axis=0)["base"].item() == "-40.0 [-41.0, -39.0]"
+    assert table.filter(like="random rows", axis=0)["base"].item() == "-60.0 [-61.0, -59.0]"
     assert table.filter(like="WER", axis=0)["tiny.en"].item() == "7, 300"
     assert table.filter(like="loops in Hell", axis=0)["ladder"].item() == "75, 0"
 

@@ -1,7 +1,10 @@
 """Claims 1 to 6: how spectra change under stress.
 
 Pooled numbers follow the paper's convention, of all utterances but those that loop on either side.
-Changes per utterance leave those out too: a loop adds many nearly equal rows to one side.
+Changes per utterance leave those out too: a loop adds many nearly equal rows to one side. At equal
+length they are of random rows of the longer text; of its first rows, which are no random part of
+it, where no other were measured, and of what is compared with controls that were cut so. Each part
+says which.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +13,7 @@ import pandas as pd
 
 from companion.claims.numbers import (
     POOLED,
+    NotMeasured,
     Tables,
     by_model,
     of,
@@ -34,15 +38,16 @@ from companion.results.by_outcome import WITHOUT_LOOPS
 from companion.results.effects import MATCHED, RAW
 from companion.results.evidence import MODEL
 from companion.results.intervals import Interval, between, difference
+from companion.results.random_rows import FIRST_ROWS, RANDOM_ROWS
 from companion.results.scale import size_of
 from companion.results.tails import EIGENVALUE, SHARE, TAIL
 
 _MODES = 50
 _EVIDENCE = f"evidence_k{_MODES}"
-_OUTCOMES, _CONTROLS = "by_outcome", "controls"
+_OUTCOMES, _CONTROLS, _EQUAL = "by_outcome", "controls", "equal_length"
 _ALPHA = 9.0
 _DECADES = 2.9
-_WAYS = {"raw": RAW, "at equal length": MATCHED}
+_FIRST = f"{FIRST_ROWS} of equal number"
 _NETWORKS = {"random twin": TWIN, "random vectors": SPECTRUM}
 _NAMES = {"n_eff": "effective rank", "alpha": "slope"}
 _RANK = {"cross_attention": -4.70, "self_attention": -2.34, "ffn": -13.59}
@@ -60,7 +65,10 @@ def signal_loss(tables: Tables) -> list[Part]:
     return [
         *_falls(tables, "cross_attention", "n_eff", every_model, BELOW),
         part(
-            "the smallest size falls more than the largest", _OUTCOMES, _contrast(tables), _CONTRAST
+            f"the smallest size falls more than the largest, {_equal(tables)}",
+            _table(tables),
+            _contrast(tables),
+            _CONTRAST,
         ),
     ]
 
@@ -89,10 +97,11 @@ def resistance(tables: Tables) -> list[Part]:
         ("pooled, its log10 rises", "log10_ratio", 0.0),
         (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", _DECADES),
     ]
+    rows = rows_kept(tables)
     changes = [
         ("the padded index rises, raw", "log10_kf", RAW, 0.0),
-        ("it rises at equal length", "log10_kf", MATCHED, 0.0),
-        ("resolved, it rises at equal length", "log10_kf_resolved", MATCHED, 0.0),
+        (f"it rises, {_equal(tables)}", "log10_kf", rows, 0.0),
+        (f"resolved, it rises, {_equal(tables)}", "log10_kf_resolved", rows, 0.0),
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
     ]
     return [
@@ -101,7 +110,7 @@ def resistance(tables: Tables) -> list[Part]:
         for says, name, bound in pooled
         for component in COMPONENTS
     ] + [
-        part(f"{_said(component)}: {says}", _OUTCOMES,
+        part(f"{_said(component)}: {says}", _table(tables, way),
              _changed(tables, component, name, way, every_model, ABOVE, bound), _INDEX)
         for says, name, way, bound in changes
         for component in COMPONENTS
@@ -112,10 +121,10 @@ def either_regime(tables: Tables) -> list[Part]:
     """Claim 5: effective rank falls in every component of every size."""
     return [
         part(
-            f"{_said(component)}: effective rank falls, {says}", _OUTCOMES,
+            f"{_said(component)}: effective rank falls, {says}", _table(tables, way),
             _changed(tables, component, "n_eff", way, every_model, BELOW, 0), _RANK[component],
         )
-        for says, way in _WAYS.items()
+        for says, way in _ways(tables).items()
         for component in COMPONENTS
     ]  # fmt: skip
 
@@ -159,8 +168,8 @@ def _tails(tables: Tables) -> list[Part]:
     says = "self-attention's tail eigenvalues exceed the clean ones"
     ways = (
         ("raw", RAW, EIGENVALUE),
-        ("at equal length", MATCHED, EIGENVALUE),
-        ("as shares of their sum, at equal length", MATCHED, SHARE),
+        (_FIRST, MATCHED, EIGENVALUE),
+        (f"as shares of their sum, {_FIRST}", MATCHED, SHARE),
     )
     return [
         part(f"{says}, {way}", "tail_eigenvalues", _tail(tables, length, measure), _RATIO)
@@ -189,15 +198,15 @@ def _falls(
     expected = _RANK[component] if observable == "n_eff" else _SLOPE
     pooled = _pooled(tables, component, observable, models, side, 0)
     parts = [part(f"{name} {verb}, pooled", tables.pooled.stem, pooled, expected)]
-    for says, way in _WAYS.items():
+    for says, way in _ways(tables).items():
         changed = _changed(tables, component, observable, way, models, side, 0)
-        parts.append(part(f"{name} {verb}, {says}", _OUTCOMES, changed, expected))
+        parts.append(part(f"{name} {verb}, {says}", _table(tables, way), changed, expected))
     more = f"{name} {verb} more than with"
     for says, control in _NETWORKS.items():
         beyond = _beyond_control(tables, component, observable, control, models, side)
-        parts.append(part(f"{more} {says}", _CONTROLS, beyond, expected / 2))
+        parts.append(part(f"{more} {says}, {_FIRST}", _CONTROLS, beyond, expected / 2))
     beyond = _beyond_speech(tables, component, observable, models, side)
-    return [*parts, part(f"{more} other speech", _EVIDENCE, beyond, expected / 2)]
+    return [*parts, part(f"{more} other speech, {_FIRST}", _EVIDENCE, beyond, expected / 2)]
 
 
 def pooled_row(tables: Tables, name: str, **where: object) -> "pd.Series[float]":
@@ -218,14 +227,31 @@ def pooled_row(tables: Tables, name: str, **where: object) -> "pd.Series[float]"
     return only(table, chosen | where)
 
 
+def rows_kept(tables: Tables) -> str:
+    """Which rows equal length keeps: random ones where every model has them, else the first."""
+    try:
+        known = tables.read(_EQUAL, ["model", "rows"])
+        models = set(tables.read(_OUTCOMES, ["model"]).model)
+    except NotMeasured:
+        return FIRST_ROWS
+    return RANDOM_ROWS if models <= set(known.model[known["rows"] == RANDOM_ROWS]) else FIRST_ROWS
+
+
 def changed_row(
-    tables: Tables, model: str, component: str, observable: str, length: str
+    tables: Tables, model: str, component: str, observable: str, way: str
 ) -> "pd.Series[float]":
-    """The row of a change per utterance, K = 50, of the transcripts without loops."""
-    keys = ["model", "component", "outcome", "length", "modes"]
-    table = tables.read(_OUTCOMES, [*keys, *with_bounds(f"delta_{observable}")])
-    chosen = {"model": model, "component": component, "outcome": WITHOUT_LOOPS, "length": length}
-    return only(table, chosen | {"modes": _MODES})
+    """The row of a change per utterance, K = 50, of the transcripts without loops.
+
+    ``way`` is raw, or which rows equal length keeps. Random rows have a table of their own, of
+    fewer utterances.
+    """
+    chosen: dict[str, object] = {"model": model, "component": component, "modes": _MODES}
+    name = _table(tables, way)
+    if name == _EQUAL:
+        chosen |= {"rows": RANDOM_ROWS}
+    else:
+        chosen |= {"outcome": WITHOUT_LOOPS, "length": RAW if way == RAW else MATCHED}
+    return only(tables.read(name, [*chosen, *with_bounds(f"delta_{observable}")]), chosen)
 
 
 def control_row(
@@ -286,7 +312,7 @@ def _contrast(tables: Tables) -> Iterator[Statement]:
     small, large = (models_of(table, role) for role in (SMALLEST, LARGEST))
 
     def change(model: str) -> Interval:
-        row = changed_row(tables, model, "cross_attention", "n_eff", MATCHED)
+        row = changed_row(tables, model, "cross_attention", "n_eff", rows_kept(tables))
         return of(row, "delta_n_eff")
 
     if all(map(is_openai, [*small, *large])):
@@ -302,6 +328,18 @@ def _contrast(tables: Tables) -> Iterator[Statement]:
 
 def _role(role: str) -> Models:
     return lambda table: models_of(table, role)
+
+
+def _ways(tables: Tables) -> dict[str, str]:
+    return {"raw": RAW, _equal(tables): rows_kept(tables)}
+
+
+def _equal(tables: Tables) -> str:
+    return f"{rows_kept(tables)} of equal number"
+
+
+def _table(tables: Tables, way: str = "") -> str:
+    return _EQUAL if (way or rows_kept(tables)) == RANDOM_ROWS else _OUTCOMES
 
 
 def _said(component: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
+from companion.claims.changes import changed_row, rows_kept
 from companion.claims.numbers import (
     MODEL_KEYS,
     POOLED,
@@ -14,6 +15,7 @@ from companion.claims.numbers import (
 )
 from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.pooling import ALL, UNSEEN
+from companion.measurement.schemas import SHUFFLED
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.by_outcome import WITHOUT_LOOPS
 from companion.results.confidence import CONFIDENCES
@@ -85,11 +87,16 @@ def _without_loops(tables: Tables) -> Iterator[Line]:
     keys = [*MODEL_KEYS, "component", "modes", "length", "outcome", "utterances"]
     table = tables.read("by_outcome", [*keys, "delta_n_eff"])
     kept = table[(table.outcome == WITHOUT_LOOPS) & (table.modes == _MODES)]
+    rows = rows_kept(tables)
     for component, part in kept.groupby("component"):
-        raw, cut = (span(part.delta_n_eff[part.length == way], sign=True) for way in (RAW, MATCHED))
+        raw, cut = (
+            span((changed_row(tables, model, component, "n_eff", way).delta_n_eff
+                  for model in part.model.unique()), sign=True)
+            for way in (RAW, rows)
+        )  # fmt: skip
         yield (
             f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops",
-            f"{raw} raw, {cut} at equal length",
+            f"{raw} raw, {cut} with {rows} of equal number",
         )
 
 
@@ -119,17 +126,17 @@ def _effects(tables: Tables) -> Iterator[Line]:
     table = tables.read("evidence_k50", columns)
     table = table[(table.modes == _MODES) & table.observable.isin(list(_NAMES))]
     decided = verdicts(table)
-    own = table[table.source == MODEL].dropna(subset="change")
+    ways = {(MODEL, RAW): "raw", (SHUFFLED, MATCHED): "cut"}
+    keys = pd.MultiIndex.from_frame(table[["source", "length"]])
+    own = table.assign(way=keys.map(ways.get)).dropna(subset=["way", "change"])
     for (component, observable), part in own.groupby(["component", "observable"]):
         same = (decided.component == component) & (decided.observable == observable)
         judged = decided.verdict[same & decided.matched.notna()]
         digits = 0 if observable == "n_eff" else 2
-        raw, cut = (
-            span(part.change[part.length == way], digits, sign=True) for way in (RAW, MATCHED)
-        )
+        raw, cut = (span(part.change[part.way == way], digits, sign=True) for way in ways.values())
         yield (
             f"{_NAMES[component]}: {_NAMES[observable]}, change in Hell",
-            f"{raw} raw, {cut} at equal length; survives in {count(judged == SURVIVES)}",
+            f"{raw} raw, {cut} with random rows; survives in {count(judged == SURVIVES)}",
         )
 
 
@@ -140,7 +147,7 @@ def _contrasts(tables: Tables) -> Iterator[Line]:
     chosen = (table.component == "cross_attention") & (table.observable == "n_eff")
     for row in table[chosen].itertuples():
         yield (
-            f"cross-attention: {_NAMES['n_eff']}, {row.contrast}, at equal length",
+            f"cross-attention: {_NAMES['n_eff']}, {row.contrast}, first rows of equal number",
             f"{row.change:+.1f} [{row.change_low:.1f}, {row.change_high:.1f}] "
             f"({row.differs}, seeds {row.seeds})",
         )
@@ -154,7 +161,7 @@ def _tails(tables: Tables) -> Iterator[Line]:
     raw, cut = (span(own.ratio[own.length == way], 2) for way in (RAW, MATCHED))
     yield (
         "self-attention: eigenvalues 11 to 50, Hell over clean",
-        f"{raw} raw, {cut} at equal length",
+        f"{raw} raw, {cut} with first rows of equal number",
     )
 
 

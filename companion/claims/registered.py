@@ -24,8 +24,8 @@ from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.answers import ANSWER
 from companion.results.confidence import PER_WORD_PIECE
-from companion.results.effects import MATCHED
 from companion.results.intervals import Interval, complement, difference, exact, mean, scaled
+from companion.results.random_rows import FIRST_ROWS
 from companion.results.unstable import TRAINED
 from companion.results.warnings import ANY, MEAN
 
@@ -70,10 +70,13 @@ def largest_slope(tables: Tables, model: str) -> Interval:
 
 
 def without_loops(name: str, component: str = _CROSS) -> Number:
-    """A change per utterance, length-matched, K = 50, of those that loop on neither side."""
+    """A change per utterance, length-matched, K = 50, of those that loop on neither side.
+
+    Length-matched meant first rows when the lines were written, and means it here.
+    """
 
     def number(tables: Tables, model: str) -> Interval:
-        return of(changed_row(tables, model, component, name, MATCHED), f"delta_{name}")
+        return of(changed_row(tables, model, component, name, FIRST_ROWS), f"delta_{name}")
 
     return number
 

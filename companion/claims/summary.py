@@ -9,6 +9,7 @@ from companion.measurement.pooling import ALL, DROPPED, UNSEEN
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.by_outcome import WITHOUT_LOOPS
 from companion.results.effects import MATCHED
+from companion.results.random_rows import RANDOM_ROWS
 
 Cells = dict[str, str]
 """A number in words, by model."""
@@ -67,14 +68,16 @@ def _pooled(name: str, style: str, of: str = _MEASURED) -> Callable[[Tables], Ce
     return cells
 
 
-def _by_utterance(tables: Tables) -> Cells:
-    name = "delta_n_eff"
-    keys = ["model", "component", "modes", "length", "outcome"]
-    table = tables.read("by_outcome", [*keys, name, f"{name}_low", f"{name}_high"])
-    wanted = {
-        "component": _COMPONENT, "modes": _MODES, "length": MATCHED, "outcome": WITHOUT_LOOPS,
-    }  # fmt: skip
-    return _cells(table, wanted, name, "{:+.1f}")
+def _by_utterance(file: str, **which: str) -> Callable[[Tables], Cells]:
+    """At equal length, by ``which`` rows are kept: cross-attention, K = 50, no loops."""
+
+    def cells(tables: Tables) -> Cells:
+        name = "delta_n_eff"
+        wanted = {"component": _COMPONENT, "modes": _MODES, **which}
+        table = tables.read(file, ["model", *wanted, name, f"{name}_low", f"{name}_high"])
+        return _cells(table, wanted, name, "{:+.1f}")
+
+    return cells
 
 
 def _word_error(tables: Tables) -> Cells:
@@ -120,7 +123,10 @@ _ROWS: tuple[tuple[str, Callable[[pd.DataFrame], str], Callable[[Tables], Cells]
     ("pooled: difference of log10 Kf", _nothing, _pooled("log10_ratio", "{:+.2f}")),
     ("pooled, random networks with the same singular values: effective rank (%)", _nothing,
      _pooled("n_eff", "{:+.1f}", _CONTROLS)),
-    ("by utterance, length-matched, no loops: effective rank (%)", _nothing, _by_utterance),
+    ("by utterance, as many random rows, no loops: effective rank (%)", _nothing,
+     _by_utterance("equal_length", rows=RANDOM_ROWS)),
+    ("by utterance, as many first rows, no loops: effective rank (%)", _nothing,
+     _by_utterance("by_outcome", length=MATCHED, outcome=WITHOUT_LOOPS)),
     ("WER on clean speech and in Hell (%)", _nothing, _word_error),
     ("inventions and loops in Hell (% of transcripts)", _nothing, _outcomes),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from companion.figures.style import COMPONENT_NAMES, LENGTH_MARKERS, PAGE, model_order
+from companion.figures.style import COMPONENT_NAMES, LENGTH_MARKERS, LENGTH_NAMES, PAGE, model_order
 from companion.results.by_outcome import ALL, WITHOUT_LOOPS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe & Ito 2008
@@ -15,7 +15,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe & Ito 2008
 def draw_by_outcome(table: pd.DataFrame, name: str, label: str) -> Figure:
     """One panel per component: the change of an observable by outcome, a colour per model.
 
-    Filled circles are raw, open diamonds length-matched; bars are 95 % intervals.
+    Filled circles are raw, open diamonds length-matched by first rows; bars are 95 % intervals.
     """
     models = model_order(table)
     kinds = [ALL, WITHOUT_LOOPS, *sorted(set(table.outcome) - {ALL, WITHOUT_LOOPS})]
@@ -35,7 +35,7 @@ def draw_by_outcome(table: pd.DataFrame, name: str, label: str) -> Figure:
         axes[0].plot([], [], "o", color=colour, label=model)
     for length, marker in LENGTH_MARKERS.items():
         filling = "black" if length == "raw" else "white"
-        axes[0].plot([], [], marker, color="black", mfc=filling, label=length)
+        axes[0].plot([], [], marker, color="black", mfc=filling, label=LENGTH_NAMES[length])
     figure.legend(loc="outside lower center", ncols=len(models) + len(LENGTH_MARKERS))
     return figure
 

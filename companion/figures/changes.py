@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from companion.figures.style import (
     COMPONENT_NAMES,
     LENGTH_MARKERS,
+    LENGTH_NAMES,
     PAGE,
     PUBLISHED_COLOUR,
     model_colours,
@@ -27,9 +28,9 @@ def draw_changes(
 ) -> Figure:
     """One row of panels per observable (column -> axis label), one column per component.
 
-    Filled circles are raw, open diamonds length-matched; bars are 95 % intervals. Rows of
-    ``published`` (component, model, and some of the observables) are drawn as grey crosses below a
-    line: they were measured on other models.
+    Filled circles are raw, open diamonds length-matched by first rows; bars are 95 % intervals.
+    Rows of ``published`` (component, model, and some of the observables) are drawn as grey crosses
+    below a line: they were measured on other models.
     """
     models = model_order(table)
     figure, axes = plt.subplots(
@@ -69,7 +70,7 @@ def _draw_measured(ax: Axes, table: pd.DataFrame, name: str, models: list[str]) 
                 lw=0.8, capsize=1.5,
             )  # fmt: skip
         filling = "black" if length == "raw" else "white"
-        ax.plot([], [], marker, color="black", mfc=filling, label=f"ladder, {length}")
+        ax.plot([], [], marker, color="black", mfc=filling, label=LENGTH_NAMES[length])
 
 
 def _draw_published(

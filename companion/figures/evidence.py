@@ -38,8 +38,9 @@ def draw_evidence(
 ) -> Figure:
     """A row of panels per observable, a column per component, a line per control.
 
-    ``table`` holds rows of ``evidence`` of one K. Filled: the model itself; open: nulls. Bars are
-    95 % intervals, a colour per model. Crosses are ``published`` changes of other models.
+    ``table`` holds rows of ``evidence`` of one K. Filled: the model itself, with random rows first
+    at equal length and the same text in a row of its own; open: nulls. Bars are 95 % intervals, a
+    colour per model. Crosses are ``published`` changes of other models.
     """
     models, groups = model_order(table), blocks(table)
     controls = sum(map(len, groups))

@@ -88,7 +88,7 @@ def draw_dose_response(table: pd.DataFrame, observables: list[str]) -> Figure:
     for ax, title in zip(axes[0], COMPONENT_NAMES.values(), strict=True):
         ax.set_title(title)
     axes[-1, 1].set_xlabel(f"severity of {table.family.iloc[0].capitalize()} (0: clean)")
-    handles = [*_models(table), *_fillings("equal length", "raw", lines=True)]
+    handles = [*_models(table), *_fillings("equal length (first rows)", "raw", lines=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -106,7 +106,7 @@ def draw_factorial(table: pd.DataFrame, observables: list[str]) -> Figure:
         [[(component, name) for component in COMPONENT_NAMES] for name in observables],
         [_change_label(table, name, " ") for name in observables],
         list(COMPONENT_NAMES.values()),
-        _fillings("equal length", "raw"),
+        _fillings("equal length (first rows)", "raw"),
     )
 
 

@@ -32,6 +32,7 @@ OBSERVABLE_NAMES = {
 }
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
+LENGTH_NAMES = {"raw": "raw", "length-matched": "length-matched (first rows)"}
 PUBLISHED_COLOUR = "#555555"
 _MARKERS = "os^Dv*P"
 _COLOURS = 128  # of a palette; no pixel is then farther than about 20 of 255 from its own

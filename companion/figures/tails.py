@@ -18,8 +18,8 @@ from companion.results.tails import EIGENVALUE, PARTS, SHARE, TAIL
 
 _ROWS = {
     (RAW, EIGENVALUE): "raw",
-    (MATCHED, EIGENVALUE): "equal length",
-    (MATCHED, SHARE): "equal length,\nshares of the sum",
+    (MATCHED, EIGENVALUE): "equal length\n(first rows)",
+    (MATCHED, SHARE): "the same, shares\nof the sum",
 }
 
 

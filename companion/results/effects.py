@@ -10,6 +10,7 @@ from companion.results.intervals import Interval, interval, weighted_mean
 from companion.results.permutation import paired_p
 
 RAW, MATCHED = "raw", "length-matched"
+"""All rows of a text; as many of its first rows as the shorter of the two texts has."""
 OBSERVABLES = {
     "n_eff": "n_eff",
     "alpha": "alpha",
@@ -32,8 +33,9 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """One row per model, component, K, utterance and length; columns <observable>_<side>.
 
     The sides are clean and stressed. Observables are averaged over layers. ``length`` is "raw", or
-    "length-matched" where both sides keep as many tokens as the shorter has. What is not finite in
-    some layer (alpha where K modes are not resolved, Kf of a disconnected graph) is NaN.
+    "length-matched" where both sides keep as many of their first tokens as the shorter has. What is
+    not finite in some layer (alpha where K modes are not resolved, Kf of a disconnected graph) is
+    NaN.
     """
     kept = both_sides(rows, condition)
     present = [name for name, column in OBSERVABLES.items() if column in rows]

@@ -10,7 +10,9 @@ explained by length  no length control has that side, the interval at equal leng
                      effect out, and Gaussian rows of the same lengths move to that side
 undecided            all else, and effects without a raw side; the reason says what failed
 
-A length control on the opposite side counts against the raw effect.
+At equal length is with random rows of each text, the headline. Random networks and other speech
+were cut to their first rows, so they are compared with the model's own first rows. A length control
+on the opposite side counts against the raw effect.
 """
 
 from collections.abc import Mapping
@@ -35,12 +37,13 @@ def verdict(
     controls: Mapping[str, Interval],
     nulls: Mapping[str, Interval],
     pure_length: Interval,
+    like: str = "",
 ) -> Verdict:
     """The verdict on one effect.
 
     ``controls`` hold the effect at equal length by the name of the control, the first of them the
-    one that the ``nulls``, at equal length too, are compared with; ``pure_length`` is what the
-    lengths alone make of Gaussian rows.
+    headline, and that named ``like`` (else the first) cut as the ``nulls`` were, which are compared
+    with it; ``pure_length`` is what the lengths alone make of Gaussian rows.
     """
     everything = {"raw": raw, **controls, **nulls, "Gaussian": pure_length}
     missing = [name for name, found in everything.items() if not found.low <= found.high]
@@ -55,7 +58,8 @@ def verdict(
     agreeing = [name for name, found in sides.items() if found == own]
     matched = next(iter(controls.values()))
     if len(agreeing) == len(sides):
-        short = [name for name, found in nulls.items() if not beyond(matched, found)]
+        cut_alike = controls[like] if like else matched
+        short = [name for name, found in nulls.items() if not beyond(cut_alike, found)]
         if short:
             return Verdict(UNDECIDED, f"not beyond: {', '.join(short)}")
         if max(abs(matched.low), abs(matched.high)) < abs(raw.estimate) / 2:
