@@ -34,7 +34,8 @@ def draw_layers(summary: pd.DataFrame, panels: dict[str, str]) -> Figure:
     """A row of panels per size, its seeds alike, a column per quantity (name -> label), by layer.
 
     Filled circles are trained, open squares random twins; bars are 95 % intervals. Dotted lines: 1
-    for a gain or sigma, what chance gives for an alignment.
+    for a gain or sigma, what chance gives for an alignment. Grey dashes: the gain that the same
+    sigma_1 would make with the alignment of random directions.
     """
     sizes = models_by_size(summary)
     figure, axes = plt.subplots(
@@ -46,6 +47,8 @@ def draw_layers(summary: pd.DataFrame, panels: dict[str, str]) -> Figure:
         for ax, name in zip(row, panels, strict=True):
             for _, own in table.groupby("model"):
                 _draw_panel(ax, own, name)
+                if name == "log10_gain":
+                    _draw_chance_gain(ax, own)
             _draw_reference(ax, name, float(table.chance.iloc[0]))
         row[0].set_ylabel(label)
     for ax, label in zip(axes[0], panels.values(), strict=True):
@@ -53,7 +56,8 @@ def draw_layers(summary: pd.DataFrame, panels: dict[str, str]) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("decoder layer $l$")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_legend(figure, axes[0, 0])
+    shown = axes[0, list(panels).index("log10_gain") if "log10_gain" in panels else 0]
+    add_legend(figure, shown)
     return figure
 
 
@@ -67,6 +71,16 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, name: str) -> None:
                 part.layer + _SHIFT[network, i], part[name], yerr=errors, fmt=marker, ls=line,
                 color=colour, mfc=colour if network == "trained" else "white", lw=0.8, ms=3,
                 label=f"{condition.capitalize()}, {network}",
+            )  # fmt: skip
+
+
+def _draw_chance_gain(ax: Axes, table: pd.DataFrame) -> None:
+    for network in _STYLES:
+        for i, condition in enumerate(CONDITION_COLOURS):
+            part = table[(table.network == network) & (table.condition == condition)]
+            ax.plot(
+                part.layer + _SHIFT[network, i], part.log10_chance_gain, "_", color="0.45", ms=6,
+                mew=1.2, label="gain at chance alignment", zorder=3,
             )  # fmt: skip
 
 

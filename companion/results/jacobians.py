@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy.special import gammaln
+from scipy.special import digamma, gammaln
 
 from companion.models.capture import COMPONENTS
 from companion.results.effects import interval_columns
@@ -13,11 +13,13 @@ from companion.results.intervals import interval, weighted_mean
 SETTING = ["parameters", "model", "network", "condition"]
 TOKEN = [*SETTING, "speaker", "utterance", "position"]
 PER_LAYER = (
-    "log10_sigma_1", "gap", "alignment", "log10_gain", "unstable", "growing", "log10_state",
-    "log10_injection", "log10_survival", "log10_relative_survival", "log10_normed_survival",
+    "log10_sigma_1", "gap", "alignment", "log10_gain", "log10_over_chance", "unstable", "growing",
+    "log10_state", "log10_injection", "log10_survival", "log10_relative_survival",
+    "log10_normed_survival",
     *(f"{component}_gap" for component in COMPONENTS),
 )  # fmt: skip
-"""Per layer: alignments in magnitude. Survival is what arrives of an injection, of what entered;
+"""Per layer: alignments in magnitude, over chance as ratios of geometric means; by as much a gain
+exceeds what sigma_1 alone makes of it. Survival is what arrives of an injection, of what entered;
 relative, each as a share of the hidden state's size there; normed, each after the final norm."""
 
 HYPOTHESES = {
@@ -43,7 +45,8 @@ _RANK_ONE = 0.5
 def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means of ``PER_LAYER`` over tokens, then utterances; a row per setting and layer.
 
-    ``chance``: the mean alignment of directions drawn at random.
+    ``chance``: the mean alignment of directions drawn at random. ``log10_chance_gain``: the gain of
+    the same sigma_1 at such an alignment, so that ``log10_gain`` is it plus ``log10_over_chance``.
     """
     last = last_state(rows)
     with np.errstate(divide="ignore"):
@@ -51,6 +54,7 @@ def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
             alignment=rows.alignment.abs(),
             log10_sigma_1=np.log10(rows.sigma_1),
             log10_gain=np.log10(rows.gain),
+            log10_over_chance=np.log10(rows.alignment.abs()) - log10_chance(rows.width.to_numpy()),
             log10_injection=np.log10(rows.injection),
             log10_state=np.log10(rows.state),
             log10_survival=np.log10(rows.arriving / rows.injection),
@@ -58,13 +62,27 @@ def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
             log10_normed_survival=np.log10(rows.normed_arriving / rows.normed_injection),
         )
     found = _means(table, [*SETTING, "width", "layer"], PER_LAYER)
-    return found.assign(chance=chance_alignment(found.width.to_numpy()))
+    return found.assign(
+        chance=chance_alignment(found.width.to_numpy()),
+        log10_chance_gain=found.log10_gain - found.log10_over_chance,
+    )
 
 
 def chance_alignment(width: np.ndarray) -> np.ndarray:
-    """E|cos| of independent random directions among the ``width`` - 1 that layer norms see."""
+    """E|cos| of independent random directions among the n = ``width`` - 1 that layer norms see.
+
+    As cos^2 is Beta(1/2, (n - 1)/2) distributed (Cai, Fan & Jiang 2013), it is Gamma(n/2) /
+    (sqrt(pi) Gamma((n + 1)/2)), between sqrt(2 / (pi n)) and sqrt(2 / (pi (n - 1))) by Gautschi's
+    inequality (1959). (widths,) -> (widths,).
+    """
     half = (width - 1) / 2
     found: np.ndarray = np.exp(gammaln(half) - gammaln(half + 0.5)) / np.sqrt(np.pi)
+    return found
+
+
+def log10_chance(width: np.ndarray) -> np.ndarray:
+    """E log10|cos| of the same: (psi(1/2) - psi(n/2)) / (2 ln 10). (widths,) -> (widths,)."""
+    found: np.ndarray = (digamma(0.5) - digamma((width - 1) / 2)) / (2 * np.log(10))
     return found
 
 
