@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from companion.measurement.readings import modes_in_proportion
 from companion.results.forecast import COLUMNS, forecast, held_out, left_out, predictors, targets
 from companion.results.scale import (
     BOTH,
     DEPTH,
     WIDTH,
     contrasts,
+    in_proportion,
     model_shapes,
     pairs,
     scale_effects,
 )
+from spectral.spectra import effective_rank
 
 SHAPES = {"xs-0": (32, 2), "narrow-deep-0": (32, 4), "s-0": (48, 3), "m-0": (64, 3), "l-0": (96, 4)}
 PARAMETERS = {name: width**2 * depth for name, (width, depth) in SHAPES.items()}
@@ -83,6 +87,34 @@ def test_a_depth_effect_shows_in_depth_contrasts_alone(tmp_path: Path) -> None:
     assert np.allclose(rank[rank.differs == WIDTH].change, 0, atol=1e-9)
     assert np.allclose(rank[rank.differs == BOTH].change, -4, atol=0.1)
     assert (found.seeds == "1 against 1").all()
+
+
+def test_a_law_of_the_width_is_one_effect_at_modes_in_proportion_and_two_at_fifty(
+    tmp_path: Path,
+) -> None:
+    """Eigenvalues fall by the mode's place in the width, in both models, steeper under stress."""
+    shapes = _shapes({"xs-0": (56, 2), "l-0": (176, 2)}, tmp_path)
+    rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "l-0"])
+    width = rows.model.map(shapes.set_index("model").width)
+    steep = np.where(rows.condition == "hell", 12.0, 6.0)
+    laws = [np.exp(-own * np.arange(1, 51) / of) for own, of in zip(steep, width, strict=True)]
+    rows["eigenvalues"] = laws
+    rows["n_eff"] = [effective_rank(torch.from_numpy(law), 50).item() for law in laws]
+    fifty, own = (
+        contrasts(scale_effects(each, shapes, "hell"), shapes)
+        for each in (rows, in_proportion(rows, shapes))
+    )
+    fifty, own = (table[table.observable == "n_eff"].change for table in (fifty, own))
+    assert (fifty.abs() > 10).all()
+    assert (own.abs() < 2).all()
+
+
+def test_a_model_with_too_few_eigenvalues_for_its_width_is_left_out(tmp_path: Path) -> None:
+    shapes = _shapes({"xs-0": (56, 2), "l-0": (512, 2)}, tmp_path)
+    rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "l-0"])
+    rows["eigenvalues"] = [np.ones(50)] * len(rows)
+    assert modes_in_proportion(384) == 50
+    assert set(in_proportion(rows, shapes).model) == {"xs-0"}, "67 modes of 512"
 
 
 def test_pairs_differ_in_one_thing_or_are_the_ends(tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.readings import EPSILONS, MODES, RANGES, READINGS, readings
+from companion.measurement.readings import (
+    EPSILONS,
+    IN_PROPORTION,
+    MODES,
+    RANGES,
+    READINGS,
+    readings,
+)
 from companion.measurement.schemas import CHOICES as COLUMNS
 from companion.measurement.store import read
 from companion.results.effects import effects
@@ -18,6 +25,7 @@ from companion.results.specifications import (
     agreement_by_choice,
     specification_curve,
 )
+from spectral.spectra import effective_rank
 
 KNOWN = published(Path("data/published/k50.csv"))
 
@@ -65,6 +73,26 @@ def test_a_measured_choice_is_its_rows(table: pd.DataFrame, choice_rows: pd.Data
         100 * (means["hell"] / means["clean"] - 1), rel=1e-4
     )
     assert found.low.item() < found.change.item() < found.high.item()
+
+
+def test_modes_in_proportion_are_a_named_specification_of_what_is_stored(
+    rows: pd.DataFrame, choice_rows: pd.DataFrame, table: pd.DataFrame
+) -> None:
+    wide = specification_curve(rows, choice_rows, "hell", {"xs-0": 56})
+    own = wide[(wide.K == IN_PROPORTION) | (wide["modes fitted"] == f"1 to {IN_PROPORTION}")]
+    per_layer = 2 + 1 + 4 * len(EPSILONS)
+    assert len(own) == 3 * per_layer * 2 * (rows.layer.nunique() + 1) * 3
+    assert len(wide) == len(table) + len(own)
+    assert not wide.duplicated(["component", "observable", *CHOICES]).any()
+    chosen = {"component": "ffn", "observable": "n_eff", "p": "eigenvalues", "layers": "mean",
+              "utterances": "all", "length": "raw"}  # fmt: skip
+    found = own[(own[list(chosen)] == list(chosen.values())).all(axis=1)]
+    kept = rows[(rows.component == "ffn") & (rows.modes == 50) & (rows.matched_with == "")]
+    spectra = torch.from_numpy(np.stack(kept.eigenvalues.to_list()).astype(float))
+    ranks = effective_rank(spectra, 7).numpy()  # 50 / 384 of 56
+    clean, hell = (ranks[kept.condition == side].mean() for side in ("clean", "hell"))
+    assert found.change.item() == pytest.approx(100 * (hell / clean - 1), rel=1e-6)
+    assert len(specification_curve(rows, choice_rows, "hell", {"xs-0": 512})) == len(table)
 
 
 def test_a_choice_s_specifications_add_up(table: pd.DataFrame) -> None:

@@ -66,7 +66,7 @@ def _draw_effects(figure: SubFigure, table: pd.DataFrame) -> None:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title(COMPONENT_NAMES[component])
         ax.set_xlabel("parameters (million)")
-    axes[0].set_ylabel(r"change of $N_{\mathrm{eff}}$ (%),\nas many first rows")
+    axes[0].set_ylabel("change of $N_{\\mathrm{eff}}$ (%),\nas many first rows")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
 

@@ -1,6 +1,6 @@
 """All that is read off a spectrum, by every choice about it that the paper leaves open."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 import torch
@@ -17,24 +17,56 @@ MODES = (10, 20, 50)
 RANGES = ((1, 10), (2, 10), (1, 20), (1, 50), (10, 50))
 EPSILONS = (1e-3, 1e-6, 1e-9)
 
+PROPORTION = 50 / 384
+"""K over the width of the paper's Tiny; K = 50 is nearly all of a model of width 56."""
+
+IN_PROPORTION = "50/384 of the width"
+
 Reading = tuple[str, dict[str, str], Tensor]
 """An observable, the choices made, and its values (utterances, layers)."""
 
 
 def readings(spectra: Tensor) -> Iterator[Reading]:
     """All that is read off spectra (utterances, layers, modes), by every choice about them."""
-    for k, of in product(MODES, ("eigenvalues", "singular_values")):
-        choices = {"K": str(k), "p": of.replace("_", " ")}
-        yield "n_eff", choices, effective_rank(spectra, k, of=of)  # type: ignore[arg-type]
+    named = {str(k): k for k in MODES}
+    yield from _ranks(spectra, named)
     for first, last in RANGES:
         yield "alpha", {"modes fitted": f"{first}-{last}"}, spectral_slope(spectra, first, last)
+    yield from _indices(spectra, named)
+
+
+def modes_in_proportion(width: int) -> int:
+    """K for a model of this width, as 50 is for the paper's Tiny."""
+    return round(PROPORTION * width)
+
+
+def proportional_readings(spectra: Tensor, width: int) -> Iterator[Reading]:
+    """``readings`` of K in proportion to the width, named ``IN_PROPORTION``.
+
+    None where spectra (utterances, layers, modes) hold fewer modes than that.
+    """
+    k = modes_in_proportion(width)
+    if k > spectra.shape[-1]:
+        return
+    yield from _ranks(spectra, {IN_PROPORTION: k})
+    yield "alpha", {"modes fitted": f"1 to {IN_PROPORTION}"}, spectral_slope(spectra, 1, k)
+    yield from _indices(spectra, {IN_PROPORTION: k})
+
+
+def _ranks(spectra: Tensor, named: Mapping[str, int]) -> Iterator[Reading]:
+    for (name, k), of in product(named.items(), ("eigenvalues", "singular_values")):
+        choices = {"K": name, "p": of.replace("_", " ")}
+        yield "n_eff", choices, effective_rank(spectra, k, of=of)  # type: ignore[arg-type]
+
+
+def _indices(spectra: Tensor, named: Mapping[str, int]) -> Iterator[Reading]:
     kernels = {"padded": kirchhoff_index, "resolved": resolved_kirchhoff_index}
-    for k, epsilon in product(MODES, EPSILONS):
+    for (name, k), epsilon in product(named.items(), EPSILONS):
         kept = spectra[..., :k]
         total = kept.sum(-1, keepdim=True)
         scales = {"as they are": kept, "shares": kept / total.where(total > 0, 1.0)}
         for missing, scale in product(kernels, scales):
-            choices = {"K": str(k), "missing modes": missing, "eigenvalues": scale}
+            choices = {"K": name, "missing modes": missing, "eigenvalues": scale}
             index = kernels[missing](scales[scale], k, epsilon).log10()
             yield "log10_kf", choices | {"epsilon": f"{epsilon:.0e}"}, index
 

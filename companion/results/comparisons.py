@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
 
 from companion.measurement.choices import DEFAULT, FORCED, POOLED
-from companion.measurement.readings import READINGS, readings
+from companion.measurement.readings import READINGS, proportional_readings, readings
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.texts import Row
 from companion.results.effects import MATCHED, RAW, change
@@ -55,10 +56,11 @@ class Comparison:
         return pd.DataFrame(named).assign(**numbers)
 
 
-def stored(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
+def stored(rows: pd.DataFrame, condition: str, width: int | None = None) -> Iterator[Comparison]:
     """Of one model and component in ``measure``: every length and filter, the mean and each layer.
 
-    Eigenvalues are stored with every K alike, so ``rows`` are those of one K.
+    Eigenvalues are stored with every K alike, so ``rows`` are those of one K. With the model's
+    ``width`` they are also read by K in proportion to it.
     """
     layers = rows.layer.nunique()
     for length, partners in ((RAW, ("", "")), (MATCHED, (condition, REFERENCE_CONDITION))):
@@ -68,7 +70,7 @@ def stored(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
             )
             for side, partner in zip((REFERENCE_CONDITION, condition), partners, strict=True)
         ]
-        (columns, before), (_, after) = (_by_layer(side, layers) for side in sides)
+        (columns, before), (_, after) = (_by_layer(side, layers, width) for side in sides)
         clean, stressed = (side[::layers] for side in sides)
         choices = {"length": length} | _named(DEFAULT, condition)
         for name, mask in filters(clean, stressed).items():
@@ -179,12 +181,15 @@ def _stretches(name: str) -> list[TimeStretch]:
     return [each for each in condition_of(name).perturbations if isinstance(each, TimeStretch)]
 
 
-def _by_layer(rows: pd.DataFrame, layers: int) -> tuple[list[Column], np.ndarray]:
+def _by_layer(
+    rows: pd.DataFrame, layers: int, width: int | None
+) -> tuple[list[Column], np.ndarray]:
     """Every reading's mean over layers and of each layer, (utterances, columns)."""
     eigenvalues = np.stack(rows.eigenvalues.to_list()).astype(float)
     spectra = torch.from_numpy(eigenvalues.reshape(-1, layers, eigenvalues.shape[1]))
     columns, numbers = [], []
-    for name, choices, values in readings(spectra):
+    proportional = () if width is None else proportional_readings(spectra, width)
+    for name, choices, values in chain(readings(spectra), proportional):
         names = ["mean", *map(str, range(1, layers + 1))]
         columns += [(name, {**choices, "layers": layer}) for layer in names]
         numbers.append(np.column_stack([values.mean(1), values]))

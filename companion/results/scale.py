@@ -5,10 +5,14 @@ import re
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
 
+from companion.measurement.readings import modes_in_proportion
 from companion.results.effects import effects, interval_columns, observable_rows
 from companion.results.intervals import between
+from spectral.spectra import effective_rank
 
 MODES = 50
 SHOWN = ("n_eff", "alpha", "log10_kf_resolved")
@@ -57,6 +61,22 @@ def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> p
     columns = ["parameters", "component", "observable", *numbers]
     joined = shapes.merge(found[["model", *columns]], on="model", validate="one_to_many")
     return joined.sort_values(["parameters", "model", "component", "observable"], ignore_index=True)
+
+
+def in_proportion(rows: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``MODES`` whose N_eff is of K in proportion to the width (``modes_in_proportion``).
+
+    K = 50 is nearly all of a narrow model and a quarter of a wide one, two quantities. Models whose
+    rows store fewer eigenvalues than that K are left out.
+    """
+    kept = rows[rows.modes == MODES]
+    modes = shapes.set_index("model").width.map(modes_in_proportion)
+    parts = []
+    for model, own in kept.groupby("model", sort=False):
+        spectra = torch.from_numpy(np.stack(own.eigenvalues.to_list()).astype(float))
+        if (k := int(modes[model])) <= spectra.shape[-1]:
+            parts.append(own.assign(n_eff=effective_rank(spectra, k).numpy()))
+    return pd.concat(parts)
 
 
 def pairs(shapes: pd.DataFrame) -> list[tuple[str, str, str]]:

@@ -6,6 +6,8 @@ utterances; centring, pooling, forcing and positions with one another and with t
 over layers; order and direction of the stress are changed one at a time.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -33,22 +35,28 @@ _PAPER = ["delta_n_eff", "delta_log10_kf", "delta_alpha"]
 
 
 def specification_curve(
-    rows: pd.DataFrame, choice_rows: pd.DataFrame, condition: str
+    rows: pd.DataFrame,
+    choice_rows: pd.DataFrame,
+    condition: str,
+    widths: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """The change of every observable by every specification, with its interval.
 
     ``rows`` are of ``measure``, ``choice_rows`` of ``choices``. One row per model, component,
     observable and specification: ``CHOICES``, ``change`` (of N_eff in %), ``low``, ``high`` and
-    ``n``, the utterances (pooled: speakers) whose value exists on both sides.
+    ``n``, the utterances (pooled: speakers) whose value exists on both sides. K in proportion to
+    the width is of the models whose ``widths`` are given, where as many eigenvalues are stored.
     """
     tables = []
     widest = rows[rows.modes == rows.modes.max()]
-    for found, compare in ((widest, stored), (choice_rows, measured)):
+    for found in (widest, choice_rows):
         for key, part in found.groupby(_ABOUT, sort=True):
             about = dict(zip(_ABOUT, key, strict=True))
-            tables += [
-                comparison.changes().assign(**about) for comparison in compare(part, condition)
-            ]
+            width = (widths or {}).get(about["model"])
+            compared = (
+                stored(part, condition, width) if found is widest else measured(part, condition)
+            )
+            tables += [comparison.changes().assign(**about) for comparison in compared]
     table = pd.concat(tables, ignore_index=True)
     return table[[*_ABOUT, "observable", *CHOICES, "change", "low", "high", "n"]]
 
