@@ -32,11 +32,12 @@ def draw_early_warning(table: pd.DataFrame, when: str) -> Figure:
     and median over the models of the log-probability, as one minus its AUC, for a low one warns.
     """
     shown = table[(table.when == when) & (table.prefix != MEAN)]
-    conditions = list(dict.fromkeys(shown.condition))
+    seen = shown[shown.auc.notna()]  # where too few differ there is no number, and no block
+    conditions = list(dict.fromkeys(seen.condition)) or list(dict.fromkeys(shown.condition))
     rows = len(COMPONENT_NAMES)
     figure = plt.figure(figsize=(PAGE, 0.5 + 1.15 * rows * len(conditions)), layout="constrained")
     blocks = figure.subfigures(len(conditions), 1, squeeze=False)[:, 0]
-    known = sorted(shown.prefix[shown.auc.notna()].unique()) or sorted(shown.prefix.unique())
+    known = sorted(seen.prefix.unique()) or sorted(shown.prefix.unique())
     for block, condition in zip(blocks, conditions, strict=True):
         block.suptitle(f"{condition}: {_WHEN[when]}", x=0.01, ha="left", size=9)
         _draw_condition(block, shown[shown.condition == condition], known)
