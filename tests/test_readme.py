@@ -75,6 +75,44 @@ def _loops(model: str) -> tuple[str, str]:
     return f"{kept:.0f} %", f"{dropped:.0f} to {matched:.0f}"
 
 
+def _beyond_random_networks() -> str:
+    table = pd.read_csv(ROOT / "figures" / "whisper" / "controls.csv")
+    table = table[
+        (table.control == "spectrum") & (table.length == "length-matched") & (table.modes == 50)
+        & (table.observable == "n_eff")
+    ]  # fmt: skip
+    others = table[table.component != "cross_attention"]
+    assert (others.remaining_high > 0).all(), "something is left in the other components too"
+    rows = table[table.component == "cross_attention"].set_index("model")
+    tiny, base = rows.loc["tiny.en"], rows.loc["base"]
+    assert (rows.draws == 20).all()
+    left = [f"[{-row.remaining_high:.0f}, {-row.remaining_low:.0f}]" for row in (tiny, base)]
+    return (
+        f"cross-attention's rank falls by {-tiny.trained:.0f} % (tiny.en) and {-base.trained:.0f} %"
+        f" (base), in twenty such random networks by {-tiny.random:.0f} and {-base.random:.0f} %; "
+        f"the difference is {-tiny.remaining:.0f} points {left[0]} and {-base.remaining:.0f} "
+        f"{left[1]}."
+    )
+
+
+def _warnings() -> str:
+    table = pd.read_csv(ROOT / "figures" / "whisper" / "early_warning.csv")
+    table = table[(table.when == "any") & (table.prefix == 0) & (table.model == "tiny.en")]
+
+    def lowest_to_highest(component: str, observable: str) -> str:
+        own = table[(table.component == component) & (table.observable == observable)]
+        warns = 1 - own.auc
+        assert len(warns) == 5
+        return f"{warns.min():.2f} to {warns.max():.2f}"
+
+    return (
+        "cross-attention's rank tells failures apart with an AUC of "
+        f"{lowest_to_highest('cross_attention', 'n_eff')}, the mere size of its output with "
+        f"{lowest_to_highest('cross_attention', 'log10_variance')}, the log-probability with "
+        f"{lowest_to_highest('answer', 'log_probability_per_word_piece')}"
+    )
+
+
 def test_the_prose_says_what_the_tables_say() -> None:
     prose = " ".join(README.split())
     tiny, base = _loops("tiny.en"), _loops("base")
@@ -82,6 +120,8 @@ def test_the_prose_says_what_the_tables_say() -> None:
         _falls(),
         _decades(),
         _halves(),
+        _beyond_random_networks(),
+        _warnings(),
         f"cross-attention's rank falls by {tiny[0]}; dropped, or with as many rows on both sides, "
         f"by {tiny[1]}. In base it is {base[0]}, and {base[1]}.",
     ):
