@@ -28,7 +28,7 @@ from companion.models.decoding import greedy, transcribe
 from companion.models.loading import load, load_random_twin, weights_digest
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
-from companion.models.view import SpeechModel
+from companion.models.view import SpeechModel, last_logits
 from spectral import effective_rank, eigenvalues, propagators
 from spectral.jacobians.adapters import as_layer
 
@@ -165,6 +165,21 @@ def test_both_encoders_have_the_same_derivative_both_ways(
         mine, other = (getattr(one, name)(columns) for one in (ours, theirs))
         scale = 1e-4 * mine.abs().max().item()
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=scale)
+
+
+def test_last_logits_are_those_of_the_last_position_alone(
+    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+) -> None:
+    for model in pair:
+        with torch.inference_mode():
+            context = model.encode(model.features(waves[:1]))
+            row = torch.tensor([[*model.tokens.prompt, 1, 2]])
+            whole = model.step(row, context, model.new_cache())
+            with last_logits(model):
+                last = model.step(row, context, model.new_cache())
+            again = model.step(row, context, model.new_cache())
+        torch.testing.assert_close(last, whole[:, -1:])
+        assert torch.equal(again, whole)
 
 
 def test_both_have_the_same_propagators(

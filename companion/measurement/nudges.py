@@ -99,14 +99,17 @@ def _rows(
     ]
     size = features[0, :, :sounding].norm()
     before = score(mixture.references, text.text)
+    still = _encoded(twin, features)
     for level in settings.levels_db:
         share = 10 ** (-level / 20)
-        moved = [features[0] + share * size * nudge.delta for nudge in nudges]
-        both = torch.stack([features[0], *moved])
-        context, other = (_encoded(network, both) for network in (model, twin))
-        written = transcribe_heard(model, Heard(context[1:], (1,) * len(nudges)), settings.rule)
-        growth = [_growth(model, context, text, share), _growth(twin, other, text, share)]
-        for nudge, said, own, other in zip(nudges, written, *growth, strict=True):
+        moved = torch.stack([features[0] + share * size * nudge.delta for nudge in nudges])
+        heard, other = (_encoded(network, moved) for network in (model, twin))
+        written = transcribe_heard(model, Heard(heard, (1,) * len(nudges)), settings.rule)
+        growth = [
+            _growth(model, torch.cat([streams.context, heard]), text, share),
+            _growth(twin, torch.cat([still, other]), text, share),
+        ]
+        for nudge, said, grown, random in zip(nudges, written, *growth, strict=True):
             after = score(mixture.references, said.text)
             yield {
                 "direction": nudge.direction, "index": nudge.index, "sign": nudge.sign,
@@ -117,7 +120,7 @@ def _rows(
                 "reference_words": len(normalise(mixture.target.reference).split()),
                 "word_error_before": before.target, "word_error": after.target,
                 "candidate_before": before.is_candidate, "candidate": after.is_candidate,
-                "growth": own, "twin_growth": other,
+                "growth": grown, "twin_growth": random,
             }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from companion.models.decoding import Transcript, windows
-from companion.models.view import SpeechModel
+from companion.models.view import SpeechModel, last_logits
 
 _IGNORE = -100
 
@@ -89,7 +89,8 @@ def feed_contexts(model: SpeechModel, context: Tensor, texts: Sequence[Sequence[
     inputs = [[*model.tokens.prompt, *tokens[: model.limit - 1]] for tokens in texts]
     longest = max(map(len, inputs))
     rows = torch.tensor([row + [model.tokens.end] * (longest - len(row)) for row in inputs])
-    model.step(rows.to(model.device), context, model.new_cache())
+    with last_logits(model):
+        model.step(rows.to(model.device), context, model.new_cache())
 
 
 def _encoded(model: SpeechModel, text: str) -> list[int] | None:

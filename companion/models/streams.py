@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from companion.models.view import SpeechModel
+from companion.models.view import SpeechModel, last_logits
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def streams_in(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> St
     handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in watched]
     row = torch.tensor([[*model.tokens.prompt, *tokens]], device=model.device)
     try:
-        model.step(row, context, model.new_cache())
+        with last_logits(model):
+            model.step(row, context, model.new_cache())
     finally:
         for handle in handles:
             handle.remove()

@@ -4,7 +4,8 @@ A library's own classes are known to the one module that makes its view, and to 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,6 +150,21 @@ class SpeechModel(ABC):
             "openai-whisper itself, for its own models alone; load one of those, or decode by the "
             "rule openai or unrestricted"
         )
+
+
+@contextmanager
+def last_logits(model: SpeechModel) -> Iterator[None]:
+    """Steps inside give the last position's logits alone: to whoever reads none, others are work.
+
+    With a vocabulary of 50000 the logits of a text cost more than small decoders do.
+    """
+    handle = model.final_norm.register_forward_hook(
+        lambda module, inputs, output: output[:, -1:]  # all that the logits are made of
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def kept_rows(whole: Tensor, rows: Tensor) -> Tensor:
