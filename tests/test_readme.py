@@ -113,6 +113,23 @@ def _beyond_random_networks() -> str:
     )
 
 
+def _forced() -> str:
+    table = pd.read_csv(ROOT / "figures" / "whisper" / "evidence_k50.csv")
+    table = table[(table.source == "forced") & (table.observable == "n_eff")]
+    falls = -table.set_index(["model", "component"]).change
+    small = [
+        [falls[model, component] for component in ("self_attention", "ffn")]
+        for model in ("tiny.en", "base")
+    ]
+    heard = [falls[model, "cross_attention"] for model in ("tiny.en", "base")]
+    return (
+        "with the same text forced on both sounds it is {:.0f} and {:.0f} % in tiny.en, {:.0f} and "
+        "{:.0f} in base, and {:.0f} and {:.0f} in cross-attention".format(
+            *small[0], *small[1], *heard
+        )
+    )
+
+
 def _warnings() -> str:
     table = pd.read_csv(ROOT / "figures" / "whisper" / "early_warning.csv")
     table = table[(table.when == "any") & (table.prefix == 0) & (table.model == "tiny.en")]
@@ -140,6 +157,7 @@ def test_the_prose_says_what_the_tables_say() -> None:
         _decades(),
         _halves(),
         _beyond_random_networks(),
+        _forced(),
         _warnings(),
         f"cross-attention's rank falls by {tiny[0]}; dropped, or with as many rows on both sides, "
         f"by {tiny[1]}. In base it is {base[0]}, and {base[1]}.",
