@@ -146,5 +146,5 @@ def test_an_effect_that_random_vectors_show_as_well_does_not_survive() -> None:
     others = null_rows[null_rows.null != SPECTRUM]
     found = decided(pd.concat([others, *alike])[null_rows.columns])
     assert found.verdict == UNDECIDED
-    assert found.reason == "not beyond: random vectors, cut"
+    assert found.reason == "not beyond: random vectors, first rows"
     assert decided(others).verdict == SURVIVES, "rows that have no such control"

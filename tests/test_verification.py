@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from companion.measurement import observables, pooling
+from companion.measurement import pooling
 from companion.measurement.keys import VERSIONS, key_of, speech_digest
 from companion.measurement.keys import difference as difference_of_keys
 from companion.measurement.kinds import KINDS
@@ -19,7 +19,7 @@ from companion.measurement.store import read, read_meta, write
 from companion.measurement.verification import _flat, _numbers, difference, verify
 from companion.models.loading import weights_digest
 from companion.speech.corpus import find_utterances
-from spectral.spectra import spectral_slope
+from spectral import spectra
 
 ROOT = Path(__file__).parents[1]
 LADDER, CORPUS = ROOT / "data" / "ladder", ROOT / "data" / "corpus"
@@ -164,7 +164,8 @@ def test_one_per_cent_more_in_any_column_is_found(kind: str) -> None:
 
 def test_code_that_gives_one_per_cent_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / "data" / "smoke" / "measure" / "xs-0.parquet"
-    monkeypatch.setattr(observables, "spectral_slope", lambda *a: 1.01 * spectral_slope(*a))
+    slope = spectra.spectral_slope
+    monkeypatch.setattr(spectra, "spectral_slope", lambda *a: 1.01 * slope(*a))
     found = verify({"xs-0": path}, "measure", LADDER, CORPUS, "cpu", seed=0)
     assert not found["again"]
     assert found["moved_column"] == found["column"] == "alpha"
