@@ -217,7 +217,7 @@ def test_verdicts_follow_from_intervals(
     expected: str,
 ) -> None:  # fmt: skip
     controls = {"first rows": matched, "random rows": matched, "equal pairs": others}
-    found = verdict(raw, controls, {"random twin": twin}, gaussian)
+    found = verdict(raw, controls, {"random twin": twin}, gaussian, like="first rows")
     assert found.name == expected
     assert found.reason
 
@@ -227,4 +227,5 @@ def test_nulls_are_compared_with_what_was_cut_as_they_were() -> None:
     controls = {"random rows": SMALL, "first rows": LOW, "equal pairs": LOW}
     nulls = {"random twin": Interval(-2, -3, -1)}
     assert verdict(LOW, controls, nulls, LOW, like="first rows").name == IN_PART
-    assert verdict(LOW, controls, nulls, LOW).reason == "not beyond: random twin"
+    alike = verdict(LOW, controls, nulls, LOW, like="random rows")
+    assert alike.reason == "not beyond: random twin"

@@ -26,6 +26,7 @@ _NAMES = {
     "log10_kf": "Kf, padded",
     "log10_kf_resolved": "Kf, resolved",
 }
+_ROOMY = 6  # so many models stand side by side without touching
 _SHADE = "#f2f2f2"
 
 
@@ -48,6 +49,7 @@ def draw_shapes(table: pd.DataFrame) -> Figure:
         1, len(axes_of), sharey=True, squeeze=False, layout="constrained",
         figsize=(PAGE, 1.2 + 0.17 * len(lines)),
     )  # fmt: skip
+    size = 5 if len(models) <= _ROOMY else 4  # points, of marks
     for ax, (along, of) in zip(axes[0], axes_of, strict=True):
         own = table[(table.along == along) & (table.of == of)]
         for verdict, alike in own.groupby("verdict"):
@@ -55,13 +57,13 @@ def draw_shapes(table: pd.DataFrame) -> Figure:
             places = [
                 lines.index(line) for line in zip(alike.component, alike.observable, strict=True)
             ]
-            ax.plot(alike.model.map(models.index), places, marker, color=colour, ms=5)
+            ax.plot(alike.model.map(models.index), places, marker, color=colour, ms=size)
         for i, part in enumerate(parts):
             places = [place for place, line in enumerate(lines) if line[0] == part]
             if i % 2 and places:
                 ax.axhspan(places[0] - 0.5, places[-1] + 0.5, color=_SHADE, zorder=0)
         ax.set_title(f"{along},\n{of}")
-        ax.set_xticks(range(len(models)), models, rotation=90)
+        ax.set_xticks(range(len(models)), models, rotation=90, fontsize=size + 1)
         ax.set_xlim(-0.6, len(models) - 0.4)
         ax.tick_params(length=0)
     names = [f"{COMPONENT_NAMES.get(part, part)}: {_NAMES[name]}" for part, name in lines]

@@ -63,7 +63,7 @@ def encoder_operator(model: SpeechModel, features: Tensor) -> LinearOperator:
     """The encoder's Jacobian, context by log-mel: ``(S width, mels frames)``, matrix-free.
 
     In closed form from one pass of features (1, mels, frames), of which it holds the attention
-    weights, S^2 per head and layer. Raises TypeError for a model whose layers have no closed form.
+    weights, S^2 per head and layer.
     """
     layers = [as_layer(layer) for layer in model.encoder_layers]
     features = features.detach()

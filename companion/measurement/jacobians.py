@@ -20,7 +20,7 @@ from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear, transcribe_heard
 from companion.models.rules import recorded
 from companion.models.streams import Streams, streams_in
-from companion.models.view import SpeechModel
+from companion.models.view import SpeechModel, encoded
 from companion.stress.mixture import Mixture
 from spectral.jacobians.adapters import as_layer, as_norm
 from spectral.jacobians.context_jacobian import ContextJacobian
@@ -75,7 +75,7 @@ def paired_rows(
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
-        heard, other = hear(model, waves), _encoded(twin, model.features(waves))
+        heard, other = hear(model, waves), encoded(twin, model.features(waves))
         first_windows = [0, *accumulate(heard.windows[:-1])]
         contexts = {TRAINED: heard.context[first_windows], RANDOM: other}
         for i, (mixture, transcript) in enumerate(
@@ -107,11 +107,6 @@ class Stack:
 def _stack(model: SpeechModel) -> Stack:
     layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
     return Stack(layers, as_norm(model.final_norm, torch.float64))
-
-
-@torch.no_grad()
-def _encoded(model: SpeechModel, features: Tensor) -> Tensor:
-    return model.encode(features)
 
 
 def _spread(text: slice, count: int) -> slice:

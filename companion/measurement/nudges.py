@@ -21,7 +21,7 @@ from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
 from companion.models.forcing import feed_contexts
 from companion.models.streams import Streams, streams_in
-from companion.models.view import SpeechModel
+from companion.models.view import SpeechModel, encoded
 from companion.speech.text import edits, normalise
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import score
@@ -60,7 +60,7 @@ def nudge_rows(
     for condition, mixtures in batch.items():
         for mixture in mixtures:
             features = model.features([mixture.wave])
-            context = _encoded(model, features)
+            context = encoded(model, features)
             (text,) = transcribe_heard(model, Heard(context, (1,)), settings.rule)
             if text.tokens:
                 shared = {"model": model.name, "parameters": model.parameters} | {
@@ -99,11 +99,11 @@ def _rows(
     ]
     size = features[0, :, :sounding].norm()
     before = score(mixture.references, text.text)
-    still = _encoded(twin, features)
+    still = encoded(twin, features)
     for level in settings.levels_db:
         share = 10 ** (-level / 20)
         moved = torch.stack([features[0] + share * size * nudge.delta for nudge in nudges])
-        heard, other = (_encoded(network, moved) for network in (model, twin))
+        heard, other = (encoded(network, moved) for network in (model, twin))
         written = transcribe_heard(model, Heard(heard, (1,) * len(nudges)), settings.rule)
         growth = [
             _growth(model, torch.cat([streams.context, heard]), text, share),
@@ -122,11 +122,6 @@ def _rows(
                 "candidate_before": before.is_candidate, "candidate": after.is_candidate,
                 "growth": grown, "twin_growth": random,
             }  # fmt: skip
-
-
-@torch.inference_mode()
-def _encoded(model: SpeechModel, features: Tensor) -> Tensor:
-    return model.encode(features)
 
 
 def _sounding(model: SpeechModel, mixture: Mixture, features: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.settings import SpectralSettings
 from companion.measurement.texts import Row
-from spectral.spectra import eigenvalues, observables, resolved_modes, slope_reason
+from spectral.spectra import eigenvalues, observables, slope_reason
 
 
 def kept_lengths(condition: str, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,18 +40,17 @@ def spectral_columns(
 ) -> Iterator[tuple[int, int, Row]]:
     """Utterance, layer (both from 0) and spectral columns of the first ``lengths`` rows, per K."""
     spectra = spectra_of(activations, lengths)
-    resolved = resolved_modes(spectra).tolist()
-    spectra = largest(spectra, max(settings.modes))
+    kept = largest(spectra, max(settings.modes))
     for k in settings.modes:
         found = observables(spectra, k, settings.epsilon)
-        numbers = {name: column.tolist() for name, column in found.items()} | {"resolved": resolved}
+        numbers = {name: column.tolist() for name, column in found.items()}
         for i, layer in product(*map(range, spectra.shape[:2])):
             yield i, layer, {
                 "layer": layer + 1,
                 "modes": k,
                 "tokens": int(lengths[i]),
-                "alpha_reason": slope_reason(resolved[i][layer], k),
-                "eigenvalues": spectra[i, layer].tolist(),
+                "alpha_reason": slope_reason(numbers["resolved"][i][layer], k),
+                "eigenvalues": kept[i, layer].tolist(),
                 **{name: column[i][layer] for name, column in numbers.items()},
             }  # fmt: skip
 

@@ -12,14 +12,13 @@ import numpy as np
 import tiktoken
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 from whisper import transcribe
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from companion.models.view import SpeechModel, Tokens, Window, kept_rows
+from companion.models.view import SpeechModel, Tokens, Window, embedded, kept_rows
 from companion.models.vocabulary import Vocabulary, of_rows
 from spectral.tracing.structure import openai_layers
 
@@ -65,9 +64,7 @@ class OpenAIModel(SpeechModel):
     def embed(self, features: Tensor) -> Tensor:
         """See :class:`SpeechModel`."""
         encoder = self._model.encoder
-        rows = gelu(encoder.conv2(gelu(encoder.conv1(features)))).mT
-        embedded: Tensor = rows + encoder.positional_embedding
-        return embedded
+        return embedded(encoder, features, encoder.positional_embedding)
 
     def new_cache(self) -> Cache:
         """See :class:`SpeechModel`."""

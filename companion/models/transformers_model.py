@@ -5,13 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 from torch import Tensor
-from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from whisper.tokenizer import Tokenizer as OpenAITokenizer
 
 from companion.models.tokenizer import PROMPT
-from companion.models.view import SpeechModel, Tokens, kept_rows
+from companion.models.view import SpeechModel, Tokens, embedded, kept_rows
 from companion.models.vocabulary import END, added_text, is_multilingual
 from companion.speech.corpus import SAMPLE_RATE
 from spectral.tracing.structure import transformers_layers
@@ -70,9 +69,7 @@ class TransformersModel(SpeechModel):
     def embed(self, features: Tensor) -> Tensor:
         """See :class:`SpeechModel`."""
         encoder = self._model.model.encoder
-        rows = gelu(encoder.conv2(gelu(encoder.conv1(features)))).mT
-        embedded: Tensor = rows + encoder.embed_positions.weight
-        return embedded
+        return embedded(encoder, features, encoder.embed_positions.weight)
 
     def new_cache(self) -> EncoderDecoderCache:
         """See :class:`SpeechModel`."""

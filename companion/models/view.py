@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from spectral.tracing.structure import DecoderLayer
 
@@ -92,12 +93,9 @@ class SpeechModel(ABC):
     def encode(self, features: Tensor) -> Tensor:
         """The context: features (batch, ...) -> (batch, S, width)."""
 
+    @abstractmethod
     def embed(self, features: Tensor) -> Tensor:
-        """What the first encoder layer gets: features (batch, ...) -> (batch, S, width).
-
-        Raises TypeError for a model whose layers have no closed form.
-        """
-        raise TypeError(f"{self.name}: its encoder has no closed form")
+        """What the first encoder layer gets: features (batch, ...) -> (batch, S, width)."""
 
     @abstractmethod
     def new_cache(self) -> Any:
@@ -150,6 +148,21 @@ class SpeechModel(ABC):
             "openai-whisper itself, for its own models alone; load one of those, or decode by the "
             "rule openai or unrestricted"
         )
+
+
+def embedded(encoder: Any, features: Tensor, positions: Tensor) -> Tensor:
+    """Whisper's two convolutions of a log-mel and the positions: (batch, S, width).
+
+    Both libraries call the convolutions of an encoder alike.
+    """
+    rows: Tensor = gelu(encoder.conv2(gelu(encoder.conv1(features)))).mT
+    return rows + positions
+
+
+@torch.no_grad()
+def encoded(model: SpeechModel, features: Tensor) -> Tensor:
+    """The context of features (batch, ...), without gradients: (batch, S, width)."""
+    return model.encode(features)
 
 
 @contextmanager

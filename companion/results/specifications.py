@@ -47,16 +47,15 @@ def specification_curve(
     ``n``, the utterances (pooled: speakers) whose value exists on both sides. K in proportion to
     the width is of the models whose ``widths`` are given, where as many eigenvalues are stored.
     """
+    widths = widths or {}
     tables = []
-    widest = rows[rows.modes == rows.modes.max()]
-    for found in (widest, choice_rows):
-        for key, part in found.groupby(_ABOUT, sort=True):
-            about = dict(zip(_ABOUT, key, strict=True))
-            width = (widths or {}).get(about["model"])
-            compared = (
-                stored(part, condition, width) if found is widest else measured(part, condition)
-            )
-            tables += [comparison.changes().assign(**about) for comparison in compared]
+    for key, part in rows[rows.modes == rows.modes.max()].groupby(_ABOUT, sort=True):
+        about = dict(zip(_ABOUT, key, strict=True))
+        compared = stored(part, condition, widths.get(about["model"]))
+        tables += [each.changes().assign(**about) for each in compared]
+    for key, part in choice_rows.groupby(_ABOUT, sort=True):
+        about = dict(zip(_ABOUT, key, strict=True))
+        tables += [each.changes().assign(**about) for each in measured(part, condition)]
     table = pd.concat(tables, ignore_index=True)
     return table[[*_ABOUT, "observable", *CHOICES, "change", "low", "high", "n"]]
 

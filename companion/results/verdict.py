@@ -37,13 +37,13 @@ def verdict(
     controls: Mapping[str, Interval],
     nulls: Mapping[str, Interval],
     pure_length: Interval,
-    like: str = "",
+    like: str,
 ) -> Verdict:
     """The verdict on one effect.
 
     ``controls`` hold the effect at equal length by the name of the control, the first of them the
-    headline, and that named ``like`` (else the first) cut as the ``nulls`` were, which are compared
-    with it; ``pure_length`` is what the lengths alone make of Gaussian rows.
+    headline, and that named ``like`` cut as the ``nulls`` were, which are compared with it;
+    ``pure_length`` is what the lengths alone make of Gaussian rows.
     """
     everything = {"raw": raw, **controls, **nulls, "Gaussian": pure_length}
     missing = [name for name, found in everything.items() if not found.low <= found.high]
@@ -58,8 +58,7 @@ def verdict(
     agreeing = [name for name, found in sides.items() if found == own]
     matched = next(iter(controls.values()))
     if len(agreeing) == len(sides):
-        cut_alike = controls[like] if like else matched
-        short = [name for name, found in nulls.items() if not beyond(cut_alike, found)]
+        short = [name for name, found in nulls.items() if not beyond(controls[like], found)]
         if short:
             return Verdict(UNDECIDED, f"not beyond: {', '.join(short)}")
         if max(abs(matched.low), abs(matched.high)) < abs(raw.estimate) / 2:
