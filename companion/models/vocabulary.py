@@ -15,7 +15,7 @@ from typing import Any
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from whisper.tokenizer import get_encoding
 
-END, START = "<|endoftext|>", "<|startoftranscript|>"
+END = "<|endoftext|>"
 _SPECIAL = re.compile(r"<\|.*\|>")
 _UNFLAGGED = re.compile(r"<.*>|\[.*\]")  # such as "[PAD]", where no file says what is special
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")  # some call Hebrew iw, others he

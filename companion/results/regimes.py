@@ -18,7 +18,6 @@ from companion.results.jacobians import SETTING, TOKEN
 from spectral.jacobians.products import stationary_rates
 
 DISPERSIVE, ATTRACTING, NEITHER, UNDECIDED = "dispersive", "attracting", "neither", "undecided"
-REGIMES = (DISPERSIVE, ATTRACTING, NEITHER)
 COORDINATES = ("log10_rate", "alignment_margin", "log10_product", "rank_one_share")
 """Means over layers and tokens: the fastest growth per layer that gain, alignment and gap allow
 (r_+ of ``stationary_rates``), |kappa| above the least that singles out a direction,
