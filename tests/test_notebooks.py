@@ -11,13 +11,12 @@ from typing import Any
 
 import nbformat
 import pytest
-import yaml
-from execute import check, read_parameters
 from nbformat import v4
+from sections import Profile
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = sorted((ROOT / "params").glob("*.yml"))
+PROFILES = ("ladder", "whisper", "embedded", "smoke")
 MARK = "# NBVAL_CHECK_OUTPUT"
 CODE_LINES, BYTES = 100, 300_000
 CHEAPEST = ROOT / "notebooks" / "phase_diagram.ipynb"
@@ -51,14 +50,12 @@ def test_a_notebook_is_thin(path: Path) -> None:
     assert not [node.name for node in ast.walk(tree) if isinstance(node, definitions)]
 
 
-@every_notebook
-def test_defaults_are_literals_and_every_profile_fits_them(path: Path) -> None:
-    known = read_parameters(path)
-    assert known
-    sections = [yaml.safe_load(profile.read_text()).get(path.stem) for profile in PROFILES]
-    assert any(section is not None for section in sections), "no profile runs this notebook"
-    for profile, section in zip(PROFILES, sections, strict=True):
-        check(section or {}, known, path, profile.name)
+def test_every_profile_fits_the_notebooks_and_every_notebook_is_run_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    asked = [Profile(name, models="", utterances="", evidence=True) for name in PROFILES]
+    assert {name for profile in asked for name in profile.values} == {at.stem for at in NOTEBOOKS}
 
 
 @every_notebook

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pack import pack
 
+from companion.measurement.packing import pack
 from companion.measurement.schemas import NULLS
 from companion.measurement.store import read, write
 

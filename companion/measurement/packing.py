@@ -1,4 +1,4 @@
-"""Make rows that will be committed small: ``python scripts/pack.py data/results/nulls/s-0.parquet``
+"""Make rows that will be committed small: ``python -m companion.measurement.packing ROWS.parquet``
 
 Every clone holds them. Numbers keep 12 significant bits, so that none moves by more than 1.2e-4 of
 itself, those of the kinds with most rows 7 to 10 (4e-3, where utterances differ by tenths), and

