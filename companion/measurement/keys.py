@@ -40,7 +40,7 @@ FORMER: dict[str, Mapping[str, object]] = {
 """Parameters that older rows of a kind lack, and the values that they were measured with."""
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
-_PLACES = ("ladder", "corpus", "nonspeech", "output", "device", "activations", "seen")
+_PLACES = ("ladder", "corpus", "nonspeech", "output", "device", "activations", "seen", "shard")
 
 Key = Mapping[str, Any]
 

@@ -21,6 +21,7 @@ from companion.speech.corpus import UnusableUtterance, Utterance, find_utterance
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
 
+B = TypeVar("B")
 S = TypeVar("S", bound=Settings)
 RowsOf = Callable[[SpeechModel, Batch, S], list[Row]]
 
@@ -53,6 +54,7 @@ def measure(
 ) -> Summary:
     """Measure every utterance under every condition; write ``output``, keyed as of this ``kind``.
 
+    Of one shard only its utterances: the rows are the same whatever the number of shards.
     ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
     ``schema``. A killed run continues after its last finished batch; parts with another
     key, or of another device, are discarded. Where memory does not suffice for a batch, it
@@ -62,13 +64,14 @@ def measure(
     """
     corpus = find_utterances(settings.corpus)
     clips = settings.clips()
-    chosen = [
+    every = [
         *batches(corpus.utterances, settings, together),
         *(
             clips.utterances[i : i + settings.batch]
             for i in range(0, len(clips.utterances), settings.batch)
         ),
     ]
+    chosen = of_shard(every, settings.shard)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
@@ -95,11 +98,17 @@ def measure(
             parts.append(part)
             bar.update(len(utterances))
     measured = len(wanted) - sum(name in skipped for name in wanted)
-    if measured == 0:
+    if measured == 0 and settings.shard[1] == 1:
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
     merge(parts, settings.output, {**provenance(key, model), "skipped": skipped})
     shutil.rmtree(folder)
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
+
+
+def of_shard(batches: Sequence[B], shard: Sequence[int]) -> Sequence[B]:
+    """The batches of one shard: neighbours, about as many in every shard, in order."""
+    which, count = shard
+    return batches[which * len(batches) // count : (which + 1) * len(batches) // count]
 
 
 def batches(

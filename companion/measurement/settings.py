@@ -1,7 +1,8 @@
 """What to measure: the parameters of the measure notebook, checked."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from companion.measurement.keys import parameters
@@ -16,7 +17,8 @@ from spectral._validation import whole_number
 class Settings:
     """Parameters of any measurement: which model, on what speech, and where its rows go.
 
-    ``decoding``: the name of the rule by which texts are written.
+    ``decoding``: the name of the rule by which texts are written. ``shard``: which of how many
+    shards of the utterances, from 0; the first of one are all of them.
     """
 
     model: str
@@ -29,6 +31,7 @@ class Settings:
     batch: int
     device: str
     utterances: int | None
+    shard: Sequence[int] = field(default=(0, 1), kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("ladder", "corpus", "output"):
@@ -46,6 +49,8 @@ class Settings:
         whole_number(self.seed, "seed", least=0)
         if self.utterances is not None:
             whole_number(self.utterances, "utterances", least=1)
+        if len(self.shard) != 2 or not 0 <= self.shard[0] < self.shard[1]:
+            raise ValueError(f"shard is {self.shard}; give which of how many, from [0, 1]")
 
     @property
     def rule(self) -> Rule:

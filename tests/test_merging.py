@@ -1,5 +1,6 @@
 """Rows that come with the project are small, and to so many bits what was measured."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from companion.measurement.packing import pack
+from companion.measurement.keys import META
+from companion.measurement.merging import main, merge_shards, pack
 from companion.measurement.schemas import NULLS
-from companion.measurement.store import read, write
+from companion.measurement.store import read, read_meta, write
 
 SMOKE = Path(__file__).parents[1] / "data" / "smoke" / "nulls" / "xs-0.parquet"
 
@@ -33,7 +35,7 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(table, path)
     table = pq.read_table(path)
-    pack(path)
+    pack(path, 12)
     found = pq.read_table(path)
     assert found.schema.equals(table.schema, check_metadata=True)
     for name in ("number", "single"):
@@ -53,22 +55,44 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("stresses", 7), ("nulls", 7), ("jacobians", 12)])
-def test_the_kinds_with_most_rows_keep_fewer_bits(tmp_path: Path, kind: str, bits: int) -> None:
+def test_rows_in_data_are_packed_and_the_kinds_with_most_rows_keep_fewer_bits(
+    kind: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).uniform(0.5, 1, 100)
-    path = tmp_path / kind / "rows.parquet"
-    path.parent.mkdir()
-    pq.write_table(pa.table({"number": values}), path)
-    pack(path)
-    found = pq.read_table(path)["number"].to_numpy()
-    np.testing.assert_array_equal(found, np.round(values * 2**bits) / 2**bits)
+    shards = [Path(f"{which}.parquet") for which in range(2)]
+    for which, shard in enumerate(shards):
+        meta = {META: json.dumps({"key": 0, "skipped": {str(which): "deaf"}}).encode()}
+        table = pa.table({"number": values[50 * which : 50 * which + 50]})
+        pq.write_table(table.replace_schema_metadata(meta), shard)
+    for folder, wanted in (("build", values), ("data", np.round(values * 2**bits) / 2**bits)):
+        rows = Path(folder) / kind / "rows.parquet"
+        rows.parent.mkdir(parents=True)
+        main(rows, shards)
+        np.testing.assert_array_equal(pq.read_table(rows)["number"].to_numpy(), wanted)
+        assert read_meta(rows)["skipped"] == {"0": "deaf", "1": "deaf"}
+        assert [file.name for file in rows.parent.iterdir()] == ["rows.parquet"]
+
+
+def test_shards_of_other_measurements_are_refused(tmp_path: Path) -> None:
+    shards = [tmp_path / f"{which}.parquet" for which in range(2)]
+    for which, shard in enumerate(shards):
+        meta = {META: json.dumps({"key": which, "skipped": {}}).encode()}
+        pq.write_table(pa.table({"number": [1.0]}).replace_schema_metadata(meta), shard)
+    with pytest.raises(ValueError, match=r"1.parquet: other than .*0.parquet; remove both"):
+        merge_shards(shards, tmp_path / "rows.parquet")
+    shards[1].write_bytes(shards[0].read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"1.parquet: no measurement"):
+        merge_shards(shards, tmp_path / "rows.parquet")
+    assert not (tmp_path / "rows.parquet").exists()
 
 
 def test_packing_again_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     write(read([SMOKE], NULLS).to_dict("records"), path, {}, NULLS)
-    pack(path)
+    pack(path, 12)
     once = path.read_bytes()
-    pack(path)
+    pack(path, 12)
     assert path.read_bytes() == once
 
 
@@ -77,6 +101,6 @@ def test_rows_become_smaller(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     write(rows, path, {}, NULLS)
     before = path.stat().st_size
-    pack(path)
+    pack(path, 12)
     assert path.stat().st_size < 0.9 * before
     assert len(read([path], NULLS)) == len(rows)
