@@ -58,29 +58,17 @@ Path(output + ".part").rename(output)
     "requirements.weights": "",
     "figures/README.md": "",
     "params/ladder.yml": """
-measure: {corpus: ../data/corpus, ladder: ../data/ladder}
-jacobians: {corpus: ../data/corpus, ladder: ../data/ladder}
-nulls: {corpus: ../data/corpus, ladder: ../data/ladder, utterances: 2}
+measure: {corpus: ../data/corpus, ladder: ../data/ladder, batch: 1, utterances: null}
+jacobians: {corpus: ../data/corpus, ladder: ../data/ladder, batch: 1, utterances: null}
+nulls: {corpus: ../data/corpus, ladder: ../data/ladder, batch: 1, utterances: 2}
 outcomes: &shared {results: ../build/ladder/measure, models: [small, large], seed: 0}
 phase: *shared
 gains: {results: ../build/ladder/jacobians, models: [small]}
 proof: {seed: 0}
 """,
 }
-MEASURING = """
-model = "small"
-output = ""
-corpus = ""
-ladder = ""
-seed = 0
-utterances = None
-batch = 1
-shard = [0, 1]
-"""
 NOTEBOOKS = {
-    "measure": MEASURING,
-    "jacobians": MEASURING,
-    "nulls": MEASURING,
+    "measure": 'kind = "measure"',
     "outcomes": 'results = ""\nmodels = []\nseed = 1',
     "phase": 'results = ""\nmodels = []\nseed = 1\ntable = "../data/published.csv"',
     "gains": "results = ''\nmodels = []\n"
@@ -97,9 +85,11 @@ from companion.measurement.keys import key_of
 notebook, target = map(Path, sys.argv[1:3])
 values = json.loads(sys.argv[sys.argv.index("--values") + 1])
 target.parent.mkdir(parents=True, exist_ok=True)
-if "output" in values:
-    read = weights(values["model"], from_root(values["ladder"]))
-    key = key_of(notebook.stem, values, read, speech(from_root(values["corpus"]), None))
+if "kind" in values:
+    own = values["values"]
+    read = weights(values["model"], from_root(own["ladder"]))
+    heard = speech(from_root(own["corpus"]), None)
+    key = key_of(values["kind"], {**own, "model": values["model"]}, read, heard)
     table = pa.table({"x": [values["shard"][0]]})
     table = table.replace_schema_metadata({"spectral": json.dumps({"key": key})})
     rows = "notebooks" / Path(values["output"])
@@ -172,7 +162,7 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
     [
         ("spectral/kernels.py", "f = 1", "f = 2", FIGURES),
         ("companion/figures.py", "", "colour = 0", FIGURES),
-        ("notebooks/jacobians.ipynb", '"cells":', '"cells" :', set()),
+        ("notebooks/measure.ipynb", '"cells":', '"cells" :', set()),
         ("notebooks/gains.ipynb", '"cells":', '"cells" :', {"gains"}),
         ("data/published.csv", "", "1,2", {"phase"}),
         ("figures/README.md", "", "figures", set()),
@@ -180,7 +170,7 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
         ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
         ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
         ("data/ladder/unused/SHA256SUMS", "", "0", set()),
-        ("notebooks/jacobians.ipynb", "seed = 0", "seed = 1", JACOBIANS),
+        ("params/ladder.yml", "jacobians: {", "jacobians: {seed: 1, ", JACOBIANS),
         ("params/ladder.yml", "proof: {seed: 0}", "proof: {seed: 3}", {"proof"}),
         ("params/ladder.yml", "seed: 0}\nphase", "seed: 3}\nphase", DRAWN),
         ("params/ladder.yml", "measure: {", "measure: {seed: 2, ", MEASURED | DRAWN),
@@ -310,7 +300,6 @@ def test_a_profile_like_another_measures_as_that_one_does_but_for_what_it_says(
     text = "like: ladder\nmeasure: {utterances: 3}\nproof: {seed: 1}"
     _replace(project / "params" / "ladder.yml", "proof: {seed: 0}", "")
     for kind in VERSIONS.keys() - {"measure", "jacobians", "nulls"}:
-        shutil.copy(project / "notebooks" / "nulls.ipynb", project / "notebooks" / f"{kind}.ipynb")
         with (project / "params" / "ladder.yml").open("a") as file:
             file.write(f"{kind}: {{seed: 5}}\n")
     (project / "params" / "other.yml").write_text(text)

@@ -1,7 +1,7 @@
 """What a profile asks for: its notebooks' parameters, the rows that they draw from, and their data.
 
-params/PROFILE.yml has a section for every notebook that it runs, named after it. ``like`` names a
-profile whose sections of measuring notebooks hold where this one says nothing else. A parameter
+params/PROFILE.yml has a section for every kind of measurement and every notebook that draws, named
+after it. ``like`` names a profile whose kinds hold where this one says nothing else. A parameter
 ``results``, or ``<something>_results``, is a folder named after a kind of measurement:
 the notebook draws from that kind's rows of every model in ``<something>_models``, else in
 ``models``. One that names other notebooks in ``drawn`` reads the tables that these write, one that
@@ -40,8 +40,7 @@ class Profile:
         self.name, self.path = name, Path("params") / f"{name}.yml"
         sections = self._read(evidence)
         self.values = {
-            name: self._checked(Path("notebooks") / f"{name}.ipynb", section)
-            for name, section in sorted(sections.items())
+            name: self._checked(name, section) for name, section in sorted(sections.items())
         }
         for values in self.values.values() if models else ():
             values |= {key: models.split() for key in values if _ends(key, MODELS)}
@@ -49,6 +48,8 @@ class Profile:
         for kind in self.values.keys() & set(VERSIONS) if utterances else ():
             if models or not is_committed(self.folders.get(kind, Path())):
                 self.values[kind]["utterances"] = int(utterances)
+                if kind == "dynamics":  # all utterances are one batch
+                    self.values[kind]["batch"] = int(utterances)
         self.drawn = [kind for kind in self.values if kind not in VERSIONS]
         self.runs: dict[str, Run] = {
             str(self.folders[run[0]] / f"{run[1]}.parquet"): run
@@ -122,9 +123,13 @@ class Profile:
             sections.pop(name, None)
         return sections
 
-    def _checked(self, notebook: Path, section: object) -> Values:
+    def _checked(self, name: str, section: object) -> Values:
+        """The parameters of a notebook, defaults included; those of a kind are in its section."""
         if not isinstance(section, dict):
-            raise ValueError(f"{self.path}: {notebook.stem} is {section!r}; give its parameters")
+            raise ValueError(f"{self.path}: {name} is {section!r}; give its parameters")
+        if name in VERSIONS:
+            return section
+        notebook = Path("notebooks") / f"{name}.ipynb"
         known = defaults(notebook)
         for key, value in section.items():
             if key not in known:
@@ -135,7 +140,7 @@ class Profile:
                 value, type(known[key]) | None
             ):
                 raise ValueError(
-                    f"{self.path}: {key} of {notebook.stem} is {value!r}; "
+                    f"{self.path}: {key} of {name} is {value!r}; "
                     f"give a {type(known[key]).__name__}, as {known[key]!r}"
                 )
         return known | section

@@ -3,17 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 
-from companion.measurement.choices import choice_rows
-from companion.measurement.dynamics import dynamics_rows
+from companion.measurement import checks
+from companion.measurement.choices import choice_rows, measure_choices
+from companion.measurement.dynamics import dynamics_rows, measure_dynamics
 from companion.measurement.dynamics_schemas import DYNAMICS, NUDGES
-from companion.measurement.jacobians import jacobian_rows
-from companion.measurement.listening import listening_rows
+from companion.measurement.jacobians import jacobian_rows, measure_jacobians
+from companion.measurement.listening import listening_rows, measure_listening
 from companion.measurement.memory import Together, by_utterance, by_voice
-from companion.measurement.nudges import nudge_rows
-from companion.measurement.nulls import null_rows
-from companion.measurement.pooling import POOLING, PoolingSettings, kept_activations
+from companion.measurement.nudges import measure_nudges, nudge_rows
+from companion.measurement.nulls import measure_nulls, null_rows
+from companion.measurement.pooling import (
+    POOLING,
+    PoolingSettings,
+    kept_activations,
+    measure_pooling,
+)
 from companion.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from companion.measurement.settings import (
     DynamicsSettings,
@@ -24,36 +31,47 @@ from companion.measurement.settings import (
     Settings,
     SpectralSettings,
 )
-from companion.measurement.spectra import spectral_rows
-from companion.measurement.stresses import stress_rows
+from companion.measurement.spectra import measure_spectra, spectral_rows
+from companion.measurement.stresses import measure_stresses, stress_rows
 from companion.measurement.texts import Row
 from companion.measurement.warning_schemas import WARNINGS
-from companion.measurement.warnings import WarningSettings, warning_rows
+from companion.measurement.warnings import WarningSettings, measure_warnings, warning_rows
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of measurement, called as its notebook is.
+    """One kind of measurement: ``measure`` writes its file, ``rows_of`` makes the rows of a batch.
 
+    ``check`` says what holds of the rows whatever the model, or raises AssertionError.
     ``compared``: rows say how utterances of one batch differ, so they belong to the batch.
     """
 
     settings: type[Settings]
+    measure: Callable[..., object]
     rows_of: Callable[..., list[Row]]
     schema: pa.Schema
+    check: Callable[[pd.DataFrame], str]
     together: Together = by_utterance
     compared: bool = False
 
 
 KINDS: dict[str, Kind] = {
-    "measure": Kind(SpectralSettings, spectral_rows, SPECTRA),
-    "pooling": Kind(PoolingSettings, kept_activations, POOLING, compared=True),
-    "listening": Kind(ListeningSettings, listening_rows, LISTENING),
-    "nulls": Kind(NullSettings, null_rows, NULLS),
-    "choices": Kind(Settings, choice_rows, CHOICES, by_voice),
-    "stresses": Kind(SpectralSettings, stress_rows, STRESSES),
-    "jacobians": Kind(JacobianSettings, jacobian_rows, JACOBIANS),
-    "dynamics": Kind(DynamicsSettings, dynamics_rows, DYNAMICS, compared=True),
-    "nudges": Kind(NudgeSettings, nudge_rows, NUDGES),
-    "warnings": Kind(WarningSettings, warning_rows, WARNINGS),
+    "measure": Kind(SpectralSettings, measure_spectra, spectral_rows, SPECTRA, checks.spectra),
+    "pooling": Kind(
+        PoolingSettings, measure_pooling, kept_activations, POOLING, checks.pooling, compared=True
+    ),
+    "listening": Kind(
+        ListeningSettings, measure_listening, listening_rows, LISTENING, checks.listening
+    ),
+    "nulls": Kind(NullSettings, measure_nulls, null_rows, NULLS, checks.nulls),
+    "choices": Kind(Settings, measure_choices, choice_rows, CHOICES, checks.choices, by_voice),
+    "stresses": Kind(SpectralSettings, measure_stresses, stress_rows, STRESSES, checks.stresses),
+    "jacobians": Kind(
+        JacobianSettings, measure_jacobians, jacobian_rows, JACOBIANS, checks.jacobians
+    ),
+    "dynamics": Kind(
+        DynamicsSettings, measure_dynamics, dynamics_rows, DYNAMICS, checks.dynamics, compared=True
+    ),
+    "nudges": Kind(NudgeSettings, measure_nudges, nudge_rows, NUDGES, checks.nudges),
+    "warnings": Kind(WarningSettings, measure_warnings, warning_rows, WARNINGS, checks.warnings),
 }
