@@ -35,7 +35,7 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench lock clean
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu lock clean
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
@@ -95,6 +95,13 @@ weights: $(WEIGHTS) ## install OpenAI's tiny.en and base (200 MB), which figures
 
 bench: $(ENVIRONMENT) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
 	$(BIN)/python -m companion.benchmarks
+
+gpu: $(ENVIRONMENT) ## on a CUDA GPU: the kernels' tests, timings, true sizes, and the ladder's training time
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("error: torch sees no CUDA GPU")'
+	$(BIN)/python -m pytest -q tests -k cuda
+	$(BIN)/python -m companion.benchmarks --device cuda --repeats 3
+	$(BIN)/python -m companion.benchmarks.throughput --device cuda
+	$(BIN)/python -m companion.training --estimate --ladder build/none
 
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
 	$(PYTHON) -m venv build/lock

@@ -35,6 +35,8 @@ def main() -> None:
         return
     prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
     _announce(jobs, workshop, workers)
+    if arguments.estimate:
+        return
     failed = train_all(jobs, workshop, workers, threads)
     if failed:
         sys.exit("\n".join(f"error: {name}: {reason}" for name, reason in failed.items()))
@@ -88,6 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="sizes of the recipe; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, help="as the recipe says by default")
     parser.add_argument("--workers", type=int, help="models at once; one per core by default")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it will take")
     parser.add_argument("--recipe", type=Path, default=Path("params/training.yml"))
     parser.add_argument("--build", type=Path, default=Path("build/training"))
     parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
