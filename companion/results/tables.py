@@ -1,6 +1,7 @@
 """Tables as files: CSV with six digits, Markdown to read; beside them what speakers contribute."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from companion.results.intervals import Interval
 
 SPEAKERS = "_speakers"
+_PADDED = 60  # rows
 _BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
 
 
@@ -25,7 +27,15 @@ def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: 
     )
     if whole:
         _save_speakers(table[whole], speakers_path(folder / f"{name}.csv"))
-    write_text(folder / f"{name}.md", readable.to_markdown(index=False) + "\n")
+    write_text(folder / f"{name}.md", _markdown(readable))
+
+
+def _markdown(readable: pd.DataFrame) -> str:
+    """Columns padded to one width where the table is short; else every clone would hold blanks."""
+    text = readable.to_markdown(index=False) + "\n"
+    if len(readable) <= _PADDED:
+        return text
+    return re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", text))
 
 
 def speakers_path(table: Path) -> Path:
