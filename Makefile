@@ -18,14 +18,22 @@ WEIGHTS := $(VENV)/requirements.weights
 INSTALLED := $(if $(filter no,$(WHISPER)),,$(WEIGHTS))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(ON) \
-  --cores $(CORES) --config profiles="$(PROFILE)" models="$(MODELS)" utterances="$(N)" shards=$(SHARDS)
+  --cores $(CORES) --config profiles="$(PROFILE)" models="$(MODELS)" utterances="$(N)" shards="$(SHARDS)"
 
-# Nothing is begun for a profile or a number that is none.
-ifneq ($(filter figures measure evidence plan,$(MAKECMDGOALS)),)
-$(foreach profile,$(PROFILE),$(if $(wildcard params/$(profile).yml),,$(error params/$(profile).yml: no \
-  such profile; there are: $(patsubst params/%.yml,%,$(wildcard params/*.yml)))))
-ifeq ($(shell echo '$(or $(N),1)' | grep -xE '0*[1-9][0-9]*'),)
+# Nothing is begun for a profile, a number or an executor that is none.
+ifneq ($(filter figures measure evidence smoke plan,$(MAKECMDGOALS)),)
+KNOWN := $(filter-out training,$(patsubst params/%.yml,%,$(wildcard params/*.yml)))
+$(foreach profile,$(filter-out $(KNOWN),$(PROFILE)),$(error params/$(profile).yml: no such profile; there \
+  are: $(KNOWN)))
+is_number = $(shell echo '$(1)' | grep -xE '0*[1-9][0-9]*')
+ifeq ($(call is_number,$(or $(N),1)),)
 $(error N is '$(N)'; give a number of utterances, such as N=50)
+endif
+ifeq ($(call is_number,$(SHARDS)),)
+$(error SHARDS is '$(SHARDS)'; give a number of jobs for every measurement, such as SHARDS=4)
+endif
+ifeq ($(wildcard workflow/profiles/$(ON)/config.yaml),)
+$(error ON is '$(ON)'; there are: $(notdir $(patsubst %/,%,$(dir $(wildcard workflow/profiles/*/config.yaml)))))
 endif
 endif
 
@@ -40,6 +48,8 @@ export SOURCE_DATE_EPOCH := 1775606400
 help: ## list the commands
 	@echo "usage: make COMMAND"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@echo 'with, where they apply: PROFILE="whisper ladder" MODELS="small" N=50 (utterances) SHARDS=8 (jobs for'
+	@echo 'every measurement) CORES=2 ON=slurm WHISPER=no VENV=.venv PYTHON=python3'
 
 figures: $(ENVIRONMENT) $(INSTALLED) ## measure the models and draw every figure and table (PROFILE=ladder or whisper: that alone)
 	@mkdir -p build && { test -d build/committed || cp -R figures build/committed; } # for who has no git
@@ -49,11 +59,11 @@ figures: $(ENVIRONMENT) $(INSTALLED) ## measure the models and draw every figure
 measure: $(ENVIRONMENT) $(INSTALLED) ## only measure the models, into build/PROFILE/
 	@$(SNAKEMAKE) -- measure
 
-evidence: $(ENVIRONMENT) $(INSTALLED) ## measure rows of data/results/ that are missing or stale (hours; it resumes; MODELS="small": others)
+evidence: $(ENVIRONMENT) $(INSTALLED) ## measure rows of data/results/ that are missing or stale (hours; it resumes)
 	@$(SNAKEMAKE) evidence=yes -- evidence
 
 plan: $(ENVIRONMENT) ## say what evidence and figures would run
-	@$(SNAKEMAKE) evidence=yes --dry-run -- evidence figures
+	@$(SNAKEMAKE) evidence=yes plan=yes --dry-run -- evidence figures
 
 smoke: $(ENVIRONMENT) ## measure the few utterances of data/smoke/, which the tests read
 	@$(SNAKEMAKE) profiles=smoke evidence=yes -- evidence

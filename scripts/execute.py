@@ -1,6 +1,6 @@
 """Run a notebook with papermill, whole or not at all.
 
-``python scripts/execute.py notebooks/x.ipynb build/x.ipynb --values '{"seed": 0}'``
+``python scripts/execute.py notebooks/x.ipynb build/x.ipynb --values build/x.json``
 
 The notebook runs into OUTPUT with the suffix .part.ipynb, which becomes OUTPUT when all is well and
 is kept for reading when a cell fails; what went wrong is one line. Two processes never work at the
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with part.with_suffix(".lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            execute(asked.notebook, part, json.loads(asked.values), asked.cwd, asked.timeout)
+            values = json.loads(asked.values.read_text(encoding="utf-8"))
+            execute(asked.notebook, part, values, asked.cwd, asked.timeout)
             record_products(asked.output, asked.products, started)
             part.replace(asked.output)
     except PapermillExecutionError as error:
@@ -95,7 +96,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python scripts/execute.py", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--values", default="{}", help="its parameters, as JSON")
+    parser.add_argument("--values", type=Path, required=True, help="a JSON file: its parameters")
     parser.add_argument("--cwd", type=Path, default=Path("notebooks"), help="where it runs")
     parser.add_argument("--timeout", type=int, default=CELL_TIMEOUT, help="seconds for one cell")
     parser.add_argument(

@@ -24,7 +24,8 @@ def command(tmp_path: Path) -> Make:
         notebook = v4.new_notebook(cells=[tagged, v4.new_code_cell(code)])
         nbformat.write(notebook, tmp_path / "mini.ipynb")
         paths = [str(tmp_path / "mini.ipynb"), str(tmp_path / "out" / "mini.ipynb")]
-        return [*paths, "--values", json.dumps(values), "--cwd", str(tmp_path)]
+        (tmp_path / "values.json").write_text(json.dumps(values))
+        return [*paths, "--values", str(tmp_path / "values.json"), "--cwd", str(tmp_path)]
 
     return make
 

@@ -24,7 +24,15 @@ from torch import Tensor
 from companion.measurement import run as run_module
 from companion.measurement import spectra as spectra_module
 from companion.measurement import store
-from companion.measurement.keys import VERSIONS, Key, difference, parameters, speech_digest
+from companion.measurement.keys import (
+    OPTIONAL,
+    PARAMETERS,
+    VERSIONS,
+    Key,
+    difference,
+    parameters,
+    speech_digest,
+)
 from companion.measurement.kinds import KINDS
 from companion.measurement.memory import Batch, Halving
 from companion.measurement.merging import merge_shards
@@ -395,11 +403,12 @@ def test_a_notebook_is_keyed_by_just_what_its_settings_hold(profile: str) -> Non
     sections = yaml.safe_load((ROOT / "params" / f"{profile}.yml").read_text())
     assert set(KINDS) == set(VERSIONS)
     for kind in VERSIONS:
+        assert {*PARAMETERS[kind]} == set(sections[kind]) - {*OPTIONAL.get(kind, ())}
         values = {"model": "xs-0", "output": "rows.parquet", **sections[kind]}
         assert KINDS[kind].settings(**values).plain() == parameters(values)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, 3, 9])
 def test_rows_are_the_same_whatever_the_number_of_shards(
     count: int, settings: SpectralSettings, summary: Summary, tmp_path: Path
 ) -> None:
@@ -407,9 +416,19 @@ def test_rows_are_the_same_whatever_the_number_of_shards(
     for which in range(count):
         shard = replace(settings, shard=(which, count), output=tmp_path / f"{which}.parquet")
         shards.append(measure_spectra(shard).output)
-    merge_shards(shards, tmp_path / "all.parquet")
+    merge_shards("measure", shards, tmp_path / "all.parquet")
     pd.testing.assert_frame_equal(read([tmp_path / "all.parquet"]), read([summary.output]))
     assert read_meta(tmp_path / "all.parquet") == read_meta(summary.output)
+
+
+def test_parts_that_are_kept_let_any_number_of_shards_go_on(
+    few: SpectralSettings, tmp_path: Path
+) -> None:
+    kept = replace(few, parts=tmp_path / "parts")
+    assert measure_spectra(replace(kept, shard=(0, 2))).resumed == 0
+    summary = measure_spectra(replace(kept, output=tmp_path / "whole.parquet"))
+    assert (summary.measured, summary.resumed) == (4, 2)
+    assert measure_spectra(kept).resumed == 4
 
 
 @pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0,), (0, 0)])

@@ -54,37 +54,71 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["rows.parquet"]
 
 
+SAME = {"key": 0, "device": "cpu", "threads": 1, "packages": {}}
+
+
+def _shard(path: Path, table: pa.Table, **meta: object) -> Path:
+    told = SAME | {"skipped": {path.stem: "deaf"}} | meta
+    pq.write_table(table.replace_schema_metadata({META: json.dumps(told).encode()}), path)
+    return path
+
+
 @pytest.mark.parametrize(("kind", "bits"), [("stresses", 7), ("nulls", 7), ("jacobians", 12)])
 def test_rows_in_data_are_packed_and_the_kinds_with_most_rows_keep_fewer_bits(
     kind: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).uniform(0.5, 1, 100)
-    shards = [Path(f"{which}.parquet") for which in range(2)]
-    for which, shard in enumerate(shards):
-        meta = {META: json.dumps({"key": 0, "skipped": {str(which): "deaf"}}).encode()}
-        table = pa.table({"number": values[50 * which : 50 * which + 50]})
-        pq.write_table(table.replace_schema_metadata(meta), shard)
     for folder, wanted in (("build", values), ("data", np.round(values * 2**bits) / 2**bits)):
+        shards = Path("shards") / folder
+        (shards / "parts").mkdir(parents=True)
+        shard = _shard(shards / "whole.parquet", pa.table({"number": values}))
         rows = Path(folder) / kind / "rows.parquet"
         rows.parent.mkdir(parents=True)
-        main(rows, shards)
+        main(kind, rows, [shard])
         np.testing.assert_array_equal(pq.read_table(rows)["number"].to_numpy(), wanted)
-        assert read_meta(rows)["skipped"] == {"0": "deaf", "1": "deaf"}
+        assert read_meta(rows)["skipped"] == {"whole": "deaf"}
         assert [file.name for file in rows.parent.iterdir()] == ["rows.parquet"]
+        assert not (shards / "parts").exists()
+        before = rows.read_bytes()
+        main(kind, rows, [])  # they are there already
+        assert rows.read_bytes() == before
 
 
-def test_shards_of_other_measurements_are_refused(tmp_path: Path) -> None:
-    shards = [tmp_path / f"{which}.parquet" for which in range(2)]
-    for which, shard in enumerate(shards):
-        meta = {META: json.dumps({"key": which, "skipped": {}}).encode()}
-        pq.write_table(pa.table({"number": [1.0]}).replace_schema_metadata(meta), shard)
-    with pytest.raises(ValueError, match=r"1.parquet: other than .*0.parquet; remove both"):
-        merge_shards(shards, tmp_path / "rows.parquet")
-    shards[1].write_bytes(shards[0].read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"1.parquet: no measurement"):
-        merge_shards(shards, tmp_path / "rows.parquet")
+def test_what_must_hold_of_rows_is_checked_when_shards_are_put_together(tmp_path: Path) -> None:
+    rows = read([SMOKE], NULLS)
+    half = rows.utterance.isin(rows.utterance.unique()[::2])
+    tables = [
+        pa.Table.from_pandas(rows[side], NULLS, preserve_index=False) for side in (half, ~half)
+    ]
+    shards = [_shard(tmp_path / f"{i}.parquet", table) for i, table in enumerate(tables)]
+    merge_shards("nulls", shards, tmp_path / "rows.parquet")
+    assert len(read([tmp_path / "rows.parquet"], NULLS)) == len(rows)
+    assert read_meta(tmp_path / "rows.parquet")["skipped"] == {"0": "deaf", "1": "deaf"}
+    (tmp_path / "rows.parquet").unlink()
+    forced = (rows.null == "forced") & (rows.matched_with == "") & (rows.condition == "clean")
+    rows.loc[forced, "tokens"] += 1
+    _shard(shards[0], pa.Table.from_pandas(rows[half], NULLS, preserve_index=False))
+    with pytest.raises(ValueError, match="of its rows this must hold and does not: assert "):
+        merge_shards("nulls", shards, tmp_path / "rows.parquet")
+    assert sorted(at.name for at in tmp_path.iterdir()) == ["0.parquet", "1.parquet"]
+
+
+@pytest.mark.parametrize("name", ["key", "device", "packages"])
+def test_shards_that_were_measured_otherwise_are_refused(name: str, tmp_path: Path) -> None:
+    table = pa.table({"number": [1.0]})
+    shards = [_shard(tmp_path / f"{i}.parquet", table, **{name: i}) for i in range(2)]
+    with pytest.raises(ValueError, match=f"1.parquet: its {name} is not that of .*remove one"):
+        merge_shards("nulls", shards, tmp_path / "rows.parquet")
     assert not (tmp_path / "rows.parquet").exists()
+
+
+def test_a_broken_shard_is_removed_and_named(tmp_path: Path) -> None:
+    shards = [_shard(tmp_path / f"{i}.parquet", pa.table({"x": [1.0]})) for i in range(2)]
+    shards[1].write_bytes(shards[0].read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"1.parquet: broken .*, and removed; run the same"):
+        merge_shards("nulls", shards, tmp_path / "rows.parquet")
+    assert [at.name for at in tmp_path.iterdir()] == ["0.parquet"]
 
 
 def test_packing_again_changes_nothing(tmp_path: Path) -> None:

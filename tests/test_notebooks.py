@@ -56,7 +56,7 @@ def test_every_profile_fits_the_notebooks_and_every_notebook_is_run_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    asked = [Profile(name, models="", utterances="", evidence=True) for name in PROFILES]
+    asked = [Profile(name, models="", utterances="") for name in PROFILES]
     names = {name for profile in asked for name in profile.values}
     assert set(VERSIONS) <= names
     assert names - set(VERSIONS) | {"measure"} == {at.stem for at in NOTEBOOKS}

@@ -1,5 +1,6 @@
 """What `make` runs again after a change, a failure and a kill, on a project of empty files."""
 
+import fcntl
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from sections import Profile
 
-from companion.measurement.keys import VERSIONS
+from companion.measurement.keys import PARAMETERS, VERSIONS
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -38,7 +39,10 @@ FILES = {
 import sys
 from pathlib import Path
 import pyarrow as pa, pyarrow.parquet as pq
-output, *shards = sys.argv[1:]
+kind, output, *shards = sys.argv[1:]
+if not shards:
+    Path(output).touch()
+    sys.exit()
 table = pa.concat_tables([pq.read_table(shard) for shard in shards])
 if output.startswith("data"):
     table = table.append_column("packed", table["x"])
@@ -58,15 +62,22 @@ Path(output + ".part").rename(output)
     "requirements.weights": "",
     "figures/README.md": "",
     "params/ladder.yml": """
-measure: {corpus: ../data/corpus, ladder: ../data/ladder, batch: 1, utterances: null}
-jacobians: {corpus: ../data/corpus, ladder: ../data/ladder, batch: 1, utterances: null}
-nulls: {corpus: ../data/corpus, ladder: ../data/ladder, batch: 1, utterances: 2}
+measure: MEASURE
+jacobians: JACOBIANS
+nulls: NULLS
 outcomes: &shared {results: ../build/ladder/measure, models: [small, large], seed: 0}
 phase: *shared
 gains: {results: ../build/ladder/jacobians, models: [small]}
 proof: {seed: 0}
 """,
 }
+PLACES = {"corpus": "../data/corpus", "ladder": "../data/ladder"}
+for kind in ("measure", "jacobians", "nulls"):
+    values = {**dict.fromkeys(PARAMETERS[kind], 0), **PLACES}
+    values["utterances"] = 2 if kind == "nulls" else None
+    FILES["params/ladder.yml"] = FILES["params/ladder.yml"].replace(
+        kind.upper(), json.dumps(values)
+    )
 NOTEBOOKS = {
     "measure": 'kind = "measure"',
     "outcomes": 'results = ""\nmodels = []\nseed = 1',
@@ -83,7 +94,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 from sections import from_root, speech, weights
 from companion.measurement.keys import key_of
 notebook, target = map(Path, sys.argv[1:3])
-values = json.loads(sys.argv[sys.argv.index("--values") + 1])
+values = json.loads(Path(sys.argv[sys.argv.index("--values") + 1]).read_text())
 target.parent.mkdir(parents=True, exist_ok=True)
 if "kind" in values:
     own = values["values"]
@@ -103,7 +114,7 @@ else:
         sys.exit("error: no phase")
     product = Path("figures") / f"{target.stem}.png"
     product.write_text(str(values))
-    target.touch()
+    target.write_text(json.dumps({"metadata": {"papermill": {"parameters": values}}}))
     target.with_suffix(".written").write_text(f"{product}\\n")
 """
 """Stands for the execution of a notebook: rows with their key, for once without a model."""
@@ -170,10 +181,11 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
         ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
         ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
         ("data/ladder/unused/SHA256SUMS", "", "0", set()),
-        ("params/ladder.yml", "jacobians: {", "jacobians: {seed: 1, ", JACOBIANS),
+        ("params/ladder.yml", '"probes": 0', '"probes": 1', JACOBIANS),
         ("params/ladder.yml", "proof: {seed: 0}", "proof: {seed: 3}", {"proof"}),
         ("params/ladder.yml", "seed: 0}\nphase", "seed: 3}\nphase", DRAWN),
-        ("params/ladder.yml", "measure: {", "measure: {seed: 2, ", MEASURED | DRAWN),
+        ("params/ladder.yml", 'measure: {"ladder"', 'measure: {"seed": 0, "ladder"', set()),
+        ("params/ladder.yml", '"modes": 0', '"modes": 1', MEASURED | DRAWN),
         ("params/ladder.yml", "measure:", "# a comment\nmeasure:", set()),
         ("params/ladder.yml", "[small, large]", "[small]", DRAWN),
     ],
@@ -204,9 +216,9 @@ def test_what_was_only_touched_or_put_back_is_not_made_again(project: Path) -> N
         later = time.time() + 5
         os.utime(project / name, (later, later))
     assert _stale(project) == set()
-    _replace(project / "params" / "ladder.yml", "measure: {", "measure: {seed: 2, ")
+    _replace(project / "params" / "ladder.yml", '"modes": 0', '"modes": 1')
     _made(project, "figures")
-    _replace(project / "params" / "ladder.yml", "measure: {seed: 2, ", "measure: {")
+    _replace(project / "params" / "ladder.yml", '"modes": 1', '"modes": 0')
     assert _stale(project) == MEASURED | DRAWN
     _made(project, "figures")
     assert _stale(project) == set()
@@ -245,15 +257,13 @@ def test_a_notebook_that_fails_is_an_error_but_keeps_no_other_from_being_made(
         ),
         ("proof: {", "poof: {", "notebooks/poof.ipynb: no such notebook"),
         ("[small]", "small", "models of gains is 'small'; give a list, as []"),
-        (
-            "jacobians: {",
-            "pending: [jacobians]\njacobians: {",
-            "gains draws from jacobians, which is left",
-        ),
         ("proof: {", "proof: {drawn: [measure], ", "drawn of proof names 'measure'"),
         ("proof: {", "proof: {drawn: [proof], ", "drawn of proof names 'proof'"),
         ("phase: *shared", "phase: [", "params/ladder.yml: not YAML"),
         ("proof: {seed: 0}", "proof: 3", "proof is 3; give its parameters"),
+        ('"batch": 0, ', "", "jacobians lacks ['batch'] and has [], which are no parameters of it"),
+        ('"probes"', '"proves"', "jacobians lacks ['probes'] and has ['proves']"),
+        ("[small, large]", "[small, small]", "models is ['small', 'small']; name every model once"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line_and_nothing_is_begun(
@@ -299,15 +309,12 @@ def test_a_profile_like_another_measures_as_that_one_does_but_for_what_it_says(
     monkeypatch.chdir(project)
     text = "like: ladder\nmeasure: {utterances: 3}\nproof: {seed: 1}"
     _replace(project / "params" / "ladder.yml", "proof: {seed: 0}", "")
-    for kind in VERSIONS.keys() - {"measure", "jacobians", "nulls"}:
-        with (project / "params" / "ladder.yml").open("a") as file:
-            file.write(f"{kind}: {{seed: 5}}\n")
     (project / "params" / "other.yml").write_text(text)
-    other = Profile("other", models="", utterances="", evidence=False)
+    other = Profile("other", models="", utterances="")
     assert other.drawn == ["proof"]
     assert other.values["measure"]["utterances"] == 3
     assert other.values["measure"]["corpus"] == "../data/corpus"
-    assert other.values["warnings"]["seed"] == 5
+    assert other.values["nulls"]["utterances"] == 2
 
 
 def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:
@@ -347,10 +354,51 @@ def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> 
 def test_a_measurement_is_cut_into_shards_and_put_together_in_order(committed: Path) -> None:
     rows = committed / "data" / "results" / "nulls" / "small.parquet"
     rows.unlink()
-    said = _made(committed, "evidence", "SHARDS=5")
-    assert "shard 1 of 2" in said, "of two utterances there are two shards at most"
+    assert "shard 1 of 2" in _made(committed, "evidence", "SHARDS=2")
     assert pq.read_table(rows)["x"].to_pylist() == [0, 1]
     assert _stale(committed) == {"gains"}
+
+
+def test_more_shards_than_utterances_are_no_error_and_other_shards_are_never_mixed(
+    committed: Path,
+) -> None:
+    rows = committed / "data" / "results" / "nulls" / "small.parquet"
+    rows.unlink()
+    (committed / "fails").touch()
+    assert _make(committed, "evidence", "SHARDS=2").returncode == 2
+    (committed / "fails").unlink()
+    _made(committed, "evidence", "SHARDS=3")
+    assert pq.read_table(rows)["x"].to_pylist() == [0, 1, 2]
+
+
+def test_a_plan_changes_nothing_and_says_what_would_be_done(committed: Path) -> None:
+    _made(committed, "figures")
+    (committed / "figures" / "phase.png").unlink()
+    _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
+    made = _times(committed)
+    said = _made(committed, "plan")
+    assert {"nulls-small", "nulls-large", "gains", "phase"} <= _told(said)
+    assert _times(committed) == made
+
+
+def test_n_replaces_no_rows_that_come_with_the_project(committed: Path) -> None:
+    run = _make(committed, "evidence", "N=1", "MODELS=small")
+    assert run.returncode == 2
+    assert "small.parquet: N would put fewer utterances in its place" in run.stderr
+
+
+def test_two_profiles_cannot_ask_for_different_rows_in_one_folder(project: Path) -> None:
+    text = (project / "params" / "ladder.yml").read_text().replace('"epsilon": 0', '"epsilon": 1')
+    (project / "params" / "other.yml").write_text(text)
+    run = _make(project, "figures", "PROFILE=ladder other")
+    assert run.returncode == 2
+    assert "ladder and other ask for different rows" in run.stderr
+
+
+def test_parameters_that_changed_are_seen_without_what_snakemake_remembers(project: Path) -> None:
+    shutil.rmtree(project / ".snakemake")
+    _replace(project / "params" / "ladder.yml", "proof: {seed: 0}", "proof: {seed: 3}")
+    assert _stale(project) == {"proof"}
 
 
 def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
@@ -366,14 +414,9 @@ def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
     assert "nulls/large.parquet: not measured yet" in _error(committed)
 
 
-def test_rows_that_nobody_measured_yet_are_an_error_or_pending(committed: Path) -> None:
+def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
     (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
-    assert "data/results/nulls/large.parquet: not measured yet; `make evidence`" in _error(
-        committed
-    )
-    with (committed / "params" / "ladder.yml").open("a") as file:
-        file.write("\npending: [gains]\n")
-    assert "gains" not in _stale(committed)
+    assert "nulls/large.parquet: not measured yet; `make evidence`" in _error(committed)
     assert _told(_made(committed, "evidence")) == {"nulls-large"}
 
 
@@ -382,7 +425,7 @@ def test_rows_that_nobody_measured_yet_are_an_error_or_pending(committed: Path) 
     [
         ("data/corpus/1/1.flac", "", "louder", "other speech"),
         ("data/ladder/small/SHA256SUMS", "", "0", "other weights"),
-        ("params/ladder.yml", "utterances: 2", "utterances: 3", "utterances was 2 and is 3"),
+        ("params/ladder.yml", '"utterances": 2', '"utterances": 3', "utterances was 2 and is 3"),
         ("companion/measurement/keys.py", '"nulls": 1', '"nulls": 2', "version 1 of nulls"),
     ],
 )
@@ -397,9 +440,7 @@ def test_rows_of_anything_else_are_an_error_until_they_are_measured_again(
     assert "gains" in _stale(committed)
 
 
-def test_rows_of_speech_that_is_not_here_are_drawn_from(
-    committed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_speech_that_is_not_here_are_drawn_from(committed: Path) -> None:
     shutil.rmtree(committed / "data" / "corpus")
     path = committed / "params" / "ladder.yml"
     path.write_text(
@@ -465,7 +506,7 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     )
     _replace(project / "spectral" / "kernels.py", "f = 1", "f = 2")
     first = _start(project)
-    while not (project / ".snakemake" / "log").exists() or "drawing" not in _log(project):
+    while _is_free(project / "build" / "running"):
         time.sleep(0.1)
     second = _make(project, "figures")
     assert second.returncode == 2
@@ -526,6 +567,11 @@ def test_errors_are_one_line_with_the_remedy(
         ("N=0", "N is '0'; give a number of utterances, such as N=50"),
         ("N=-3", "N is '-3'; give a number of utterances, such as N=50"),
         ("N=4 5", "N is '4 5'; give a number of utterances, such as N=50"),
+        (
+            "SHARDS=0",
+            "SHARDS is '0'; give a number of jobs for every measurement, such as SHARDS=4",
+        ),
+        ("ON=nosuch", "ON is 'nosuch'; there are: local"),
     ],
 )
 def test_nothing_is_begun_for_what_is_refused(
@@ -543,7 +589,7 @@ def test_the_kind_that_matters_most_is_measured_first(monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     for name in ("weights", "speech"):
         monkeypatch.setattr(f"sections.{name}", lambda *_: None)
-    asked = Profile("whisper", models="large-v3", utterances="", evidence=True)
+    asked = Profile("whisper", models="large-v3", utterances="")
     kinds = list(dict.fromkeys(asked.runs[path][0] for path in asked.stale()))
     assert kinds == [kind for kind in VERSIONS if kind in kinds]
     assert kinds.index("measure") == 0 < kinds.index("listening") < kinds.index("choices")
@@ -553,7 +599,7 @@ def test_help_lists_every_command() -> None:
     shown = _make(ROOT, "help").stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony is not None
-    for command in set(phony[1].split()) - {"FORCE"}:
+    for command in set(phony[1].split()):
         assert re.search(rf"^  {command} +\w", shown, re.MULTILINE), command
     assert _make(ROOT).stdout == shown
 
@@ -593,10 +639,19 @@ def _start(folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _log(folder: Path) -> str:
-    return max(
-        (folder / ".snakemake" / "log").iterdir(), key=lambda at: at.stat().st_mtime
-    ).read_text()
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds the lock on a file."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _times(folder: Path) -> list[tuple[Path, int]]:
+    """When the executed copies of notebooks were written."""
+    return sorted((at, at.stat().st_mtime_ns) for at in (folder / "build").rglob("*.ipynb"))
 
 
 def _made(folder: Path, *arguments: str) -> str:

@@ -19,7 +19,15 @@ from typing import Any
 
 import yaml
 
-from companion.measurement.keys import VERSIONS, Key, key_of, speech_digest, staleness
+from companion.measurement.keys import (
+    OPTIONAL,
+    PARAMETERS,
+    VERSIONS,
+    Key,
+    key_of,
+    speech_digest,
+    staleness,
+)
 from companion.speech.corpus import find_clips, find_utterances
 
 Values = dict[str, object]
@@ -32,18 +40,18 @@ class Profile:
     """The sections of one parameter file; ValueError, one line, for what cannot be asked for.
 
     ``models`` replaces those of every section; ``utterances`` the number of those measured, where
-    their rows do not come with the project or the models are others. ``evidence``: notebooks listed
-    as ``pending``, whose rows are not measured yet, are among them.
+    their rows do not come with the project or the models are others.
     """
 
-    def __init__(self, name: str, models: str, utterances: str, evidence: bool) -> None:
+    def __init__(self, name: str, models: str, utterances: str) -> None:
         self.name, self.path = name, Path("params") / f"{name}.yml"
-        sections = self._read(evidence)
+        sections = self._read()
         self.values = {
             name: self._checked(name, section) for name, section in sorted(sections.items())
         }
         for values in self.values.values() if models else ():
-            values |= {key: models.split() for key in values if _ends(key, MODELS)}
+            chosen = list(dict.fromkeys(models.split()))
+            values |= {key: chosen for key in values if _ends(key, MODELS)}
         self.folders = self._folders()
         for kind in self.values.keys() & set(VERSIONS) if utterances else ():
             if models or not is_committed(self.folders.get(kind, Path())):
@@ -112,15 +120,12 @@ class Profile:
         found = weights(model, from_root(values[LADDER]))
         return key_of(kind, {**values, "model": model}, found, spoken)
 
-    def _read(self, evidence: bool) -> dict[str, object]:
-        """The sections, without those of ``pending`` notebooks unless they are to be measured."""
+    def _read(self) -> dict[str, object]:
         sections = _yaml(self.path)
         if "like" in sections:
             like = _yaml(self.path.with_stem(str(sections.pop("like"))))
-            for kind in VERSIONS:
+            for kind in like.keys() & set(VERSIONS):
                 sections[kind] = {**like[kind], **sections.get(kind, {})}
-        for name in [*sections.pop("pending", [])] if not evidence else ["pending"]:
-            sections.pop(name, None)
         return sections
 
     def _checked(self, name: str, section: object) -> Values:
@@ -128,6 +133,12 @@ class Profile:
         if not isinstance(section, dict):
             raise ValueError(f"{self.path}: {name} is {section!r}; give its parameters")
         if name in VERSIONS:
+            wanted, given = {*PARAMETERS[name]}, set(section) - {*OPTIONAL.get(name, ())}
+            if wanted != given:
+                raise ValueError(
+                    f"{self.path}: {name} lacks {sorted(wanted - given)} and has "
+                    f"{sorted(given - wanted)}, which are no parameters of it"
+                )
             return section
         notebook = Path("notebooks") / f"{name}.ipynb"
         known = defaults(notebook)
@@ -179,7 +190,20 @@ class Profile:
         ]
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file whole, or leave it and its time alone where it already says the same."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
 def _yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
+        raise ValueError(f"{path}: no such profile; there are: {known}")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -262,5 +286,8 @@ def _models(values: Values, of: str) -> list[str]:
     for key in (f"{of}{MODELS}", MODELS, "model"):
         if key in values:
             value = values[key]
-            return [str(name) for name in (value if isinstance(value, list) else [value])]
+            names = [str(name) for name in (value if isinstance(value, list) else [value])]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} is {names}; name every model once")
+            return names
     return []

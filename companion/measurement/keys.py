@@ -39,8 +39,40 @@ FORMER: dict[str, Mapping[str, object]] = {
 }
 """Parameters that older rows of a kind lack, and the values that they were measured with."""
 
+_ALL = (
+    "ladder", "corpus", "conditions", "decoding", "seed", "batch", "device", "utterances",
+)  # fmt: skip
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "measure": (*_ALL, "modes", "epsilon"),
+    "pooling": (
+        *_ALL, "decodings", "activations", "seen", "modes", "halves", "controls",
+        "control_utterances",
+    ),
+    "listening": _ALL,
+    "nulls": (*_ALL, "modes", "epsilon", "orders", "draws", "draw_utterances"),
+    "stresses": (*_ALL, "modes", "epsilon"),
+    "choices": _ALL,
+    "jacobians": (*_ALL, "tokens", "probes"),
+    "dynamics": (*_ALL, "steps", "folds"),
+    "nudges": (*_ALL, "levels_db", "draws", "tokens"),
+    "warnings": (*_ALL, "prefixes", "epsilon"),
+}  # fmt: skip
+"""What a section of params/ says of every kind, beside the model and where rows go."""
+
+OPTIONAL = {"listening": ("nonspeech",)}
+
 META = b"spectral"  # of the entry in a Parquet file's metadata
-_PLACES = ("ladder", "corpus", "nonspeech", "output", "device", "activations", "seen", "shard")
+_PLACES = (
+    "ladder",
+    "corpus",
+    "nonspeech",
+    "output",
+    "device",
+    "activations",
+    "seen",
+    "shard",
+    "parts",
+)
 
 Key = Mapping[str, Any]
 
@@ -48,7 +80,7 @@ Key = Mapping[str, Any]
 def key_of(
     kind: str, values: Mapping[str, object], weights: str | None, speech: str | None
 ) -> dict[str, object]:
-    """The key of rows: ``values`` are all parameters of the kind's notebook, defaults included.
+    """The key of rows: ``values`` are all parameters of the kind.
 
     ``weights`` and ``speech`` are digests, None for what is not on this computer.
     """

@@ -1,22 +1,29 @@
-"""Put the shards of a measurement together: ``python -m companion.measurement.merging OUT SHARDS``.
+"""Put shards of a measurement together: ``python -m companion.measurement.merging KIND OUT SHARD``.
 
-Rows in data/ are made small, as every clone holds them. Numbers keep 12 significant bits, so that
-none moves by more than 1.2e-4 of itself, those of the kinds with most rows 7 to 10 (4e-3, where
-utterances differ by tenths), and pooled ones 24, of which only small differences are read. They are
-stored by the places of their bytes (Parquet's BYTE_STREAM_SPLIT): signs and exponents stand
-together when they are compressed, and what was rounded away takes no space.
+What must hold of the kind's rows is checked where there are several shards. Rows in data/ are made
+small, as every clone holds them. Numbers keep 12 significant bits, so that none moves by more than
+1.2e-4 of itself, those of the kinds with most rows 7 to 10 (4e-3, where utterances differ by
+tenths), and pooled ones 24, of which only small differences are read. They are stored by the places
+of their bytes (Parquet's BYTE_STREAM_SPLIT): signs and exponents stand together when they are
+compressed, and what was rounded away takes no space.
 """
 
+import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from companion.measurement.rounding import bits_of, rounded
-from companion.measurement.store import merge, read_meta
+from companion.measurement.store import merge, read, read_meta
+
+PARTS = ("device", "threads", "packages")
+"""What shards have in common beside their key."""
 
 
 def pack(rows: Path, bits: int) -> None:
@@ -58,27 +65,66 @@ def kept(values: pa.Array, bits: int) -> pa.Array:
     return pa.array(rounded(values.to_numpy(zero_copy_only=False), bits), values.type, mask=missing)
 
 
-def merge_shards(shards: Sequence[Path], output: Path) -> None:
-    """Write the rows of all shards of a measurement, in their order, as ``output``.
+def merge_shards(kind: str, shards: Sequence[Path], output: Path) -> None:
+    """Write the rows of all shards of a measurement, in their order, as ``output``, or nothing.
 
-    Raises ValueError for shards that were not measured with the same key.
+    Raises ValueError for a shard that is broken, which is removed, or that was measured otherwise
+    than the first, and for rows of which something does not hold that must.
     """
-    metas = [read_meta(shard) for shard in shards]
+    metas = [_meta_of(shard) for shard in shards]
     for shard, meta in zip(shards, metas, strict=True):
-        if meta["key"] != metas[0]["key"]:
-            raise ValueError(f"{shard}: other than {shards[0]}; remove both and measure again")
+        for name in ("key", *PARTS):
+            if meta[name] != metas[0][name]:
+                raise ValueError(
+                    f"{shard}: its {name} is not that of {shards[0]} ({meta[name]}, "
+                    f"{metas[0][name]}); remove one of them and run the same command again"
+                )
     skipped = {name: why for meta in metas for name, why in meta["skipped"].items()}
-    merge(shards, output, {**metas[0], "skipped": skipped})
-
-
-def main(output: Path, shards: Sequence[Path]) -> None:
-    """Write ``output`` whole or not at all, packed where it lies in data/."""
     unchecked = output.with_name(output.name + ".part")
-    merge_shards(shards, unchecked)
-    if output.parts[0] == "data":
-        pack(unchecked, bits_of(output.parent.name))
-    unchecked.replace(output)
+    try:
+        merge(shards, unchecked, {**metas[0], "skipped": skipped})
+        if len(shards) > 1:  # the notebook checks what is whole
+            print(f"{output}: {_checked(kind, unchecked)}")
+        if output.parts[0] == "data":
+            pack(unchecked, bits_of(kind))
+        unchecked.replace(output)
+    finally:
+        unchecked.unlink(missing_ok=True)
+
+
+def _meta_of(shard: Path) -> dict[str, Any]:
+    try:
+        pq.read_table(shard)
+        return read_meta(shard)
+    except (ValueError, OSError) as error:
+        shard.unlink()
+        raise ValueError(
+            f"{shard}: broken ({' '.join(str(error).split())}), and removed; run the same command "
+            "again, it goes on with what was measured"
+        ) from error
+
+
+def _checked(kind: str, rows: Path) -> str:
+    from companion.measurement.kinds import KINDS  # here: it loads torch
+
+    try:
+        return KINDS[kind].check(read([rows], KINDS[kind].schema))
+    except AssertionError as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+        raise ValueError(f"{rows}: of its rows this must hold and does not: {line}") from error
+
+
+def main(kind: str, output: Path, shards: Sequence[Path]) -> None:
+    """Merge, and remove what was kept for it; without shards the rows are there already."""
+    if not shards:
+        output.touch()
+        return
+    merge_shards(kind, shards, output)
+    shutil.rmtree(shards[0].parent / "parts", ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(shard) for shard in sys.argv[2:]])
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), [Path(shard) for shard in sys.argv[3:]])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -71,7 +71,7 @@ def measure(
             for i in range(0, len(clips.utterances), settings.batch)
         ),
     ]
-    chosen = of_shard(every, settings.shard)
+    chosen = of_shard(list(enumerate(every)), settings.shard)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
@@ -79,13 +79,13 @@ def measure(
     of_parts = key_of_parts(key, device)
     skipped = {**corpus.rejected, **clips.rejected}
     parts, resumed = [], 0
-    folder = settings.output.with_suffix(".parts")
+    folder = settings.parts or settings.output.with_suffix(".parts")
     _discard_others(folder, of_parts)
     speakers = Speakers(corpus.utterances)
     pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch, together)
-    wanted = [utterance.id for utterances in chosen for utterance in utterances]
+    wanted = [utterance.id for _, utterances in chosen for utterance in utterances]
     with tqdm(total=len(wanted), desc=settings.model, unit="utterance") as bar:
-        for i, utterances in enumerate(chosen):
+        for i, utterances in chosen:
             part = folder / f"{i:05d}.parquet"
             done = part.exists()
             if not done:
@@ -100,8 +100,13 @@ def measure(
     measured = len(wanted) - sum(name in skipped for name in wanted)
     if measured == 0 and settings.shard[1] == 1:
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
-    merge(parts, settings.output, {**provenance(key, model), "skipped": skipped})
-    shutil.rmtree(folder)
+    meta = {**provenance(key, model), "skipped": skipped}
+    if parts:
+        merge(parts, settings.output, meta)
+    else:  # more shards than batches
+        write([], settings.output, meta, schema)
+    if settings.parts is None:
+        shutil.rmtree(folder, ignore_errors=True)  # there is none of a shard without utterances
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
 
 

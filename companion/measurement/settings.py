@@ -1,4 +1,4 @@
-"""What to measure: the parameters of the measure notebook, checked."""
+"""What to measure: the parameters of a kind of measurement, checked."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ class Settings:
     """Parameters of any measurement: which model, on what speech, and where its rows go.
 
     ``decoding``: the name of the rule by which texts are written. ``shard``: which of how many
-    shards of the utterances, from 0; the first of one are all of them.
+    shards of the utterances, from 0; the first of one are all of them. ``parts``: a folder where
+    finished batches stay, for every run that goes on with them; without it they are kept beside
+    ``output`` until that is written.
     """
 
     model: str
@@ -32,10 +34,13 @@ class Settings:
     device: str
     utterances: int | None
     shard: Sequence[int] = field(default=(0, 1), kw_only=True)
+    parts: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("ladder", "corpus", "output"):
             object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.parts is not None:
+            object.__setattr__(self, "parts", Path(self.parts))
         object.__setattr__(self, "conditions", tuple(self.conditions))  # notebooks have lists
         for name in self.conditions:
             condition(name)

@@ -44,7 +44,9 @@ def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
     frames = []
     for path in paths:
         if not path.exists():
-            raise ValueError(f"{path}: not measured yet; run `make figures`")
+            raise ValueError(
+                f"{path}: not measured yet; run `make figures`, for rows in data/ `make evidence`"
+            )
         read_meta(path)  # raises for a file that is cut short
         table = _completed(pq.read_table(path), schema)
         if not table.schema.remove_metadata().equals(schema):
