@@ -244,9 +244,11 @@ def joint(found: Sequence[Interval]) -> Joint:
     covariance between two networks over the speakers that both were given (Owen 2007, with an
     unbiased estimate of each part). Half the interval is sqrt(t_M^2 s^2 / M + t_V^2 c), each part
     with Student's t of its own degrees of freedom, M - 1 and speakers - 1, which covers 95 % or
-    more down to two networks. Where the deviations of one are not known, all are taken to vary
-    together, which is the widest that it can be. tau^2 is s^2 less what of it is sampling (moments;
-    DerSimonian & Laird 1986). One network has its own interval.
+    more down to two networks. Estimates that lie closer together than speakers make them by chance
+    narrow nothing: the first part is at least t_V^2 v / M, where v is their mean sampling variance
+    beyond c (as Knapp & Hartung 2003 bound theirs). Where the deviations of one are not known, all
+    are taken to vary together, which is the widest that it can be. tau^2 is s^2 less what of it is
+    sampling (moments; DerSimonian & Laird 1986). One network has its own interval.
     """
     count, normal = len(found), _t(math.inf)
     if count == 1:
@@ -255,7 +257,7 @@ def joint(found: Sequence[Interval]) -> Joint:
     estimate, besides = together.estimate, together.besides
     low = float(np.mean([one.estimate - one.low for one in found]))
     high = float(np.mean([one.high - one.estimate for one in found]))
-    shared, own = ((low + high) / 2 / normal) ** 2, 0.0
+    shared, own, floor = ((low + high) / 2 / normal) ** 2, 0.0, 0.0
     if all(one.deviations for one in found):
         matrix = _matrix(found)
         single = float(np.square(matrix).sum() / count)
@@ -263,16 +265,17 @@ def joint(found: Sequence[Interval]) -> Joint:
         shared = max(shared, 0.0)
         own = max(single - shared, 0.0)
         low = high = math.sqrt(_t(len(matrix) - 1) ** 2 * shared + besides)
+        floor = _t(len(matrix) - 1) * math.sqrt(own / count)
         shared += besides / normal**2
     variance = float(np.var([one.estimate for one in found], ddof=1))
     tau = math.sqrt(max(variance - own, 0.0))
 
     def around(spread: float) -> Interval:
-        reach = _t(count - 1) * math.sqrt(spread)
+        reach = max(_t(count - 1) * math.sqrt(spread), floor)
         ends = estimate - math.hypot(reach, low), estimate + math.hypot(reach, high)
         return Interval(estimate, *ends, together.deviations, reach**2 + besides)
 
-    error = math.sqrt(variance / count + shared)
+    error = math.sqrt(max(variance, own) / count + shared)
     return Joint(around(variance / count), error, count, tau, around(tau**2 + variance / count))
 
 
