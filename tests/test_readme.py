@@ -151,6 +151,13 @@ def _warnings() -> str:
     )
 
 
+def _predictions() -> str:
+    became = pd.read_csv(ROOT / "figures" / "predictions.csv").outcome.value_counts()
+    true, false, still = (became[name] for name in ("came true", "did not", "open"))
+    assert became.sum() == true + false + still, "some line was not measured"
+    return f"Of its {became.sum()} lines {true} came true, {false} did not, and {still} are open"
+
+
 def test_the_prose_says_what_the_tables_say() -> None:
     prose = " ".join(README.split())
     tiny, base = _loops("tiny.en"), _loops("base")
@@ -162,6 +169,7 @@ def test_the_prose_says_what_the_tables_say() -> None:
         _beyond_random_networks(),
         _forced(),
         _warnings(),
+        _predictions(),
         f"cross-attention's rank falls by {tiny[0]}; dropped, or with as many rows on both sides, "
         f"by {tiny[1]}. In base it is {base[0]}, and {base[1]}.",
     ):
