@@ -314,6 +314,10 @@ def test_a_profile_like_another_measures_as_that_one_does_but_for_what_it_says(
     assert other.values["measure"]["utterances"] == 3
     assert other.values["measure"]["corpus"] == "../data/corpus"
     assert other.values["nulls"]["utterances"] == 2
+    (project / "params" / "third.yml").write_text("like: other\nnulls: {seed: 5}")
+    third = Profile("third", models="", utterances="")
+    assert third.values["measure"]["utterances"] == 3, "what it is like may be like another"
+    assert third.values["nulls"] == other.values["nulls"] | {"seed": 5}
 
 
 def test_n_measures_so_many_utterances_and_no_others(project: Path) -> None:

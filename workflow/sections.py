@@ -45,7 +45,7 @@ class Profile:
 
     def __init__(self, name: str, models: str, utterances: str) -> None:
         self.name, self.path = name, Path("params") / f"{name}.yml"
-        sections = self._read()
+        sections = _sections(self.path)
         self.values = {
             name: self._checked(name, section) for name, section in sorted(sections.items())
         }
@@ -120,14 +120,6 @@ class Profile:
         found = weights(model, from_root(values[LADDER]))
         return key_of(kind, {**values, "model": model}, found, spoken)
 
-    def _read(self) -> dict[str, object]:
-        sections = _yaml(self.path)
-        if "like" in sections:
-            like = _yaml(self.path.with_stem(str(sections.pop("like"))))
-            for kind in like.keys() & set(VERSIONS):
-                sections[kind] = {**like[kind], **sections.get(kind, {})}
-        return sections
-
     def _checked(self, name: str, section: object) -> Values:
         """The parameters of a notebook, defaults included; those of a kind are in its section."""
         if not isinstance(section, dict):
@@ -198,6 +190,16 @@ def write_if_changed(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def _sections(path: Path) -> dict[str, Any]:
+    """A file's sections, and the kinds of the profile that it is like, which may be like a third."""
+    sections = _yaml(path)
+    if "like" in sections:
+        like = _sections(path.with_stem(str(sections.pop("like"))))
+        for kind in like.keys() & set(VERSIONS):
+            sections[kind] = {**like[kind], **sections.get(kind, {})}
+    return sections
 
 
 def _yaml(path: Path) -> dict[str, Any]:
