@@ -1,6 +1,7 @@
 """How well the first tokens of a text tell which answers will be hallucinated."""
 
 import re
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -25,7 +26,8 @@ _BARS = 6
 
 _NAMES = OBSERVABLE_NAMES | {"log10_variance": r"$\log_{10}$ variance"}
 _WHEN = {ANY: "all beginnings", BEFORE: "no wrong word yet"}
-_HEIGHT, _OFFSET = 0.19, 0.36  # inches per score; rows between the two kinds of beginnings
+_HEIGHT = 0.19  # inches per score
+_OFFSET, _SPREAD = 0.36, 0.32  # rows between the two kinds of beginnings, and for all models
 
 
 def draw_early_warning(table: pd.DataFrame) -> Figure:
@@ -43,8 +45,9 @@ def draw_early_warning(table: pd.DataFrame) -> Figure:
         1, len(conditions), sharex=True, sharey=True, squeeze=False, layout="constrained",
         figsize=(PAGE, _HEIGHT * len(scores) + 1.0),
     )  # fmt: skip
+    colours = model_colours(model_order(table))
     for ax, condition in zip(axes[0], conditions, strict=True):
-        _draw_condition(ax, shown[shown.condition == condition], scores)
+        _draw_condition(ax, shown[shown.condition == condition], scores, colours)
         ax.set_title(re.sub(r"-(?=\d)", "\n", condition))
         ax.set_xlabel("AUC")
     labels = [
@@ -56,7 +59,6 @@ def draw_early_warning(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylim(len(scores) - 0.5, -0.5)
     axes[0, 0].set(xlim=(0, 1), xticks=[0, CHANCE, 1], xticklabels=["0", "0.5", "1"])
     names = legend_labels(table)
-    colours = model_colours(model_order(table))
     handles = [
         Line2D([], [], marker="o", ls="", color=colours[m], label=names[m])
         for m in names
@@ -70,21 +72,24 @@ def draw_early_warning(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_condition(ax: Axes, table: pd.DataFrame, scores: list[tuple[str, str]]) -> None:
-    colours = model_colours(model_order(table))
-    bars = len(colours) <= _BARS
+def _draw_condition(
+    ax: Axes, table: pd.DataFrame, scores: list[tuple[str, str]], colours: Mapping[str, object]
+) -> None:
+    models = list(colours)
+    bars = len(models) <= _BARS
     for i, (component, name) in enumerate(scores):
         part = table[(table.component == component) & (table.observable == name)]
-        for when, side in ((ANY, -0.5), (BEFORE, 0.5)):
-            for j, row in enumerate(part[part.when == when].itertuples()):
-                spread = 0.16 * (j - 0.5) if bars else 0.0
-                ends = (row.auc, row.auc_low, row.auc_high)
-                auc, low, high = (1 - each for each in ends) if component == ANSWER else ends
-                colour, y = colours[str(row.model)], i + _OFFSET * side + spread
-                face = colour if when == ANY else "white"
-                ax.plot(auc, y, "o", ms=2.6, color=colour, mfc=face, mew=0.6)
-                if bars:
-                    ax.hlines(y, low, high, color=colour, lw=0.6, zorder=0)
+        for row in part.itertuples():
+            side = -0.5 if row.when == ANY else 0.5
+            place = models.index(str(row.model)) - (len(models) - 1) / 2
+            y = i + _OFFSET * side + bars * _SPREAD * place / len(models)
+            ends = (row.auc, row.auc_low, row.auc_high)
+            auc, low, high = (1 - each for each in ends) if component == ANSWER else ends
+            colour = colours[str(row.model)]
+            face = colour if row.when == ANY else "white"
+            ax.plot(auc, y, "o", ms=2.6, color=colour, mfc=face, mew=0.6)
+            if bars:
+                ax.hlines(y, low, high, color=colour, lw=0.6, zorder=0)
     for start in range(len(scores) - 3 * len(SPECTRAL), len(scores), 2 * len(SPECTRAL)):
         ax.axhspan(start - 0.5, start + len(SPECTRAL) - 0.5, color="0.95", lw=0, zorder=-1)
     ax.axvline(CHANCE, color="0.3", lw=0.6, ls=":")
