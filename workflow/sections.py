@@ -193,7 +193,7 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def _sections(path: Path) -> dict[str, Any]:
-    """A file's sections, and the kinds of the profile that it is like, which may be like a third."""
+    """Those of a file, and the kinds of the profile that it is like, which may be like a third."""
     sections = _yaml(path)
     if "like" in sections:
         like = _sections(path.with_stem(str(sections.pop("like"))))
