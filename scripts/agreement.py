@@ -39,13 +39,20 @@ def main() -> None:
 
 
 def committed(path: Path) -> str | None:
-    """A file as the last commit has it, else as it came; None for one that came with neither."""
-    command = ["git", "show", f"HEAD:./{path}"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+    """A file as the last commit has it; where there is no git as it came; else None."""
+    if _git("rev-parse", "HEAD") is None:
         came = CAME / path.relative_to("figures")
         return came.read_text(encoding="utf-8") if came.exists() else None
+    return _git("show", f"HEAD:./{path}")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says, None where it fails or is not there."""
+    try:
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout
 
 
 def summary(pairs: Sequence[Pair], tables: int) -> str:

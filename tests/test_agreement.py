@@ -108,6 +108,8 @@ def test_what_came_is_known_with_and_without_git(
         mine = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
         for command in (["init", "-q"], ["add", "figures"], [*mine, "commit", "-qm", "all"]):
             subprocess.run(["git", *command], check=True)
+        agreement.CAME.mkdir(parents=True)  # what lay there at some time was never committed
+        (agreement.CAME / "new.csv").write_text(CSV.replace("135.3", "99"))
     else:
         shutil.copytree("figures", agreement.CAME)
     (tmp_path / "figures" / "x.csv").write_text(CSV.replace("135.3", "135.1"))
