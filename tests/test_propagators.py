@@ -405,6 +405,33 @@ def test_context_without_cross_attention_is_refused() -> None:
         propagators(layer, hidden, hidden)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_float32_stands_keys_of_any_condition(device: str) -> None:
+    """The closed form solves no system: a key matrix of condition 5e9 costs it no digit."""
+    layer, hidden, context = case(16, 60, 64, 4).arguments
+
+    def conditioned(attention: Attention) -> Attention:
+        left, _, right = torch.linalg.svd(attention.key_weight)
+        values = torch.logspace(0.7, 0.7 - 9.69897, len(right), dtype=FLOAT64)
+        return replace(attention, key_weight=left * values @ right)
+
+    assert layer.cross_attention is not None
+    layer = replace(
+        layer,
+        self_attention=conditioned(layer.self_attention),
+        cross_attention=conditioned(layer.cross_attention),
+    )
+    assert torch.linalg.cond(layer.self_attention.key_weight) == pytest.approx(5e9, rel=1e-3)
+    expected = propagators(layer, hidden, context)
+    got = propagators(
+        layer.to(torch.float32).to(device=device),
+        hidden.float().to(device),
+        None if context is None else context.float().to(device),
+    )
+    assert got.dtype == torch.float32
+    assert_equal(got.double().cpu(), expected, rtol=1e-4)
+
+
 @needs_cuda
 @cases
 def test_cuda_equals_cpu(given_case: Case) -> None:

@@ -109,6 +109,24 @@ def test_cuda_agrees_with_float64_svd_and_with_the_cpu() -> None:
     torch.testing.assert_close(got.cpu(), eigenvalues(activations, mask), rtol=1e-9, atol=0)
 
 
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+
+
+@DEVICES
+@pytest.mark.parametrize("count", [16, 17, 32, 33, 40])
+def test_a_batch_of_any_size_has_the_spectra_of_its_members(device: str, count: int) -> None:
+    """Batched solvers take other algorithms by size and by batch, on CUDA above all."""
+    generator = torch.Generator().manual_seed(count)
+    rows = torch.randn(512, count, 48, generator=generator).to(device)
+    singles = torch.stack([eigenvalues(each) for each in rows])
+    for size in (1, 2, 31, 512):
+        got = eigenvalues(rows[:size])
+        torch.testing.assert_close(got, singles[:size], rtol=1e-9, atol=0)
+    wide = eigenvalues(rows.mT)  # the Gram matrix of the other side
+    assert wide.shape[-1] == count
+    assert torch.isfinite(wide).all()
+
+
 @case
 def test_eigenvalues_without_centring_agree_with_float64_svd(activations: np.ndarray) -> None:
     got = eigenvalues(torch.as_tensor(activations), center=False)

@@ -19,7 +19,7 @@ from companion.training.recipe import Recipe, read_recipe
 from companion.training.run import Job, Workshop
 from companion.training.workers import train_all
 
-_CUDA_WORKERS = 4  # models of this size leave most of a data-centre GPU idle
+_CUDA_WORKERS = 12  # models of this size leave most of a data-centre GPU idle
 
 
 def main() -> None:
