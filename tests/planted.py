@@ -9,12 +9,21 @@ from torch import Tensor
 
 from companion.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
 from companion.measurement.observables import kept_lengths, spectral_columns
-from companion.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
+from companion.measurement.schemas import (
+    FORCED,
+    GAUSSIAN,
+    SHUFFLED,
+    SPECTRUM,
+    SWAPPED,
+    TWIN,
+    UNPAIRED,
+)
 from companion.measurement.settings import SpectralSettings
 from companion.measurement.texts import Row
 
 WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"
 DRAWS = 3
+UNPAIRED_SEEDS = 4
 SETTINGS = SpectralSettings(
     model="planted-0", ladder=".", corpus=".", output=".", conditions=("clean", "hell"),
     decoding="unrestricted",
@@ -78,8 +87,9 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
         SWAPPED: {"clean": clean, "swapped": side("other")},
     }
     numbered = [(null, 0, pair) for null, pair in known.items()]
-    for draw in range(DRAWS):
-        numbered.append((SPECTRUM, draw, {"clean": side("clean"), "hell": side("hell")}))
+    for null, draws in {SPECTRUM: DRAWS, UNPAIRED: UNPAIRED_SEEDS}.items():
+        for draw in range(draws):
+            numbered.append((null, draw, {"clean": side("clean"), "hell": side("hell")}))
     return measured, pd.DataFrame(
         [
             row

@@ -1,5 +1,6 @@
 """Measured nulls against what they are said to be, computed another way."""
 
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from companion.measurement.keys import FORMER, difference, key_of
 from companion.measurement.nulls import (
@@ -28,6 +30,7 @@ from companion.measurement.schemas import (
     SPECTRUM,
     SWAPPED,
     TWIN,
+    UNPAIRED,
 )
 from companion.measurement.settings import NullSettings
 from companion.measurement.spectra import measure_spectra
@@ -38,7 +41,8 @@ from companion.models.capture import COMPONENTS, capture
 from companion.models.controls import spectrum_preserving
 from companion.models.decoding import transcribe
 from companion.models.forcing import feed
-from companion.models.loading import load_random_twin
+from companion.models.ladder import write_checksums
+from companion.models.loading import load, load_random_twin
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
 from companion.models.view import SpeechModel
@@ -50,13 +54,27 @@ KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
 NUMBERS = ["n_eff", "kirchhoff", "kirchhoff_resolved"]
 SEED = 3
 ORDERS, DRAWS = 4, 3
+CONTROL = "tiny-shuffled-0"
 
 
 @pytest.fixture(scope="module")
-def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> NullSettings:
+def two(ladder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny ladder with one more model of the same shape, as if trained on unpaired speech."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in ("tiny-0", CONTROL, "other-shuffled-0"):
+        shutil.copytree(ladder / "tiny-0", folder / name)
+    weights = load_file(folder / CONTROL / "model.safetensors")
+    changed = {name: weight.flip(0).contiguous() for name, weight in weights.items()}
+    save_file(changed, folder / CONTROL / "model.safetensors", {"format": "pt"})
+    write_checksums(folder / CONTROL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(two: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> NullSettings:
     return NullSettings(
         model="tiny-0",
-        ladder=ladder,
+        ladder=two,
         corpus=speech,
         output=tmp_path_factory.mktemp("nulls") / "tiny-0.parquet",
         conditions=("clean", "hell", "swapped"),
@@ -70,6 +88,7 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
         orders=ORDERS,
         draws=DRAWS,
         draw_utterances=3,
+        unpaired=(CONTROL, "other-shuffled-0"),
     )
 
 
@@ -90,7 +109,9 @@ def of(rows: pd.DataFrame, null: str, draw: int = 0) -> pd.DataFrame:
 
 
 def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
-    assert set(rows.null) == {SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, FORCED, SWAPPED}
+    assert set(rows.null) == {
+        SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, UNPAIRED, FORCED, SWAPPED,
+    }  # fmt: skip
     assert not rows.duplicated(["null", "draw", *KEY]).any()
     for null, part in rows.groupby("null"):
         other = "swapped" if null == SWAPPED else "hell"
@@ -101,7 +122,7 @@ def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
 
 def test_lengths_are_the_model_s_own(rows: pd.DataFrame, own: pd.DataFrame) -> None:
     measured = own.set_index(KEY).tokens
-    for null in (SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, SWAPPED):
+    for null in (SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, UNPAIRED, SWAPPED):
         found = of(rows, null, DRAWS - 1 if null == SPECTRUM else 0).tokens
         assert (found == measured[found.index]).all(), null
     forced = of(rows, FORCED).tokens
@@ -144,27 +165,32 @@ def test_random_networks_are_drawn_for_a_sample_and_each_draw_differs(rows: pd.D
     assert len(twins[0]) == 6
     chosen = twins[0][::2]  # every second of six makes three
     assert all(kept == chosen for kept in (*twins[1:], *controls))
-    assert set(rows.draw[~rows.null.isin([TWIN, SPECTRUM])]) == {0}
+    assert sorted(rows.utterance[rows.null == UNPAIRED].unique()) == chosen
+    assert set(rows.draw[~rows.null.isin([TWIN, SPECTRUM])]) == {0}  # one model is of this size
     for null in (TWIN, SPECTRUM):
         first, second = (of(rows, null, draw).n_eff for draw in (1, 2))
         assert ((first - second).abs() > 1e-6).all(), null
 
 
+@pytest.mark.parametrize(("null", "draw"), [(SPECTRUM, 1), (UNPAIRED, 0)])
 def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
-    rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
+    null: str, draw: int, rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
 ) -> None:
     corpus = find_utterances(settings.corpus).utterances
     known = next(u for u in corpus if u.id == of(rows, SPECTRUM).index[0][0])
     clean = Mixture.of(known, read_wave(known))
     wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
     texts = transcribe(tiny, [wave], UNRESTRICTED)
-    control = spectrum_preserving(tiny, 1, SEED)
+    if null == SPECTRUM:
+        control = spectrum_preserving(tiny, draw, SEED)
+    else:
+        control = load(CONTROL, settings.ladder, tiny.device)
     with capture(control) as recording:
         feed(control, [wave], texts)
     text = recording.text_rows("ffn", texts)[0][0, 1].double().numpy()
     values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
     p = values[values > 0] / values.sum()
-    found = of(rows, SPECTRUM, draw=1).loc[(known.id, "hell", "", "ffn", 2, 10)]
+    found = of(rows, null, draw).loc[(known.id, "hell", "", "ffn", 2, 10)]
     assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
 
 
@@ -220,7 +246,7 @@ def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSetti
     def key(values: dict[str, object]) -> dict[str, object]:
         return key_of("nulls", values, "weights", "speech")
 
-    former = replace(settings, orders=1, draws=0, draw_utterances=None).plain()
+    former = replace(settings, orders=1, draws=0, draw_utterances=None, unpaired=()).plain()
     old = {name: value for name, value in former.items() if name not in FORMER["nulls"]}
     assert difference(key(old), key(former)) is None
     assert difference(key(old), key(settings.plain())) is not None

@@ -31,7 +31,7 @@ from companion.claims.roles import (
 )
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
 from companion.measurement.pooling import ALL, UNSEEN
-from companion.measurement.schemas import SPECTRUM, SWAPPED, TWIN
+from companion.measurement.schemas import SPECTRUM, SWAPPED, TWIN, UNPAIRED
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.by_outcome import WITHOUT_LOOPS
@@ -205,6 +205,10 @@ def _falls(
     for says, control in _NETWORKS.items():
         beyond = _beyond_control(tables, component, observable, control, models, side)
         parts.append(part(f"{more} {says}, {_FIRST}", _CONTROLS, beyond, expected / 2))
+    if some := _with_unpaired(tables, models):
+        beyond = _beyond_control(tables, component, observable, UNPAIRED, lambda _: some, side)
+        says = f"{more} unpaired training, {_FIRST}"
+        parts.append(part(says, _CONTROLS, beyond, expected / 2))
     beyond = _beyond_speech(tables, component, observable, models, side)
     return [*parts, part(f"{more} other speech, {_FIRST}", _EVIDENCE, beyond, expected / 2)]
 
@@ -288,6 +292,16 @@ def _beyond_control(
     for model in models(tables.read(_CONTROLS, ["parameters", "model"])):
         row = control_row(tables, model, component, observable, control)
         yield Statement(model, of(row, "remaining"), side, 0)
+
+
+def _with_unpaired(tables: Tables, models: Models) -> list[str]:
+    """The models beside which networks trained on unpaired audio and text were measured."""
+    try:
+        table = tables.read(_CONTROLS, ["parameters", "model", "control"])
+        having = set(table.model[table.control == UNPAIRED])
+        return [model for model in models(table) if model in having]
+    except NotMeasured:
+        return []
 
 
 def _beyond_speech(

@@ -35,7 +35,7 @@ A version is raised where a kind's numbers, rows or columns change: older rows a
 """
 
 FORMER: dict[str, Mapping[str, object]] = {
-    "nulls": {"orders": 1, "draws": 0, "draw_utterances": None}
+    "nulls": {"orders": 1, "draws": 0, "draw_utterances": None, "unpaired": []}
 }
 """Parameters that older rows of a kind lack, and the values that they were measured with."""
 
@@ -59,7 +59,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What a section of params/ says of every kind, beside the model and where rows go."""
 
-OPTIONAL = {"listening": ("nonspeech",)}
+OPTIONAL = {"listening": ("nonspeech",), "nulls": ("unpaired",)}
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
 _PLACES = (

@@ -5,6 +5,8 @@ shuffled: the model's own rows in random order, so that truncation keeps a rando
 gaussian: Gaussian rows of the same T and D, with the law of the clean utterance's eigenvalues.
 twin: the same architecture at random weights, fed the same audio and the model's own tokens.
 spectrum: the model with random singular vectors, all else of its weights kept, fed alike.
+unpaired: networks of its architecture, trained on pairs of audio and text that do not belong
+    together, fed alike: they know the language and cannot have learned to listen.
 forced: the model itself, fed its clean text with the stressed audio: T is equal, the text too.
 swapped: the model on another speaker's clean utterance, where that is among the conditions.
 

@@ -78,7 +78,7 @@ ABSENT = {_DRAW.name: 0}
 """Columns that older rows lack, and what all of them would say there."""
 
 SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
-SPECTRUM = "spectrum"
+SPECTRUM, UNPAIRED = "spectrum", "unpaired"
 """The nulls; ``swapped`` is the name of its condition too."""
 
 STRESSES = pa.schema(

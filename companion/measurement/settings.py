@@ -114,11 +114,14 @@ class NullSettings(SpectralSettings):
 
     Of every random network ``draws`` are made, on ``draw_utterances`` spread evenly over those that
     are measured, or on all. With 0 draws there is one of plain random weights, and no other.
+    ``unpaired`` names models of the ladder that were trained on pairs of audio and text that do not
+    belong together; each is a control of the models of its architecture.
     """
 
     orders: int = 1
     draws: int = 0
     draw_utterances: int | None = None
+    unpaired: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

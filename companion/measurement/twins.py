@@ -1,16 +1,16 @@
 """Random networks beside the model that is measured, and the utterances they are drawn for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from companion.measurement.run import spread
-from companion.measurement.schemas import SPECTRUM, TWIN
+from companion.measurement.schemas import SPECTRUM, TWIN, UNPAIRED
 from companion.measurement.settings import NullSettings, Settings
 from companion.models.controls import draw_seed, spectrum_preserving
-from companion.models.loading import load_random_twin
+from companion.models.loading import load, load_random_twin
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances
 
@@ -26,12 +26,23 @@ def random_twin(settings: Settings, device: torch.device) -> SpeechModel:
 def further_draws(
     model: SpeechModel, settings: NullSettings
 ) -> Iterator[tuple[str, int, SpeechModel]]:
-    """Null, draw and network of all random networks but ``random_twin``, which is draw 0 of its."""
+    """Null, draw and network of all controls of several draws, but ``random_twin``, draw 0 of its.
+
+    The draws of those that were trained on unpaired audio and text are the seeds of their training.
+    """
     for draw in range(settings.draws):
         yield SPECTRUM, draw, spectrum_preserving(model, draw, settings.seed)
     for draw in range(1, min(settings.draws, PLAIN)):
         seed = draw_seed(settings.model, draw, settings.seed)
         yield TWIN, draw, load_random_twin(settings.model, settings.ladder, model.device, seed)
+    for draw, name in enumerate(unpaired_with(settings.model, settings.unpaired)):
+        yield UNPAIRED, draw, load(name, settings.ladder, model.device)
+
+
+def unpaired_with(model: str, controls: Sequence[str]) -> list[str]:
+    """Those of ``controls`` that are a model's: ``xs-shuffled-0`` is one of ``xs-2``."""
+    size = model.rpartition("-")[0]
+    return [name for name in controls if name.rpartition("-")[0] == f"{size}-shuffled"]
 
 
 def drawn_for(settings: NullSettings) -> frozenset[str]:

@@ -1,6 +1,7 @@
-"""Effects in random networks of several draws, and how much of the trained one's is beyond them.
+"""Effects in controls of several draws, and how much of the model's own is beyond them.
 
-Draws and utterances are crossed: every random network is fed the same texts. So an interval adds
+Controls are random networks, and networks trained on unpaired audio and text, whose draws are
+seeds. Draws and utterances are crossed: every network is fed the same texts. So an interval adds
 what differs between draws to what differs between speakers (``joint``); from one draw, as
 ``draws`` says, it cannot.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from companion.measurement.schemas import SPECTRUM, TWIN
+from companion.measurement.schemas import SPECTRUM, TWIN, UNPAIRED
 from companion.results.effects import (
     GROUP,
     OBSERVABLES,
@@ -31,8 +32,8 @@ from companion.results.intervals import (
 from companion.results.tables import with_interval
 from companion.results.verdict import side
 
-RANDOM = (TWIN, SPECTRUM)
-"""The nulls that are random networks."""
+DRAWN = (TWIN, SPECTRUM, UNPAIRED)
+"""The nulls that are other networks, of which there are several draws."""
 
 _KEY = [*GROUP, "length"]
 _SIDES = ("clean", "stressed")
@@ -97,7 +98,7 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 
 def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """What of a trained model's effect its random networks do not show, on the same utterances.
+    """What of a model's effect its controls do not show, on the same utterances.
 
     One row per ``GROUP``, length, observable and ``control``. ``trained`` and ``random`` changes,
     their difference ``remaining`` and the ``fraction`` random / trained (NaN where the trained
@@ -107,7 +108,7 @@ def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd
     """
     trained = {tuple(key): part for key, part in layer_means(rows, condition).groupby(_KEY)}
     table = []
-    for null in RANDOM:
+    for null in DRAWN:
         for key, group in _drawn_means(null_rows[null_rows.null == null], condition):
             own = trained.get(key)
             if own is None:

@@ -4,8 +4,16 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from companion.measurement.schemas import FORCED, GAUSSIAN, SHUFFLED, SPECTRUM, SWAPPED, TWIN
-from companion.results.controls import RANDOM, control_effects
+from companion.measurement.schemas import (
+    FORCED,
+    GAUSSIAN,
+    SHUFFLED,
+    SPECTRUM,
+    SWAPPED,
+    TWIN,
+    UNPAIRED,
+)
+from companion.results.controls import DRAWN, control_effects
 from companion.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects, observable_rows
 from companion.results.intervals import Interval
 from companion.results.matching import PAIRS, pair_effects
@@ -27,12 +35,14 @@ _BLOCKS = (
         (GAUSSIAN, RAW): "Gaussian",
         (TWIN, RAW): "random twin",
         (SPECTRUM, RAW): "random vectors",
+        (UNPAIRED, RAW): "unpaired training",
         (SWAPPED, RAW): "other speech",
     },
     {
         (GAUSSIAN, MATCHED): "Gaussian, first rows",
         (TWIN, MATCHED): "random twin, first rows",
         (SPECTRUM, MATCHED): "random vectors, first rows",
+        (UNPAIRED, MATCHED): "unpaired training, first rows",
         (SWAPPED, MATCHED): "other speech, first rows",
     },
 )
@@ -67,7 +77,7 @@ def evidence(
     ]
     for name, part in null_rows.groupby("null"):
         stressed = SWAPPED if name == SWAPPED else condition
-        of = control_effects if name in RANDOM else effects
+        of = control_effects if name in DRAWN else effects
         tables.append(of(part, stressed).assign(source=name))
     long = pd.concat([observable_rows(table, name) for table in tables for name in seen])
     long["draws"] = long.draws.fillna(1).astype(int)
@@ -126,7 +136,7 @@ def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
     """``verdict`` on one effect, from its intervals by source and length."""
     controls = [(SHUFFLED, MATCHED), (MODEL, MATCHED), (MODEL, PAIRS)]
-    nulls = [(TWIN, MATCHED), (SPECTRUM, MATCHED), (SWAPPED, MATCHED)]
+    nulls = [(null, MATCHED) for null in (TWIN, SPECTRUM, UNPAIRED, SWAPPED)]
     return verdict(
         intervals[MODEL, RAW],
         {CONTROLS[key]: intervals[key] for key in controls},

@@ -4,15 +4,17 @@ Only 95 % intervals decide. A side is + or - where an interval excludes zero, an
 does not. Of an effect whose raw interval has a side:
 
 survives             every length control has that side, and the effect at equal length lies beyond
-                     that of random networks and of other speech: its whole interval is farther out
+                     that of every control network and of other speech: its whole interval is
+                     farther out
 survives in part     so too, but the whole interval at equal length is less than half the raw effect
 explained by length  no length control has that side, the interval at equal length leaves the raw
                      effect out, and Gaussian rows of the same lengths move to that side
 undecided            all else, and effects without a raw side; the reason says what failed
 
-At equal length is with random rows of each text, the headline. Random networks and other speech
-were cut to their first rows, so they are compared with the model's own first rows. A length control
-on the opposite side counts against the raw effect.
+At equal length is with random rows of each text, the headline. Control networks (at random weights,
+or trained on unpaired audio and text) and other speech were cut to their first rows, so they are
+compared with the model's own first rows. A length control on the opposite side counts against the
+raw effect.
 """
 
 from collections.abc import Mapping
