@@ -158,6 +158,48 @@ def _predictions() -> str:
     return f"Of its {became.sum()} lines {true} came true, {false} did not, and {still} are open"
 
 
+def _kernels_on_cuda() -> list[str]:
+    """What docs/kernels.md says of a GPU, from the benchmarks' tables."""
+    folder = ROOT / "data" / "benchmarks"
+    table = pd.read_csv(folder / "cuda.csv")
+    exact = table[table.case == "propagators"]
+
+    def slower(way: str) -> str:
+        ratios = exact.ratio[exact.way == way]
+        return f"{ratios.min():.0f} to {ratios.max():.0f} times faster"
+
+    widest = exact[exact.width == 1280].set_index("way")
+    narrow = exact[(exact.width == 384) & (exact.tokens == 64)].set_index("way")
+    other = table[(table.case != "propagators") & (table.way != "ours")].set_index("way").ratio
+    jacfwd = "jacfwd per token, cached keys"
+    cost = pd.read_csv(folder / "throughput-cuda.csv").set_index("model")
+    named = cost.loc[["tiny", "large-v3-turbo", "large-v3"]]
+    speed, memory = named.utterances_per_second, named.peak_bytes / 1e9
+    small, large = cost.overhead[["tiny", "base", "small"]], cost.overhead[named.index[1:]]
+    seconds = named.propagator_seconds
+    return [
+        f"{slower('jacrev, full sequence')} than `jacrev` and {slower(jacfwd)} than `jacfwd`",
+        f"at {widest.product_share['ours']:.0%}".replace("%", " %")
+        + " of the card's rate of plain matrix products at the width of Turbo "
+        + f"({narrow.product_share['ours']:.0%}".replace("%", " %"),
+        f"{widest.peak_bytes['ours'] / 1e9:.1f} GB where `jacfwd` takes "
+        f"{widest.peak_bytes[jacfwd] / 1e9:.1f} GB",
+        f"the top two singular triplets {other['closed form, torch.linalg.svd']:.0f} times faster",
+        f"the graph index {other['networkx']:.0f} times faster",
+        "{:.0f} utterances of 32 tokens a second with Tiny, {:.0f} with Large-v3-Turbo and {:.0f} "
+        "with Large-v3 ({:.1f}, {:.1f} and {:.1f} GB)".format(*speed, *memory),
+        f"{100 * small.min():.0f} to {100 * small.max():.0f} % to decoding in the small models and "
+        f"{100 * large.min():.0f} to {100 * large.max():.0f} % in the two large ones",
+        "{:.2g}, {:.2g} and {:.2g} s".format(*seconds),
+    ]
+
+
+def test_the_page_on_kernels_says_what_the_tables_of_the_gpu_say() -> None:
+    prose = " ".join((ROOT / "docs" / "kernels.md").read_text().split())
+    for phrase in _kernels_on_cuda():
+        assert phrase in prose
+
+
 def test_the_prose_says_what_the_tables_say() -> None:
     prose = " ".join(README.split())
     tiny, base = _loops("tiny.en"), _loops("base")
