@@ -566,14 +566,11 @@ def test_errors_are_one_line_with_the_remedy(
     ("argument", "error"),
     [
         ("PROFILE=nosuch", "params/nosuch.yml: no such profile; there are: ladder"),
-        ("N=abc", "N is 'abc'; give a number of utterances, such as N=50"),
-        ("N=0", "N is '0'; give a number of utterances, such as N=50"),
-        ("N=-3", "N is '-3'; give a number of utterances, such as N=50"),
-        ("N=4 5", "N is '4 5'; give a number of utterances, such as N=50"),
-        (
-            "SHARDS=0",
-            "SHARDS is '0'; give a number of jobs for every measurement, such as SHARDS=4",
-        ),
+        ("N=abc", "N is 'abc'; give a whole number above zero, such as N=8"),
+        ("N=0", "N is '0'; give a whole number above zero, such as N=8"),
+        ("N=-3", "N is '-3'; give a whole number above zero, such as N=8"),
+        ("N=4 5", "N is '4 5'; give a whole number above zero, such as N=8"),
+        ("SHARDS=0", "SHARDS is '0'; give a whole number above zero, such as SHARDS=8"),
         ("ON=nosuch", "ON is 'nosuch'; there are: local"),
     ],
 )
