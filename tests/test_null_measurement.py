@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from companion.measurement.keys import FORMER, difference, key_of
+from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.nulls import (
     Side,
     averaged,
@@ -250,6 +250,12 @@ def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSetti
     old = {name: value for name, value in former.items() if name not in FORMER["nulls"]}
     assert difference(key(old), key(former)) is None
     assert difference(key(old), key(settings.plain())) is not None
+
+
+def test_the_controls_of_other_sizes_are_no_part_of_a_model_s_key() -> None:
+    controls = ["xs-shuffled-0", "s-shuffled-0", "xs-shuffled-1", "xs-0"]
+    assert unpaired_with("xs-3", controls) == ("xs-shuffled-0", "xs-shuffled-1")
+    assert unpaired_with("narrow-deep-0", controls) == unpaired_with("tiny.en", controls) == ()
 
 
 def test_older_rows_without_draws_are_read_as_of_the_first(

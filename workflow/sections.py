@@ -27,12 +27,14 @@ from companion.measurement.keys import (
     key_of,
     speech_digest,
     staleness,
+    unpaired_with,
 )
 from companion.speech.corpus import find_clips, find_utterances
 
 Values = dict[str, object]
 Run = tuple[str, str]  # kind and model
 RESULTS, MODELS, LADDER = "results", "models", "ladder"
+UNPAIRED = "unpaired"
 TABLES = ("_table", "_tables")
 
 
@@ -114,10 +116,12 @@ class Profile:
 
     def key(self, kind: str, model: str) -> Key:
         """The key that the rows of a kind and model must have."""
-        values = self.values[kind]
+        values: dict[str, Any] = self.values[kind]
         clips = from_root(values["nonspeech"]) if values.get("nonspeech") else None
         spoken = speech(from_root(values["corpus"]), clips)
         found = weights(model, from_root(values[LADDER]))
+        if UNPAIRED in values:
+            values = {**values, UNPAIRED: unpaired_with(model, values[UNPAIRED])}
         return key_of(kind, {**values, "model": model}, found, spoken)
 
     def _checked(self, name: str, section: object) -> Values:

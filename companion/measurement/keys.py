@@ -100,6 +100,12 @@ def parameters(values: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
+def unpaired_with(model: str, controls: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``controls`` that are a model's: ``xs-shuffled-0`` is one of ``xs-2``."""
+    size = model.rpartition("-")[0]
+    return tuple(name for name in controls if name.rpartition("-")[0] == f"{size}-shuffled")
+
+
 def speech_digest(utterances: Iterable["Utterance"]) -> str:
     """A checksum of ids, references and audio; of the whole corpus, as anybody may interfere."""
     utterances = list(utterances)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from companion.measurement.keys import parameters
+from companion.measurement.keys import parameters, unpaired_with
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.models.rules import Rule, rule
 from companion.speech.corpus import Corpus, find_clips
@@ -115,7 +115,7 @@ class NullSettings(SpectralSettings):
     Of every random network ``draws`` are made, on ``draw_utterances`` spread evenly over those that
     are measured, or on all. With 0 draws there is one of plain random weights, and no other.
     ``unpaired`` names models of the ladder that were trained on pairs of audio and text that do not
-    belong together; each is a control of the models of its architecture.
+    belong together; those of the model's own architecture are its controls, and others do not count.
     """
 
     orders: int = 1
@@ -129,6 +129,7 @@ class NullSettings(SpectralSettings):
         whole_number(self.draws, "draws", least=0)
         if self.draw_utterances is not None:
             whole_number(self.draw_utterances, "draw_utterances", least=1)
+        object.__setattr__(self, "unpaired", unpaired_with(self.model, self.unpaired))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Random networks beside the model that is measured, and the utterances they are drawn for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,14 +35,8 @@ def further_draws(
     for draw in range(1, min(settings.draws, PLAIN)):
         seed = draw_seed(settings.model, draw, settings.seed)
         yield TWIN, draw, load_random_twin(settings.model, settings.ladder, model.device, seed)
-    for draw, name in enumerate(unpaired_with(settings.model, settings.unpaired)):
+    for draw, name in enumerate(settings.unpaired):
         yield UNPAIRED, draw, load(name, settings.ladder, model.device)
-
-
-def unpaired_with(model: str, controls: Sequence[str]) -> list[str]:
-    """Those of ``controls`` that are a model's: ``xs-shuffled-0`` is one of ``xs-2``."""
-    size = model.rpartition("-")[0]
-    return [name for name in controls if name.rpartition("-")[0] == f"{size}-shuffled"]
 
 
 def drawn_for(settings: NullSettings) -> frozenset[str]:
