@@ -115,7 +115,7 @@ class NullSettings(SpectralSettings):
     Of every random network ``draws`` are made, on ``draw_utterances`` spread evenly over those that
     are measured, or on all. With 0 draws there is one of plain random weights, and no other.
     ``unpaired`` names models of the ladder that were trained on pairs of audio and text that do not
-    belong together; those of the model's own architecture are its controls, and others do not count.
+    belong together; those of the model's own size are its controls, and others do not count.
     """
 
     orders: int = 1
