@@ -6,19 +6,27 @@ Importing this package needs torch alone.
 """
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
-from spectral.jacobians.injections import injection, sensitivity, total_sensitivity
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
-from spectral.jacobians.linearised import LinearisedLayers, linearise
 from spectral.jacobians.operators import LinearOperator, function_operator
-from spectral.jacobians.products import product_bounds, stationary_rates
 from spectral.jacobians.propagators import (
+    LinearisedLayers,
     autodiff_propagators,
+    injection,
     layer_operator,
+    linearise,
     propagator_operator,
     propagators,
+    sensitivity,
     sublayer_propagators,
 )
-from spectral.jacobians.stability import growing_dimensions, layer_gains, unstable_dimensions
+from spectral.jacobians.stability import (
+    growing_dimensions,
+    layer_gains,
+    product_bounds,
+    stationary_rates,
+    unstable_dimensions,
+)
+from spectral.jacobians.tangents import total_sensitivity
 from spectral.jacobians.triplets import top_singular_triplets
 from spectral.spectra import (
     effective_rank,

@@ -5,6 +5,10 @@ import operator
 import torch
 from torch import Tensor
 
+CACHED, ON_DEVICE = 2**20, 2**28
+"""Numbers that a chunk of tokens may need, by default: on a CPU, so that they stay in its caches
+(and clear of the page faults that allocations above 32 MiB pay); and on any other device."""
+
 
 def as_float64(values: Tensor, name: str, layout: str) -> Tensor:
     """``values`` in float64 and outside autograd, after its dtype and dimensions are checked.
@@ -85,6 +89,13 @@ def whole_number(value: int, name: str, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
+
+
+def as_chunk(chunk: int | None, numbers: int, device: torch.device) -> int:
+    """``chunk`` itself, checked, or how many tokens of so many numbers each suit the device."""
+    if chunk is not None:
+        return whole_number(chunk, "chunk", least=1)
+    return max(1, (CACHED if device.type == "cpu" else ON_DEVICE) // max(numbers, 1))
 
 
 def power_of_two_near(largest: Tensor) -> Tensor:

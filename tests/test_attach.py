@@ -21,11 +21,11 @@ from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import greedy
 from companion.models.loading import is_here, load
 from companion.models.openai_model import OpenAIModel
+from companion.models.random_layers import random_layer
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
-from spectral.jacobians.testing import random_layer
 from spectral.tracing.trace import Trace
 
 CPU = torch.device("cpu")
@@ -718,5 +718,5 @@ def test_a_linearisation_s_frame_has_a_row_per_layer_item_and_token() -> None:
         lone.injection()
     with pytest.raises(ValueError, match="one hidden state per layer"):
         spectral.linearise(layers, torch.randn(3, 5, 8), torch.randn(9, 8))
-    with pytest.raises(ValueError, match="mask must broadcast to"):
+    with pytest.raises(ValueError, match="mask must have shape"):
         spectral.linearise(encoder, torch.randn(5, 8), mask=torch.ones(4, dtype=torch.bool))

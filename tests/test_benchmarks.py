@@ -31,10 +31,10 @@ from companion.benchmarks.rivals import (
 from companion.benchmarks.timing import OURS, Case, Way, measured
 from companion.models.loading import initialised
 from companion.models.openai_model import OpenAIModel
+from companion.models.random_layers import random_layer
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
 from spectral.jacobians.propagators import layer_operator, propagators
-from spectral.jacobians.testing import random_layer
 from spectral.spectra import eigenvalues
 
 WIDTH, TOKENS, FRAMES = 16, 3, 7

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.measurement.across import centre, partners, ranks_without
-from companion.measurement.dynamics import measure_dynamics
+from companion.measurement.dynamics import measure_dynamics, relative_distances
 from companion.measurement.dynamics_schemas import DYNAMICS
+from companion.measurement.readouts import majority_readout, ridge_readout
 from companion.measurement.run import batches, stressed
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
@@ -24,8 +25,6 @@ from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.speech.text import edits
 from companion.stress.mixture import Speakers
-from spectral.convergence import relative_distances
-from spectral.readouts import majority_readout, ridge_readout
 from spectral.spectra import effective_rank, eigenvalues
 
 SEED = 3

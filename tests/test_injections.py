@@ -10,22 +10,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
-from spectral.jacobians.injections import (
+from companion.models.random_layers import random_layer
+from spectral import (
+    Layer,
+    function_operator,
     injection,
-    joined,
-    layer_jacobians,
-    sensitivity,
-    total_sensitivity,
-)
-from spectral.jacobians.layers import Layer, forward
-from spectral.jacobians.operators import dense_operator, function_operator
-from spectral.jacobians.propagators import (
+    linearise,
     propagator_operator,
     propagators,
-    sublayer_propagators,
+    sensitivity,
+    top_singular_triplets,
+    total_sensitivity,
 )
-from spectral.jacobians.testing import random_layer
-from spectral.jacobians.triplets import top_singular_triplets
+from spectral.jacobians.context_jacobian import joined
+from spectral.jacobians.layers import forward
+from spectral.jacobians.operators import dense_operator
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 law = settings(derandomize=True, deadline=None, max_examples=15)
@@ -273,15 +272,21 @@ def test_products_with_vectors_that_all_tokens_share() -> None:
     assert_equal(found.shared_products(rows), found.operator().matmat(columns))
 
 
-def test_grams_of_parts_come_with_that_of_the_whole() -> None:
-    layers, context = stack_of(2, 12, 3), gaussian(2, 5, 12, seed=1)
-    found = sensitivity(layers, streams(layers, gaussian(2, 4, 12), context), context)
-    gram, cores = found.gram_and_cores(2)
-    assert_equal(gram, found.gram())
-    for i, heads in enumerate((slice(0, 3), slice(3, 6))):
-        part = found.through(heads)
-        ways = part.ways.reshape(2, 4, 12, -1)
+def test_injections_carried_on_add_up_to_the_sensitivity_and_come_with_their_parts() -> None:
+    layers, context = stack_of(3, 12, 3), gaussian(2, 5, 12, seed=1)
+    before, tokens = streams(layers, gaussian(2, 4, 12), context), slice(1, 4, 2)
+    point = linearise(layers, before, context, tokens=tokens)
+    upper, arriving = torch.eye(12, dtype=FLOAT64).expand(2, 2, 12, 12), []
+    for i in (2, 1, 0):
+        arriving.append(point.injection(i).then(upper))
+        upper = upper @ point.propagators()[i]
+    whole = sensitivity(layers, before, context, tokens=tokens)
+    gram, cores = joined(arriving[::-1]).gram_and_cores(3)
+    assert_equal(gram, whole.gram())
+    for i, part in enumerate(arriving[::-1]):
+        ways = part.ways.reshape(2, 2, 12, -1)
         assert_equal(ways @ cores[..., i, :, :] @ ways.mT, part.gram())
+    assert whole.to(torch.float32).gram().dtype == torch.float32
 
 
 def tiny_whisper() -> Callable[[Tensor], Tensor]:
@@ -381,31 +386,6 @@ def test_cuda_equals_cpu() -> None:
     vectors = gaussian(4, 60, 2)
     product = got.operator().matmat(vectors.cuda()).cpu()
     assert_equal(product, expected.operator().matmat(vectors))
-
-
-def test_all_jacobians_of_a_layer_at_once_are_those_one_by_one() -> None:
-    layers, context = stack_of(3, 12, 3), gaussian(7, 12, seed=1)
-    before = streams(layers, gaussian(5, 12), context)
-    tokens = slice(1, 4, 2)
-    found = [
-        layer_jacobians(layer, hidden, context, tokens)
-        for layer, hidden in zip(layers, before, strict=True)
-    ]
-    upper = torch.eye(found[0].propagator.shape[-1], dtype=FLOAT64).expand_as(found[0].propagator)
-    arriving = []
-    for one, layer, hidden in zip(found[::-1], layers[::-1], before[::-1], strict=True):
-        assert_equal(one.propagator, propagators(layer, hidden, context, tokens=tokens))
-        parts = sublayer_propagators(layer, hidden, context, tokens=tokens)
-        for name, value in vars(parts).items():
-            assert_equal(getattr(one.sublayers, name), value)
-        arriving.append(one.injection.then(upper))
-        upper = upper @ one.propagator
-    whole = sensitivity(layers, before, context, tokens=tokens)
-    assert_equal(joined(arriving[::-1]).gram(), whole.gram())
-    assert whole.to(torch.float32).gram().dtype == torch.float32
-    encoder = random_layer(12, 3, cross_attention=False, causal=False, dtype=FLOAT64)
-    with pytest.raises(ValueError, match="no injection"):
-        layer_jacobians(encoder, before[0], context)
 
 
 def test_columns_together_are_columns_one_by_one() -> None:

@@ -23,10 +23,9 @@ from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
 from companion.speech.corpus import find_utterances, read_wave
+from spectral import injection, propagators, sensitivity
 from spectral.jacobians.adapters import as_layer, as_norm
-from spectral.jacobians.injections import sensitivity
-from spectral.jacobians.normalisation import without_mean
-from spectral.jacobians.propagators import propagators
+from spectral.jacobians.sublayers import without_mean
 
 LAYERS, TOKENS = 2, 3
 
@@ -107,7 +106,6 @@ def test_numbers_are_those_of_the_kernels_in_float64(
         [propagators(*pair, context, tokens=chosen) for pair in zip(layers, hidden, strict=True)]
     )
     whole = sensitivity(layers, hidden, context, tokens=chosen)
-    heads = tiny.heads
     after = streams.last[0, chosen].double()
     norm = as_norm(tiny.final_norm, torch.float64)
     read = torch.func.vmap(
@@ -117,7 +115,7 @@ def test_numbers_are_those_of_the_kernels_in_float64(
             )
         )
     )(after)
-    first = whole.through(slice(0, heads))
+    first = injection(layers[0], hidden[0], context, tokens=chosen).then(matrices[1])
     centring = without_mean(torch.eye(tiny.width, dtype=torch.float64))
     gram = first.then(centring.expand(len(after), -1, -1)).gram()
     squares = without_mean(without_mean(whole.gram()).mT).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -127,7 +125,7 @@ def test_numbers_are_those_of_the_kernels_in_float64(
         "normed_product_norm": torch.linalg.matrix_norm(read @ matrices[1] @ matrices[0], 2),
         "state": without_mean(hidden[1][chosen].mT).norm(dim=0),
         "arriving": gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(),
-        "normed_arriving": first.then(read).norm(),
+        "normed_arriving": first.then(read).frame_norms().norm(dim=-1),
         "sensitivity": squares.sqrt(),
     }
     got = part[part.layer == 1]

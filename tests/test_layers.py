@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
+from companion.models.random_layers import random_layer
 from spectral.jacobians.adapters import as_layer
 from spectral.jacobians.layers import Layer, forward
-from spectral.jacobians.testing import random_layer
 
 WIDTH, HEADS, TOKENS, FRAMES = 24, 4, 6, 9
 

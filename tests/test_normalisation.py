@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.models.random_layers import random_layer
 from spectral.jacobians.layers import LayerNorm, normalised
-from spectral.jacobians.normalisation import layer_norm_jacobian, without_mean
 from spectral.jacobians.propagators import propagators
-from spectral.jacobians.testing import random_layer
+from spectral.jacobians.sublayers import layer_norm_jacobian, without_mean
 
 FLOAT64, WIDTH = torch.float64, 12
 

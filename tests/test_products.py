@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, tensor
 
-from spectral.jacobians.products import ProductBounds, product_bounds, stationary_rates
-from spectral.jacobians.stability import layer_gains
-from spectral.jacobians.testing import random_stack
+from companion.models.random_layers import random_stack
+from spectral import product_bounds, stationary_rates
+from spectral.jacobians.stability import ProductBounds, layer_gains
 from spectral.jacobians.triplets import top_singular_triplets
 
 ROUNDING = 1e-9  # relative, of bounds; ratios of singular values are resolved to 1e-13

@@ -11,6 +11,7 @@ from transformers import WhisperConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer
 
+from companion.models.random_layers import random_layer
 from spectral.jacobians.adapters import as_layer
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm, forward
 from spectral.jacobians.propagators import (
@@ -20,7 +21,6 @@ from spectral.jacobians.propagators import (
     propagators,
     sublayer_propagators,
 )
-from spectral.jacobians.testing import random_layer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 law = settings(derandomize=True, deadline=None, max_examples=25)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from companion.measurement.jacobians import Stack, jacobian_columns
+from companion.models.random_layers import random_layer
 from companion.models.streams import Streams
 from companion.results.regimes import (
     ATTRACTING,
@@ -22,7 +23,6 @@ from companion.results.regimes import (
     regimes,
 )
 from spectral.jacobians.layers import FeedForward, Layer, LayerNorm, forward
-from spectral.jacobians.testing import random_layer
 
 WIDTH, LAYERS, VOICES = 8, 4, 6
 

@@ -4,16 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectral.jacobians import linearisation
-from spectral.jacobians.layers import Layer, LayerNorm, forward, normalised
-from spectral.jacobians.linearisation import forward_passes
-from spectral.jacobians.tangents import (
-    layer_cotangents,
-    layer_norm_cotangents,
-    layer_norm_tangents,
-    layer_tangents,
-)
-from spectral.jacobians.testing import random_layer
+from companion.models.random_layers import random_layer
+from spectral import Layer, LayerNorm, _validation
+from spectral.jacobians.layers import forward, normalised, run
+from spectral.jacobians.sublayers import layer_norm_jacobian
+from spectral.jacobians.tangents import layer_cotangents, layer_tangents
 
 FLOAT64, WIDTH, HEADS, COUNT = torch.float64, 12, 3, 2
 
@@ -28,7 +23,7 @@ def layer(decoder: bool) -> Layer:
 
 @pytest.fixture(params=[2**20, 1], ids=["whole", "token by token"], autouse=True)
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linearisation, "CACHED", request.param)
+    monkeypatch.setattr(_validation, "CACHED", request.param)
 
 
 @pytest.mark.parametrize("tokens", [3, 4, 7])
@@ -37,10 +32,10 @@ def test_tangents_of_a_layer(decoder: bool, tokens: int) -> None:
     """Fewer tokens than a head is wide, as many, and more."""
     one, hidden = layer(decoder), gaussian(2, tokens, WIDTH)
     context = gaussian(2, 9, WIDTH, seed=1) if decoder else None
-    (seen,) = forward_passes([one], hidden, context)
+    seen = run(one, hidden, context)
     moved = gaussian(2, COUNT, tokens, WIDTH, seed=2)
     source = gaussian(2, COUNT, 9, WIDTH, seed=3) if decoder else None
-    got = layer_tangents(one, seen, moved, source)
+    got = layer_tangents(seen, moved, source)
     for i in range(COUNT):
         if context is None or source is None:
             pair = (hidden,), (moved[:, i],)
@@ -54,8 +49,8 @@ def test_tangents_of_a_layer(decoder: bool, tokens: int) -> None:
 def test_cotangents_of_a_layer(causal: bool) -> None:
     one = random_layer(WIDTH, HEADS, cross_attention=False, causal=causal, dtype=FLOAT64)
     hidden, moved = gaussian(2, 7, WIDTH), gaussian(2, COUNT, 7, WIDTH, seed=1)
-    (seen,) = forward_passes([one], hidden)
-    got = layer_cotangents(one, seen, moved)
+    seen = run(one, hidden)
+    got = layer_cotangents(seen, moved)
     pull = torch.func.vjp(lambda rows: forward(one, rows), hidden)[1]
     for i in range(COUNT):
         torch.testing.assert_close(got[:, i], pull(moved[:, i])[0])
@@ -64,9 +59,10 @@ def test_cotangents_of_a_layer(causal: bool) -> None:
 def test_a_layer_norm_both_ways() -> None:
     norm = LayerNorm(1 + 0.3 * gaussian(WIDTH), gaussian(WIDTH, seed=1), 1e-5)
     hidden, moved = 3 + gaussian(2, 5, WIDTH), gaussian(2, COUNT, 5, WIDTH, seed=1)
+    found = layer_norm_jacobian(norm, hidden[:, None])
     for i in range(COUNT):
         rows = moved[:, i]
         forth = torch.func.jvp(lambda rows: normalised(norm, rows), (hidden,), (rows,))[1]
         back = torch.func.vjp(lambda rows: normalised(norm, rows), hidden)[1](rows)[0]
-        torch.testing.assert_close(layer_norm_tangents(norm, hidden, moved)[:, i], forth)
-        torch.testing.assert_close(layer_norm_cotangents(norm, hidden, moved)[:, i], back)
+        torch.testing.assert_close(found.tangents(moved)[:, i], forth)
+        torch.testing.assert_close(found.cotangents(moved)[:, i], back)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from companion.models.random_layers import random_layer
 from spectral.jacobians.operators import LinearOperator, dense_operator
 from spectral.jacobians.propagators import propagator_operator, propagators
 from spectral.jacobians.stability import (
@@ -15,7 +16,6 @@ from spectral.jacobians.stability import (
     layer_gains,
     unstable_dimensions,
 )
-from spectral.jacobians.testing import random_layer
 from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

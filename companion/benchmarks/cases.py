@@ -18,10 +18,10 @@ from companion.benchmarks.rivals import (
     numpy_spectra,
 )
 from companion.benchmarks.timing import OURS, Case, Way
+from companion.models.random_layers import random_layer
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
 from spectral.jacobians.propagators import propagator_operator, propagators
-from spectral.jacobians.testing import random_layer
 from spectral.jacobians.triplets import top_singular_triplets
 from spectral.spectra import eigenvalues
 

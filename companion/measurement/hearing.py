@@ -10,18 +10,12 @@ from companion.models.decoding import greedy
 from companion.models.rules import Rule
 from companion.models.streams import Streams, residual_streams
 from companion.models.view import SpeechModel
+from spectral import LinearOperator, sensitivity, top_singular_triplets, total_sensitivity
 from spectral.jacobians.adapters import as_layer, as_norm
-from spectral.jacobians.injections import sensitivity, total_sensitivity
-from spectral.jacobians.layers import after_ffn
-from spectral.jacobians.linearisation import forward_passes
-from spectral.jacobians.operators import LinearOperator
-from spectral.jacobians.tangents import (
-    layer_cotangents,
-    layer_norm_cotangents,
-    layer_norm_tangents,
-    layer_tangents,
-)
-from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
+from spectral.jacobians.layers import run_all
+from spectral.jacobians.sublayers import layer_norm_jacobian
+from spectral.jacobians.tangents import layer_cotangents, layer_tangents
+from spectral.jacobians.triplets import SingularTriplets
 
 
 @dataclass(frozen=True)
@@ -67,23 +61,23 @@ def encoder_operator(model: SpeechModel, features: Tensor) -> LinearOperator:
     """
     layers = [as_layer(layer) for layer in model.encoder_layers]
     features = features.detach()
-    norm = as_norm(model.encoder_norm, features.dtype)
     embedded, pull = torch.func.vjp(model.embed, features)[:2]
-    passes = forward_passes(layers, embedded.detach())
-    last = after_ffn(layers[-1], passes[-1].hidden[-1])
+    passes = run_all(layers, embedded.detach())
+    last = passes[-1].output
+    norm = layer_norm_jacobian(as_norm(model.encoder_norm, features.dtype), last[:, None])
 
     def matmat(columns: Tensor) -> Tensor:
         rows = columns.mT.reshape(-1, *features.shape)
         moved = torch.stack([jvp(model.embed, (features,), (row,))[1] for row in rows], 1).detach()
-        for layer, seen in zip(layers, passes, strict=True):
-            moved = layer_tangents(layer, seen, moved)
-        return layer_norm_tangents(norm, last, moved)[0].flatten(1).mT
+        for seen in passes:
+            moved = layer_tangents(seen, moved)
+        return norm.tangents(moved)[0].flatten(1).mT
 
     def rmatmat(columns: Tensor) -> Tensor:
         rows = columns.mT.reshape(1, -1, *last.shape[1:])
-        moved = layer_norm_cotangents(norm, last, rows)
-        for layer, seen in zip(reversed(layers), reversed(passes), strict=True):
-            moved = layer_cotangents(layer, seen, moved)
+        moved = norm.cotangents(rows)
+        for seen in reversed(passes):
+            moved = layer_cotangents(seen, moved)
         return torch.stack([pull(row)[0].flatten().detach() for row in moved.unbind(1)], -1)
 
     shape = torch.Size([last.numel(), features.numel()])

@@ -1,7 +1,7 @@
 """Measure Jacobians: every layer at some tokens, trained and at random weights.
 
 Everything is modulo the direction 1, which no layer norm sees (see
-``spectral.jacobians.normalisation``), and products and injections once more after the final one.
+``spectral.jacobians.sublayers``), and products and injections once more after the final one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,23 +22,23 @@ from companion.models.rules import recorded
 from companion.models.streams import Streams, streams_in
 from companion.models.view import SpeechModel, encoded
 from companion.stress.mixture import Mixture
-from spectral.jacobians.adapters import as_layer, as_norm
-from spectral.jacobians.context_jacobian import ContextJacobian
-from spectral.jacobians.injections import (
-    LayerJacobians,
-    joined,
-    layer_jacobians,
+from spectral import (
+    LinearisedLayers,
+    growing_dimensions,
+    layer_gains,
+    linearise,
+    product_bounds,
+    top_singular_triplets,
     total_sensitivity,
+    unstable_dimensions,
 )
+from spectral.jacobians.adapters import as_layer, as_norm
+from spectral.jacobians.context_jacobian import ContextJacobian, joined
 from spectral.jacobians.layers import Layer, LayerNorm
-from spectral.jacobians.normalisation import (
-    LayerNormJacobian,
-    layer_norm_jacobian,
-    without_mean,
-)
-from spectral.jacobians.products import ProductBounds, product_bounds
-from spectral.jacobians.stability import growing_dimensions, layer_gains, unstable_dimensions
-from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
+from spectral.jacobians.propagators import SubLayerJacobians
+from spectral.jacobians.stability import ProductBounds
+from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian, without_mean
+from spectral.jacobians.triplets import SingularTriplets
 
 TRAINED, RANDOM = "trained", "random"
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
@@ -135,21 +135,18 @@ def jacobian_columns(
     stack: Stack, streams: Streams, chosen: slice, probes: int, seed: int
 ) -> dict[str, Tensor]:
     """Every number of one utterance at the chosen positions, each (layers, tokens)."""
-    context = streams.context[0].double()
-    found = [
-        layer_jacobians(layer, hidden[0].double(), context, chosen)
-        for layer, hidden in zip(stack.layers, streams.hidden, strict=True)
-    ]
+    hidden = [stream[0].double() for stream in streams.hidden]
+    found = linearise(stack.layers, hidden, streams.context[0].double(), tokens=chosen)
     states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
     norms = layer_norm_jacobian(stack.final_norm, states)
-    propagators = torch.stack([one.propagator for one in found])
+    propagators = found.propagators()
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
     uppers = _uppers(matrices)
-    columns = _layer_columns(propagators, matrices, _by_layer(triplets))
+    columns = _layer_columns(propagators, matrices, triplets.unbind())
     columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
-    columns |= _sublayer_columns(found)
-    columns |= _product_columns(uppers, norms, _by_layer(triplets))
+    columns |= _sublayer_columns(found.sublayers())
+    columns |= _product_columns(uppers, norms, triplets.unbind())
     return columns | _context_columns(stack, found, uppers, norms, streams, chosen, probes, seed)
 
 
@@ -161,15 +158,6 @@ def _uppers(matrices: Tensor) -> Tensor:
     for matrix in matrices.flip(0):
         found.append(found[-1] @ matrix)
     return torch.stack(found[::-1])
-
-
-def _by_layer(triplets: SingularTriplets) -> list[SingularTriplets]:
-    """Triplets (layers, tokens, ...) one layer at a time."""
-    columns = vars(triplets)
-    return [
-        SingularTriplets(**{name: value[i] for name, value in columns.items()})
-        for i in range(len(triplets.sigma))
-    ]
 
 
 def _layer_columns(
@@ -190,10 +178,9 @@ def _layer_columns(
     }
 
 
-def _sublayer_columns(found: list[LayerJacobians]) -> dict[str, Tensor]:
+def _sublayer_columns(factors: SubLayerJacobians) -> dict[str, Tensor]:
     """Of the sub-layers' own Jacobians."""
-    factors = [[getattr(one.sublayers, name) for one in found] for name in COMPONENTS]
-    sigma = _largest_two(without_mean(torch.stack([torch.stack(each) for each in factors])))
+    sigma = _largest_two(without_mean(torch.stack([getattr(factors, name) for name in COMPONENTS])))
     columns: dict[str, Tensor] = {}
     for name, values in zip(COMPONENTS, sigma, strict=True):
         columns |= {f"{name}_sigma_1": values[..., 0], f"{name}_gap": _ratio(values)}
@@ -248,7 +235,7 @@ def _bounds(triplets: list[SingularTriplets]) -> ProductBounds:
 
 def _context_columns(
     stack: Stack,
-    found: list[LayerJacobians],
+    found: LinearisedLayers,
     uppers: Tensor,
     norms: LayerNormJacobian,
     streams: Streams,
@@ -257,9 +244,9 @@ def _context_columns(
     seed: int,
 ) -> dict[str, Tensor]:
     """Injections, J_L, and how much of the total derivative it explains; in float32."""
-    single = [one.injection.to(torch.float32) for one in found]
+    single = [found.injection(i).to(torch.float32) for i in range(len(stack.layers))]
     whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
-    gram, cores = whole.gram_and_cores(len(found))
+    gram, cores = whole.gram_and_cores(len(single))
     ways = torch.stack([one.ways[0] for one in single])
     columns = _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
     sizes = torch.linalg.eigvalsh(gram).clamp(min=0)

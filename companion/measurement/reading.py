@@ -15,10 +15,10 @@ from companion.measurement.dynamics_schemas import (
     READOUT,
     SWAPPED_AUDIO,
 )
+from companion.measurement.readouts import majority_readout, ridge_readout
 from companion.measurement.texts import Row
 from companion.models.states import states, text_of
 from companion.models.view import SpeechModel
-from spectral.readouts import majority_readout, ridge_readout
 
 
 def readable(model: SpeechModel, reference: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from companion.results.effects import interval_columns
 from companion.results.intervals import interval, weighted_mean
 from companion.results.jacobians import SETTING, TOKEN
-from spectral.jacobians.products import stationary_rates
+from spectral import stationary_rates
 
 DISPERSIVE, ATTRACTING, NEITHER, UNDECIDED = "dispersive", "attracting", "neither", "undecided"
 COORDINATES = ("log10_rate", "alignment_margin", "log10_product", "rank_one_share")

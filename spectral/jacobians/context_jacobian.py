@@ -11,16 +11,25 @@ is the way from a head's output to the hidden state. Everything asked of J follo
 small tensors.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from spectral._validation import as_chunk
+from spectral.jacobians.layers import Attended, Attention
 from spectral.jacobians.operators import LinearOperator
+from spectral.jacobians.sublayers import by_token
 
 _BLOCK = 256
 """Columns of a block: a matrix product has no faster way to a symmetric result."""
+
+_HEADS_ALONG = {
+    "ways": -1, "weights": 2, "values": 1, "outputs": 2, "keys": 2, "value_weights": 0
+}  # fmt: skip
+"""The tensors of a :class:`ContextJacobian`, and the dimension along which their heads lie."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,8 @@ class ContextJacobian:
     def gram_and_cores(self, parts: int) -> tuple[Tensor, Tensor]:
         """J J' and, of so many parts of equally many heads, what lies between their ways in it.
 
-        Part i, which is that through ``through`` its heads, has a Gram matrix of ways @ core @
-        ways'. As many operations as :meth:`gram`.
+        A part by itself, with its own heads' ways, has the Gram matrix ways @ core @ ways'. As many
+        operations as :meth:`gram`.
 
         Returns:
             Shapes ``(*batch, T, D, D)`` and ``(*batch, T, parts, N d / parts, N d / parts)``.
@@ -125,10 +134,6 @@ class ContextJacobian:
         squares: Tensor = torch.linalg.eigvalsh(self.gram())
         return squares.flip(-1).clamp(min=0).sqrt()
 
-    def norm(self) -> Tensor:
-        """Frobenius norm of J, shape ``(*batch, T)``; as many operations as :meth:`frame_norms`."""
-        return self.frame_norms().norm(dim=-1)
-
     def then(self, matrix: Tensor) -> "ContextJacobian":
         """M J for matrices M ``(*batch, T, rows, D)``: rows D N d multiply-adds per token."""
         matrix = matrix.reshape(*self.ways.shape[:2], *matrix.shape[-2:])
@@ -136,25 +141,7 @@ class ContextJacobian:
 
     def to(self, dtype: torch.dtype) -> "ContextJacobian":
         """The same in another dtype."""
-        tensors = {
-            field.name: getattr(self, field.name).to(dtype)
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), Tensor)
-        }
-        return replace(self, **tensors)
-
-    def through(self, heads: slice) -> "ContextJacobian":
-        """The part of J through some of its N heads: those of one layer, say."""
-        ways = torch.unflatten(self.ways, -1, (self.keys.shape[2], -1))[..., heads, :].flatten(-2)
-        return replace(
-            self,
-            ways=ways,
-            weights=self.weights[:, :, heads],
-            values=self.values[:, heads],
-            outputs=self.outputs[:, :, heads],
-            keys=self.keys[:, :, heads],
-            value_weights=self.value_weights[heads],
-        )
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in _HEADS_ALONG})
 
     def _blocks(self) -> Iterator[tuple[int, slice]]:
         items, tokens = self.ways.shape[:2]
@@ -226,6 +213,47 @@ class ContextJacobian:
         through_values = torch.einsum("btns,btnck->btsck", self.weights, value)
         result = (through_keys + through_values).flatten(2, 3)
         return result.reshape(*self.shape, *result.shape[2:])
+
+
+def through_heads(attention: Attention, attended: Attended, ways: Tensor) -> ContextJacobian:
+    """The context's Jacobian through one layer's heads; ``ways``: from their outputs onward."""
+    *batch, heads, tokens, _ = attended.weights.shape
+    items = math.prod(batch)
+    key_weight, value_weight = (
+        torch.unflatten(weight, 0, (heads, -1))
+        for weight in (attention.key_weight, attention.value_weight)
+    )
+    asked = attention.scale * attended.query @ key_weight
+    weights, outputs, keys = (
+        by_token(rows).reshape(items, tokens, heads, rows.shape[-1])
+        for rows in (attended.weights, attended.output, asked)
+    )
+    return ContextJacobian(
+        shape=torch.Size([*batch, tokens]),
+        ways=ways.reshape(items, tokens, *ways.shape[-2:]),
+        weights=weights,
+        values=attended.value.reshape(items, *attended.value.shape[-3:]),
+        outputs=outputs,
+        keys=keys,
+        value_weights=value_weight,
+        chunk=1,
+    )
+
+
+def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> ContextJacobian:
+    """The sum of Jacobians of the same tokens by one context, as one through all their heads."""
+    widths = {part.values.shape[-1] for part in parts}
+    if len(widths) > 1:
+        raise ValueError(f"all heads must have one width, got {sorted(widths)}")
+    inner = sum(part.ways.shape[-1] for part in parts)
+    numbers = 2 * inner * (parts[0].weights.shape[-1] + 2 * inner)
+    tensors = {
+        name: torch.cat([getattr(part, name) for part in parts], dim)
+        for name, dim in _HEADS_ALONG.items()
+    }
+    return ContextJacobian(
+        parts[0].shape, **tensors, chunk=as_chunk(chunk, numbers, parts[0].ways.device)
+    )
 
 
 def _symmetric(rows: Tensor) -> Tensor:

@@ -1,14 +1,19 @@
 """A pre-norm transformer layer as plain tensors, and its forward pass in plain torch.
 
-The kernels see layers through these dataclasses alone; ``spectral.jacobians.adapters`` makes them
-from the modules of transformers and openai-whisper.
+The kernels see layers through these dataclasses alone; ``spectral.whisper`` makes them from the
+modules of transformers and openai-whisper.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,23 @@ class FeedForward:
     out_bias: Tensor  # (width,)
 
 
+_AXES = {
+    "query_weight": ("inner", "width"),
+    "query_bias": ("inner",),
+    "key_weight": ("inner", "source"),
+    "key_bias": ("inner",),
+    "value_weight": ("inner", "source"),
+    "value_bias": ("inner",),
+    "in_weight": ("inner", "width"),
+    "in_bias": ("inner",),
+    "out_weight": ("width", "inner"),
+    "out_bias": ("width",),
+    "norm.weight": ("width",),
+    "norm.bias": ("width",),
+}
+"""Of the tensors of a sub-layer; ``inner`` of an FFN is its hidden width."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One pre-norm layer: each sub-layer's output is added to the residual stream.
@@ -70,17 +92,24 @@ class Layer:
     causal: bool
 
     def __post_init__(self) -> None:
-        width = self.width
-        _require_attention(self.self_attention, "self_attention", width, source=width)
-        if self.cross_attention is not None:
-            _require_attention(self.cross_attention, "cross_attention", width, source=None)
-        hidden = len(self.ffn.in_weight)
-        _require_shape(self.ffn.in_weight, "ffn.in_weight", (hidden, width))
-        _require_shape(self.ffn.in_bias, "ffn.in_bias", (hidden,))
-        _require_shape(self.ffn.out_weight, "ffn.out_weight", (width, hidden))
-        _require_shape(self.ffn.out_bias, "ffn.out_bias", (width,))
-        _require_norm(self.ffn.norm, "ffn.norm", width)
-        kinds = {(t.dtype, t.device) for t in _tensors(self)}
+        for name in ("self_attention", "cross_attention", "ffn"):
+            part = getattr(self, name)
+            if part is None:
+                continue
+            inner = len(part.in_weight if name == "ffn" else part.query_bias)
+            if name != "ffn" and (part.heads < 1 or inner % part.heads):
+                raise ValueError(
+                    f"{name}.heads must divide {inner}, its inner width, got {part.heads}"
+                )
+            source = part.key_weight.shape[-1] if name == "cross_attention" else self.width
+            sizes = {"width": self.width, "inner": inner, "source": source}
+            for field, tensor in _tensors(part):
+                shape = tuple(sizes[axis] for axis in _AXES[field])
+                if tensor.shape != shape:
+                    raise ValueError(
+                        f"{name}.{field} must have shape {shape}, got {tuple(tensor.shape)}"
+                    )
+        kinds = {(tensor.dtype, tensor.device) for _, tensor in _tensors(self)}
         if len(kinds) > 1:
             raise ValueError(
                 f"all weights must have one dtype and device, got {sorted(map(str, kinds))}: "
@@ -124,6 +153,29 @@ class Attended:
     output: Tensor  # (*batch, heads, T, d), weights @ value
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A layer's forward pass at some tokens, with what its derivatives need of it."""
+
+    layer: Layer
+    hidden: tuple[Tensor, ...]  # residual stream before each sub-layer, (*batch, T, width)
+    self_attended: Attended
+    cross_attended: Attended | None
+    inner: Tensor  # (*batch, T, hidden width), before the gelu
+
+    @property
+    def output(self) -> Tensor:
+        """The residual stream after the layer, ``(*batch, T, width)``."""
+        ffn = self.layer.ffn
+        heard = functional.linear(functional.gelu(self.inner), ffn.out_weight, ffn.out_bias)
+        return self.hidden[-1] + heard
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """The gelu's derivative at ``inner``."""
+        return gelu_slope(self.inner)
+
+
 def forward(
     layer: Layer, hidden: Tensor, context: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
@@ -139,26 +191,41 @@ def forward(
     Returns:
         Shape ``(*batch, tokens, width)``.
     """
-    normal = normalised(layer.self_attention.norm, hidden)
-    seen = visible(hidden.shape[-2], layer.causal, mask, hidden.device)
-    hidden = hidden + attention_output(
-        layer.self_attention, attend(layer.self_attention, normal, normal, seen)
-    )
-    if layer.cross_attention is not None:
+    return run(layer, hidden, context, mask).output
+
+
+def run(
+    layer: Layer,
+    hidden: Tensor,
+    context: Tensor | None = None,
+    mask: Tensor | None = None,
+    tokens: slice = ALL,
+) -> Pass:
+    """:func:`forward` at the tokens asked for; keys and values come from all of them."""
+    own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
+    normal = normalised(own.norm, hidden)
+    seen = _visible(hidden.shape[-2], layer.causal, mask, hidden.device)
+    seen = seen if seen is None else seen[..., tokens, :]
+    attended = _attend(own, normal[..., tokens, :], normal, seen)
+    streams = [hidden[..., tokens, :]]
+    streams.append(streams[0] + _projected(own, attended))
+    crossed = None
+    if cross is not None:
         if context is None:
             raise ValueError("a layer with cross-attention needs context, (*batch, frames, width)")
-        normal = normalised(layer.cross_attention.norm, hidden)
-        hidden = hidden + attention_output(
-            layer.cross_attention, attend(layer.cross_attention, normal, context)
-        )
-    return after_ffn(layer, hidden)
+        crossed = _attend(cross, normalised(cross.norm, streams[-1]), context)
+        streams.append(streams[-1] + _projected(cross, crossed))
+    inner = functional.linear(normalised(ffn.norm, streams[-1]), ffn.in_weight, ffn.in_bias)
+    return Pass(layer, tuple(streams), attended, crossed, inner)
 
 
-def after_ffn(layer: Layer, hidden: Tensor) -> Tensor:
-    """The residual stream ``(*batch, tokens, width)`` behind the FFN, from that before it."""
-    ffn = layer.ffn
-    inner = functional.linear(normalised(ffn.norm, hidden), ffn.in_weight, ffn.in_bias)
-    return hidden + functional.linear(functional.gelu(inner), ffn.out_weight, ffn.out_bias)
+def run_all(layers: Sequence[Layer], hidden: Tensor, context: Tensor | None = None) -> list[Pass]:
+    """Every layer's pass at all tokens: hidden ``(*batch, T, width)`` before the lowest."""
+    passes: list[Pass] = []
+    for layer in layers:
+        passes.append(run(layer, hidden, context))
+        hidden = passes[-1].output
+    return passes
 
 
 def normalised(norm: LayerNorm, hidden: Tensor) -> Tensor:
@@ -166,7 +233,19 @@ def normalised(norm: LayerNorm, hidden: Tensor) -> Tensor:
     return functional.layer_norm(hidden, hidden.shape[-1:], norm.weight, norm.bias, norm.eps)
 
 
-def visible(tokens: int, causal: bool, mask: Tensor | None, device: torch.device) -> Tensor | None:
+def standardised(norm: LayerNorm, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states less their mean over their deviation, and its inverse, ``(*batch, T, 1)``."""
+    centred = hidden - hidden.mean(-1, keepdim=True)
+    inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    return centred * inverse, inverse
+
+
+def gelu_slope(inner: Tensor) -> Tensor:
+    """The derivative of the exact gelu, of any shape."""
+    return torch.special.ndtr(inner) + inner * (inner.square() / -2).exp() / math.sqrt(2 * math.pi)
+
+
+def _visible(tokens: int, causal: bool, mask: Tensor | None, device: torch.device) -> Tensor | None:
     """Which key (column) each query (row) of self-attention may see, or None for every one.
 
     Every token sees itself, real or not, so that no row is empty.
@@ -181,10 +260,10 @@ def visible(tokens: int, causal: bool, mask: Tensor | None, device: torch.device
     return seen
 
 
-def attend(
+def _attend(
     attention: Attention, queries: Tensor, source: Tensor, seen: Tensor | None = None
 ) -> Attended:
-    """Attention of normalised tokens ``(*batch, T, width)`` over ``(*batch, S, source width)``.
+    """Normalised tokens ``(*batch, T, width)`` over ``(*batch, S, source width)``.
 
     ``seen`` broadcasts to ``(*batch, heads, T, S)``. T S inner multiply-adds twice, beside the
     projections.
@@ -205,7 +284,7 @@ def attend(
     return Attended(query, key, value, weights, weights @ value)
 
 
-def attention_output(attention: Attention, attended: Attended) -> Tensor:
+def _projected(attention: Attention, attended: Attended) -> Tensor:
     """What attention adds to the residual stream, ``(*batch, T, width)``."""
     joined = attended.output.transpose(-2, -3).flatten(-2)
     return functional.linear(joined, attention.out_weight, attention.out_bias)
@@ -225,41 +304,11 @@ def _moved(part: _Part, dtype: torch.dtype, device: torch.device) -> _Part:
     return replace(part, **changed)  # type: ignore[arg-type]
 
 
-def _tensors(part: _Part) -> list[Tensor]:
-    found = []
+def _tensors(part: _Part) -> Iterator[tuple[str, Tensor]]:
+    """All tensors, by the way to them, such as ``norm.weight``."""
     for field in fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Tensor):
-            found.append(value)
+            yield field.name, value
         elif isinstance(value, _Part):
-            found.extend(_tensors(value))
-    return found
-
-
-def _require_attention(part: Attention, name: str, width: int, source: int | None) -> None:
-    inner = len(part.query_bias)
-    if part.heads < 1 or inner % part.heads:
-        raise ValueError(f"{name}.heads must divide {inner}, its inner width, got {part.heads}")
-    source = part.key_weight.shape[-1] if source is None else source
-    _require_norm(part.norm, f"{name}.norm", width)
-    for field, shape in {
-        "query_weight": (inner, width),
-        "key_weight": (inner, source),
-        "value_weight": (inner, source),
-        "out_weight": (width, inner),
-        "query_bias": (inner,),
-        "key_bias": (inner,),
-        "value_bias": (inner,),
-        "out_bias": (width,),
-    }.items():
-        _require_shape(getattr(part, field), f"{name}.{field}", shape)
-
-
-def _require_norm(norm: LayerNorm, name: str, width: int) -> None:
-    _require_shape(norm.weight, f"{name}.weight", (width,))
-    _require_shape(norm.bias, f"{name}.bias", (width,))
-
-
-def _require_shape(tensor: Tensor, name: str, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+            yield from ((f"{field.name}.{name}", tensor) for name, tensor in _tensors(value))

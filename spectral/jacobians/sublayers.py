@@ -1,4 +1,4 @@
-r"""The Jacobians of a layer's sub-layers at many tokens, in factored, closed form.
+r"""The Jacobians of a layer's sub-layers and norms at many tokens, in factored, closed form.
 
 With past keys and values held fixed, one head's output :math:`o = \sum_s a_s v_s` moves by
 
@@ -7,9 +7,15 @@ With past keys and values held fixed, one head's output :math:`o = \sum_s a_s v_
 
 with :math:`\gamma` the scale of the logits; the last two terms, through the token's own key and
 value, exist in self-attention alone. A layer norm with centred, scaled input :math:`\hat x` and
-inverse deviation r has the Jacobian :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`. Its
-constant part goes into the weights behind it, r into the token's own factors; what is left of it
-is the projection :math:`P = I - e e'`, :math:`e = \hat x / \sqrt D`.
+inverse deviation r has the Jacobian :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`. In
+front of a sub-layer its constant part goes into the weights behind it, r into the token's own
+factors; what is left of it is the projection :math:`P = I - e e'`, :math:`e = \hat x / \sqrt D`.
+
+Every sub-layer, and the logits, read the residual stream through a layer norm, which takes no
+notice of an equal change of all coordinates. So a propagator has W 1 = 1 exactly, whatever the
+layer does, and no product of propagators can have a norm below one. What a layer does to anything
+that is ever read is the map it induces on the quotient by 1; with :math:`P = I - 11'/D` this is
+:math:`P W = P W P`, and :math:`(P W_L) \cdots (P W_1) = P W_L \cdots W_1`.
 """
 
 import math
@@ -19,7 +25,97 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spectral.jacobians.layers import Attended, Attention, FeedForward, LayerNorm
+from spectral.jacobians.layers import (
+    Attended,
+    Attention,
+    LayerNorm,
+    Pass,
+    standardised,
+)
+from spectral.jacobians.operators import LinearOperator
+
+
+def without_mean(matrix: Tensor) -> Tensor:
+    """P M, each column less its mean: matrices ``(*batch, width, columns)`` modulo 1.
+
+    Example:
+        >>> without_mean(torch.tensor([[3.0], [1.0]])).T
+        tensor([[ 1., -1.]])
+    """
+    return matrix - matrix.mean(-2, keepdim=True)
+
+
+@dataclass(frozen=True)
+class LayerNormJacobian:
+    """diag(gain) (I - 11'/D - x x'/D) at hidden states ``(*batch, width)``."""
+
+    gain: Tensor  # (*batch, width): r w
+    along: Tensor  # (*batch, width): x, centred and scaled
+
+    def tangents(self, rows: Tensor) -> Tensor:
+        """Of the norm, from those of hidden states: rows that broadcast with ``gain``."""
+        return self._projected(rows) * self.gain
+
+    def cotangents(self, rows: Tensor) -> Tensor:
+        """Of hidden states, from those of the norm: rows that broadcast with ``gain``."""
+        return self._projected(rows * self.gain)
+
+    def apply(self, matrix: Tensor) -> Tensor:
+        """Products with matrices ``(*batch, width, columns)``; 5 width multiply-adds a column."""
+        return self[..., None, :].tangents(matrix.mT).mT
+
+    def operator(self) -> LinearOperator:
+        """The same as an operator of shape ``(*batch, width, width)``."""
+        width = self.gain.shape[-1]
+        flat = LayerNormJacobian(self.gain.reshape(-1, width), self.along.reshape(-1, width))
+        return LinearOperator(
+            torch.Size([*self.gain.shape, width]),
+            self.apply,
+            lambda columns: self[..., None, :].cotangents(columns.mT).mT,
+            self.gain.dtype,
+            self.gain.device,
+            lambda index: flat[index].operator(),
+        )
+
+    def __getitem__(self, index: object) -> "LayerNormJacobian":
+        """The same at some of the states."""
+        return LayerNormJacobian(self.gain[index], self.along[index])  # type: ignore[index]
+
+    def to(self, dtype: torch.dtype) -> "LayerNormJacobian":
+        """The same in another dtype."""
+        return LayerNormJacobian(self.gain.to(dtype), self.along.to(dtype))
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        rows = rows - rows.mean(-1, keepdim=True)
+        return rows - self.along * (self.along * rows).mean(-1, keepdim=True)
+
+
+def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
+    r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
+
+    As the inverse deviation r falls with the size of the hidden state, products with it on their
+    left are relative to that size. Without eps the hidden state itself is a null direction too.
+
+    Args:
+        norm: Its weights.
+        hidden: Hidden states ``(*batch, width)``.
+
+    Returns:
+        ``(*batch,)`` matrices of width x width, in factors.
+
+    Raises:
+        ValueError: For hidden states of another width than the norm's.
+
+    Example:
+        >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
+        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).apply(torch.eye(2)).norm() < 1e-6
+        tensor(True)
+    """
+    width = len(norm.weight)
+    if hidden.shape[-1] != width:
+        raise ValueError(f"hidden must have width {width}, got shape {tuple(hidden.shape)}")
+    along, inverse = standardised(norm, hidden)
+    return LayerNormJacobian(norm.weight * inverse, along)
 
 
 @dataclass(frozen=True)
@@ -30,12 +126,6 @@ class OwnToken:
     value_weight: Tensor  # (inner, width), behind the norm
     key: Tensor  # (n, heads, width): r gamma q' K, what moves the token's own logit
     response: Tensor  # (n, heads, width): a_t O (v_t - o), what that does to the output
-
-    def at(self, tokens: Tensor | slice) -> "OwnToken":
-        """The same at some of the n tokens."""
-        return OwnToken(
-            self.value_gain[tokens], self.value_weight, self.key[tokens], self.response[tokens]
-        )
 
 
 @dataclass(frozen=True)
@@ -54,22 +144,20 @@ class AttentionJacobian:
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
         """J' u for rows u, ``(n, k, width)``; as many operations as :meth:`apply`."""
-        heads = self.heads.shape[1]
         inner = rows @ self.out_weight
         result = _per_head(inner, self.heads) @ self.query_weight
         if self.own is not None:
-            gained = torch.unflatten(inner, -1, (heads, -1)) * self.own.value_gain[:, None, :, None]
-            result = result + gained.flatten(-2) @ self.own.value_weight
+            result = result + self._gained(inner, self.own) @ self.own.value_weight
             result = result + (rows @ self.own.response.mT) @ self.own.key
         return _project(result, self.direction)
 
     def transposed(self) -> Tensor:
         """J', ``(n, width, width)``; D^3 + d D^2 multiply-adds each, all in matrix products."""
-        heads = self.heads.shape[1]
-        inner = self.heads @ torch.unflatten(self.query_weight, 0, (heads, -1))
+        split = (self.heads.shape[1], -1)
+        inner = self.heads @ torch.unflatten(self.query_weight, 0, split)
         left, right = [self.direction[:, :, None]], [-self._unprojected(self.direction[:, None])]
         if self.own is not None:
-            weight = torch.unflatten(self.own.value_weight, 0, (heads, -1))
+            weight = torch.unflatten(self.own.value_weight, 0, split)
             inner.addcmul_(self.own.value_gain[:, :, None, None], weight)
             left, right = [*left, self.own.key.mT], [*right, self.own.response]
         # The projection and the own key's part have rank 1 + heads together.
@@ -79,17 +167,23 @@ class AttentionJacobian:
 
     def at(self, tokens: Tensor | slice) -> "AttentionJacobian":
         """The same at some of the n tokens."""
-        own = None if self.own is None else self.own.at(tokens)
+        own = self.own
+        if own is not None:
+            gain, key, response = (rows[tokens] for rows in (own.value_gain, own.key, own.response))
+            own = OwnToken(gain, own.value_weight, key, response)
         return replace(self, direction=self.direction[tokens], heads=self.heads[tokens], own=own)
 
     def _unprojected(self, rows: Tensor) -> Tensor:
-        heads = self.heads.shape[1]
         inner = _per_head(rows @ self.query_weight.T, self.heads.mT)
         if self.own is None:
             return inner @ self.out_weight.T
-        value = torch.unflatten(rows @ self.own.value_weight.T, -1, (heads, -1))
-        inner = inner + (value * self.own.value_gain[:, None, :, None]).flatten(-2)
+        inner = inner + self._gained(rows @ self.own.value_weight.T, self.own)
         return inner @ self.out_weight.T + (rows @ self.own.key.mT) @ self.own.response
+
+    def _gained(self, inner: Tensor, own: OwnToken) -> Tensor:
+        """Rows ``(n, k, inner)``, each head's part times its value's gain."""
+        by_head = torch.unflatten(inner, -1, (self.heads.shape[1], -1))
+        return (by_head * own.value_gain[:, None, :, None]).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -127,45 +221,38 @@ class FeedForwardJacobian:
 SubLayerJacobian = AttentionJacobian | FeedForwardJacobian
 
 
-def feed_forward_jacobian(ffn: FeedForward, hidden: Tensor, inner: Tensor) -> FeedForwardJacobian:
-    """The FFN's Jacobian from its input ``(*batch, T, D)`` and its values before the gelu."""
-    direction, inverse = _direction(ffn.norm, hidden)
-    return FeedForwardJacobian(
-        direction.flatten(0, -2),
-        (gelu_slope(inner) * inverse).flatten(0, -2),
-        _behind(ffn.norm, ffn.in_weight),
-        ffn.out_weight,
-    )
+def sublayer_jacobians(seen: Pass, tokens: slice, chunk: int) -> tuple[SubLayerJacobian, ...]:
+    """Self-attention's, cross-attention's (where there is one) and the FFN's, batch flattened.
 
-
-def gelu_slope(inner: Tensor) -> Tensor:
-    """The derivative of the exact gelu, of any shape."""
-    return torch.special.ndtr(inner) + inner * (inner.square() / -2).exp() / math.sqrt(2 * math.pi)
-
-
-def attention_jacobian(
-    attention: Attention,
-    hidden: Tensor,
-    attended: Attended,
-    chunk: int,
-    own: slice | None = None,
-) -> AttentionJacobian:
-    """Attention's Jacobian from its input ``(*batch, T, D)``, over S keys.
-
-    S d D multiply-adds per token, ``chunk`` tokens at a time. ``own``, for self-attention, says
-    which of the keys' tokens the T are.
+    ``tokens``: those of the layer that were passed, whose own keys are among all keys. S d D
+    multiply-adds per token and attention, ``chunk`` tokens of an utterance at a time.
     """
+    layer = seen.layer
+    found: list[SubLayerJacobian] = [
+        _of_attention(layer.self_attention, seen.hidden[0], seen.self_attended, chunk, tokens)
+    ]
+    if layer.cross_attention is not None and seen.cross_attended is not None:
+        found.append(
+            _of_attention(layer.cross_attention, seen.hidden[1], seen.cross_attended, chunk)
+        )
+    direction, inverse = _direction(layer.ffn.norm, seen.hidden[-1])
+    gain = (seen.slope * inverse).flatten(0, -2)
+    weight = _behind(layer.ffn.norm, layer.ffn.in_weight)
+    return (*found, FeedForwardJacobian(direction, gain, weight, layer.ffn.out_weight))
+
+
+def _of_attention(
+    attention: Attention, hidden: Tensor, attended: Attended, chunk: int, own: slice | None = None
+) -> AttentionJacobian:
+    """From its input ``(*batch, T, D)``; ``own``: which of self-attention's keys the T have."""
     direction, inverse = _direction(attention.norm, hidden)
     heads = _query_jacobians(attended, chunk) * (attention.scale * inverse[..., None, None])
-    own_token = None
-    if own is not None:
-        own_token = _own_token(attention, attended, inverse, own)
     return AttentionJacobian(
-        direction.flatten(0, -2),
+        direction,
         heads.flatten(0, -4),
         _behind(attention.norm, attention.query_weight),
         attention.out_weight,
-        own_token,
+        None if own is None else _own_token(attention, attended, inverse, own),
     )
 
 
@@ -181,7 +268,7 @@ def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
     output = output[..., None]
     value = value.mT.contiguous()[:, :, None]
     result = key.new_empty(len(key), tokens, heads, d, d)
-    for item, some in blocks(len(key), tokens, chunk):
+    for item, some in _blocks(len(key), tokens, chunk):
         scaled = value[item] * weights[item, :, some, None]
         # One product per head for all tokens of the block, instead of one per token.
         product = torch.unflatten(scaled.flatten(2, 3) @ key[item], 2, (-1, d))
@@ -190,30 +277,30 @@ def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
     return result.reshape(*batch, tokens, heads, d, d)
 
 
-def blocks(items: int, tokens: int, chunk: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(items: int, tokens: int, chunk: int) -> Iterator[tuple[slice, slice]]:
     """Slices of utterances and of their tokens, ``chunk`` tokens or fewer together."""
-    long = min(tokens, chunk)
-    wide = max(1, chunk // max(long, 1))
+    long = max(1, min(tokens, chunk))
+    wide = max(1, chunk // long)
     for first in range(0, items, wide):
-        for start in range(0, tokens, max(long, 1)):
+        for start in range(0, tokens, long):
             yield slice(first, first + wide), slice(start, start + long)
 
 
 def _own_token(
     attention: Attention, attended: Attended, inverse: Tensor, tokens: slice
 ) -> OwnToken:
-    """What comes through the token's own key and value, n tokens with the batch flattened."""
     position = torch.arange(attended.key.shape[-2], device=inverse.device)[tokens]
     own_weight = attended.weights.gather(
         -1, position[:, None].expand(*attended.weights.shape[:-1], 1)
     )
     response = own_weight * (attended.value[..., position, :] - attended.output)
-    query = attended.query * (attention.scale * inverse.unsqueeze(-3))
+    inverse = inverse.unsqueeze(-3)
+    query = attended.query * (attention.scale * inverse)
     split = (attention.heads, -1)
     key_weight = torch.unflatten(_behind(attention.norm, attention.key_weight), 0, split)
     out_weight = torch.unflatten(attention.out_weight.T, 0, split)
     return OwnToken(
-        by_token(own_weight * inverse.unsqueeze(-3)).squeeze(-1),
+        by_token(own_weight * inverse).squeeze(-1),
         _behind(attention.norm, attention.value_weight),
         by_token(query @ key_weight),
         by_token(response @ out_weight),
@@ -226,10 +313,9 @@ def by_token(rows: Tensor) -> Tensor:
 
 
 def _direction(norm: LayerNorm, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """e = (h - mean) r / sqrt(D), and r = 1 / sqrt(var + eps), per token."""
-    centred = hidden - hidden.mean(-1, keepdim=True)
-    inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    return centred * (inverse / math.sqrt(hidden.shape[-1])), inverse
+    """e, ``(n, width)``, and r, ``(*batch, T, 1)``, of every token."""
+    along, inverse = standardised(norm, hidden)
+    return (along / math.sqrt(hidden.shape[-1])).flatten(0, -2), inverse
 
 
 def _behind(norm: LayerNorm, weight: Tensor) -> Tensor:

@@ -4,53 +4,121 @@ They stand behind the batch: k tangents or cotangents at ``(B, T, width)`` are `
 All that is large is a product of matrices, and what the point itself gives is computed once.
 """
 
+from collections.abc import Sequence
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from spectral.jacobians.layers import Attended, Attention, Layer, LayerNorm
-from spectral.jacobians.linearisation import Pass, as_chunk
+from spectral._validation import as_chunk
+from spectral.jacobians.layers import (
+    ALL,
+    Attended,
+    Attention,
+    Layer,
+    LayerNorm,
+    Pass,
+    forward,
+    run_all,
+)
+from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.propagators import checked
+from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian
+
+_TOGETHER = 2**22
+"""Numbers of directions of the context, or of logits, moved at once by a layer."""
 
 
-def layer_tangents(layer: Layer, seen: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
+def layer_tangents(seen: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
     """Of a layer's output, ``(B, k, T, D)``, from its input's and the context's ``(B, k, S, C)``.
 
     ``seen`` is its forward pass at all its tokens. Without a context the layer has none.
     """
-    own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
-    normal = layer_norm_tangents(own.norm, seen.hidden[0], moved)
-    moved = moved + attention_tangents(own, seen.self_attended, normal, normal)
+    own, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
+    normal = _norm(own.norm, seen.hidden[0]).tangents(moved)
+    moved = moved + _attention_tangents(own, seen.self_attended, normal, normal)
     if cross is not None:
         assert seen.cross_attended is not None
         assert source is not None
-        normal = layer_norm_tangents(cross.norm, seen.hidden[1], moved)
-        moved = moved + attention_tangents(cross, seen.cross_attended, normal, source)
-    normal = layer_norm_tangents(ffn.norm, seen.hidden[-1], moved)
-    inner = (normal @ ffn.in_weight.T) * seen.slope[:, None]
-    return moved + inner @ ffn.out_weight.T
+        normal = _norm(cross.norm, seen.hidden[1]).tangents(moved)
+        moved = moved + _attention_tangents(cross, seen.cross_attended, normal, source)
+    normal = _norm(ffn.norm, seen.hidden[-1]).tangents(moved)
+    return moved + ((normal @ ffn.in_weight.T) * seen.slope[:, None]) @ ffn.out_weight.T
 
 
-def layer_cotangents(layer: Layer, seen: Pass, moved: Tensor) -> Tensor:
+def layer_cotangents(seen: Pass, moved: Tensor) -> Tensor:
     """Of the input of a layer without cross-attention, ``(B, k, T, D)``, from its output's."""
-    own, ffn = layer.self_attention, layer.ffn
-    inner = (moved @ ffn.out_weight) * seen.slope[:, None]
-    moved = moved + layer_norm_cotangents(ffn.norm, seen.hidden[-1], inner @ ffn.in_weight)
-    normal = self_attention_cotangents(own, seen.self_attended, moved)
-    return moved + layer_norm_cotangents(own.norm, seen.hidden[0], normal)
+    own, ffn = seen.layer.self_attention, seen.layer.ffn
+    inner = ((moved @ ffn.out_weight) * seen.slope[:, None]) @ ffn.in_weight
+    moved = moved + _norm(ffn.norm, seen.hidden[-1]).cotangents(inner)
+    normal = _self_attention_cotangents(own, seen.self_attended, moved)
+    return moved + _norm(own.norm, seen.hidden[0]).cotangents(normal)
 
 
-def layer_norm_tangents(norm: LayerNorm, hidden: Tensor, moved: Tensor) -> Tensor:
-    """Of the norm at hidden states ``(B, T, D)``, from theirs: ``(B, k, T, D)`` both."""
-    along, inverse = _along(norm, hidden)
-    return _projected(moved, along) * (norm.weight * inverse)[:, None]
+def total_sensitivity(
+    layers: Sequence[Layer], hidden: Tensor, context: Tensor, tokens: slice = ALL
+) -> LinearOperator:
+    """The total derivative of the last hidden states by the context, matrix-free.
+
+    With what arrives through earlier tokens' keys and values, of which ``sensitivity`` knows
+    nothing. Columns of J V go through the layers together, 2 S C multiply-adds each per layer, head
+    and token, or per layer and D where that is less; a column of J' U is a vjp of all layers.
+
+    Args:
+        layers: Decoder layers from the lowest to the highest.
+        hidden: The residual stream before the lowest, ``(*batch, tokens, width)``.
+        context: Shape ``(*batch, frames, source width)``, with the batch of ``hidden``.
+        tokens: Whose last hidden states; one (``slice(t, t + 1)``) for its own Jacobian.
+
+    Returns:
+        An operator of shape ``(*batch, T D, S C)`` for T tokens.
+
+    Raises:
+        ValueError: As :func:`spectral.linearise`.
+
+    Example:
+        >>> total_sensitivity(layers, torch.ones(5, 8), torch.ones(20, 8), slice(4, 5)).shape
+        torch.Size([8, 160])
+    """
+    hidden, source, _ = checked(layers[0], hidden, context)
+    assert source is not None
+    batch, (frames, width) = hidden.shape[:-2], source.shape[-2:]
+    rows, items = hidden.reshape(-1, *hidden.shape[-2:]), source.reshape(-1, frames, width)
+    passes = cache(lambda: run_all(layers, rows, items))
+
+    def moved(directions: Tensor) -> Tensor:
+        result = directions.new_zeros(*directions.shape[:2], *rows.shape[1:])
+        for seen in passes():
+            result = layer_tangents(seen, result, directions)
+        return result[:, :, tokens]
+
+    def matmat(columns: Tensor) -> Tensor:
+        directions = columns.mT.reshape(len(items), -1, frames, width)
+        assert layers[0].cross_attention is not None
+        logits = layers[0].cross_attention.heads * rows.shape[-2]
+        numbers = len(items) * frames * max(width, logits)
+        parts = torch.split(directions, max(1, _TOGETHER // numbers), dim=1)
+        found = torch.cat([moved(part) for part in parts], 1)
+        return found.flatten(2).mT.reshape(*batch, -1, found.shape[1])
+
+    def last(context: Tensor) -> Tensor:
+        stream = hidden
+        for layer in layers:
+            stream = forward(layer, stream, context)
+        return stream[..., tokens, :]
+
+    pull = cache(lambda: function_operator(last, source, source.ndim - 2).rmatmat)
+    shape = torch.Size([*batch, hidden[..., tokens, :].shape[-2:].numel(), frames * width])
+    return LinearOperator(
+        shape, matmat, lambda columns: pull()(columns), hidden.dtype, hidden.device
+    )
 
 
-def layer_norm_cotangents(norm: LayerNorm, hidden: Tensor, moved: Tensor) -> Tensor:
-    """Of hidden states ``(B, T, D)``, from those of the norm there: ``(B, k, T, D)`` both."""
-    along, inverse = _along(norm, hidden)
-    return _projected(moved * (norm.weight * inverse)[:, None], along)
+def _norm(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
+    return layer_norm_jacobian(norm, hidden[:, None])
 
 
-def attention_tangents(
+def _attention_tangents(
     attention: Attention, attended: Attended, queries: Tensor, source: Tensor
 ) -> Tensor:
     r"""Of what attention adds to the stream, ``(B, k, T, D)``.
@@ -58,35 +126,27 @@ def attention_tangents(
     .. math:: do_t = \sum_s a_{ts} (z_{ts} - \bar z_t) v_s + a_{ts}\, dv_s, \qquad
         z_{ts} = \gamma (dq_t' k_s + q_t' dk_s)
 
-    The source's tangents are projected to keys and values, or, where that is less, queries and
-    weights of all heads are taken to the source: S C multiply-adds per head and T, or per D.
-
-    Args:
-        attention: Its weights.
-        attended: Its forward pass.
-        queries: Tangents of the normalised queries' side, ``(B, k, T, D)``.
-        source: Tangents of keys' and values' side, ``(B, k, S, C)``.
+    from tangents of the normalised queries' side, ``(B, k, T, D)``, and of keys' and values' side,
+    ``(B, k, S, C)``. The source's are projected to keys and values, or, where that is less, queries
+    and weights of all heads are taken to the source: S C multiply-adds per head and T, or per D.
     """
     split = (attention.heads, -1)
     query = attention.scale * attended.query
-    asked = torch.unflatten(queries @ (attention.scale * attention.query_weight.T), -1, split)
-    asked = asked.transpose(2, 3)
-    key_weight, value_weight = (
-        torch.unflatten(weight, 0, split)
-        for weight in (attention.key_weight, attention.value_weight)
-    )
+    asked = _by_head(attention, queries @ (attention.scale * attention.query_weight.T))
     projected = query.shape[-2] > query.shape[-1]
     if projected:
         keys, values = (
-            torch.unflatten(source @ weight.T, -1, split).transpose(2, 3)
+            _by_head(attention, source @ weight.T)
             for weight in (attention.key_weight, attention.value_weight)
         )
         keys = torch.cat([keys, attended.key[:, None].expand_as(keys)], -1)
-    numbers = queries.shape[1] * attended.weights[..., 0, :].numel()
-    size = as_chunk(None, numbers, queries.device)
+    else:
+        key_weight, value_weight = (
+            torch.unflatten(weight, 0, split)
+            for weight in (attention.key_weight, attention.value_weight)
+        )
     found = torch.empty_like(asked)
-    for start in range(0, query.shape[-2], size):
-        some = slice(start, start + size)
+    for some in _blocks(attended, queries):
         weights, output = attended.weights[..., some, :], attended.output[..., some, :]
         if projected:
             both = [query[:, None, :, some].expand_as(asked[..., some, :]), asked[..., some, :]]
@@ -104,18 +164,14 @@ def attention_tangents(
     return _joined(found) @ attention.out_weight.T
 
 
-def self_attention_cotangents(attention: Attention, attended: Attended, moved: Tensor) -> Tensor:
+def _self_attention_cotangents(attention: Attention, attended: Attended, moved: Tensor) -> Tensor:
     """Of the normalised hidden states, from those of what attention adds: ``(B, k, T, D)`` both."""
-    split = (attention.heads, -1)
     query, key, value = attended.query, attended.key, attended.value
-    heard = torch.unflatten(moved @ attention.out_weight, -1, split).transpose(2, 3)
+    heard = _by_head(attention, moved @ attention.out_weight)
     along = (heard * attended.output[:, None]).sum(-1, keepdim=True)
     queries = torch.empty_like(heard)
     keys, values = torch.zeros_like(heard), torch.zeros_like(heard)
-    numbers = moved.shape[1] * attended.weights[..., 0, :].numel()
-    size = as_chunk(None, numbers, moved.device)
-    for start in range(0, query.shape[-2], size):
-        some = slice(start, start + size)
+    for some in _blocks(attended, moved):
         weights, part = attended.weights[..., some, :], heard[..., some, :]
         logits = torch.einsum("bkntd,bnsd->bknts", part, value)
         logits -= along[..., some, :]
@@ -128,19 +184,18 @@ def self_attention_cotangents(attention: Attention, attended: Attended, moved: T
     return result + _joined(values) @ attention.value_weight
 
 
+def _blocks(attended: Attended, moved: Tensor) -> list[slice]:
+    """Slices of the queries' tokens, by what the logits of all k vectors take."""
+    numbers = moved.shape[1] * attended.weights[..., 0, :].numel()
+    size = as_chunk(None, numbers, moved.device)
+    return [slice(start, start + size) for start in range(0, attended.query.shape[-2], size)]
+
+
+def _by_head(attention: Attention, rows: Tensor) -> Tensor:
+    """Rows ``(B, k, T, inner)`` by head, ``(B, k, heads, T, d)``."""
+    return torch.unflatten(rows, -1, (attention.heads, -1)).transpose(2, 3)
+
+
 def _joined(rows: Tensor) -> Tensor:
     """Heads ``(B, k, heads, T, d)`` side by side, ``(B, k, T, inner)``."""
     return rows.transpose(2, 3).flatten(3)
-
-
-def _along(norm: LayerNorm, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Standardised hidden states, ``(B, 1, T, D)``, and their inverse deviations, ``(B, T, 1)``."""
-    centred = hidden - hidden.mean(-1, keepdim=True)
-    inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    return (centred * inverse)[:, None], inverse
-
-
-def _projected(moved: Tensor, along: Tensor) -> Tensor:
-    """Rows less their mean and their part along the standardised hidden state."""
-    moved = moved - moved.mean(-1, keepdim=True)
-    return moved - along * (along * moved).mean(-1, keepdim=True)

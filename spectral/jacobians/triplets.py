@@ -39,6 +39,11 @@ class SingularTriplets:
     converged: Tensor  # (*batch,), bool: every residual at most tolerance times sigma_1
     iterations: Tensor  # (*batch,), int64: block steps until then, or until the limit
 
+    def unbind(self) -> list["SingularTriplets"]:
+        """One for each entry of the first dimension of the batch, such as a layer."""
+        each = zip(*vars(self).values(), strict=True)
+        return [SingularTriplets(*tensors) for tensors in each]
+
 
 def top_singular_triplets(
     matrix: Tensor | LinearOperator,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spectral._validation import whole_number
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
 from spectral.jacobians.adapters import as_layer
-from spectral.jacobians.linearised import linearise
+from spectral.jacobians.propagators import linearise
 from spectral.moments import Moments
 from spectral.spectra import eigenvalues, observables, slope_reason
 from spectral.tracing.entries import told

@@ -1,4 +1,4 @@
-"""Random layers, for tests and benchmarks of the kernels."""
+"""Random layers and stacks of propagators, for theory, tests and benchmarks of the kernels."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,14 @@
+"""What the examples in docstrings of ``spectral`` take as given: layers of width 8."""
+
+from typing import Any
+
+import pytest
+
+from companion.models.random_layers import random_layer
+
+
+@pytest.fixture(autouse=True)
+def _layers_of_examples(doctest_namespace: dict[str, Any]) -> None:
+    doctest_namespace["layers"] = [random_layer(width=8, heads=2, seed=seed) for seed in (0, 1)]
+    doctest_namespace["layer"] = doctest_namespace["layers"][0]
+    doctest_namespace["encoder_layer"] = random_layer(8, 2, cross_attention=False, causal=False)
