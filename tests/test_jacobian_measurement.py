@@ -24,8 +24,8 @@ from companion.models.view import SpeechModel
 from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
 from companion.speech.corpus import find_utterances, read_wave
 from spectral import injection, propagators, sensitivity
-from spectral.jacobians.adapters import as_layer, as_norm
 from spectral.jacobians.sublayers import without_mean
+from spectral.whisper import as_layer, as_norm
 
 LAYERS, TOKENS = 2, 3
 

@@ -11,8 +11,8 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 from companion.models.random_layers import random_layer
-from spectral.jacobians.adapters import as_layer
 from spectral.jacobians.layers import Layer, forward
+from spectral.whisper import as_layer
 
 WIDTH, HEADS, TOKENS, FRAMES = 24, 4, 6, 9
 

@@ -30,7 +30,7 @@ from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel, last_logits
 from spectral import effective_rank, eigenvalues, propagators
-from spectral.jacobians.adapters import as_layer
+from spectral.whisper import as_layer
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")

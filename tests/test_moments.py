@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spectral.moments import Moments
+from companion.measurement.moments import Moments
 from spectral.spectra import eigenvalues
 
 

@@ -37,7 +37,7 @@ from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.scoring import word_error
 from spectral import eigenvalues, propagators
-from spectral.jacobians.adapters import as_layer
+from spectral.whisper import as_layer
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")

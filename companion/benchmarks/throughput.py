@@ -26,8 +26,8 @@ from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.speech.corpus import SAMPLE_RATE, Utterance
 from companion.stress.mixture import Mixture
-from spectral.jacobians.adapters import as_layer
 from spectral.jacobians.propagators import propagators
+from spectral.whisper import as_layer
 
 TOKENS = 32
 _SECONDS = 10  # of audio; the model hears 30 s whatever it is given

@@ -11,11 +11,11 @@ from companion.models.rules import Rule
 from companion.models.streams import Streams, residual_streams
 from companion.models.view import SpeechModel
 from spectral import LinearOperator, sensitivity, top_singular_triplets, total_sensitivity
-from spectral.jacobians.adapters import as_layer, as_norm
 from spectral.jacobians.layers import run_all
 from spectral.jacobians.sublayers import layer_norm_jacobian
 from spectral.jacobians.tangents import layer_cotangents, layer_tangents
 from spectral.jacobians.triplets import SingularTriplets
+from spectral.whisper import as_layer, as_norm
 
 
 @dataclass(frozen=True)

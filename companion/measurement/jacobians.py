@@ -32,13 +32,13 @@ from spectral import (
     total_sensitivity,
     unstable_dimensions,
 )
-from spectral.jacobians.adapters import as_layer, as_norm
 from spectral.jacobians.context_jacobian import ContextJacobian, joined
 from spectral.jacobians.layers import Layer, LayerNorm
 from spectral.jacobians.propagators import SubLayerJacobians
 from spectral.jacobians.stability import ProductBounds
 from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian, without_mean
 from spectral.jacobians.triplets import SingularTriplets
+from spectral.whisper import as_layer, as_norm
 
 TRAINED, RANDOM = "trained", "random"
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
@@ -139,13 +139,14 @@ def jacobian_columns(
     found = linearise(stack.layers, hidden, streams.context[0].double(), tokens=chosen)
     states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
     norms = layer_norm_jacobian(stack.final_norm, states)
-    propagators = found.propagators()
+    sublayers = found.sublayers()
+    propagators = sublayers.product()
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
     uppers = _uppers(matrices)
     columns = _layer_columns(propagators, matrices, triplets.unbind())
     columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
-    columns |= _sublayer_columns(found.sublayers())
+    columns |= _sublayer_columns(sublayers)
     columns |= _product_columns(uppers, norms, triplets.unbind())
     return columns | _context_columns(stack, found, uppers, norms, streams, chosen, probes, seed)
 

@@ -29,6 +29,7 @@ from companion.measurement.activations import (
     kept_rows,
 )
 from companion.measurement.keys import staleness
+from companion.measurement.moments import Moments
 from companion.measurement.observables import largest
 from companion.measurement.provenance import key_of_run
 from companion.measurement.run import measure
@@ -46,7 +47,6 @@ from companion.speech.corpus import find_utterances
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import LOOP_COMPRESSION
 from spectral._validation import whole_number
-from spectral.moments import Moments
 from spectral.spectra import effective_rank, resolved_modes, spectral_slope
 
 KEPT, DROPPED, CAPPED, MATCHED = "kept", "dropped", "capped", "matched"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from companion.models.decoding import Transcript
 from companion.models.view import SpeechModel
-from spectral.tracing.hooks import COMPONENTS as COMPONENTS
-from spectral.tracing.hooks import HIDDEN_STATE as HIDDEN_STATE
-from spectral.tracing.hooks import KEY, KINDS, QUERY, positions_before, watching
+from spectral.whisper import COMPONENTS as COMPONENTS
+from spectral.whisper import HIDDEN_STATE as HIDDEN_STATE
+from spectral.whisper import KEY, KINDS, QUERY, positions_before, watching
 
 
 @dataclass(frozen=True)

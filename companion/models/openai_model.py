@@ -20,7 +20,7 @@ from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from companion.models.view import SpeechModel, Tokens, Window, embedded, kept_rows
 from companion.models.vocabulary import Vocabulary, of_rows
-from spectral.tracing.structure import openai_layers
+from spectral.whisper import decoder_layers
 
 Cache = dict[nn.Module, Tensor]
 
@@ -41,7 +41,7 @@ class OpenAIModel(SpeechModel):
         self.heads = model.dims.n_text_head
         self.limit = model.dims.n_text_ctx - len(self.tokens.prompt)
         self.window_samples = N_SAMPLES
-        self.layers = openai_layers(model.decoder)
+        self.layers = decoder_layers(model.decoder)
         self.encoder_layers = list(model.encoder.blocks)
         self.final_norm, self.encoder_norm = model.decoder.ln, model.encoder.ln_post
 

@@ -13,7 +13,7 @@ from companion.models.tokenizer import PROMPT
 from companion.models.view import SpeechModel, Tokens, embedded, kept_rows
 from companion.models.vocabulary import END, added_text, is_multilingual
 from companion.speech.corpus import SAMPLE_RATE
-from spectral.tracing.structure import transformers_layers
+from spectral.whisper import decoder_layers
 
 _CHARACTERS = 256  # at most so many tokens: no pair of characters has one of its own
 
@@ -49,7 +49,7 @@ class TransformersModel(SpeechModel):
         self.heads = model.config.decoder_attention_heads
         self.limit = model.config.max_target_positions - len(self.tokens.prompt)
         self.window_samples = int(extractor.n_samples)
-        self.layers = transformers_layers(model.model.decoder)
+        self.layers = decoder_layers(model.model.decoder)
         self.encoder_layers = list(model.model.encoder.layers)
         self.final_norm = model.model.decoder.layer_norm
         self.encoder_norm = model.model.encoder.layer_norm

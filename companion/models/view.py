@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from spectral.tracing.structure import DecoderLayer
+from spectral.whisper import DecoderLayer
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,15 @@ class SubLayerJacobians:
     cross_attention: Tensor | None
     ffn: Tensor
 
+    def product(self) -> Tensor:
+        """W, ``(*batch, tokens, width, width)``; 2 D^3 multiply-adds each."""
+        below = self.self_attention
+        if self.cross_attention is not None:
+            below = below + self.cross_attention + self.cross_attention @ below
+        whole = self.ffn + below + self.ffn @ below
+        whole.diagonal(dim1=-2, dim2=-1).add_(1)
+        return whole
+
 
 @dataclass(frozen=True)
 class Linearisation:

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.spectra import NOISE, ROUNDING
-from spectral.tracing.hooks import COMPONENTS, KINDS, past, watching
-from spectral.tracing.structure import Decoder
+from spectral.whisper import COMPONENTS, KINDS, Decoder, past, watching
 
 EMBEDDING = "embedding"
 """The residual stream before the first layer."""
@@ -31,37 +29,6 @@ class Call:
     held: Tensor  # (held,), which of the run's windows
     tokens: Tensor  # (held, new positions), the decoder's input
     outputs: dict[tuple[str, int], Tensor]  # by kind and layer, (held, new positions, width)
-
-
-@dataclass(frozen=True)
-class Grams:
-    """Gram matrices of one component's text rows less their mean, by layer, in float64."""
-
-    matrices: Tensor  # (layers, T, T)
-    largest: Tensor  # (layers,), magnitude before centring
-    width: int
-
-    @classmethod
-    def of(cls, rows: Tensor) -> "Grams":
-        """Of rows (layers, T, width)."""
-        values = rows.double()
-        largest = values.abs().flatten(1).amax(1) if values.numel() else values.new_zeros(len(rows))
-        if rows.shape[1]:
-            values = values - values.mean(1, keepdim=True)
-        return cls(values @ values.mT, largest, rows.shape[2])
-
-    def eigenvalues(self, rows: int | None = None) -> Tensor:
-        """Those of :func:`spectral.eigenvalues` of the first rows, (layers, min(rows, width))."""
-        grams = self.matrices[:, :rows, :rows]
-        count = grams.shape[-1]
-        if count < 2:
-            return grams.new_zeros(len(grams), min(count, self.width))
-        grams = grams - grams.mean(1, keepdim=True)
-        grams = grams - grams.mean(2, keepdim=True)
-        modes: Tensor = torch.linalg.eigvalsh(grams).flip(-1)[:, : self.width]
-        rounding = count * self.width * (ROUNDING * self.largest).square()
-        noise = torch.maximum(NOISE * modes[:, 0], rounding)[:, None]
-        return modes.where(modes >= noise, 0.0) / (count - 1)
 
 
 class Run:
@@ -83,7 +50,7 @@ class Run:
         self.attempt = 1
         self.temperature: float | None = None
         self.kept: list[bool | None] = [None] * self.windows
-        self.grams: list[dict[str, Grams]] | None = None  # by window and component
+        self.reduced: list[dict[str, Tensor]] | None = None  # by window and component, (L, T, n)
         self._fed: list[list[int]] = []
 
     def add(self, call: Call) -> None:
@@ -116,25 +83,35 @@ class Run:
 
     def outputs(self, kind: str, layer: int, window: int) -> Tensor:
         """Of one window at every position fed, (positions, width)."""
-        if self.grams is not None:
+        if self.reduced is not None:
             raise ValueError(f"no {kind} is kept, but Gram matrices: attach(model, keep='rows')")
         positions = len(self.fed()[window])
         return self.calls[0].outputs[kind, layer][window, :positions]
 
+    def stacked(self, kind: str, layers: int, window: int, rows: Sequence[int]) -> Tensor:
+        """Some positions of one window in all layers, (layers, rows, width)."""
+        return torch.stack([self.outputs(kind, i, window)[list(rows)] for i in range(layers)])
+
     def close(self, rows: Sequence[Sequence[int]] | None, layers: int) -> None:
-        """No more calls; ``rows``: the positions of each window's text, for Gram matrices alone."""
+        """No more calls; ``rows``: the positions of each window's text, for Gram matrices alone.
+
+        Kept of these is L of A = L Q with orthonormal rows in Q, (layers, T, min(T, width)) in
+        float64: so many first rows of L have the Gram matrix of as many of A.
+        """
         self.cache = self.keys = None
         self.fed()
-        if rows is None or self.grams is not None:
+        if rows is None or self.reduced is not None:
             return
-        found = []
-        for window, chosen in enumerate(rows):
-            by_kind = {
-                kind: [self.outputs(kind, i, window)[list(chosen)] for i in range(layers)]
+        self.reduced = [
+            {
+                kind: torch.linalg.qr(
+                    self.stacked(kind, layers, window, chosen).double().mT, mode="r"
+                ).R.mT
                 for kind in COMPONENTS
             }
-            found.append({kind: Grams.of(torch.stack(each)) for kind, each in by_kind.items()})
-        self.grams, self.calls, self.context = found, [], None
+            for window, chosen in enumerate(rows)
+        ]
+        self.calls, self.context = [], None
 
     def text(self, window: int, start: int, end: int) -> tuple[list[int], list[int]]:
         """Positions that predict a window's text, and its tokens: those below ``end``, up to it.

@@ -1,7 +1,7 @@
 """``spectral.attach``: record a Whisper in memory while its own library decodes with it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,15 +11,11 @@ from torch import Tensor, nn
 
 from spectral._validation import whole_number
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
-from spectral.jacobians.adapters import as_layer
 from spectral.jacobians.propagators import linearise
-from spectral.moments import Moments
 from spectral.spectra import eigenvalues, observables, slope_reason
 from spectral.tracing.entries import told
-from spectral.tracing.hooks import COMPONENTS, HIDDEN_STATE, KEY, QUERY
 from spectral.tracing.runs import EMBEDDING, Recorder, Run
-from spectral.tracing.structure import recognise
-from spectral.tracing.tables import Table
+from spectral.whisper import COMPONENTS, HIDDEN_STATE, KEY, QUERY, as_layer, recognise
 
 NAMES = {
     "self_attn.out": "self_attention",
@@ -37,6 +33,31 @@ _SPECTRA = (*_WINDOW, "layer", "component", "k", "resolved", "n_eff", "n_eff_sin
 _JACOBIANS = (*_WINDOW, "token", "layer", "sigma_1", "ratio", "alignment", "gain", "unstable",
               "injection")  # fmt: skip
 _GRAPHS = (*_WINDOW, "layer", "graph", "head", "Kf")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of results, column by column, all of one length."""
+
+    columns: dict[str, list[Any]]
+
+    @classmethod
+    def of(cls, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> "Table":
+        """From rows that have all these names; without any row, the names alone."""
+        columns: dict[str, list[Any]] = {name: [] for name in names}
+        for row in rows:
+            for name, column in columns.items():
+                column.append(row[name])
+        return cls(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def to_frame(self) -> Any:
+        """A pandas.DataFrame; pandas is imported here alone."""
+        import pandas
+
+        return pandas.DataFrame(self.columns)
 
 
 @dataclass(frozen=True)
@@ -172,27 +193,16 @@ class Trace:
         """Covariance eigenvalues of a component, (layers, min(T, width)) of every window."""
         if component not in COMPONENTS:
             raise KeyError(f"no component {component!r}; there are: {', '.join(COMPONENTS)}")
-        found = []
-        for _, run, window in self._windows():
-            if run.grams is not None:
-                found.append(run.grams[window.row][component].eigenvalues(rows))
-            else:
-                found.append(eigenvalues(self._stacked(run, window, component)[:, :rows]))
-        return found
-
-    def moments(self, component: str) -> list[Moments]:
-        """A component's moments by layer, one group per window: sums of them pool windows."""
-        found = []
-        windows = self._windows()
-        lengths = torch.tensor([len(window.positions) for _, _, window in windows])
-        for layer in range(self._layers):
-            rows = [
-                run.outputs(component, layer, window.row)[list(window.positions)]
-                for _, run, window in windows
-            ]
-            group = torch.arange(len(rows)).repeat_interleave(lengths)
-            found.append(Moments.of(torch.cat(rows), group.to(rows[0].device), len(rows)))
-        return found
+        return [
+            eigenvalues(
+                (
+                    self._stacked(run, window, component)
+                    if run.reduced is None
+                    else run.reduced[window.row][component]
+                )[:, :rows]
+            )
+            for _, run, window in self._windows()
+        ]
 
     def graphs(self) -> Table:
         """Kirchhoff indices of the latent graphs of every window and layer.
@@ -270,9 +280,7 @@ class Trace:
 
     def _stacked(self, run: Run, window: Window, kind: str) -> Tensor:
         """All layers' rows that predict text, (layers, T, width)."""
-        return torch.stack(
-            [run.outputs(kind, i, window.row)[list(window.positions)] for i in range(self._layers)]
-        )
+        return run.stacked(kind, self._layers, window.row, window.positions)
 
     @property
     def _layers(self) -> int:
