@@ -58,9 +58,9 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
         centring, and for constant rows with it.
 
     Raises:
-        ValueError: For fewer than two dimensions, a dtype that is not floating, a mask of another
-            shape, dtype or device, NaN or infinity in a real row, or a largest magnitude outside
-            1e-130 .. 1e150, whose square leaves float64.
+        ValueError: For another shape or dtype, a mask of another shape, dtype or device, NaN or
+            infinity in a real row, or a largest magnitude outside 1e-130 .. 1e150, whose square
+            leaves float64.
 
     Example:
         >>> rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -82,7 +82,13 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
     largest = torch.maximum(-rows.amin((-2, -1)), rows.amax((-2, -1)))  # NaN stays NaN
     if not largest.isfinite().all():
         require_finite(rows, "activations", "mask out the tokens that are not real")
-    _require_square_in_range(largest)
+    outside = (largest > LARGEST_MAGNITUDE) | ((largest > 0) & (largest < SMALLEST_MAGNITUDE))
+    if outside.any():
+        raise ValueError(
+            f"activations must have a largest magnitude of 0 or within {SMALLEST_MAGNITUDE} .. "
+            f"{LARGEST_MAGNITUDE}, got {largest[outside][0].item()}: eigenvalues are squares and "
+            "would leave float64, divide the activations first"
+        )
     # Scaled, as the eigensolver may square the squares; by powers of two, to lose no digit.
     scale = power_of_two_near(largest)
     rows /= scale[..., None, None]
@@ -95,16 +101,6 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
     noise = torch.maximum(NOISE * squares[..., 0], rounding)[..., None]
     unit = torch.where(count > 1, scale.square() / (count - 1).clamp(min=1), 0.0)
     return squares.where(squares >= noise, 0.0) * unit[..., None]
-
-
-def _require_square_in_range(largest: Tensor) -> None:
-    outside = (largest > LARGEST_MAGNITUDE) | ((largest > 0) & (largest < SMALLEST_MAGNITUDE))
-    if outside.any():
-        raise ValueError(
-            f"activations must have a largest magnitude of 0 or within {SMALLEST_MAGNITUDE} .. "
-            f"{LARGEST_MAGNITUDE}, got {largest[outside][0].item()}: eigenvalues are squares and "
-            "would leave float64, divide the activations first"
-        )
 
 
 def _centre(rows: Tensor, mask: Tensor | None, count: Tensor) -> None:
@@ -126,7 +122,7 @@ def resolved_modes(eigenvalues: Tensor) -> Tensor:
         Shape ``(*batch,)``, int64.
 
     Raises:
-        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative.
+        ValueError: For a spectrum of another shape, dtype or range.
 
     Example:
         >>> resolved_modes(torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
@@ -160,8 +156,7 @@ def effective_rank(
         Shape ``(*batch,)``, float64. 0 for a spectrum of zeros.
 
     Raises:
-        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative, k
-            below 1 or not whole, or an unknown ``of``.
+        ValueError: For another spectrum, k below 1 or not whole, or an unknown ``of``.
 
     Example:
         >>> effective_rank(torch.tensor([[5.0, 5.0, 5.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
@@ -201,8 +196,7 @@ def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
         Shape ``(*batch,)``, float64. NaN where ``last`` exceeds the number of resolved modes.
 
     Raises:
-        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative,
-            ``first`` below 1, or ``last`` not above ``first``.
+        ValueError: For another spectrum, ``first`` below 1, or ``last`` not above ``first``.
 
     Example:
         >>> spectral_slope(torch.tensor([1.0, 1 / 4, 1 / 9, 1 / 16]).double(), first=1, last=4)
@@ -242,8 +236,7 @@ def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
         Shape ``(*batch,)``, float64. K^2 / eps for a spectrum of zeros.
 
     Raises:
-        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative, k
-            below 1 or not whole, or eps not above 0 and finite.
+        ValueError: For another spectrum, k below 1 or not whole, or eps not above 0 and finite.
 
     Example:
         >>> kirchhoff_index(torch.tensor([1.0, 0.5]), k=3, eps=0.5)
@@ -278,8 +271,7 @@ def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
         :func:`resolved_modes`.
 
     Raises:
-        ValueError: For no dimension, a dtype that is not floating, NaN, infinity or a negative, k
-            below 1 or not whole, or eps below 0 or not finite.
+        ValueError: For another spectrum, k below 1 or not whole, or eps below 0 or not finite.
 
     Example:
         >>> resolved_kirchhoff_index(torch.tensor([1.0, 0.5, 0.0]), k=3, eps=0.0)
@@ -293,20 +285,9 @@ def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
 
 
 def observables(eigenvalues: Tensor, k: int, eps: float) -> dict[str, Tensor]:
-    """All that is read off spectra at K modes, by the column's name, each of shape ``(*batch,)``.
+    """All numbers of spectra ``(*batch, modes)`` at k modes by column's name, each ``(*batch,)``.
 
-    ``resolved`` (int64) is :func:`resolved_modes`; ``n_eff`` and ``n_eff_singular`` are
-    :func:`effective_rank` of eigenvalues and of singular values; ``alpha``, ``kirchhoff`` and
-    ``kirchhoff_resolved`` (float64) are :func:`spectral_slope` over modes 1 to K,
-    :func:`kirchhoff_index` and :func:`resolved_kirchhoff_index`.
-
-    Args:
-        eigenvalues: Shape ``(*batch, modes)``, as :func:`eigenvalues` returns them.
-        k: The number of leading modes, at least 1.
-        eps: Added to every eigenvalue of the Kirchhoff index, not negative.
-
-    Raises:
-        ValueError: What these raise.
+    Raises ValueError where one of the kernels does.
     """
     return {
         "resolved": resolved_modes(eigenvalues),

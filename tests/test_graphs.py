@@ -15,7 +15,7 @@ from torch import Tensor
 from weighted_graphs import exact_kirchhoff_index, random_graph, tree, two_cliques
 
 from spectral import attention_graph, graph_kirchhoff_index, similarity_graph
-from spectral._resistances import TRUSTED
+from spectral.graphs import TRUSTED
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 law = settings(derandomize=True, deadline=None, max_examples=80)

@@ -11,7 +11,7 @@ from torch import Tensor
 from weighted_graphs import exact_kirchhoff_index, random_graph, tree, two_cliques
 
 from spectral import graph_kirchhoff_index
-from spectral._resistances import TRUSTED, by_cholesky, by_elimination
+from spectral.graphs import TRUSTED, by_cholesky, by_elimination
 
 law = settings(derandomize=True, deadline=None, max_examples=150)
 

@@ -95,22 +95,21 @@ class Run:
     def close(self, rows: Sequence[Sequence[int]] | None, layers: int) -> None:
         """No more calls; ``rows``: the positions of each window's text, for Gram matrices alone.
 
-        Kept of these is L of A = L Q with orthonormal rows in Q, (layers, T, min(T, width)) in
-        float64: so many first rows of L have the Gram matrix of as many of A.
+        Of text rows A, less the first of them, is kept L of A = L Q with orthonormal rows in Q,
+        (layers, T, min(T, width)) in float64: any first rows of L have the Gram matrix of A's.
         """
         self.cache = self.keys = None
         self.fed()
         if rows is None or self.reduced is not None:
             return
-        self.reduced = [
-            {
-                kind: torch.linalg.qr(
-                    self.stacked(kind, layers, window, chosen).double().mT, mode="r"
-                ).R.mT
-                for kind in COMPONENTS
-            }
-            for window, chosen in enumerate(rows)
-        ]
+        reduced: list[dict[str, Tensor]] = []
+        for window, chosen in enumerate(rows):
+            reduced.append({})
+            for kind in COMPONENTS:
+                values = self.stacked(kind, layers, window, chosen).double()
+                values = (values - values[:, :1]).mT
+                reduced[-1][kind] = torch.linalg.qr(values, mode="r").R.mT
+        self.reduced = reduced
         self.calls, self.context = [], None
 
     def text(self, window: int, start: int, end: int) -> tuple[list[int], list[int]]:
