@@ -700,15 +700,15 @@ def test_one_linearisation_gives_what_the_functions_give() -> None:
     torch.testing.assert_close(point.injection(1).gram(), single.injection().gram())
 
 
-def test_a_linearisation_s_frame_has_a_row_per_layer_item_and_token() -> None:
+def test_a_linearisation_s_columns_are_of_every_layer_item_and_token() -> None:
     layers = [random_layer(8, 2, seed=i) for i in range(2)]
-    frame = spectral.linearise(layers, torch.randn(2, 3, 5, 8), torch.randn(9, 8)).to_frame()
-    assert len(frame) == 2 * 3 * 5
-    assert frame["gain"].isna().sum() == 15, "the last layer has none above it"
-    assert (frame["injection"] > 0).all()
+    columns = spectral.linearise(layers, torch.randn(2, 3, 5, 8), torch.randn(9, 8)).columns()
+    assert {values.shape for values in columns.values()} == {(2, 3, 5)}
+    assert columns["gain"].isnan().sum() == 15, "the last layer has none above it"
+    assert (columns["injection"] > 0).all()
     encoder = random_layer(8, 2, cross_attention=False, causal=False)
     lone = spectral.linearise(encoder, torch.randn(5, 8))
-    assert lone.to_frame()["injection"].isna().all()
+    assert lone.columns()["injection"].isnan().all()
     with pytest.raises(ValueError, match="without cross-attention has no injection"):
         lone.injection()
     with pytest.raises(ValueError, match="one hidden state per layer"):

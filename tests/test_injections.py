@@ -386,13 +386,3 @@ def test_cuda_equals_cpu() -> None:
     vectors = gaussian(4, 60, 2)
     product = got.operator().matmat(vectors.cuda()).cpu()
     assert_equal(product, expected.operator().matmat(vectors))
-
-
-def test_columns_together_are_columns_one_by_one() -> None:
-    point, columns = gaussian(2, 3, 4), gaussian(2, 12, 5)
-    alone, together = (
-        function_operator(lambda x: x.sin().cumsum(-1) * x[..., :1], point, 1, count)
-        for count in (1, 2)
-    )
-    assert_equal(together.matmat(columns), alone.matmat(columns))
-    assert_equal(together.rmatmat(columns), alone.rmatmat(columns))

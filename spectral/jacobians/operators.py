@@ -87,14 +87,12 @@ def function_operator(
     function: Callable[[Tensor], Tensor],
     point: Tensor,
     batch_dims: int = 0,
-    together: int = 1,
 ) -> LinearOperator:
     """The Jacobian of a torch function at a point, through forward and reverse differentiation.
 
-    A column costs one jvp of the function (about three calls of it) or one vjp (about two); of a
-    jvp, columns together share the function's own call. One by one, memory is that of a single
-    pass, and functions that vmap cannot take are welcome. Attention inside the function takes
-    torch's plain path, which alone has forward derivatives.
+    A column costs one jvp of the function (about three calls of it) or one vjp (about two), in the
+    memory of a single pass. Attention inside the function takes torch's plain path, which alone
+    has forward derivatives.
 
     Args:
         function: From a tensor of ``point``'s shape to a tensor; twice the same for the same input
@@ -102,7 +100,6 @@ def function_operator(
         point: Where to differentiate.
         batch_dims: How many leading dimensions of both input and output are a batch, item by item
             independent of each other; the product is then taken for all items at once.
-        together: How many columns go through the function at once, by vmap.
 
     Returns:
         Shape ``(*batch, outputs, inputs)``, all other dimensions flattened, in the point's dtype.
@@ -116,7 +113,6 @@ def function_operator(
         tensor([[2., 4.]])
     """
     batch_dims = whole_number(batch_dims, "batch_dims", least=0)
-    together = whole_number(together, "together", least=1)
     point = point.detach()
     with sdpa_kernel(SDPBackend.MATH):
         output, pull = torch.func.vjp(function, point)[:2]
@@ -134,10 +130,7 @@ def function_operator(
     def each(columns: Tensor, product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
         rows = columns.movedim(-1, 0).reshape(-1, *like.shape)
         with sdpa_kernel(SDPBackend.MATH):
-            if together == 1:
-                products = torch.stack([product(row).detach() for row in rows])
-            else:
-                products = torch.func.vmap(product, chunk_size=together)(rows).detach()
+            products = torch.stack([product(row).detach() for row in rows])
         return products.reshape(len(rows), *batch, -1).movedim(0, -1)
 
     rows, inputs = (one[(0,) * batch_dims].numel() for one in (output, point))

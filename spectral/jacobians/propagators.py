@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,17 +155,11 @@ class LinearisedLayers:
         )
 
     def injection(self, layer: int = 0) -> ContextJacobian:
-        """G_l of one layer of the stack, from 0: :func:`spectral.injection`.
-
-        Raises ValueError for a layer without cross-attention.
-        """
+        """G_l of one layer of the stack, from 0: :func:`spectral.injection`."""
         return _summed_ways([self.points[layer]], 1, self.chunk)
 
     def sensitivity(self) -> ContextJacobian:
-        """J_L of the stack, lowest layer first: :func:`spectral.sensitivity`.
-
-        Raises ValueError for a layer without cross-attention.
-        """
+        """J_L of the stack, lowest layer first: :func:`spectral.sensitivity`."""
         return _summed_ways(reversed(self.points), len(self.points), self.chunk)
 
     def columns(self) -> dict[str, Tensor]:
@@ -190,19 +183,6 @@ class LinearisedLayers:
             "unstable": unstable_dimensions(whole),
             "injection": torch.stack([self._injected(i) for i in range(len(self.points))]),
         }
-
-    def to_frame(self) -> Any:
-        """:meth:`columns` as a pandas.DataFrame with layer, item of the batch and token, from 0."""
-        import pandas
-
-        columns = self.columns()
-        ratio = columns["ratio"]
-        shape = ratio.reshape(len(ratio), -1, ratio.shape[-1]).shape
-        index = torch.cartesian_prod(*map(torch.arange, shape))
-        places = dict(zip(("layer", "item", "token"), index.T.tolist(), strict=True))
-        return pandas.DataFrame(
-            places | {name: value.flatten().tolist() for name, value in columns.items()}
-        )
 
     def _injected(self, layer: int) -> Tensor:
         point = self.points[layer]
