@@ -13,14 +13,8 @@ CACHED, ON_DEVICE = 2**20, 2**28
 def as_float64(values: Tensor, name: str, layout: str) -> Tensor:
     """``values`` in float64 and outside autograd, after its dtype and dimensions are checked.
 
-    Args:
-        values: The argument as the caller passed it.
-        name: What the caller calls it.
-        layout: The expected shape, such as ``(*batch, tokens, width)``.
-
-    Raises:
-        TypeError: If it is no tensor.
-        ValueError: If it is not real floating point, or has fewer dimensions than ``layout``.
+    ``layout``: the expected shape, such as ``(*batch, tokens, width)``. Raises TypeError if it is
+    no tensor, ValueError if it is not real floating point or has fewer dimensions.
     """
     if not isinstance(values, Tensor):
         raise TypeError(
@@ -38,12 +32,7 @@ def as_float64(values: Tensor, name: str, layout: str) -> Tensor:
 
 
 def as_mask(mask: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor:
-    """``mask`` itself, checked to have this shape and device; all true for None.
-
-    Raises:
-        TypeError: If it is no tensor.
-        ValueError: If its dtype is not bool, or its shape or device is another.
-    """
+    """``mask`` itself, checked to be bool, of this shape and on this device; all true for None."""
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
     if not isinstance(mask, Tensor):

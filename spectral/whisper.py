@@ -62,16 +62,10 @@ class Decoder:
 def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
     """One encoder or decoder layer of transformers' Whisper or of openai-whisper, as tensors.
 
-    The layer shares no memory with autograd, and stands for the module in evaluation mode: dropout
-    is left out, whatever mode the module is in.
-
-    Args:
-        module: A ``WhisperDecoderLayer``, ``WhisperEncoderLayer`` or ``ResidualAttentionBlock``.
-        dtype: What to convert the weights to; by default their own, and float32 for half precision.
-
-    Raises:
-        TypeError: For any other module.
-        ValueError: If its activation is not the exact gelu.
+    A ``WhisperDecoderLayer``, ``WhisperEncoderLayer`` or ``ResidualAttentionBlock``, outside
+    autograd and in evaluation mode, without dropout, whatever mode the module is in. ``dtype`` is
+    by default that of the weights, and float32 for half precision. Raises TypeError for any other
+    module, ValueError if its activation is not the exact gelu.
     """
     if isinstance(getattr(module, "self_attn", None), nn.Module) and hasattr(module, "fc1"):
         own, own_norm = module.self_attn, module.self_attn_layer_norm
@@ -115,9 +109,8 @@ def as_norm(module: nn.Module, dtype: torch.dtype) -> LayerNorm:
 def recognise(model: Any, start: int | None = None, end: int | None = None) -> Decoder:
     """The decoder of a Whisper of openai-whisper or transformers, or of what holds one as .module.
 
-    Raises:
-        TypeError: For a model of another structure.
-        ValueError: For one that is compiled, or of a vocabulary whose start or end is not known.
+    Raises TypeError for a model of another structure, ValueError for one that is compiled, or of a
+    vocabulary whose start or end is not known.
     """
     model = model if isinstance(model, nn.Module) else getattr(model, "module", model)
     if not isinstance(model, nn.Module):

@@ -181,15 +181,9 @@ def forward(
 ) -> Tensor:
     """The layer's output, in plain differentiable torch: the reference of every closed form.
 
-    Args:
-        layer: Its weights.
-        hidden: Shape ``(*batch, tokens, width)``, in the layer's dtype.
-        context: Shape ``(*batch, frames, source width)``, where the layer has cross-attention.
-        mask: Shape ``(*batch, tokens)``, bool, true where a token is real; all by default. Tokens
-            that are not real are seen by none but themselves.
-
-    Returns:
-        Shape ``(*batch, tokens, width)``.
+    Of hidden states ``(*batch, tokens, width)``, a context ``(*batch, frames, source width)`` where
+    the layer has cross-attention, and a mask ``(*batch, tokens)``, bool: tokens for which it is
+    false are seen by none but themselves. Shape ``(*batch, tokens, width)``.
     """
     return run(layer, hidden, context, mask).output
 

@@ -84,9 +84,7 @@ def dense_operator(matrix: Tensor) -> LinearOperator:
 
 
 def function_operator(
-    function: Callable[[Tensor], Tensor],
-    point: Tensor,
-    batch_dims: int = 0,
+    function: Callable[[Tensor], Tensor], point: Tensor, batch_dims: int = 0
 ) -> LinearOperator:
     """The Jacobian of a torch function at a point, through forward and reverse differentiation.
 

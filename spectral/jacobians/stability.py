@@ -13,12 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral._validation import (
-    as_float64,
-    power_of_two_near,
-    require_finite,
-    require_non_negative,
-)
+from spectral._validation import as_float64, power_of_two_near, require_finite, require_non_negative
 from spectral.jacobians.triplets import SingularTriplets
 
 _DOUBT = 10

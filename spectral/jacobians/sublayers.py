@@ -25,13 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spectral.jacobians.layers import (
-    Attended,
-    Attention,
-    LayerNorm,
-    Pass,
-    standardised,
-)
+from spectral.jacobians.layers import Attended, Attention, LayerNorm, Pass, standardised
 from spectral.jacobians.operators import LinearOperator
 
 
@@ -93,18 +87,9 @@ class LayerNormJacobian:
 def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
     r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
 
-    As the inverse deviation r falls with the size of the hidden state, products with it on their
-    left are relative to that size. Without eps the hidden state itself is a null direction too.
-
-    Args:
-        norm: Its weights.
-        hidden: Hidden states ``(*batch, width)``.
-
-    Returns:
-        ``(*batch,)`` matrices of width x width, in factors.
-
-    Raises:
-        ValueError: For hidden states of another width than the norm's.
+    At hidden states ``(*batch, width)``; raises ValueError for another width than the norm's. As
+    the inverse deviation r falls with the size of the hidden state, products with it on their left
+    are relative to that size. Without eps the hidden state itself is a null direction too.
 
     Example:
         >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)

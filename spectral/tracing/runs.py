@@ -7,7 +7,6 @@ same cache again. What does not fit together so is refused, and the run is forgo
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -72,14 +71,21 @@ class Run:
         """Put all calls into one, zeros and unfed tokens where a window had left the batch."""
         if len(self.calls) < 2:
             return
-        groups = [list(same) for _, same in groupby(self.calls, lambda call: id(call.held))]
-        tokens = [(each[0].held, [call.tokens for call in each]) for each in groups]
-        whole = _joined(tokens, self.windows, _UNFED)
-        outputs = {}
-        for place in list(self.calls[0].outputs):
-            parts = [(each[0].held, [c.outputs.pop(place) for c in each]) for each in groups]
-            outputs[place] = _joined(parts, self.windows, 0)
+        whole = self._joined([call.tokens for call in self.calls], _UNFED)
+        outputs = {
+            place: self._joined([call.outputs.pop(place) for call in self.calls], 0)
+            for place in list(self.calls[0].outputs)
+        }
         self.calls = [Call(torch.arange(self.windows), whole, outputs)]
+
+    def _joined(self, parts: list[Tensor], fill: int) -> Tensor:
+        """What the calls gave, one after the other: (windows, positions, ...)."""
+        lengths = [part.shape[1] for part in parts]
+        whole = parts[0].new_full((self.windows, sum(lengths), *parts[0].shape[2:]), fill)
+        places = torch.split(whole, lengths, dim=1)
+        for call, part, place in zip(self.calls, parts, places, strict=True):
+            place[call.held.to(place.device)] = part
+        return whole
 
     def outputs(self, kind: str, layer: int, window: int) -> Tensor:
         """Of one window at every position fed, (positions, width)."""
@@ -137,18 +143,6 @@ class Run:
         while first < len(tokens) and tokens[first] > end:
             first += 1
         return first
-
-
-def _joined(parts: list[tuple[Tensor, list[Tensor]]], windows: int, fill: int) -> Tensor:
-    """Consecutive positions of some windows each, as (windows, positions, ...)."""
-    like = parts[0][1][0]
-    positions = sum(one.shape[1] for _, same in parts for one in same)
-    whole, first = like.new_full((windows, positions, *like.shape[2:]), fill), 0
-    for held, same in parts:
-        part = torch.cat(same, 1)
-        whole[held.to(whole.device), first : first + part.shape[1]] = part
-        first += part.shape[1]
-    return whole
 
 
 class Recorder:
