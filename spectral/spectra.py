@@ -93,7 +93,10 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
     scale = power_of_two_near(largest)
     rows /= scale[..., None, None]
     if center:
-        _centre(rows, real, count)
+        for _ in range(2):  # The second pass takes away the rounding of the first one's mean.
+            rows -= rows.sum(-2, keepdim=True) / count.clamp(min=1)[..., None, None]
+            if real is not None:
+                rows *= real[..., None]
     gram = rows @ rows.mT if tokens < width else rows.mT @ rows
     squares: Tensor = torch.linalg.eigvalsh(gram).flip(-1)
 
@@ -101,15 +104,6 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
     noise = torch.maximum(NOISE * squares[..., 0], rounding)[..., None]
     unit = torch.where(count > 1, scale.square() / (count - 1).clamp(min=1), 0.0)
     return squares.where(squares >= noise, 0.0) * unit[..., None]
-
-
-def _centre(rows: Tensor, mask: Tensor | None, count: Tensor) -> None:
-    """Take the mean of the real rows from each of them, in place; the others are and stay zero."""
-    count = count.clamp(min=1)[..., None, None]
-    for _ in range(2):  # The second pass takes away the rounding of the first one's mean.
-        rows -= rows.sum(-2, keepdim=True) / count
-        if mask is not None:
-            rows *= mask[..., None]
 
 
 def resolved_modes(eigenvalues: Tensor) -> Tensor:

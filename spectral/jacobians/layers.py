@@ -198,8 +198,14 @@ def run(
     """:func:`forward` at the tokens asked for; keys and values come from all of them."""
     own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
     normal = normalised(own.norm, hidden)
-    seen = _visible(hidden.shape[-2], layer.causal, mask, hidden.device)
-    seen = seen if seen is None else seen[..., tokens, :]
+    seen = None
+    if layer.causal or mask is not None:
+        seen = hidden.new_ones(hidden.shape[-2], hidden.shape[-2], dtype=torch.bool)
+        own_token = seen.tril().triu()
+        seen = seen.tril() if layer.causal else seen
+        if mask is not None:
+            seen = seen & mask[..., None, None, :] | own_token  # so that no row is empty
+        seen = seen[..., tokens, :]
     attended = _attend(own, normal[..., tokens, :], normal, seen)
     streams = [hidden[..., tokens, :]]
     streams.append(streams[0] + _projected(own, attended))
@@ -239,28 +245,12 @@ def gelu_slope(inner: Tensor) -> Tensor:
     return torch.special.ndtr(inner) + inner * (inner.square() / -2).exp() / math.sqrt(2 * math.pi)
 
 
-def _visible(tokens: int, causal: bool, mask: Tensor | None, device: torch.device) -> Tensor | None:
-    """Which key (column) each query (row) of self-attention may see, or None for every one.
-
-    Every token sees itself, real or not, so that no row is empty.
-    """
-    if not causal and mask is None:
-        return None
-    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=device)
-    seen = seen.tril() if causal else seen
-    if mask is not None:
-        own = torch.eye(tokens, dtype=torch.bool, device=device)
-        seen = seen & mask[..., None, None, :] | own
-    return seen
-
-
 def _attend(
     attention: Attention, queries: Tensor, source: Tensor, seen: Tensor | None = None
 ) -> Attended:
     """Normalised tokens ``(*batch, T, width)`` over ``(*batch, S, source width)``.
 
-    ``seen`` broadcasts to ``(*batch, heads, T, S)``. T S inner multiply-adds twice, beside the
-    projections.
+    ``seen``: which key (column) a query (row) may see, broadcast to ``(*batch, heads, T, S)``.
     """
     split = (attention.heads, -1)
     query, key, value = (

@@ -90,7 +90,8 @@ def unstable_dimensions(matrix: Tensor) -> Tensor:
         >>> unstable_dimensions(torch.diag(torch.tensor([1.5, -1.1, 1.0, 0.2])))
         tensor(2)
     """
-    return _above(_square(matrix), 1 + torch.finfo(matrix.dtype).eps ** 0.5, _moduli)
+    edge = 1 + torch.finfo(matrix.dtype).eps ** 0.5
+    return _above(_square(matrix), edge, lambda matrix: torch.linalg.eigvals(matrix).abs())
 
 
 def growing_dimensions(matrix: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def growing_dimensions(matrix: Tensor) -> Tensor:
         Shape ``(*batch,)``, int64.
 
     Raises:
-        ValueError: For a matrix that is not square, not real floating point, or not finite.
+        ValueError: As :func:`unstable_dimensions`.
 
     Example:
         >>> growing_dimensions(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
@@ -113,10 +114,6 @@ def growing_dimensions(matrix: Tensor) -> Tensor:
     """
     matrix = _square(matrix)
     return _above((matrix + matrix.mT) / 2, 1.0, torch.linalg.eigvalsh)
-
-
-def _moduli(matrix: Tensor) -> Tensor:
-    return torch.linalg.eigvals(matrix).abs()
 
 
 def _above(matrix: Tensor, edge: float, values: Callable[[Tensor], Tensor]) -> Tensor:
@@ -203,7 +200,12 @@ def product_bounds(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> Produ
     sigma_1, sigma_2, cosine = _checked(sigma_1, sigma_2, alignment)
     scale = power_of_two_near(sigma_1)
     sigma_1, sigma_2, size = sigma_1 / scale, sigma_2 / scale, scale.log().sum(0)
-    ceiling = _log_ceiling(sigma_1, sigma_2, cosine) + size
+    ceiling = sigma_1[0].log() + size
+    if len(cosine):
+        roots = torch.stack([sigma_1, sigma_2], -1).sqrt()
+        below, above = roots[:-1].clone(), roots[1:].clone()
+        below[0], above[-1] = below[0].square(), above[-1].square()
+        ceiling = _step_norm(below, above, cosine).log().sum(0) + size
     sine = (1 - cosine.square()).clamp(min=0).sqrt()
     gap = torch.where(sigma_1 > 0, sigma_2 / sigma_1, 0.0)
     largest = torch.finfo(torch.float64).max
@@ -265,15 +267,6 @@ def stationary_rates(sigma_1: Tensor, alignment: Tensor, gap: Tensor) -> Station
     return StationaryRates(size * _step_norm(pair, pair, cosine), size * slowest)
 
 
-def _log_ceiling(sigma_1: Tensor, sigma_2: Tensor, cosine: Tensor) -> Tensor:
-    if not len(cosine):
-        return sigma_1[0].log()
-    roots = torch.stack([sigma_1, sigma_2], -1).sqrt()
-    below, above = roots[:-1].clone(), roots[1:].clone()
-    below[0], above[-1] = below[0].square(), above[-1].square()
-    return _step_norm(below, above, cosine).log().sum(0)
-
-
 def _step_norm(below: Tensor, above: Tensor, cosine: Tensor) -> Tensor:
     """|diag(above) [[c, s], [s, -c]] diag(below)|, pairs (*batch, 2), cosines (*batch,).
 
@@ -292,15 +285,10 @@ def _checked(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> tuple[Tenso
         for values, name in ((sigma_1, "sigma_1"), (sigma_2, "sigma_2"))
     )
     cosine = as_float64(alignment, "alignment", "(L - 1, *batch)").abs()
-    if first.shape != second.shape or len(cosine) != len(first) - 1:
+    if first.shape != second.shape or cosine.shape != (len(first) - 1, *first.shape[1:]):
         raise ValueError(
             "sigma_1 and sigma_2 must have shape (L, *batch) and alignment (L - 1, *batch), got "
             f"{tuple(first.shape)}, {tuple(second.shape)} and {tuple(cosine.shape)}"
-        )
-    if cosine.shape[1:] != first.shape[1:]:
-        raise ValueError(
-            f"alignment must have the batch of sigma_1, {tuple(first.shape[1:])}, got "
-            f"{tuple(cosine.shape[1:])}"
         )
     for values, name in ((first, "sigma_1"), (second, "sigma_2"), (cosine, "alignment")):
         require_finite(values, name, "leave out the tokens that are not real")

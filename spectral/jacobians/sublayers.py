@@ -19,8 +19,8 @@ that is ever read is the map it induces on the quotient by 1; with :math:`P = I 
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -242,7 +242,10 @@ def _of_attention(
 
 
 def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
-    """do/dq before scaling, V' diag(a) K - o (a' K), ``(*batch, T, heads, d, d)``."""
+    """do/dq before scaling, V' diag(a) K - o (a' K), ``(*batch, T, heads, d, d)``.
+
+    In blocks of utterances and of their tokens, ``chunk`` tokens or fewer together.
+    """
     *batch, heads, tokens, _ = attended.weights.shape
     key, value, weights, output = (
         rows.reshape(math.prod(batch), *rows.shape[-3:])
@@ -253,22 +256,16 @@ def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
     output = output[..., None]
     value = value.mT.contiguous()[:, :, None]
     result = key.new_empty(len(key), tokens, heads, d, d)
-    for item, some in _blocks(len(key), tokens, chunk):
-        scaled = value[item] * weights[item, :, some, None]
-        # One product per head for all tokens of the block, instead of one per token.
-        product = torch.unflatten(scaled.flatten(2, 3) @ key[item], 2, (-1, d))
-        product -= output[item, :, some] * mean[item, :, some]
-        result[item, some] = product.transpose(1, 2)
-    return result.reshape(*batch, tokens, heads, d, d)
-
-
-def _blocks(items: int, tokens: int, chunk: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of utterances and of their tokens, ``chunk`` tokens or fewer together."""
     long = max(1, min(tokens, chunk))
     wide = max(1, chunk // long)
-    for first in range(0, items, wide):
-        for start in range(0, tokens, long):
-            yield slice(first, first + wide), slice(start, start + long)
+    for first, start in product(range(0, len(key), wide), range(0, tokens, long)):
+        item, some = slice(first, first + wide), slice(start, start + long)
+        scaled = value[item] * weights[item, :, some, None]
+        # One product per head for all tokens of the block, instead of one per token.
+        moved = torch.unflatten(scaled.flatten(2, 3) @ key[item], 2, (-1, d))
+        moved -= output[item, :, some] * mean[item, :, some]
+        result[item, some] = moved.transpose(1, 2)
+    return result.reshape(*batch, tokens, heads, d, d)
 
 
 def _own_token(

@@ -96,8 +96,16 @@ def top_singular_triplets(
         tolerance = torch.finfo(operator.dtype).eps ** (2 / 3)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance}")
-    k, block, limit = _sizes(operator.shape, k, block, limit)
     *_, rows, columns = operator.shape
+    smaller = min(rows, columns)
+    k = whole_number(k, "k", least=1)
+    if k > smaller:
+        raise ValueError(
+            f"k must be at most {smaller}, the smaller side of {tuple(operator.shape)}, got {k}"
+        )
+    block = min(whole_number(k if block is None else block, "block", least=k), smaller)
+    limit = whole_number(limit, "limit", least=block)
+    limit = smaller if limit >= smaller else limit - limit % block
     # The right basis may fill its whole space, so that it has to be the one of the smaller side.
     turned = rows < columns
     start = operator.transpose() if turned else operator
@@ -107,19 +115,12 @@ def top_singular_triplets(
     u, v = (right, left) if turned else (left, right)
     largest = v.gather(-2, v.abs().argmax(-2, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(v.dtype)
-    return _measured(operator, scale, sigma, u * sign, v * sign, tolerance, iterations)
-
-
-def _sizes(shape: torch.Size, k: int, block: int | None, limit: int) -> tuple[int, int, int]:
-    smaller = min(shape[-2:])
-    k = whole_number(k, "k", least=1)
-    if k > smaller:
-        raise ValueError(
-            f"k must be at most {smaller}, the smaller side of {tuple(shape)}, got {k}"
-        )
-    block = min(whole_number(k if block is None else block, "block", least=k), smaller)
-    limit = whole_number(limit, "limit", least=block)
-    return k, block, smaller if limit >= smaller else limit - limit % block
+    u, v = u * sign, v * sign
+    left = (operator.matmat(v) / scale - u * sigma[..., None, :]).norm(dim=-2)
+    right = (operator.rmatmat(u) / scale - v * sigma[..., None, :]).norm(dim=-2)
+    converged = torch.maximum(left, right).amax(-1) <= tolerance * sigma[..., 0]
+    unit = scale[..., 0]
+    return SingularTriplets(sigma * unit, u, v, left * unit, right * unit, converged, iterations)
 
 
 def _iterate(
@@ -193,7 +194,10 @@ class _Bidiagonalisation:
         """
         first = self.size
         last = min(first + self.block, self.limit)
-        self._make_room(last)
+        if (room := self.v.shape[-2]) < last:
+            more = min(2 * last, self.limit) - room
+            self.u, self.v = (functional.pad(one, (0, 0, 0, more)) for one in (self.u, self.v))
+            self.b = functional.pad(self.b, (0, more, 0, more))
         noise_u, noise_v = self._noise_u[first:last], self._noise_v[first:last]
         rest = self._rest[..., : last - first, :]
         fresh = _orthonormal(rest, self.v[..., :first, :], noise_v, self._floor)
@@ -213,13 +217,6 @@ class _Bidiagonalisation:
         rest = self.operator.rmatmat(fresh.mT).mT / self.scale
         self._rest = _project_out(rest, self.v[..., :last, :])
         self.size = last
-
-    def _make_room(self, size: int) -> None:
-        room = self.v.shape[-2]
-        if size > room:
-            more = min(2 * size, self.limit) - room
-            self.u, self.v = (functional.pad(one, (0, 0, 0, more)) for one in (self.u, self.v))
-            self.b = functional.pad(self.b, (0, more, 0, more))
 
     def keep(self, some: Tensor, operator: LinearOperator) -> None:
         """Go on with some matrices of the batch, ``(n,)`` bool, whose operator is given."""
@@ -248,31 +245,6 @@ class _Bidiagonalisation:
             sigma[..., :k].to(kind),
             self.v[some, : self.size].mT @ right.mT[..., :k].to(kind),
         )
-
-
-def _measured(
-    operator: LinearOperator,
-    scale: Tensor,
-    sigma: Tensor,
-    u: Tensor,
-    v: Tensor,
-    tolerance: float,
-    iterations: Tensor,
-) -> SingularTriplets:
-    """The result, with residuals from one more product each way."""
-    left = (operator.matmat(v) / scale - u * sigma[..., None, :]).norm(dim=-2)
-    right = (operator.rmatmat(u) / scale - v * sigma[..., None, :]).norm(dim=-2)
-    worst = torch.maximum(left, right).amax(-1)
-    scale = scale[..., 0]
-    return SingularTriplets(
-        sigma=sigma * scale,
-        u=u,
-        v=v,
-        left_residual=left * scale,
-        right_residual=right * scale,
-        converged=worst <= tolerance * sigma[..., 0],
-        iterations=iterations,
-    )
 
 
 def _orthonormal(rows: Tensor, basis: Tensor, noise: Tensor, floor: Tensor) -> Tensor:

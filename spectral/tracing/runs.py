@@ -151,6 +151,7 @@ class Recorder:
     def __init__(self, decoder: Decoder, gram: bool) -> None:
         self.decoder, self.gram = decoder, gram
         self.runs: list[Run] = []
+        self.attempted: tuple[Run, Tensor | None] | None = None  # the last one, with its context
         self._open: list[Run] = []
         self._call: Call | None = None
         self._run: Run | None = None

@@ -187,22 +187,36 @@ class Trace:
         :mod:`spectral.spectra` defines them over ``k`` modes, alpha with a reason where it is NaN.
         """
         whole_number(k, "k", least=2)
-        return Table.of(_SPECTRA, self._spectra(k, epsilon, rows))
+        modes = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
+        found: list[dict[str, Any]] = []
+        for i, (number, _, window) in enumerate(self._windows()):
+            count = min(len(window.positions), rows or len(window.positions))
+            shared = _columns(number, window) | {"T": count, "k": k}
+            for component in COMPONENTS:
+                columns = observables(modes[component][i], k, epsilon)
+                values = {
+                    name.replace("kirchhoff", "Kf"): column.tolist()
+                    for name, column in columns.items()
+                }
+                for layer in range(self._layers):
+                    own = {name: value[layer] for name, value in values.items()}
+                    reason = slope_reason(own["resolved"], k)
+                    place = {"layer": layer, "component": component, "alpha_reason": reason}
+                    found.append(shared | place | own)
+        return Table.of(_SPECTRA, found)
 
     def eigenvalues(self, component: str, rows: int | None = None) -> list[Tensor]:
         """Covariance eigenvalues of a component, (layers, min(T, width)) of every window."""
         if component not in COMPONENTS:
             raise KeyError(f"no component {component!r}; there are: {', '.join(COMPONENTS)}")
-        return [
-            eigenvalues(
-                (
-                    self._stacked(run, window, component)
-                    if run.reduced is None
-                    else run.reduced[window.row][component]
-                )[:, :rows]
-            )
-            for _, run, window in self._windows()
-        ]
+        found = []
+        for _, run, window in self._windows():
+            if run.reduced is not None:
+                values = run.reduced[window.row][component]
+            else:
+                values = self._stacked(run, window, component)
+            found.append(eigenvalues(values[:, :rows]))
+        return found
 
     def graphs(self) -> Table:
         """Kirchhoff indices of the latent graphs of every window and layer.
@@ -210,7 +224,20 @@ class Trace:
         graph: "attention", by head (from 0) and, where head is None, of their mean; "similarity" of
         hidden states after the layer.
         """
-        return Table.of(_GRAPHS, self._graphs())
+        found: list[dict[str, Any]] = []
+        for i, (number, run, window) in enumerate(self._windows()):
+            shared = _columns(number, window)
+            states = self._stacked(run, window, HIDDEN_STATE)
+            similar = graph_kirchhoff_index(similarity_graph(states)).tolist()
+            for layer in range(self._layers):
+                weights = self.attention(layer, i)
+                both = torch.cat([weights.mean(0, keepdim=True), weights])
+                heads = graph_kirchhoff_index(attention_graph(both)).tolist()
+                own = shared | {"layer": layer, "graph": "attention"}
+                for head, index in enumerate(heads, -1):
+                    found.append(own | {"head": None if head < 0 else head, "Kf": index})
+                found.append(own | {"graph": "similarity", "head": None, "Kf": similar[layer]})
+        return Table.of(_GRAPHS, found)
 
     def jacobians(self, tokens: int = 8, windows: Sequence[int] | None = None) -> Table:
         """Gain, alignment and the like at ``tokens`` positions per window, evenly apart.
@@ -221,9 +248,7 @@ class Trace:
         alone were kept.
         """
         whole_number(tokens, "tokens", least=1)
-        return Table.of(_JACOBIANS, self._jacobians(tokens, windows))
-
-    def _jacobians(self, tokens: int, windows: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
         layers = [as_layer(layer.layer, torch.float64) for layer in self._recorder.decoder.layers]
         for number, run, window in self._windows():
             wanted = window.kept is not False if windows is None else number in windows
@@ -245,38 +270,8 @@ class Trace:
                     own = shared | {"token": window.positions.index(position)}
                     for layer in range(self._layers):
                         values = {name: value[layer][i] for name, value in columns.items()}
-                        yield own | {"layer": layer} | values
-
-    def _spectra(self, k: int, epsilon: float, rows: int | None) -> Iterator[dict[str, Any]]:
-        found = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
-        for i, (number, _, window) in enumerate(self._windows()):
-            count = min(len(window.positions), rows or len(window.positions))
-            shared = _columns(number, window) | {"T": count, "k": k}
-            for component in COMPONENTS:
-                columns = observables(found[component][i], k, epsilon)
-                values = {
-                    name.replace("kirchhoff", "Kf"): column.tolist()
-                    for name, column in columns.items()
-                }
-                for layer in range(self._layers):
-                    own = {name: value[layer] for name, value in values.items()}
-                    reason = slope_reason(own["resolved"], k)
-                    place = {"layer": layer, "component": component, "alpha_reason": reason}
-                    yield shared | place | own
-
-    def _graphs(self) -> Iterator[dict[str, Any]]:
-        for i, (number, run, window) in enumerate(self._windows()):
-            shared = _columns(number, window)
-            states = self._stacked(run, window, HIDDEN_STATE)
-            similar = graph_kirchhoff_index(similarity_graph(states)).tolist()
-            for layer in range(self._layers):
-                weights = self.attention(layer, i)
-                both = torch.cat([weights.mean(0, keepdim=True), weights])
-                found = graph_kirchhoff_index(attention_graph(both)).tolist()
-                own = shared | {"layer": layer, "graph": "attention"}
-                for head, index in enumerate(found, -1):
-                    yield own | {"head": None if head < 0 else head, "Kf": index}
-                yield own | {"graph": "similarity", "head": None, "Kf": similar[layer]}
+                        found.append(own | {"layer": layer} | values)
+        return Table.of(_JACOBIANS, found)
 
     def _stacked(self, run: Run, window: Window, kind: str) -> Tensor:
         """All layers' rows that predict text, (layers, T, width)."""
@@ -307,15 +302,8 @@ class Trace:
             if not run.cached and run.chosen is None and not any(rows for rows, _ in texts):
                 continue
             for row, (positions, tokens) in enumerate(texts):
-                window = Window(
-                    number,
-                    row,
-                    run.attempt,
-                    run.temperature,
-                    run.kept[row],
-                    tuple(tokens),
-                    tuple(positions),
-                )
+                state = run.attempt, run.temperature, run.kept[row]
+                window = Window(number, row, *state, tuple(tokens), tuple(positions))
                 found.append((len(found), run, window))
         if not found:
             raise RuntimeError(
