@@ -182,20 +182,6 @@ def watching(layers: Sequence[DecoderLayer], sink: Sink) -> Iterator[None]:
             handle.remove()
 
 
-@contextmanager
-def positions_before(layers: Sequence[DecoderLayer], sink: Callable[[int], None]) -> Iterator[None]:
-    """Give ``sink`` the number of positions that are cached whenever the first layer is called."""
-
-    def give(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        sink(past(named.get("kv_cache", named.get("past_key_values"))))
-
-    handle = layers[0].layer.register_forward_pre_hook(give, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def past(cache: Any) -> int:
     """How many positions are cached: as the libraries count them."""
     if not isinstance(cache, dict):

@@ -672,32 +672,26 @@ def test_real_weights_in_transformers_have_the_same_spectra(
 # --- linearise ------------------------------------------------------------------------------------
 
 
-def test_one_linearisation_gives_what_the_functions_give() -> None:
+def test_a_stack_has_the_jacobians_of_its_layers() -> None:
     layers = [random_layer(16, 2, seed=i, dtype=torch.float64) for i in range(3)]
     hidden = torch.randn(3, 2, 5, 16, generator=torch.Generator().manual_seed(0)).double()
     context = torch.randn(9, 16, generator=torch.Generator().manual_seed(1)).double()
     mask = torch.tensor([True, True, False, True, True])
+    stack = spectral.linearise(layers, hidden, context, mask)
     whole = mask.expand(2, 5)
-    point = spectral.linearise(layers, hidden, context, mask)
-    wanted = [spectral.propagators(*pair, context, whole) for pair in zip(layers, hidden, strict=1)]
-    torch.testing.assert_close(point.propagators(), torch.stack(wanted))
-    single = spectral.linearise(layers[1], hidden[1], context, mask[None])
-    torch.testing.assert_close(single.propagators(), wanted[1])
-    factors = spectral.sublayer_propagators(layers[1], hidden[1], context, whole)
+    alone = [spectral.linearise(*pair, context, whole) for pair in zip(layers, hidden, strict=True)]
+    matrices = stack.propagators()
+    torch.testing.assert_close(matrices, torch.stack([one.propagators() for one in alone]))
     for name in COMPONENTS:
-        torch.testing.assert_close(getattr(single.sublayers(), name), getattr(factors, name))
-        torch.testing.assert_close(getattr(point.sublayers(), name)[1], getattr(factors, name))
+        factors = torch.stack([getattr(one.sublayers(), name) for one in alone])
+        torch.testing.assert_close(getattr(stack.sublayers(), name), factors)
     vectors = torch.randn(3, 2, 5, 16, 2, dtype=torch.float64)
-    torch.testing.assert_close(point.operator().matmat(vectors), point.propagators() @ vectors)
-    torch.testing.assert_close(point.operator().rmatmat(vectors), point.propagators().mT @ vectors)
+    torch.testing.assert_close(stack.operator().matmat(vectors), matrices @ vectors)
+    torch.testing.assert_close(stack.operator().rmatmat(vectors), matrices.mT @ vectors)
+    torch.testing.assert_close(stack.injection(1).gram(), alone[1].injection().gram())
     torch.testing.assert_close(
-        single.injection().gram(),
-        spectral.injection(layers[1], hidden[1], context, whole).gram(),
+        stack.sensitivity().gram(), spectral.sensitivity(layers, [*hidden], context, whole).gram()
     )
-    torch.testing.assert_close(
-        point.sensitivity().gram(), spectral.sensitivity(layers, [*hidden], context, whole).gram()
-    )
-    torch.testing.assert_close(point.injection(1).gram(), single.injection().gram())
 
 
 def test_a_linearisation_s_columns_are_of_every_layer_item_and_token() -> None:

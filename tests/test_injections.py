@@ -111,12 +111,6 @@ def test_any_stack(depth: int, tokens: int, frames: int, seed: int) -> None:
     assert_same_jacobian(layers, gaussian(tokens, 6, seed=seed), gaussian(frames, 6, seed=seed))
 
 
-def test_injection_is_the_sensitivity_of_one_layer() -> None:
-    (layer,), hidden, context = stack_of(1, 12, 3), gaussian(4, 12), gaussian(5, 12, seed=1)
-    got = injection(layer, hidden, context)
-    assert_equal(got.frame_norms(), sensitivity([layer], [hidden], context).frame_norms())
-
-
 def test_sensitivity_is_the_composition_of_products() -> None:
     layers = stack_of(3, 12, 3)
     context = gaussian(7, 12, seed=1)
@@ -262,14 +256,6 @@ def test_columns_of_a_total_sensitivity_at_short_and_long_texts() -> None:
         ).flatten(1, 2)
         assert operator.shape == (*expected.shape[:2], 60)
         assert_equal(operator.matmat(columns), expected)
-
-
-def test_products_with_vectors_that_all_tokens_share() -> None:
-    layers, context = stack_of(2, 12, 3), gaussian(2, 5, 12, seed=1)
-    found = sensitivity(layers, streams(layers, gaussian(2, 4, 12), context), context)
-    rows = gaussian(2, 3, 5, 12, seed=2)
-    columns = rows.flatten(2).mT[:, None].expand(-1, 4, -1, -1)
-    assert_equal(found.shared_products(rows), found.operator().matmat(columns))
 
 
 def test_injections_carried_on_add_up_to_the_sensitivity_and_come_with_their_parts() -> None:

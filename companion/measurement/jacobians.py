@@ -292,9 +292,9 @@ def _total_columns(
     context = streams.context[0].float()
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(context.numel(), probes, generator=generator).to(context.device).mT
-    rows = torch.unflatten(directions, -1, context.shape).contiguous()
-    fixed = whole.shared_products(rows[None])
-    total = without_mean(_total(stack, streams, context, chosen, rows.flatten(1).mT))
+    columns = directions.contiguous().mT
+    fixed = whole.operator().matmat(columns.expand(*whole.shape, -1, -1))
+    total = without_mean(_total(stack, streams, context, chosen, columns))
     size = total.square().sum((-2, -1))
     left_over = (total - fixed).square().sum((-2, -1))
     return {"total_sensitivity": (size / probes).sqrt(), "explained": 1 - left_over / size}

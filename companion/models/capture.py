@@ -1,18 +1,19 @@
 """Record what happens inside the decoder while a model decodes, without changing what it says."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, groupby, product
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from companion.models.decoding import Transcript
 from companion.models.view import SpeechModel
 from spectral.whisper import COMPONENTS as COMPONENTS
 from spectral.whisper import HIDDEN_STATE as HIDDEN_STATE
-from spectral.whisper import KEY, KINDS, QUERY, positions_before, watching
+from spectral.whisper import KEY, KINDS, QUERY, past, watching
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,23 @@ def capture(model: SpeechModel) -> Iterator[Recording]:
     model.watchers.append(recording._keep)
     try:
         with (
-            positions_before(model.layers, recording._begin),
+            _positions_before(model, recording._begin),
             watching(model.layers, recording._record),
         ):
             yield recording
     finally:
         model.watchers.remove(recording._keep)
+
+
+@contextmanager
+def _positions_before(model: SpeechModel, sink: Callable[[int], None]) -> Iterator[None]:
+    """Give ``sink`` the number of positions that are cached whenever the first layer is called."""
+
+    def give(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        sink(past(named.get("kv_cache", named.get("past_key_values"))))
+
+    handle = model.layers[0].layer.register_forward_pre_hook(give, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -62,26 +62,6 @@ class ContextJacobian:
             self.ways.device,
         )
 
-    def shared_products(self, rows: Tensor) -> Tensor:
-        """J v of all tokens for the same vectors: v ``(B, k, S, C)`` -> ``(*batch, T, D, k)``.
-
-        2 N S C multiply-adds per token and vector, in matrix products.
-        """
-        weights, heads = self.weights[:, None], self.weights.shape[2]
-        logits, mean = (
-            torch.unflatten(flat, 2, (-1, heads))
-            for flat in (
-                self.keys.flatten(1, 2)[:, None] @ rows.mT,
-                self.weights.flatten(1, 2)[:, None] @ rows,
-            )
-        )
-        logits = logits * weights
-        heard = torch.einsum("bktns,bnsd->bktnd", logits, self.values)
-        heard = heard - self.outputs[:, None] * logits.sum(-1, keepdim=True)
-        heard = heard + torch.einsum("ndc,bktnc->bktnd", self.value_weights, mean)
-        result = self.ways @ heard.flatten(3).movedim(1, -1)
-        return result.reshape(*self.shape, *result.shape[2:])
-
     def frame_norms(self) -> Tensor:
         r"""Frobenius norm of every frame's block of J: how closely the token listens to it.
 
@@ -189,14 +169,14 @@ class ContextJacobian:
 
     def _matmat(self, columns: Tensor) -> Tensor:
         """V ``(*batch, T, S C, k)`` -> J V ``(*batch, T, D, k)``."""
-        items, tokens, _, frames = self.weights.shape
-        source = columns.reshape(items, tokens, frames, self.keys.shape[-1], columns.shape[-1])
-        logits = torch.einsum("btnc,btsck->btnsk", self.keys, source) * self.weights[..., None]
-        heard = torch.einsum("bnsd,btnsk->btndk", self.values, logits)
-        heard = heard - self.outputs[..., None] * logits.sum(-2)[..., None, :]
-        mean = torch.einsum("btns,btsck->btnck", self.weights, source)
-        heard = heard + torch.einsum("ndc,btnck->btndk", self.value_weights, mean)
-        result = self.ways @ heard.flatten(2, 3)
+        weights, frames = self.weights[:, :, None], self.weights.shape[-1]
+        shape = *self.ways.shape[:2], columns.shape[-1], frames, self.keys.shape[-1]
+        rows = columns.mT.reshape(shape)
+        logits = (rows @ self.keys[:, :, None].mT) * weights.mT
+        heard = torch.einsum("btksn,bnsd->btknd", logits, self.values)
+        heard = heard - self.outputs[:, :, None] * logits.sum(-2)[..., None]
+        heard = heard + torch.einsum("ndc,btknc->btknd", self.value_weights, weights @ rows)
+        result = self.ways @ heard.flatten(3).mT
         return result.reshape(*self.shape, *result.shape[2:])
 
     def _rmatmat(self, columns: Tensor) -> Tensor:

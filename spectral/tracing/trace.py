@@ -97,8 +97,8 @@ def attach(
 
     Args:
         model: A Whisper of openai-whisper or transformers, or what has one as ``module``.
-        keep: "rows", or "gram": only the Gram matrices of the text's rows less their mean, from
-            which spectra, also of the first rows alone, are exact.
+        keep: "rows", or "gram": of the text's rows only what has their Gram matrices, from which
+            spectra, also of the first rows alone, are exact.
         start: Number of <|startoftranscript|>; by default as the library has it.
         end: Number of <|endoftext|>, below which tokens are text; by default likewise.
 
