@@ -43,7 +43,7 @@ export SOURCE_DATE_EPOCH := 1775606400
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu lock clean
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu docs lock clean
 
 help: ## list the commands
 	@echo "usage: make COMMAND"
@@ -112,6 +112,11 @@ gpu: $(ENVIRONMENT) ## on a CUDA GPU: the kernels' tests, timings, true sizes, a
 	$(BIN)/python -m companion.benchmarks --device cuda --repeats 3
 	$(BIN)/python -m companion.benchmarks.throughput --device cuda
 	$(BIN)/python -m companion.training --estimate --ladder build/none
+
+docs: $(ENVIRONMENT) ## build the pages of docs/ into build/site
+	@$(BIN)/python -c 'import furo, latex2mathml, myst_parser' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[docs]'
+	$(BIN)/python -m sphinx -W -q -c docs . build/site
 
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
 	$(PYTHON) -m venv build/lock
