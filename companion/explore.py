@@ -79,8 +79,8 @@ class Explorer:
             1.0, min=0, max=1, step=0.05, description="severity", continuous_update=False, **wide
         )
         self.decoding = widgets.Dropdown(options=rules, description="decoding", **wide)
-        self.start = widgets.BoundedFloatText(0, max=3600, description="from second", **wide)
-        self.layer = widgets.Dropdown(options=[("mean", None)], description="layer", **wide)
+        self.start = widgets.BoundedFloatText(0, max=3600, description="from (s)", **wide)
+        self.layer = widgets.Dropdown(options=[("mean of all", 0)], description="layer", **wide)
         self.token = widgets.IntSlider(1, 1, 1, description="token", **wide)
         kinds = "audio/*,.flac,.opus,.mka,.caf,.amr,.3gp"
         self.upload = widgets.FileUpload(accept=kinds, description="your recording")
@@ -171,10 +171,10 @@ class Explorer:
                 self.utterance.value = own
 
     def _choose_from(self, layers: int, tokens: int) -> None:
-        wanted = [("mean of all", None), *((str(i + 1), i) for i in range(layers))]
+        wanted = [("mean of all", 0), *((str(i), i) for i in range(1, layers + 1))]
         for control in (self.layer, self.token):
             control.unobserve(self._draw_listening, "value")
-        if list(self.layer.options) != wanted:
+        if [*self.layer.options] != wanted:
             self.layer.options = wanted
         self.token.max = max(tokens, 1)
         for control in (self.layer, self.token):
@@ -182,7 +182,7 @@ class Explorer:
 
     def _draw_listening(self, change: object = None) -> None:
         if self.sides:
-            figure = draw_listening(self.sides, self.layer.value, self.token.value - 1)
+            figure = draw_listening(self.sides, self.layer.value - 1, self.token.value - 1)
             self.listening.value = _png(figure)
 
 

@@ -111,6 +111,7 @@ def test_the_page_s_profile_asks_for_its_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "params", tmp_path / "params")
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(tmp_path)
     mine = next(block for block in blocks(DOCS / "extending.md") if block.kind == "yaml")
     Path("params/mine.yml").write_text(mine.text)

@@ -96,7 +96,7 @@ def _file(name: str, content: bytes) -> dict[str, object]:
         ("stress", "silence", {"clean"}),
         ("model", "m-0", {"clean", "stressed"}),
         ("start", 1.0, set()),
-        ("layer", 0, {"text", "spectra", "clean", "stressed"}),
+        ("layer", 1, {"text", "spectra", "clean", "stressed"}),
         ("token", 5, {"text", "spectra", "clean", "stressed"}),
     ],
 )

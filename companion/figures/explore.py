@@ -21,17 +21,17 @@ _MODES = (1, 2, 5, 10, 20, 50, 100)  # ticks
 _LINES = {"clean": "-", "stressed": "--"}
 
 
-def draw_listening(sides: Mapping[str, Inside], layer: int | None, token: int) -> Figure:
+def draw_listening(sides: Mapping[str, Inside], layer: int, token: int) -> Figure:
     """Log-mel with where one token listens, above where all do; a column per side.
 
-    ``layer`` counts from 0, None is the mean over layers. ``token`` counts from 0; a side with
+    ``layer`` counts from 0, -1 is the mean over layers. ``token`` counts from 0; a side with
     fewer shows its last.
     """
     figure = Figure(figsize=(11, 5.6))
     places = {"left": 0.08, "right": 0.99, "top": 0.95, "bottom": 0.09, "wspace": 0.18}
     axes = figure.subplots(2, len(sides), squeeze=False, height_ratios=(1, 1.4), gridspec_kw=places)
     for column, (side, seen) in zip(axes.T, sides.items(), strict=True):
-        weights = seen.listening.mean(0) if layer is None else seen.listening[layer]
+        weights = seen.listening.mean(0) if layer < 0 else seen.listening[layer]
         _draw_side(column, side, seen, weights, min(token, len(seen.pieces) - 1))
     return figure
 
