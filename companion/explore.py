@@ -1,0 +1,244 @@
+"""Explore: hear one sound and see what a Whisper makes of it, clean and under stress.
+
+The controls of notebooks/explore.ipynb, which run without a browser as well.
+"""
+
+import html
+import tempfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+import soundfile
+from matplotlib.figure import Figure
+
+from companion.figures.explore import Spectra, draw_eigenvalues, draw_listening
+from companion.measurement.run import spread
+from companion.measurement.texts import text_columns
+from companion.models.capture import COMPONENTS
+from companion.models.inside import Inside, inside
+from companion.models.loading import available, choose_device, is_here, load
+from companion.models.published import PUBLISHED
+from companion.models.rules import RULES
+from companion.models.view import SpeechModel
+from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances, read_wave
+from companion.stress.conditions import CONDITIONS, GRADED
+from companion.stress.mixture import Mixture, Speakers
+from spectral import effective_rank, eigenvalues
+
+SEED = 0
+LISTED, KEPT = 200, 24  # utterances of a corpus to choose from; sounds that stay decoded
+_MODES = 10  # of the effective ranks that are told
+
+
+def uploaded(name: str, content: bytes) -> Utterance:
+    """A recording of one's own as an utterance without a reference; it is read and checked.
+
+    Raises UnusableUtterance, naming the file, what is wrong with it, and the remedy.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="explore-"))
+    path = folder / (Path(name.replace("\\", "/")).name or "recording")
+    path.write_bytes(content)
+    utterance = Utterance(path.name, path.name, "", path)
+    try:
+        read_wave(utterance)
+    except ValueError as error:
+        raise type(error)(str(error).replace(f"{folder}/", "")) from None
+    return utterance
+
+
+class Explorer:
+    """Controls, and what they show: ``box`` is the widget, ``update`` shows what is chosen.
+
+    ladder: the folder of models. corpora: folders of speech in LibriSpeech's layout, of which those
+    that are there are offered; a mix takes its speakers from the corpus of the utterance, and for
+    a recording of one's own from the first.
+    """
+
+    def __init__(self, ladder: Path, corpora: Sequence[Path], device: str = "auto") -> None:
+        self._ladder, self._device = ladder, choose_device(device)
+        names = [*(name for name in PUBLISHED if is_here(name, ladder)), *available(ladder)]
+        found = [find_utterances(folder).utterances for folder in corpora if folder.is_dir()]
+        if not found:
+            raise FileNotFoundError(f"{[*map(str, corpora)]}: no such folders; name one of speech")
+        self._speakers = {one.id: Speakers(each) for each in found for one in each}
+        self._models: dict[str, SpeechModel] = {}
+        self._seen: dict[tuple[object, ...], tuple[Mixture, Inside]] = {}
+        self.sides: dict[str, Inside] = {}
+        listed = [(f"{u.id}: {u.reference.lower()}", u) for e in found for u in spread(e, LISTED)]
+        rules = [name for name, rule in RULES.items() if not rule.by_library]
+        wide = {"layout": {"width": "48%"}, "style": {"description_width": "6em"}}
+        self.model = widgets.Dropdown(options=names, description="model", **wide)
+        self.utterance = widgets.Dropdown(options=listed, description="utterance", **wide)
+        stresses = [name for name in CONDITIONS if CONDITIONS[name].perturbations]
+        self.stress = widgets.Dropdown(options=stresses, description="stress", **wide)
+        self.stress.value = "noise"
+        self.severity = widgets.FloatSlider(
+            1.0, min=0, max=1, step=0.05, description="severity", continuous_update=False, **wide
+        )
+        self.decoding = widgets.Dropdown(options=rules, description="decoding", **wide)
+        self.start = widgets.BoundedFloatText(0, max=3600, description="from (s)", **wide)
+        self.layer = widgets.Dropdown(options=[("mean of all", 0)], description="layer", **wide)
+        self.token = widgets.IntSlider(1, 1, 1, description="token", **wide)
+        kinds = "audio/*,.flac,.opus,.mka,.caf,.amr,.3gp"
+        self.upload = widgets.FileUpload(accept=kinds, description="your recording")
+        self.progress = widgets.IntProgress(max=4, description="ready", **wide)
+        self.message, self.text = widgets.HTML(), widgets.HTML()
+        self.sound = {
+            side: widgets.Audio(format="wav", autoplay=False, loop=False)
+            for side in ("clean", "stressed")
+        }
+        self.listening, self.spectra = (widgets.Image(layout={"max_width": "100%"}) for _ in "ab")
+        for control in ("model", "utterance", "stress", "severity", "decoding", "start"):
+            getattr(self, control).observe(self.update, "value")
+        for control in (self.layer, self.token):
+            control.observe(self._draw_listening, "value")
+        self.upload.observe(self._load, "value")
+        pairs = ("model utterance", "stress severity", "decoding start", "upload progress")
+        rows = [widgets.HBox([getattr(self, name) for name in pair.split()]) for pair in pairs]
+        sounds = [widgets.VBox([widgets.Label(n), self.sound[n]]) for n in self.sound]
+        shown = (widgets.HBox([self.layer, self.token]), self.listening, self.spectra)
+        self.box = widgets.VBox([*rows, self.message, widgets.HBox(sounds), self.text, *shown])
+        self.update()
+
+    def update(self, change: object = None) -> None:
+        """Hear and show what is chosen; what cannot be is said instead, and nothing old stays."""
+        self.severity.disabled = self.stress.value not in GRADED
+        self.message.value = ""
+        try:
+            self._step(0, f"loading {self.model.value}")
+            model = self._model(self.model.value)
+            sides = {}
+            for i, (side, severity) in enumerate((("clean", 0.0), ("stressed", self._severity))):
+                self._step(i + 1, f"hearing it {side}")
+                sides[side] = self._heard(model, severity)
+        except (ValueError, OSError) as error:
+            self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
+            self.sides, self.text.value = {}, ""
+            for shown in (*self.sound.values(), self.listening, self.spectra):
+                shown.value = b""
+            self._step(4, "not shown")
+            return
+        self._step(3, "drawing")
+        self.sides = {side: seen for side, (_, seen) in sides.items()}
+        spectra, length = _spectra(self.sides)
+        self.text.value = _told(model, sides, spectra, length)
+        for side, seen in self.sides.items():
+            self.sound[side].value = _wav(seen.wave)
+        self._choose_from(len(model.layers), max(len(seen.pieces) for seen in self.sides.values()))
+        self._draw_listening()
+        self.spectra.value = _png(draw_eigenvalues(spectra, length))
+        self._step(4, "ready")
+
+    @property
+    def _severity(self) -> float:
+        return float(self.severity.value) if self.stress.value in GRADED else 1.0
+
+    def _step(self, done: int, doing: str) -> None:
+        self.progress.value, self.progress.description = done, doing
+
+    def _model(self, name: str) -> SpeechModel:
+        if name not in self._models:
+            self._models[name] = load(name, self._ladder, self._device)
+        return self._models[name]
+
+    def _heard(self, model: SpeechModel, severity: float) -> tuple[Mixture, Inside]:
+        utterance, start = self.utterance.value, float(self.start.value)
+        stress = self.stress.value if severity else "clean"
+        key = (model.name, self.decoding.value, utterance, stress, severity, start)
+        if key not in self._seen:
+            wave = read_wave(utterance)[round(start * SAMPLE_RATE) :]
+            if not len(wave):
+                raise ValueError(f"{utterance.path.name}: ends before {start:g} s; choose less")
+            clean = Mixture.of(utterance, wave[: model.window_samples])
+            speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
+            mixture = CONDITIONS[stress].at_severity(severity or 1.0).apply(clean, speakers, SEED)
+            self._seen[key] = mixture, inside(model, mixture.wave, RULES[self.decoding.value])
+            if len(self._seen) > KEPT:
+                del self._seen[next(iter(self._seen))]
+        return self._seen[key]
+
+    def _load(self, change: object = None) -> None:
+        for file in self.upload.value:
+            try:
+                own = uploaded(file["name"], bytes(file["content"]))
+            except ValueError as error:
+                self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
+            else:
+                self.utterance.options = [(f"yours: {own.id}", own), *self.utterance.options]
+                self.utterance.value = own
+
+    def _choose_from(self, layers: int, tokens: int) -> None:
+        wanted = [("mean of all", 0), *((str(i), i) for i in range(1, layers + 1))]
+        for control in (self.layer, self.token):
+            control.unobserve(self._draw_listening, "value")
+        if [*self.layer.options] != wanted:
+            self.layer.options = wanted
+        self.token.max = max(tokens, 1)
+        for control in (self.layer, self.token):
+            control.observe(self._draw_listening, "value")
+
+    def _draw_listening(self, change: object = None) -> None:
+        if self.sides:
+            figure = draw_listening(self.sides, self.layer.value - 1, self.token.value - 1)
+            self.listening.value = _png(figure)
+
+
+def _spectra(sides: dict[str, Inside]) -> tuple[Spectra, int]:
+    """Eigenvalues (layers, modes) by component and side, of as many first rows on each side."""
+    length = min(len(seen.pieces) for seen in sides.values())
+    found = {
+        kind: {
+            side: eigenvalues(seen.activations[kind][:, :length]) for side, seen in sides.items()
+        }
+        for kind in (COMPONENTS if length > 1 else ())
+    }
+    return found, length
+
+
+def _told(
+    model: SpeechModel, sides: dict[str, tuple[Mixture, Inside]], spectra: Spectra, length: int
+) -> str:
+    """The texts token by token, what is known of them, and effective ranks: HTML."""
+    reference = sides["clean"][0].target.reference
+    lines = [f"<p><b>said</b>: {html.escape(reference.lower() or 'not known')}</p>"]
+    for side, (mixture, seen) in sides.items():
+        about = text_columns(model, mixture, seen.transcript)
+        scored = f"WER {about['word_error']:.2f}, {about['outcome']}; " if reference else ""
+        ranks = ", ".join(
+            f"{kind.replace('_', '-')} {effective_rank(own[side], _MODES).mean():.2f}"
+            for kind, own in spectra.items()
+        )
+        written = "".join(map(_piece, seen.pieces, seen.probabilities)) or "nothing"
+        lines.append(
+            f"<p><b>{side}</b>: {written}<br>"
+            f"{scored}{len(seen.pieces)} tokens, mean log-probability "
+            f"{seen.transcript.average_log_probability:.2f}, no-speech probability "
+            f"{seen.transcript.no_speech_probability:.2f}<br>effective rank of {_MODES} modes, "
+            f"first {length} rows, mean over layers: {ranks or 'none of so few rows'}</p>"
+        )
+    return "".join(lines)
+
+
+def _piece(text: str, probability: float) -> str:
+    """A token on a ground that is the redder the less probable it was, with its probability."""
+    shown = html.escape(text).replace(" ", "&nbsp;")
+    return (
+        f'<span style="background:rgba(213,94,0,{0.7 * (1 - probability):.2f})">{shown}'
+        f"<sub>{probability:.2f}</sub></span><wbr>"
+    )
+
+
+def _wav(wave: np.ndarray) -> bytes:
+    """A WAV file of samples (samples,), as loud as it goes where they are louder than that."""
+    file = BytesIO()
+    soundfile.write(file, wave / max(1.0, float(np.abs(wave).max())), SAMPLE_RATE, format="WAV")
+    return file.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()

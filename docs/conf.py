@@ -1,0 +1,67 @@
+"""Sphinx: the pages of docs/ and what they link to, built offline by ``make docs``.
+
+The source folder is the project's, so that links between pages are the same here and in the
+repository. Equations become MathML, which needs no script and is read aloud.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import latex2mathml.converter
+from docutils import nodes
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+project = "whisper-spectral"
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/*", "data/README.md", "figures/**.md"]
+exclude_patterns = ["docs/conf.py", "figures/summary.md"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+autodoc_typehints = "description"
+suppress_warnings = [
+    "myst.xref_missing",  # links to folders and to code; a test checks that they lead somewhere
+    "toc.not_included",  # tables of figures/ are reached from the pages that speak of them
+]
+html_theme = "furo"
+html_title = "How Whisper hallucinates"
+html_show_sourcelink = False
+html_copy_source = False
+
+
+def _mathml(translator: object, node: nodes.math | nodes.math_block) -> None:
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    converted = latex2mathml.converter.convert(node.astext(), display=display)
+    translator.body.append(converted)  # type: ignore[attr-defined]
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Equations as MathML; the front page also under the name that servers look for."""
+    app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
+    app.config.html_math_renderer = "mathml"
+    app.connect("build-finished", _front_page)
+    app.connect("autodoc-process-docstring", _escaped)
+
+
+def _escaped(
+    app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]
+) -> None:
+    """Bars, stars and last underscores of a docstring are meant as they are, but in equations."""
+    in_equation = False
+    for i, line in enumerate(lines):
+        in_equation = line.lstrip().startswith(".. math::") or (in_equation and line[:1] in " ")
+        if not in_equation:
+            parts = re.split(r"(``[^`]*``)", line)
+            parts[::2] = [re.sub(r"([|*]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+            lines[i] = "".join(parts)
+
+
+def _front_page(app: Sphinx, error: Exception | None) -> None:
+    if error is None:
+        page = '<meta http-equiv="refresh" content="0; url=docs/index.html">'
+        (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
