@@ -64,7 +64,8 @@ gpu: $(ENV) ## on a CUDA GPU: the kernels' tests, timings, true sizes, and the l
 	$(BIN)/python -m pytest -q tests -k cuda
 	$(BIN)/python -m companion.training --estimate --ladder build/none
 docs: $(ENV) ## build the pages of docs/ into build/site
-	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[docs]'
+	@$(BIN)/python -c 'import furo, latex2mathml, myst_parser' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[docs]'
 	$(BIN)/python -m sphinx -W -q -c docs . build/site
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
 	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv==0.13.9
