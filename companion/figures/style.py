@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from companion.results.confidence import CONFIDENCES
 from companion.results.scale import size_of
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
@@ -48,16 +49,26 @@ OBSERVABLE_NAMES = {
     "log10_attention_kf": r"$\log_{10}$ Kf, attention graph",
     "log10_similarity_kf": r"$\log_{10}$ Kf, similarity graph",
 }
+SHORT_NAMES = {
+    "word_error": "WER",
+    "candidate_share": "candidates",
+    **CONFIDENCES,
+    "tokens": "tokens $T$",
+    "n_eff": r"$N_{\mathrm{eff}}$",
+    "alpha": r"$\alpha$",
+    "log10_kf": r"$\log_{10}$ Kf, padded",
+    "log10_kf_resolved": r"$\log_{10}$ Kf, resolved",
+}
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 LENGTH_NAMES = {"raw": "raw", "length-matched": "length-matched (first rows)"}
 OTHER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999999")  # the same
 PUBLISHED_COLOUR = "#555555"
 SHADE = "#f2f2f2"
-SUPPLEMENT = "supplement"
-"""The folder, beside the main figures, of all others and of tables of hundreds of rows."""
-CHANCE_LINE = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
-ZERO_LINE = {"color": "black", "lw": 0.5}
+CHANCE_LINE: dict[str, Any] = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
+ZERO_LINE: dict[str, Any] = {"color": "black", "lw": 0.5}
+MOST_BARS = 6
+"""Of more models side by side the intervals are in the tables alone."""
 _MARKERS = "os^Dv*P"
 _PALE = 0.35
 
@@ -153,12 +164,11 @@ def draw_intervals(
     ends = [f"{name}_low", f"{name}_high"] if f"{name}_low" in table else ["low", "high"]
     value = table[name].to_numpy(float)
     low, high = table[ends].to_numpy(float).T
-    reach = np.nan_to_num(np.abs([value - low, high - value]))
-    ax.errorbar(
-        *((value, places) if across else (places, value)),
-        **{"xerr" if across else "yerr": reach},
-        **_look(colour, marker, line, control, pale), elinewidth=0.8, label=label,
-    )  # fmt: skip
+    reach = np.abs([value - low, high - value])
+    reach = np.where(np.isfinite(reach), reach, 0.0)
+    x, y, xerr, yerr = (value, places, reach, None) if across else (places, value, None, reach)
+    look = _look(colour, marker, line, control, pale)
+    ax.errorbar(x, y, yerr, xerr, elinewidth=0.8, label=label, **look)
 
 
 def key(
@@ -176,14 +186,41 @@ def _look(colour: Any, marker: str, line: str, control: bool, pale: bool) -> dic
     }  # fmt: skip
 
 
-def model_keys(table: pd.DataFrame, markers: dict[str, str] | None = None) -> list[Line2D]:
+def model_keys(table: pd.DataFrame, marker: str = "o") -> list[Line2D]:
     """A legend's lines for models, of a size once."""
     colours = model_colours(model_order(table))
     return [
-        key(label, colours[model], (markers or {}).get(model, "o"))
+        key(label, colours[model], marker)
         for model, label in legend_labels(table).items()
         if not label.startswith("_")
     ]
+
+
+def draw_models(
+    ax: Axes,
+    table: pd.DataFrame,
+    name: str,
+    models: list[str],
+    *,
+    colours: dict[str, Any] | None = None,
+    marker: str = "o",
+    shift: float = 0.0,
+    reach: float = 0.6,
+    control: bool = False,
+) -> None:
+    """The numbers of every model along x, side by side within the lines in the column ``place``.
+
+    Of more than ``MOST_BARS`` models the intervals are in the table alone.
+    """
+    colours = colours or model_colours(models)
+    for model, offset in zip(models, spread(len(models), reach), strict=True):
+        own = table[table.model == model]
+        if len(colours) > MOST_BARS:
+            own = own.assign(**{f"{name}_low": np.nan, f"{name}_high": np.nan})
+        draw_intervals(
+            ax, own, name, own.place + offset + shift, colour=colours[model], marker=marker,
+            control=control, across=True,
+        )  # fmt: skip
 
 
 def spread(count: int, reach: float = 0.6) -> np.ndarray:
