@@ -1,4 +1,4 @@
-"""Execute notebooks in place, on their smoke defaults, keeping the outputs that tests compare.
+"""Execute notebooks in place, on their defaults, keeping the outputs that tests compare.
 
 ``python scripts/refresh.py notebooks/*.ipynb``. Cells marked ``# NBVAL_CHECK_OUTPUT`` keep their
 output; all other outputs, counts and traces of the run are cleared.

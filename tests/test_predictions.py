@@ -185,7 +185,7 @@ def _plant_all(folder: Path) -> dict[str, float]:
     pd.DataFrame(
         [KEYS | {"decoding": rule, "clips": 50, "with_words": words}
          for rule, words in (("openai", 49), ("unrestricted", 1))]
-    ).to_csv(folder / "words_from_nonspeech.csv", index=False)  # fmt: skip
+    ).to_csv(folder / "whisper" / "words_from_nonspeech.csv", index=False)  # fmt: skip
     return {
         "pooled n_eff": 9.0, "pooled alpha": 12.0, "pooled log10 difference": 13.0,
         "pooled log10 ratio": 14.0, "pooled n_eff, matched": 109.0, "pooled n_eff, kept": 119.0,

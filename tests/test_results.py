@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.figures.spectra import spectrum_summary
 from companion.figures.style import save_figure
 from companion.results.confidence import PER_WORD_PIECE, with_confidence
 from companion.results.effects import (
@@ -23,6 +22,7 @@ from companion.results.effects import (
 from companion.results.intervals import deletions, interval, weighted_mean
 from companion.results.paper import paper_table, published, with_holm
 from companion.results.tables import save_table, speakers_path, with_interval, with_speakers
+from companion.results.tails import spectrum_summary
 from companion.results.word_errors import (
     by_novelty,
     outcome_confidence,

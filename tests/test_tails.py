@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
-from companion.figures.tails import draw_mode_ratios
+from companion.figures.spectra import draw_mode_ratios
 from companion.results.effects import MATCHED, RAW
 from companion.results.tails import EIGENVALUE, HEAD, SHARE, TAIL, mode_ratios, tail_ratios
 

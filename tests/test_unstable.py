@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from companion.figures.unstable import draw_unstable
 from companion.results.intervals import LEVEL
 from companion.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED, unstable_contrasts
 from companion.results.within import ALIKE, BY_LENGTH, DIFFERS, TOO_FEW
@@ -103,12 +102,3 @@ def test_the_mean_over_layers_is_the_mean_of_the_layers_in_dimensions() -> None:
     own = rows[(rows.condition == MILD) & (rows.network == TRAINED)]
     means = own.groupby("candidate").unstable.mean() * WIDTH
     assert found[ALL_LAYERS] == pytest.approx(means[True] - means[False])
-
-
-def test_the_figure_shows_the_differences_of_divided_answers_alone() -> None:
-    table = unstable_contrasts(planted(trained=5), least=5)
-    axes = draw_unstable(table).axes
-    own = table[(table.condition == MILD) & (table.layer == ALL_LAYERS)].set_index("network")
-    for ax, name in zip(axes, ("difference", "adjusted"), strict=True):
-        drawn = [bars.lines[0].get_xdata()[0] for bars in ax.containers]
-        assert drawn == [own.loc[network, name] for network in (TRAINED, RANDOM)]

@@ -95,7 +95,8 @@ class Profile:
         for key, value in values.items():
             path = _path(value)
             if path.parts[:1] == ("figures",) and key.endswith(TABLES):
-                yield from map(str, sorted(path.glob("*.csv")) or path.parent.glob(path.name))
+                tables = [*path.glob("*.csv"), *path.glob("supplement/*.csv")]
+                yield from map(str, sorted(tables) or path.parent.glob(path.name))
             elif path.parts[:1] == ("data",) and not _ends(key, RESULTS):
                 models = _models(values, "") if key == LADDER else []
                 for folder in [path / model for model in models] or [path]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from companion.results.intervals import Interval, mean
-from companion.results.tables import SPEAKERS, speakers_path, with_speakers
+from companion.results.tables import SPEAKERS, SUPPLEMENT, speakers_path, with_speakers
 
 MODEL_KEYS = ["parameters", "model"]
 POOLED, HALVES, NONSPEECH = "pooled", "halves", "words_from_nonspeech"
-"""The pooled table, that of halves of clean speech, and that of clips: beside the other tables."""
+"""The pooled table, that of halves of clean speech beside it, and that of clips."""
 
 
 class NotMeasured(Exception):
@@ -27,13 +27,14 @@ class Tables:
     pooled: Path
 
     def path(self, name: str) -> Path:
-        """Where a table is."""
-        elsewhere = {
-            POOLED: self.pooled,
-            HALVES: self.pooled.with_name(f"{self.pooled.stem}_halves.csv"),
-            NONSPEECH: self.pooled.with_name(f"{NONSPEECH}.csv"),
-        }
-        return elsewhere.get(name, self.folder / f"{name}.csv")
+        """Where a table is: in ``folder``, or in the supplement where it has hundreds of rows."""
+        if name == POOLED:
+            return self.pooled
+        folder, known = self.folder, name
+        if name == HALVES:
+            folder, known = self.pooled.parent, f"{self.pooled.stem}_halves"
+        beside = folder / SUPPLEMENT / f"{known}.csv"
+        return beside if beside.exists() else folder / f"{known}.csv"
 
     def read(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """A table; NotMeasured where there is none, ValueError where a column lacks."""

@@ -1,4 +1,4 @@
-"""Every effect beside its controls, and what was made of it."""
+"""Every effect beside its controls, and how it hangs on conventions."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,150 +10,119 @@ from matplotlib.lines import Line2D
 from companion.figures.style import (
     COLUMN,
     COMPONENT_NAMES,
+    LENGTH_MARKERS,
     OBSERVABLE_NAMES,
-    PAGE,
     PUBLISHED_COLOUR,
-    legend_labels,
+    SHADE,
+    ZERO_LINE,
+    draw_models,
+    key,
+    label_lines,
     model_colours,
+    model_keys,
     model_order,
 )
 from companion.results.evidence import CONTROLS, NULL_BLOCKS, blocks
-from companion.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
+from companion.results.specifications import CHOICES
 
-UNITS = {"n_eff": " (%)"}
-_FEW = 8  # models whose names stand beside each other in a column of print
-_SHADE = "#f2f2f2"
-_COLOURS = {SURVIVES: "#0072B2", IN_PART: "#56B4E9", EXPLAINED: "#D55E00", UNDECIDED: "#999999"}
-_SHORT = {
-    "n_eff": r"$N_{\mathrm{eff}}$",
-    "alpha": r"$\alpha$",
-    "log10_kf": "Kf, padded",
-    "log10_kf_resolved": "Kf, resolved",
-}
-_ARROWS = {1: "^", -1: "v"}  # Okabe & Ito's colours, and shapes that do without them
+_UNITS = {"n_eff": " (%)"}
+_RANGES = {0.8: (0.05, 0.95), 2.2: (0.25, 0.75)}  # quantiles, by the width of their line
+_LINEAR = 0.1  # decades
 
 
 def draw_evidence(
-    table: pd.DataFrame, observables: list[str], published: pd.DataFrame | None = None
+    table: pd.DataFrame, observable: str, published: pd.DataFrame | None = None
 ) -> Figure:
-    """A row of panels per observable, a column per component, a line per control.
+    """One observable's change, a panel per component, a line per control.
 
-    ``table`` holds rows of ``evidence`` of one K. Filled: the model itself, with random rows first
-    at equal length and the same text in a row of its own; open: nulls. Bars are 95 % intervals, a
-    colour per model. Crosses are ``published`` changes of other models.
+    ``table`` holds rows of ``evidence`` of one K. Filled: the model itself, raw, with random rows
+    first at equal length, and the same text; open: nulls. Crosses are ``published`` changes.
     """
     models, groups = model_order(table), blocks(table)
-    controls = sum(map(len, groups))
+    controls = [control for group in groups for control in group]
+    nulls = [control for group in groups[-NULL_BLOCKS:] for control in group]
     figure, axes = plt.subplots(
-        len(observables), len(COMPONENT_NAMES), sharex="row", sharey=True, squeeze=False,
-        figsize=(PAGE, (0.5 + 0.15 * controls) * len(observables)), layout="constrained",
+        1, len(COMPONENT_NAMES), sharex=observable != "log10_kf", sharey=True,
+        figsize=(COLUMN, 0.8 + 0.19 * len(controls)), layout="constrained",
     )  # fmt: skip
-    for row, observable in zip(axes, observables, strict=True):
-        for ax, component in zip(row, COMPONENT_NAMES, strict=True):
-            part = table[(table.component == component) & (table.observable == observable)]
-            _draw_controls(ax, part, models, groups)
-            if published is not None and f"delta_{observable}" in published:
-                known = published[published.component == component][f"delta_{observable}"]
-                ax.plot(known, np.zeros(len(known)), "x", color=PUBLISHED_COLOUR, zorder=4)
-        row[1].set_xlabel(f"change of {OBSERVABLE_NAMES[observable]}{UNITS.get(observable, '')}")
-    for ax, title in zip(axes[0], COMPONENT_NAMES.values(), strict=True):
-        ax.set_title(title)
-    colours = model_colours(models)
+    own = table[table.observable == observable]
+    own = own.assign(control=list(zip(own.source, own.length, strict=True)))
+    own = own.assign(place=own.control.map(controls.index), null=own.control.isin(nulls))
+    for ax, component in zip(axes, COMPONENT_NAMES, strict=True):
+        part = own[own.component == component]
+        for (length, null), alike in part.groupby(["length", "null"]):
+            marker = LENGTH_MARKERS.get(str(length), LENGTH_MARKERS["length-matched"])
+            draw_models(ax, alike, "change", models, marker=marker, control=bool(null))
+        if published is not None and f"delta_{observable}" in published:
+            known = published[published.component == component][f"delta_{observable}"]
+            ax.plot(known, np.zeros(len(known)), "x", color=PUBLISHED_COLOUR, zorder=4)
+        ax.axvline(0, **ZERO_LINE)
+        label_lines(ax, [CONTROLS[each] for each in controls], list(map(len, groups)))
+        ax.set_title(COMPONENT_NAMES[component].replace("-", "-\n"))
+    axes[1].set_xlabel(f"change of {OBSERVABLE_NAMES[observable]}{_UNITS.get(observable, '')}")
     handles = [
-        Line2D([], [], marker="o", ls="", color=colours[model], label=label)
-        for model, label in legend_labels(table).items()
-        if not label.startswith("_")
-    ]
-    handles.append(Line2D([], [], marker="o", ls="", color="black", mfc="white", label="null"))
-    if published is not None:
-        label = "published, OpenAI's Whisper"
-        handles.append(Line2D([], [], marker="x", ls="", color=PUBLISHED_COLOUR, label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return figure
-
-
-def draw_verdicts(found: pd.DataFrame) -> Figure:
-    """A mark per effect: rows are components and observables, columns models, a panel per K.
-
-    An arrow survives and points where the effect goes; a cross is explained by length.
-    """
-    models, sizes = model_order(found), sorted(found.modes.unique())
-    observables = [name for name in _SHORT if name in set(found.observable)]
-    lines = [(component, name) for component in COMPONENT_NAMES for name in observables]
-    figure, axes = plt.subplots(
-        1, len(sizes), sharey=True, squeeze=False, layout="constrained",
-        figsize=(COLUMN if len(models) <= _FEW else PAGE, 1.0 + 0.17 * len(lines)),
-    )  # fmt: skip
-    for ax, k in zip(axes[0], sizes, strict=True):
-        effects = found[found.modes == k]
-        effects = effects.assign(
-            x=effects.model.map(models.index),
-            y=[
-                lines.index(line)
-                for line in zip(effects.component, effects.observable, strict=True)
-            ],
-            sign=np.sign(effects.raw).astype(int),
-        )
-        for (verdict, sign), alike in effects.groupby(["verdict", "sign"]):
-            _draw_verdicts(ax, alike, verdict, sign)
-        for i in range(0, len(COMPONENT_NAMES), 2):
-            ax.axhspan(
-                i * len(observables) - 0.5, (i + 1) * len(observables) - 0.5, color=_SHADE, zorder=0
-            )
-        ax.set_title(f"$K$ = {k}")
-        ax.set_xticks(range(len(models)), models, rotation=90)
-        ax.set_xlim(-0.6, len(models) - 0.4)
-        ax.tick_params(length=0)
-    labels = [f"{COMPONENT_NAMES[component]}: {_SHORT[name]}" for component, name in lines]
-    axes[0, 0].set_yticks(range(len(lines)), labels)
-    axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
-    figure.legend(handles=_verdict_handles(), loc="outside lower center", ncols=2)
-    return figure
-
-
-def _draw_controls(
-    ax: Axes, part: pd.DataFrame, models: list[str], groups: list[list[tuple[str, str]]]
-) -> None:
-    colours = model_colours(models)
-    controls = [key for group in groups for key in group]
-    nulls = len(controls) - sum(map(len, groups[-NULL_BLOCKS:]))
-    reach = 0.3 * (1 - 1 / len(models))
-    offsets = np.linspace(-reach, reach, len(models))
-    for model, offset in zip(models, offsets, strict=True):
-        own = part[part.model == model].set_index(["source", "length"]).reindex(controls)
-        places = np.arange(len(controls)) + offset
-        for side, filling in ((slice(nulls), colours[model]), (slice(nulls, None), "white")):
-            change, low, high = own[["change", "low", "high"]].iloc[side].to_numpy().T
-            ax.errorbar(
-                change, places[side], xerr=[change - low, high - change],
-                fmt="o", ms=3, lw=0.8, color=colours[model], mfc=filling,
-            )  # fmt: skip
-    start = 0
-    for i, size in enumerate(map(len, groups)):
-        if i % 2:
-            ax.axhspan(start - 0.5, start + size - 0.5, color=_SHADE, zorder=0)
-        start += size
-    ax.axvline(0, color="black", lw=0.5)
-    ax.set_yticks(range(len(controls)), [CONTROLS[key] for key in controls])
-    ax.set_ylim(len(controls) - 0.5, -0.5)
-
-
-def _draw_verdicts(ax: Axes, alike: pd.DataFrame, verdict: str, sign: int) -> None:
-    colour = _COLOURS[verdict]
-    if verdict in (SURVIVES, IN_PART):
-        filling = colour if verdict == SURVIVES else "white"
-        ax.plot(alike.x, alike.y, _ARROWS[sign], color=colour, mfc=filling, ms=5)
-    else:
-        mark = "x" if verdict == EXPLAINED else "."
-        ax.plot(alike.x, alike.y, mark, color=colour, ms=4)
-
-
-def _verdict_handles() -> list[Line2D]:
-    markers = {SURVIVES: "^", IN_PART: "^", EXPLAINED: "x", UNDECIDED: "."}
-    return [
-        Line2D(
-            [], [], marker=marker, ls="", color=_COLOURS[name], label=name,
-            mfc="white" if name == IN_PART else _COLOURS[name],
-        )
-        for name, marker in markers.items()
+        *model_keys(table), key("length-matched", marker=LENGTH_MARKERS["length-matched"]),
+        key("null", control=True),
     ]  # fmt: skip
+    if published is not None and f"delta_{observable}" in published:
+        handles.append(key("published", PUBLISHED_COLOUR, "x"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=0.8)
+    return figure
+
+
+def draw_specifications(table: pd.DataFrame, observable: str, paper: dict[str, str]) -> Figure:
+    """Above, how changes are distributed over all specifications; below, by every single choice.
+
+    A column per component. ``table`` holds rows of ``specification_curve``, ``paper`` says by
+    component whether the published change "rises" or "falls": the shaded half. Above a line per
+    model is the fraction of its specifications that change less; below, of all models together,
+    dots are medians, thick lines quartiles, and thin ones hold nine tenths. One in fifty
+    specifications lies beyond the axis.
+    """
+    part = table[(table.observable == observable) & table.change.notna()]
+    part = part.assign(layers=np.where(part.layers == "mean", "mean", "single"))
+    options = [
+        (choice, value)
+        for choice in CHOICES
+        for value in part[choice].dropna().unique()
+        if part[choice].nunique() > 1
+    ]
+    ends = 1.1 * part.change.quantile([0.01, 0.99]).to_numpy()
+    height = 0.125 * len(options)
+    figure, axes = plt.subplots(
+        2, len(COMPONENT_NAMES), sharex="col" if observable == "log10_kf" else True, sharey="row",
+        layout="constrained", figsize=(COLUMN, 2.0 + height), height_ratios=[1.0, height],
+    )  # fmt: skip
+    for (above, below), component in zip(axes.T, COMPONENT_NAMES, strict=True):
+        curve = part[part.component == component]
+        for model, colour in model_colours(model_order(part)).items():
+            above.ecdf(curve[curve.model == model].change, color=colour, lw=1.0)
+        _draw_choices(below, curve, options)
+        above.set_title(COMPONENT_NAMES[component].replace("-", "-\n"))
+        for ax in (above, below):
+            if observable == "log10_kf":  # from hundredths of a decade to several
+                ax.set_xscale("symlog", linthresh=_LINEAR)
+            ax.axvspan(0, ends[int(paper[component] == "rises")], color=SHADE)
+            ax.set_xlim(ends)
+            ax.axvline(0, **ZERO_LINE)
+    axes[0, 0].set_ylabel("fraction")
+    label = OBSERVABLE_NAMES[observable].split(" (")[0]
+    axes[1, 1].set_xlabel(f"change of {label}{_UNITS.get(observable, '')}")
+    shade = Line2D([], [], marker="s", ls="", color=SHADE, mec="0.5", label="the paper's sign")
+    handles = [*model_keys(part), shade]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=0.8)
+    return figure
+
+
+def _draw_choices(ax: Axes, curve: pd.DataFrame, options: list[tuple[str, str]]) -> None:
+    for i, (choice, value) in enumerate(options):
+        changes = curve.change[curve[choice] == value]
+        if len(changes):
+            for width, ends in _RANGES.items():
+                ax.plot(changes.quantile(ends), [i, i], color="0.4", lw=width, zorder=2)
+            ax.plot(changes.median(), i, "o", color="black", ms=2, zorder=3)
+        if i and options[i][0] != options[i - 1][0]:
+            ax.axhline(i - 0.5, color="0.5", lw=0.4)
+    ax.set_yticks(range(len(options)), [f"{choice}: {value}" for choice, value in options])
+    ax.set_ylim(len(options) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0, labelsize=5.5)

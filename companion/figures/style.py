@@ -1,19 +1,38 @@
-"""How every figure looks: print column widths, colour-blind safe colours, names with units."""
+"""How every figure looks, and what its marks mean.
+
+The same in all figures, so that a legend need not be read twice:
+
+- *Filled* markers and solid lines are of the trained model as it is; *open* markers and dotted
+  lines are controls: random networks and vectors, random directions, other speech, Gaussian rows.
+- *Circles* are raw, *diamonds* length-matched; lines of raw numbers beside these are dashed. Where
+  nothing of the kind is told apart marks are circles, and squares and triangles are further kinds.
+- *Colours* are of conditions (blue clean, vermilion Hell), or else of models: darker is larger.
+  What is neither has a colour of Okabe and Ito's; what is undecided is pale.
+- Grey crosses are *published*. Bars are 95 % intervals. A thin black line is no change, a dotted
+  one what chance gives. Kinds of transcripts have their own colours, in bars alone.
+
+A main figure is one column of print wide (``COLUMN``), or two where it has panels side by side.
+"""
 
 import os
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import Image as Shown
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
+from companion.results.confidence import CONFIDENCES
 from companion.results.scale import size_of
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
@@ -30,12 +49,28 @@ OBSERVABLE_NAMES = {
     "log10_attention_kf": r"$\log_{10}$ Kf, attention graph",
     "log10_similarity_kf": r"$\log_{10}$ Kf, similarity graph",
 }
+SHORT_NAMES = {
+    "word_error": "WER",
+    "candidate_share": "candidates",
+    **CONFIDENCES,
+    "tokens": "tokens $T$",
+    "n_eff": r"$N_{\mathrm{eff}}$",
+    "alpha": r"$\alpha$",
+    "log10_kf": r"$\log_{10}$ Kf, padded",
+    "log10_kf_resolved": r"$\log_{10}$ Kf, resolved",
+}
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 LENGTH_NAMES = {"raw": "raw", "length-matched": "length-matched (first rows)"}
+OTHER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999999")  # the same
 PUBLISHED_COLOUR = "#555555"
+SHADE = "#f2f2f2"
+CHANCE_LINE: dict[str, Any] = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
+ZERO_LINE: dict[str, Any] = {"color": "black", "lw": 0.5}
+MOST_BARS = 6
+"""Of more models side by side the intervals are in the tables alone."""
 _MARKERS = "os^Dv*P"
-_COLOURS = 128  # of a palette; no pixel is then farther than about 20 of 255 from its own
+_PALE = 0.35
 
 
 def use_style() -> None:
@@ -106,6 +141,104 @@ def legend_labels(table: pd.DataFrame) -> dict[str, str]:
     return labels
 
 
+def draw_intervals(
+    ax: Axes,
+    table: pd.DataFrame,
+    name: str,
+    places: Sequence[float] | np.ndarray | pd.Series,
+    *,
+    colour: Any,
+    marker: str = "o",
+    line: str = "",
+    control: bool = False,
+    pale: bool = False,
+    across: bool = False,
+    label: str | None = None,
+) -> None:
+    """The numbers in a column of ``table`` at ``places``, with bars for their intervals.
+
+    Intervals are in the columns ``name_low`` and ``name_high``, else ``low`` and ``high``; an end
+    that is not known has no bar. ``across`` draws numbers along the x axis, one below the other;
+    ``control`` makes markers open and a solid ``line`` dotted, ``pale`` says that it is undecided.
+    """
+    ends = [f"{name}_low", f"{name}_high"] if f"{name}_low" in table else ["low", "high"]
+    value = table[name].to_numpy(float)
+    low, high = table[ends].to_numpy(float).T
+    reach = np.abs([value - low, high - value])
+    reach = np.where(np.isfinite(reach), reach, 0.0)
+    x, y, xerr, yerr = (value, places, reach, None) if across else (places, value, None, reach)
+    look = _look(colour, marker, line, control, pale)
+    ax.errorbar(x, y, yerr, xerr, elinewidth=0.8, label=label, **look)
+
+
+def key(
+    label: str, colour: Any = "black", marker: str = "o", line: str = "", control: bool = False
+) -> Line2D:
+    """A line of a legend, that looks as ``draw_intervals`` draws."""
+    return Line2D([], [], label=label, **_look(colour, marker, line, control, False))
+
+
+def _look(colour: Any, marker: str, line: str, control: bool, pale: bool) -> dict[str, Any]:
+    return {
+        "color": colour, "marker": marker, "mfc": "white" if control else colour, "ms": 3.5,
+        "ls": ":" if control and line == "-" else line, "lw": 0.8, "mew": 0.8,
+        "alpha": _PALE if pale else None,
+    }  # fmt: skip
+
+
+def model_keys(table: pd.DataFrame, marker: str = "o") -> list[Line2D]:
+    """A legend's lines for models, of a size once."""
+    colours = model_colours(model_order(table))
+    return [
+        key(label, colours[model], marker)
+        for model, label in legend_labels(table).items()
+        if not label.startswith("_")
+    ]
+
+
+def draw_models(
+    ax: Axes,
+    table: pd.DataFrame,
+    name: str,
+    models: list[str],
+    *,
+    colours: dict[str, Any] | None = None,
+    marker: str = "o",
+    shift: float = 0.0,
+    reach: float = 0.6,
+    control: bool = False,
+) -> None:
+    """The numbers of every model along x, side by side within the lines in the column ``place``.
+
+    Of more than ``MOST_BARS`` models the intervals are in the table alone.
+    """
+    colours = colours or model_colours(models)
+    for model, offset in zip(models, spread(len(models), reach), strict=True):
+        own = table[table.model == model]
+        if len(colours) > MOST_BARS:
+            own = own.assign(**{f"{name}_low": np.nan, f"{name}_high": np.nan})
+        draw_intervals(
+            ax, own, name, own.place + offset + shift, colour=colours[model], marker=marker,
+            control=control, across=True,
+        )  # fmt: skip
+
+
+def spread(count: int, reach: float = 0.6) -> np.ndarray:
+    """Offsets that put so many marks side by side within ``reach`` of a line's height."""
+    return np.linspace(-reach, reach, count) * (1 - 1 / count) / 2
+
+
+def label_lines(ax: Axes, labels: Sequence[str], blocks: Sequence[int] = ()) -> None:
+    """Name the lines of a panel from the top, and shade every other block of so many lines."""
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    start = 0.0
+    for i, size in enumerate(blocks or [1] * len(labels)):
+        if i % 2 == 0:
+            ax.axhspan(start - 0.5, start + size - 0.5, color=SHADE, lw=0, zorder=0)
+        start += size
+
+
 def add_legend(figure: Figure, ax: Axes, columns: int | None = None) -> None:
     """Below the figure, what one panel shows; what several seeds share is said once."""
     handles, labels = ax.get_legend_handles_labels()
@@ -119,8 +252,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.pdf, each whole or not at all; equal figures give equal bytes.
 
     The layout is made once for both, the PNG is what the notebook shows, and the figure is closed:
-    to draw it again takes longer than all else about it. The PNG has a palette, which makes it a
-    third as large.
+    to draw it again takes longer than all else about it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
@@ -131,11 +263,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     figure.savefig(drawn, format="png", metadata=nothing, bbox_inches=inches)
     part = folder / f"{name}.part.png"
     image = Image.open(drawn)
-    # The median cut, the default, forgets the colours of few pixels: of a legend, of a colour bar.
-    kept = image.convert("RGB").quantize(
-        _COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    )
-    kept.save(part, optimize=True, dpi=image.info["dpi"])
+    image.convert("RGB").save(part, optimize=True, dpi=image.info["dpi"])
     os.replace(part, folder / f"{name}.png")
     part = folder / f"{name}.part.pdf"
     nothing = {"CreationDate": None, "Producer": None, "Creator": None}

@@ -10,6 +10,8 @@ import pandas as pd
 from companion.results.intervals import Interval
 
 SPEAKERS = "_speakers"
+SUPPLEMENT = "supplement"
+"""The folder, beside main figures and tables, of other figures and tables of hundreds of rows."""
 _PADDED = 60  # rows
 _BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
 

@@ -110,3 +110,24 @@ def _ratios(logs: np.ndarray, speakers: np.ndarray) -> Iterator[Interval]:
         # to first order, on the scale of ratios
         deviations = {name: estimate * own for name, own in found.deviations.items()}
         yield Interval(estimate, low, high, deviations)
+
+
+def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Median and quartiles of each eigenvalue over utterances and layers, length-matched.
+
+    Both sides keep the same number of tokens. A mode that a spectrum does not resolve counts as
+    zero; modes whose lower quartile is zero are left out. Columns model, parameters, component,
+    condition, mode, low, median, high.
+    """
+    matched = rows[rows.matched_with.isin(["clean", condition]) & (rows.modes == rows.modes.max())]
+    table = []
+    keys = ["parameters", "model", "component", "condition"]
+    for key, group in matched.groupby(keys, sort=True):
+        spectra = np.zeros((len(group), int(rows.modes.max())))
+        for row, spectrum in zip(spectra, group.eigenvalues, strict=True):
+            row[: len(spectrum)] = spectrum
+        low, median, high = np.quantile(spectra, [0.25, 0.5, 0.75], axis=0)
+        for i in np.flatnonzero(low > 0).tolist():
+            values = {"mode": i + 1, "low": low[i], "median": median[i], "high": high[i]}
+            table.append(dict(zip(keys, key, strict=True)) | values)
+    return pd.DataFrame(table)
