@@ -32,7 +32,7 @@ from spectral import (
     total_sensitivity,
     unstable_dimensions,
 )
-from spectral.jacobians.context_jacobian import ContextJacobian, joined
+from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
 from spectral.jacobians.layers import Layer, LayerNorm
 from spectral.jacobians.propagators import SubLayerJacobians
 from spectral.jacobians.stability import ProductBounds
@@ -148,7 +148,10 @@ def jacobian_columns(
     columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
     columns |= _sublayer_columns(sublayers)
     columns |= _product_columns(uppers, norms, triplets.unbind())
-    return columns | _context_columns(stack, found, uppers, norms, streams, chosen, probes, seed)
+    injections = list(_injections(found, sublayers))
+    return columns | _context_columns(
+        stack, injections, uppers, norms, streams, chosen, probes, seed
+    )
 
 
 def _uppers(matrices: Tensor) -> Tensor:
@@ -234,9 +237,19 @@ def _bounds(triplets: list[SingularTriplets]) -> ProductBounds:
     return product_bounds(sigma[..., 0], sigma[..., 1], layer_gains(triplets).alignment)
 
 
+def _injections(found: LinearisedLayers, factors: SubLayerJacobians) -> Iterator[ContextJacobian]:
+    """What ``found.injection`` gives of each layer, by the FFN's Jacobians that are there."""
+    for point, ffn in zip(found.points, factors.ffn, strict=True):
+        attention, crossed = point.layer.cross_attention, point.crossed
+        assert attention is not None, "a decoder layer"
+        assert crossed is not None
+        out = attention.out_weight
+        yield through_heads(attention, crossed, ffn @ out + out)
+
+
 def _context_columns(
     stack: Stack,
-    found: LinearisedLayers,
+    injections: list[ContextJacobian],
     uppers: Tensor,
     norms: LayerNormJacobian,
     streams: Streams,
@@ -245,7 +258,7 @@ def _context_columns(
     seed: int,
 ) -> dict[str, Tensor]:
     """Injections, J_L, and how much of the total derivative it explains; in float32."""
-    single = [found.injection(i).to(torch.float32) for i in range(len(stack.layers))]
+    single = [one.to(torch.float32) for one in injections]
     whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
     gram, cores = whole.gram_and_cores(len(single))
     ways = torch.stack([one.ways[0] for one in single])

@@ -305,21 +305,15 @@ class Recorder:
 
 def _inputs(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
     """Tokens, context, mask and cache, as either library calls its decoder."""
-    openai = hasattr(module, "blocks")
-    names = (
-        "x xa kv_cache"
-        if openai
-        else ("input_ids attention_mask encoder_hidden_states past_key_values")
-    )
-    given = dict(zip(names.split(), arguments, strict=False)) | named
-    if openai:
-        return given["x"], given.get("xa"), None, given.get("kv_cache")
-    if given.get("input_ids") is None:
+    if hasattr(module, "blocks"):
+        names, wanted = ["x", "xa", "kv_cache"], ["x", "xa", "no mask", "kv_cache"]
+    else:
+        wanted = ["input_ids", "encoder_hidden_states", "attention_mask", "past_key_values"]
+        names = ["input_ids", "attention_mask", "encoder_hidden_states", "past_key_values"]
+    given = dict(zip(names, arguments, strict=False)) | named
+    if given.get(wanted[0]) is None:
         raise ValueError("the decoder is given embeddings instead of tokens: which text is it?")
-    return tuple(
-        given.get(name)
-        for name in ("input_ids", "encoder_hidden_states", "attention_mask", "past_key_values")
-    )
+    return tuple(given.get(name) for name in wanted)
 
 
 def _padding(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
