@@ -138,22 +138,15 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
 
 def decoder_layers(decoder: Any) -> list[DecoderLayer]:
     """The layers of a decoder of either library."""
-    if hasattr(decoder, "blocks"):
-        return [
-            DecoderLayer(one.attn, one.cross_attn, one.mlp, one.attn.query, one.attn.key, one)
-            for one in decoder.blocks
-        ]
-    return [
-        DecoderLayer(
-            one.self_attn,
-            one.encoder_attn,
-            one.fc2,
-            one.self_attn.q_proj,
-            one.self_attn.k_proj,
-            one,
-        )
-        for one in decoder.layers
-    ]
+    found = []
+    for one in getattr(decoder, "blocks", None) or decoder.layers:
+        if hasattr(one, "attn"):
+            own, cross, ffn, names = one.attn, one.cross_attn, one.mlp, ("query", "key")
+        else:
+            own, cross, ffn, names = one.self_attn, one.encoder_attn, one.fc2, ("q_proj", "k_proj")
+        query, key = (getattr(own, name) for name in names)
+        found.append(DecoderLayer(own, cross, ffn, query, key, one))
+    return found
 
 
 @contextmanager

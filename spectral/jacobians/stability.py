@@ -193,8 +193,8 @@ def product_bounds(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> Produ
             one above the first, or an alignment above one in magnitude.
 
     Example:
-        >>> from torch import tensor
-        >>> product_bounds(tensor([2.0, 2.0]), tensor([1.9, 1.9]), tensor([0.0])).ceiling
+        >>> pair = torch.tensor([2.0, 2.0]), torch.tensor([1.9, 1.9])
+        >>> product_bounds(*pair, torch.tensor([0.0])).ceiling
         tensor(3.8000, dtype=torch.float64)
     """
     sigma_1, sigma_2, cosine = _checked(sigma_1, sigma_2, alignment)
@@ -250,8 +250,7 @@ def stationary_rates(sigma_1: Tensor, alignment: Tensor, gap: Tensor) -> Station
         ValueError: As :func:`product_bounds`.
 
     Example:
-        >>> from torch import tensor
-        >>> stationary_rates(tensor(2.0), tensor(0.0), tensor(0.95)).fastest
+        >>> stationary_rates(*torch.tensor([2.0, 0.0, 0.95])).fastest
         tensor(1.9494, dtype=torch.float64)
     """
     shape = (sigma_1 + alignment + gap).shape
