@@ -1,5 +1,6 @@
 """The figures that come with the project can be printed, and how models look in them."""
 
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ from PIL import Image
 
 from companion.figures.style import (
     PAGE,
+    as_png,
     legend_labels,
     model_colours,
     model_markers,
@@ -76,6 +78,19 @@ def test_a_png_has_just_the_colours_that_were_drawn(tmp_path: Path) -> None:
     ax.axvspan(20, 40, color="#777777")
     save_figure(figure, tmp_path, "shades")
     with Image.open(tmp_path / "shades.png") as image:
-        pixels = np.asarray(image).reshape(-1, 3).astype(int)
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
     for colour in ([0, 255, 0], [0x77] * 3):
         assert (pixels == colour).all(axis=1).any()
+
+
+@pytest.mark.parametrize("colours", [2, 256, 257, 4000])
+def test_a_png_is_the_image_pixel_for_pixel(colours: int) -> None:
+    rng = np.random.default_rng(colours)
+    known = rng.permutation(2**24)[:colours]
+    drawn = np.concatenate([known, rng.choice(known, 80 * 90 - colours)]).astype(np.uint32)
+    pixels = np.stack([drawn >> 16 & 255, drawn >> 8 & 255, drawn & 255], axis=-1)
+    image = Image.fromarray(pixels.reshape(80, 90, 3).astype(np.uint8))
+    image.info["dpi"] = (150.0, 150.0)
+    with Image.open(BytesIO(as_png(image))) as again:
+        assert again.info["dpi"] == pytest.approx((150, 150), abs=0.02)
+        np.testing.assert_array_equal(np.asarray(again.convert("RGB")), np.asarray(image))
