@@ -116,7 +116,7 @@ def test_the_page_s_profile_asks_for_its_model(
     mine = next(block for block in blocks(DOCS / "extending.md") if block.kind == "yaml")
     Path("params/mine.yml").write_text(mine.text)
     profile = Profile("mine", models="", utterances="")
-    assert profile.rows("phase_diagram") == ["build/mine/measure/mine.parquet"]
+    assert profile.rows("spectra") == ["build/mine/measure/mine.parquet"]
 
 
 @pytest.mark.parametrize(
