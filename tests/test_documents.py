@@ -116,7 +116,8 @@ def test_the_page_s_profile_asks_for_its_model(
     mine = next(block for block in blocks(DOCS / "extending.md") if block.kind == "yaml")
     Path("params/mine.yml").write_text(mine.text)
     profile = Profile("mine", models="", utterances="")
-    assert profile.rows("spectra") == ["build/mine/measure/mine.parquet"]
+    rows = [f"build/mine/measure/{name}.parquet" for name in ("xs-0", "mine")]
+    assert profile.rows("spectra") == rows
 
 
 @pytest.mark.parametrize(
