@@ -13,7 +13,7 @@ from companion.speech.text import normalise, without_annotations
 from companion.stress.scoring import Outcome, outcome
 
 MISHEARD_ERROR = 0.5
-"""At most half of the characters are wrong: two unrelated English sentences differ in 0.7 or more."""
+"""Character error of a misheard text at most: unrelated English sentences have 0.7 or more."""
 
 
 class Kind(StrEnum):
