@@ -1,0 +1,546 @@
+"""``spectral.Monitor``: a risk that a Whisper invents text, token by token while it decodes.
+
+What it weighs, and how much, was fitted elsewhere and is read from a file of thresholds. It holds
+the last few rows of every component and their Gram matrices, updated by one row a token, so that
+its memory and its work a token do not grow with the text.
+"""
+
+import functools
+import importlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral.spectra import effective_rank
+from spectral.tracing.hooks import COMPONENTS, past
+from spectral.tracing.structure import Decoder, recognise
+
+THRESHOLDS = Path(__file__).with_name("thresholds.json")
+"""The file that comes with the package."""
+
+CONFIDENCE = "confidence"
+"""In the place of a component: what the logits say."""
+
+FIRST = ("forbidden_first", "no_speech_probability")
+MEANS = ("entropy", "free_log_probability", "forbidden_mean")
+SIZE, RANK = "window_log10_size", "window_n_eff"
+_PROBABILITIES = {"forbidden_first", "no_speech_probability", "forbidden_mean"}
+_LEAST_PROBABILITY = 1e-8
+
+FEATURES = (*FIRST, *MEANS, *(f"{part}_{name}" for part in COMPONENTS for name in (SIZE, RANK)))
+"""What a risk may be made of.
+
+entropy of all tokens and log-probability of the one that was written, of all tokens, both in nats;
+the probability of what the libraries forbid, at the first token of a text and on average, and that
+of no speech, as log10; of the last rows of a component, not centred: log10 of their mean squared
+norm and the effective rank of their Gram matrix, means over layers.
+"""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A logistic regression of the invention of text on some ``FEATURES``, and its threshold.
+
+    weights: of the features less their ``means``, by unit of the feature. window: rows and tokens
+    that slide. threshold: the risk of a segment from which on it is an alarm.
+    """
+
+    weights: Mapping[str, float]
+    means: Mapping[str, float]
+    bias: float
+    window: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.weights) - set(FEATURES))
+        if unknown or self.weights.keys() != self.means.keys() or not self.weights:
+            raise ValueError(
+                f"a score has weights of {sorted(self.weights)} and means of "
+                f"{sorted(self.means)}; give both of the same features, of {', '.join(FEATURES)}"
+            )
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> "Score":
+        """The score of a model in a file of thresholds; ValueError where there is none."""
+        models = json.loads(Path(path).read_text(encoding="utf-8"))["models"]
+        if name not in models:
+            raise ValueError(
+                f"{path}: no thresholds of {name!r}; there are {', '.join(models)}, or fit others "
+                "and give their file as thresholds"
+            )
+        own = models[name]
+        return cls(own["weights"], own["means"], own["bias"], own["window"], own["threshold"])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One token of text as it is written.
+
+    row: of the batch. risk: of the last tokens alone, from 0 to 1; segment_risk: of all of the
+    segment so far. component: what raises the risk of the last tokens most.
+    """
+
+    row: int
+    index: int
+    token: int
+    risk: float
+    segment_risk: float
+    component: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One text: a row of a batch in one run of the decoder.
+
+    run, row: which batch and which of its rows, from 0. attempt: which one at this audio, from 1,
+    where openai-whisper tries several temperatures. risks: of every token. risk: of all of it, NaN
+    of a text without tokens, of which there is nothing to doubt; alarm: whether that reaches the
+    threshold. contributions: to the log-odds, of every component and the confidence.
+    """
+
+    run: int
+    row: int
+    attempt: int
+    tokens: tuple[int, ...]
+    risks: tuple[float, ...]
+    risk: float
+    alarm: bool
+    contributions: Mapping[str, float]
+
+    @property
+    def component(self) -> str | None:
+        """What raises the risk most; None of a text without tokens."""
+        return max(self.contributions, key=self.contributions.__getitem__, default=None)
+
+
+class Monitor:
+    """Watch a Whisper while its own library decodes with it: ``with Monitor(model) as monitor:``.
+
+    Texts and confidences stay as they are without it. Inside the block the model may ``decode``,
+    ``transcribe`` or ``generate``, window after window and in batches. A token counts once it is
+    fed: the last one of a text that the length limit cuts off is not judged.
+
+    Args:
+        model: A Whisper of openai-whisper or transformers, or what has one as ``module``.
+        name: Whose thresholds; by default of the model in the file with these layers, this width
+            and this vocabulary.
+        thresholds: The file that they stand in; by default the one of this package.
+        watch: Is given every ``Reading`` at once.
+        forbidden: Tokens that are forbidden at every step; by default as the library says.
+
+    Raises:
+        TypeError: For a model of another structure.
+        ValueError: For a compiled one, one without thresholds, beams, or NaN in what is weighed.
+        RuntimeError: Inside the block, where a layer was silent, or a cache was rearranged.
+
+    Example:
+        >>> with Monitor(model) as monitor:  # doctest: +SKIP
+        ...     model.transcribe("talk.mp3")
+        >>> [(s.risk, s.component) for s in monitor.segments if s.alarm]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        thresholds: Path | str = THRESHOLDS,
+        watch: Callable[[Reading], None] | None = None,
+        forbidden: Sequence[int] | None = None,
+    ) -> None:
+        self._decoder = recognise(model)
+        path = Path(thresholds)
+        self.score = Score.read(path, name or _fitted(path, self._decoder))
+        self._watch = watch
+        self._vocabulary = _Vocabulary.of(self._decoder, forbidden)
+        self._weighed = _Weighed(self.score)
+        self._segments: list[Segment] = []
+        self._run: _Run | None = None
+        self._runs = 0
+        self._attempt = 1
+        self._rows: list[Tensor] = []
+        self._tokens: Tensor | None = None
+        self._handles: list[Any] = []
+        self._entry: Any = None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All texts so far, in the order in which they began, the present ones last."""
+        return [*self._segments, *(self._run.segments(self._weighed) if self._run else ())]
+
+    def __enter__(self) -> "Monitor":
+        if self._entry is not None:
+            raise RuntimeError("this monitor is attached already: make another one")
+        decoder = self._decoder
+        self._entry = _told(decoder, self._attempted, self._close)
+        self._entry.__enter__()
+        whole: Any = decoder.model
+        head = decoder.decoder if decoder.entry != "generate" else whole.proj_out
+        self._handles = [
+            decoder.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            head.register_forward_hook(self._finish),
+        ]
+        for layer in decoder.layers:
+            for part in COMPONENTS:
+                module = getattr(layer, part)
+                self._handles.append(module.register_forward_hook(self._see))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        entry, self._handles, self._entry = self._entry, [], None
+        self._close()
+        entry.__exit__(kind, error, trace)
+
+    def _attempted(self, attempt: int) -> None:
+        self._attempt = attempt
+
+    def _close(self) -> None:
+        if self._run is not None:
+            self._segments += self._run.segments(self._weighed)
+            self._run = None
+        self._rows, self._tokens = [], None
+
+    def _begin(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """A call of the decoder: what its tokens say of the call before."""
+        tokens, cache = _given(module, arguments, named)
+        self._rows, self._tokens = [], None
+        if cache is None:  # the language, or a pass that decodes nothing
+            return
+        before, run = past(cache), self._run
+        if not before:
+            self._close()
+            run = self._run = _Run(self._runs, len(tokens), self._attempt, cache)
+            self._runs += 1
+        elif run is None or run.cache is not cache or run.fed != before:
+            self._run = None
+            raise RuntimeError(
+                f"the decoder goes on after {before} positions that were fed outside of the block, "
+                "or that another call's cache holds: attach before decoding begins"
+            )
+        elif self._keys(cache) is not run.keys or len(tokens) != run.rows:
+            self._run = None
+            raise RuntimeError(
+                "the cache was rearranged between two steps, as beams and speculative decoding do, "
+                "so that a row is no longer one text: decode greedily or by sampling"
+            )
+        else:
+            for reading in run.take(tokens[:, -1], self._vocabulary.end, self._weighed):
+                if self._watch is not None:
+                    self._watch(reading)
+        assert run is not None
+        run.fed += tokens.shape[1]
+        self._tokens = tokens
+
+    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._tokens is not None:
+            self._rows.append((output[0] if isinstance(output, tuple) else output)[:, -1])
+
+    def _finish(self, module: Any, inputs: Any, output: Tensor) -> None:
+        """The end of a call: what it says of the token to come."""
+        if self._tokens is None:
+            return
+        run, rows, tokens = self._run, self._rows, self._tokens
+        self._rows, self._tokens = [], None
+        assert run is not None
+        expected = len(COMPONENTS) * len(self._decoder.layers)
+        if len(rows) != expected:
+            self._run = None
+            raise RuntimeError(
+                f"{len(rows)} of {expected} components were heard: a layer was compiled by "
+                "torch.compile, skipped, or replaced since the block began"
+            )
+        with torch.no_grad():
+            run.give(torch.stack(rows, 1), output, tokens, self._vocabulary, self._weighed)
+        run.keys = self._keys(run.cache)
+
+    def _keys(self, cache: Any) -> Any:
+        """The first layer's cached keys, another object once a library has rearranged them."""
+        if isinstance(cache, dict):
+            return cache.get(self._decoder.layers[0].key)
+        layers = getattr(cache, "self_attention_cache", cache).layers
+        return layers[0].keys if layers else None
+
+
+class _Weighed:
+    """A score as tensors, and which of the features it needs."""
+
+    def __init__(self, score: Score) -> None:
+        self.names, self.threshold, self.window = list(score.weights), score.threshold, score.window
+        self.weights = torch.tensor([*score.weights.values()], dtype=torch.float64)
+        self.means = torch.tensor([score.means[n] for n in self.names], dtype=torch.float64)
+        self.bias = score.bias
+        self.parts = [CONFIDENCE, *COMPONENTS]
+        owner = [next((p for p in COMPONENTS if n.startswith(p)), CONFIDENCE) for n in self.names]
+        self.owners = torch.tensor([[o == part for o in owner] for part in self.parts]).double()
+        self.ranks = any(name.endswith(RANK) for name in self.names)
+        columns = [*FIRST, *MEANS, *(f"{p}_{SIZE}" for p in COMPONENTS)]
+        columns += [f"{p}_{RANK}" for p in COMPONENTS] if self.ranks else []
+        self.chosen = torch.tensor([columns.index(name) for name in self.names])
+        self.logged = torch.tensor([name in _PROBABILITIES for name in columns])
+
+    def __call__(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Risks (rows,) and contributions (rows, parts) of features (rows, columns)."""
+        values = values.where(~self.logged, values.clamp(min=_LEAST_PROBABILITY).log10())
+        parts = (values[:, self.chosen] - self.means) * self.weights
+        if not parts.isfinite().all():
+            bad = [n for n, ok in zip(self.names, parts.isfinite().all(0), strict=True) if not ok]
+            raise ValueError(
+                f"{', '.join(bad)} is NaN or infinite: check the weights and the sound"
+            )
+        return (parts.sum(1) + self.bias).sigmoid(), parts @ self.owners.mT
+
+
+class _Run:
+    """One batch from its prompt on: the last rows, their Gram matrices, and sums."""
+
+    def __init__(self, number: int, rows: int, attempt: int, cache: Any) -> None:
+        self.number, self.rows, self.attempt, self.cache = number, rows, attempt, cache
+        self.fed, self.keys = 0, None
+        self.finished = torch.zeros(rows, dtype=torch.bool)
+        self.count = torch.zeros(rows, dtype=torch.long)
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+        self.risks: list[list[float]] = [[] for _ in range(rows)]
+        self.ring: Tensor | None = None
+
+    def give(
+        self, rows: Tensor, output: Tensor, fed: Tensor, words: "_Vocabulary", weighed: _Weighed
+    ) -> None:
+        """What one call says of the next token: rows (batch, components, width) and all logits."""
+        if self.ring is None:
+            batch, parts, width = rows.shape
+            window = weighed.window
+            self.ring = rows.new_zeros(batch, parts, window, width, dtype=torch.float32)
+            self.grams = rows.new_zeros(batch, parts, window, window, dtype=torch.float32)
+            self.recent = torch.zeros(batch, window, len(MEANS), dtype=torch.float64)
+            self.first = torch.zeros(batch, len(FIRST), dtype=torch.float64)
+            spectral = len(COMPONENTS) * (2 if weighed.ranks else 1)
+            self.sums = torch.zeros(batch, len(MEANS) + spectral, dtype=torch.float64)
+            self.first[:, 1] = _no_speech(output, fed, words)
+        self.pending = rows
+        self.logits = output[:, -1]
+        scores = self.logits.float()
+        self.total = scores.logsumexp(-1)
+        shares = (scores - self.total[:, None]).exp_()
+        self.mass = shares[:, words.forbidden].sum(-1)
+        if not bool(self.count.all()):
+            first = shares[:, words.forbidden_first].sum(-1).double().cpu()
+            self.first[:, 0] = first.where(self.count == 0, self.first[:, 0])
+        self.entropy = self.total - (shares.mul_(scores)).sum(-1)
+
+    def take(self, tokens: Tensor, end: int, weighed: _Weighed) -> Iterator[Reading]:
+        """The tokens (batch,) that were written: only now is it known which rows are of text."""
+        written = tokens.cpu()
+        text = (written < end) & ~self.finished
+        self.finished |= written == end
+        who = text.nonzero()[:, 0]
+        if not len(who):
+            return
+        assert self.ring is not None
+        there = who.to(self.ring.device)
+        chosen = self.logits[there].gather(1, tokens[there][:, None])[:, 0].float()
+        confidences = torch.stack(
+            [self.entropy[there], chosen - self.total[there], self.mass[there]], 1
+        )
+        place = self.count[who] % weighed.window
+        self.recent[who, place] = confidences.double().cpu()
+        self.count[who] += 1
+        held = self.count[who].clamp(max=weighed.window)
+        spectral = self._slide(there, place.to(there.device), held.to(there.device), weighed)
+        self.sums[who] += torch.cat([self.recent[who, place], spectral], 1)
+        recent = self.recent[who].sum(1) / held[:, None]
+        first = self.first[who]
+        now = torch.cat([first, recent, spectral], 1)
+        so_far = torch.cat([first, self.sums[who] / self.count[who][:, None]], 1)
+        risks, parts = weighed(torch.cat([now, so_far]))
+        largest = parts[: len(who)].argmax(1).tolist()
+        found, numbers = risks.tolist(), written[who].tolist()
+        for i, row in enumerate(who.tolist()):
+            self.tokens[row].append(numbers[i])
+            self.risks[row].append(found[i])
+            yield Reading(
+                row, len(self.tokens[row]) - 1, numbers[i], found[i], found[len(who) + i],
+                weighed.parts[largest[i]],
+            )  # fmt: skip
+
+    def _slide(self, who: Tensor, place: Tensor, held: Tensor, weighed: _Weighed) -> Tensor:
+        """One more row for these: sizes, and ranks where they count, by component (rows, ...)."""
+        assert self.ring is not None
+        new = self.pending[who].float()
+        self.ring[who, :, place] = new
+        products = (self.ring[who] @ new[..., None])[..., 0]
+        self.grams[who, :, place] = products
+        self.grams[who, :, :, place] = products
+        grams = self.grams[who]
+        layers = grams.shape[1] // len(COMPONENTS)
+        squares = grams.diagonal(dim1=-2, dim2=-1).double().sum(-1) / held[:, None]
+        columns = [squares.log10()]
+        if weighed.ranks:
+            modes = torch.linalg.eigvalsh(grams.double()).flip(-1).clamp(min=0)
+            columns.append(effective_rank(modes))
+        by_layer = [each.reshape(len(who), layers, len(COMPONENTS)).mean(1) for each in columns]
+        return torch.cat(by_layer, 1).cpu()
+
+    def segments(self, weighed: _Weighed) -> list[Segment]:
+        """What is known of each row so far."""
+        found = []
+        for row in range(self.rows):
+            count = int(self.count[row])
+            risk, own = math.nan, {}
+            if count:
+                values = torch.cat([self.first[row], self.sums[row] / count])[None]
+                risks, parts = weighed(values)
+                risk, own = risks.item(), dict(zip(weighed.parts, parts[0].tolist(), strict=True))
+            found.append(
+                Segment(
+                    self.number, row, self.attempt, tuple(self.tokens[row]),
+                    tuple(self.risks[row]), risk, bool(count) and risk >= weighed.threshold, own,
+                )
+            )  # fmt: skip
+        return found
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """Tokens with a meaning: ``forbidden`` at every step, more at the first."""
+
+    start: int
+    end: int
+    no_speech: int
+    forbidden: Tensor
+    forbidden_first: Tensor
+
+    @classmethod
+    def of(cls, decoder: Decoder, forbidden: Sequence[int] | None) -> "_Vocabulary":
+        never, blank, no_speech = _said_by_library(decoder)
+        if forbidden is not None:
+            never = [*forbidden]
+        if not never:
+            raise ValueError(
+                "the model's generation_config says nothing of suppress_tokens: give "
+                "Monitor(model, forbidden=...), the tokens that are forbidden at every step"
+            )
+        device = next(decoder.model.parameters()).device
+        first = sorted({*never, *blank, decoder.end})
+        parts = (torch.tensor(each, device=device) for each in (sorted({*never}), first))
+        return cls(decoder.start, decoder.end, no_speech, *parts)
+
+
+def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
+    """What is forbidden at every step, what also at the first, and the no-speech token."""
+    model: Any = decoder.model
+    if decoder.entry == "generate":
+        config = model.generation_config
+        blank = [*(getattr(config, "begin_suppress_tokens", None) or ())]
+        last = getattr(config, "no_timestamps_token_id", None) or decoder.end
+        return [*(getattr(config, "suppress_tokens", None) or ())], blank, last - 1
+    library = type(model).__module__.partition(".")[0]
+    tokenizer = importlib.import_module(f"{library}.tokenizer").get_tokenizer(
+        model.is_multilingual,
+        num_languages=model.num_languages,
+        language="en" if model.is_multilingual else None,
+        task="transcribe" if model.is_multilingual else None,
+    )
+    steering = [
+        tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev,
+        tokenizer.sot_lm, tokenizer.no_speech,
+    ]  # fmt: skip
+    never = [*tokenizer.non_speech_tokens, *steering]
+    return never, tokenizer.encode(" "), tokenizer.no_speech
+
+
+def _no_speech(output: Tensor, fed: Tensor, words: _Vocabulary) -> Tensor:
+    """Of the logits of a prompt (batch, positions, vocabulary), after its start token: (batch,)."""
+    starts = fed[0] == words.start
+    if not bool(starts.any()):
+        raise ValueError(f"a prompt {fed[0].tolist()} without the start token {words.start}")
+    at = int(starts.nonzero()[-1])
+    return output[:, at].double().softmax(-1)[:, words.no_speech].cpu()
+
+
+def _given(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tensor, Any]:
+    """Tokens and cache, as either library calls its decoder."""
+    openai = hasattr(module, "blocks")
+    names = ("x", "xa", "kv_cache") if openai else ("input_ids",)
+    given = dict(zip(names, arguments, strict=False)) | named
+    return (
+        (given["x"], given.get("kv_cache"))
+        if openai
+        else (given["input_ids"], given.get("past_key_values"))
+    )
+
+
+def _fitted(path: Path, decoder: Decoder) -> str:
+    """The model of a file of thresholds that is of this size; ValueError where there is none."""
+    inner: Any = decoder.decoder
+    openai = hasattr(inner, "blocks")
+    rows, width = (inner.token_embedding if openai else inner.embed_tokens).weight.shape
+    own = {"layers": len(decoder.layers), "width": width, "vocabulary": rows}
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
+    for name, model in models.items():
+        if all(model[key] == value for key, value in own.items()):
+            return str(name)
+    raise ValueError(
+        f"{path}: no thresholds of a model of {own}; there are {', '.join(models)}: name one of "
+        "them, Monitor(model, name=...), or give a file of your own as thresholds"
+    )
+
+
+@contextmanager
+def _told(
+    decoder: Decoder, attempted: Callable[[int], None], ended: Callable[[], None]
+) -> Iterator[None]:
+    """Refuse beams before anything is decoded; count attempts of ``decode`` at the same audio.
+
+    ``ended``: is called when the library's call is over, whose cache then need not be held.
+    """
+    model, name = decoder.model, decoder.entry
+    if name is None:
+        raise ValueError("the model has neither `decode` nor `generate`: give the whole model")
+    original, before = getattr(model, name), model.__dict__.get(name)
+    last: list[Any] = [None, 1]
+
+    @functools.wraps(original)
+    def listening(*arguments: Any, **named: Any) -> Any:
+        options = arguments[1] if len(arguments) > 1 else None
+        options = named.get("options") or named.get("generation_config") or options
+        if name == "generate" and options is None:
+            options = model.generation_config
+        for beams in ("beam_size", "num_beams"):
+            count = named.get(beams) or getattr(options, beams, None)
+            if count is not None and count > 1:
+                raise ValueError(
+                    f"{count} beams: a row of the batch is then no longer one text; decode with "
+                    "one, or outside of the block"
+                )
+        if name == "decode" and arguments:
+            warmer = (getattr(options, "temperature", None) or 0.0) > 0
+            again = warmer and arguments[0] is last[0]
+            last[:] = [arguments[0], last[1] + 1 if again else 1]
+            attempted(last[1])
+        try:
+            return original(*arguments, **named)
+        finally:
+            ended()
+
+    setattr(model, name, listening)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+        if before is not None:
+            setattr(model, name, before)
