@@ -1,0 +1,223 @@
+"""The contest: each score fitted on some speakers and stresses, and scored on others of both."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from companion.contest.contestants import Contestant, contestants, rival, with_rival
+from companion.contest.fitting import Logistic, best_threshold, probabilities
+from companion.contest.outcomes import INVENTED, WORDLESS
+from companion.measurement.contest_schema import REPEATED, ROOM_TONE, WHOLE
+from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
+from companion.results.effects import interval_columns
+from companion.results.intervals import NOTHING, interval
+from companion.results.within import larger_probability
+
+FOLDS = 8
+CONFIDENT = -1.0
+"""Average log-probability above which openai-whisper takes a text to be sure."""
+
+HONEST = (ROOM_TONE, REPEATED)
+LEAST = 5
+"""Texts on either side of a comparison."""
+
+
+def texts(rows: pd.DataFrame, prefix: int = WHOLE) -> pd.DataFrame:
+    """The rows of whole texts, or of their first tokens, that have a word; ``invented`` or not."""
+    own = rows[(rows.prefix == prefix) & ~rows.kind.isin([*WORDLESS])]
+    return own.assign(target=own.kind.isin([*INVENTED])).reset_index(drop=True)
+
+
+def folds_of(speakers: pd.Series) -> np.ndarray:
+    """A fold for every text, the same for all of a speaker: speakers in turn."""
+    return np.asarray(np.unique(speakers, return_inverse=True)[1] % FOLDS)
+
+
+def sets(rows: pd.DataFrame, fitted: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which texts each comparison is of, by its name: (texts,).
+
+    Every stress that no fit has seen, alone; all of these; clips without speech beside clean
+    speech; all of it. The first, of the stresses that are fitted on, is of other speakers alone.
+    """
+    condition = rows.condition.to_numpy()
+    others = [
+        name for name in pd.unique(condition) if name not in (*fitted, *HONEST, NONSPEECH)
+    ]  # fmt: skip
+    clean = condition == REFERENCE_CONDITION
+    found = {"seen stresses": np.isin(condition, list(fitted))}
+    found |= {name: condition == name for name in others}
+    stressed = np.isin(condition, others)
+    silent = condition == NONSPEECH
+    found["unseen stresses"] = stressed
+    found["no speech"] = silent | clean
+    found["everything unseen"] = stressed | silent | clean | np.isin(condition, HONEST)
+    return found
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fits on other speakers and stresses say of every text, (texts,) each.
+
+    odds: log-odds. ranks: what texts are ordered by, the odds, or, of a score of one number, that
+    number in the direction of the fit. thresholds: of the log-odds.
+    """
+
+    odds: np.ndarray
+    ranks: np.ndarray
+    thresholds: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> "Fitted":
+        return Fitted(self.odds[chosen], self.ranks[chosen], self.thresholds[chosen])
+
+
+def out_of_fold(one: Contestant, rows: pd.DataFrame, fitted: Sequence[str]) -> Fitted:
+    """Fits on the ``fitted`` conditions of other speakers, and so is the threshold, best by F1."""
+    values, target = one.values(rows), rows.target.to_numpy()
+    fold, seen = folds_of(rows.speaker), rows.condition.isin(list(fitted)).to_numpy()
+    odds, ranks, thresholds = (np.full(len(rows), np.nan) for _ in range(3))
+    for k in range(FOLDS):
+        train, own = seen & (fold != k), fold == k
+        model = Logistic.fit(values[train], target[train])
+        odds[own] = model.log_odds(values[own])
+        single = values.shape[1] == 1
+        ranks[own] = np.sign(model.weights[0]) * values[own, 0] if single else odds[own]
+        thresholds[own] = best_threshold(model.log_odds(values[train]), target[train])
+    return Fitted(odds, ranks, thresholds)
+
+
+def contest(rows: pd.DataFrame, fitted: Sequence[str], prefix: int = WHOLE) -> pd.DataFrame:
+    """A row per model, set and contestant: how well it tells invented texts from all others.
+
+    ``auroc``: the probability that an invented text has the higher risk, and ``gain``: how much
+    that of log-probability and length rises where the score is added, each with its interval over
+    speakers; a clip is a speaker of its own. ``undefined``: texts for which the score is NaN, which
+    lose every comparison. ``average_precision``; ``f``, ``recall`` and ``false_alarms`` at the
+    threshold chosen elsewhere; ``default_f`` and so on at the score's own. ``calibration``: the
+    mean risk less the share of invented texts. ``confident``: only texts with an average
+    log-probability above -1. NaN, with the numbers of texts, where fewer than five are on a side.
+    """
+    return pd.DataFrame(
+        row
+        for _, group in rows.groupby(["parameters", "model"], sort=True)
+        for row in _of_model(texts(group, prefix), fitted, prefix)
+    )
+
+
+def _of_model(
+    rows: pd.DataFrame, fitted: Sequence[str], prefix: int
+) -> Iterator[dict[str, object]]:
+    named = {"model": rows.model.iloc[0], "prefix": prefix}
+    base = out_of_fold(rival(), rows, fitted)
+    sure = (rows.average_log_probability > CONFIDENT).to_numpy()
+    known = [
+        (one, out_of_fold(one, rows, fitted), out_of_fold(with_rival(one), rows, fitted))
+        for one in contestants()
+    ]
+    for name, where in sets(rows, fitted).items():
+        for confident in (False, True):
+            chosen = where & sure if confident else where
+            for one, own, together in known:
+                row = {**named, "set": name, "confident": confident}
+                row |= {"contestant": one.name, "family": one.family}
+                yield row | _scored(rows[chosen], own[chosen], together[chosen], base[chosen], one)
+
+
+def _scored(
+    rows: pd.DataFrame, own: Fitted, together: Fitted, base: Fitted, one: Contestant
+) -> dict[str, object]:
+    target, odds = rows.target.to_numpy(), own.odds
+    counts = {"invented": int(target.sum()), "others": int((~target).sum())}
+    row: dict[str, object] = {**counts, "undefined": int(np.isnan(odds).sum())}
+    enough = min(counts.values()) >= LEAST
+    auroc = gain = NOTHING
+    if enough:
+        speakers = rows.speaker.to_numpy()
+        lost, rivals, fused = (_losing(e.ranks, target) for e in (own, base, together))
+        auroc = interval(
+            partial(_auroc, values=lost, target=target), speakers, 1.0, min(counts.values())
+        )
+        gain = interval(
+            lambda w: _auroc(w, fused, target) - _auroc(w, rivals, target), speakers
+        )  # fmt: skip
+    row |= interval_columns("auroc", auroc) | interval_columns("gain", gain)
+    row["average_precision"] = average_precision(_losing(own.ranks, target), target)
+    row |= _at(np.where(np.isnan(odds), ~target, odds >= own.thresholds), target, "")
+    if one.rule is not None:
+        row |= _at(one.rule(rows), target, "default_")
+    risks = probabilities(odds[np.isfinite(odds)])
+    shares = target[np.isfinite(odds)]
+    row["calibration"] = float(risks.mean() - shares.mean()) if len(risks) else np.nan
+    row["brier"] = float(np.mean((risks - shares) ** 2)) if len(risks) else np.nan
+    return row
+
+
+def _auroc(weights: np.ndarray, values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return larger_probability(weights, values, target)
+
+
+def _losing(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Where there is no number, one that is wrong: NaN is an error, and never "no alarm"."""
+    return np.where(np.isnan(values), np.where(target, -np.inf, np.inf), values)
+
+
+def average_precision(values: np.ndarray, target: np.ndarray) -> float:
+    """The mean precision at every invented text, equal values together; NaN without one."""
+    if not target.any():
+        return float("nan")
+    order = np.argsort(-values, kind="stable")
+    hits, counts = np.cumsum(target[order]), np.arange(1, len(order) + 1)
+    ends = np.append(values[order][1:] != values[order][:-1], True)
+    hits, counts = hits[ends], counts[ends]
+    return float(np.sum(np.diff(hits, prepend=0) * hits / counts) / target.sum())
+
+
+def _at(alarms: np.ndarray, target: np.ndarray, name: str) -> dict[str, float]:
+    hits = float((alarms & target).sum())
+    f = 2 * hits / (alarms.sum() + target.sum()) if alarms.sum() + target.sum() else np.nan
+    recall = hits / target.sum() if target.any() else np.nan
+    false = float((alarms & ~target).sum()) / (~target).sum() if (~target).any() else np.nan
+    return {f"{name}f": f, f"{name}recall": recall, f"{name}false_alarms": false}
+
+
+def false_alarms(rows: pd.DataFrame, fitted: Sequence[str]) -> pd.DataFrame:
+    """How many honest texts alarm, in %: of clean speech, of room tone after it, of repetitions.
+
+    Texts that are no inventions, by contestant and condition; ``default``: at its own threshold.
+    """
+    table = []
+    for _, group in rows.groupby(["parameters", "model"], sort=True):
+        own = texts(group)
+        for one in contestants():
+            fits = out_of_fold(one, own, fitted)
+            alarms = ~(fits.odds < fits.thresholds)
+            rule = one.rule(own) if one.rule is not None else None
+            for condition in (REFERENCE_CONDITION, *HONEST):
+                honest = (own.condition == condition).to_numpy() & ~own.target.to_numpy()
+                row = {"model": own.model.iloc[0], "contestant": one.name, "family": one.family}
+                row |= {"condition": condition, "texts": int(honest.sum())}
+                row["alarms"] = 100 * float(alarms[honest].mean()) if honest.any() else np.nan
+                defaults = rule[honest] if rule is not None else np.array([])
+                row["default"] = 100 * float(defaults.mean()) if len(defaults) else np.nan
+                table.append(row)
+    return pd.DataFrame(table)
+
+
+def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    """What became of the transcripts, by model and condition, in %, and words a minute.
+
+    ``invented`` (F) and ``deleted`` (D) words by minute of sound, both from sums over texts.
+    """
+    whole = rows[rows.prefix == WHOLE]
+    keys = ["parameters", "model", "condition"]
+    shares = 100 * pd.crosstab([whole[k] for k in keys], whole.kind, normalize="index")
+    sums = whole.groupby(keys)[["seconds", "invented", "deleted"]].sum()
+    minutes = sums.seconds / 60
+    found = shares.assign(
+        texts=whole.groupby(keys).size(),
+        invented_per_minute=sums.invented / minutes,
+        deleted_per_minute=sums.deleted / minutes,
+    )
+    return found.reset_index().drop(columns="parameters")
