@@ -189,7 +189,7 @@ class Monitor:
             head.register_forward_hook(self._finish),
         ]
         for layer in decoder.layers:
-            for part in COMPONENTS:
+            for part in self._weighed.heard:
                 module = getattr(layer, part)
                 self._handles.append(module.register_forward_hook(self._see))
         return self
@@ -257,7 +257,7 @@ class Monitor:
         run, rows, tokens = self._run, self._rows, self._tokens
         self._rows, self._tokens = [], None
         assert run is not None
-        expected = len(COMPONENTS) * len(self._decoder.layers)
+        expected = len(self._weighed.heard) * len(self._decoder.layers)
         if len(rows) != expected:
             self._run = None
             raise RuntimeError(
@@ -265,7 +265,7 @@ class Monitor:
                 "torch.compile, skipped, or replaced since the block began"
             )
         with torch.no_grad():
-            run.give(torch.stack(rows, 1), output, tokens, self._vocabulary, self._weighed)
+            run.give(rows, output, tokens, self._vocabulary, self._weighed)
         run.keys = self._keys(run.cache)
 
     def _keys(self, cache: Any) -> Any:
@@ -287,9 +287,12 @@ class _Weighed:
         self.parts = [CONFIDENCE, *COMPONENTS]
         owner = [next((p for p in COMPONENTS if n.startswith(p)), CONFIDENCE) for n in self.names]
         self.owners = torch.tensor([[o == part for o in owner] for part in self.parts]).double()
+        self.heard = [part for part in COMPONENTS if part in owner]
         self.ranks = any(name.endswith(RANK) for name in self.names)
-        columns = [*FIRST, *MEANS, *(f"{p}_{SIZE}" for p in COMPONENTS)]
-        columns += [f"{p}_{RANK}" for p in COMPONENTS] if self.ranks else []
+        self.at_first = bool({*FIRST} & {*self.names})
+        self.at_every = bool({*MEANS} & {*self.names})
+        columns = [*FIRST, *MEANS, *(f"{p}_{SIZE}" for p in self.heard)]
+        columns += [f"{p}_{RANK}" for p in self.heard] if self.ranks else []
         self.chosen = torch.tensor([columns.index(name) for name in self.names])
         self.logged = torch.tensor([name in _PROBABILITIES for name in columns])
 
@@ -316,30 +319,42 @@ class _Run:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.risks: list[list[float]] = [[] for _ in range(rows)]
         self.ring: Tensor | None = None
+        self.logits: Tensor | None = None
+        self.first = torch.zeros(rows, len(FIRST), dtype=torch.float64)
 
     def give(
-        self, rows: Tensor, output: Tensor, fed: Tensor, words: "_Vocabulary", weighed: _Weighed
+        self,
+        rows: Sequence[Tensor],
+        output: Tensor,
+        fed: Tensor,
+        words: "_Vocabulary",
+        weighed: _Weighed,
     ) -> None:
-        """What one call says of the next token: rows (batch, components, width) and all logits."""
+        """What one call says of the next token: rows, (batch, width) each, and all logits."""
         if self.ring is None:
-            batch, parts, width = rows.shape
-            window = weighed.window
-            self.ring = rows.new_zeros(batch, parts, window, width, dtype=torch.float32)
-            self.grams = rows.new_zeros(batch, parts, window, window, dtype=torch.float32)
-            self.recent = torch.zeros(batch, window, len(MEANS), dtype=torch.float64)
-            self.first = torch.zeros(batch, len(FIRST), dtype=torch.float64)
-            spectral = len(COMPONENTS) * (2 if weighed.ranks else 1)
-            self.sums = torch.zeros(batch, len(MEANS) + spectral, dtype=torch.float64)
-            self.first[:, 1] = _no_speech(output, fed, words)
-        self.pending = rows
+            window, parts, width = weighed.window, len(rows), rows[0].shape[1] if rows else 0
+            self.ring = output.new_zeros(
+                self.rows, parts, window, width, dtype=torch.float32
+            )  # fmt: skip
+            self.grams = self.ring.new_zeros(self.rows, parts, window, window)
+            self.recent = torch.zeros(self.rows, window, len(MEANS), dtype=torch.float64)
+            spectral = len(weighed.heard) * (2 if weighed.ranks else 1)
+            self.sums = torch.zeros(self.rows, len(MEANS) + spectral, dtype=torch.float64)
+            if weighed.at_first:
+                self.first[:, 1] = _no_speech(output, fed, words)
+        if rows:
+            self.pending = torch.stack([*rows], 1).float()
+        first = weighed.at_first and not bool(self.count.all())
+        if not (first or weighed.at_every):
+            return
         self.logits = output[:, -1]
         scores = self.logits.float()
         self.total = scores.logsumexp(-1)
         shares = (scores - self.total[:, None]).exp_()
         self.mass = shares[:, words.forbidden].sum(-1)
-        if not bool(self.count.all()):
-            first = shares[:, words.forbidden_first].sum(-1).double().cpu()
-            self.first[:, 0] = first.where(self.count == 0, self.first[:, 0])
+        if first:
+            mass = shares[:, words.forbidden_first].sum(-1).double().cpu()
+            self.first[:, 0] = mass.where(self.count == 0, self.first[:, 0])
         self.entropy = self.total - (shares.mul_(scores)).sum(-1)
 
     def take(self, tokens: Tensor, end: int, weighed: _Weighed) -> Iterator[Reading]:
@@ -352,12 +367,12 @@ class _Run:
             return
         assert self.ring is not None
         there = who.to(self.ring.device)
-        chosen = self.logits[there].gather(1, tokens[there][:, None])[:, 0].float()
-        confidences = torch.stack(
-            [self.entropy[there], chosen - self.total[there], self.mass[there]], 1
-        )
         place = self.count[who] % weighed.window
-        self.recent[who, place] = confidences.double().cpu()
+        if weighed.at_every:
+            assert self.logits is not None
+            chosen = self.logits[there].gather(1, tokens[there][:, None])[:, 0].float()
+            own = [self.entropy[there], chosen - self.total[there], self.mass[there]]
+            self.recent[who, place] = torch.stack(own, 1).double().cpu()
         self.count[who] += 1
         held = self.count[who].clamp(max=weighed.window)
         spectral = self._slide(there, place.to(there.device), held.to(there.device), weighed)
@@ -380,19 +395,21 @@ class _Run:
     def _slide(self, who: Tensor, place: Tensor, held: Tensor, weighed: _Weighed) -> Tensor:
         """One more row for these: sizes, and ranks where they count, by component (rows, ...)."""
         assert self.ring is not None
-        new = self.pending[who].float()
+        if not weighed.heard:
+            return self.sums.new_zeros(len(who), 0)
+        new = self.pending[who]
         self.ring[who, :, place] = new
         products = (self.ring[who] @ new[..., None])[..., 0]
         self.grams[who, :, place] = products
         self.grams[who, :, :, place] = products
         grams = self.grams[who]
-        layers = grams.shape[1] // len(COMPONENTS)
+        parts = len(weighed.heard)
         squares = grams.diagonal(dim1=-2, dim2=-1).double().sum(-1) / held[:, None]
         columns = [squares.log10()]
         if weighed.ranks:
             modes = torch.linalg.eigvalsh(grams.double()).flip(-1).clamp(min=0)
             columns.append(effective_rank(modes))
-        by_layer = [each.reshape(len(who), layers, len(COMPONENTS)).mean(1) for each in columns]
+        by_layer = [each.reshape(len(who), -1, parts).mean(1) for each in columns]
         return torch.cat(by_layer, 1).cpu()
 
     def segments(self, weighed: _Weighed) -> list[Segment]:

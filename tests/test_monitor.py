@@ -313,6 +313,32 @@ def test_every_attempt_of_transcribe_at_a_window_is_told_apart(
     assert all(isinstance(segment, Segment) for segment in monitor.segments)
 
 
+@pytest.mark.parametrize("names", [FEATURES[:2], FEATURES[2:5], FEATURES[7:9], FEATURES[-1:]])
+def test_a_score_of_some_features_is_that_of_all_with_other_weights_zero(
+    case: Case, names: tuple[str, ...], thresholds: Path, tmp_path: Path
+) -> None:
+    """And hears no component that it does not weigh."""
+    segments = []
+    for kept in (names, FEATURES):
+        score = json.loads(thresholds.read_text())
+        own = score["models"]["small"]
+        own["weights"] = {n: w if n in names else 0.0 for n, w in own["weights"].items()}
+        for part in ("weights", "means"):
+            own[part] = {name: own[part][name] for name in kept}
+        path = tmp_path / "some.json"
+        path.write_text(json.dumps(score))
+        with Monitor(case.model, thresholds=path) as monitor:
+            hooks = sum(len(module._forward_hooks) for module in case.model.modules())
+            parts = {part for part in COMPONENTS for name in kept if name.startswith(part)}
+            assert hooks == 1 + LAYERS * len(parts)
+            case.decode(case.features)
+        segments.append(monitor.segments)
+    for one, other in zip(*segments, strict=True):
+        assert one.tokens == other.tokens
+        assert one.risks == pytest.approx(other.risks, abs=1e-9)
+        assert one.risk == pytest.approx(other.risk, abs=1e-9)
+
+
 def test_features_are_columns_of_the_contest() -> None:
     from companion.measurement.contest_schema import CONTEST
 

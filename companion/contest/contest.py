@@ -20,6 +20,9 @@ FOLDS = 8
 CONFIDENT = -1.0
 """Average log-probability above which openai-whisper takes a text to be sure."""
 
+VOICE = "voice_share"
+"""A column of the rows where a detector of voices has heard the sounds, too."""
+
 HONEST = (ROOM_TONE, REPEATED)
 LEAST = 5
 """Texts on either side of a comparison."""
@@ -29,6 +32,19 @@ def texts(rows: pd.DataFrame, prefix: int = WHOLE) -> pd.DataFrame:
     """The rows of whole texts, or of their first tokens, that have a word; ``invented`` or not."""
     own = rows[(rows.prefix == prefix) & ~rows.kind.isin([*WORDLESS])]
     return own.assign(target=own.kind.isin([*INVENTED])).reset_index(drop=True)
+
+
+def with_voice(rows: pd.DataFrame, voice: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what a detector of voices says of their sounds, or ValueError."""
+    found = rows.merge(voice, on=["utterance", "condition"], how="left", validate="many_to_one")
+    missing = found[found[VOICE].isna()]
+    if len(missing):
+        raise ValueError(
+            f"the detector of voices has not heard {len(missing)} sounds, the first "
+            f"{missing.utterance.iloc[0]}, {missing.condition.iloc[0]}; run python -m "
+            "companion.contest.voice"
+        )
+    return found
 
 
 def folds_of(speakers: pd.Series) -> np.ndarray:
@@ -61,31 +77,37 @@ def sets(rows: pd.DataFrame, fitted: Sequence[str]) -> dict[str, np.ndarray]:
 class Fitted:
     """What fits on other speakers and stresses say of every text, (texts,) each.
 
-    odds: log-odds. ranks: what texts are ordered by, the odds, or, of a score of one number, that
-    number in the direction of the fit. thresholds: of the log-odds.
+    ranks: what texts are ordered by, the log-odds, or, of a score of one number, that number in the
+    direction that is known, else in that of the fit. thresholds: of the ranks. risks: what the
+    log-odds say, the mean of the fit where they run against a known direction.
     """
 
-    odds: np.ndarray
     ranks: np.ndarray
     thresholds: np.ndarray
+    risks: np.ndarray
 
     def __getitem__(self, chosen: np.ndarray) -> "Fitted":
-        return Fitted(self.odds[chosen], self.ranks[chosen], self.thresholds[chosen])
+        return Fitted(self.ranks[chosen], self.thresholds[chosen], self.risks[chosen])
 
 
 def out_of_fold(one: Contestant, rows: pd.DataFrame, fitted: Sequence[str]) -> Fitted:
     """Fits on the ``fitted`` conditions of other speakers, and so is the threshold, best by F1."""
     values, target = one.values(rows), rows.target.to_numpy()
     fold, seen = folds_of(rows.speaker), rows.condition.isin(list(fitted)).to_numpy()
-    odds, ranks, thresholds = (np.full(len(rows), np.nan) for _ in range(3))
+    ranks, thresholds, risks = (np.full(len(rows), np.nan) for _ in range(3))
     for k in range(FOLDS):
         train, own = seen & (fold != k), fold == k
         model = Logistic.fit(values[train], target[train])
-        odds[own] = model.log_odds(values[own])
-        single = values.shape[1] == 1
-        ranks[own] = np.sign(model.weights[0]) * values[own, 0] if single else odds[own]
-        thresholds[own] = best_threshold(model.log_odds(values[train]), target[train])
-    return Fitted(odds, ranks, thresholds)
+        odds = model.log_odds(values)
+        order, risk = odds, probabilities(odds)
+        if values.shape[1] == 1:
+            sign = one.direction or np.sign(model.weights[0])
+            order = sign * values[:, 0]
+            if sign != np.sign(model.weights[0]):
+                risk = np.where(np.isnan(odds), np.nan, target[train].mean())
+        ranks[own], risks[own] = order[own], risk[own]
+        thresholds[own] = best_threshold(order[train], target[train])
+    return Fitted(ranks, thresholds, risks)
 
 
 def contest(rows: pd.DataFrame, fitted: Sequence[str], prefix: int = WHOLE) -> pd.DataFrame:
@@ -114,7 +136,7 @@ def _of_model(
     sure = (rows.average_log_probability > CONFIDENT).to_numpy()
     known = [
         (one, out_of_fold(one, rows, fitted), out_of_fold(with_rival(one), rows, fitted))
-        for one in contestants()
+        for one in contestants(VOICE in rows)
     ]
     for name, where in sets(rows, fitted).items():
         for confident in (False, True):
@@ -128,9 +150,9 @@ def _of_model(
 def _scored(
     rows: pd.DataFrame, own: Fitted, together: Fitted, base: Fitted, one: Contestant
 ) -> dict[str, object]:
-    target, odds = rows.target.to_numpy(), own.odds
+    target, undefined = rows.target.to_numpy(), np.isnan(own.ranks)
     counts = {"invented": int(target.sum()), "others": int((~target).sum())}
-    row: dict[str, object] = {**counts, "undefined": int(np.isnan(odds).sum())}
+    row: dict[str, object] = {**counts, "undefined": int(undefined.sum())}
     enough = min(counts.values()) >= LEAST
     auroc = gain = NOTHING
     if enough:
@@ -144,11 +166,10 @@ def _scored(
         )  # fmt: skip
     row |= interval_columns("auroc", auroc) | interval_columns("gain", gain)
     row["average_precision"] = average_precision(_losing(own.ranks, target), target)
-    row |= _at(np.where(np.isnan(odds), ~target, odds >= own.thresholds), target, "")
+    row |= _at(np.where(undefined, ~target, own.ranks >= own.thresholds), target, "")
     if one.rule is not None:
         row |= _at(one.rule(rows), target, "default_")
-    risks = probabilities(odds[np.isfinite(odds)])
-    shares = target[np.isfinite(odds)]
+    risks, shares = own.risks[~undefined], target[~undefined]
     row["calibration"] = float(risks.mean() - shares.mean()) if len(risks) else np.nan
     row["brier"] = float(np.mean((risks - shares) ** 2)) if len(risks) else np.nan
     return row
@@ -190,9 +211,9 @@ def false_alarms(rows: pd.DataFrame, fitted: Sequence[str]) -> pd.DataFrame:
     table = []
     for _, group in rows.groupby(["parameters", "model"], sort=True):
         own = texts(group)
-        for one in contestants():
+        for one in contestants(VOICE in own):
             fits = out_of_fold(one, own, fitted)
-            alarms = ~(fits.odds < fits.thresholds)
+            alarms = ~(fits.ranks < fits.thresholds)
             rule = one.rule(own) if one.rule is not None else None
             for condition in (REFERENCE_CONDITION, *HONEST):
                 honest = (own.condition == condition).to_numpy() & ~own.target.to_numpy()

@@ -28,13 +28,15 @@ class Contestant:
     """A score: the columns that a logistic regression is given, by family.
 
     values: of rows, (texts, features). ``rule``: whether it alarms by its own defaults, (texts,),
-    for those that have some.
+    for those that have some. direction: 1 where large values are known to be bad, -1 where small
+    ones are, 0 where the fit has to find it out.
     """
 
     name: str
     family: str
     values: Callable[[pd.DataFrame], np.ndarray]
     rule: Callable[[pd.DataFrame], np.ndarray] | None = None
+    direction: int = 0
 
 
 def log_probability(rows: pd.DataFrame) -> pd.Series:
@@ -42,21 +44,24 @@ def log_probability(rows: pd.DataFrame) -> pd.Series:
     return rows.average_log_probability.where(rows.prefix == WHOLE, rows.log_probability)
 
 
-def contestants() -> list[Contestant]:
-    """All of them; the readings of a beginning are of its tokens alone."""
+def contestants(voice: bool = False) -> list[Contestant]:
+    """All of them; the readings of a beginning are of its tokens alone.
+
+    ``voice``: with a detector of voices, whose columns the rows then have (``contest.voice``).
+    """
     found = [
         Contestant(
             LOG_PROBABILITY, "built in", lambda r: _matrix(log_probability(r)),
-            lambda r: (log_probability(r) < -1).to_numpy(),
+            lambda r: (log_probability(r) < -1).to_numpy(), -1,
         ),
-        _column("compression ratio", "built in", "compression_ratio", lambda x: x > 2.4),
-        _column("no-speech probability", "built in", "no_speech_probability", lambda x: x > 0.6),
-        Contestant("transcribe's fallback", "built in", _fallback, _falls_back),
-        Contestant("whisper.cpp's entropy", "built in", _repetition, _is_repetitive),
-        _column("forbidden mass, first step", "confidence", "forbidden_first"),
-        _column("forbidden mass, mean", "confidence", "forbidden_mean"),
-        _column("entropy of tokens", "confidence", "entropy"),
-        _column("least log-probability", "confidence", "least_log_probability"),
+        _column("compression ratio", "built in", "compression_ratio", 1, lambda x: x > 2.4),
+        _column("no-speech probability", "built in", "no_speech_probability", 1, lambda x: x > 0.6),
+        Contestant("transcribe's fallback", "built in", _fallback, _falls_back, 1),
+        Contestant("whisper.cpp's entropy", "built in", _repetition, _is_repetitive, 1),
+        _column("forbidden mass, first step", "confidence", "forbidden_first", 1),
+        _column("forbidden mass, mean", "confidence", "forbidden_mean", 1),
+        _column("entropy of tokens", "confidence", "entropy", 1),
+        _column("least log-probability", "confidence", "least_log_probability", -1),
         Contestant(
             "characters per second", "text", lambda r: _matrix(r.characters / r.seconds)
         ),
@@ -65,8 +70,11 @@ def contestants() -> list[Contestant]:
             lambda r: _matrix(np.log(r.tokens.where(r.prefix == WHOLE, r.prefix).clip(lower=1))),
         ),
         _column("level", "sound", "level_db"),
-        _column("range of levels", "sound", "level_range_db"),
+        _column("range of levels", "sound", "level_range_db", -1),
     ]  # fmt: skip
+    if voice:
+        found.append(_column("silero-vad, share of speech", "sound", "voice_share", -1))
+        found.append(_column("silero-vad, mean", "sound", "voice_mean", -1))
     for part in COMPONENTS:
         title = part.replace("_", "-")
         for name, column in (
@@ -108,10 +116,14 @@ def monitored(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _column(
-    name: str, family: str, column: str, default: Callable[[pd.Series], pd.Series] | None = None
+    name: str,
+    family: str,
+    column: str,
+    direction: int = 0,
+    default: Callable[[pd.Series], pd.Series] | None = None,
 ) -> Contestant:
     rule = None if default is None else lambda rows: default(rows[column]).to_numpy()
-    return Contestant(name, family, lambda rows: _values(rows, column)[:, None], rule)
+    return Contestant(name, family, lambda rows: _values(rows, column)[:, None], rule, direction)
 
 
 def _columns(name: str, family: str, columns: tuple[str, ...]) -> Contestant:

@@ -60,15 +60,15 @@ def probabilities(log_odds: np.ndarray) -> np.ndarray:
     return _sigmoid(log_odds)
 
 
-def best_threshold(log_odds: np.ndarray, target: np.ndarray) -> float:
-    """The log-odds from which on F1 is the largest; texts without a number are wrong anyway."""
-    there = np.isfinite(log_odds)
-    order = np.argsort(-log_odds[there], kind="stable")
+def best_threshold(values: np.ndarray, target: np.ndarray) -> float:
+    """The value from which on F1 is the largest; texts without one are wrong anyway."""
+    there = np.isfinite(values)
+    order = np.argsort(-values[there], kind="stable")
     hits = np.cumsum(target[there][order])
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + target.sum())
-    ends = np.append(np.diff(log_odds[there][order]) < 0, True)  # equal values go together
+    ends = np.append(np.diff(values[there][order]) < 0, True)  # equal values go together
     best = int(np.argmax(np.where(ends, f1, -1)))
-    return float(log_odds[there][order][best])
+    return float(values[there][order][best])
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

@@ -45,6 +45,8 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
     reference's.
     """
     found = outcome(references, transcript, None)
+    if found is Outcome.CORRECT and not normalise(without_annotations(transcript)):
+        return Kind.EMPTY  # where nobody speaks either, and "." is no word
     if found is Outcome.FRAGMENT:
         return Kind.MISHEARD
     said, written = normalise(references[0]), normalise(without_annotations(transcript))

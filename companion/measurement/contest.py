@@ -84,7 +84,7 @@ def contest_rows(
 ) -> list[Row]:
     """All rows of a batch; a text of n tokens or fewer has none of its first n."""
     rows: list[Row] = []
-    for condition, mixtures in _conditions(model, batch, settings):
+    for condition, mixtures in all_conditions(model.window_samples, batch, settings):
         decoded = decode(model, mixtures, settings.rule)
         inside = _Inside(model, decoded)
         for i, mixture in enumerate(mixtures):
@@ -99,15 +99,16 @@ def contest_rows(
     return [{name: row[name] for name in CONTEST.names} for row in rows]
 
 
-def _conditions(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
+def all_conditions(
+    window_samples: int, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
 ) -> Iterator[tuple[str, Sequence[Mixture]]]:
+    """The mixtures of a batch by condition, those that are made of clean speech among them."""
     yield from batch.items()
     clean = batch.get(REFERENCE_CONDITION, ())
     if clean:
         samples = round(settings.room_tone * SAMPLE_RATE)
         yield ROOM_TONE, [_with_room_tone(each, samples, settings.seed) for each in clean]
-    times = [min(settings.repeats, model.window_samples // each.wave.size) for each in clean]
+    times = [min(settings.repeats, window_samples // each.wave.size) for each in clean]
     again = [_again(each, n) for each, n in zip(clean, times, strict=True) if n > 1]
     if again:
         yield REPEATED, again
