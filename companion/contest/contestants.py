@@ -22,6 +22,9 @@ MONITOR = (
 
 _CONFIDENCE = MONITOR[:5]
 
+CHOSEN = ("forbidden_first", "entropy", "cross_attention_window_n_eff")
+"""What ``spectral.Monitor`` weighs: chosen on the scores of tiny.en, before base was measured."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -89,8 +92,14 @@ def contestants(voice: bool = False) -> list[Contestant]:
         _columns("all spectra, sliding", "fusion", MONITOR[5:]),
         _columns("all confidences", "fusion", _CONFIDENCE),
         _columns("confidences and spectra", "fusion", MONITOR),
+        monitor(),
     ]
     return found
+
+
+def monitor() -> Contestant:
+    """The score of ``spectral.Monitor``."""
+    return _columns("spectral.Monitor", "fusion", CHOSEN)
 
 
 def with_rival(one: Contestant) -> Contestant:
@@ -108,11 +117,6 @@ def rival() -> Contestant:
         "log-probability and length", "fusion",
         lambda rows: np.column_stack([each.values(rows) for each in parts]),
     )  # fmt: skip
-
-
-def monitored(rows: pd.DataFrame) -> np.ndarray:
-    """The features of ``MONITOR``, probabilities as log10: (texts, 11)."""
-    return np.column_stack([_values(rows, name) for name in MONITOR])
 
 
 def _column(
