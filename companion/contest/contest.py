@@ -14,6 +14,7 @@ from companion.measurement.contest_schema import REPEATED, ROOM_TONE, WHOLE
 from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
 from companion.results.effects import interval_columns
 from companion.results.intervals import NOTHING, interval
+from companion.results.tables import with_interval
 from companion.results.within import larger_probability
 
 FOLDS = 8
@@ -201,6 +202,18 @@ def _at(alarms: np.ndarray, target: np.ndarray, name: str) -> dict[str, float]:
     recall = hits / target.sum() if target.any() else np.nan
     false = float((alarms & ~target).sum()) / (~target).sum() if (~target).any() else np.nan
     return {f"{name}f": f, f"{name}recall": recall, f"{name}false_alarms": false}
+
+
+def readable(table: pd.DataFrame, name: str, digits: int = 2) -> pd.DataFrame:
+    """A number with its interval, by contestant, and by model and set in columns; blank for NaN."""
+    shown = table[table[name].notna()]
+    text = with_interval(shown, name, digits, sign=name == "gain")
+    wide = shown.assign(text=text).pivot_table(
+        index=["family", "contestant"], columns=["model", "set"], values="text",
+        aggfunc="first", sort=False,
+    )  # fmt: skip
+    wide.columns = [", ".join(each) for each in wide.columns]
+    return wide.fillna("").reset_index()
 
 
 def false_alarms(rows: pd.DataFrame, fitted: Sequence[str]) -> pd.DataFrame:
