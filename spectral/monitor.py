@@ -9,6 +9,7 @@ import functools
 import importlib
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral.spectra import effective_rank
 from spectral.tracing.hooks import COMPONENTS, past
 from spectral.tracing.structure import Decoder, recognise
 
@@ -34,6 +34,7 @@ MEANS = ("entropy", "free_log_probability", "forbidden_mean")
 SIZE, RANK = "window_log10_size", "window_n_eff"
 _PROBABILITIES = {"forbidden_first", "no_speech_probability", "forbidden_mean"}
 _LEAST_PROBABILITY = 1e-8
+_MOST_ODDS = 700.0  # a float's exponential goes little farther
 
 FEATURES = (*FIRST, *MEANS, *(f"{part}_{name}" for part in COMPONENTS for name in (SIZE, RANK)))
 """What a risk may be made of.
@@ -277,35 +278,40 @@ class Monitor:
 
 
 class _Weighed:
-    """A score as tensors, and which of the features it needs."""
+    """A score, which of the features it needs, and what it makes of them.
+
+    Plain numbers: for a few rows of a few features tensors take longer.
+    """
 
     def __init__(self, score: Score) -> None:
-        self.names, self.threshold, self.window = list(score.weights), score.threshold, score.window
-        self.weights = torch.tensor([*score.weights.values()], dtype=torch.float64)
-        self.means = torch.tensor([score.means[n] for n in self.names], dtype=torch.float64)
-        self.bias = score.bias
-        self.parts = [CONFIDENCE, *COMPONENTS]
-        owner = [next((p for p in COMPONENTS if n.startswith(p)), CONFIDENCE) for n in self.names]
-        self.owners = torch.tensor([[o == part for o in owner] for part in self.parts]).double()
-        self.heard = [part for part in COMPONENTS if part in owner]
-        self.ranks = any(name.endswith(RANK) for name in self.names)
-        self.at_first = bool({*FIRST} & {*self.names})
-        self.at_every = bool({*MEANS} & {*self.names})
-        columns = [*FIRST, *MEANS, *(f"{p}_{SIZE}" for p in self.heard)]
-        columns += [f"{p}_{RANK}" for p in self.heard] if self.ranks else []
-        self.chosen = torch.tensor([columns.index(name) for name in self.names])
-        self.logged = torch.tensor([name in _PROBABILITIES for name in columns])
+        self.bias, self.window, self.threshold = score.bias, score.window, score.threshold
+        owner = {
+            name: next((part for part in COMPONENTS if name.startswith(part)), CONFIDENCE)
+            for name in score.weights
+        }
+        self.heard = [part for part in COMPONENTS if part in owner.values()]
+        self.ranks = any(name.endswith(RANK) for name in owner)
+        self.at_first = bool({*FIRST} & {*owner})
+        self.at_every = bool({*MEANS} & {*owner})
+        columns = [*FIRST, *MEANS, *(f"{part}_{SIZE}" for part in self.heard)]
+        columns += [f"{part}_{RANK}" for part in self.heard] if self.ranks else []
+        self.terms = [
+            (name, columns.index(name), weight, score.means[name], owner[name])
+            for name, weight in score.weights.items()
+        ]
 
-    def __call__(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Risks (rows,) and contributions (rows, parts) of features (rows, columns)."""
-        values = values.where(~self.logged, values.clamp(min=_LEAST_PROBABILITY).log10())
-        parts = (values[:, self.chosen] - self.means) * self.weights
-        if not parts.isfinite().all():
-            bad = [n for n, ok in zip(self.names, parts.isfinite().all(0), strict=True) if not ok]
-            raise ValueError(
-                f"{', '.join(bad)} is NaN or infinite: check the weights and the sound"
-            )
-        return (parts.sum(1) + self.bias).sigmoid(), parts @ self.owners.mT
+    def __call__(self, values: Sequence[float]) -> tuple[float, dict[str, float]]:
+        """The risk, and every part's contribution to its log-odds."""
+        parts = dict.fromkeys((CONFIDENCE, *COMPONENTS), 0.0)
+        for name, column, weight, mean, owner in self.terms:
+            value = values[column]
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: check the weights of the model and the sound")
+            if name in _PROBABILITIES:
+                value = math.log10(max(value, _LEAST_PROBABILITY))
+            parts[owner] += weight * (value - mean)
+        odds = self.bias + sum(parts.values())
+        return 1 / (1 + math.exp(-max(min(odds, _MOST_ODDS), -_MOST_ODDS))), parts
 
 
 class _Run:
@@ -314,13 +320,14 @@ class _Run:
     def __init__(self, number: int, rows: int, attempt: int, cache: Any) -> None:
         self.number, self.rows, self.attempt, self.cache = number, rows, attempt, cache
         self.fed, self.keys = 0, None
-        self.finished = torch.zeros(rows, dtype=torch.bool)
-        self.count = torch.zeros(rows, dtype=torch.long)
+        self.finished = [False] * rows
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.risks: list[list[float]] = [[] for _ in range(rows)]
+        self.first = [[0.0] * len(FIRST) for _ in range(rows)]
+        self.recent: list[deque[list[float]]] = []
+        self.sums: list[list[float]] = [[] for _ in range(rows)]
         self.ring: Tensor | None = None
         self.logits: Tensor | None = None
-        self.first = torch.zeros(rows, len(FIRST), dtype=torch.float64)
 
     def give(
         self,
@@ -332,100 +339,115 @@ class _Run:
     ) -> None:
         """What one call says of the next token: rows, (batch, width) each, and all logits."""
         if self.ring is None:
-            window, parts, width = weighed.window, len(rows), rows[0].shape[1] if rows else 0
-            self.ring = output.new_zeros(
-                self.rows, parts, window, width, dtype=torch.float32
-            )  # fmt: skip
-            self.grams = self.ring.new_zeros(self.rows, parts, window, window)
-            self.recent = torch.zeros(self.rows, window, len(MEANS), dtype=torch.float64)
-            spectral = len(weighed.heard) * (2 if weighed.ranks else 1)
-            self.sums = torch.zeros(self.rows, len(MEANS) + spectral, dtype=torch.float64)
+            window, width = weighed.window, rows[0].shape[1] if rows else 0
+            shape = (self.rows, len(rows), window, width)
+            self.ring = output.new_zeros(shape, dtype=torch.float32)
+            self.grams = self.ring.new_zeros(*shape[:3], window)
+            self.recent = [deque(maxlen=window) for _ in range(self.rows)]
             if weighed.at_first:
-                self.first[:, 1] = _no_speech(output, fed, words)
+                for first, chance in zip(self.first, _no_speech(output, fed, words), strict=True):
+                    first[1] = chance
         if rows:
             self.pending = torch.stack([*rows], 1).float()
-        first = weighed.at_first and not bool(self.count.all())
-        if not (first or weighed.at_every):
+        begins = weighed.at_first and not all(self.tokens)
+        if not (begins or weighed.at_every):
             return
         self.logits = output[:, -1]
         scores = self.logits.float()
-        self.total = scores.logsumexp(-1)
-        shares = (scores - self.total[:, None]).exp_()
-        self.mass = shares[:, words.forbidden].sum(-1)
-        if first:
-            mass = shares[:, words.forbidden_first].sum(-1).double().cpu()
-            self.first[:, 0] = mass.where(self.count == 0, self.first[:, 0])
-        self.entropy = self.total - (shares.mul_(scores)).sum(-1)
+        largest = scores.amax(-1, keepdim=True)
+        shares = (scores - largest).exp_()
+        whole = shares.sum(-1)
+        self.total = largest[:, 0] + whole.log()
+        self.entropy = self.total - (shares[:, None] @ scores[..., None])[:, 0, 0] / whole
+        self.mass = shares[:, words.forbidden].sum(-1) / whole
+        if begins:
+            masses = (shares[:, words.forbidden_first].sum(-1) / whole).tolist()
+            for first, tokens, mass in zip(self.first, self.tokens, masses, strict=True):
+                if not tokens:
+                    first[0] = mass
 
     def take(self, tokens: Tensor, end: int, weighed: _Weighed) -> Iterator[Reading]:
         """The tokens (batch,) that were written: only now is it known which rows are of text."""
-        written = tokens.cpu()
-        text = (written < end) & ~self.finished
-        self.finished |= written == end
-        who = text.nonzero()[:, 0]
-        if not len(who):
+        written = tokens.tolist()
+        who = [i for i, x in enumerate(written) if x < end and not self.finished[i]]
+        self.finished = [over or x == end for over, x in zip(self.finished, written, strict=True)]
+        if not who:
             return
-        assert self.ring is not None
-        there = who.to(self.ring.device)
-        place = self.count[who] % weighed.window
+        confidences = [[0.0] * len(MEANS)] * self.rows
         if weighed.at_every:
             assert self.logits is not None
-            chosen = self.logits[there].gather(1, tokens[there][:, None])[:, 0].float()
-            own = [self.entropy[there], chosen - self.total[there], self.mass[there]]
-            self.recent[who, place] = torch.stack(own, 1).double().cpu()
-        self.count[who] += 1
-        held = self.count[who].clamp(max=weighed.window)
-        spectral = self._slide(there, place.to(there.device), held.to(there.device), weighed)
-        self.sums[who] += torch.cat([self.recent[who, place], spectral], 1)
-        recent = self.recent[who].sum(1) / held[:, None]
-        first = self.first[who]
-        now = torch.cat([first, recent, spectral], 1)
-        so_far = torch.cat([first, self.sums[who] / self.count[who][:, None]], 1)
-        risks, parts = weighed(torch.cat([now, so_far]))
-        largest = parts[: len(who)].argmax(1).tolist()
-        found, numbers = risks.tolist(), written[who].tolist()
-        for i, row in enumerate(who.tolist()):
-            self.tokens[row].append(numbers[i])
-            self.risks[row].append(found[i])
+            chosen = self.logits.gather(1, tokens[:, None])[:, 0].float() - self.total
+            confidences = torch.stack([self.entropy, chosen, self.mass], 1).tolist()
+        spectral = self._slide(who, weighed)
+        for i, row in enumerate(who):
+            values = confidences[row] + spectral[i]
+            recent, sums = self.recent[row], self.sums[row]
+            recent.append(confidences[row])
+            self.sums[row] = [a + b for a, b in zip(sums, values, strict=True)] if sums else values
+            self.tokens[row].append(written[row])
+            means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
+            risk, parts = weighed(self.first[row] + means + spectral[i])
+            self.risks[row].append(risk)
+            so_far, _ = self.judged(row, weighed)
             yield Reading(
-                row, len(self.tokens[row]) - 1, numbers[i], found[i], found[len(who) + i],
-                weighed.parts[largest[i]],
+                row, len(self.tokens[row]) - 1, written[row], risk, so_far,
+                max(parts, key=parts.__getitem__),
             )  # fmt: skip
 
-    def _slide(self, who: Tensor, place: Tensor, held: Tensor, weighed: _Weighed) -> Tensor:
-        """One more row for these: sizes, and ranks where they count, by component (rows, ...)."""
-        assert self.ring is not None
+    def judged(self, row: int, weighed: _Weighed) -> tuple[float, dict[str, float]]:
+        """The risk of a row's text so far, and what contributes to it."""
+        count = len(self.tokens[row])
+        return weighed(self.first[row] + [total / count for total in self.sums[row]])
+
+    def _slide(self, who: Sequence[int], weighed: _Weighed) -> list[list[float]]:
+        """One more row for these: sizes, and ranks where they count, by component."""
         if not weighed.heard:
-            return self.sums.new_zeros(len(who), 0)
-        new = self.pending[who]
-        self.ring[who, :, place] = new
-        products = (self.ring[who] @ new[..., None])[..., 0]
-        self.grams[who, :, place] = products
-        self.grams[who, :, :, place] = products
-        grams = self.grams[who]
-        parts = len(weighed.heard)
-        squares = grams.diagonal(dim1=-2, dim2=-1).double().sum(-1) / held[:, None]
-        columns = [squares.log10()]
+            return [[] for _ in who]
+        assert self.ring is not None
+        counts = [len(self.tokens[row]) for row in who]
+        places = [count % weighed.window for count in counts]
+        if len(who) == self.rows and len({*places}) == 1:  # slices are faster than indices
+            place, new = places[0], self.pending
+            self.ring[:, :, place] = new
+            products = (self.ring @ new[..., None])[..., 0]
+            self.grams[:, :, place] = products
+            self.grams[:, :, :, place] = products
+            grams = self.grams
+        else:
+            rows, at = (torch.tensor(each, device=self.ring.device) for each in (who, places))
+            new = self.pending[rows]
+            self.ring[rows, :, at] = new
+            products = (self.ring[rows] @ new[..., None])[..., 0]
+            self.grams[rows, :, at] = products
+            self.grams[rows, :, :, at] = products
+            grams = self.grams[rows]
+        exact = grams.double()
+        held = [min(count + 1, weighed.window) for count in counts]
+        squares = exact.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if not bool(squares.isfinite().all()):
+            raise ValueError(
+                f"{' or '.join(weighed.heard)} gave NaN or infinity: check the weights of the "
+                "model and the sound"
+            )
+        columns = [(squares / squares.new_tensor(held)[:, None]).log10()]
         if weighed.ranks:
-            modes = torch.linalg.eigvalsh(grams.double()).flip(-1).clamp(min=0)
-            columns.append(effective_rank(modes))
+            modes = torch.linalg.eigvalsh(exact).clamp_(min=0)
+            total = modes.sum(-1)
+            columns.append((total.log() - torch.xlogy(modes, modes).sum(-1) / total).exp())
+        parts = len(weighed.heard)
         by_layer = [each.reshape(len(who), -1, parts).mean(1) for each in columns]
-        return torch.cat(by_layer, 1).cpu()
+        found: list[list[float]] = torch.cat(by_layer, 1).tolist()
+        return found
 
     def segments(self, weighed: _Weighed) -> list[Segment]:
         """What is known of each row so far."""
         found = []
-        for row in range(self.rows):
-            count = int(self.count[row])
-            risk, own = math.nan, {}
-            if count:
-                values = torch.cat([self.first[row], self.sums[row] / count])[None]
-                risks, parts = weighed(values)
-                risk, own = risks.item(), dict(zip(weighed.parts, parts[0].tolist(), strict=True))
+        for row, tokens in enumerate(self.tokens):
+            risk, parts = self.judged(row, weighed) if tokens else (math.nan, {})
             found.append(
                 Segment(
-                    self.number, row, self.attempt, tuple(self.tokens[row]),
-                    tuple(self.risks[row]), risk, bool(count) and risk >= weighed.threshold, own,
+                    self.number, row, self.attempt, tuple(tokens), tuple(self.risks[row]), risk,
+                    bool(tokens) and risk >= weighed.threshold, parts,
                 )
             )  # fmt: skip
         return found
@@ -480,13 +502,14 @@ def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
     return never, tokenizer.encode(" "), tokenizer.no_speech
 
 
-def _no_speech(output: Tensor, fed: Tensor, words: _Vocabulary) -> Tensor:
-    """Of the logits of a prompt (batch, positions, vocabulary), after its start token: (batch,)."""
+def _no_speech(output: Tensor, fed: Tensor, words: _Vocabulary) -> list[float]:
+    """Of the logits of a prompt (batch, positions, vocabulary), after its start token, by row."""
     starts = fed[0] == words.start
     if not bool(starts.any()):
         raise ValueError(f"a prompt {fed[0].tolist()} without the start token {words.start}")
     at = int(starts.nonzero()[-1])
-    return output[:, at].double().softmax(-1)[:, words.no_speech].cpu()
+    found: list[float] = output[:, at].double().softmax(-1)[:, words.no_speech].tolist()
+    return found
 
 
 def _given(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tensor, Any]:
