@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral.tracing.hooks import COMPONENTS, past
-from spectral.tracing.structure import Decoder, recognise
+from spectral.whisper import COMPONENTS, Decoder, past, recognise
 
 THRESHOLDS = Path(__file__).with_name("thresholds.json")
 """The file that comes with the package."""

@@ -21,7 +21,7 @@ import spectral
 from companion.measurement.contest import sliding_observables
 from companion.models.openai_model import OpenAIModel
 from spectral.monitor import FEATURES, FIRST, MEANS, RANK, SIZE, Monitor, Reading, Score, Segment
-from spectral.tracing.hooks import COMPONENTS
+from spectral.whisper import COMPONENTS
 
 WIDTH, LAYERS, STEPS, WINDOW = 32, 2, 12, 4
 PROMPT = (50258, 50259, 50359, 50363)
