@@ -16,6 +16,7 @@ from companion.contest.contest import (
     contest,
     false_alarms,
     folds_of,
+    guard,
     out_of_fold,
     outcomes,
     sets,
@@ -319,6 +320,22 @@ def test_alarms_on_honest_texts_and_outcomes_are_counted() -> None:
     kinds = outcomes(rows).set_index("condition")
     assert kinds.loc["clean", "correct"] == 100
     assert (kinds[["correct", "invention"]].sum(axis=1).round(9) == 100).all()
+
+
+def test_a_guard_deletes_what_was_said_and_leaves_what_it_does_not_doubt() -> None:
+    rows = planted().assign(said=10, written=12, invented=4, deleted=2, seconds=6.0)
+    rows = rows.assign(word_error=0.4, no_speech_probability=0.0, average_log_probability=-0.2)
+    loud = rows.condition == "hell"
+    rows.loc[loud, ["no_speech_probability", "average_log_probability"]] = [0.9, -2.0]
+    table = guard(rows, FITTED).set_index(["rule", "condition"])
+    for rule in ("none", "transcribe's silence"):
+        kept = table.loc[(rule, "stretch")]
+        assert (kept.worded, kept.invented_per_minute, kept.deleted_per_minute) == (100, 40, 20)
+        assert kept.word_error == pytest.approx(40)
+    gone = table.loc[("transcribe's silence", "hell")]
+    assert (gone.worded, gone.invented_per_minute, gone.deleted_per_minute) == (0, 0, 100)
+    assert gone.word_error == 100
+    assert set(table.loc["spectral.Monitor"].index) == set(rows.condition)
 
 
 def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:

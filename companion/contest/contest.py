@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from companion.contest.contestants import Contestant, contestants, rival, with_rival
+from companion.contest.contestants import Contestant, contestants, monitor, rival, with_rival
 from companion.contest.fitting import Logistic, best_threshold, probabilities
 from companion.contest.outcomes import INVENTED, WORDLESS
 from companion.measurement.contest_schema import REPEATED, ROOM_TONE, WHOLE
@@ -20,6 +20,9 @@ from companion.results.within import larger_probability
 FOLDS = 8
 CONFIDENT = -1.0
 """Average log-probability above which openai-whisper takes a text to be sure."""
+
+NO_SPEECH = 0.6
+"""The no-speech probability above which it takes a window to be silent, unless it is sure."""
 
 VOICE = "voice_share"
 """A column of the rows where a detector of voices has heard the sounds, too."""
@@ -255,3 +258,52 @@ def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
         deleted_per_minute=sums.deleted / minutes,
     )
     return found.reset_index().drop(columns="parameters")
+
+
+def guard(rows: pd.DataFrame, fitted: Sequence[str]) -> pd.DataFrame:
+    """What dropping every text that alarms would do, by model, rule and condition.
+
+    ``worded``: texts with words that are left, in %. ``invented_per_minute`` (F) and
+    ``deleted_per_minute`` (D): words by minute of sound; a dropped text deletes all that was said.
+    ``word_error``: in %, of all that was said; NaN where nobody speaks. The monitor's fit and its
+    threshold are of other speakers and of the ``fitted`` conditions, other rules have their own.
+    """
+    table = []
+    for _, group in rows.groupby(["parameters", "model"], sort=True):
+        own = group[group.prefix == WHOLE].assign(target=lambda r: r.kind.isin([*INVENTED]))
+        own = own.reset_index(drop=True)
+        for name, alarms in _rules(own, fitted).items():
+            for condition, where in own.groupby("condition", sort=False).indices.items():
+                row = {"model": own.model.iloc[0], "rule": name, "condition": condition}
+                table.append(row | _dropped(own.iloc[where], alarms[where]))
+    return pd.DataFrame(table)
+
+
+def _rules(rows: pd.DataFrame, fitted: Sequence[str]) -> dict[str, np.ndarray]:
+    silent = rows.no_speech_probability > NO_SPEECH
+    fits = out_of_fold(monitor(), rows, fitted)
+    found = {
+        "none": np.zeros(len(rows), bool),
+        "transcribe's silence": (silent & (rows.average_log_probability < CONFIDENT)).to_numpy(),
+        "transcribe's fallback": next(
+            each.rule(rows)
+            for each in contestants()
+            if each.name == "transcribe's fallback" and each.rule
+        ),
+        "no-speech probability": silent.to_numpy(),
+    }
+    if VOICE in rows:
+        found["silero-vad"] = (rows[VOICE] == 0).to_numpy()
+    return found | {"spectral.Monitor": ~(fits.ranks < fits.thresholds)}
+
+
+def _dropped(rows: pd.DataFrame, alarms: np.ndarray) -> dict[str, float]:
+    minutes, said = rows.seconds.sum() / 60, rows.said.sum()
+    edits = np.where(alarms, rows.said, rows.word_error * rows.said).sum()
+    return {
+        "texts": len(rows),
+        "worded": 100 * float(((rows.written > 0) & ~alarms).mean()),
+        "invented_per_minute": float(rows.invented[~alarms].sum() / minutes),
+        "deleted_per_minute": float(np.where(alarms, rows.said, rows.deleted).sum() / minutes),
+        "word_error": 100 * float(edits / said) if said else np.nan,
+    }
