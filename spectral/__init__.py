@@ -28,6 +28,7 @@ from spectral.jacobians.stability import (
 )
 from spectral.jacobians.tangents import total_sensitivity
 from spectral.jacobians.triplets import top_singular_triplets
+from spectral.monitor import Monitor
 from spectral.spectra import (
     effective_rank,
     eigenvalues,
@@ -47,6 +48,7 @@ __all__ = [
     "LayerNorm",
     "LinearOperator",
     "LinearisedLayers",
+    "Monitor",
     "attach",
     "attention_graph",
     "autodiff_propagators",

@@ -21,6 +21,7 @@ FAULTS = {  # a column, a row's place among those it is looked for in, and what 
     "dynamics": ("value", -0.1),
     "nudges": ("unchanged", None),
     "warnings": ("alpha", np.nan),
+    "contest": ("entropy", -0.1),
 }
 
 

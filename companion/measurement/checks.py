@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE
+from companion.measurement.contest_schema import WHOLE as WHOLE_TEXT
 from companion.measurement.pooling import MATCHED
 from companion.measurement.schemas import REFERENCE_CONDITION
 
@@ -138,6 +139,23 @@ def warnings(rows: pd.DataFrame) -> str:
     assert (rows.least_log_probability <= rows.log_probability).all()
     assert (rows.first_wrong.isna() | (rows.first_wrong < rows.tokens)).all()
     return f"{len(prefixes)} lengths, {rows.condition.nunique()} conditions: rows are complete"
+
+
+def contest(rows: pd.DataFrame) -> str:
+    """Confidences and sizes of every text with a token, beginnings shorter than their texts."""
+    whole = rows[rows.prefix == WHOLE_TEXT]
+    assert not whole.duplicated(["utterance", "condition"]).any()
+    begun = rows[rows.prefix != WHOLE_TEXT]
+    assert (begun.prefix < begun.tokens).all()
+    told = rows[rows.tokens > 0]
+    always = ["log_probability", "entropy", "cross_attention_window_log10_size", "ffn_window_n_eff"]
+    assert told[always].notna().all(axis=None)
+    assert (told.entropy >= 0).all()
+    assert told.forbidden_mean.between(0, 1).all()
+    assert (told.least_log_probability <= told.log_probability + _ROUNDING).all()
+    assert (rows.invented <= rows.written).all()
+    assert (rows.deleted <= rows.said).all()
+    return f"{rows.condition.nunique()} conditions, {whole.kind.nunique()} kinds of transcripts"
 
 
 def _equally_cut(rows: pd.DataFrame, text: list[str]) -> int:

@@ -28,6 +28,7 @@ VERSIONS: dict[str, int] = {
     "dynamics": 1,
     "nudges": 1,
     "warnings": 1,
+    "contest": 1,
 }
 """The kinds of measurement, what matters most first, and the version of what each measures.
 
@@ -56,10 +57,11 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "dynamics": (*_ALL, "steps", "folds"),
     "nudges": (*_ALL, "levels_db", "draws", "tokens"),
     "warnings": (*_ALL, "prefixes", "epsilon"),
+    "contest": (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon"),
 }  # fmt: skip
 """What a section of params/ says of every kind, beside the model and where rows go."""
 
-OPTIONAL = {"listening": ("nonspeech",), "nulls": ("unpaired",)}
+OPTIONAL = {"listening": ("nonspeech",), "nulls": ("unpaired",), "contest": ("nonspeech",)}
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
 _PLACES = (

@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from companion.measurement import checks
 from companion.measurement.choices import choice_rows, measure_choices
+from companion.measurement.contest import ContestSettings, contest_rows, measure_contest
+from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows, measure_dynamics
 from companion.measurement.dynamics_schemas import DYNAMICS, NUDGES
 from companion.measurement.jacobians import jacobian_rows, measure_jacobians
@@ -74,4 +76,5 @@ KINDS: dict[str, Kind] = {
     ),
     "nudges": Kind(NudgeSettings, measure_nudges, nudge_rows, NUDGES, checks.nudges),
     "warnings": Kind(WarningSettings, measure_warnings, warning_rows, WARNINGS, checks.warnings),
+    "contest": Kind(ContestSettings, measure_contest, contest_rows, CONTEST, checks.contest),
 }

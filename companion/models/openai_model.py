@@ -78,6 +78,11 @@ class OpenAIModel(SpeechModel):
             logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
         return logits
 
+    def logits(self, states: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        weight = self._model.decoder.token_embedding.weight
+        return (self.final_norm(states) @ weight.to(states.dtype).mT).float()
+
     def _keep(self, rows: Tensor, cache: Cache) -> None:
         for module, kept in cache.items():
             cache[module] = kept_rows(kept, rows)

@@ -86,6 +86,11 @@ class TransformersModel(SpeechModel):
         logits: Tensor = self._model.proj_out(hidden)
         return logits
 
+    def logits(self, states: Tensor) -> Tensor:
+        """See :class:`SpeechModel`."""
+        logits: Tensor = self._model.proj_out(self.final_norm(states))
+        return logits
+
     def _keep(self, rows: Tensor, cache: EncoderDecoderCache) -> None:
         keep_in_cache(cache, rows)
 

@@ -109,6 +109,10 @@ class SpeechModel(ABC):
         """
 
     @abstractmethod
+    def logits(self, states: Tensor) -> Tensor:
+        """What ``step`` makes of the last layer's output: (..., width) -> (..., vocabulary)."""
+
+    @abstractmethod
     def _keep(self, rows: Tensor, cache: Any) -> None:
         """Drop from a cache all rows of its batch but these, (kept,): by ``kept_rows``."""
 

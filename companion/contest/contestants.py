@@ -1,0 +1,170 @@
+"""Who contends: every score's features, and the rules that come with their own threshold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from companion.measurement.contest_schema import WHOLE
+
+COMPONENTS = ("self_attention", "cross_attention", "ffn")
+LOG_PROBABILITY, LENGTH = "log-probability", "tokens"
+_LEAST_PROBABILITY = 1e-8
+_ENTROPY_TOKENS = 32  # before so many whisper.cpp does not look
+
+MONITOR = (
+    "forbidden_first", "no_speech_probability", "entropy", "free_log_probability",
+    "forbidden_mean",
+    *(f"{part}_{name}" for part in COMPONENTS for name in ("window_log10_size", "window_n_eff")),
+)  # fmt: skip
+"""What can be had while a model decodes: the features of ``spectral.Monitor``."""
+
+_CONFIDENCE = MONITOR[:5]
+
+CHOSEN = ("forbidden_first", "entropy", "cross_attention_window_n_eff")
+"""What ``spectral.Monitor`` weighs: chosen on the scores of tiny.en, before base was measured."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A score: the columns that a logistic regression is given, by family.
+
+    values: of rows, (texts, features). ``rule``: whether it alarms by its own defaults, (texts,),
+    for those that have some. direction: 1 where large values are known to be bad, -1 where small
+    ones are, 0 where the fit has to find it out.
+    """
+
+    name: str
+    family: str
+    values: Callable[[pd.DataFrame], np.ndarray]
+    rule: Callable[[pd.DataFrame], np.ndarray] | None = None
+    direction: int = 0
+
+
+def log_probability(rows: pd.DataFrame) -> pd.Series:
+    """openai-whisper's average over tokens and the end, of a beginning that over its tokens."""
+    return rows.average_log_probability.where(rows.prefix == WHOLE, rows.log_probability)
+
+
+def contestants(voice: bool = False) -> list[Contestant]:
+    """All of them; the readings of a beginning are of its tokens alone.
+
+    ``voice``: with a detector of voices, whose columns the rows then have (``contest.voice``).
+    """
+    found = [
+        Contestant(
+            LOG_PROBABILITY, "built in", lambda r: _matrix(log_probability(r)),
+            lambda r: (log_probability(r) < -1).to_numpy(), -1,
+        ),
+        _column("compression ratio", "built in", "compression_ratio", 1, lambda x: x > 2.4),
+        _column("no-speech probability", "built in", "no_speech_probability", 1, lambda x: x > 0.6),
+        Contestant("transcribe's fallback", "built in", _fallback, _falls_back, 1),
+        Contestant("whisper.cpp's entropy", "built in", _repetition, _is_repetitive, 1),
+        _column("forbidden mass, first step", "confidence", "forbidden_first", 1),
+        _column("forbidden mass, mean", "confidence", "forbidden_mean", 1),
+        _column("entropy of tokens", "confidence", "entropy", 1),
+        _column("least log-probability", "confidence", "least_log_probability", -1),
+        Contestant(
+            "characters per second", "text", lambda r: _matrix(r.characters / r.seconds)
+        ),
+        Contestant(
+            LENGTH, "text",
+            lambda r: _matrix(np.log(r.tokens.where(r.prefix == WHOLE, r.prefix).clip(lower=1))),
+        ),
+        _column("level", "sound", "level_db"),
+        _column("range of levels", "sound", "level_range_db", -1),
+    ]  # fmt: skip
+    if voice:
+        found.append(_column("silero-vad, share of speech", "sound", "voice_share", -1))
+        found.append(_column("silero-vad, mean", "sound", "voice_mean", -1))
+    for part in COMPONENTS:
+        title = part.replace("_", "-")
+        for name, column in (
+            ("N_eff", "n_eff"), ("alpha", "alpha"), ("Kf", "log10_kf_resolved"),
+            ("size", "log10_variance"), ("N_eff, sliding", "window_n_eff"),
+            ("size, sliding", "window_log10_size"),
+        ):  # fmt: skip
+            found.append(_column(f"{title}: {name}", "spectral", f"{part}_{column}"))
+    found += [
+        Contestant("LapEigvals", "attention", lambda r: np.stack(r.laplacian.to_list())),
+        Contestant("linear probe", "probe", lambda r: np.stack(r.state.to_list())),
+        _columns("all spectra, sliding", "fusion", MONITOR[5:]),
+        _columns("all confidences", "fusion", _CONFIDENCE),
+        _columns("confidences and spectra", "fusion", MONITOR),
+        monitor(),
+    ]
+    return found
+
+
+def monitor() -> Contestant:
+    """The score of ``spectral.Monitor``."""
+    return _columns("spectral.Monitor", "fusion", CHOSEN)
+
+
+def with_rival(one: Contestant) -> Contestant:
+    """A score together with log-probability and length."""
+    return Contestant(
+        one.name, one.family, lambda rows: np.column_stack([rival().values(rows), one.values(rows)])
+    )
+
+
+def rival() -> Contestant:
+    """Log-probability and length: what everybody has."""
+    own = {each.name: each for each in contestants()}
+    parts = [own[LOG_PROBABILITY], own[LENGTH]]
+    return Contestant(
+        "log-probability and length", "fusion",
+        lambda rows: np.column_stack([each.values(rows) for each in parts]),
+    )  # fmt: skip
+
+
+def _column(
+    name: str,
+    family: str,
+    column: str,
+    direction: int = 0,
+    default: Callable[[pd.Series], pd.Series] | None = None,
+) -> Contestant:
+    rule = None if default is None else lambda rows: default(rows[column]).to_numpy()
+    return Contestant(name, family, lambda rows: _values(rows, column)[:, None], rule, direction)
+
+
+def _columns(name: str, family: str, columns: tuple[str, ...]) -> Contestant:
+    return Contestant(
+        name, family, lambda rows: np.column_stack([_values(rows, each) for each in columns])
+    )
+
+
+def _values(rows: pd.DataFrame, column: str) -> np.ndarray:
+    values = rows[column].to_numpy(float)
+    if column.startswith("forbidden") or column == "no_speech_probability":
+        return np.asarray(np.log10(np.maximum(values, _LEAST_PROBABILITY)))
+    return values
+
+
+def _matrix(column: pd.Series) -> np.ndarray:
+    return np.asarray(column.to_numpy(float)[:, None])
+
+
+def _fallback(rows: pd.DataFrame) -> np.ndarray:
+    """transcribe() decodes again, or drops as silent, a text that is improbable or repetitive.
+
+    Of its three thresholds that of no speech decides which of both, and nothing else: it counts
+    only below the threshold of the log-probability.
+    """
+    bad = (rows.compression_ratio > 2.4) | (log_probability(rows) < -1)
+    return _matrix(bad.astype(float))
+
+
+def _falls_back(rows: pd.DataFrame) -> np.ndarray:
+    return np.asarray(_fallback(rows)[:, 0] > 0)
+
+
+def _repetition(rows: pd.DataFrame) -> np.ndarray:
+    return _matrix(-rows.token_entropy)
+
+
+def _is_repetitive(rows: pd.DataFrame) -> np.ndarray:
+    count = rows.tokens.where(rows.prefix == WHOLE, rows.prefix)
+    return np.asarray((count > _ENTROPY_TOKENS) & (rows.token_entropy < 2.4))

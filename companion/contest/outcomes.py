@@ -1,0 +1,83 @@
+"""What became of a transcript, judged from texts alone, and words counted as invented or deleted.
+
+Nothing that a model computes goes in, so that what a model computes can be tested on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import jiwer
+
+from companion.speech.text import normalise, without_annotations
+from companion.stress.scoring import Outcome, outcome
+
+MISHEARD_ERROR = 0.5
+"""Character error of a misheard text at most: unrelated English sentences have 0.7 or more."""
+
+
+class Kind(StrEnum):
+    """``kind_of`` says how they are told apart."""
+
+    CORRECT = "correct"
+    MISHEARD = "misheard"
+    INVENTION = "invention"
+    LOOP = "loop"
+    ANNOTATION = "annotation"
+    INTERFERER = "interferer"
+    EMPTY = "empty"
+
+
+INVENTED = (Kind.INVENTION, Kind.LOOP)
+"""Text that nobody said: what a warning is about."""
+
+WORDLESS = (Kind.ANNOTATION, Kind.EMPTY)
+"""Transcripts without a word, of which there is nothing to warn."""
+
+
+def kind_of(references: Sequence[str], transcript: str) -> Kind:
+    """The kind of a transcript; the target's reference comes first.
+
+    As ``companion.stress.scoring.outcome`` has it, where most words are wrong parted in two:
+    misheard, where half of the words stand in runs of three that somebody said, or where the
+    character error against the target is at most ``MISHEARD_ERROR``; invention, all else. The
+    character error is Levenshtein's distance of the normalised texts by the length of the
+    reference's.
+    """
+    found = outcome(references, transcript, None)
+    if found is Outcome.CORRECT and not normalise(without_annotations(transcript)):
+        return Kind.EMPTY  # where nobody speaks either, and "." is no word
+    if found is Outcome.FRAGMENT:
+        return Kind.MISHEARD
+    said, written = normalise(references[0]), normalise(without_annotations(transcript))
+    if found is Outcome.INVENTION and said and jiwer.cer(said, written) <= MISHEARD_ERROR:
+        return Kind.MISHEARD
+    return Kind(found.value)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words of a transcript: how many were said, written, invented and deleted."""
+
+    said: int
+    written: int
+    invented: int
+    deleted: int
+
+
+def count_words(references: Sequence[str], transcript: str) -> Words:
+    """Count words after Whisper's English normaliser, brackets left out.
+
+    Invented: substituted or inserted in the alignment of least edits with the reference that
+    leaves the fewest of them, whoever's it is. Deleted: substituted or left out of the target's.
+    A word that stands for another is both.
+    """
+    written = normalise(without_annotations(transcript))
+    aligned = [jiwer.process_words(normalise(reference), written) for reference in references]
+    target = aligned[0]
+    return Words(
+        said=len(normalise(references[0]).split()),
+        written=len(written.split()),
+        invented=min(each.substitutions + each.insertions for each in aligned),
+        deleted=target.substitutions + target.deletions,
+    )

@@ -1,0 +1,89 @@
+"""Fit the thresholds of ``spectral.Monitor`` and write them where it reads them.
+
+    python -m companion.contest.thresholds
+
+takes the contest's rows of every model in data/results/whisper/contest and writes
+spectral/thresholds.json. Fits are on all that was measured, whatever the stress: what they are
+worth on stresses that they never saw is not said there, but by the contest.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from companion.contest.contest import out_of_fold, texts
+from companion.contest.contestants import CHOSEN, monitor
+from companion.contest.fitting import Logistic
+from companion.measurement.contest_schema import CONTEST
+from companion.measurement.store import read, read_meta
+from companion.models.loading import choose_device, load
+from companion.models.view import SpeechModel
+from companion.results.tables import write_text
+from spectral.monitor import THRESHOLDS
+
+FALSE_ALARMS = 0.02
+"""Texts that are no inventions and alarm, at most, by fits on other speakers."""
+
+_DIGITS = 6
+
+
+def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
+    """The score of the model whose rows these are, its size, and what it was fitted on."""
+    own = texts(read([path], CONTEST))
+    target = own.target.to_numpy()
+    found = Logistic.fit(monitor().values(own), target)
+    conditions = [str(each) for each in pd.unique(own.condition)]
+    risks = out_of_fold(monitor(), own, conditions).risks
+    threshold = float(np.quantile(risks[~target], 1 - FALSE_ALARMS))
+    alarms = risks > threshold
+    key = read_meta(path)["key"]
+    return {
+        **size_of(model),
+        "window": key["parameters"]["window"],
+        "bias": round(found.bias, _DIGITS),
+        "weights": _named(found.weights),
+        "means": _named(found.means),
+        "threshold": round(threshold, _DIGITS),
+        "fitted_on": {
+            "weights_sha256": key["weights"],
+            "decoding": key["parameters"]["decoding"],
+            "conditions": conditions,
+            "speakers_and_clips": int(own.speaker.nunique()),
+            "texts": len(own),
+            "invented": int(target.sum()),
+            "false_alarms_of_other_speakers": round(float(alarms[~target].mean()), 3),
+            "recall_of_other_speakers": round(float(alarms[target].mean()), 3),
+        },
+    }
+
+
+def size_of(model: SpeechModel) -> dict[str, int]:
+    """By what a model is known again."""
+    rows = model.logits(next(model.final_norm.parameters())[None]).shape[-1]
+    return {"layers": len(model.layers), "width": model.width, "vocabulary": int(rows)}
+
+
+def _named(values: np.ndarray) -> dict[str, float]:
+    return {name: round(float(v), _DIGITS) for name, v in zip(CHOSEN, values, strict=True)}
+
+
+def main() -> None:
+    """Fit those of every model that was measured."""
+    parser = argparse.ArgumentParser(prog="python -m companion.contest.thresholds")
+    parser.add_argument("--rows", type=Path, default=Path("data/results/whisper/contest"))
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where weights may lie")
+    parser.add_argument("--output", type=Path, default=THRESHOLDS)
+    arguments = parser.parse_args()
+    found = {
+        path.stem: fitted(path, load(path.stem, arguments.models, choose_device("cpu")))
+        for path in sorted(arguments.rows.glob("*.parquet"))
+    }
+    write_text(arguments.output, json.dumps({"models": found}, indent=2) + "\n")
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""Measure the contest: one row per transcript, and per beginning of one, with all that might warn.
+
+What became of a transcript is judged from texts (``companion.contest.outcomes``); every other
+column is what one of the contestants looks at. Numbers of a beginning come from its first n tokens
+alone, whatever follows.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from companion.contest.outcomes import count_words, kind_of
+from companion.measurement.contest_schema import CONTEST, REPEATED, ROOM_TONE, WHOLE
+from companion.measurement.run import Summary, measure
+from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.measurement.settings import ListeningSettings
+from companion.measurement.spectra import Decoded, decode
+from companion.measurement.texts import Row
+from companion.measurement.warnings import first_wrong_token, prefix_observables
+from companion.models.capture import COMPONENTS, HIDDEN_STATE
+from companion.models.decoding import Transcript
+from companion.models.rules import Rule, forbidden
+from companion.models.view import SpeechModel
+from companion.speech.corpus import SAMPLE_RATE
+from companion.speech.text import compression_ratio
+from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
+from companion.stress.inputs import pink_noise
+from companion.stress.mixture import Mixture, digest, rms
+from spectral._validation import whole_number
+from spectral.spectra import effective_rank
+
+LAST_TOKENS = 32
+"""whisper.cpp's: of so many tokens, the last, it takes the entropy of how often each occurs."""
+
+LARGEST = 5
+"""Eigenvalues that LapEigvals keeps of every head (Binkowski et al. 2025 keep 5 to 100)."""
+
+DIRECTIONS = 32
+"""Random directions of the decoder's states that a linear probe is given."""
+
+FRAME = 400
+"""Samples, 25 ms: as long as one frame of Whisper's log-mel."""
+
+_LEAST_ROWS = 3  # two modes, which a slope needs
+_SILENT_DB = -200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestSettings(ListeningSettings):
+    """Parameters: ``prefixes`` are numbers of tokens, ``window`` rows slide, ``epsilon`` is Kf's.
+
+    Beside the ``conditions``: the clean utterance with room tone to ``room_tone`` seconds, and the
+    utterance said as often as fits into the model's window, ``repeats`` times at most.
+    """
+
+    prefixes: tuple[int, ...]
+    window: int
+    room_tone: float
+    repeats: int
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "prefixes", tuple(self.prefixes))
+        for prefix in self.prefixes:
+            whole_number(prefix, "prefixes", least=_LEAST_ROWS)
+        whole_number(self.window, "window", least=2)
+        whole_number(self.repeats, "repeats", least=2)
+
+
+def measure_contest(settings: ContestSettings) -> Summary:
+    """All that might warn, of every transcript: :func:`measure` with ``contest_rows``."""
+    return measure("contest", settings, contest_rows, CONTEST)
+
+
+@torch.inference_mode()
+def contest_rows(
+    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
+) -> list[Row]:
+    """All rows of a batch; a text of n tokens or fewer has none of its first n."""
+    rows: list[Row] = []
+    for condition, mixtures in all_conditions(model.window_samples, batch, settings):
+        decoded = decode(model, mixtures, settings.rule)
+        inside = _Inside(model, decoded)
+        for i, mixture in enumerate(mixtures):
+            wrong = first_wrong_token(model, mixture.target.reference, decoded.transcripts[i])
+            shared = _shared(decoded, i, mixture)
+            shared |= {"condition": condition, "first_wrong": wrong}
+            text = _Text(model, inside, i, decoded.transcripts[i], settings.rule)
+            count = len(decoded.transcripts[i].tokens)
+            for prefix in (WHOLE, *(n for n in settings.prefixes if n < count)):
+                numbers = text.numbers(prefix or count, settings)
+                rows.append(shared | numbers | {"prefix": prefix})
+    return [{name: row[name] for name in CONTEST.names} for row in rows]
+
+
+def all_conditions(
+    window_samples: int, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
+) -> Iterator[tuple[str, Sequence[Mixture]]]:
+    """The mixtures of a batch by condition, those that are made of clean speech among them."""
+    yield from batch.items()
+    clean = batch.get(REFERENCE_CONDITION, ())
+    if clean:
+        samples = round(settings.room_tone * SAMPLE_RATE)
+        yield ROOM_TONE, [_with_room_tone(each, samples, settings.seed) for each in clean]
+    times = [min(settings.repeats, window_samples // each.wave.size) for each in clean]
+    again = [_again(each, n) for each, n in zip(clean, times, strict=True) if n > 1]
+    if again:
+        yield REPEATED, again
+
+
+def _with_room_tone(mixture: Mixture, samples: int, seed: int) -> Mixture:
+    """The wave, then pink noise of a quiet room until it has so many samples."""
+    state = int.from_bytes(digest(seed, mixture.target.id, ROOM_TONE))
+    rest = max(samples - mixture.wave.size, 0)
+    noise = ROOM_LEVEL * pink_noise(rest, np.random.Generator(np.random.PCG64(state)))
+    return mixture.after(ROOM_TONE, np.concatenate([mixture.wave, noise]))
+
+
+def _again(mixture: Mixture, times: int) -> Mixture:
+    reference = " ".join([mixture.target.reference] * times)
+    return Mixture.of(replace(mixture.target, reference=reference), np.tile(mixture.wave, times))
+
+
+def _shared(decoded: Decoded, i: int, mixture: Mixture) -> Row:
+    """What is known of a transcript as a whole, and of the sound."""
+    text, transcript = decoded.texts[i], decoded.transcripts[i]
+    references = mixture.references
+    return {
+        **{name: text[name] for name in ("model", "parameters", "utterance", "speaker")},
+        **{name: text[name] for name in ("reference", "transcript", "word_error", "finished")},
+        "kind": str(kind_of(references, transcript.text)),
+        **vars(count_words(references, transcript.text)),
+        "tokens": len(transcript.tokens),
+        "windows": len(transcript.windows),
+        "seconds": mixture.wave.size / SAMPLE_RATE,
+        "no_speech_probability": transcript.no_speech_probability,
+        "forbidden_first": transcript.forbidden_mass,
+        "average_log_probability": transcript.average_log_probability,
+        **sound_levels(mixture.wave),
+    }
+
+
+def sound_levels(wave: np.ndarray) -> dict[str, float]:
+    """Of a wave (samples,): its level in dB of full scale, and how far its frames differ, in dB.
+
+    The second is the 95th less the 5th percentile of the levels of frames of 25 ms: speech has
+    pauses, steady noise has none.
+    """
+    frames = wave[: max(wave.size // FRAME, 1) * FRAME].reshape(-1, min(FRAME, wave.size))
+    power = np.square(frames, dtype=np.float64).mean(1)
+    levels = 10 * np.log10(power.clip(10 ** (_SILENT_DB / 10)))
+    low, high = np.percentile(levels, [5, 95])
+    return {"level_db": 20 * math.log10(rms(wave)), "level_range_db": float(high - low)}
+
+
+class _Inside:
+    """What went on inside while a batch was written, of the rows that predict its texts.
+
+    rows: by component (batch, layers, T, width), and of the last layer's output (batch, T, width).
+    diagonals: see ``_laplacian``, (batch, layers, heads, T).
+    """
+
+    def __init__(self, model: SpeechModel, decoded: Decoded) -> None:
+        texts, recording = decoded.transcripts, decoded.recording
+        self.rows = {kind: recording.text_rows(kind, texts)[0] for kind in COMPONENTS}
+        self.states = recording.text_rows(HIDDEN_STATE, texts)[0][:, -1]
+        counts = [len(text.tokens) for text in texts]
+        longest = max(counts)
+        self.diagonals = self.states.new_zeros(
+            len(texts), len(model.layers), model.heads, longest, dtype=torch.float64
+        )
+        for layer in range(len(model.layers)):
+            weights = recording.attention(texts, layer)
+            for i, count in enumerate(counts):
+                self.diagonals[i, layer, :, :count] = _laplacian(weights[i], count)
+
+
+class _Text:
+    """One transcript and what went on while it was written, token by token."""
+
+    def __init__(
+        self, model: SpeechModel, inside: _Inside, i: int, transcript: Transcript, rule: Rule
+    ) -> None:
+        self._model, self.transcript = model, transcript
+        count = len(transcript.tokens)
+        self._rows = {kind: rows[i, :, :count] for kind, rows in inside.rows.items()}
+        self._states = inside.states[i, :count]
+        self._diagonals = inside.diagonals[i]
+        self._confidence = token_confidences(model, self._states, transcript, rule)
+
+    def numbers(self, count: int, settings: ContestSettings) -> Row:
+        """What the first ``count`` tokens show; NaN of none, and of spectra of fewer than three."""
+        tokens = self.transcript.tokens[:count]
+        said = self._model.text(tokens)
+        sure = {name: column[:count] for name, column in self._confidence.items()}
+        empty = not count
+        found: Row = {
+            "log_probability": _mean(sure["log_probability"]),
+            "least_log_probability": math.nan if empty else sure["log_probability"].min().item(),
+            "free_log_probability": _mean(sure["free_log_probability"]),
+            "entropy": _mean(sure["entropy"]),
+            "forbidden_mean": _mean(sure["forbidden"]),
+            "compression_ratio": compression_ratio(said),
+            "token_entropy": repetition_entropy(tokens),
+            "characters": len(said),
+            "laplacian": _means_of_largest(self._diagonals[:, :, :count], LARGEST),
+            "state": [0.0] * DIRECTIONS,
+        }
+        if not empty:
+            mean = self._states[:count].double().mean(0)
+            found["state"] = (mean.cpu() @ directions(len(mean))).tolist()
+        for component in COMPONENTS:
+            rows = self._rows[component][:, :count]
+            found |= {f"{component}_{name}": value for name, value in _spectral(rows, settings)}
+        return found
+
+
+def _spectral(rows: Tensor, settings: ContestSettings) -> Iterator[tuple[str, float]]:
+    """Names and numbers of one component's rows (layers, tokens, width), means over layers."""
+    names = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
+    if rows.shape[1] < _LEAST_ROWS:
+        yield from ((name, math.nan) for name in names)
+    else:
+        numbers, _ = prefix_observables(rows[None], rows.shape[1], settings.epsilon)
+        yield from ((name, numbers[name].item()) for name in names)
+    sliding = sliding_observables(rows, settings.window)
+    yield from ((f"window_{name}", _mean(column)) for name, column in sliding.items())
+
+
+def sliding_observables(rows: Tensor, window: int) -> dict[str, Tensor]:
+    """Size and effective rank of the last rows at every token, not centred: (tokens,) float64.
+
+    rows (layers, tokens, width); at token t of the last min(t, ``window``) rows R, from their Gram
+    matrix RR'. log10_size is log10 of the mean of their squared norms, n_eff the effective rank of
+    the Gram matrix's eigenvalues, both means over layers. One row has a size, and the rank 1: both
+    are there from the first token on.
+    """
+    count, values = rows.shape[1], rows.double()
+    last = torch.arange(count, device=rows.device)[:, None] - torch.arange(
+        window - 1, -1, -1, device=rows.device
+    )
+    real = last >= 0
+    chosen = values[:, last.clamp(min=0)] * real[..., None]
+    grams = chosen @ chosen.mT
+    norms = grams.diagonal(dim1=-2, dim2=-1).sum(-1) / real.sum(-1)
+    modes = torch.linalg.eigvalsh(grams).flip(-1).clamp(min=0)
+    return {"log10_size": norms.log10().mean(0), "n_eff": effective_rank(modes).mean(0)}
+
+
+def token_confidences(
+    model: SpeechModel, states: Tensor, transcript: Transcript, rule: Rule
+) -> dict[str, Tensor]:
+    """What the last layer's states (tokens, width) say at each token: (tokens,) float64 each.
+
+    In nats: log_probability of the token among those that the rule allows, free_log_probability
+    among all, entropy of all; forbidden: the probability of what ``openai`` forbids at that step.
+    """
+    tokens = torch.tensor(transcript.tokens, dtype=torch.long, device=states.device)
+    scores = model.logits(states).double().log_softmax(-1)
+    starts = {0, *transcript.breaks}
+    first = torch.tensor([i in starts for i in range(len(tokens))], device=states.device)
+    free = scores.gather(-1, tokens[:, None])[:, 0]
+    allowed, mass = torch.zeros_like(free), torch.zeros_like(free)
+    for begins in (True, False):
+        unwritten, never = (
+            torch.tensor(sorted(part), dtype=torch.long, device=states.device)
+            for part in (rule.unwritten(model.tokens, begins), forbidden(model.tokens, begins))
+        )
+        own = first == begins
+        mass[own] = scores[own][:, never].exp().sum(-1)
+        allowed[own] = scores[own].index_fill(-1, unwritten, -torch.inf).logsumexp(-1)
+    return {
+        "log_probability": free - allowed,
+        "free_log_probability": free,
+        "entropy": -(scores.exp() * scores).sum(-1),
+        "forbidden": mass,
+    }
+
+
+def repetition_entropy(tokens: Sequence[int]) -> float:
+    """Entropy in nats of how often each of the last 32 tokens occurs; 0 of none (whisper.cpp)."""
+    counts = np.array([*Counter(tokens[-LAST_TOKENS:]).values()], float)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def directions(width: int) -> Tensor:
+    """Random directions, the same for every text of a model: (width, 32), norm about 1 each."""
+    draw = torch.randn(width, DIRECTIONS, generator=torch.Generator().manual_seed(width))
+    return draw.double() / math.sqrt(width)
+
+
+def _laplacian(attention: Tensor, count: int) -> Tensor:
+    """The eigenvalues of the attention's Laplacian by head and token: (heads, T), float64.
+
+    Attention is causal, so that L = D - A is triangular and they are its diagonal: what later
+    tokens give to token i on average, itself among them, less what it gives to itself.
+    """
+    weights = attention[:, :count, :count]
+    after = torch.arange(count, 0, -1, device=weights.device)
+    return weights.sum(1) / after - weights.diagonal(dim1=-2, dim2=-1)
+
+
+def _means_of_largest(values: Tensor, count: int) -> list[float]:
+    """Of (layers, heads, tokens): the ``count`` largest of every head, means over heads, in turn.
+
+    Where there are fewer tokens, zeros.
+    """
+    there = min(count, values.shape[-1])
+    largest = values.new_zeros(*values.shape[:2], count)
+    largest[..., :there] = values.topk(there, -1).values
+    found: list[float] = largest.mean(1).flatten().tolist()
+    return found
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else math.nan

@@ -1,0 +1,346 @@
+"""The monitor changes nothing, leaves nothing, and weighs what the captured rows say."""
+
+import copy
+import gc
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import MULTILINGUAL, dimensions, random_whisper, write_transformers
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
+from whisper.decoding import DecodingOptions
+
+import spectral
+from companion.measurement.contest import sliding_observables
+from companion.models.openai_model import OpenAIModel
+from spectral.monitor import FEATURES, FIRST, MEANS, RANK, SIZE, Monitor, Reading, Score, Segment
+from spectral.whisper import COMPONENTS
+
+WIDTH, LAYERS, STEPS, WINDOW = 32, 2, 12, 4
+PROMPT = (50258, 50259, 50359, 50363)
+TIMED = PROMPT[:3]
+SPECIAL = list(range(50258, MULTILINGUAL))
+FORBIDDEN = [5, 7, 11]
+PLAIN = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=STEPS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of a library, features of three sounds, and the library's own way to decode."""
+
+    model: Any
+    features: Tensor
+    decode: Callable[[Tensor], list[list[int]]]
+
+
+@pytest.fixture(scope="module")
+def openai() -> Case:
+    model = random_whisper(dimensions(WIDTH, 4, LAYERS, MULTILINGUAL, 80)).half().float()
+    features = OpenAIModel("random", model).features(sounds())
+
+    def decode(features: Tensor) -> list[list[int]]:
+        return [result.tokens for result in model.decode(features, PLAIN)]
+
+    return Case(model, features, decode)
+
+
+@pytest.fixture(scope="module")
+def transformers(openai: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = write_transformers(tmp_path_factory.mktemp("random"), openai.model)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.suppress_tokens = FORBIDDEN
+
+    def decode(features: Tensor) -> list[list[int]]:
+        prompt = torch.tensor([PROMPT] * len(features))
+        return model.generate(
+            features,
+            decoder_input_ids=prompt,
+            max_new_tokens=STEPS,
+            suppress_tokens=[*FORBIDDEN, *SPECIAL],
+        ).tolist()
+
+    return Case(model, openai.features, decode)
+
+
+@pytest.fixture(scope="module", params=["openai", "transformers"])
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one model of this size, and weights of every feature."""
+    rng = np.random.default_rng(0)
+    own = {
+        "layers": LAYERS, "width": WIDTH, "vocabulary": MULTILINGUAL, "window": WINDOW,
+        "bias": -0.3, "threshold": 0.5,
+        "weights": dict(zip(FEATURES, rng.normal(size=len(FEATURES)).tolist(), strict=True)),
+        "means": dict(zip(FEATURES, rng.normal(size=len(FEATURES)).tolist(), strict=True)),
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("monitor") / "thresholds.json"
+    path.write_text(json.dumps({"models": {"small": own}}))
+    return path
+
+
+def sounds() -> list[np.ndarray]:
+    time = np.arange(24_000) / 16_000
+    tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
+    noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
+    return [wave.astype(np.float32) for wave in (*tones, noise)]
+
+
+def require_clean(model: nn.Module) -> None:
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not {"decode", "generate"} & model.__dict__.keys()
+
+
+def test_texts_are_those_without_and_nothing_stays_hooked(case: Case, thresholds: Path) -> None:
+    before = case.decode(case.features)
+    with Monitor(case.model, thresholds=thresholds) as monitor:
+        assert case.decode(case.features) == before
+        assert case.decode(case.features[:1]) == before[:1]
+    require_clean(case.model)
+    fed = [text[: STEPS - 1] if len(text) == STEPS else text for text in before]
+    assert [list(s.tokens) for s in monitor.segments] == [*fed, fed[0]]
+    assert [(s.run, s.row) for s in monitor.segments] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert len({s.risk for s in monitor.segments[:3]}) == 3
+
+
+def test_confidences_of_openai_whisper_are_those_without(openai: Case, thresholds: Path) -> None:
+    before = openai.model.decode(openai.features, PLAIN)
+    with Monitor(openai.model, thresholds=thresholds):
+        after = openai.model.decode(openai.features, PLAIN)
+    for name in ("avg_logprob", "no_speech_prob", "text", "compression_ratio"):
+        assert [getattr(r, name) for r in before] == [getattr(r, name) for r in after]
+
+
+def test_risks_are_those_of_the_captured_rows(case: Case, thresholds: Path) -> None:
+    """Computed again from whole texts: rows, their windows' Gram matrices, and all logits."""
+    readings: list[Reading] = []
+    with (
+        spectral.attach(case.model) as trace,
+        Monitor(case.model, thresholds=thresholds, watch=readings.append) as monitor,
+    ):
+        case.decode(case.features)
+    vocabulary = monitor._vocabulary
+    score = monitor.score
+    for row, segment in enumerate(monitor.segments):
+        count = len(segment.tokens)
+        assert count > WINDOW
+        rows = {
+            part: torch.stack([trace[f"decoder.{i}.{name}.out"][row] for i in range(LAYERS)])
+            for part, name in zip(COMPONENTS, ("self_attn", "cross_attn", "mlp"), strict=True)
+        }
+        states = trace.activations(f"decoder.{LAYERS - 1}.resid_post", whole=True)[row]
+        scores = logits(case.model, states).double().log_softmax(-1)
+        start = len(PROMPT) - 1
+        own, chosen = scores[start : start + count], torch.tensor(segment.tokens)
+        columns = {
+            "entropy": -(own.exp() * own).sum(-1),
+            "free_log_probability": own.gather(1, chosen[:, None])[:, 0],
+            "forbidden_mean": own[:, vocabulary.forbidden].exp().sum(-1),
+        }
+        first = {
+            "forbidden_first": own[0, vocabulary.forbidden_first].exp().sum().item(),
+            "no_speech_probability": scores[0, vocabulary.no_speech].exp().item(),
+        }
+        slid = {}
+        for part in COMPONENTS:
+            found = sliding_observables(rows[part][:, :count], WINDOW)
+            slid |= {f"{part}_{SIZE}": found["log10_size"], f"{part}_{RANK}": found["n_eff"]}
+
+        def risk(values: dict[str, float]) -> float:
+            for name in ("forbidden_first", "no_speech_probability", "forbidden_mean"):
+                values[name] = math.log10(max(values[name], 1e-8))
+            total = score.bias + sum(
+                score.weights[n] * (values[n] - score.means[n]) for n in FEATURES
+            )
+            return 1 / (1 + math.exp(-total))
+
+        everything = columns | slid
+        means = {name: each[:count].mean().item() for name, each in everything.items()}
+        assert segment.risk == pytest.approx(risk(first | means), abs=2e-4)
+        for t in range(count):
+            recent = {
+                n: e[max(t - WINDOW + 1, 0) : t + 1].mean().item() for n, e in columns.items()
+            }
+            now = {name: each[t].item() for name, each in slid.items()}
+            assert segment.risks[t] == pytest.approx(risk(first | recent | now), abs=2e-4)
+        own_readings = [each for each in readings if each.row == row]
+        assert [each.risk for each in own_readings] == list(segment.risks)
+        assert [each.token for each in own_readings] == list(segment.tokens)
+        assert own_readings[-1].segment_risk == pytest.approx(segment.risk)
+        assert segment.alarm == (segment.risk >= score.threshold)
+
+
+def logits(model: Any, states: Tensor) -> Tensor:
+    if hasattr(model, "proj_out"):
+        return model.proj_out(model.model.decoder.layer_norm(states))
+    return model.decoder.ln(states) @ model.decoder.token_embedding.weight.T
+
+
+def test_contributions_add_up_to_the_log_odds(case: Case, thresholds: Path) -> None:
+    with Monitor(case.model, thresholds=thresholds) as monitor:
+        case.decode(case.features)
+    for segment in monitor.segments:
+        assert segment.contributions.keys() == {"confidence", *COMPONENTS}
+        odds = math.log(segment.risk / (1 - segment.risk)) - monitor.score.bias
+        assert sum(segment.contributions.values()) == pytest.approx(odds, abs=1e-6)
+        assert segment.component == max(segment.contributions, key=segment.contributions.get)
+
+
+def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path) -> None:
+    """The library's own keys apart, of which a run remembers one tensor while it lasts."""
+    held: dict[int, int] = {}
+
+    def weigh(reading: Reading) -> None:
+        own = {name: each for name, each in vars(monitor._run).items() if name != "keys"}
+        held[reading.index] = sum(each.numel() for each in own.values() if torch.is_tensor(each))
+
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=64)
+    with Monitor(openai.model, thresholds=thresholds, watch=weigh) as monitor:
+        openai.model.decode(openai.features, options)
+        assert monitor._run is None, "the cache is let go with the call"
+    assert max(held) == 62
+    assert len(set(held.values())) == 1
+
+
+def test_nothing_stays_of_many_blocks_and_after_exceptions(case: Case, thresholds: Path) -> None:
+    def wrong(reading: Reading) -> None:
+        raise KeyError("stop")
+
+    with (
+        pytest.raises(KeyError, match="stop"),
+        Monitor(case.model, thresholds=thresholds, watch=wrong),
+    ):
+        case.decode(case.features)
+    require_clean(case.model)
+    gc.collect()
+    before = sum(issubclass(type(each), Tensor) for each in gc.get_objects())
+    for _ in range(20):
+        with Monitor(case.model, thresholds=thresholds):
+            case.decode(case.features[:1])
+    gc.collect()
+    assert sum(issubclass(type(each), Tensor) for each in gc.get_objects()) <= before + 2
+    require_clean(case.model)
+
+
+def test_nan_is_an_error_and_no_silence(openai: Case, thresholds: Path) -> None:
+    model = copy.deepcopy(openai.model)
+    with torch.no_grad():
+        model.decoder.blocks[0].mlp[2].bias.fill_(torch.nan)
+    with (
+        pytest.raises(ValueError, match="NaN"),
+        Monitor(model, thresholds=thresholds),
+    ):
+        model.decode(openai.features, PLAIN)
+    require_clean(model)
+
+
+def test_beams_and_compiled_layers_are_refused(
+    openai: Case, transformers: Case, thresholds: Path
+) -> None:
+    beams = DecodingOptions(language="en", fp16=False, beam_size=2)
+    with (
+        pytest.raises(ValueError, match="2 beams"),
+        Monitor(openai.model, thresholds=thresholds),
+    ):
+        openai.model.decode(openai.features, beams)
+    with (
+        pytest.raises(ValueError, match="2 beams"),
+        Monitor(transformers.model, thresholds=thresholds),
+    ):
+        transformers.model.generate(transformers.features, num_beams=2)
+    compiled = copy.deepcopy(openai.model)
+    compiled.decoder.blocks[0] = torch.compile(compiled.decoder.blocks[0])
+    with pytest.raises(ValueError, match="compiled"):
+        Monitor(compiled, thresholds=thresholds)
+    for each in (openai.model, transformers.model):
+        require_clean(each)
+
+
+def test_decoding_that_began_before_is_refused(openai: Case, thresholds: Path) -> None:
+    model = openai.model
+    cache, hooks = model.install_kv_cache_hooks()
+    context = model.encoder(openai.features[:1])
+    model.decoder(torch.tensor([PROMPT]), context, kv_cache=cache)
+    try:
+        with (
+            pytest.raises(RuntimeError, match="before decoding begins"),
+            Monitor(model, thresholds=thresholds),
+        ):
+            model.decoder(torch.tensor([[400]]), context, kv_cache=cache)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_a_model_without_thresholds_is_refused(thresholds: Path, tmp_path: Path) -> None:
+    other = random_whisper(dimensions(64, 4, 2, MULTILINGUAL, 80))
+    with pytest.raises(ValueError, match="no thresholds of a model of"):
+        Monitor(other, thresholds=thresholds)
+    with pytest.raises(ValueError, match="no thresholds of 'nosuch'"):
+        Monitor(other, name="nosuch", thresholds=thresholds)
+    with pytest.raises(ValueError, match="give both of the same features"):
+        Score({"volume": 1.0}, {"volume": 0.0}, 0.0, 8, 0.5)
+
+
+def test_every_attempt_of_transcribe_at_a_window_is_told_apart(
+    openai: Case, thresholds: Path
+) -> None:
+    """Random weights are improbable: all temperatures are tried."""
+    wave = np.concatenate(sounds())
+    plain = openai.model.transcribe(
+        wave, language="en", fp16=False, temperature=(0.0, 0.0001), sample_len=8
+    )
+    with Monitor(openai.model, thresholds=thresholds) as monitor:
+        watched = openai.model.transcribe(
+            wave, language="en", fp16=False, temperature=(0.0, 0.0001), sample_len=8
+        )
+    assert watched["text"] == plain["text"]
+    attempts = [segment.attempt for segment in monitor.segments]
+    assert attempts[:2] == [1, 2]
+    assert all(isinstance(segment, Segment) for segment in monitor.segments)
+
+
+@pytest.mark.parametrize("names", [FEATURES[:2], FEATURES[2:5], FEATURES[7:9], FEATURES[-1:]])
+def test_a_score_of_some_features_is_that_of_all_with_other_weights_zero(
+    case: Case, names: tuple[str, ...], thresholds: Path, tmp_path: Path
+) -> None:
+    """And hears no component that it does not weigh."""
+    segments = []
+    for kept in (names, FEATURES):
+        score = json.loads(thresholds.read_text())
+        own = score["models"]["small"]
+        own["weights"] = {n: w if n in names else 0.0 for n, w in own["weights"].items()}
+        for part in ("weights", "means"):
+            own[part] = {name: own[part][name] for name in kept}
+        path = tmp_path / "some.json"
+        path.write_text(json.dumps(score))
+        with Monitor(case.model, thresholds=path) as monitor:
+            hooks = sum(len(module._forward_hooks) for module in case.model.modules())
+            parts = {part for part in COMPONENTS for name in kept if name.startswith(part)}
+            assert hooks == 1 + LAYERS * len(parts)
+            case.decode(case.features)
+        segments.append(monitor.segments)
+    for one, other in zip(*segments, strict=True):
+        assert one.tokens == other.tokens
+        assert one.risks == pytest.approx(other.risks, abs=1e-9)
+        assert one.risk == pytest.approx(other.risk, abs=1e-9)
+
+
+def test_features_are_columns_of_the_contest() -> None:
+    from companion.measurement.contest_schema import CONTEST
+
+    assert set(FEATURES) <= set(CONTEST.names)
+    assert set(FIRST) | set(MEANS) < set(FEATURES)
