@@ -28,7 +28,8 @@ DRAWN = {"outcomes", "phase"}
 FIGURES = {*DRAWN, "gains", "proof"}
 REAL = (
     "Makefile", "workflow/Snakefile", "workflow/sections.py", "workflow/profiles/local/config.yaml",
-    "scripts/agreement.py", "companion/measurement/keys.py", "companion/speech/corpus.py",
+    "scripts/agreement.py", "scripts/install.sh", "companion/measurement/keys.py",
+    "companion/speech/corpus.py",
 )  # fmt: skip
 EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
