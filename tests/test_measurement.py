@@ -25,6 +25,7 @@ from companion.measurement import run as run_module
 from companion.measurement import spectra as spectra_module
 from companion.measurement import store
 from companion.measurement.keys import (
+    FORMER,
     OPTIONAL,
     PARAMETERS,
     VERSIONS,
@@ -405,7 +406,8 @@ def test_a_notebook_is_keyed_by_just_what_its_settings_hold(profile: str) -> Non
     for kind in VERSIONS:
         assert {*PARAMETERS[kind]} == set(sections[kind]) - {*OPTIONAL.get(kind, ())}
         values = {"model": "xs-0", "output": "rows.parquet", **sections[kind]}
-        assert KINDS[kind].settings(**values).plain() == parameters(values)
+        asked = {**FORMER.get(kind, {}), **parameters(values)}
+        assert KINDS[kind].settings(**values).plain() == asked
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
