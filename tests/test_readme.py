@@ -206,6 +206,21 @@ def _warnings() -> str:
     )
 
 
+def _contest() -> str:
+    table = pd.read_csv(ROOT / "figures" / "whisper" / "contest.csv")
+    table = table[
+        (table.set == "unseen stresses") & (table.prefix == 0) & ~table.confident.astype(bool)
+    ].set_index(["contestant", "model"])
+    names = ("cross-attention: N_eff, sliding", "log-probability", "forbidden mass, first step")
+    rank, sure, forbidden = (
+        [f"{table.auroc[name, model]:.2f}" for model in ("tiny.en", "base")] for name in names
+    )
+    return (
+        f"with an AUC of {rank[0]} and {rank[1]} (log-probability {sure[0]} and {sure[1]}; "
+        f"forbidden tokens' probability at the first step {forbidden[0]} and {forbidden[1]};"
+    )
+
+
 def _predictions() -> str:
     became = pd.read_csv(ROOT / "figures" / "predictions.csv").outcome.value_counts()
     true, false, still = (became[name] for name in ("came true", "did not", "open"))
@@ -266,6 +281,7 @@ def test_the_prose_says_what_the_tables_say() -> None:
         _beyond_random_networks(),
         _forced(),
         _warnings(),
+        _contest(),
         _predictions(),
         f"cross-attention's rank falls by {tiny[0]}; dropped, or with as many rows on both sides, "
         f"by {tiny[1]}. In base it is {base[0]}, and {base[1]}.",
