@@ -7,7 +7,7 @@ import pytest
 from companion.models.random_layers import random_layer
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _layers_of_examples(doctest_namespace: dict[str, Any]) -> None:
     doctest_namespace["layers"] = [random_layer(width=8, heads=2, seed=seed) for seed in (0, 1)]
     doctest_namespace["layer"] = doctest_namespace["layers"][0]

@@ -20,6 +20,7 @@ from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import get_tokenizer
 
 MULTILINGUAL, ENGLISH = 51865, 51864
+TINY_WINDOW_SECONDS = 2  # of the tiny ladder
 
 
 def dimensions(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from checkpoints import TINY_WINDOW_SECONDS
 
 from companion.models.ladder import feature_extractor, initialise, ladder_config, save
 from companion.models.loading import load
@@ -18,7 +19,6 @@ from companion.speech.corpus import SAMPLE_RATE
 THREADS = 1  # one answer on every machine, and no more than one core
 torch.set_num_threads(THREADS)
 
-TINY_WINDOW_SECONDS = 2
 SENTENCES = (
     "THE OLD SAILOR FOUND A SMALL LETTER",
     "MY UNCLE NEVER SANG",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_WINDOW_SECONDS
+from checkpoints import TINY_WINDOW_SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
