@@ -59,8 +59,7 @@ weights: $(WEIGHTS) ## install OpenAI's tiny.en and base (200 MB), which figures
 bench: $(ENV) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)
 	$(BIN)/python -m companion.benchmarks
 gpu: $(ENV) ## on a CUDA GPU: the kernels' tests, timings, true sizes, and the ladder's training time
-	$(BIN)/python -m companion.benchmarks --device cuda --repeats 3
-	$(BIN)/python -m companion.benchmarks.throughput --device cuda
+	$(BIN)/python -m companion.benchmarks --device cuda --repeats 3 && $(BIN)/python -m companion.benchmarks.throughput --device cuda
 	$(BIN)/python -m pytest -q tests -k cuda
 	$(BIN)/python -m companion.training --estimate --ladder build/none
 docs: $(ENV) ## build the pages of docs/ into build/site
