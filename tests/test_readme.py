@@ -247,7 +247,11 @@ def _kernels_on_cuda() -> list[str]:
     speed, memory = named.utterances_per_second, named.peak_bytes / 1e9
     small, large = cost.overhead[["tiny", "base", "small"]], cost.overhead[named.index[1:]]
     seconds = named.propagator_seconds
+    trained = pd.read_csv(folder / "training-cuda.csv")
+    trained = trained[trained.at_once == 12]
+    minutes = (trained.seconds / trained.fraction_of_steps).sum() / 12 / 60
     return [
+        f"the whole ladder takes {int(minutes)} minutes there were twelve always at work",
         f"{slower('jacrev, full sequence')} than `jacrev` and {slower(jacfwd)} than `jacfwd`",
         f"at {widest.product_share['ours']:.0%}".replace("%", " %")
         + " of the card's rate of plain matrix products at the width of Turbo "
@@ -268,6 +272,21 @@ def test_the_page_on_kernels_says_what_the_tables_of_the_gpu_say() -> None:
     prose = " ".join((ROOT / "docs" / "kernels.md").read_text().split())
     for phrase in _kernels_on_cuda():
         assert phrase in prose
+
+
+def test_the_page_of_results_says_what_the_claims_say_of_the_ladder_s_controls() -> None:
+    claims = (ROOT / "figures" / "claims.md").read_text()
+    ladder = claims[claims.index("### ladder") :]
+    prose = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    for control, says in (
+        ("random vectors", "{:.0f} points are left [{:.0f}, {:.0f}]"),
+        ("unpaired training", "({:.0f} points are left [{:.0f}, {:.0f}]"),
+    ):
+        part = ladder[ladder.index(f"effective rank falls more than with {control}") :]
+        found = re.search(r"\*\*Together\*\* -([\d.]+) \[-([\d.]+), -([\d.]+)\]", part)
+        assert found, control
+        estimate, high, low = map(float, found.groups())
+        assert says.format(estimate, low, high) in prose
 
 
 def test_the_prose_says_what_the_tables_say() -> None:

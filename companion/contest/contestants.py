@@ -7,20 +7,16 @@ import numpy as np
 import pandas as pd
 
 from companion.measurement.contest_schema import WHOLE
+from spectral.monitor import FEATURES, FIRST, MEANS
+from spectral.whisper import COMPONENTS
 
-COMPONENTS = ("self_attention", "cross_attention", "ffn")
 LOG_PROBABILITY, LENGTH = "log-probability", "tokens"
 _LEAST_PROBABILITY = 1e-8
 _ENTROPY_TOKENS = 32  # before so many whisper.cpp does not look
 
-MONITOR = (
-    "forbidden_first", "no_speech_probability", "entropy", "free_log_probability",
-    "forbidden_mean",
-    *(f"{part}_{name}" for part in COMPONENTS for name in ("window_log10_size", "window_n_eff")),
-)  # fmt: skip
-"""What can be had while a model decodes: the features of ``spectral.Monitor``."""
-
-_CONFIDENCE = MONITOR[:5]
+CONFIDENCES = (*FIRST, *MEANS)
+SPECTRA = FEATURES[len(CONFIDENCES) :]
+"""Both halves of what can be had while a model decodes."""
 
 CHOSEN = ("forbidden_first", "entropy", "cross_attention_window_n_eff")
 """What ``spectral.Monitor`` weighs: chosen on the scores of tiny.en, before base was measured."""
@@ -89,9 +85,9 @@ def contestants(voice: bool = False) -> list[Contestant]:
     found += [
         Contestant("LapEigvals", "attention", lambda r: np.stack(r.laplacian.to_list())),
         Contestant("linear probe", "probe", lambda r: np.stack(r.state.to_list())),
-        _columns("all spectra, sliding", "fusion", MONITOR[5:]),
-        _columns("all confidences", "fusion", _CONFIDENCE),
-        _columns("confidences and spectra", "fusion", MONITOR),
+        _columns("all spectra, sliding", "fusion", SPECTRA),
+        _columns("all confidences", "fusion", CONFIDENCES),
+        _columns("confidences and spectra", "fusion", FEATURES),
         monitor(),
     ]
     return found
