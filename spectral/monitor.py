@@ -20,7 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral.whisper import COMPONENTS, Decoder, past, recognise
+from spectral.whisper import (
+    COMPONENTS,
+    Decoder,
+    decoder_inputs,
+    fed_outside,
+    first_keys,
+    past,
+    rearranged,
+    recognise,
+    replaced,
+    require_no_beams,
+)
 
 THRESHOLDS = Path(__file__).with_name("thresholds.json")
 """The file that comes with the package."""
@@ -217,7 +228,7 @@ class Monitor:
 
     def _begin(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A call of the decoder: what its tokens say of the call before."""
-        tokens, cache = _given(module, arguments, named)
+        tokens, _, _, cache = decoder_inputs(module, arguments, named)
         self._rows, self._tokens = [], None
         if cache is None:  # the language, or a pass that decodes nothing
             return
@@ -228,16 +239,10 @@ class Monitor:
             self._runs += 1
         elif run is None or run.cache is not cache or run.fed != before:
             self._run = None
-            raise RuntimeError(
-                f"the decoder goes on after {before} positions that were fed outside of the block, "
-                "or that another call's cache holds: attach before decoding begins"
-            )
-        elif self._keys(cache) is not run.keys or len(tokens) != run.rows:
+            raise fed_outside(before)
+        elif first_keys(self._decoder, cache) is not run.keys or len(tokens) != run.rows:
             self._run = None
-            raise RuntimeError(
-                "the cache was rearranged between two steps, as beams and speculative decoding do, "
-                "so that a row is no longer one text: decode greedily or by sampling"
-            )
+            raise rearranged()
         else:
             for reading in run.take(tokens[:, -1], self._vocabulary.end, self._weighed):
                 if self._watch is not None:
@@ -266,14 +271,7 @@ class Monitor:
             )
         with torch.no_grad():
             run.give(rows, output, tokens, self._vocabulary, self._weighed)
-        run.keys = self._keys(run.cache)
-
-    def _keys(self, cache: Any) -> Any:
-        """The first layer's cached keys, another object once a library has rearranged them."""
-        if isinstance(cache, dict):
-            return cache.get(self._decoder.layers[0].key)
-        layers = getattr(cache, "self_attention_cache", cache).layers
-        return layers[0].keys if layers else None
+        run.keys = first_keys(self._decoder, run.cache)
 
 
 class _Weighed:
@@ -511,18 +509,6 @@ def _no_speech(output: Tensor, fed: Tensor, words: _Vocabulary) -> list[float]:
     return found
 
 
-def _given(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tensor, Any]:
-    """Tokens and cache, as either library calls its decoder."""
-    openai = hasattr(module, "blocks")
-    names = ("x", "xa", "kv_cache") if openai else ("input_ids",)
-    given = dict(zip(names, arguments, strict=False)) | named
-    return (
-        (given["x"], given.get("kv_cache"))
-        if openai
-        else (given["input_ids"], given.get("past_key_values"))
-    )
-
-
 def _fitted(path: Path, decoder: Decoder) -> str:
     """The model of a file of thresholds that is of this size; ValueError where there is none."""
     inner: Any = decoder.decoder
@@ -550,7 +536,7 @@ def _told(
     model, name = decoder.model, decoder.entry
     if name is None:
         raise ValueError("the model has neither `decode` nor `generate`: give the whole model")
-    original, before = getattr(model, name), model.__dict__.get(name)
+    original = getattr(model, name)
     last: list[Any] = [None, 1]
 
     @functools.wraps(original)
@@ -560,12 +546,7 @@ def _told(
         if name == "generate" and options is None:
             options = model.generation_config
         for beams in ("beam_size", "num_beams"):
-            count = named.get(beams) or getattr(options, beams, None)
-            if count is not None and count > 1:
-                raise ValueError(
-                    f"{count} beams: a row of the batch is then no longer one text; decode with "
-                    "one, or outside of the block"
-                )
+            require_no_beams(named.get(beams) or getattr(options, beams, None))
         if name == "decode" and arguments:
             warmer = (getattr(options, "temperature", None) or 0.0) > 0
             again = warmer and arguments[0] is last[0]
@@ -576,10 +557,5 @@ def _told(
         finally:
             ended()
 
-    setattr(model, name, listening)
-    try:
+    with replaced(model, name, listening):
         yield
-    finally:
-        delattr(model, name)
-        if before is not None:
-            setattr(model, name, before)

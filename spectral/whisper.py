@@ -182,6 +182,69 @@ def past(cache: Any) -> int:
     return next(iter(cache.values())).shape[1] if cache else 0
 
 
+@contextmanager
+def replaced(model: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """A method of this model alone in another's place, and what was there put back."""
+    before = model.__dict__.get(name)
+    setattr(model, name, method)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+        if before is not None:
+            setattr(model, name, before)
+
+
+def require_no_beams(beams: int | None) -> None:
+    """ValueError for more than one beam."""
+    if beams is not None and beams > 1:
+        raise ValueError(
+            f"{beams} beams: a row of the batch is then no longer one text; decode with one, or "
+            "outside of the block"
+        )
+
+
+def fed_outside(before: int) -> RuntimeError:
+    """For a decoding that began before it was watched."""
+    return RuntimeError(
+        f"the decoder goes on after {before} positions that were fed outside of the block, or that "
+        "another call's cache holds: attach before decoding begins"
+    )
+
+
+def rearranged() -> RuntimeError:
+    """For a batch whose rows are no longer those of the step before."""
+    return RuntimeError(
+        "the cache was rearranged between two steps, as beams and speculative decoding do, so that "
+        "a row is no longer one text: decode greedily or by sampling"
+    )
+
+
+def decoder_inputs(
+    module: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Tokens, context, mask and cache, as either library calls its decoder."""
+    if hasattr(module, "blocks"):
+        names, wanted = ["x", "xa", "kv_cache"], ["x", "xa", "no mask", "kv_cache"]
+    else:
+        wanted = ["input_ids", "encoder_hidden_states", "attention_mask", "past_key_values"]
+        names = ["input_ids", "attention_mask", "encoder_hidden_states", "past_key_values"]
+    given = dict(zip(names, arguments, strict=False)) | named
+    if given.get(wanted[0]) is None:
+        raise ValueError("the decoder is given embeddings instead of tokens: which text is it?")
+    return tuple(given.get(name) for name in wanted)
+
+
+def first_keys(decoder: Decoder, cache: Any) -> Any:
+    """The first layer's cached keys, another object once a library has rearranged them."""
+    if cache is None:
+        return None
+    if isinstance(cache, dict):
+        return cache.get(decoder.layers[0].key)
+    layers = getattr(cache, "self_attention_cache", cache).layers
+    return layers[0].keys if layers else None
+
+
 def _attention(part: Any, norm: Any) -> Attention:
     """transformers multiplies queries by ``scaling``, openai-whisper products by d^-1/2."""
     if hasattr(part, "q_proj"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectral.tracing.runs import Recorder, Run
+from spectral.whisper import replaced, require_no_beams
 
 
 @contextmanager
@@ -21,15 +22,10 @@ def told(recorder: Recorder) -> Iterator[None]:
     if name is None:
         yield
         return
-    original, before = getattr(model, name), model.__dict__.get(name)
+    original = getattr(model, name)
     listen = functools.partial(_decode if name == "decode" else _generate, recorder, original)
-    setattr(model, name, functools.wraps(original)(listen))
-    try:
+    with replaced(model, name, functools.wraps(original)(listen)):
         yield
-    finally:
-        delattr(model, name)
-        if before is not None:
-            setattr(model, name, before)
 
 
 def _generate(
@@ -39,7 +35,7 @@ def _generate(
     names = ("input_features", "generation_config", "logits_processor", "stopping_criteria")
     named = dict(zip(names, arguments, strict=False)) | named
     config = named.get("generation_config") or recorder.decoder.model.generation_config
-    _require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
+    require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
     named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), recorder.chose]
     before = list(recorder.runs)
     result = original(*arguments[len(names) :], **named)
@@ -58,7 +54,7 @@ def _decode(
 ) -> Any:
     """openai-whisper's ``decode``, which its ``transcribe`` calls for every attempt at a window."""
     options = arguments[0] if arguments else named.get("options")
-    _require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
+    require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
     before = list(recorder.runs)
     result = original(mel, *arguments, **named)
     new = [run for run in recorder.runs if run not in before]
@@ -93,11 +89,3 @@ def _tell(recorder: Recorder, run: Run, results: Sequence[Any]) -> None:
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and torch.equal(one, other)
-
-
-def _require_no_beams(beams: int | None) -> None:
-    if beams is not None and beams > 1:
-        raise ValueError(
-            f"{beams} beams: a row of the batch is then no longer one text; decode with one, or "
-            "outside of the block"
-        )

@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.whisper import COMPONENTS, KINDS, Decoder, past, watching
+from spectral.whisper import (
+    COMPONENTS,
+    KINDS,
+    Decoder,
+    decoder_inputs,
+    fed_outside,
+    first_keys,
+    past,
+    rearranged,
+    watching,
+)
 
 EMBEDDING = "embedding"
 """The residual stream before the first layer."""
@@ -209,7 +219,7 @@ class Recorder:
         run.close(rows, len(self.decoder.layers))
 
     def _begin(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        tokens, context, mask, cache = _inputs(module, arguments, named)
+        tokens, context, mask, cache = decoder_inputs(module, arguments, named)
         before, self._skip, self._fired = past(cache), 0, []
         run = None
         if before:
@@ -232,17 +242,11 @@ class Recorder:
     def _going_on(self, cache: Any, tokens: Tensor, before: int) -> Run:
         run = next((run for run in reversed(self._open) if run.cache is cache), None)
         if run is None:
-            raise RuntimeError(
-                f"the decoder goes on after {before} positions that were fed outside of the block, "
-                "or that another call's cache holds: attach before decoding begins"
-            )
-        changed = run.keys is not None and self._keys(cache) is not run.keys
+            raise fed_outside(before)
+        changed = run.keys is not None and first_keys(self.decoder, cache) is not run.keys
         if changed or run.length != before or len(run.held) != len(tokens):
             self.forget([run])
-            raise RuntimeError(
-                "the cache was rearranged between two steps, as beams and speculative decoding do, "
-                "so that a row is no longer one text: decode greedily or by sampling"
-            )
+            raise rearranged()
         return run
 
     def _fed_again(self, tokens: Tensor, context: Tensor | None) -> Run | None:
@@ -287,33 +291,11 @@ class Recorder:
         if not run.calls:
             self.runs.append(run)
         run.add(call)
-        run.keys = self._keys(run.cache)
+        run.keys = first_keys(self.decoder, run.cache)
 
     def _dropped(self, rows: Tensor) -> None:
         run = self._open[-1]
         run.held, run.keys = run.held[rows.cpu()], None
-
-    def _keys(self, cache: Any) -> Any:
-        """The first layer's cached keys, another object once a library has rearranged them."""
-        if cache is None:
-            return None
-        if isinstance(cache, dict):
-            return cache.get(self.decoder.layers[0].key)
-        layers = getattr(cache, "self_attention_cache", cache).layers
-        return layers[0].keys if layers else None
-
-
-def _inputs(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-    """Tokens, context, mask and cache, as either library calls its decoder."""
-    if hasattr(module, "blocks"):
-        names, wanted = ["x", "xa", "kv_cache"], ["x", "xa", "no mask", "kv_cache"]
-    else:
-        wanted = ["input_ids", "encoder_hidden_states", "attention_mask", "past_key_values"]
-        names = ["input_ids", "attention_mask", "encoder_hidden_states", "past_key_values"]
-    given = dict(zip(names, arguments, strict=False)) | named
-    if given.get(wanted[0]) is None:
-        raise ValueError("the decoder is given embeddings instead of tokens: which text is it?")
-    return tuple(given.get(name) for name in wanted)
 
 
 def _padding(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
