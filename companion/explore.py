@@ -206,7 +206,7 @@ def _told(
     lines = [f"<p><b>said</b>: {html.escape(reference.lower() or 'not known')}</p>"]
     for side, (mixture, seen) in sides.items():
         about = text_columns(model, mixture, seen.transcript)
-        scored = f"WER {about['word_error']:.2f}, {about['outcome']}; " if reference else ""
+        scored = f"WER {about['wer']:.2f}, {about['outcome']}; " if reference else ""
         ranks = ", ".join(
             f"{kind.replace('_', '-')} {effective_rank(own[side], _MODES).mean():.2f}"
             for kind, own in spectra.items()

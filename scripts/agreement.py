@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"(?<![\w.-])[-+]?\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Pair:
-    """A number, and how far the one drawn now is from it, as a share of the larger."""
+    """A number, and how far the one drawn now is from it, as a fraction of the larger."""
 
     where: str
     distance: float
@@ -84,7 +84,8 @@ def compared(drawn: str, before: str, name: str) -> Iterator[Pair]:
 
 
 def distance(drawn: float, before: float, unit: float) -> float:
-    """How far apart two numbers are, as a share of the larger; 0 within a ``unit`` of rounding."""
+    """How far apart two numbers are, as a fraction of the larger; 0 within a ``unit`` of
+    rounding."""
     apart = abs(drawn - before)
     if drawn == before or apart <= unit * (1 + 1e-9):
         return 0.0

@@ -352,13 +352,13 @@ class _Run:
         self.logits = output[:, -1]
         scores = self.logits.float()
         largest = scores.amax(-1, keepdim=True)
-        shares = (scores - largest).exp_()
-        whole = shares.sum(-1)
+        fractions = (scores - largest).exp_()
+        whole = fractions.sum(-1)
         self.total = largest[:, 0] + whole.log()
-        self.entropy = self.total - (shares[:, None] @ scores[..., None])[:, 0, 0] / whole
-        self.mass = shares[:, words.forbidden].sum(-1) / whole
+        self.entropy = self.total - (fractions[:, None] @ scores[..., None])[:, 0, 0] / whole
+        self.mass = fractions[:, words.forbidden].sum(-1) / whole
         if begins:
-            masses = (shares[:, words.forbidden_first].sum(-1) / whole).tolist()
+            masses = (fractions[:, words.forbidden_first].sum(-1) / whole).tolist()
             for first, tokens, mass in zip(self.first, self.tokens, masses, strict=True):
                 if not tokens:
                     first[0] = mass

@@ -89,12 +89,12 @@ def write_transformers(folder: Path, model: Whisper) -> Path:
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
-    twin = WhisperForConditionalGeneration(config)
+    initialised = WhisperForConditionalGeneration(config)
     state = {_renamed(name): weight for name, weight in model.state_dict().items()}
-    missing, unexpected = twin.load_state_dict(state, strict=False)
+    missing, unexpected = initialised.load_state_dict(state, strict=False)
     assert not unexpected
     assert set(missing) <= {"proj_out.weight"}, "tied to the embedding"
-    twin.half().save_pretrained(folder, safe_serialization=True)
+    initialised.half().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=dims.n_mels).save_pretrained(folder)
     return folder

@@ -16,7 +16,7 @@ from companion.models.tokenizer import character_tokenizer
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 
-THREADS = 1  # one answer on every machine, and no more than one core
+THREADS = 1  # one transcript on every machine, and no more than one core
 torch.set_num_threads(THREADS)
 
 SENTENCES = (
@@ -35,7 +35,7 @@ def same_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ladder of one untrained model, ``tiny-0``, whose answers differ in text and in length.
+    """A ladder of one untrained model, ``tiny-0``, whose transcripts differ in text and in length.
 
     A fresh Whisper repeats one token to the limit, whatever it hears. Larger weights make it listen
     and larger positions make it vary; the end token starts as zeros, as the padding token does.

@@ -12,10 +12,10 @@ from companion.measurement.observables import kept_lengths, spectral_columns
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
+    INITIALISED,
     SHUFFLED,
     SPECTRUM,
     SWAPPED,
-    TWIN,
     UNPAIRED,
 )
 from companion.measurement.settings import SpectralSettings
@@ -83,7 +83,7 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
         SHUFFLED: shuffled_sides(sides, plan.seed),
         GAUSSIAN: gaussian_sides(sides, COMPONENT, plan.seed),
         FORCED: {"clean": clean, "hell": forced},
-        TWIN: {"clean": side("clean"), "hell": side("hell")},
+        INITIALISED: {"clean": side("clean"), "hell": side("hell")},
         SWAPPED: {"clean": clean, "swapped": side("other")},
     }
     numbered = [(null, 0, pair) for null, pair in known.items()]

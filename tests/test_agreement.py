@@ -71,7 +71,7 @@ def test_a_number_that_is_nothing_beside_its_column_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "drawn", [CSV + "xs-2,1,1,\n", CSV.replace("share", "part"), "", "model\n"]
+    "drawn", [CSV + "xs-2,1,1,\n", CSV.replace("fraction", "part"), "", "model\n"]
 )
 def test_another_shape_agrees_in_no_number(drawn: str) -> None:
     assert list(distances(drawn).values()) == [math.inf] * 4

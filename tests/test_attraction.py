@@ -1,13 +1,13 @@
-"""Tables of attraction: planted convergence, ranks, readouts and distinct texts are found."""
+"""Tables of attraction: planted convergence, ranks, linear probes and distinct texts are found."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from companion.results.attraction import convergence, distances, ranks
-from companion.results.distinct import distinct_share, distinct_texts, entropy_bits, first_words
+from companion.results.distinct import distinct_fraction, distinct_texts, entropy_bits, first_words
 from companion.results.intervals import exact
-from companion.results.readouts import readouts
+from companion.results.linear_probes import linear_probes
 
 _SHARED = {"parameters": 1, "model": "m", "network": "trained"}
 
@@ -73,7 +73,7 @@ def test_ranks_have_jackknife_intervals_paired_by_voice() -> None:
 def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:
     rows = pd.DataFrame(
         {
-            **_SHARED, "quantity": "readout", "condition": "clean", "utterance": f"u{i}",
+            **_SHARED, "quantity": "linear_probe", "condition": "clean", "utterance": f"u{i}",
             "speaker": f"v{i}", "count": count, "audio": audio, "stage": stage,
             "layer": int(stage != "chance"), "value": value,
         }
@@ -82,7 +82,7 @@ def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:
             ("decoder", "own", (0.5, 0.9)[i]), ("decoder", "swapped", 0.4), ("chance", "own", 0.2)
         )
     )  # fmt: skip
-    (row,) = readouts(rows).to_dict("records")
+    (row,) = linear_probes(rows).to_dict("records")
     assert row["own"] == pytest.approx(80)
     assert row["swapped"] == pytest.approx(40)
     assert row["added"] == pytest.approx(40)
@@ -119,5 +119,5 @@ def test_distinct_texts_are_counted_by_side_and_prefix() -> None:
 def test_prefixes_and_entropy() -> None:
     assert first_words("The old dog!", 2) == "the old"
     assert first_words("The old dog!", 0) == "the old dog"
-    assert distinct_share(["a", "a", "b", "b"]) == 0.5
+    assert distinct_fraction(["a", "a", "b", "b"]) == 0.5
     assert entropy_bits(["a", "a", "b", "b"]) == 1

@@ -89,7 +89,7 @@ def test_ways_take_turns_and_samples_are_scaled_up_and_marked() -> None:
     calls: list[str] = []
     ways = {
         OURS: Way(lambda: calls.append("ours")),
-        "sampled": Way(lambda: calls.append("sampled"), share=0.25, repeats=2),
+        "sampled": Way(lambda: calls.append("sampled"), fraction=0.25, repeats=2),
     }
     case = Case("nothing", {"width": 3}, ways, 8.0, lambda: 0.5)
     table = measured(case, repeats=3, device=CPU).set_index("way")

@@ -44,7 +44,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """What the browser answers; events that come before are noted."""
+        """What the browser transcripts; events that come before are noted."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while (message := json.loads(self._socket.recv())).get("id") != self._number:

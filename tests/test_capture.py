@@ -52,7 +52,7 @@ def make_case(ladder: Path, name: str, waves: list[np.ndarray]) -> Case:
     scope="module", params=["tiny-0", *available(SHIPPED)], ids=lambda name: f"model={name}"
 )
 def case(request: pytest.FixtureRequest, ladder: Path, speech: Path) -> Case:
-    """The tiny model on fourteen utterances of ragged answers; a shipped one on three."""
+    """The tiny model on fourteen utterances of ragged transcripts; a shipped one on three."""
     if request.param == "tiny-0":
         waves = [read_wave(utterance) for utterance in find_utterances(speech).utterances]
         return make_case(ladder, "tiny-0", waves)

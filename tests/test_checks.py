@@ -12,14 +12,14 @@ from companion.measurement.store import read
 SMOKE = Path(__file__).parents[1] / "data" / "smoke"
 FAULTS = {  # a column, a row's place among those it is looked for in, and what it becomes
     "measure": ("n_eff", 0.99),
-    "pooling": ("kirchhoff_shares", 1.0),
+    "pooling": ("kirchhoff_of_fractions", 1.0),
     "listening": ("forced_loss", 0.0),
     "nulls": ("tokens", 1),
     "stresses": ("condition", "elsewhere"),
     "choices": ("tokens", 1),
     "jacobians": ("alignment", 1.01),
     "dynamics": ("value", -0.1),
-    "nudges": ("unchanged", None),
+    "subtle": ("unchanged", None),
     "warnings": ("alpha", np.nan),
     "contest": ("entropy", -0.1),
 }
@@ -49,7 +49,7 @@ def test_one_wrong_number_breaks_it(kind: str) -> None:
     if kind == "jacobians":
         where = rows.index[rows.layer < rows.layer.max()]
     if kind == "dynamics":
-        where = rows.index[rows.quantity == "readout"]
+        where = rows.index[rows.quantity == "linear_probe"]
     rows.loc[where[0], column] = not rows.loc[where[0], column] if wrong is None else wrong
     with pytest.raises(AssertionError):
         KINDS[kind].check(rows)

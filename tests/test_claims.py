@@ -129,7 +129,7 @@ def _changes(folder: Path, planted: str, models: Mapping[str, int] = MODELS) -> 
                         shared | {"control": control, "modes": modes}
                         | _number("remaining", times * own[name], reach)
                         | _number("fraction", 0.0, reach)
-                        for control in ("twin", "spectrum")
+                        for control in ("initialised", "spectrum")
                     ]  # fmt: skip
                     evidence += [
                         shared | {"source": source, "modes": modes, "change": value,
@@ -198,18 +198,20 @@ def test_where_a_model_lacks_random_rows_first_rows_decide_and_are_named(tmp_pat
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
 def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
-    share_, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
-    names = (*layers.SHARES,)
+    fraction_, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
+    names = (*layers.FRACTIONS,)
     rows = [
         {"parameters": size, "model": model, "network": network, "condition": condition, "layer": 1}
         | {
             key: value
             for name in names
-            for key, value in _number(name, share_ if network == "trained" else 0.5, reach).items()
+            for key, value in _number(
+                name, fraction_ if network == "trained" else 0.5, reach
+            ).items()
         }
-        | _number("gap", 1 - share_, reach)
+        | _number("singular_value_ratio", 1 - fraction_, reach)
         | _number(
-            "unstable", share_ if network == "trained" and condition == "hell" else 0.5, reach
+            "unstable", fraction_ if network == "trained" and condition == "hell" else 0.5, reach
         )
         for model, size in MODELS.items()
         for network in ("trained", "random")
@@ -234,7 +236,7 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
     assert verdict_of(layers.rank_one(_tables(tmp_path))) == OUTCOMES[planted]
     parts = layers.unstable(_tables(tmp_path))
     assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 5
-    assert len(parts[-1].statements) == len(MODELS), "where some answers are hallucinated"
+    assert len(parts[-1].statements) == len(MODELS), "where some transcripts are hallucinated"
 
 
 def test_unstable_dimensions_need_a_stress_that_divides_answers(tmp_path: Path) -> None:
@@ -267,10 +269,10 @@ def test_planted_answers_are_found(
     said = {1: small, 2: {"loop": 100.0}, 3: large}
     rows = [
         {"parameters": size, "model": model, "condition": "hell", "outcome": kind,
-         "n": round(0.64 * said[size].get(kind, 0.0))} | _number("share", share_, 10.0)
+         "n": round(0.64 * said[size].get(kind, 0.0))} | _number("fraction", fraction_, 10.0)
         for model, size in MODELS.items()
         for kind in ("loop", "gibberish", "invention", "fragment")
-        for share_ in [said[size].get(kind, 0.0)]
+        for fraction_ in [said[size].get(kind, 0.0)]
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "outcome_confidence.csv", index=False)
     assert verdict_of(answers.fluency(_tables(tmp_path))) == expected
@@ -311,7 +313,7 @@ def _plant_confidence(folder: Path, auc: float, passing: float, reach: float, un
         for model in of_model for condition in ("clean", "hell") for kind in ("invention", "loop")
     ]  # fmt: skip
     within = [
-        model | {"component": "answer", "condition": "noise", "observable": name}
+        model | {"component": "transcript", "condition": "noise", "observable": name}
         | _number("auc", 1 - auc if name == unit else 0.5, reach)
         for model in of_model for name in (unit, "tokens")
     ]  # fmt: skip
@@ -338,7 +340,7 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
         for model in of_model
         for component in COMPONENTS
         for length in ("raw", "length-matched")
-        for measure in ("eigenvalue", "share of the sum")
+        for measure in ("eigenvalue", "fraction of the sum")
         for part in ("head", "tail")
         for claimed in [ratio if component == "self_attention" else 1.0]
     ]
@@ -352,8 +354,7 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
 
 def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
     rows = [
-        {"target": "word_error", "predictor": "alpha", "rival": rival}
-        | _number("skill", skill, 0.1)
+        {"target": "wer", "predictor": "alpha", "rival": rival} | _number("skill", skill, 0.1)
         for rival, skill in (("mean", 0.5), ("size", -0.5))
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "forecast.csv", index=False)
@@ -362,7 +363,7 @@ def test_forecasts_need_an_advantage_over_every_rival(tmp_path: Path) -> None:
 
 def test_one_predictor_that_forecasts_does_not_hide_one_that_does_not(tmp_path: Path) -> None:
     rows = [
-        {"target": "word_error", "predictor": predictor, "rival": rival}
+        {"target": "wer", "predictor": predictor, "rival": rival}
         | _number("skill", skill, 0.1)
         for rival in ("mean", "size")
         for predictor, skill in (("alpha", 0.5), ("n_eff / width", -0.5))
@@ -574,11 +575,11 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
     assert findings(groups).empty, "no table, no finding"
     keys = {"parameters": 1, "model": "xs-0"}
     rows = [
-        {**keys, "condition": "clean", "word_error": error, "candidates": 0.0,
+        {**keys, "condition": "clean", "wer": error, "candidates": 0.0,
          "log_probability_per_character": -0.004, "log_probability_per_word_piece": math.nan}
         for error in (7.06, 1.96)
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "word_error.csv", index=False)
+    pd.DataFrame(rows).to_csv(tmp_path / "wer.csv", index=False)
     skills = [(0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)]
     forecasts = [
         {"target": "t", "predictor": "p", "rival": "mean", "skill_low": low, "skill_high": high}
@@ -589,7 +590,7 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
     assert set(table[WHISPER]) == {NOT_MEASURED}
     assert table[LADDER].to_dict() == {
         "word error, clean (%)": "2 to 7",
-        "hallucination candidates, clean (% of answers)": "0",
+        "hallucination candidates, clean (% of transcripts)": "0",
         "average log-probability per character, clean": "0.00",
         "forecasts of models left out from clean spectra, against the mean": (
             "better in 1 of 3, worse in 1 of 3"

@@ -14,7 +14,7 @@ from companion.results.confidence import (
     writes_characters,
 )
 from companion.results.separation import separation
-from companion.results.word_errors import outcome_confidence, word_errors
+from companion.results.wers import outcome_confidence, wers
 from companion.stress.scoring import Outcome
 
 TEXT = "the river bends below"
@@ -30,7 +30,7 @@ def _said(model: str, tokens: int, total: float, count: int = 8) -> pd.DataFrame
                 "model": model, "parameters": 1, "condition": "hell", "transcript": TEXT,
                 "utterance": [f"u{i}" for i in range(count)], "reference": "a b", "tokens": tokens,
                 "speaker": [f"s{i % 4}" for i in range(count)], "outcome": str(Outcome.INVENTION),
-                "word_error": 1.0, "candidate": True, "average_log_probability": average,
+                "wer": 1.0, "candidate": True, "average_log_probability": average,
                 "text_log_probability": average, "windows": 1,
             }
         )
@@ -64,7 +64,7 @@ def test_a_threshold_of_word_pieces_is_not_put_to_characters() -> None:
     inventions = kept[kept.outcome == Outcome.INVENTION].set_index("model").passing
     assert inventions["tiny.en"] == 0
     assert np.isnan(inventions["xs-0"])
-    means = word_errors(pieces).iloc[0]
+    means = wers(pieces).iloc[0]
     assert means[PER_CHARACTER] == pytest.approx(-0.5)
     assert means[PER_WORD_PIECE] == pytest.approx(-11 / 6)
 

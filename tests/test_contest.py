@@ -90,7 +90,7 @@ def test_words_are_counted(
     references: Sequence[str], transcript: str, counts: tuple[int, int, int, int]
 ) -> None:
     found = count_words(references, transcript)
-    assert (found.said, found.written, found.invented, found.deleted) == counts
+    assert (found.reference_words, found.transcript_words, found.invented, found.deleted) == counts
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -323,24 +323,26 @@ def test_alarms_on_honest_texts_and_outcomes_are_counted() -> None:
 
 
 def test_a_guard_deletes_what_was_said_and_leaves_what_it_does_not_doubt() -> None:
-    rows = planted().assign(said=10, written=12, invented=4, deleted=2, seconds=6.0)
-    rows = rows.assign(word_error=0.4, no_speech_probability=0.0, average_log_probability=-0.2)
+    rows = planted().assign(
+        reference_words=10, transcript_words=12, invented=4, deleted=2, seconds=6.0
+    )
+    rows = rows.assign(wer=0.4, no_speech_probability=0.0, average_log_probability=-0.2)
     loud = rows.condition == "hell"
     rows.loc[loud, ["no_speech_probability", "average_log_probability"]] = [0.9, -2.0]
     table = guard(rows, FITTED).set_index(["rule", "condition"])
     for rule in ("none", "transcribe's silence"):
         kept = table.loc[(rule, "stretch")]
         assert (kept.worded, kept.invented_per_minute, kept.deleted_per_minute) == (100, 40, 20)
-        assert kept.word_error == pytest.approx(40)
+        assert kept.wer == pytest.approx(40)
     gone = table.loc[("transcribe's silence", "hell")]
     assert (gone.worded, gone.invented_per_minute, gone.deleted_per_minute) == (0, 0, 100)
-    assert gone.word_error == 100
+    assert gone.wer == 100
     assert set(table.loc["spectral.Monitor"].index) == set(rows.condition)
 
 
 def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:
     rows = planted()
-    voice = rows[["utterance", "condition"]].drop_duplicates().assign(voice_share=0.5)
+    voice = rows[["utterance", "condition"]].drop_duplicates().assign(speech_fraction=0.5)
     assert len(with_voice(rows, voice)) == len(rows)
     with pytest.raises(ValueError, match="has not heard 1 sounds"):
         with_voice(rows, voice.iloc[1:])

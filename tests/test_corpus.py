@@ -340,11 +340,11 @@ def test_a_flac_cut_inside_its_header_or_first_frames_is_unusable(
 
 @law
 @given(st.floats(0.0, 1.0, exclude_max=True))
-def test_a_flac_cut_anywhere_is_unusable_and_never_a_shorter_wave(share: float) -> None:
+def test_a_flac_cut_anywhere_is_unusable_and_never_a_shorter_wave(fraction: float) -> None:
     data = (SHIPPED / "101" / "1" / "101-1-0000.flac").read_bytes()
     with TemporaryDirectory() as name:
         path = Path(name) / "a.flac"
-        path.write_bytes(data[: int(share * len(data))])
+        path.write_bytes(data[: int(fraction * len(data))])
         reason(at(path))
 
 

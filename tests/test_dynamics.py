@@ -1,4 +1,5 @@
-"""Distances, readouts and edits with planted answers; measured dynamics against loops by hand."""
+"""Distances, linear probes and edits with planted transcripts; measured dynamics against loops by
+hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from companion.measurement.across import centre, partners, ranks_without
 from companion.measurement.dynamics import measure_dynamics, relative_distances
 from companion.measurement.dynamics_schemas import DYNAMICS
-from companion.measurement.readouts import majority_readout, ridge_readout
+from companion.measurement.linear_probes import majority_probe, ridge_probe
 from companion.measurement.run import batches, stressed
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
@@ -85,33 +86,33 @@ def test_a_planted_linear_readout_is_found_and_noise_stays_at_chance() -> None:
     folds = torch.arange(2000) % 4
     noise = _random(2000, 12)
     planted = noise + 4 * _random(5, 12, seed=7)[labels]
-    assert (ridge_readout(planted, labels, folds) == labels).double().mean() > 0.95
-    # 4 standard errors of a share of one in five
-    found = (ridge_readout(noise, labels, folds) == labels).double().mean()
+    assert (ridge_probe(planted, labels, folds) == labels).double().mean() > 0.95
+    # 4 standard errors of a fraction of one in five
+    found = (ridge_probe(noise, labels, folds) == labels).double().mean()
     assert abs(found - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
 
 
 def test_a_readout_sees_nothing_of_the_fold_that_it_is_tested_on() -> None:
-    """Each fold's labels follow a rule of their own, so another fold's readout fails on it."""
+    """Each fold's labels follow a rule of their own, so another fold's linear probe fails on it."""
     features = _random(400, 3)
     folds = torch.arange(400) % 2
     sign = (features[:, 0] > 0).long()
     labels = torch.where(folds == 0, sign, 1 - sign)
-    assert (ridge_readout(features, labels, folds) == labels).double().mean() < 0.1
+    assert (ridge_probe(features, labels, folds) == labels).double().mean() < 0.1
 
 
 def test_scales_and_constant_features_do_not_matter_to_a_readout() -> None:
     labels, folds = torch.arange(60) % 3, torch.arange(60) // 20
     features = _random(60, 4) + 2 * torch.nn.functional.one_hot(labels, 4)
     other = torch.cat([1e3 * features, torch.ones(60, 1)], 1)
-    assert torch.equal(ridge_readout(features, labels, folds), ridge_readout(other, labels, folds))
+    assert torch.equal(ridge_probe(features, labels, folds), ridge_probe(other, labels, folds))
 
 
 def test_the_majority_is_that_of_the_other_folds_and_one_fold_is_refused() -> None:
     labels, folds = torch.tensor([4, 4, 4, 2, 2, 4]), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert majority_readout(labels, folds).tolist() == [2, 2, 2, 4, 4, 4]
+    assert majority_probe(labels, folds).tolist() == [2, 2, 2, 4, 4, 4]
     with pytest.raises(ValueError, match="one fold only"):
-        majority_readout(labels, torch.zeros(6, dtype=torch.long))
+        majority_probe(labels, torch.zeros(6, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -223,10 +224,12 @@ def test_measured_distances_are_those_of_states_by_hand(
 
 def test_every_quantity_is_there_for_both_networks_and_conditions(rows: pd.DataFrame) -> None:
     counts = rows.groupby(["quantity", "condition", "network"]).size().unstack()
-    quantities = {"distance", "centred_distance", "effective_rank", "readout"}
+    quantities = {"distance", "centred_distance", "effective_rank", "linear_probe"}
     assert set(counts.index) == {(name, side) for name in quantities for side in ("clean", "hell")}
-    assert counts.random.equals(counts.trained), "the twin is fed the model's own tokens"
-    for name in ("effective_rank", "readout"):
+    assert counts.random.equals(counts.trained), (
+        "the randomly initialised control is fed the model's own tokens"
+    )
+    for name in ("effective_rank", "linear_probe"):
         assert counts.trained[name].nunique() == 1, "as many rows on both sides"
     speakers = rows.drop_duplicates("utterance").set_index("utterance").speaker
     paired = rows[rows.partner != ""].drop_duplicates("utterance")
@@ -234,7 +237,7 @@ def test_every_quantity_is_there_for_both_networks_and_conditions(rows: pd.DataF
 
 
 def test_readouts_with_another_s_audio_differ_from_the_own(rows: pd.DataFrame) -> None:
-    read_off = rows[(rows.quantity == "readout") & (rows.stage != "chance")]
+    read_off = rows[(rows.quantity == "linear_probe") & (rows.stage != "chance")]
     keys = ["network", "condition", "stage", "layer", "utterance"]
     wide = read_off.pivot(index=keys, columns="audio", values="value")
     assert (wide.own != wide.swapped).any()

@@ -12,18 +12,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MARK = "# NBVAL_CHECK_OUTPUT"
 SPECTRA = ("n_eff", "alpha", "kirchhoff", "kirchhoff_resolved")
-JACOBIANS = ("gain", "alignment", "gap", "sigma_1", "injection", "arriving", "rank_one_share")
+JACOBIANS = (
+    "gain",
+    "alignment",
+    "singular_value_ratio",
+    "sigma_1",
+    "injection",
+    "arriving",
+    "rank_one_fraction",
+)
 PLANTED = {
     ("spectra", "rows"): (*SPECTRA, "attention_kirchhoff", "similarity_kirchhoff"),
     ("evidence", "rows"): SPECTRA,
     ("evidence", "null_rows"): SPECTRA,
-    ("replication", "rows"): ("n_eff", "alpha", "kirchhoff_shares"),
+    ("replication", "rows"): ("n_eff", "alpha", "kirchhoff_of_fractions"),
     ("propagators", "rows"): (*JACOBIANS, "product_norm", "normed_product_norm", "unstable"),
-    ("stress", "rows"): ("n_eff", "alpha", "kirchhoff_resolved", "word_error"),
+    ("stress", "rows"): ("n_eff", "alpha", "kirchhoff_resolved", "wer"),
     ("early_warning", "rows"): ("n_eff", "alpha", "log10_variance", "log_probability"),
     ("attraction", "rows"): ("value",),
-    ("attraction", "nudged"): ("sigma_1", "word_error"),
-    ("transcripts", "rows"): ("word_error", "text_log_probability", "no_speech_probability"),
+    ("attraction", "perturbed"): ("sigma_1", "wer"),
+    ("transcripts", "rows"): ("wer", "text_log_probability", "no_speech_probability"),
 }
 CASES = [(*where, column) for where, columns in PLANTED.items() for column in columns]
 

@@ -12,7 +12,7 @@ from companion.measurement.store import read, write
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.view import SpeechModel
 from companion.results.inputs import (
-    kinds_of_answer,
+    kinds_of_transcript,
     shortened,
     with_outcomes,
     words_from_nonspeech,
@@ -102,7 +102,7 @@ def test_the_table_has_a_row_per_input_and_a_column_per_model_and_rule() -> None
     assert list(table.input) == ["zeros", "clip"]
     assert table["a: openai"].to_list() == ['"a openai zeros"', '"a openai clip"']
     assert table["b: no-speech, forbidden"].to_list() == ["0.90, 0.25"] * 2
-    kinds = kinds_of_answer(rows)
+    kinds = kinds_of_transcript(rows)
     assert kinds[["inputs", "outcome"]].values.tolist() == [
         ["no speech", "gibberish"], ["speech", "gibberish"]
     ]  # fmt: skip

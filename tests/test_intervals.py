@@ -14,12 +14,12 @@ from companion.results.intervals import (
     between,
     difference,
     exact,
+    fraction,
     interval,
     jackknife,
     joint,
     mean,
     reaches,
-    share,
     weighted_mean,
 )
 from companion.results.tables import save_table, speakers_path, with_speakers
@@ -105,13 +105,13 @@ def test_pairs_are_left_out_with_either_end() -> None:
 
 def test_shares_stay_within_their_bounds_and_none_of_them_is_exact() -> None:
     speakers, ones = DESIGNS[16].astype(str), np.ones(64)
-    none, every = share(0 * ones, ones, speakers), share(ones, ones, speakers)
+    none, every = fraction(0 * ones, ones, speakers), fraction(ones, ones, speakers)
     assert (none.low, none.high) == (0, exact(0, 64).high)
     assert none.high == pytest.approx(100 * (1 - 0.025 ** (1 / 64)))  # Clopper and Pearson's
     assert (every.low, every.high) == (100 - none.high, 100)
     rng, covered = np.random.default_rng(0), []
     for _ in range(1500):
-        found = share((rng.random(64) < 0.15).astype(float), ones, speakers)
+        found = fraction((rng.random(64) < 0.15).astype(float), ones, speakers)
         assert 0 <= found.low <= found.high <= 100
         covered.append(covers(found, 15.0))
     assert 0.93 <= np.mean(covered) <= 0.98

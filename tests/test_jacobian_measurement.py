@@ -17,7 +17,7 @@ from companion.measurement.settings import JacobianSettings
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, greedy, transcribe_heard
-from companion.models.loading import load_random_twin
+from companion.models.loading import load_random_control
 from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
@@ -77,7 +77,7 @@ def test_both_networks_are_measured_at_the_same_tokens(rows: pd.DataFrame) -> No
 
 def test_bounds_hold_and_definitions_agree_in_every_row(rows: pd.DataFrame) -> None:
     assert rows.converged.all()
-    assert rows.gap.between(0, 1).all()
+    assert rows.singular_value_ratio.between(0, 1).all()
     assert (rows.product_norm <= rows.ceiling * (1 + 1e-9)).all()
     assert (rows.product_norm >= rows.floor * (1 - 1e-9)).all()
     assert (rows.product_ratio <= rows.rank_one_bound + 1e-9).all()
@@ -183,8 +183,8 @@ def test_streams_are_what_the_model_decoded_with(tiny: SpeechModel, features: Te
 def test_a_twin_has_the_size_but_neither_the_weights_nor_the_name(
     tiny: SpeechModel, ladder: Path
 ) -> None:
-    twin = load_random_twin("tiny-0", ladder, torch.device("cpu"), seed=0)
-    assert (twin.parameters, twin.name) == (tiny.parameters, "tiny-0-random")
+    initialised = load_random_control("tiny-0", ladder, torch.device("cpu"), seed=0)
+    assert (initialised.parameters, initialised.name) == (tiny.parameters, "tiny-0-random")
 
 
 @pytest.mark.parametrize(("length", "count"), [(1, 4), (4, 4), (5, 4), (60, 4), (61, 1), (7, 3)])
@@ -192,8 +192,8 @@ def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
     chosen = list(range(1000))[_spread(slice(3, 3 + length), count)]
     assert 1 <= len(chosen) <= count
     assert all(3 <= position < 3 + length for position in chosen)
-    gaps = {b - a for a, b in itertools.pairwise(chosen)}
-    assert len(gaps) <= 1
+    singular_value_ratios = {b - a for a, b in itertools.pairwise(chosen)}
+    assert len(singular_value_ratios) <= 1
     assert chosen[0] - 3 <= length / len(chosen)
 
 
@@ -215,18 +215,22 @@ def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
     layers = layer_summary(rows)
     assert len(layers) == 2 * 2 * LAYERS
     chosen = rows[(rows.network == TRAINED) & (rows.condition == "clean") & (rows.layer == 1)]
-    means = chosen.groupby("utterance")[["gap"]].mean()
+    means = chosen.groupby("utterance")[["singular_value_ratio"]].mean()
     found = layers[(layers.network == TRAINED) & (layers.condition == "clean")].iloc[0]
-    assert found.gap == pytest.approx(means.gap.mean())
-    assert found.gap_low <= found.gap <= found.gap_high
+    assert found.singular_value_ratio == pytest.approx(means.singular_value_ratio.mean())
+    assert (
+        found.singular_value_ratio_low
+        <= found.singular_value_ratio
+        <= found.singular_value_ratio_high
+    )
     logs = np.log10(chosen.gain).groupby(chosen.utterance).mean().mean()
     assert found.log10_gain == pytest.approx(logs)
-    shares = hypotheses(rows)
-    assert shares[[*HYPOTHESES]].apply(lambda column: column.between(0, 1).all()).all()
+    fractions = hypotheses(rows)
+    assert fractions[[*HYPOTHESES]].apply(lambda column: column.between(0, 1).all()).all()
     below = rows[rows.layer == 1].assign(below=lambda table: table.gain < 1)
     by_setting = below.groupby(["network", "condition", "utterance"]).below.mean()
     expected = by_setting.groupby(["network", "condition"]).mean()
-    got = shares.set_index(["network", "condition"]).gain_below_one
+    got = fractions.set_index(["network", "condition"]).gain_below_one
     np.testing.assert_allclose(got.sort_index(), expected.sort_index())
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from companion.measurement.hearing import encoder_operator
 from companion.models.capture import COMPONENTS, HIDDEN_STATE, capture
 from companion.models.decoding import greedy, transcribe
-from companion.models.loading import load, load_random_twin, weights_digest
+from companion.models.loading import load, load_random_control, weights_digest
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel, last_logits
@@ -239,7 +239,7 @@ def test_a_distilled_model_of_many_layers_that_listen_and_two_that_write(
     with capture(model) as recording:
         said = greedy(model, model.features(waves), UNRESTRICTED, STEPS)
     assert recording.text_rows("ffn", said)[0].shape[1] == 2
-    assert load_random_twin(str(path), NOWHERE, CPU, 0).parameters == model.parameters
+    assert load_random_control(str(path), NOWHERE, CPU, 0).parameters == model.parameters
 
 
 def test_several_tokens_are_refused_once_the_cache_is_filled(
@@ -277,13 +277,15 @@ def test_a_random_twin_has_the_shape_but_not_the_weights(
     pair: tuple[SpeechModel, SpeechModel],
 ) -> None:
     for model in pair:
-        twin, again = (load_random_twin(model.name, NOWHERE, CPU, seed=1) for _ in range(2))
-        assert twin.parameters == model.parameters
-        assert twin.tokens == model.tokens
-        assert twin.name == f"{model.name}-random"
+        initialised, again = (
+            load_random_control(model.name, NOWHERE, CPU, seed=1) for _ in range(2)
+        )
+        assert initialised.parameters == model.parameters
+        assert initialised.tokens == model.tokens
+        assert initialised.name == f"{model.name}-random"
         first, second, trained = (
             torch.cat([p.flatten() for p in one.module.parameters()])
-            for one in (twin, again, model)
+            for one in (initialised, again, model)
         )
         assert torch.equal(first, second)
         assert not torch.equal(first, trained)
@@ -293,11 +295,11 @@ def test_a_random_twin_has_the_shape_but_not_the_weights(
 def test_twins_are_drawn_alike_for_both_libraries(pair: tuple[SpeechModel, SpeechModel]) -> None:
     spread = []
     for model in pair:
-        twin = load_random_twin(model.name, NOWHERE, CPU, seed=1)
-        layer = as_layer(twin.layers[0].layer)
+        initialised = load_random_control(model.name, NOWHERE, CPU, seed=1)
+        layer = as_layer(initialised.layers[0].layer)
         embedding = next(
             module
-            for module in twin.module.modules()
+            for module in initialised.module.modules()
             if isinstance(module, torch.nn.Embedding) and module.num_embeddings >= ENGLISH
         )
         weights = (
@@ -444,7 +446,7 @@ def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(tmp_path: 
     assert (ours.name, theirs.name) == ("ours", "theirs")
     assert ours.parameters == theirs.parameters
     assert weights_digest("ours", tmp_path) != weights_digest("theirs", tmp_path)
-    assert load_random_twin("ours", tmp_path, CPU, 0).parameters == ours.parameters
+    assert load_random_control("ours", tmp_path, CPU, 0).parameters == ours.parameters
 
 
 def test_an_official_name_with_other_weights_is_refused_and_the_file_left_alone(

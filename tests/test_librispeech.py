@@ -54,7 +54,8 @@ DIGEST = hashlib.sha256(WHOLE).hexdigest()
 
 
 class Server:
-    """Serves one archive; ``plan`` says how many bytes each answer gives before it breaks off."""
+    """Serves one archive; ``plan`` says how many bytes each transcript gives before it breaks
+    off."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.plan, self.ranges, self.stall = content, list[int](), True, False

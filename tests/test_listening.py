@@ -16,10 +16,10 @@ from companion.measurement.settings import ListeningSettings
 from companion.measurement.store import read, read_meta
 from companion.models.forcing import teacher_forced
 from companion.models.view import SpeechModel
-from companion.results.listening import HEARD, NOTHING, answers_to_nothing, listening_summary
+from companion.results.listening import HEARD, NOTHING, listening_summary, nonspeech_transcripts
 from companion.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
 from companion.speech.nothing import NO_SPEECH, no_speech
-from companion.stress.scoring import word_error
+from companion.stress.scoring import wer
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_every_utterance_has_a_row_per_condition(rows: pd.DataFrame) -> None:
     assert not rows.duplicated(["utterance", "condition"]).any()
     assert rows.groupby("condition").utterance.nunique().nunique() == 1
     for row in rows.itertuples():
-        assert row.word_error == word_error(row.reference, row.transcript)
+        assert row.wer == wer(row.reference, row.transcript)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_clips_without_speech_are_rows_of_their_own(
     assert "left out, by its note (babble" in summary.skipped["cafe"]
     keys = [read_meta(path)["key"] for path in (beside.output, settings.output)]
     assert keys[0]["speech"] != keys[1]["speech"]
-    answers = answers_to_nothing(table).set_index("condition")
+    answers = nonspeech_transcripts(table).set_index("condition")
     assert NONSPEECH in answers.index
 
 
@@ -163,12 +163,12 @@ def test_tables_follow_from_the_rows(rows: pd.DataFrame) -> None:
     assert set(heard.index) == set(HEARD)
     own = rows[rows.condition == "clean"]
     words = own.reference.str.split().str.len()
-    expected = 100 * (own.word_error * words).sum() / words.sum()
-    assert heard.loc["clean", "word_error"] == pytest.approx(expected)
+    expected = 100 * (own.wer * words).sum() / words.sum()
+    assert heard.loc["clean", "wer"] == pytest.approx(expected)
     assert heard.loc["clean", "forced_loss"] == pytest.approx(own.forced_loss.mean())
-    answers = answers_to_nothing(rows)
-    shares = answers.drop(columns=["parameters", "model", "condition", "no_speech_probability"])
-    np.testing.assert_allclose(shares.sum(axis=1), 100)
+    answers = nonspeech_transcripts(rows)
+    fractions = answers.drop(columns=["parameters", "model", "condition", "no_speech_probability"])
+    np.testing.assert_allclose(fractions.sum(axis=1), 100)
 
 
 @pytest.mark.parametrize("kind", NO_SPEECH)

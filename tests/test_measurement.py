@@ -52,7 +52,7 @@ from companion.models.view import SpeechModel
 from companion.speech.corpus import Utterance, find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
-from companion.stress.scoring import score, word_error
+from companion.stress.scoring import score, wer
 
 ROOT = Path(__file__).parents[1]
 KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
@@ -216,8 +216,8 @@ def test_n_eff_alpha_and_kf_follow_from_the_eigenvalues_by_their_definitions(
         assert min(row.resolved, row.modes) == len(found)
         close = {"rel": 1e-4, "abs": 1e-12}  # the eigenvalues are stored in float32
         for name, spread in (("n_eff", found), ("n_eff_singular", np.sqrt(found))):
-            share = spread / spread.sum() if len(found) else spread
-            entropy = -(share * np.log(share)).sum()
+            fraction = spread / spread.sum() if len(found) else spread
+            entropy = -(fraction * np.log(fraction)).sum()
             expected = math.exp(entropy) if len(found) else 0.0
             assert getattr(row, name) == pytest.approx(expected, **close)
         padded = row.modes * (1 / (values + EPSILON)).sum()
@@ -291,9 +291,9 @@ def test_text_columns_say_who_spoke_and_how_wrong_the_transcript_is(
             assert row.reference == mixture.target.reference
             assert list(row.interferers) == [part.utterance.id for part in mixture.parts[1:]]
             assert len(row.interferers) == (5 if name == "hell" else 0)
-            assert row.word_error == word_error(mixture.target.reference, transcript.text)
+            assert row.wer == wer(mixture.target.reference, transcript.text)
             expected = score(mixture.references, transcript.text)
-            assert tuple(row.interferer_word_errors) == expected.interferers
+            assert tuple(row.interferer_wers) == expected.interferers
             assert row.candidate == expected.is_candidate
             assert (row.outcome == "empty") == (transcript.text == "")
 
@@ -701,7 +701,8 @@ def test_an_unknown_model_is_an_error_before_anything_is_written(few: SpectralSe
     assert not few.output.with_suffix(".parts").exists()
 
 
-# --- extreme answers ----------------------------------------------------------------------------
+# --- extreme transcripts
+# ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -710,7 +711,7 @@ def mixtures(settings: SpectralSettings) -> list[Mixture]:
 
 
 def answering(model: SpeechModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the model's answers have these lengths: it really runs, but the end is put in."""
+    """Make the model's transcripts have these lengths: it really runs, but the end is put in."""
     step = model.step
     left: list[int] = []
 

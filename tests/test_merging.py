@@ -42,8 +42,8 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
         packed = found[name].to_numpy()
         np.testing.assert_allclose(packed, near.astype(packed.dtype), rtol=2**-13)
         assert np.signbit(packed[3])
-        share, _ = np.frexp(packed[np.isfinite(packed)])
-        assert (share * 2**12 == np.round(share * 2**12)).all()
+        fraction, _ = np.frexp(packed[np.isfinite(packed)])
+        assert (fraction * 2**12 == np.round(fraction * 2**12)).all()
     for name in ("name", "missing", "list", "flag", "count"):
         assert found[name].equals(table[name])
     numbers = found["numbers"].to_pylist()

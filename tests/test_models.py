@@ -30,7 +30,7 @@ from companion.models.ladder import (
     verify_checksums,
     write_checksums,
 )
-from companion.models.loading import available, choose_device, load, load_random_twin
+from companion.models.loading import available, choose_device, load, load_random_control
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
 from companion.models.view import SpeechModel
@@ -252,12 +252,16 @@ def test_loading_opens_no_connection(ladder: Path, monkeypatch: pytest.MonkeyPat
 def test_a_random_twin_has_the_shape_and_none_of_the_weights(
     ladder: Path, tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
-    twin = load_random_twin("tiny-0", ladder, CPU, seed=3)
-    assert twin.name == "tiny-0-random"
-    assert (twin.width, twin.heads, twin.limit) == (tiny.width, tiny.heads, tiny.limit)
-    assert (twin.parameters, twin.tokens) == (tiny.parameters, tiny.tokens)
+    initialised = load_random_control("tiny-0", ladder, CPU, seed=3)
+    assert initialised.name == "tiny-0-random"
+    assert (initialised.width, initialised.heads, initialised.limit) == (
+        tiny.width,
+        tiny.heads,
+        tiny.limit,
+    )
+    assert (initialised.parameters, initialised.tokens) == (tiny.parameters, tiny.tokens)
     features = tiny.features(waves[:1])
-    assert not torch.allclose(twin.encode(features), tiny.encode(features), atol=0.1)
+    assert not torch.allclose(initialised.encode(features), tiny.encode(features), atol=0.1)
 
 
 def test_random_twins_of_one_seed_are_equal_and_leave_the_global_generator_alone(
@@ -267,7 +271,7 @@ def test_random_twins_of_one_seed_are_equal_and_leave_the_global_generator_alone
     torch.manual_seed(1)
     before = torch.get_rng_state()
     contexts = [
-        load_random_twin("tiny-0", ladder, CPU, seed).encode(features) for seed in (3, 3, 4)
+        load_random_control("tiny-0", ladder, CPU, seed).encode(features) for seed in (3, 3, 4)
     ]
     torch.testing.assert_close(contexts[0], contexts[1], rtol=0, atol=0)
     assert not torch.allclose(contexts[0], contexts[2], atol=0.1)
@@ -564,7 +568,7 @@ def test_a_shipped_model_has_a_record_of_its_training(name: str) -> None:
     first, last = record["record"][0], record["record"][-1]
     assert last["loss"] < first["loss"]
     if name in HEARING:
-        assert last["word_error"] < first["word_error"]
+        assert last["wer"] < first["wer"]
 
 
 @pytest.mark.parametrize("name", CONTROLS)

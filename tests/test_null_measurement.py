@@ -25,11 +25,11 @@ from companion.measurement.nulls import (
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
+    INITIALISED,
     NULLS,
     SHUFFLED,
     SPECTRUM,
     SWAPPED,
-    TWIN,
     UNPAIRED,
 )
 from companion.measurement.settings import NullSettings
@@ -42,7 +42,7 @@ from companion.models.controls import spectrum_preserving
 from companion.models.decoding import transcribe
 from companion.models.forcing import feed
 from companion.models.ladder import write_checksums
-from companion.models.loading import load, load_random_twin
+from companion.models.loading import load, load_random_control
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
 from companion.models.view import SpeechModel
@@ -110,7 +110,7 @@ def of(rows: pd.DataFrame, null: str, draw: int = 0) -> pd.DataFrame:
 
 def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
     assert set(rows.null) == {
-        SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, UNPAIRED, FORCED, SWAPPED,
+        SHUFFLED, GAUSSIAN, INITIALISED, SPECTRUM, UNPAIRED, FORCED, SWAPPED,
     }  # fmt: skip
     assert not rows.duplicated(["null", "draw", *KEY]).any()
     for null, part in rows.groupby("null"):
@@ -122,7 +122,7 @@ def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
 
 def test_lengths_are_the_model_s_own(rows: pd.DataFrame, own: pd.DataFrame) -> None:
     measured = own.set_index(KEY).tokens
-    for null in (SHUFFLED, GAUSSIAN, TWIN, SPECTRUM, UNPAIRED, SWAPPED):
+    for null in (SHUFFLED, GAUSSIAN, INITIALISED, SPECTRUM, UNPAIRED, SWAPPED):
         found = of(rows, null, DRAWS - 1 if null == SPECTRUM else 0).tokens
         assert (found == measured[found.index]).all(), null
     forced = of(rows, FORCED).tokens
@@ -159,15 +159,17 @@ def test_swapped_rows_and_forced_clean_rows_are_those_of_the_model(
 
 
 def test_random_networks_are_drawn_for_a_sample_and_each_draw_differs(rows: pd.DataFrame) -> None:
-    twins = rows[rows.null == TWIN].groupby("draw").utterance.unique().map(sorted)
+    twins = rows[rows.null == INITIALISED].groupby("draw").utterance.unique().map(sorted)
     controls = rows[rows.null == SPECTRUM].groupby("draw").utterance.unique().map(sorted)
     assert list(twins.index) == list(controls.index) == list(range(DRAWS))
     assert len(twins[0]) == 6
     chosen = twins[0][::2]  # every second of six makes three
     assert all(kept == chosen for kept in (*twins[1:], *controls))
     assert sorted(rows.utterance[rows.null == UNPAIRED].unique()) == chosen
-    assert set(rows.draw[~rows.null.isin([TWIN, SPECTRUM])]) == {0}  # one model is of this size
-    for null in (TWIN, SPECTRUM):
+    assert set(rows.draw[~rows.null.isin([INITIALISED, SPECTRUM])]) == {
+        0
+    }  # one model is of this size
+    for null in (INITIALISED, SPECTRUM):
         first, second = (of(rows, null, draw).n_eff for draw in (1, 2))
         assert ((first - second).abs() > 1e-6).all(), null
 
@@ -199,7 +201,7 @@ def test_draws_do_not_depend_on_the_batch(
 ) -> None:
     alone = replace(settings, output=tmp_path / "alone.parquet", batch=1, orders=1)
     single = read([measure_nulls(alone).output], NULLS)
-    for null in (TWIN, SPECTRUM):
+    for null in (INITIALISED, SPECTRUM):
         for draw in range(1, DRAWS):
             first, again = (of(table, null, draw) for table in (rows, single))
             assert (first.index == again.index).all()
@@ -278,21 +280,21 @@ def test_the_twin_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
     clean = Mixture.of(corpus[0], read_wave(corpus[0]))
     wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
     tokens = transcribe(tiny, [wave], UNRESTRICTED)[0].tokens
-    twin = load_random_twin("tiny-0", settings.ladder, torch.device("cpu"), SEED)
+    initialised = load_random_control("tiny-0", settings.ladder, torch.device("cpu"), SEED)
     seen: list[np.ndarray] = []
-    handle = twin.layers[1].cross_attention.register_forward_hook(
+    handle = initialised.layers[1].cross_attention.register_forward_hook(
         lambda module, inputs, output: seen.append(output[0][0].numpy())
     )
     with torch.inference_mode():
-        context, cache = twin.encode(twin.features([wave])), twin.new_cache()
-        twin.step(torch.tensor([twin.tokens.prompt]), context, cache)
+        context, cache = initialised.encode(initialised.features([wave])), initialised.new_cache()
+        initialised.step(torch.tensor([initialised.tokens.prompt]), context, cache)
         for token in tokens[:-1]:
-            twin.step(torch.tensor([[token]]), context, cache)
+            initialised.step(torch.tensor([[token]]), context, cache)
     handle.remove()
-    text = np.concatenate(seen)[len(twin.tokens.prompt) - 1 :].astype(float)
+    text = np.concatenate(seen)[len(initialised.tokens.prompt) - 1 :].astype(float)
     values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
     p = values[values > 0] / values.sum()
-    found = of(rows, TWIN).loc[(corpus[0].id, "hell", "", "cross_attention", 2, 10)]
+    found = of(rows, INITIALISED).loc[(corpus[0].id, "hell", "", "cross_attention", 2, 10)]
     assert found.tokens == len(tokens) == len(text)
     assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
 

@@ -51,7 +51,7 @@ def test_random_assignments_agree_with_all_of_them(monkeypatch: pytest.MonkeyPat
     speakers = voices(17, 2)
     differences = null_differences(rng, 17, 2) + 0.4
     drawn = paired_p(differences, speakers, seed=0)
-    monkeypatch.setattr(permutation, "EXACT_VOICES", 17)
+    monkeypatch.setattr(permutation, "EXACT_SPEAKERS", 17)
     permutation._signs.cache_clear()
     exact = paired_p(differences, speakers, seed=0)
     permutation._signs.cache_clear()
@@ -80,9 +80,9 @@ def test_on_null_data_five_percent_are_significant_and_not_more(count: int) -> N
     rng = np.random.default_rng(1)
     sets = [null_differences(rng, count, 6) for _ in range(SETS)]
     speakers = voices(count, 6)
-    share = np.mean([paired_p(one, speakers, 0) < 0.05 for one in sets])
+    fraction = np.mean([paired_p(one, speakers, 0) < 0.05 for one in sets])
     low, high = stats.binom.ppf([0.001, 0.999], SETS, 0.05) / SETS
-    assert low <= share <= high
+    assert low <= fraction <= high
     assert np.mean([stats.ttest_1samp(one, 0).pvalue < 0.05 for one in sets]) > 2 * high
 
 
@@ -194,7 +194,7 @@ SMALL, WIDE = Interval(-1, -1.5, -0.5), Interval(-4, -9, 1)
 
 
 @pytest.mark.parametrize(
-    ("raw", "matched", "others", "twin", "gaussian", "expected"),
+    ("raw", "matched", "others", "initialised", "gaussian", "expected"),
     [
         (LOW, LOW, LOW, ZERO, ZERO, SURVIVES),
         (LOW, LOW, LOW, ZERO, LOW, SURVIVES),
@@ -213,11 +213,13 @@ SMALL, WIDE = Interval(-1, -1.5, -0.5), Interval(-4, -9, 1)
     ],
 )
 def test_verdicts_follow_from_intervals(
-    raw: Interval, matched: Interval, others: Interval, twin: Interval, gaussian: Interval,
+    raw: Interval, matched: Interval, others: Interval, initialised: Interval, gaussian: Interval,
     expected: str,
 ) -> None:  # fmt: skip
     controls = {"first rows": matched, "random rows": matched, "equal pairs": others}
-    found = verdict(raw, controls, {"random twin": twin}, gaussian, like="first rows")
+    found = verdict(
+        raw, controls, {"randomly initialised control": initialised}, gaussian, like="first rows"
+    )
     assert found.name == expected
     assert found.reason
 
@@ -225,7 +227,7 @@ def test_verdicts_follow_from_intervals(
 def test_nulls_are_compared_with_what_was_cut_as_they_were() -> None:
     """The first control is the headline: it says how much is left, not what is beyond a null."""
     controls = {"random rows": SMALL, "first rows": LOW, "equal pairs": LOW}
-    nulls = {"random twin": Interval(-2, -3, -1)}
+    nulls = {"randomly initialised control": Interval(-2, -3, -1)}
     assert verdict(LOW, controls, nulls, LOW, like="first rows").name == IN_PART
     alike = verdict(LOW, controls, nulls, LOW, like="random rows")
-    assert alike.reason == "not beyond: random twin"
+    assert alike.reason == "not beyond: randomly initialised control"

@@ -111,7 +111,7 @@ def test_the_pooled_spectrum_is_that_of_all_rows_concatenated(tmp_path: Path) ->
             ).to_dict("records")
             assert line["n_eff"] == pytest.approx(effective_rank(spectrum, k).item(), rel=1e-6)
             kept = spectrum[:k]
-            assert line["kirchhoff_shares"] == pytest.approx((kept.sum() / kept).sum().item())
+            assert line["kirchhoff_of_fractions"] == pytest.approx((kept.sum() / kept).sum().item())
             assert line["tokens"] == sum(map(len, rows.values()))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from companion.claims.layers import SHARES
+from companion.claims.layers import FRACTIONS
 from companion.claims.numbers import NotMeasured, Tables
 from companion.claims.predictions import (
     BOTH,
@@ -134,19 +134,24 @@ def _plant_all(folder: Path) -> dict[str, float]:
         **matched, "component": "cross_attention", "observable": "n_eff", "control": "spectrum",
         **_columns(remaining=41.0, fraction=0.5),
     }  # fmt: skip
-    _plant(own, "controls", control, wrong={"control": "twin", "observable": "alpha", "modes": 10})
+    _plant(
+        own,
+        "controls",
+        control,
+        wrong={"control": "initialised", "observable": "alpha", "modes": 10},
+    )
     beginnings = [
         {"component": component, "observable": name, "condition": condition, "when": "any",
          "prefix": 0} | _columns(auc=auc)
         for component, name, condition, auc in (
             ("cross_attention", "alpha", "noise", 0.6), ("cross_attention", "alpha", "mix", 0.8),
-            ("answer", "log_probability_per_word_piece", "noise", 0.2),
-            ("answer", "log_probability_per_word_piece", "mix", 0.1),
+            ("transcript", "log_probability_per_word_piece", "noise", 0.2),
+            ("transcript", "log_probability_per_word_piece", "mix", 0.1),
         )
     ]  # fmt: skip
     _plant(own, "early_warning", *beginnings, wrong={"when": "before", "prefix": 8})
     whole: dict[str, object] = {
-        "component": "answer", "observable": "log_probability_per_word_piece", "condition": "noise",
+        "component": "transcript", "observable": "log_probability_per_word_piece", "condition": "noise",
         **_columns(auc=0.25),
     }  # fmt: skip
     _plant(own, "within_conditions_k50", whole, wrong={"observable": "tokens"})
@@ -156,9 +161,9 @@ def _plant_all(folder: Path) -> dict[str, float]:
                                         (2, "hell", 0.5))
     ]  # fmt: skip
     _plant(own, "propagators", *layers, wrong={"network": "random"})
-    others = [name for name in SHARES if name not in ("product_decays", "rank_one_share")]
-    shares = dict.fromkeys(others, WRONG) | {"product_decays": 0.05, "rank_one_share": 0.25}
-    theorem = {"network": "trained", "condition": "hell", **_columns(**shares)}
+    others = [name for name in FRACTIONS if name not in ("product_decays", "rank_one_fraction")]
+    fractions = dict.fromkeys(others, WRONG) | {"product_decays": 0.05, "rank_one_fraction": 0.25}
+    theorem = {"network": "trained", "condition": "hell", **_columns(**fractions)}
     _plant(own, "hypotheses", theorem, wrong={"network": "random", "condition": "clean"})
     _plant(own, "noise_width", _columns(width_db=7.0), wrong={})
     apart: dict[str, object] = {
@@ -172,14 +177,14 @@ def _plant_all(folder: Path) -> dict[str, float]:
     )  # fmt: skip
     texts = {"side": "hell", "words": 0} | _columns(alike=1.5)
     _plant(own, "attraction_texts", texts, wrong={"side": "said", "words": 1})
-    nudge = {"condition": "clean", "direction": "singular", "level_db": 20}
+    perturbation = {"condition": "clean", "direction": "singular", "level_db": 20}
     _plant(
-        own, "subtle_stress", nudge | _columns(changed=60.0, new_candidates=4.0),
+        own, "subtle_stress", perturbation | _columns(changed=60.0, new_candidates=4.0),
         wrong={"condition": "hell", "direction": "random", "level_db": 40},
     )  # fmt: skip
     kinds = [
-        {"condition": "hell", "outcome": kind} | _columns(share=share, passing=80.0)
-        for kind, share in (("invention", 55.0), ("loop", 15.0))
+        {"condition": "hell", "outcome": kind} | _columns(fraction=fraction, passing=80.0)
+        for kind, fraction in (("invention", 55.0), ("loop", 15.0))
     ]
     _plant(own, "outcome_confidence", *kinds, wrong={"condition": "clean"})
     pd.DataFrame(

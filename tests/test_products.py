@@ -38,10 +38,10 @@ def cube(count: int, layers: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Singular values over two decades, alignments and gaps that crowd towards zero and one."""
     sigma_1 = 10 ** (2 * uniform(layers, count, seed=seed) - 1)
     shape = 2 * uniform(count, seed=seed + 1)[None] - 1
-    gap = uniform(layers, count, seed=seed + 2) ** (10**shape)
+    singular_value_ratio = uniform(layers, count, seed=seed + 2) ** (10**shape)
     alignment = uniform(layers - 1, count, seed=seed + 3) ** (10 ** shape.flip(-1))
     sign = torch.where(uniform(layers - 1, count, seed=seed + 4) < 0.5, -1.0, 1.0)
-    return sigma_1, gap * sigma_1, alignment * sign
+    return sigma_1, singular_value_ratio * sigma_1, alignment * sign
 
 
 @pytest.mark.parametrize("kind", ["random", "reflections", "rotations"])
@@ -53,7 +53,7 @@ def test_bounds_hold_in_ten_thousand_stacks(kind: str) -> None:
 
 
 law = settings(derandomize=True, deadline=None, max_examples=200)
-share = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 1e-300, 1 - 1e-16, 2**-0.5])
+fraction = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 1e-300, 1 - 1e-16, 2**-0.5])
 
 
 @law
@@ -64,8 +64,8 @@ def test_bounds_hold_for_any_stack(data: st.DataObject, layers: int, width: int,
         return torch.tensor(drawn, dtype=FLOAT64)
 
     sigma_1 = draw(layers, st.floats(1e-3, 1e3))
-    sigma_2 = sigma_1 * draw(layers, share)
-    alignment = draw(layers - 1, share) * draw(layers - 1, st.sampled_from([-1.0, 1.0]))
+    sigma_2 = sigma_1 * draw(layers, fraction)
+    alignment = draw(layers - 1, fraction) * draw(layers - 1, st.sampled_from([-1.0, 1.0]))
     kind = data.draw(st.sampled_from(["random", "reflections", "rotations"]))
     bounds = product_bounds(sigma_1, sigma_2, alignment)
     stack = random_stack(sigma_1, sigma_2, alignment, width, kind, seed)
@@ -82,48 +82,64 @@ def test_bounds_hold_for_any_stack(data: st.DataObject, layers: int, width: int,
 
 @law
 @given(st.floats(0.01, 100), st.floats(0, 1), st.floats(0, 1))
-def test_reflections_grow_at_the_fastest_rate(largest: float, cosine: float, gap: float) -> None:
+def test_reflections_grow_at_the_fastest_rate(
+    largest: float, cosine: float, singular_value_ratio: float
+) -> None:
     stack = random_stack(
         torch.full((2,), largest, dtype=FLOAT64),
-        torch.full((2,), largest * gap, dtype=FLOAT64),
+        torch.full((2,), largest * singular_value_ratio, dtype=FLOAT64),
         tensor([cosine], dtype=FLOAT64),
         width=2,
         kind="reflections",
     )
     radius = torch.linalg.eigvals(stack[1]).abs().max()
-    rates = stationary_rates(tensor(largest), tensor(cosine), tensor(gap))
-    expected = stationary_rates(*(tensor(x, dtype=FLOAT64) for x in (largest, cosine, gap)))
+    rates = stationary_rates(tensor(largest), tensor(cosine), tensor(singular_value_ratio))
+    expected = stationary_rates(
+        *(tensor(x, dtype=FLOAT64) for x in (largest, cosine, singular_value_ratio))
+    )
     torch.testing.assert_close(radius, expected.fastest, rtol=1e-7, atol=1e-12)
     assert rates.fastest.dtype == FLOAT64
 
 
 @law
 @given(st.floats(0.01, 100), st.floats(0.01, 0.9), st.floats(1e-3, 1))
-def test_rotations_grow_at_the_slowest_rate(largest: float, gap: float, above: float) -> None:
-    least = 2 * gap**0.5 / (1 + gap)
+def test_rotations_grow_at_the_slowest_rate(
+    largest: float, singular_value_ratio: float, above: float
+) -> None:
+    least = 2 * singular_value_ratio**0.5 / (1 + singular_value_ratio)
     cosine = least + (1 - least) * above
     sigma = torch.tensor([largest, largest], dtype=FLOAT64)
-    stack = random_stack(sigma, gap * sigma, tensor([cosine], dtype=FLOAT64), 2, "rotations")
-    rates = stationary_rates(sigma[0], tensor(cosine, dtype=FLOAT64), tensor(gap, dtype=FLOAT64))
+    stack = random_stack(
+        sigma, singular_value_ratio * sigma, tensor([cosine], dtype=FLOAT64), 2, "rotations"
+    )
+    rates = stationary_rates(
+        sigma[0], tensor(cosine, dtype=FLOAT64), tensor(singular_value_ratio, dtype=FLOAT64)
+    )
     radius = torch.linalg.eigvals(stack[1]).abs().max()
     torch.testing.assert_close(radius, rates.slowest, rtol=1e-6, atol=1e-12)
 
 
 def test_below_the_least_alignment_rotations_have_no_leading_direction() -> None:
-    gap = 0.5
-    cosine = tensor(2 * gap**0.5 / (1 + gap) - 1e-3, dtype=FLOAT64)
-    rates = stationary_rates(tensor(1.0), cosine, tensor(gap))
+    singular_value_ratio = 0.5
+    cosine = tensor(
+        2 * singular_value_ratio**0.5 / (1 + singular_value_ratio) - 1e-3, dtype=FLOAT64
+    )
+    rates = stationary_rates(tensor(1.0), cosine, tensor(singular_value_ratio))
     assert rates.slowest == 0
     sigma = torch.ones(2, dtype=FLOAT64)
-    stack = random_stack(sigma, gap * sigma, cosine[None], 2, "rotations")
+    stack = random_stack(sigma, singular_value_ratio * sigma, cosine[None], 2, "rotations")
     assert torch.linalg.eigvals(stack[1]).imag.abs().max() > 0
 
 
 def test_the_corrected_condition_of_decay_and_not_the_gain_alone_decides() -> None:
-    sigma_1, cosine, gap = 3 * uniform(5000, seed=1), uniform(5000, seed=2), uniform(5000, seed=3)
-    rates = stationary_rates(sigma_1, cosine, gap)
+    sigma_1, cosine, singular_value_ratio = (
+        3 * uniform(5000, seed=1),
+        uniform(5000, seed=2),
+        uniform(5000, seed=3),
+    )
+    rates = stationary_rates(sigma_1, cosine, singular_value_ratio)
     gain = sigma_1 * cosine
-    decays = gain * (1 - gap) + sigma_1.square() * gap < 1
+    decays = gain * (1 - singular_value_ratio) + sigma_1.square() * singular_value_ratio < 1
     assert torch.equal(decays, rates.fastest < 1)
     assert (gain[~decays] < 1).any(), "gains below one do not make a stack decay"
     assert (gain[decays] < 1).all()
@@ -158,20 +174,20 @@ def test_without_second_singular_values_gains_say_it_all() -> None:
 
 
 def equal_layers(count: int, layers: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    sigma, gap, cosine = (uniform(count, seed=seed + i) for i in range(3))
-    return 3 * sigma + 0.1, cosine, gap
+    sigma, singular_value_ratio, cosine = (uniform(count, seed=seed + i) for i in range(3))
+    return 3 * sigma + 0.1, cosine, singular_value_ratio
 
 
 @pytest.mark.parametrize("kind", ["random", "reflections", "rotations"])
 def test_rates_bound_equal_layers_at_every_length(kind: str) -> None:
     layers = 24
-    sigma, cosine, gap = equal_layers(5000, layers, seed=20)
+    sigma, cosine, singular_value_ratio = equal_layers(5000, layers, seed=20)
     stack = random_stack(
-        sigma.expand(layers, -1), (gap * sigma).expand(layers, -1), cosine.expand(layers - 1, -1),
+        sigma.expand(layers, -1), (singular_value_ratio * sigma).expand(layers, -1), cosine.expand(layers - 1, -1),
         width=4, kind=kind,
     )  # fmt: skip
     norm = torch.linalg.matrix_norm(product(stack), 2)
-    rates = stationary_rates(sigma, cosine, gap)
+    rates = stationary_rates(sigma, cosine, singular_value_ratio)
     assert (norm <= sigma * rates.fastest ** (layers - 1) * (1 + ROUNDING)).all()
     assert (norm >= sigma * rates.slowest ** (layers - 1) * (1 - ROUNDING)).all()
 
@@ -188,11 +204,14 @@ def test_in_three_dimensions_layers_below_the_least_alignment_may_vanish() -> No
 
 def test_the_ceiling_of_three_unequal_layers_need_not_be_attained() -> None:
     """Gaps 0, xi, 0 and alignments 1, 0: every such product vanishes, the ceiling does not."""
-    sigma_1, gap = torch.ones(3, 1, dtype=FLOAT64), tensor([[0.0], [0.9], [0.0]], dtype=FLOAT64)
+    sigma_1, singular_value_ratio = (
+        torch.ones(3, 1, dtype=FLOAT64),
+        tensor([[0.0], [0.9], [0.0]], dtype=FLOAT64),
+    )
     alignment = tensor([[1.0], [0.0]], dtype=FLOAT64)
-    bounds = product_bounds(sigma_1, gap, alignment)
+    bounds = product_bounds(sigma_1, singular_value_ratio, alignment)
     assert bounds.ceiling.item() == pytest.approx(0.9**0.5)
-    assert not product(random_stack(sigma_1, gap, alignment, width=4)).any()
+    assert not product(random_stack(sigma_1, singular_value_ratio, alignment, width=4)).any()
 
 
 @pytest.mark.parametrize(
@@ -211,8 +230,11 @@ def test_sizes_that_leave_float64_on_the_way_do_no_harm(
 
 @pytest.mark.parametrize("size", [1e-200, 1e-10, 1.0, 1e200])
 def test_rates_scale_with_the_singular_value(size: float) -> None:
-    sigma, cosine, gap = equal_layers(200, 1, seed=30)
-    small, rates = stationary_rates(size * sigma, cosine, gap), stationary_rates(sigma, cosine, gap)
+    sigma, cosine, singular_value_ratio = equal_layers(200, 1, seed=30)
+    small, rates = (
+        stationary_rates(size * sigma, cosine, singular_value_ratio),
+        stationary_rates(sigma, cosine, singular_value_ratio),
+    )
     torch.testing.assert_close(small.fastest / size, rates.fastest, rtol=1e-12, atol=0)
     torch.testing.assert_close(small.slowest / size, rates.slowest, rtol=1e-12, atol=0)
 

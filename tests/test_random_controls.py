@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
-from companion.measurement.schemas import SPECTRUM, TWIN
+from companion.measurement.schemas import INITIALISED, SPECTRUM
 from companion.results.controls import (
     Crossed,
     control_effects,
@@ -62,7 +62,9 @@ def test_draws_that_are_missing_leave_the_others() -> None:
 # --- from rows -----------------------------------------------------------------------------------
 
 
-def rows(stressed: float, draw: int = 0, null: str = TWIN, utterances: int = 24) -> pd.DataFrame:
+def rows(
+    stressed: float, draw: int = 0, null: str = INITIALISED, utterances: int = 24
+) -> pd.DataFrame:
     """Rows of one model: a rank of 10 to 11 and, in Hell, ``stressed`` times that."""
     rng = np.random.default_rng(7)
     table = []
@@ -125,7 +127,7 @@ def test_what_remains_is_the_trained_effect_less_that_of_the_draws() -> None:
 
 
 def test_no_fraction_is_taken_of_an_effect_that_may_be_none() -> None:
-    table = remaining(rows(1.0), rows(0.9, 0, TWIN), "hell")
+    table = remaining(rows(1.0), rows(0.9, 0, INITIALISED), "hell")
     found = table[table.observable == "n_eff"]
     assert (found.trained_low < 0).all()
     assert (found.trained_high > 0).all()

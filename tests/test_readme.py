@@ -198,7 +198,7 @@ def _warnings() -> str:
     rank, size = (
         lowest_to_highest("cross_attention", name) for name in ("n_eff", "log10_variance")
     )
-    sure = lowest_to_highest("answer", "log_probability_per_word_piece")
+    sure = lowest_to_highest("transcript", "log_probability_per_word_piece")
     return (
         f"cross-attention's rank tells failures apart with an AUC of {rank[0]} (tiny.en) and "
         f"{rank[1]} (base), the mere size of its output with {size[0]} and {size[1]}, the "
@@ -253,9 +253,9 @@ def _kernels_on_cuda() -> list[str]:
     return [
         f"the whole ladder takes {int(minutes)} minutes there were twelve always at work",
         f"{slower('jacrev, full sequence')} than `jacrev` and {slower(jacfwd)} than `jacfwd`",
-        f"at {widest.product_share['ours']:.0%}".replace("%", " %")
+        f"at {widest.product_fraction['ours']:.0%}".replace("%", " %")
         + " of the card's rate of plain matrix products at the width of Turbo "
-        + f"({narrow.product_share['ours']:.0%}".replace("%", " %"),
+        + f"({narrow.product_fraction['ours']:.0%}".replace("%", " %"),
         f"{widest.peak_bytes['ours'] / 1e9:.1f} GB where `jacfwd` takes "
         f"{widest.peak_bytes[jacfwd] / 1e9:.1f} GB",
         f"the top two singular triplets {other['closed form, torch.linalg.svd']:.0f} times faster",

@@ -39,9 +39,9 @@ def _stack(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
         return [np.eye(WIDTH) + 0.05 * rng.standard_normal((WIDTH, WIDTH)) for _ in range(LAYERS)]
     if kind == "random":
         return [rng.standard_normal((WIDTH, WIDTH)) / np.sqrt(WIDTH) for _ in range(LAYERS)]
-    size, gap = {"dispersive": (0.6, 0.1), "attracting": (1.2, 0.1)}[kind]
+    size, singular_value_ratio = {"dispersive": (0.6, 0.1), "attracting": (1.2, 0.1)}[kind]
     basis = _orthogonal(rng)  # u_l is nearly v_{l+1}: aligned
-    values = size * np.array([1.0, *[gap] * (WIDTH - 1)])
+    values = size * np.array([1.0, *[singular_value_ratio] * (WIDTH - 1)])
     return [
         (basis * values) @ basis.T + 0.002 * rng.standard_normal((WIDTH, WIDTH))
         for _ in range(LAYERS)
@@ -61,11 +61,11 @@ def _rows(kind: str, rng: np.random.Generator, utterance: int) -> list[dict[str,
         {
             "parameters": 1, "model": kind, "network": "trained", "condition": "clean",
             "speaker": f"v{utterance % VOICES}", "utterance": f"u{utterance}", "layer": i + 1,
-            "sigma_1": s[0], "gap": s[1] / s[0],
+            "sigma_1": s[0], "singular_value_ratio": s[1] / s[0],
             "alignment": parts[i + 1][2][0] @ u[:, 0] if i + 1 < LAYERS else np.nan,
             "product_norm": np.linalg.norm(product, 2), "state": 1.0, "position": 1,
             "normed_product_norm": np.linalg.norm(product, 2), "normed_direct": 1.0,
-            "rank_one_share": energies[0] / sum(energies),
+            "rank_one_fraction": energies[0] / sum(energies),
         }
         for i, (u, s, _) in enumerate(parts)
     ]  # fmt: skip

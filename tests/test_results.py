@@ -23,12 +23,12 @@ from companion.results.intervals import deletions, interval, weighted_mean
 from companion.results.paper import paper_table, published, with_holm
 from companion.results.tables import save_table, speakers_path, with_interval, with_speakers
 from companion.results.tails import spectrum_summary
-from companion.results.word_errors import (
+from companion.results.wers import (
     by_novelty,
     outcome_confidence,
-    outcome_shares,
+    outcome_fractions,
     training_records,
-    word_errors,
+    wers,
 )
 from companion.speech.text import normalise
 from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
@@ -165,7 +165,7 @@ def said(references: list[str], transcripts: list[str], condition: str = "clean"
         {
             "model": "m", "parameters": 1, "condition": condition, "utterance": ["1", "2", "3"],
             "speaker": ["a", "a", "b"], "reference": references, "transcript": transcripts,
-            "word_error": errors, "candidate": [error > 0.5 for error in errors],
+            "wer": errors, "candidate": [error > 0.5 for error in errors],
             "outcome": ["correct", "invention", "invention"], "tokens": 4, "windows": 1,
             "average_log_probability": -1.0, "text_log_probability": -1.0,
         }
@@ -176,26 +176,28 @@ def said(references: list[str], transcripts: list[str], condition: str = "clean"
 def test_word_error_is_that_of_the_whole_corpus_and_not_a_mean_of_utterances() -> None:
     references = ["the fox sat", "a", "one two three four five six"]
     transcripts = ["the fox", "no such thing", "one two three four five six"]
-    table = word_errors(said(references, transcripts))
+    table = wers(said(references, transcripts))
     whole = jiwer.wer([normalise(r) for r in references], [normalise(t) for t in transcripts])
-    assert table.word_error.iloc[0] == pytest.approx(100 * whole)
+    assert table.wer.iloc[0] == pytest.approx(100 * whole)
     assert table.candidates.iloc[0] == pytest.approx(100 / 3)
 
 
 def test_shares_of_outcomes_add_up() -> None:
-    shares = outcome_shares(said(["a", "b", "c"], ["a", "x", "y"]))
-    assert shares[["correct", "invention"]].to_numpy().ravel() == pytest.approx([100 / 3, 200 / 3])
+    fractions = outcome_fractions(said(["a", "b", "c"], ["a", "x", "y"]))
+    assert fractions[["correct", "invention"]].to_numpy().ravel() == pytest.approx(
+        [100 / 3, 200 / 3]
+    )
 
 
 def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() -> None:
     rows = said(["a", "b", "c"], ["a", "x", "y"]).assign(**{PER_WORD_PIECE: [-1.0, -1.01, -0.2]})
     table = outcome_confidence(rows).set_index("outcome")
-    assert table.share.sum() == pytest.approx(100)
-    assert table.loc["invention", ["n", "share", "passing"]].to_list() == pytest.approx(
+    assert table.fraction.sum() == pytest.approx(100)
+    assert table.loc["invention", ["n", "fraction", "passing"]].to_list() == pytest.approx(
         [2, 200 / 3, 50]
     )
     assert table.loc["correct", "passing"] == 100
-    assert table.loc["loop", ["n", "share"]].to_list() == [0, 0]
+    assert table.loc["loop", ["n", "fraction"]].to_list() == [0, 0]
     assert np.isnan(table.loc["loop", "passing"])
     characters = rows.assign(**{PER_WORD_PIECE: np.nan})
     assert outcome_confidence(characters).passing.isna().all()
@@ -208,9 +210,7 @@ def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:
 
 def test_training_records_run_on_from_stage_to_stage(tmp_path: Path) -> None:
     rows = [("words", 200), ("words", 400), ("sentences", 200)]
-    record = [
-        {"stage": stage, "step": step, "loss": 1.0, "word_error": 1.0} for stage, step in rows
-    ]
+    record = [{"stage": stage, "step": step, "loss": 1.0, "wer": 1.0} for stage, step in rows]
     (tmp_path / "training.json").write_text(json.dumps({"parameters": 5, "record": record}))
     assert list(training_records([tmp_path]).total_step) == [200, 400, 600]
 

@@ -162,9 +162,9 @@ def test_the_forbidden_mass_is_what_openai_takes_from_the_free_model(
             fed = torch.tensor([[*model.tokens.prompt, *said.tokens]])
             with torch.no_grad():
                 logits = model.module(row[None], fed)[0, first - 1 :].double()
-            shares = logits[: len(said.tokens) + said.finished].softmax(-1)
-            masses = shares[:, list(never)].sum(-1)
-            masses[0] += shares[0, beginning].sum()
+            fractions = logits[: len(said.tokens) + said.finished].softmax(-1)
+            masses = fractions[:, list(never)].sum(-1)
+            masses[0] += fractions[0, beginning].sum()
             assert said.forbidden_mass == pytest.approx(masses[0].item(), abs=1e-5)
             assert said.mean_forbidden_mass == pytest.approx(masses.mean().item(), abs=1e-5)
             assert 0 < said.forbidden_mass < 1

@@ -62,7 +62,7 @@ def _rows(
                         "condition": condition if side else "clean", "component": component,
                         "modes": 50, "tokens": 60, "n_eff": n_eff(model) * kept,
                         "alpha": 2 + noise[side], "kirchhoff_resolved": 10 ** (3 + noise[side]),
-                        "reference": "one two three four", "transcript": "", "word_error": wrong,
+                        "reference": "one two three four", "transcript": "", "wer": wrong,
                         "candidate": drawn < wrong, "outcome": "",
                         "text_log_probability": 0.0, "average_log_probability": 0.0,
                         "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
@@ -212,10 +212,10 @@ def test_too_few_models_have_no_forecast_and_a_reason() -> None:
     assert len(left_out(wanted)) == len(wanted)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_models_that_a_milder_stress_leaves_at_a_bound_do_not_count(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_models_that_a_milder_stress_leaves_at_a_bound_do_not_count(fraction: float) -> None:
     rows = _rows("hell", lambda _: 20.0, lambda _: 0.5, list(SHAPES))
-    mild = _rows("mild", lambda _: 20.0, (ERRORS | {"l-0": share}).__getitem__, list(SHAPES))
+    mild = _rows("mild", lambda _: 20.0, (ERRORS | {"l-0": fraction}).__getitem__, list(SHAPES))
     wanted = targets(rows, "hell", mild, "mild")
     assert "l-0" in wanted["word error, hell"].parts
     assert set(wanted["candidates, mild"].parts) == set(SHAPES) - {"l-0"}

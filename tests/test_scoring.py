@@ -1,4 +1,4 @@
-"""Word errors by hand, and which kind of answer a transcript is taken for."""
+"""Word errors by hand, and which kind of transcript a transcript is taken for."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ from companion.stress.scoring import (
     Outcome,
     Score,
     is_loop,
-    known_share,
+    known_fraction,
     outcome,
-    said_share,
+    said_fraction,
     score,
-    word_error,
+    wer,
 )
 
 law = settings(derandomize=True, deadline=None, max_examples=50)
@@ -52,7 +52,7 @@ def kind(hypothesis: str, references: tuple[str, ...] = REFERENCES) -> Outcome:
     ],
 )
 def test_word_error_by_hand(reference: str, hypothesis: str, expected: float) -> None:
-    assert word_error(reference, hypothesis) == pytest.approx(expected)
+    assert wer(reference, hypothesis) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -68,16 +68,16 @@ def test_word_error_by_hand(reference: str, hypothesis: str, expected: float) ->
 )
 def test_spelling_digits_case_and_punctuation_are_no_errors(one: str, other: str) -> None:
     if "can't" in one:  # the normaliser writes "can not", a known limit: two words against one
-        assert word_error(one, other) == pytest.approx(2 / 5)
+        assert wer(one, other) == pytest.approx(2 / 5)
     else:
-        assert word_error(one, other) == word_error(other, one) == 0.0
+        assert wer(one, other) == wer(other, one) == 0.0
 
 
 @law
 @given(text=words)
 def test_word_error_of_a_text_with_itself_and_with_nothing(text: str) -> None:
-    assert word_error(text, text) == 0.0
-    assert word_error(text, "") == 1.0
+    assert wer(text, text) == 0.0
+    assert wer(text, "") == 1.0
 
 
 @law
@@ -87,7 +87,7 @@ def test_word_error_counts_what_is_added(text: str, more: str) -> None:
     written = normalise(f"{text} quiet {more}").split()
     spoken = normalise(text).split()
     expected = (len(written) - len(spoken)) / len(spoken)
-    assert word_error(text, f"{text} quiet {more}") == pytest.approx(expected)
+    assert wer(text, f"{text} quiet {more}") == pytest.approx(expected)
 
 
 def test_score_names_the_closest_speaker() -> None:
@@ -168,8 +168,8 @@ def test_silence_left_silent_is_correct_and_words_for_it_are_not() -> None:
     assert kind("", ("",)) is Outcome.CORRECT
     assert kind("anna slept", ("",)) is Outcome.INVENTION
     assert kind("...", ("",)) is Outcome.CORRECT
-    assert word_error("", "...") == 0
-    assert word_error("all is well", "All is well...") == 0
+    assert wer("", "...") == 0
+    assert wer("all is well", "All is well...") == 0
 
 
 def test_an_annotation_of_silence_is_neither_correct_nor_an_invention() -> None:
@@ -233,7 +233,7 @@ def test_sentences_are_neither_loops_nor_each_other() -> None:
     spoken = [draw_sentence(rng).text for _ in range(300)]
     written = [training_sentence(rng).text for _ in range(300)]
     assert not any(map(is_loop, spoken + written))
-    assert all(known_share(text, vocabulary()) == 1.0 for text in spoken + written)
+    assert all(known_fraction(text, vocabulary()) == 1.0 for text in spoken + written)
     found = [kind(text, tuple(spoken[i : i + 6])) for i, text in enumerate(written[:290])]
     # by chance, two sentences of one construction differ in less than half of their words
     assert found.count(Outcome.INVENTION) > 0.9 * len(found)
@@ -241,18 +241,18 @@ def test_sentences_are_neither_loops_nor_each_other() -> None:
 
 
 def test_said_share_by_hand() -> None:
-    assert said_share(REFERENCES, "the quick fox") == 1.0
-    assert said_share(REFERENCES, "we ate bread at the quick fox") == pytest.approx(6 / 7)
-    assert said_share(REFERENCES, "golden lantern") == 1.0
-    assert said_share(REFERENCES, "lantern golden") == 0.0
-    assert said_share(REFERENCES, "ate bread quickly and butter") == 0.0
-    assert said_share(REFERENCES, "") == said_share((), "the") == 0.0
+    assert said_fraction(REFERENCES, "the quick fox") == 1.0
+    assert said_fraction(REFERENCES, "we ate bread at the quick fox") == pytest.approx(6 / 7)
+    assert said_fraction(REFERENCES, "golden lantern") == 1.0
+    assert said_fraction(REFERENCES, "lantern golden") == 0.0
+    assert said_fraction(REFERENCES, "ate bread quickly and butter") == 0.0
+    assert said_fraction(REFERENCES, "") == said_fraction((), "the") == 0.0
 
 
 def test_known_share_by_hand() -> None:
     known = ("colour", "can't", "Fox")
-    assert known_share("the color", known) == 0.5
-    assert known_share("fox can't 17th", known) == 1.0
-    assert known_share("", known) == 0.0
+    assert known_fraction("the color", known) == 0.5
+    assert known_fraction("fox can't 17th", known) == 1.0
+    assert known_fraction("", known) == 0.0
     with pytest.raises(ValueError, match="the vocabulary has no words"):
-        known_share("fox", ())
+        known_fraction("fox", ())

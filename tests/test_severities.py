@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 from companion.measurement import severities
-from companion.measurement.severities import SHARES, conditions_of, failing_share, transition
+from companion.measurement.severities import FRACTIONS, conditions_of, failing_fraction, transition
 from companion.models.rules import OPENAI, Rule
 from companion.speech.corpus import Utterance
 from companion.stress.conditions import CONDITIONS, condition
@@ -33,11 +33,11 @@ class Curve:
 @pytest.mark.parametrize("slope", [1.5, 4.0, 15.0])
 def test_every_share_is_found_where_it_was_planted(centre: float, slope: float) -> None:
     curve = Curve(centre, slope)
-    for share, (severity, measured) in transition(curve).items():
-        reached = curve(1.0) >= share and curve(severities.LEAST) <= share
+    for fraction, (severity, measured) in transition(curve).items():
+        reached = curve(1.0) >= fraction and curve(severities.LEAST) <= fraction
         assert math.isnan(severity) != reached
         if reached:
-            assert measured == curve(severity) == pytest.approx(share, abs=0.05)
+            assert measured == curve(severity) == pytest.approx(fraction, abs=0.05)
 
 
 def test_no_more_is_measured_than_was_allowed() -> None:
@@ -48,7 +48,7 @@ def test_no_more_is_measured_than_was_allowed() -> None:
 
 def test_what_fails_without_stress_or_never_has_no_severity() -> None:
     always, never = transition(Curve(0.1, 4.0, floor=0.3)), transition(Curve(50.0, 4.0))
-    assert [share for share in SHARES if math.isnan(always[share][0])] == [0.1, 0.25]
+    assert [fraction for fraction in FRACTIONS if math.isnan(always[fraction][0])] == [0.1, 0.25]
     assert always[0.1][1] == 0.3
     assert all(math.isnan(severity) for severity, _ in never.values())
 
@@ -81,8 +81,8 @@ def test_failures_are_counted_under_the_same_stress(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(severities, "transcribe", transcribe)
     stress, speakers = CONDITIONS["noise"], Speakers([])
-    share = failing_share(None, OPENAI, stress, clean, speakers, seed=0, batch=7)  # type: ignore[arg-type]
-    for severity, (_, measured) in zip(SHARES, transition(share).values(), strict=True):
+    fraction = failing_fraction(None, OPENAI, stress, clean, speakers, seed=0, batch=7)  # type: ignore[arg-type]
+    for severity, (_, measured) in zip(FRACTIONS, transition(fraction).values(), strict=True):
         assert measured == pytest.approx(severity, abs=0.051)
 
 

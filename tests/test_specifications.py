@@ -145,10 +145,10 @@ def test_readings_are_their_formulas() -> None:
     assert made[key] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
     slope = -np.polyfit(np.log(np.arange(10, 51)), np.log(spectrum[9:50]), 1)[0]
     assert made[("alpha", ("modes fitted", "10-50"))] == pytest.approx(slope)
-    share = spectrum[:10] / spectrum[:10].sum()
-    key = ("log10_kf", ("K", "10"), ("eigenvalues", "shares"), ("epsilon", "1e-03"),
+    fraction = spectrum[:10] / spectrum[:10].sum()
+    key = ("log10_kf", ("K", "10"), ("eigenvalues", "fractions"), ("epsilon", "1e-03"),
            ("missing modes", "padded"))  # fmt: skip
-    assert made[key] == pytest.approx(np.log10(10 * (1 / (share + 1e-3)).sum()))
+    assert made[key] == pytest.approx(np.log10(10 * (1 / (fraction + 1e-3)).sum()))
 
 
 def test_shares_count_the_paper_s_side(table: pd.DataFrame) -> None:

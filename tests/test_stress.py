@@ -357,10 +357,13 @@ def test_draws_are_those_of_every_machine_and_version() -> None:
 def test_another_seed_or_utterance_is_another_draw(name: str) -> None:
     perturbation = CONDITIONS[name].perturbations[0]
     renamed = replace(TARGET, id="other")
-    twin = Mixture.of(renamed, CLEAN.wave)
+    initialised = Mixture.of(renamed, CLEAN.wave)
     here = under(perturbation).wave
     np.testing.assert_array_equal(here, under(perturbation).wave)
-    for other in (under(perturbation, seed=SEED + 1).wave, under(perturbation, on=twin).wave):
+    for other in (
+        under(perturbation, seed=SEED + 1).wave,
+        under(perturbation, on=initialised).wave,
+    ):
         assert other.shape != here.shape or not np.array_equal(other, here)
 
 
@@ -442,7 +445,7 @@ def test_the_mixture_given_is_never_written_to() -> None:
     wave = wave_of(TARGET)
     wave.flags.writeable = False
     hell = under(*CONDITIONS["hell"].perturbations, on=Mixture.of(TARGET, wave))
-    assert not np.shares_memory(hell.wave, wave)
+    assert not np.fractions_memory(hell.wave, wave)
 
 
 def test_too_few_other_speakers() -> None:

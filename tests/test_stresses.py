@@ -67,16 +67,16 @@ def test_names_with_a_dash_have_no_severity() -> None:
     assert split_severity("hell") == ("hell", 1.0)
 
 
-def _course(course: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray:
-    """Voices (VOICES, points) with levels of their own around one course."""
+def _curve(curve: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray:
+    """Voices (VOICES, points) with levels of their own around one curve."""
     rng = np.random.default_rng(seed)
     levels = rng.normal(0, 3, (VOICES, 1))
-    return course + levels + rng.normal(0, noise, (VOICES, len(course)))
+    return curve + levels + rng.normal(0, noise, (VOICES, len(curve)))
 
 
 @pytest.mark.parametrize("place", [1, 2, 3, 4])
 def test_a_planted_step_is_found_where_it_is(place: int) -> None:
-    found = shape(_course((np.arange(5) >= place).astype(float)), X)
+    found = shape(_curve((np.arange(5) >= place).astype(float)), X)
     assert (found.verdict, found.place) == (STEP, place)
     # a logistic nearly as steep costs one parameter more, log n: no step can lead by much more
     assert found.margin.estimate == pytest.approx(np.log(VOICES * 4), abs=0.5)
@@ -84,10 +84,10 @@ def test_a_planted_step_is_found_where_it_is(place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "course", [X, X**2, -3 * X, np.sqrt(X)], ids=["line", "square", "fall", "root"]
+    "curve", [X, X**2, -3 * X, np.sqrt(X)], ids=["line", "square", "fall", "root"]
 )
-def test_a_planted_drift_is_smooth(course: np.ndarray) -> None:
-    found = shape(_course(course), X)
+def test_a_planted_drift_is_smooth(curve: np.ndarray) -> None:
+    found = shape(_curve(curve), X)
     assert found.verdict == SMOOTH
     assert found.margin.high < -2
 
@@ -100,26 +100,26 @@ def test_a_steep_ramp_with_points_inside_is_smooth_and_the_same_without_them_is_
     x = np.array([0.0, 0.1, 0.3, 0.42, 0.5, 0.58, 0.7, 1.0])
     rise = np.zeros_like(x)
     rise[1:] = 1 / (1 + (0.5 / x[1:]) ** slope)
-    assert shape(_course(rise, noise=0.05), x).verdict == SMOOTH
+    assert shape(_curve(rise, noise=0.05), x).verdict == SMOOTH
     ends = np.array([0.0, 0.05, 0.1, 0.9, 0.95, 1.0])
     outside = (ends > 0.5) * 1.0
-    assert shape(_course(outside, noise=0.05), ends).verdict == STEP
+    assert shape(_curve(outside, noise=0.05), ends).verdict == STEP
 
 
 def test_no_change_is_seen_as_none_and_rarely_as_a_step() -> None:
-    verdicts = [shape(_course(0 * X, seed=seed), X).verdict for seed in range(200)]
+    verdicts = [shape(_curve(0 * X, seed=seed), X).verdict for seed in range(200)]
     assert verdicts.count(FLAT) > 150
     assert verdicts.count(STEP) < 10
 
 
 def test_a_faint_change_is_undecided() -> None:
     """Half of such data cannot tell a step in the middle from a line."""
-    verdicts = [shape(_course(0.15 * (X >= 0.5), seed=seed), X).verdict for seed in range(100)]
+    verdicts = [shape(_curve(0.15 * (X >= 0.5), seed=seed), X).verdict for seed in range(100)]
     assert verdicts.count(UNDECIDED) > 20
 
 
 def test_three_points_two_voices_and_missing_values_are_too_few() -> None:
-    values = _course(X)
+    values = _curve(X)
     assert shape(values[:, :3], X[:3]).verdict == TOO_FEW
     assert shape(values[:2], X).verdict == TOO_FEW
     holes = values.copy()
@@ -129,7 +129,7 @@ def test_three_points_two_voices_and_missing_values_are_too_few() -> None:
 
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 20))
 def test_units_and_voices_levels_decide_nothing(scale: float, shift: float, seed: int) -> None:
-    values = _course(X, seed=seed)
+    values = _curve(X, seed=seed)
     moved = scale * values + shift * np.arange(VOICES)[:, None]
     first, second = shape(values, X), shape(moved, X)
     assert second.verdict == first.verdict
@@ -137,7 +137,7 @@ def test_units_and_voices_levels_decide_nothing(scale: float, shift: float, seed
 
 
 def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
-    values = _course(X**2)
+    values = _curve(X**2)
     y = (values - values.mean(1, keepdims=True)).ravel()
     n = VOICES * (len(X) - 1)
     line = np.tile(X - X.mean(), VOICES)
@@ -170,7 +170,7 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
                 "speaker": f"{i % VOICES}", "condition": name, "component": "ffn", "layer": 1,
                 "modes": 10, "tokens": tokens[i], "n_eff": n_eff[i], "alpha": n_eff[i] / 10,
                 "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "c",
-                "word_error": 0.9 * candidate[i], "candidate": bool(candidate[i]),
+                "wer": 0.9 * candidate[i], "candidate": bool(candidate[i]),
                 "outcome": "invention", "text_log_probability": -0.1,
                 "average_log_probability": -0.1,
                 "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
@@ -266,7 +266,7 @@ def test_larger_probability_counts_pairs() -> None:
 
 def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
     common = {"parameters": 1, "component": "ffn", "modes": 10, "length": "raw"}
-    courses = pd.DataFrame(
+    curves = pd.DataFrame(
         [
             common
             | {"model": model, "speaker": utterance // 2, "utterance": utterance}
@@ -280,37 +280,44 @@ def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
             )
         ]
     )
-    found = {(key[1], key[5]): voices for key, voices in _voices(courses, "layer")}
+    found = {(key[1], key[5]): voices for key, voices in _voices(curves, "layer")}
     assert found["flat", "alpha"].to_numpy().tolist() == [[1, 2], [26, 27]]
     assert found["tall", "alpha"].to_numpy().tolist() == [[1, 2, 3], [26, 27, 28]]
     assert found["flat", "n_eff"].shape == (0, 2), "known to have no voice, not forgotten"
     assert found["tall", "n_eff"].shape == (0, 3)
 
 
-# --- over how many decibels answers go wrong -----------------------------------------------------
+# --- over how many decibels transcripts go wrong
+# -----------------------------------------------------
 
 
-def _noisy(shares: dict[str, float]) -> pd.DataFrame:
-    """Of every voice's four answers, in each condition this share are candidates."""
+def _noisy(fractions: dict[str, float]) -> pd.DataFrame:
+    """Of every voice's four transcripts, in each condition this share are candidates."""
     order = np.arange(VOICES * EACH) // VOICES
     ones = np.ones(VOICES * EACH)
     return pd.concat(
-        _rows({name: ones}, order < EACH * share, ones.astype(int))
-        for name, share in shares.items()
+        _rows({name: ones}, order < EACH * fraction, ones.astype(int))
+        for name, fraction in fractions.items()
     )
 
 
 def test_the_width_is_that_of_straight_lines_between_levels() -> None:
-    shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75, "noise": 1.0}
-    (row,) = noise_width(_noisy(shares)).itertuples()
+    fractions = {
+        "clean": 0.0,
+        "noise-0.5": 0.0,
+        "noise-0.75": 0.25,
+        "noise-0.9": 0.75,
+        "noise": 1.0,
+    }
+    (row,) = noise_width(_noisy(fractions)).itertuples()
     assert row.width_db == pytest.approx(-1.2 + 12.0)  # 10 % at -12 dB, 90 % at -1.2 dB
     assert row.whole
     assert row.width_db_low == pytest.approx(row.width_db_high), "all speakers are alike"
 
 
 def test_a_width_that_the_levels_do_not_hold_is_a_least_one_without_an_upper_end() -> None:
-    shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75}
-    (row,) = noise_width(_noisy(shares)).itertuples()
+    fractions = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75}
+    (row,) = noise_width(_noisy(fractions)).itertuples()
     assert row.width_db == pytest.approx(-3.0 + 12.0)
     assert not row.whole
     assert row.width_db_low == pytest.approx(row.width_db)
@@ -322,12 +329,12 @@ def test_a_width_that_the_levels_do_not_hold_is_a_least_one_without_an_upper_end
 
 
 def test_answers_that_hardly_ever_go_wrong_have_no_width() -> None:
-    shares = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.0, "noise": 0.0}
-    (row,) = noise_width(_noisy(shares)).itertuples()
+    fractions = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.0, "noise": 0.0}
+    (row,) = noise_width(_noisy(fractions)).itertuples()
     assert np.isnan([row.width_db, row.width_db_low, row.width_db_high]).all()
 
 
 def test_candidates_that_come_and_go_count_as_staying() -> None:
-    shares = {"clean": 0.0, "noise-0.5": 0.25, "noise-0.75": 0.0, "noise-0.9": 0.0, "noise": 1.0}
-    (row,) = noise_width(_noisy(shares)).itertuples()
+    fractions = {"clean": 0.0, "noise-0.5": 0.25, "noise-0.75": 0.0, "noise-0.9": 0.0, "noise": 1.0}
+    (row,) = noise_width(_noisy(fractions)).itertuples()
     assert row.width_db == pytest.approx(-3 + 3 * (0.65 / 0.75) + 15)

@@ -58,12 +58,12 @@ def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -
         for kept, change in (("random rows", 3 * value), ("first rows", WRONG)):
             equal.append(place | {"rows": kept} | _number("delta_n_eff", change))
         for condition, error in (("hell", 300.0), ("clean", 7.0), ("noise", WRONG)):
-            errors.append({"model": model, "condition": condition, "word_error": error})
+            errors.append({"model": model, "condition": condition, "wer": error})
             kinds.append({"model": model, "condition": condition, "invention": error / 4})
     _write(folder, "pooled", rows)
     _write(folder, "by_outcome", by_outcome)
     _write(folder, "equal_length", equal)
-    _write(folder, "word_error", errors)
+    _write(folder, "wer", errors)
     _write(folder, "outcomes", kinds)
     return Tables(folder, folder / "pooled.csv")
 

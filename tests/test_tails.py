@@ -9,7 +9,7 @@ from planted import Plan, planted_rows
 
 from companion.figures.spectra import draw_mode_ratios
 from companion.results.effects import MATCHED, RAW
-from companion.results.tails import EIGENVALUE, HEAD, SHARE, TAIL, mode_ratios, tail_ratios
+from companion.results.tails import EIGENVALUE, FRACTION, HEAD, TAIL, mode_ratios, tail_ratios
 
 PLANS = {
     "tail": Plan(steeper=-0.1),
@@ -53,7 +53,7 @@ def one(table: pd.DataFrame, *key: str) -> pd.Series:
 
 def test_a_planted_tail_rise_is_found(tables: dict[str, pd.DataFrame]) -> None:
     for length in (RAW, MATCHED):
-        for measure in (EIGENVALUE, SHARE):
+        for measure in (EIGENVALUE, FRACTION):
             assert tables["tail"].loc[length, measure, TAIL].ratio_low > 1
     planted = np.exp(0.1 * np.log(np.arange(11, 51)).mean())
     found = tables["tail"].loc[MATCHED, EIGENVALUE, TAIL]
@@ -61,7 +61,7 @@ def test_a_planted_tail_rise_is_found(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def test_a_pure_change_of_length_moves_the_tail_raw_alone(tables: dict[str, pd.DataFrame]) -> None:
-    for measure in (EIGENVALUE, SHARE):
+    for measure in (EIGENVALUE, FRACTION):
         assert tables["shorter"].loc[RAW, measure, TAIL].ratio_high < 1
         assert tables["longer"].loc[RAW, measure, TAIL].ratio_low > 1
         for plan in ("shorter", "longer"):
@@ -84,7 +84,7 @@ def test_a_common_factor_changes_eigenvalues_and_no_share() -> None:
     for part in (HEAD, TAIL):
         numbers = ["ratio", "ratio_low", "ratio_high"]
         np.testing.assert_allclose(one(table, RAW, EIGENVALUE, part)[numbers].astype(float), 3)
-        np.testing.assert_allclose(one(table, RAW, SHARE, part)[numbers].astype(float), 1)
+        np.testing.assert_allclose(one(table, RAW, FRACTION, part)[numbers].astype(float), 1)
 
 
 def test_a_mode_counts_where_both_sides_resolve_it_in_every_layer() -> None:
@@ -118,9 +118,11 @@ def test_the_tail_is_the_geometric_mean_of_its_modes() -> None:
     rng = np.random.default_rng(1)
     rows = by_hand(lambda *_: list(np.sort(rng.exponential(size=50))[::-1]))
     modes = mode_ratios(rows, "hell")
-    own = modes[(modes.component == "ffn") & (modes.length == MATCHED) & (modes.measure == SHARE)]
+    own = modes[
+        (modes.component == "ffn") & (modes.length == MATCHED) & (modes.measure == FRACTION)
+    ]
     expected = np.exp(np.log(own.ratio[own["mode"] > 10]).mean())
-    tail = one(tail_ratios(rows, "hell"), MATCHED, SHARE, TAIL)
+    tail = one(tail_ratios(rows, "hell"), MATCHED, FRACTION, TAIL)
     assert tail.ratio == pytest.approx(expected)
     drawn = draw_mode_ratios(modes).axes[8].lines[0].get_ydata()  # the last row's FFN
     np.testing.assert_array_equal(drawn, own.sort_values("mode").ratio)

@@ -247,12 +247,12 @@ def test_gain_alignment_and_gap() -> None:
     expected = torch.tensor([[0.8, 1.0], [0.0, 1.0]], dtype=FLOAT64)
     torch.testing.assert_close(got.alignment.abs(), expected)
     torch.testing.assert_close(got.gain, 2 * expected)
-    torch.testing.assert_close(got.gap, torch.full((3, 2), 0.95, dtype=FLOAT64))
+    torch.testing.assert_close(got.singular_value_ratio, torch.full((3, 2), 0.95, dtype=FLOAT64))
 
 
 def test_gap_of_a_zero_matrix_is_nan() -> None:
     got = layer_gains([top_singular_triplets(torch.zeros(3, 3))])
-    assert got.gap.isnan().all()
+    assert got.singular_value_ratio.isnan().all()
     assert got.gain.shape == (0,)
 
 

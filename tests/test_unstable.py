@@ -15,7 +15,8 @@ def planted(
     *, trained: float = 0.0, both: float = 0.0, by_position: float = 0.0, longer: float = 0.0,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Two answers of each of 16 voices, half of them candidates under ``MILD``, two tokens each.
+    """Two transcripts of each of 16 voices, half of them candidates under ``MILD``, two tokens
+    each.
 
     A candidate has so many more unstable dimensions in the trained network, or in both, and is so
     much longer; each has so many more per position.
@@ -29,8 +30,8 @@ def planted(
             length = 40 + longer * candidate + rng.normal(0, 6)
             for condition in ("clean", "hell", MILD):
                 fallen = {"clean": False, "hell": True, MILD: candidate}[condition]
-                for share in (0.25, 0.75):
-                    position = round(share * length)
+                for fraction in (0.25, 0.75):
+                    position = round(fraction * length)
                     for network in (TRAINED, RANDOM):
                         for layer in range(1, LAYERS + 1):
                             count = 50 + own + rng.normal(0, 2) + by_position * position

@@ -293,7 +293,9 @@ def test_answers_that_begin_wrong_leave_nothing_to_compare_before() -> None:
     early = table[table.when == BEFORE]
     assert early.auc.isna().all()
     assert (early[["candidates", "others"]] == 0).all(axis=None)
-    assert set(early.reason[early.prefix == MEAN]) == {"at no n are there 5 answers on both sides"}
+    assert set(early.reason[early.prefix == MEAN]) == {
+        "at no n are there 5 transcripts on both sides"
+    }
     assert len(early) == len(table) / 2
 
 

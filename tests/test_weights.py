@@ -29,13 +29,13 @@ from whisper.model import Whisper
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import greedy
-from companion.models.loading import is_here, load, load_random_twin, weights_digest
+from companion.models.loading import is_here, load, load_random_control, weights_digest
 from companion.models.published import PUBLISHED, Published
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
-from companion.stress.scoring import word_error
+from companion.stress.scoring import wer
 from spectral import eigenvalues, propagators
 from spectral.whisper import as_layer
 
@@ -158,7 +158,7 @@ def test_a_digest_is_that_of_the_joined_parts_whatever_they_are_called(tmp_path:
 
 def test_a_randomly_initialised_control_has_the_shape_and_the_tokens(tmp_path: Path) -> None:
     model = load(str(write_ctranslate2(tmp_path, rounded(ENGLISH))), NOWHERE, CPU)
-    control = load_random_twin(str(tmp_path), NOWHERE, CPU, seed=1)
+    control = load_random_control(str(tmp_path), NOWHERE, CPU, seed=1)
     assert (control.parameters, control.tokens) == (model.parameters, model.tokens)
     ours, theirs = (next(one.module.parameters()) for one in (model, control))
     assert not torch.equal(ours, theirs)
@@ -191,9 +191,9 @@ def as_converted(folder: Path, into: Path, names: list[str]) -> Path:
     """A folder of transformers as CTranslate2's, by way of openai-whisper's names."""
     model = load(str(folder), NOWHERE, CPU)
     rows = model.module.config.vocab_size  # type: ignore[union-attr]
-    twin = rounded(ENGLISH)
+    initialised = rounded(ENGLISH)
     whole = Whisper(dimensions(32, 4, 2, rows, 80))
-    weights = {**twin.state_dict()}
+    weights = {**initialised.state_dict()}
     weights["decoder.token_embedding.weight"] = (
         model.module.model.decoder.embed_tokens.weight.detach()  # type: ignore[union-attr]
     )
@@ -612,8 +612,6 @@ def test_openai_s_own_weights_hear_the_embedded_corpus(openai: SpeechModel) -> N
     """Synthetic voices, of which they get about half of the words."""
     speech = find_utterances(CORPUS).utterances[::21][:6]
     said = greedy(openai, openai.features([read_wave(one) for one in speech]), OPENAI)
-    errors = [
-        word_error(one.reference, answer.text) for one, answer in zip(speech, said, strict=True)
-    ]
+    errors = [wer(one.reference, answer.text) for one, answer in zip(speech, said, strict=True)]
     assert len(errors) == 6
     assert np.mean(errors) < 0.8

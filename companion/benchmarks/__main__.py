@@ -45,13 +45,13 @@ def main() -> None:
         sys.exit(f"error: {error}")
     for case in tqdm(cases, desc=str(device), unit="case"):
         timed = measured(case, arguments.repeats, device)
-        share = timed.operations / timed["median"] / rate
-        timed["product_share"] = share.where(timed.way == OURS)
+        fraction = timed.operations / timed["median"] / rate
+        timed["product_fraction"] = fraction.where(timed.way == OURS)
         timed["product_rate"] = rate  # of this run: cases may be timed again in another
         table = pd.concat([table, timed], ignore_index=True)
         keep(table, described, stem)  # what is timed is not lost
     shown = table[~table.case.str.startswith("growth")]
-    columns = ["case", "width", "tokens", "nodes", "way", "median", "ratio", "product_share"]
+    columns = ["case", "width", "tokens", "nodes", "way", "median", "ratio", "product_fraction"]
     print(shown[columns].to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 
 

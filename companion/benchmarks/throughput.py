@@ -98,7 +98,7 @@ def throughput(
     """What a size costs on a device, medians of ``repeats`` turns after one that warms up.
 
     ``utterances_per_second``: decoded and measured, 32 tokens each. ``overhead``: capture and
-    spectra on top of plain decoding, as a share of it. ``propagator_seconds``: exact propagators
+    spectra on top of plain decoding, as a fraction of it. ``propagator_seconds``: exact propagators
     of every layer at every token of one utterance. ``peak_bytes``: the most memory in use, the
     weights among it; on a CPU, of the whole process.
     """

@@ -14,13 +14,13 @@ _PAUSE = 0.3
 
 @dataclass(frozen=True)
 class Way:
-    """One way to a result; ``share`` of the whole work is what a call of ``run`` does.
+    """One way to a result; ``fraction`` of the whole work is what a call of ``run`` does.
 
     ``repeats`` is how often it is timed, if not as often as the others.
     """
 
     run: Callable[[], object]
-    share: float = 1.0
+    fraction: float = 1.0
     repeats: int | None = None
 
 
@@ -61,7 +61,7 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
                 taken, peak = _once(way, device)
             peaks[name] = max(peaks[name], peak)
             if turn:  # the first call warms up
-                seconds[name].append(taken / way.share)
+                seconds[name].append(taken / way.fraction)
     frame = pd.DataFrame(
         [
             {
@@ -72,7 +72,7 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
                 "low": pd.Series(taken).quantile(0.25),
                 "high": pd.Series(taken).quantile(0.75),
                 "repeats": len(taken),
-                "extrapolated_from": case.ways[name].share,
+                "extrapolated_from": case.ways[name].fraction,
                 "peak_bytes": peaks[name],
             }
             for name, taken in seconds.items()

@@ -12,7 +12,7 @@ from companion.results.intervals import complement, exact, mean, scaled
 
 _STRESS, _WITHIN = "hell", "within_conditions_k50"
 _MOST, _MANY = 50.0, 75.0
-"""Most answers in %; and the smallest that would matter."""
+"""Most transcripts in %; and the smallest that would matter."""
 
 _CHANCE, _WARNS = 0.5, 0.6
 """AUC of no warning, and the least of a warning that would matter."""
@@ -25,19 +25,19 @@ _OTHER_UNIT = "Whisper's threshold is per word piece, and these models write cha
 
 
 def fluency(tables: Tables) -> list[Part]:
-    """Claim 15: most answers of the smallest size are incoherent, of the largest inventions."""
+    """Claim 15: most transcripts of the smallest size are incoherent, of the largest inventions."""
     return [
-        part(f"most answers of the {role} size are {says} (%)", "outcome_confidence",
-             _shares(tables, role, named), _MANY)
+        part(f"most transcripts of the {role} size are {says} (%)", "outcome_confidence",
+             _fractions(tables, role, named), _MANY)
         for role, says, named in (
             (SMALLEST, "incoherent", _INCOHERENT), (LARGEST, "fluent inventions", _FLUENT)
         )
     ]  # fmt: skip
 
 
-def _shares(tables: Tables, role: str, named: Sequence[str]) -> Iterator[Statement]:
+def _fractions(tables: Tables, role: str, named: Sequence[str]) -> Iterator[Statement]:
     """Shares of kinds add up, speaker by speaker; without a transcript of them it is exact."""
-    table = tables.read("outcome_confidence", [*_KEYS, "outcome", "n", *with_bounds("share")])
+    table = tables.read("outcome_confidence", [*_KEYS, "outcome", "n", *with_bounds("fraction")])
     stressed = table[table.condition == _STRESS]
     for model in models_of(table, role):
         rows = stressed[stressed.model == model]
@@ -45,25 +45,25 @@ def _shares(tables: Tables, role: str, named: Sequence[str]) -> Iterator[Stateme
         count, total = int(own.n.sum()), int(rows.n.sum())
         found = exact(count, total)
         if 0 < count < total:
-            found = scaled(mean([of(row, "share") for _, row in own.iterrows()]), len(own))
+            found = scaled(mean([of(row, "fraction") for _, row in own.iterrows()]), len(own))
         yield Statement(model, found, ABOVE, _MOST)
 
 
 def confidence(tables: Tables) -> list[Part]:
     """Claim 16: inventions pass Whisper's threshold, and confidence does not tell them apart.
 
-    The threshold is one per word piece. An AUC is the probability that of a right answer and an
+    The threshold is one per word piece. An AUC is the probability that of a right transcript and an
     invention the right one is the more confident, so its unit does not matter within a model; under
-    one stress it is that of other answers and candidates.
+    one stress it is that of other transcripts and candidates.
     """
     says = "the log-probability does not tell"
-    mixed = "there is no stress under which some answers are hallucinated"
+    mixed = "there is no stress under which some transcripts are hallucinated"
     return [
         part(f"most inventions in Hell have a log-probability per word piece above {_HIGH:g} (%)",
              "outcome_confidence", _passing(tables), _MANY, _OTHER_UNIT),
-        part(f"{says} inventions from right answers, on clean speech and in Hell (AUC)",
+        part(f"{says} inventions from right transcripts, on clean speech and in Hell (AUC)",
              "confidence", _separation(tables), _CHANCE),
-        part(f"{says} candidates from other answers under one stress (AUC)", _WITHIN,
+        part(f"{says} candidates from other transcripts under one stress (AUC)", _WITHIN,
              _separation_within(tables), _CHANCE, mixed),
     ]  # fmt: skip
 

@@ -31,7 +31,7 @@ from companion.claims.roles import (
 )
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
 from companion.measurement.pooling import ALL, UNSEEN
-from companion.measurement.schemas import SPECTRUM, SWAPPED, TWIN, UNPAIRED
+from companion.measurement.schemas import INITIALISED, SPECTRUM, SWAPPED, UNPAIRED
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.by_outcome import WITHOUT_LOOPS
@@ -40,7 +40,7 @@ from companion.results.evidence import MODEL
 from companion.results.intervals import Interval, between, difference
 from companion.results.random_rows import FIRST_ROWS, RANDOM_ROWS
 from companion.results.scale import size_of
-from companion.results.tails import EIGENVALUE, SHARE, TAIL
+from companion.results.tails import EIGENVALUE, FRACTION, TAIL
 
 _MODES = 50
 _EVIDENCE = f"evidence_k{_MODES}"
@@ -48,7 +48,7 @@ _OUTCOMES, _CONTROLS, _EQUAL = "by_outcome", "controls", "equal_length"
 _ALPHA = 9.0
 _DECADES = 2.9
 _FIRST = f"{FIRST_ROWS} of equal number"
-_NETWORKS = {"random twin": TWIN, "random vectors": SPECTRUM}
+_NETWORKS = {"randomly initialised control": INITIALISED, "random vectors": SPECTRUM}
 _NAMES = {"n_eff": "effective rank", "alpha": "slope"}
 _RANK = {"cross_attention": -4.70, "self_attention": -2.34, "ffn": -13.59}
 """Published falls of rank in %, of several models the least; what power is stated for."""
@@ -133,7 +133,7 @@ def hardening(tables: Tables) -> list[Part]:
     """Claim 6: in the largest size slopes exceed nine under stress, tail eigenvalues clean ones.
 
     Of which component the tail is, is not said: compression is claimed of self-attention alone, so
-    its tail counts; the table has the others. Ratios of shares of the sum are those that larger
+    its tail counts; the table has the others. Ratios of fractions of the sum are those that larger
     activations, in all modes alike, do not raise.
     """
     return [
@@ -169,7 +169,7 @@ def _tails(tables: Tables) -> list[Part]:
     ways = (
         ("raw", RAW, EIGENVALUE),
         (_FIRST, MATCHED, EIGENVALUE),
-        (f"as shares of their sum, {_FIRST}", MATCHED, SHARE),
+        (f"as fractions of their sum, {_FIRST}", MATCHED, FRACTION),
     )
     return [
         part(f"{says}, {way}", "tail_eigenvalues", _tail(tables, length, measure), _RATIO)

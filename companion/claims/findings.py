@@ -34,7 +34,7 @@ _NAMES = {
     "self_attention": "self-attention", "cross_attention": "cross-attention", "ffn": "FFN",
     "n_eff": "effective rank (%)", "alpha": "slope", "log10_kf": "padded Kf (decades)",
     "log10_kf_resolved": "resolved Kf (decades)", "log10_variance": "size",
-    **CONFIDENCES, "answer": "answer", "smooth": "smooth", "step": "a step",
+    **CONFIDENCES, "transcript": "transcript", "smooth": "smooth", "step": "a step",
 }  # fmt: skip
 _DIRECTIONS = {"singular": "the most sensitive", "random": "a random"}
 
@@ -101,23 +101,24 @@ def _without_loops(tables: Tables) -> Iterator[Line]:
 
 
 def _answers(tables: Tables) -> Iterator[Line]:
-    columns = ["condition", "word_error", "candidates", *CONFIDENCES]
-    table = tables.read("word_error", [*MODEL_KEYS, *columns])
+    columns = ["condition", "wer", "candidates", *CONFIDENCES]
+    table = tables.read("wer", [*MODEL_KEYS, *columns])
     for condition, part in table.groupby("condition"):
-        yield f"word error, {condition} (%)", span(part.word_error)
-        yield f"hallucination candidates, {condition} (% of answers)", span(part.candidates)
+        yield f"word error, {condition} (%)", span(part.wer)
+        yield f"hallucination candidates, {condition} (% of transcripts)", span(part.candidates)
         for name, said in CONFIDENCES.items():
             if part[name].notna().any():
                 yield f"average {said}, {condition}", span(part[name], 2)
 
 
 def _separations(tables: Tables) -> Iterator[Line]:
-    """Of right answers and inventions, the probability that the right one is the more confident."""
+    """Of right transcripts and inventions, the probability that the right one is the more
+    confident."""
     columns = {f"auc_{name}": said for name, said in CONFIDENCES.items()}
     table = tables.read("confidence", [*MODEL_KEYS, *columns])
     for name, said in columns.items():
         if table[name].notna().any():
-            yield f"{said}, right answers from inventions (AUC)", span(table[name], 2)
+            yield f"{said}, right transcripts from inventions (AUC)", span(table[name], 2)
 
 
 def _effects(tables: Tables) -> Iterator[Line]:
@@ -171,7 +172,7 @@ def _unstable(tables: Tables) -> Iterator[Line]:
     own = table[(table.layer == ALL_LAYERS) & (table.network == TRAINED)]
     raw, cut = (_together(own, name, "+.1f") for name in ("difference", "adjusted"))
     yield (
-        "unstable dimensions, hallucinated minus other answers under one stress, all models",
+        "unstable dimensions, hallucinated minus other transcripts under one stress, all models",
         f"{raw}; at equal length {cut}",
     )
 
@@ -181,24 +182,24 @@ def _beginnings(tables: Tables) -> Iterator[Line]:
     columns = [*MODEL_KEYS, "condition", "when", "component", "observable", "prefix"]
     table = tables.read("early_warning", [*columns, *with_bounds("auc", "gain")])
     means = table[(table.prefix == MEAN) & (table.when == BEFORE)].dropna(subset="auc")
-    for component in ("cross_attention", "answer"):
+    for component in ("cross_attention", "transcript"):
         own = means[(means.component == component) & means.observable.isin(list(_NAMES))]
         for observable, part in own.groupby("observable"):
             name = f"{_NAMES[component]}: {_NAMES[observable].split(' (')[0]}"
             better = f"; beyond the log-probability {_together(part, 'gain', '+.2f')}"
             yield (
                 f"{name}, before the first wrong word: AUC of later hallucinations, all models",
-                _together(part, "auc", ".2f") + (better if component != "answer" else ""),
+                _together(part, "auc", ".2f") + (better if component != "transcript" else ""),
             )
 
 
-def _courses(tables: Tables) -> Iterator[Line]:
+def _curves(tables: Tables) -> Iterator[Line]:
     table = tables.read("transitions", ["along", "verdict"])
     long = table[table.verdict != "too few"]
     for along, part in long.groupby("along"):
         counts = part.verdict.value_counts()
         kinds = ", ".join(f"{number} {_NAMES.get(name, name)}" for name, number in counts.items())
-        yield f"courses over {along}", kinds
+        yield f"curves over {along}", kinds
 
 
 def _subtle(tables: Tables) -> Iterator[Line]:
@@ -216,7 +217,7 @@ def _subtle(tables: Tables) -> Iterator[Line]:
 
 
 def _gains(tables: Tables) -> Iterator[Line]:
-    columns = [*MODEL_KEYS, "network", "condition", "gain_below_one", "rank_one_share"]
+    columns = [*MODEL_KEYS, "network", "condition", "gain_below_one", "rank_one_fraction"]
     table = tables.read("hypotheses", columns)
     table = table[table.condition.isin(["clean", "hell"])]
     for network in (TRAINED, RANDOM):
@@ -227,7 +228,7 @@ def _gains(tables: Tables) -> Iterator[Line]:
         )
         yield (
             f"{network} weights: sensitivity to the audio in its first direction (%)",
-            span(100 * own.rank_one_share),
+            span(100 * own.rank_one_fraction),
         )
 
 
@@ -243,7 +244,7 @@ def _forecasts(tables: Tables) -> Iterator[Line]:
 
 _LINES = (
     _answers, _separations, _pooled, _without_loops, _effects, _contrasts, _tails, _unstable,
-    _beginnings, _courses, _subtle, _gains, _forecasts,
+    _beginnings, _curves, _subtle, _gains, _forecasts,
 )  # fmt: skip
 
 

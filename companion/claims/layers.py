@@ -18,13 +18,13 @@ from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
 from companion.results.intervals import Interval, difference, mean
 from companion.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED
 
-SHARES = (
+FRACTIONS = (
     "gain_below_one",
     "product_decays",
     "relative_injection_decays",
     "normed_injection_decays",
     "product_rank_one",
-    "rank_one_share",
+    "rank_one_fraction",
 )
 _MOST = 0.5
 _SMALL_GAP = 0.5
@@ -36,19 +36,19 @@ STRESS = "hell"
 
 def unstable(tables: Tables) -> list[Part]:
     """Claim 8: more unstable dimensions in Hell than on clean speech, and in hallucinations."""
-    says = "under one stress, hallucinated answers have more of them"
+    says = "under one stress, hallucinated transcripts have more of them"
     return [
         part("more unstable dimensions in Hell than on clean speech, mean over layers",
              "propagators", _rises(tables, beyond=False), _FEW),
-        part("the rise is larger than of the random twin, mean over layers", "propagators",
+        part("the rise is larger than of the randomly initialised control, mean over layers", "propagators",
              _rises(tables, beyond=True), _FEW),
         *(
             part(which, "unstable_dimensions", _hallucinated(tables, name, network), 1.0,
-                 "there is no stress under which some answers are hallucinated")
+                 "there is no stress under which some transcripts are hallucinated")
             for which, name, network in (
                 (f"{says}, raw", "difference", TRAINED),
                 (f"{says}, at equal length", "adjusted", TRAINED),
-                ("by more than in their random twins, at equal length", "adjusted", BEYOND),
+                ("by more than in their randomly initialised controls, at equal length", "adjusted", BEYOND),
             )
         ),
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def _rises(tables: Tables, beyond: bool) -> Iterator[Statement]:
 
 
 def _hallucinated(tables: Tables, name: str, network: str) -> Iterator[Statement]:
-    """Under one stress: hallucinated answers against the others, means over layers."""
+    """Under one stress: hallucinated transcripts against the others, means over layers."""
     keys = [*MODEL_KEYS, "condition", "network", "layer"]
     table = tables.read("unstable_dimensions", [*keys, *with_bounds("difference", "adjusted")])
     rows = table[(table.layer == ALL_LAYERS) & (table.network == network)]
@@ -92,15 +92,15 @@ def decay(tables: Tables) -> list[Part]:
     """
     return [
         part("every gain is below one, at most tokens", "hypotheses",
-             _share(tables, SMALLEST, "gain_below_one"), _MANY),
+             _fraction(tables, SMALLEST, "gain_below_one"), _MANY),
         part("the product of layers decays, at most tokens", "hypotheses",
-             _share(tables, SMALLEST, "product_decays"), _MANY),
+             _fraction(tables, SMALLEST, "product_decays"), _MANY),
         part("the first injection decays relative to the hidden state, at most tokens",
-             "hypotheses", _share(tables, SMALLEST, "relative_injection_decays"), _MANY),
+             "hypotheses", _fraction(tables, SMALLEST, "relative_injection_decays"), _MANY),
         part("the first injection decays after the final norm, at most tokens", "hypotheses",
-             _share(tables, SMALLEST, "normed_injection_decays"), _MANY),
-        part("it does so after the final norm oftener than in the random twin", "hypotheses",
-             _beyond_twin(tables, SMALLEST, "normed_injection_decays"), _MORE),
+             _fraction(tables, SMALLEST, "normed_injection_decays"), _MANY),
+        part("it does so after the final norm oftener than in the randomly initialised control", "hypotheses",
+             _beyond_initialised(tables, SMALLEST, "normed_injection_decays"), _MORE),
     ]  # fmt: skip
 
 
@@ -108,12 +108,12 @@ def rank_one(tables: Tables) -> list[Part]:
     """Claim 11: in the largest size, sensitivity is of rank one and gaps are small."""
     return [
         part("most of the sensitivity is in one direction", "hypotheses",
-             _share(tables, LARGEST, "rank_one_share"), _MANY),
-        part("more of it than in the random twin", "hypotheses",
-             _beyond_twin(tables, LARGEST, "rank_one_share"), _MORE),
+             _fraction(tables, LARGEST, "rank_one_fraction"), _MANY),
+        part("more of it than in the randomly initialised control", "hypotheses",
+             _beyond_initialised(tables, LARGEST, "rank_one_fraction"), _MORE),
         part("the product is of rank one, at most tokens", "hypotheses",
-             _share(tables, LARGEST, "product_rank_one"), _MANY),
-        part(f"gaps are below {_SMALL_GAP}, mean over layers", "propagators", _gaps(tables),
+             _fraction(tables, LARGEST, "product_rank_one"), _MANY),
+        part(f"gaps are below {_SMALL_GAP}, mean over layers", "propagators", _singular_value_ratios(tables),
              _SMALL_GAP / 2),
     ]  # fmt: skip
 
@@ -121,29 +121,29 @@ def rank_one(tables: Tables) -> list[Part]:
 def hypothesis_row(tables: Tables, model: str, network: str) -> "pd.Series[float]":
     """In Hell, how often each hypothesis and each conclusion of the theorem holds."""
     keys = [*MODEL_KEYS, "network", "condition"]
-    table = tables.read("hypotheses", [*keys, *with_bounds(*SHARES)])
+    table = tables.read("hypotheses", [*keys, *with_bounds(*FRACTIONS)])
     return only(table, {"model": model, "network": network, "condition": STRESS})
 
 
-def _gaps(tables: Tables) -> Iterator[Statement]:
+def _singular_value_ratios(tables: Tables) -> Iterator[Statement]:
     keys = [*MODEL_KEYS, "layer", "network", "condition"]
-    table = tables.read("propagators", [*keys, *with_bounds("gap")])
+    table = tables.read("propagators", [*keys, *with_bounds("singular_value_ratio")])
     chosen = table[
         table.model.isin(models_of(table, LARGEST))
         & (table.network == TRAINED)
         & (table.condition == STRESS)
     ]
-    for model, found in by_model(chosen, "gap"):
+    for model, found in by_model(chosen, "singular_value_ratio"):
         yield Statement(model, found, BELOW, _SMALL_GAP)
 
 
-def _share(tables: Tables, role: str, name: str) -> Iterator[Statement]:
+def _fraction(tables: Tables, role: str, name: str) -> Iterator[Statement]:
     for model in models_of(tables.read("hypotheses", MODEL_KEYS), role):
         found = of(hypothesis_row(tables, model, TRAINED), name)
         yield Statement(model, found, ABOVE, _MOST)
 
 
-def _beyond_twin(tables: Tables, role: str, name: str) -> Iterator[Statement]:
+def _beyond_initialised(tables: Tables, role: str, name: str) -> Iterator[Statement]:
     for model in models_of(tables.read("hypotheses", MODEL_KEYS), role):
         both = (of(hypothesis_row(tables, model, one), name) for one in (TRAINED, RANDOM))
         yield Statement(model, difference(*both), ABOVE, 0)

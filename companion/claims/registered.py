@@ -90,7 +90,7 @@ def over_stresses(rows: pd.DataFrame) -> Interval:
     """The mean AUC over stresses, by ``mean``; NotMeasured where there is none."""
     known = rows.dropna(subset="auc")
     if known.empty:
-        raise NotMeasured("there is no stress under which both kinds of answers are frequent")
+        raise NotMeasured("there is no stress under which both kinds of transcripts are frequent")
     return mean([of(row, "auc") for _, row in known.iterrows()])
 
 
@@ -100,7 +100,8 @@ def beyond_controls(column: str) -> Number:
 
 
 def marks(component: str, observable: str) -> Number:
-    """AUC of candidates among whole answers under one stress: mean over stresses, by ``mean``."""
+    """AUC of candidates among whole transcripts under one stress: mean over stresses, by
+    ``mean``."""
 
     def number(tables: Tables, model: str) -> Interval:
         keys = [*MODEL_KEYS, "component", "condition", "observable"]
@@ -156,7 +157,7 @@ def distance_change(tables: Tables, model: str) -> Interval:
     return of(distance_row(tables, model, DISTANCE, TRAINED), "change")
 
 
-def nudged(name: str) -> Number:
+def perturbed(name: str) -> Number:
     """Of clean texts, where the most sensitive direction of the log-mel moves it at -20 dB."""
 
     def number(tables: Tables, model: str) -> Interval:
@@ -167,7 +168,7 @@ def nudged(name: str) -> Number:
 
 
 def outcome(kind: str, name: str) -> Number:
-    """The share of transcripts in Hell of one kind, or how many of these pass, in %."""
+    """The fraction of transcripts in Hell of one kind, or how many of these pass, in %."""
 
     def number(tables: Tables, model: str) -> Interval:
         keys = [*MODEL_KEYS, "condition", "outcome"]
@@ -179,7 +180,8 @@ def outcome(kind: str, name: str) -> Number:
 
 
 def words_from_nonspeech(decoding: str) -> Number:
-    """The share of clips without speech of which words come out, in %, with its exact interval."""
+    """The fraction of clips without speech of which words come out, in %, with its exact
+    interval."""
 
     def number(tables: Tables, model: str) -> Interval:
         keys = ["model", "decoding", "clips", "with_words"]
@@ -218,13 +220,13 @@ NUMBERS: Mapping[str, Number] = {
     "unstable": unstable,
     "noise, 10 to 90 %": noise_width,
     "product decays": hypothesis("product_decays"),
-    "rank-one fraction": hypothesis("rank_one_share"),
+    "rank-one fraction": hypothesis("rank_one_fraction"),
     "distance change": distance_change,
     "pairs alike, Hell": lambda tables, model: alike(tables, model, _STRESS),
-    "texts changed": nudged("changed"),
-    "new candidates": nudged("new_candidates"),
-    "inventions": outcome("invention", "share"),
-    "loops": outcome("loop", "share"),
+    "texts changed": perturbed("changed"),
+    "new candidates": perturbed("new_candidates"),
+    "inventions": outcome("invention", "fraction"),
+    "loops": outcome("loop", "fraction"),
     "inventions above -1": outcome("invention", "passing"),
     "words from non-speech": words_from_nonspeech(OPENAI.name),
     "words from non-speech, unrestricted": words_from_nonspeech(UNRESTRICTED.name),

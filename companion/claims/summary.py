@@ -80,11 +80,9 @@ def _by_utterance(file: str, **which: str) -> Callable[[Tables], Cells]:
     return cells
 
 
-def _word_error(tables: Tables) -> Cells:
-    table = tables.read("word_error", ["model", "condition", "word_error"])
-    sides = [
-        table[table.condition == side].set_index("model").word_error for side in ("clean", _STRESS)
-    ]
+def _wer(tables: Tables) -> Cells:
+    table = tables.read("wer", ["model", "condition", "wer"])
+    sides = [table[table.condition == side].set_index("model").wer for side in ("clean", _STRESS)]
     return {str(model): f"{sides[0][model]:.0f}, {sides[1][model]:.0f}" for model in sides[0].index}
 
 
@@ -127,6 +125,6 @@ _ROWS: tuple[tuple[str, Callable[[pd.DataFrame], str], Callable[[Tables], Cells]
      _by_utterance("equal_length", rows=RANDOM_ROWS)),
     ("by utterance, as many first rows, no loops: effective rank (%)", _nothing,
      _by_utterance("by_outcome", length=MATCHED, outcome=WITHOUT_LOOPS)),
-    ("WER on clean speech and in Hell (%)", _nothing, _word_error),
+    ("WER on clean speech and in Hell (%)", _nothing, _wer),
     ("inventions and loops in Hell (% of transcripts)", _nothing, _outcomes),
 )  # fmt: skip

@@ -26,16 +26,17 @@ _DISTANCES = "attraction_distances"
 
 
 def early_warning(tables: Tables) -> list[Part]:
-    """Claim 7: under one stress, hallucinated answers have the higher alpha, from the beginning."""
-    mixed = "there is no stress under which some answers are hallucinated"
-    few = "too few answers have beginnings that are still right"
+    """Claim 7: under one stress, hallucinated transcripts have the higher alpha, from the
+    beginning."""
+    mixed = "there is no stress under which some transcripts are hallucinated"
+    few = "too few transcripts have beginnings that are still right"
     parts = []
     for component in COMPONENTS:
         name = component.replace("_", "-")
         parts += [
-            part(f"{name}: a hallucinated answer's alpha is more likely the higher one", _WITHIN,
+            part(f"{name}: a hallucinated transcript's alpha is more likely the higher one", _WITHIN,
                  _marked(tables, component, "auc", _CHANCE), _AUC, mixed),
-            part(f"{name}: hallucinated answers have the higher alpha, at equal length", _WITHIN,
+            part(f"{name}: hallucinated transcripts have the higher alpha, at equal length", _WITHIN,
                  _marked(tables, component, "adjusted", 0.0), _SLOPE, mixed),
             part(f"{name}: alpha is higher before a hallucination, in the same stress",
                  "early_warning", _before(tables, component), _AUC, few),
@@ -61,19 +62,19 @@ def _before(tables: Tables, component: str) -> Iterator[Statement]:
 
 
 def transition(tables: Tables) -> list[Part]:
-    """Claim 9: most courses are a step, over severity and over depth.
+    """Claim 9: most curves are a step, over severity and over depth.
 
-    A course is decided where the interval of its margin is on one side of the least that leads; the
-    share of steps is bounded by taking all others for no steps, and for steps.
+    A curve is decided where the interval of its margin is on one side of the least that leads; the
+    fraction of steps is bounded by taking all others for no steps, and for steps.
     """
     return [
-        part(f"most courses over {along} are a step", "transitions", _courses(tables, along), _MANY,
-             "there is no course of four points or more")
+        part(f"most curves over {along} are a step", "transitions", _curves(tables, along), _MANY,
+             "there is no curve of four points or more")
         for along in ("severity", "depth")
     ]  # fmt: skip
 
 
-def _courses(tables: Tables, along: str) -> Iterator[Statement]:
+def _curves(tables: Tables, along: str) -> Iterator[Statement]:
     columns = [*MODEL_KEYS, "component", "modes", "length", "along", "verdict"]
     table = tables.read("transitions", [*columns, *with_bounds("margin")])
     long = table[(table.verdict != "too few") & (table.along == along)]
@@ -81,10 +82,10 @@ def _courses(tables: Tables, along: str) -> Iterator[Statement]:
         yield Statement(str(model), _steps(group), ABOVE, _CHANCE)
 
 
-def _steps(courses: pd.DataFrame) -> Interval:
-    low = float((courses.margin_low > LEAST_MARGIN).mean())
-    high = float((~(courses.margin_high < LEAST_MARGIN)).mean())
-    return Interval(float((courses.verdict == STEP).mean()), low, high)
+def _steps(curves: pd.DataFrame) -> Interval:
+    low = float((curves.margin_low > LEAST_MARGIN).mean())
+    high = float((~(curves.margin_high < LEAST_MARGIN)).mean())
+    return Interval(float((curves.verdict == STEP).mean()), low, high)
 
 
 def attraction(tables: Tables) -> list[Part]:
@@ -97,22 +98,23 @@ def attraction(tables: Tables) -> list[Part]:
                  _distances(tables, quantity, "ratio_stressed", 1), 1 - _NEARER / 100),
             part(f"{name}: they are closer in Hell than on clean speech (%)", _DISTANCES,
                  _distances(tables, quantity, "change", 0), -_NEARER),
-            part(f"{name}: by more than in the random twin (%)", _DISTANCES,
-                 _beyond_twin(tables, quantity), -_NEARER),
+            part(f"{name}: by more than in the randomly initialised control (%)", _DISTANCES,
+                 _beyond_initialised(tables, quantity), -_NEARER),
         ]  # fmt: skip
     says = "more pairs share their text in Hell than were said alike (%)"
     return [*parts, part(says, "attraction_texts", _alike(tables), _ALIKE)]
 
 
 def distance_row(tables: Tables, model: str, quantity: str, network: str) -> "pd.Series[float]":
-    """How far apart states of two utterances are in Hell, of a model or its random twin."""
+    """How far apart states of two utterances are in Hell, of a model or its randomly initialised
+    control."""
     keys = [*MODEL_KEYS, "network", "quantity"]
     table = tables.read(_DISTANCES, [*keys, *with_bounds("ratio_stressed", "change")])
     return only(table, {"model": model, "quantity": quantity, "network": network})
 
 
 def alike(tables: Tables, model: str, side: str) -> Interval:
-    """The share of pairs of utterances with one and the same text, in %."""
+    """The fraction of pairs of utterances with one and the same text, in %."""
     table = tables.read("attraction_texts", [*MODEL_KEYS, "side", "words", *with_bounds("alike")])
     return of(only(table, {"model": model, "side": side, "words": WHOLE}), "alike")
 
@@ -123,7 +125,7 @@ def _distances(tables: Tables, quantity: str, name: str, bound: float) -> Iterat
         yield Statement(model, of(row, name), BELOW, bound)
 
 
-def _beyond_twin(tables: Tables, quantity: str) -> Iterator[Statement]:
+def _beyond_initialised(tables: Tables, quantity: str) -> Iterator[Statement]:
     for model in models_of(tables.read(_DISTANCES, MODEL_KEYS), LARGEST):
         both = (
             of(distance_row(tables, model, quantity, network), "change")
@@ -144,7 +146,7 @@ DIRECTIONS = ("singular", "random")
 
 def subtle(tables: Tables) -> list[Part]:
     """Claim 13: the least change of clean speech that was tried makes new hallucinations."""
-    says = "the least changes of the log-mel make new hallucinations (% of answers)"
+    says = "the least changes of the log-mel make new hallucinations (% of transcripts)"
     return [
         part(f"{name} direction: {says}", "subtle_stress", _new_candidates(tables, name), _NEW)
         for name in DIRECTIONS

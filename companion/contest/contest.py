@@ -24,7 +24,7 @@ CONFIDENT = -1.0
 NO_SPEECH = 0.6
 """The no-speech probability above which it takes a window to be silent, unless it is sure."""
 
-VOICE = "voice_share"
+VOICE = "speech_fraction"
 """A column of the rows where a detector of voices has heard the sounds, too."""
 
 HONEST = (ROOM_TONE, REPEATED)
@@ -46,7 +46,7 @@ def with_voice(rows: pd.DataFrame, voice: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             f"the detector of voices has not heard {len(missing)} sounds, the first "
             f"{missing.utterance.iloc[0]}, {missing.condition.iloc[0]}; run python -m "
-            "companion.contest.voice"
+            "companion.contest.speech_activity"
         )
     return found
 
@@ -122,7 +122,7 @@ def contest(rows: pd.DataFrame, fitted: Sequence[str], prefix: int = WHOLE) -> p
     speakers; a clip is a speaker of its own. ``undefined``: texts for which the score is NaN, which
     lose every comparison. ``average_precision``; ``f``, ``recall`` and ``false_alarms`` at the
     threshold chosen elsewhere; ``default_f`` and so on at the score's own. ``calibration``: the
-    mean risk less the share of invented texts. ``confident``: only texts with an average
+    mean risk less the fraction of invented texts. ``confident``: only texts with an average
     log-probability above -1. NaN, with the numbers of texts, where fewer than five are on a side.
     """
     return pd.DataFrame(
@@ -173,9 +173,9 @@ def _scored(
     row |= _at(np.where(undefined, ~target, own.ranks >= own.thresholds), target, "")
     if one.rule is not None:
         row |= _at(one.rule(rows), target, "default_")
-    risks, shares = own.risks[~undefined], target[~undefined]
-    row["calibration"] = float(risks.mean() - shares.mean()) if len(risks) else np.nan
-    row["brier"] = float(np.mean((risks - shares) ** 2)) if len(risks) else np.nan
+    risks, fractions = own.risks[~undefined], target[~undefined]
+    row["calibration"] = float(risks.mean() - fractions.mean()) if len(risks) else np.nan
+    row["brier"] = float(np.mean((risks - fractions) ** 2)) if len(risks) else np.nan
     return row
 
 
@@ -249,10 +249,10 @@ def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     """
     whole = rows[rows.prefix == WHOLE]
     keys = ["parameters", "model", "condition"]
-    shares = 100 * pd.crosstab([whole[k] for k in keys], whole.kind, normalize="index")
+    fractions = 100 * pd.crosstab([whole[k] for k in keys], whole.kind, normalize="index")
     sums = whole.groupby(keys)[["seconds", "invented", "deleted"]].sum()
     minutes = sums.seconds / 60
-    found = shares.assign(
+    found = fractions.assign(
         texts=whole.groupby(keys).size(),
         invented_per_minute=sums.invented / minutes,
         deleted_per_minute=sums.deleted / minutes,
@@ -265,7 +265,7 @@ def guard(rows: pd.DataFrame, fitted: Sequence[str]) -> pd.DataFrame:
 
     ``worded``: texts with words that are left, in %. ``invented_per_minute`` (F) and
     ``deleted_per_minute`` (D): words by minute of sound; a dropped text deletes all that was said.
-    ``word_error``: in %, of all that was said; NaN where nobody speaks. The monitor's fit and its
+    ``wer``: in %, of all that was said; NaN where nobody speaks. The monitor's fit and its
     threshold are of other speakers and of the ``fitted`` conditions, other rules have their own.
     """
     table = []
@@ -298,12 +298,14 @@ def _rules(rows: pd.DataFrame, fitted: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _dropped(rows: pd.DataFrame, alarms: np.ndarray) -> dict[str, float]:
-    minutes, said = rows.seconds.sum() / 60, rows.said.sum()
-    edits = np.where(alarms, rows.said, rows.word_error * rows.said).sum()
+    minutes, reference_words = rows.seconds.sum() / 60, rows.reference_words.sum()
+    edits = np.where(alarms, rows.reference_words, rows.wer * rows.reference_words).sum()
     return {
         "texts": len(rows),
-        "worded": 100 * float(((rows.written > 0) & ~alarms).mean()),
+        "worded": 100 * float(((rows.transcript_words > 0) & ~alarms).mean()),
         "invented_per_minute": float(rows.invented[~alarms].sum() / minutes),
-        "deleted_per_minute": float(np.where(alarms, rows.said, rows.deleted).sum() / minutes),
-        "word_error": 100 * float(edits / said) if said else np.nan,
+        "deleted_per_minute": float(
+            np.where(alarms, rows.reference_words, rows.deleted).sum() / minutes
+        ),
+        "wer": 100 * float(edits / reference_words) if reference_words else np.nan,
     }

@@ -72,8 +72,8 @@ def contestants(voice: bool = False) -> list[Contestant]:
         _column("range of levels", "sound", "level_range_db", -1),
     ]  # fmt: skip
     if voice:
-        found.append(_column("silero-vad, share of speech", "sound", "voice_share", -1))
-        found.append(_column("silero-vad, mean", "sound", "voice_mean", -1))
+        found.append(_column("silero-vad, fraction of speech", "sound", "speech_fraction", -1))
+        found.append(_column("silero-vad, mean", "sound", "speech_mean", -1))
     for part in COMPONENTS:
         title = part.replace("_", "-")
         for name, column in (

@@ -41,9 +41,9 @@ class Logistic:
         ridge = np.diag([RIDGE] * values.shape[1] + [0.0])
         found = np.zeros(x.shape[1])
         for _ in range(_STEPS):  # Newton's
-            share = _sigmoid(x @ found)
-            slope = x.T @ (share - wanted) + ridge @ found
-            curve = (x * (share * (1 - share))[:, None]).T @ x + ridge
+            fraction = _sigmoid(x @ found)
+            slope = x.T @ (fraction - wanted) + ridge @ found
+            curve = (x * (fraction * (1 - fraction))[:, None]).T @ x + ridge
             step = np.linalg.solve(curve + 1e-10 * np.eye(len(curve)), slope)
             found -= step
             if np.abs(step).max() < _CLOSE:

@@ -49,8 +49,15 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
         return Kind.EMPTY  # where nobody speaks either, and "." is no word
     if found is Outcome.FRAGMENT:
         return Kind.MISHEARD
-    said, written = normalise(references[0]), normalise(without_annotations(transcript))
-    if found is Outcome.INVENTION and said and jiwer.cer(said, written) <= MISHEARD_ERROR:
+    reference_words, transcript_words = (
+        normalise(references[0]),
+        normalise(without_annotations(transcript)),
+    )
+    if (
+        found is Outcome.INVENTION
+        and reference_words
+        and jiwer.cer(reference_words, transcript_words) <= MISHEARD_ERROR
+    ):
         return Kind.MISHEARD
     return Kind(found.value)
 
@@ -59,8 +66,8 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
 class Words:
     """Words of a transcript: how many were said, written, invented and deleted."""
 
-    said: int
-    written: int
+    reference_words: int
+    transcript_words: int
     invented: int
     deleted: int
 
@@ -72,12 +79,14 @@ def count_words(references: Sequence[str], transcript: str) -> Words:
     leaves the fewest of them, whoever's it is. Deleted: substituted or left out of the target's.
     A word that stands for another is both.
     """
-    written = normalise(without_annotations(transcript))
-    aligned = [jiwer.process_words(normalise(reference), written) for reference in references]
+    transcript_words = normalise(without_annotations(transcript))
+    aligned = [
+        jiwer.process_words(normalise(reference), transcript_words) for reference in references
+    ]
     target = aligned[0]
     return Words(
-        said=len(normalise(references[0]).split()),
-        written=len(written.split()),
+        reference_words=len(normalise(references[0]).split()),
+        transcript_words=len(transcript_words.split()),
         invented=min(each.substitutions + each.insertions for each in aligned),
         deleted=target.substitutions + target.deletions,
     )

@@ -64,7 +64,7 @@ def draw_ranks(ranks: pd.DataFrame, condition: str) -> Figure:
     return _with_legend(figure, axes)
 
 
-def draw_readouts(readouts: pd.DataFrame) -> Figure:
+def draw_linear_probes(linear_probes: pd.DataFrame) -> Figure:
     """What a linear probe finds, by layer: with the own audio, and what that adds to the text."""
     rows = {
         (DECODER, "own"): "hidden state:\nright (%)",
@@ -72,9 +72,9 @@ def draw_readouts(readouts: pd.DataFrame) -> Figure:
         (CROSS_ATTENTION, "own"): "cross-attention:\nright (%)",
         (CROSS_ATTENTION, "added"): "cross-attention:\naudio adds (points)",
     }
-    figure, axes = size_panels(readouts, list(rows.values()))
-    for column, models in zip(axes.T, models_by_size(readouts).values(), strict=True):
-        table = readouts[readouts.model.isin(models)]
+    figure, axes = size_panels(linear_probes, list(rows.values()))
+    for column, models in zip(axes.T, models_by_size(linear_probes).values(), strict=True):
+        table = linear_probes[linear_probes.model.isin(models)]
         for ax, (source, name) in zip(column, rows, strict=True):
             for _, own in table[table.stage == source].groupby("model"):
                 draw_networks(ax, own, "layer", name)
@@ -84,7 +84,7 @@ def draw_readouts(readouts: pd.DataFrame) -> Figure:
     return _with_legend(figure, axes, zero=False)
 
 
-def draw_nudges(texts: pd.DataFrame) -> Figure:
+def draw_subtle(texts: pd.DataFrame) -> Figure:
     """A column per size, a row per number, over the level of the change below the signal."""
     figure, axes = size_panels(texts, list(_TEXT_PANELS.values()))
     for column, models in zip(axes.T, models_by_size(texts).values(), strict=True):

@@ -21,15 +21,15 @@ from companion.measurement.hearing import Hearing
 from companion.models.ladder import FRAMES_PER_SECOND
 
 LAYER_PANELS = {
-    "gap": r"ratio $\xi_l$",
+    "singular_value_ratio": r"ratio $\xi_l$",
     "alignment": r"alignment $|\kappa_l|$",
     "log10_gain": r"$\log_{10}$ gain $\rho_l$",
     "log10_sigma_1": r"$\log_{10} \sigma_{1,l}$",
 }
 SUBLAYER_PANELS = {
-    "self_attention_gap": "self-attention",
-    "cross_attention_gap": "cross-attention",
-    "ffn_gap": "FFN",
+    "self_attention_singular_value_ratio": "self-attention",
+    "cross_attention_singular_value_ratio": "cross-attention",
+    "ffn_singular_value_ratio": "FFN",
 }
 INJECTION_PANELS = {
     "log10_injection": r"$\log_{10} \|G_l\|_F$, entering",
@@ -120,7 +120,7 @@ def draw_maps(heard: dict[str, Hearing]) -> Figure:
     axes[1, 0].set_ylabel("token\nsensitivity $\\|J_L^s\\|_F$")
     axes[2, 0].set_ylabel("token\nmean attention weight")
     bar = figure.colorbar(axes[1, 0].images[0], ax=axes[1:], shrink=0.5)
-    bar.set_label("share of the token's largest")
+    bar.set_label("fraction of the token's largest")
     return figure
 
 

@@ -23,12 +23,12 @@ from companion.figures.style import (
     models_by_size,
 )
 from companion.results.effects import MATCHED, RAW
-from companion.results.tails import EIGENVALUE, PARTS, SHARE, TAIL
+from companion.results.tails import EIGENVALUE, FRACTION, PARTS, TAIL
 
 _RATIOS = {
     (RAW, EIGENVALUE): "raw",
     (MATCHED, EIGENVALUE): "length-matched\n(first rows)",
-    (MATCHED, SHARE): "the same, fractions\nof the sum",
+    (MATCHED, FRACTION): "the same, fractions\nof the sum",
 }
 
 

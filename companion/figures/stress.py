@@ -30,16 +30,16 @@ from companion.results.within import DIFFERS, TOO_FEW
 from companion.stress.conditions import split_severity
 
 ANSWERS = {
-    "word_error": "WER (%)",
+    "wer": "WER (%)",
     "candidates": "candidates (%)",
     PER_WORD_PIECE: "log-probability\n(nats per word piece)",
     PER_CHARACTER: "log-probability\n(nats per character)",
 }
-_PARTS = ["answer", *COMPONENT_NAMES]
+_PARTS = ["transcript", *COMPONENT_NAMES]
 _MATCHED = LENGTH_MARKERS["length-matched"]
 
 
-def draw_answer_response(table: pd.DataFrame) -> Figure:
+def draw_transcript_response(table: pd.DataFrame) -> Figure:
     """WER, candidates and log-probability by severity; a column per family of stresses."""
     families = list(table.family.unique())
     names = [name for name in ANSWERS if table[name].notna().any()]
@@ -100,9 +100,9 @@ def draw_factorial(table: pd.DataFrame, panels: dict[tuple[str, str], str]) -> F
     names = [name.replace(" x ", " \u00d7 ") for name in EFFECTS]
     for ax, ((component, observable), title) in zip(axes.flat, panels.items(), strict=True):
         own = table[(table.component == component) & (table.observable == observable)]
-        if component != "answer":
+        if component != "transcript":
             own = own[own.length == "length-matched"]
-        marker = "o" if component == "answer" else _MATCHED
+        marker = "o" if component == "transcript" else _MATCHED
         own = own.assign(place=own.effect.map(EFFECTS.index))
         draw_models(ax, own, "change", model_order(table), marker=marker)
         label_lines(ax, names)

@@ -52,8 +52,8 @@ OBSERVABLE_NAMES = {
     "log10_similarity_kf": r"$\log_{10}$ Kf, similarity graph",
 }
 SHORT_NAMES = {
-    "word_error": "WER",
-    "candidate_share": "candidates",
+    "wer": "WER",
+    "candidate_fraction": "candidates",
     **CONFIDENCES,
     "tokens": "tokens $T$",
     "n_eff": r"$N_{\mathrm{eff}}$",

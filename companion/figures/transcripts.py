@@ -39,7 +39,7 @@ _OWN, _SWAPPED = HEARD
 _LINE = 0.115  # inches
 
 
-def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
+def draw_wers(table: pd.DataFrame, fractions: pd.DataFrame) -> Figure:
     """WER of every model by condition, and the kinds of its transcripts under stress."""
     models = model_order(table)
     figure, (left, right) = plt.subplots(
@@ -47,12 +47,12 @@ def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     )
     for condition, side in table.groupby("condition", sort=True):
         draw_intervals(
-            left, side, "word_error", side.model.map(models.index), across=True,
+            left, side, "wer", side.model.map(models.index), across=True,
             label=str(condition).capitalize(),
             colour=CONDITION_COLOURS.get(str(condition), "black"),
         )  # fmt: skip
     left.set(xlabel="WER (%)", xlim=(0, None))
-    stressed = shares[shares.condition != "clean"]
+    stressed = fractions[fractions.condition != "clean"]
     draw_kinds(right, stressed, models)
     left.set_yticks(range(len(models)), [model_label(table, model) for model in models])
     left.set_ylim(len(models) - 0.5, -0.5)
@@ -61,9 +61,9 @@ def draw_word_errors(table: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_kinds(ax: Axes, shares: pd.DataFrame, models: list[str]) -> None:
+def draw_kinds(ax: Axes, fractions: pd.DataFrame, models: list[str]) -> None:
     """Stacked bars, one per model from the top, of each kind of transcript in %."""
-    table = shares.set_index("model").reindex(models)
+    table = fractions.set_index("model").reindex(models)
     start = np.zeros(len(models))
     for kind, colour in _OUTCOME_COLOURS.items():
         if kind in table and table[kind].any():
@@ -85,7 +85,7 @@ def draw_listening_summary(heard: pd.DataFrame, answers: pd.DataFrame) -> Figure
     for condition, label in ((_OWN, "own audio"), (_SWAPPED, "another speaker's audio")):
         side = heard[heard.condition == condition]
         draw_intervals(
-            axes[0], side, "word_error", side.model.map(models.index), across=True, label=label,
+            axes[0], side, "wer", side.model.map(models.index), across=True, label=label,
             colour=CONDITION_COLOURS["clean"], control=condition == _SWAPPED,
         )  # fmt: skip
     axes[0].axvline(100, **CHANCE_LINE)

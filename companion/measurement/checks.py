@@ -29,10 +29,10 @@ def spectra(rows: pd.DataFrame) -> str:
 
 
 def pooling(rows: pd.DataFrame) -> str:
-    """Ranks within K, an index of shares of at least K^2, matched sides of equally many rows."""
+    """Ranks within K, an index of fractions of at least K^2, matched sides of equally many rows."""
     long = rows[rows.resolved >= rows.modes]
     assert long.n_eff.between(1 - _ROUNDING, long.modes + _ROUNDING).all()
-    assert (long.kirchhoff_shares >= long.modes**2 * (1 - _ROUNDING)).all()
+    assert (long.kirchhoff_of_fractions >= long.modes**2 * (1 - _ROUNDING)).all()
     whole = rows[(rows.without == "") & (rows.layer > 0)]
     matched = whole[whole.loops == MATCHED].groupby(["sample", "decoding"])
     assert (matched.tokens.nunique() == 1).all()
@@ -73,7 +73,8 @@ def stresses(rows: pd.DataFrame) -> str:
 
 
 def choices(rows: pd.DataFrame) -> str:
-    """Rows that add up over a voice, lengths of forced texts that agree, eight crossed choices."""
+    """Rows that add up over a speaker, lengths of forced texts that agree, eight crossed
+    choices."""
     raw = rows[rows.matched_with == ""]
     number = "n_eff, 50, eigenvalues"
     factors = ["forcing", "positions", "centred"]
@@ -81,10 +82,10 @@ def choices(rows: pd.DataFrame) -> str:
     stressed = next(name for name in raw.condition.unique() if name != REFERENCE_CONDITION)
     pair = raw[raw.condition.isin([REFERENCE_CONDITION, stressed])]
     alone = pair[pair.pooling != POOLED].groupby(keys)
-    voices = pair[pair.pooling == POOLED].set_index(keys).sort_index()
-    assert (alone.tokens.sum() == voices.tokens).all()
+    speakers = pair[pair.pooling == POOLED].set_index(keys).sort_index()
+    assert (alone.tokens.sum() == speakers.tokens).all()
     single = alone.size() == 1
-    kept = voices[number].loc[single[single].index]  # a text of one token has no spectrum: NaN
+    kept = speakers[number].loc[single[single].index]  # a text of one token has no spectrum: NaN
     first = alone[number].first().loc[kept.index]
     assert np.allclose(first, kept, rtol=1e-5, atol=0, equal_nan=True)
     forced = pair[(pair.forcing == FORCED) & (pair.pooling != POOLED)]
@@ -92,7 +93,7 @@ def choices(rows: pd.DataFrame) -> str:
     assert (lengths[REFERENCE_CONDITION] == lengths[stressed]).all()
     more = lengths[REFERENCE_CONDITION].unstack("positions").eval(f"`{WHOLE}` - `{TEXT}`")
     assert more.between(1, 4).all()  # the prompt before its last token, and the end
-    means = voices.xs(stressed, level="condition").groupby(factors)[number].mean()
+    means = speakers.xs(stressed, level="condition").groupby(factors)[number].mean()
     assert means.nunique() == len(means) == 8
     return f"{len(means)} crossed choices, each with its own effective rank; rows add up"
 
@@ -100,7 +101,7 @@ def choices(rows: pd.DataFrame) -> str:
 def jacobians(rows: pd.DataFrame) -> str:
     """Gaps and alignments within their bounds, products within those of the layers."""
     inner = rows[rows.layer < rows.layer.max()]
-    assert rows.gap.between(0, 1).all()
+    assert rows.singular_value_ratio.between(0, 1).all()
     assert (inner.alignment.abs() <= 1 + _ROUNDING).all()
     assert (rows.product_norm <= rows.ceiling * (1 + _ROUNDING)).all()
     assert (rows.product_norm >= rows.floor * (1 - _ROUNDING)).all()
@@ -117,15 +118,15 @@ def dynamics(rows: pd.DataFrame) -> str:
     assert (distances.groupby("utterance").partner.nunique() == 1).all()
     ranks = rows[rows.quantity == "effective_rank"]
     assert ranks.value.between(1, ranks["count"] - 1).all()
-    assert rows[rows.quantity == "readout"].value.between(0, 1).all()
+    assert rows[rows.quantity == "linear_probe"].value.between(0, 1).all()
     return f"{rows.quantity.nunique()} quantities within their bounds"
 
 
-def nudges(rows: pd.DataFrame) -> str:
+def subtle(rows: pd.DataFrame) -> str:
     """A text is unchanged just where nothing is to edit, and its word error is then the same."""
     assert (rows.unchanged == (rows.character_edits == 0)).all()
     same = rows[rows.unchanged]
-    assert same.word_error.equals(same.word_error_before)
+    assert same.wer.equals(same.wer_before)
     grown = rows.groupby("direction").growth.agg(lambda lists: lists.map(max).mean())
     return f"{len(grown)} kinds of direction; what grows most: {grown.idxmax()}"
 
@@ -153,8 +154,8 @@ def contest(rows: pd.DataFrame) -> str:
     assert (told.entropy >= 0).all()
     assert told.forbidden_mean.between(0, 1).all()
     assert (told.least_log_probability <= told.log_probability + _ROUNDING).all()
-    assert (rows.invented <= rows.written).all()
-    assert (rows.deleted <= rows.said).all()
+    assert (rows.invented <= rows.transcript_words).all()
+    assert (rows.deleted <= rows.reference_words).all()
     return f"{rows.condition.nunique()} conditions, {whole.kind.nunique()} kinds of transcripts"
 
 

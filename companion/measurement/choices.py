@@ -4,9 +4,9 @@ Centring, pooling, forcing and positions are crossed with one another for the fi
 other stress (another order of its perturbations, another direction of its stretch) changes that
 alone. Readings are means over layers.
 
-Pooled is one spectrum of the concatenated rows of all measured utterances of a voice, so that
-voices can still be resampled. Every row counts alike, so an answer of more tokens counts for more.
-Cut, every utterance is cut to the shorter of its own two sides before rows are concatenated.
+Pooled is one spectrum of the concatenated rows of all measured utterances of a speaker, so that
+speakers can still be resampled. Every row counts alike, so a transcript of more tokens counts for
+more. Cut, every utterance is cut to the shorter of its own two sides before rows are concatenated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from companion.measurement.memory import Batch, by_voice
+from companion.measurement.memory import Batch, by_speaker
 from companion.measurement.nulls import forced_pair
 from companion.measurement.observables import kept_lengths, largest, spectra_of
 from companion.measurement.readings import MODES, layer_mean_columns
@@ -36,12 +36,12 @@ ALONE, POOLED = "per utterance", "pooled"
 DEFAULT: Row = {"forcing": FREE, "positions": TEXT, "centred": True, "pooling": ALONE}
 """The choices of ``measure``."""
 
-_TEXTS = ("model", "parameters", "utterance", "speaker", "word_error", "candidate")
+_TEXTS = ("model", "parameters", "utterance", "speaker", "wer", "candidate")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One component's rows under one condition, utterance by utterance or voice by voice."""
+    """One component's rows under one condition, utterance by utterance or speaker by speaker."""
 
     texts: Sequence[Row]
     activations: Tensor  # (batch, layers, rows, width)
@@ -49,12 +49,12 @@ class Rows:
 
 
 def measure_choices(settings: Settings) -> Summary:
-    """Choices of every utterance and voice: :func:`measure` with ``choice_rows``."""
-    return measure("choices", settings, choice_rows, CHOICES, together=by_voice)
+    """Choices of every utterance and speaker: :func:`measure` with ``choice_rows``."""
+    return measure("choices", settings, choice_rows, CHOICES, together=by_speaker)
 
 
 def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Row]:
-    """All rows of a batch of whole voices; ``batch`` holds their mixtures by condition."""
+    """All rows of a batch of whole speakers; ``batch`` holds their mixtures by condition."""
     first, *others = (name for name in settings.conditions if name != REFERENCE_CONDITION)
     played = {name: batch[name] for name in (REFERENCE_CONDITION, first)}
     rule = settings.rule
@@ -74,7 +74,7 @@ def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Ro
 
 
 def pooled(rows: Rows) -> Rows:
-    """The kept rows of all utterances of a voice, one after the other, as one."""
+    """The kept rows of all utterances of a speaker, one after the other, as one."""
     speakers = [str(text["speaker"]) for text in rows.texts]
     names = list(dict.fromkeys(speakers))
     own = [[i for i, speaker in enumerate(speakers) if speaker == name] for name in names]
@@ -89,7 +89,7 @@ def pooled(rows: Rows) -> Rows:
             **rows.texts[members[0]],
             "utterance": "",
             "windows": sum(int(str(rows.texts[i]["windows"])) for i in members),
-            "word_error": None,
+            "wer": None,
             "candidate": None,
         }
         for members in own

@@ -133,7 +133,7 @@ def _shared(decoded: Decoded, i: int, mixture: Mixture) -> Row:
     references = mixture.references
     return {
         **{name: text[name] for name in ("model", "parameters", "utterance", "speaker")},
-        **{name: text[name] for name in ("reference", "transcript", "word_error", "finished")},
+        **{name: text[name] for name in ("reference", "transcript", "wer", "finished")},
         "kind": str(kind_of(references, transcript.text)),
         **vars(count_words(references, transcript.text)),
         "tokens": len(transcript.tokens),
@@ -197,7 +197,7 @@ class _Text:
     def numbers(self, count: int, settings: ContestSettings) -> Row:
         """What the first ``count`` tokens show; NaN of none, and of spectra of fewer than three."""
         tokens = self.transcript.tokens[:count]
-        said = self._model.text(tokens)
+        reference_words = self._model.text(tokens)
         sure = {name: column[:count] for name, column in self._confidence.items()}
         empty = not count
         found: Row = {
@@ -206,9 +206,9 @@ class _Text:
             "free_log_probability": _mean(sure["free_log_probability"]),
             "entropy": _mean(sure["entropy"]),
             "forbidden_mean": _mean(sure["forbidden"]),
-            "compression_ratio": compression_ratio(said),
+            "compression_ratio": compression_ratio(reference_words),
             "token_entropy": repetition_entropy(tokens),
-            "characters": len(said),
+            "characters": len(reference_words),
             "laplacian": _means_of_largest(self._diagonals[:, :, :count], LARGEST),
             "state": [0.0] * DIRECTIONS,
         }
@@ -286,8 +286,8 @@ def token_confidences(
 def repetition_entropy(tokens: Sequence[int]) -> float:
     """Entropy in nats of how often each of the last 32 tokens occurs; 0 of none (whisper.cpp)."""
     counts = np.array([*Counter(tokens[-LAST_TOKENS:]).values()], float)
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    fractions = counts / counts.sum()
+    return float(-(fractions * np.log(fractions)).sum())
 
 
 def directions(width: int) -> Tensor:

@@ -12,7 +12,7 @@ _SPECTRAL = (
     "n_eff", "alpha", "log10_kf_resolved", "log10_variance", "window_log10_size", "window_n_eff",
 )  # fmt: skip
 _NUMBERS = (
-    "word_error", "seconds", "no_speech_probability", "forbidden_first", "average_log_probability",
+    "wer", "seconds", "no_speech_probability", "forbidden_first", "average_log_probability",
     "level_db", "level_range_db", "log_probability", "least_log_probability",
     "free_log_probability", "entropy", "forbidden_mean", "compression_ratio", "token_entropy",
     *(f"{component}_{name}" for component in ("self_attention", "cross_attention", "ffn")
@@ -34,7 +34,7 @@ CONTEST = pa.schema(
         *[
             (name, pa.int32())
             for name in (
-                "tokens", "windows", "characters", "said", "written", "invented", "deleted",
+                "tokens", "windows", "characters", "reference_words", "transcript_words", "invented", "deleted",
                 "first_wrong",
             )
         ],

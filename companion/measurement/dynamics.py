@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from companion.measurement.across import Group, centre, mean_rows, ranks_without, step_rows
+from companion.measurement.controls import random_control
 from companion.measurement.dynamics_schemas import (
     CENTRED_DISTANCE,
     DECODER,
@@ -21,11 +22,10 @@ from companion.measurement.dynamics_schemas import (
     RANK,
 )
 from companion.measurement.jacobians import RANDOM, TRAINED
-from companion.measurement.reading import readable, readout_rows
+from companion.measurement.reading import linear_probe_rows, readable
 from companion.measurement.run import Summary, measure
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.texts import Row
-from companion.measurement.twins import random_twin
 from companion.models.decoding import Transcript, transcribe
 from companion.models.rules import Rule, recorded
 from companion.models.states import TOGETHER, States, states
@@ -46,12 +46,14 @@ class _Said:
 
 
 def measure_dynamics(settings: DynamicsSettings) -> Summary:
-    """Distances, ranks and readouts of all utterances: :func:`measure` with ``dynamics_rows``."""
+    """Distances, ranks and linear probes of all utterances: :func:`measure` with
+    ``dynamics_rows``."""
     return measure("dynamics", settings, dynamics_rows, DYNAMICS)
 
 
 def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> list[Row]:
-    """All rows of the utterances of a batch; the random twin is fed the model's own tokens.
+    """All rows of the utterances of a batch; the randomly initialised control is fed the model's
+    own tokens.
 
     An utterance is left out whose audio takes more than one window in some condition, of which
     nothing is written there, or whose reference the model cannot write. Fewer voices than there are
@@ -63,7 +65,7 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
         group = Group.of(next(iter(said.batch.values())), settings.seed)
         if group.voices < settings.folds:
             return []
-        networks = {TRAINED: model, RANDOM: random_twin(settings, model.device)}
+        networks = {TRAINED: model, RANDOM: random_control(settings, model.device)}
         return [
             {"model": model.name, "parameters": model.parameters} | row
             for name, network in networks.items()
@@ -113,7 +115,7 @@ def _network_rows(
     rows = [
         *_distance_rows(seen, group, settings.steps),
         *_rank_rows(seen, group, settings.steps, least),
-        *readout_rows(network, waves, group, settings.folds),
+        *linear_probe_rows(network, waves, group, settings.folds),
     ]
     for row in rows:
         yield {"network": name, "condition": condition} | row

@@ -24,7 +24,7 @@ DYNAMICS = pa.schema(
 """One row per utterance, quantity, condition, network, audio, stage, layer and step."""
 
 DISTANCE, CENTRED_DISTANCE, RANK, READOUT = (
-    "distance", "centred_distance", "effective_rank", "readout",
+    "distance", "centred_distance", "effective_rank", "linear_probe",
 )  # fmt: skip
 """What ``value`` is."""
 
@@ -36,7 +36,7 @@ INPUT, ENCODER, DECODER, CROSS_ATTENTION, CHANCE = (
 OWN, SWAPPED_AUDIO = "own", "swapped"
 """Whose audio a network heard while it was given the utterance's reference."""
 
-NUDGES = pa.schema(
+SUBTLE = pa.schema(
     [
         ("model", pa.string()),
         ("parameters", pa.int64()),
@@ -55,12 +55,12 @@ NUDGES = pa.schema(
         ("unchanged", pa.bool_()),
         ("character_edits", pa.int32()),
         ("reference_words", pa.int32()),
-        ("word_error_before", pa.float64()),
-        ("word_error", pa.float64()),
+        ("wer_before", pa.float64()),
+        ("wer", pa.float64()),
         ("candidate_before", pa.bool_()),
         ("candidate", pa.bool_()),
         ("growth", pa.list_(pa.float64())),
-        ("twin_growth", pa.list_(pa.float64())),
+        ("control_growth", pa.list_(pa.float64())),
     ]
 )
 """One row per utterance, condition, direction, index, sign and level: data/README.md."""

@@ -23,7 +23,7 @@ from companion.models.rules import OPENAI, RULES, UNRESTRICTED, rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE, find_clips, find_utterances, read_wave
 from companion.stress.inputs import Input, from_speech, without_speech
-from companion.stress.scoring import word_error
+from companion.stress.scoring import wer
 
 UTTERANCES = ("101-1-0000", "109-1-0004")
 """Two speakers of the embedded corpus."""
@@ -37,7 +37,7 @@ INPUTS = pa.schema(
         ("seconds", pa.float32()),
         ("reference", pa.string()),
         ("transcript", pa.string()),
-        ("word_error", pa.float32()),
+        ("wer", pa.float32()),
         ("average_log_probability", pa.float32()),
         ("no_speech_probability", pa.float32()),
         ("compression_ratio", pa.float32()),
@@ -90,7 +90,7 @@ def _row(model: SpeechModel, decoding: str, given: Input, transcript: Transcript
         "seconds": len(given.wave) / SAMPLE_RATE,
         "reference": given.reference,
         "transcript": transcript.text,
-        "word_error": word_error(given.reference, transcript.text),
+        "wer": wer(given.reference, transcript.text),
         "average_log_probability": transcript.average_log_probability,
         "no_speech_probability": transcript.no_speech_probability,
         "compression_ratio": transcript.compression_ratio,

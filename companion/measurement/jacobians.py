@@ -11,11 +11,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from companion.measurement.controls import random_control
 from companion.measurement.run import Summary, measure
 from companion.measurement.schemas import JACOBIANS
 from companion.measurement.settings import JacobianSettings
 from companion.measurement.texts import Row, text_columns
-from companion.measurement.twins import random_twin
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear, transcribe_heard
 from companion.models.rules import recorded
@@ -43,7 +43,7 @@ from spectral.whisper import as_layer, as_norm
 TRAINED, RANDOM = "trained", "random"
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
 _SINGLE_TOLERANCE = 1e-4  # of triplets in float32: of sigma it leaves less than 1e-6
-_TEXT = ("model", "parameters", "utterance", "speaker", "word_error", "candidate", "outcome")
+_TEXT = ("model", "parameters", "utterance", "speaker", "wer", "candidate", "outcome")
 
 
 def measure_jacobians(settings: JacobianSettings) -> Summary:
@@ -54,28 +54,29 @@ def measure_jacobians(settings: JacobianSettings) -> Summary:
 def jacobian_rows(
     model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: JacobianSettings
 ) -> list[Row]:
-    """All rows of a batch of utterances; the random twin is fed the model's own tokens.
+    """All rows of a batch of utterances; the randomly initialised control is fed the model's own
+    tokens.
 
     A text without tokens has no rows; of audio longer than the model's window the first window
     counts. Streams are the networks' own, Jacobians are in float64. Raises TypeError for a model
     whose layers have no closed form.
     """
-    return paired_rows(model, random_twin(settings, model.device), batch, settings)
+    return paired_rows(model, random_control(settings, model.device), batch, settings)
 
 
 def paired_rows(
     model: SpeechModel,
-    twin: SpeechModel,
+    initialised: SpeechModel,
     batch: dict[str, Sequence[Mixture]],
     settings: JacobianSettings,
 ) -> list[Row]:
-    """:func:`jacobian_rows` of a model and a twin that are there."""
-    networks = {TRAINED: model, RANDOM: twin}
+    """:func:`jacobian_rows` of a model and a randomly initialised control that are there."""
+    networks = {TRAINED: model, RANDOM: initialised}
     stacks = {name: _stack(network) for name, network in networks.items()}
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
-        heard, other = hear(model, waves), encoded(twin, model.features(waves))
+        heard, other = hear(model, waves), encoded(initialised, model.features(waves))
         first_windows = [0, *accumulate(heard.windows[:-1])]
         contexts = {TRAINED: heard.context[first_windows], RANDOM: other}
         for i, (mixture, transcript) in enumerate(
@@ -168,12 +169,14 @@ def _layer_columns(
     propagators: Tensor, matrices: Tensor, triplets: list[SingularTriplets]
 ) -> dict[str, Tensor]:
     gains = layer_gains(triplets)
-    last = torch.full_like(gains.gap[:1], torch.nan)  # nothing to align with above it
+    last = torch.full_like(
+        gains.singular_value_ratio[:1], torch.nan
+    )  # nothing to align with above it
     width = propagators.shape[-1]
     return {
         "width": torch.full(propagators.shape[:2], width),
         "sigma_1": torch.stack([one.sigma[..., 0] for one in triplets]),
-        "gap": gains.gap,
+        "singular_value_ratio": gains.singular_value_ratio,
         "alignment": torch.cat([gains.alignment, last]),
         "gain": torch.cat([gains.gain, last]),
         "converged": torch.stack([one.converged for one in triplets]),
@@ -187,7 +190,10 @@ def _sublayer_columns(factors: SubLayerJacobians) -> dict[str, Tensor]:
     sigma = _largest_two(without_mean(torch.stack([getattr(factors, name) for name in COMPONENTS])))
     columns: dict[str, Tensor] = {}
     for name, values in zip(COMPONENTS, sigma, strict=True):
-        columns |= {f"{name}_sigma_1": values[..., 0], f"{name}_gap": _ratio(values)}
+        columns |= {
+            f"{name}_sigma_1": values[..., 0],
+            f"{name}_singular_value_ratio": _ratio(values),
+        }
     return columns
 
 
@@ -265,7 +271,7 @@ def _context_columns(
     columns = _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
     sizes = torch.linalg.eigvalsh(gram).clamp(min=0)
     norm = sizes.sum(-1).sqrt()
-    per_token = {"sensitivity": norm, "rank_one_share": sizes[..., -1] / sizes.sum(-1)}
+    per_token = {"sensitivity": norm, "rank_one_fraction": sizes[..., -1] / sizes.sum(-1)}
     per_token |= _total_columns(stack, whole, streams, chosen, probes, seed)
     shape = len(stack.layers), -1
     return columns | {name: value.double().expand(shape) for name, value in per_token.items()}

@@ -26,7 +26,7 @@ VERSIONS: dict[str, int] = {
     "choices": 1,
     "jacobians": 2,
     "dynamics": 1,
-    "nudges": 1,
+    "subtle": 1,
     "warnings": 1,
     "contest": 1,
 }
@@ -55,7 +55,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "choices": _ALL,
     "jacobians": (*_ALL, "tokens", "probes"),
     "dynamics": (*_ALL, "steps", "folds"),
-    "nudges": (*_ALL, "levels_db", "draws", "tokens"),
+    "subtle": (*_ALL, "levels_db", "draws", "tokens"),
     "warnings": (*_ALL, "prefixes", "epsilon"),
     "contest": (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon"),
 }  # fmt: skip

@@ -11,11 +11,10 @@ from companion.measurement.choices import choice_rows, measure_choices
 from companion.measurement.contest import ContestSettings, contest_rows, measure_contest
 from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows, measure_dynamics
-from companion.measurement.dynamics_schemas import DYNAMICS, NUDGES
+from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
 from companion.measurement.jacobians import jacobian_rows, measure_jacobians
 from companion.measurement.listening import listening_rows, measure_listening
-from companion.measurement.memory import Together, by_utterance, by_voice
-from companion.measurement.nudges import measure_nudges, nudge_rows
+from companion.measurement.memory import Together, by_speaker, by_utterance
 from companion.measurement.nulls import measure_nulls, null_rows
 from companion.measurement.pooling import (
     POOLING,
@@ -28,13 +27,14 @@ from companion.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
     ListeningSettings,
-    NudgeSettings,
     NullSettings,
     Settings,
     SpectralSettings,
+    SubtleSettings,
 )
 from companion.measurement.spectra import measure_spectra, spectral_rows
 from companion.measurement.stresses import measure_stresses, stress_rows
+from companion.measurement.subtle import measure_subtle, subtle_rows
 from companion.measurement.texts import Row
 from companion.measurement.warning_schemas import WARNINGS
 from companion.measurement.warnings import WarningSettings, measure_warnings, warning_rows
@@ -66,7 +66,7 @@ KINDS: dict[str, Kind] = {
         ListeningSettings, measure_listening, listening_rows, LISTENING, checks.listening
     ),
     "nulls": Kind(NullSettings, measure_nulls, null_rows, NULLS, checks.nulls),
-    "choices": Kind(Settings, measure_choices, choice_rows, CHOICES, checks.choices, by_voice),
+    "choices": Kind(Settings, measure_choices, choice_rows, CHOICES, checks.choices, by_speaker),
     "stresses": Kind(SpectralSettings, measure_stresses, stress_rows, STRESSES, checks.stresses),
     "jacobians": Kind(
         JacobianSettings, measure_jacobians, jacobian_rows, JACOBIANS, checks.jacobians
@@ -74,7 +74,7 @@ KINDS: dict[str, Kind] = {
     "dynamics": Kind(
         DynamicsSettings, measure_dynamics, dynamics_rows, DYNAMICS, checks.dynamics, compared=True
     ),
-    "nudges": Kind(NudgeSettings, measure_nudges, nudge_rows, NUDGES, checks.nudges),
+    "subtle": Kind(SubtleSettings, measure_subtle, subtle_rows, SUBTLE, checks.subtle),
     "warnings": Kind(WarningSettings, measure_warnings, warning_rows, WARNINGS, checks.warnings),
     "contest": Kind(ContestSettings, measure_contest, contest_rows, CONTEST, checks.contest),
 }

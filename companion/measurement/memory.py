@@ -20,8 +20,8 @@ def by_utterance(utterance: Utterance) -> str:
     return utterance.id
 
 
-def by_voice(utterance: Utterance) -> str:
-    """All utterances of a voice together."""
+def by_speaker(utterance: Utterance) -> str:
+    """All utterances of a speaker together."""
     return utterance.speaker
 
 
@@ -74,7 +74,7 @@ class Halving:
             raise error
         if len({self._together(utterance) for utterance in utterances}) == 1:
             count = len(utterances)
-            what = "this one utterance" if count == 1 else f"the {count} utterances of its voice"
+            what = "this one utterance" if count == 1 else f"the {count} utterances of its speaker"
             reason = str(error).splitlines()[0]
             raise MemoryError(
                 f"{utterances[0].id}: not enough memory for {what} ({reason}); free memory, or "

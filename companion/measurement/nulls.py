@@ -3,14 +3,16 @@
 shuffled: the model's own rows in random order, so that truncation keeps a random subset of them;
     of several orders the mean, for a Kirchhoff index that of its logarithm.
 gaussian: Gaussian rows of the same T and D, with the law of the clean utterance's eigenvalues.
-twin: the same architecture at random weights, fed the same audio and the model's own tokens.
-spectrum: the model with random singular vectors, all else of its weights kept, fed alike.
-unpaired: networks of its architecture, trained on pairs of audio and text that do not belong
+randomly initialised control: the same architecture at random weights, fed the same audio and the
+model's own tokens. spectrum: the model with random singular vectors, all else of its weights kept,
+fed alike. unpaired: networks of its architecture, trained on pairs of audio and text that do not
+belong
     together, fed alike: they know the language and cannot have learned to listen.
 forced: the model itself, fed its clean text with the stressed audio: T is equal, the text too.
 swapped: the model on another speaker's clean utterance, where that is among the conditions.
 
-Random networks are drawn several times for some of the utterances; the first twin hears all.
+Random networks are drawn several times for some of the utterances; the first randomly initialised
+control hears all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +22,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from companion.measurement.controls import drawn_for, further_draws, random_control
 from companion.measurement.observables import kept_lengths, spectra_of, spectral_columns
 from companion.measurement.run import Summary, measure
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
+    INITIALISED,
     NULLS,
     REFERENCE_CONDITION,
     SHUFFLED,
     SWAPPED,
-    TWIN,
 )
 from companion.measurement.settings import NullSettings, SpectralSettings
 from companion.measurement.spectra import Decoded, decode
 from companion.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
 from companion.measurement.texts import Row
-from companion.measurement.twins import drawn_for, further_draws, random_twin
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import Transcript, windows
 from companion.models.forcing import feed
@@ -85,8 +87,8 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
         pair = {name: decoded[name] for name in (REFERENCE_CONDITION, SWAPPED)}
         rows += _decoded_rows(SWAPPED, pair, settings)
     everyone = range(len(played[REFERENCE_CONDITION]))
-    fed = fed_alike(random_twin(settings, model.device), own, played, everyone)
-    rows += _decoded_rows(TWIN, fed, settings)
+    fed = fed_alike(random_control(settings, model.device), own, played, everyone)
+    rows += _decoded_rows(INITIALISED, fed, settings)
     rows += _decoded_rows(FORCED, forced_pair(model, own, played), settings)
     return rows + _drawn_rows(model, own, played, settings)
 

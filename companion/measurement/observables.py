@@ -56,5 +56,6 @@ def spectral_columns(
 
 
 def largest(spectra: Tensor, modes: int) -> Tensor:
-    """So many modes, zeros where there are fewer, however long the batch's other answers are."""
+    """So many modes, zeros where there are fewer, however long the batch's other transcripts
+    are."""
     return functional.pad(spectra[..., :modes], (0, max(0, modes - spectra.shape[-1])))

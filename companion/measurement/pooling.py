@@ -28,6 +28,7 @@ from companion.measurement.activations import (
     control_rows,
     kept_rows,
 )
+from companion.measurement.controls import sampled
 from companion.measurement.keys import staleness
 from companion.measurement.moments import Moments
 from companion.measurement.observables import largest
@@ -38,7 +39,6 @@ from companion.measurement.settings import Settings
 from companion.measurement.store import read_meta, write
 from companion.measurement.surrogates import generator
 from companion.measurement.texts import Row
-from companion.measurement.twins import sampled
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear
 from companion.models.rules import rule
@@ -84,13 +84,13 @@ POOLING = pa.schema(
         ("resolved", pa.int32()),
         ("n_eff", pa.float64()),
         ("alpha", pa.float64()),
-        ("kirchhoff_shares", pa.float64()),
+        ("kirchhoff_of_fractions", pa.float64()),
         ("eigenvalues", pa.list_(pa.float32())),
     ]
 )
 """One row per sample, treatment of loops, condition, speaker left out, component, layer and K."""
 
-_READ = ("n_eff", "alpha", "kirchhoff_shares")
+_READ = ("n_eff", "alpha", "kirchhoff_of_fractions")
 
 
 @dataclass(frozen=True)
@@ -320,18 +320,18 @@ def _union_rows(
 def pooled_numbers(spectra: Tensor, k: int) -> dict[str, list[float]]:
     """What is read off pooled spectra (unions, modes), by its column.
 
-    ``kirchhoff_shares`` is the sum of 1 / p_i over the first k modes, p_i = lambda_i over the sum
-    of these; NaN where fewer than k are resolved, as alpha is.
+    ``kirchhoff_of_fractions`` is the sum of 1 / p_i over the first k modes, p_i = lambda_i over the
+    sum of these; NaN where fewer than k are resolved, as alpha is.
     """
     kept = spectra[..., :k]
     resolved = resolved_modes(spectra)
-    shares = kept / kept.sum(-1, keepdim=True)
-    index = (1 / shares).sum(-1).where(resolved >= k, torch.nan)
+    fractions = kept / kept.sum(-1, keepdim=True)
+    index = (1 / fractions).sum(-1).where(resolved >= k, torch.nan)
     columns = {
         "resolved": resolved,
         "n_eff": effective_rank(spectra, k),
         "alpha": spectral_slope(spectra, 1, k),
-        "kirchhoff_shares": index,
+        "kirchhoff_of_fractions": index,
     }
     return {name: column.tolist() for name, column in columns.items()}
 

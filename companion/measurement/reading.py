@@ -15,7 +15,7 @@ from companion.measurement.dynamics_schemas import (
     READOUT,
     SWAPPED_AUDIO,
 )
-from companion.measurement.readouts import majority_readout, ridge_readout
+from companion.measurement.linear_probes import majority_probe, ridge_probe
 from companion.measurement.texts import Row
 from companion.models.states import states, text_of
 from companion.models.view import SpeechModel
@@ -29,21 +29,21 @@ def readable(model: SpeechModel, reference: str) -> bool:
         return False
 
 
-def readout_rows(
+def linear_probe_rows(
     network: SpeechModel, waves: Sequence[np.ndarray], group: Group, folds: int
 ) -> Iterator[Row]:
-    """Share of an utterance's next tokens that a readout gets right, by source and layer.
+    """Share of an utterance's next tokens that a linear probe gets right, by source and layer.
 
-    The network is given every reference with its own audio, or with the partner's. A readout is
-    fitted to the voices of all other folds, under the same condition and audio.
+    The network is given every reference with its own audio, or with the partner's. A linear probe
+    is fitted to the speakers of all other folds, under the same condition and audio.
     """
     texts = [text_of(network.encode_text(reference.lower())) for reference in group.references]
     labels = torch.tensor([token for text in texts for token in text.tokens])
     lengths = [len(text.tokens) for text in texts]
-    fold_of = {voice: i % folds for i, voice in enumerate(sorted(set(group.speakers)))}
-    fold = torch.tensor([fold_of[voice] for voice in group.speakers])
+    fold_of = {speaker: i % folds for i, speaker in enumerate(sorted(set(group.speakers)))}
+    fold = torch.tensor([fold_of[speaker] for speaker in group.speakers])
     fold = fold.repeat_interleave(torch.tensor(lengths))
-    yield from _rows(majority_readout(labels, fold) == labels, lengths, group, OWN, CHANCE, 0)
+    yield from _rows(majority_probe(labels, fold) == labels, lengths, group, OWN, CHANCE, 0)
     swapped = [waves[partner] for partner in group.partners]
     for audio, played in ((OWN, waves), (SWAPPED_AUDIO, swapped)):
         seen = states(network, played, texts)
@@ -53,7 +53,7 @@ def readout_rows(
         }
         for source, paths in sources.items():
             for layer, features in enumerate(torch.cat(paths, 1)):
-                right = ridge_readout(features.cpu(), labels, fold) == labels
+                right = ridge_probe(features.cpu(), labels, fold) == labels
                 yield from _rows(right, lengths, group, audio, source, layer + 1)
 
 

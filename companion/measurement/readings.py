@@ -64,7 +64,7 @@ def _indices(spectra: Tensor, named: Mapping[str, int]) -> Iterator[Reading]:
     for (name, k), epsilon in product(named.items(), EPSILONS):
         kept = spectra[..., :k]
         total = kept.sum(-1, keepdim=True)
-        scales = {"as they are": kept, "shares": kept / total.where(total > 0, 1.0)}
+        scales = {"as they are": kept, "fractions": kept / total.where(total > 0, 1.0)}
         for missing, scale in product(kernels, scales):
             choices = {"K": name, "missing modes": missing, "eigenvalues": scale}
             index = kernels[missing](scales[scale], k, epsilon).log10()

@@ -24,6 +24,6 @@ def rounded(numbers: np.ndarray, bits: int) -> np.ndarray:
     and dtype are those of ``numbers``.
     """
     finite = np.isfinite(numbers)
-    share, exponent = np.frexp(np.where(finite, numbers, 0))
-    near = np.ldexp(np.round(share * 2**bits), exponent - bits)
+    fraction, exponent = np.frexp(np.where(finite, numbers, 0))
+    near = np.ldexp(np.round(fraction * 2**bits), exponent - bits)
     return np.where(finite, near, numbers)

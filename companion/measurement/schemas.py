@@ -43,9 +43,9 @@ SPECTRA = pa.schema(
         ("similarity_kirchhoff", pa.float64()),
         ("reference", pa.string()),
         ("transcript", pa.string()),
-        ("word_error", pa.float64()),
+        ("wer", pa.float64()),
         ("interferers", pa.list_(pa.string())),
-        ("interferer_word_errors", pa.list_(pa.float64())),
+        ("interferer_wers", pa.list_(pa.float64())),
         ("candidate", pa.bool_()),
         ("outcome", pa.string()),
         ("average_log_probability", pa.float64()),
@@ -77,7 +77,13 @@ NULLS = pa.schema(
 ABSENT = {_DRAW.name: 0}
 """Columns that older rows lack, and what all of them would say there."""
 
-SHUFFLED, GAUSSIAN, TWIN, FORCED, SWAPPED = "shuffled", "gaussian", "twin", "forced", "swapped"
+SHUFFLED, GAUSSIAN, INITIALISED, FORCED, SWAPPED = (
+    "shuffled",
+    "gaussian",
+    "initialised",
+    "forced",
+    "swapped",
+)
 SPECTRUM, UNPAIRED = "spectrum", "unpaired"
 """The nulls; ``swapped`` is the name of its condition too."""
 
@@ -89,7 +95,7 @@ STRESSES = pa.schema(
             (
                 "model", "parameters", "utterance", "speaker", "condition", "matched_with",
                 "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
-                "kirchhoff_resolved", "reference", "transcript", "word_error", "candidate",
+                "kirchhoff_resolved", "reference", "transcript", "wer", "candidate",
                 "outcome", *CONFIDENCES, "compression_ratio", "no_speech_probability", "finished",
                 "windows",
             ),
@@ -113,12 +119,13 @@ CHOICES = pa.schema(
         ("component", pa.string()),
         ("tokens", pa.int32()),
         ("windows", pa.int32()),
-        ("word_error", pa.float64()),
+        ("wer", pa.float64()),
         ("candidate", pa.bool_()),
         *[(name, pa.float32()) for name in READINGS],
     ]
 )
-"""One row per utterance or voice, condition, matched length, choice, component: data/README.md."""
+"""One row per utterance or speaker, condition, matched length, choice, component:
+data/README.md."""
 
 LISTENING = pa.schema(
     [
@@ -129,7 +136,7 @@ LISTENING = pa.schema(
         ("condition", pa.string()),
         ("reference", pa.string()),
         ("transcript", pa.string()),
-        ("word_error", pa.float64()),
+        ("wer", pa.float64()),
         ("outcome", pa.string()),
         ("average_log_probability", pa.float64()),
         ("text_log_probability", pa.float64()),
@@ -155,7 +162,7 @@ JACOBIANS = pa.schema(
         ("utterance", pa.string()),
         ("speaker", pa.string()),
         ("condition", pa.string()),
-        ("word_error", pa.float64()),
+        ("wer", pa.float64()),
         ("candidate", pa.bool_()),
         ("outcome", pa.string()),
         ("tokens", pa.int32()),
@@ -163,7 +170,7 @@ JACOBIANS = pa.schema(
         ("layer", pa.int32()),
         ("width", pa.int32()),
         ("sigma_1", pa.float64()),
-        ("gap", pa.float64()),
+        ("singular_value_ratio", pa.float64()),
         ("alignment", pa.float64()),
         ("gain", pa.float64()),
         ("converged", pa.bool_()),
@@ -171,7 +178,7 @@ JACOBIANS = pa.schema(
         ("growing", pa.float64()),
         ("state", pa.float64()),
         *[(f"{part}_sigma_1", pa.float64()) for part in _PARTS],
-        *[(f"{part}_gap", pa.float64()) for part in _PARTS],
+        *[(f"{part}_singular_value_ratio", pa.float64()) for part in _PARTS],
         ("injection", pa.float64()),
         ("arriving", pa.float64()),
         ("product_norm", pa.float64()),
@@ -185,7 +192,7 @@ JACOBIANS = pa.schema(
         ("normed_product_ratio", pa.float64()),
         ("normed_direct", pa.float64()),
         ("sensitivity", pa.float64()),
-        ("rank_one_share", pa.float64()),
+        ("rank_one_fraction", pa.float64()),
         ("total_sensitivity", pa.float64()),
         ("explained", pa.float64()),
     ]

@@ -152,7 +152,8 @@ class JacobianSettings(Settings):
 class DynamicsSettings(Settings):
     """Parameters of the dynamics: utterances are compared within a batch, so all go into one.
 
-    ``steps`` are the tokens, from 1, whose states are compared; ``folds`` those of the readouts.
+    ``steps`` are the tokens, from 1, whose states are compared; ``folds`` those of the linear
+    probes.
     """
 
     steps: tuple[int, ...]
@@ -172,7 +173,7 @@ class DynamicsSettings(Settings):
 
 
 @dataclass(frozen=True)
-class NudgeSettings(Settings):
+class SubtleSettings(Settings):
     """Parameters of small changes: ``levels_db`` below the signal, ``draws`` random directions.
 
     ``tokens`` are those of the text, from 1, whose Jacobians give the singular directions.

@@ -26,52 +26,52 @@ from companion.stress.conditions import CONDITIONS, GRADED, Stress
 from companion.stress.mixture import Mixture, Speakers
 from companion.stress.scoring import score
 
-SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Of transcripts that are hallucination candidates."""
 
 LEAST = 1e-4  # severities in names are plain decimals, and fainter there is nothing to find
 _CLOSE = 0.02  # of transcripts
 _NARROW = 1.02  # a factor of severity that changes no answer worth measuring
 _SLOPES = (0.3, 30.0)  # logits per factor e of severity: all that a few dozen transcripts resolve
-_COLUMNS = ["model", "decoding", "condition", "share", "severity", "measured", "utterances"]
+_COLUMNS = ["model", "decoding", "condition", "fraction", "severity", "measured", "utterances"]
 
 
 def transition(
-    failing: Callable[[float], float], shares: Sequence[float] = SHARES, evaluations: int = 16
+    failing: Callable[[float], float], fractions: Sequence[float] = FRACTIONS, evaluations: int = 16
 ) -> dict[float, tuple[float, float]]:
     """For each share the severity in [LEAST, 1] that fails nearest to it, and how many fail there.
 
-    ``failing`` gives the share of transcripts that fail at a severity, and is called at most
+    ``failing`` gives the fraction of transcripts that fail at a severity, and is called at most
     ``evaluations`` times: at both ends, then where a logistic curve in log severity, fitted to all
     that is known, puts a share, but within the bracket of that share's neighbours. A share that
     lies outside everything that was measured has severity NaN, and the nearest share.
     """
     known = {severity: failing(severity) for severity in (LEAST, 1.0)}
-    while len(known) < evaluations and (wanted := _next(known, shares)):
+    while len(known) < evaluations and (wanted := _next(known, fractions)):
         known[wanted] = failing(wanted)
     found = {}
-    for share in shares:
-        nearest = min(known, key=lambda s: _distance(s, known[s], share))
-        reached = min(known.values()) - _CLOSE <= share <= max(known.values()) + _CLOSE
-        found[share] = (nearest if reached else math.nan, known[nearest])
+    for fraction in fractions:
+        nearest = min(known, key=lambda s: _distance(s, known[s], fraction))
+        reached = min(known.values()) - _CLOSE <= fraction <= max(known.values()) + _CLOSE
+        found[fraction] = (nearest if reached else math.nan, known[nearest])
     return found
 
 
-def _distance(severity: float, measured: float, share: float) -> tuple[float, float]:
+def _distance(severity: float, measured: float, fraction: float) -> tuple[float, float]:
     """How far a severity misses a share; of equals, the one beside the transition is nearer."""
-    return abs(measured - share), severity if measured >= share else -severity
+    return abs(measured - fraction), severity if measured >= fraction else -severity
 
 
-def _next(known: Mapping[float, float], shares: Sequence[float]) -> float | None:
+def _next(known: Mapping[float, float], fractions: Sequence[float]) -> float | None:
     """Where to look next: for the share that is least well met, if it can be met better."""
     guesses = []
-    for share in shares:
-        low = max((s for s in known if known[s] < share), default=None)
-        high = min((s for s in known if known[s] >= share and s > (low or 0.0)), default=None)
-        miss = min(abs(value - share) for value in known.values())
+    for fraction in fractions:
+        low = max((s for s in known if known[s] < fraction), default=None)
+        high = min((s for s in known if known[s] >= fraction and s > (low or 0.0)), default=None)
+        miss = min(abs(value - fraction) for value in known.values())
         if low is None or high is None or miss <= _CLOSE or high / low <= _NARROW:
             continue
-        severity = float(f"{_between(low, high, _fitted(known, share)):.3g}")
+        severity = float(f"{_between(low, high, _fitted(known, fraction)):.3g}")
         if severity not in known:
             guesses.append((miss, severity))
     return max(guesses)[1] if guesses else None
@@ -83,7 +83,7 @@ def _between(low: float, high: float, severity: float) -> float:
     return severity if 0.1 <= position <= 0.9 else math.sqrt(low * high)
 
 
-def _fitted(known: Mapping[float, float], share: float) -> float:
+def _fitted(known: Mapping[float, float], fraction: float) -> float:
     """Where a logistic curve in log severity through what is known has this share."""
     places = np.log(list(known))
     values = np.array(list(known.values()))
@@ -96,16 +96,16 @@ def _fitted(known: Mapping[float, float], share: float) -> float:
     start = [places[np.abs(values - 0.5).argmin()], 0.0]
     limits = [(math.log(LEAST), 0.0), tuple(np.log(_SLOPES))]
     centre, slope = minimize(loss, start, bounds=limits, method="L-BFGS-B").x
-    return float(np.exp(np.clip(centre + logit(share) / np.exp(slope), math.log(LEAST), 0.0)))
+    return float(np.exp(np.clip(centre + logit(fraction) / np.exp(slope), math.log(LEAST), 0.0)))
 
 
-def failing_share(
+def failing_fraction(
     model: SpeechModel, decoding: Rule, stress: Stress, clean: Sequence[Mixture],
     speakers: Speakers, seed: int, batch: int,
 ) -> Callable[[float], float]:  # fmt: skip
     """How many of the utterances are hallucination candidates, by the severity of ``stress``."""
 
-    def share(severity: float) -> float:
+    def fraction(severity: float) -> float:
         milder = stress.at_severity(severity)
         mixtures = [milder.apply(mixture, speakers, seed) for mixture in clean]
         failed = []
@@ -118,7 +118,7 @@ def failing_share(
             ]
         return sum(failed) / len(failed)
 
-    return share
+    return fraction
 
 
 def usable(utterances: Sequence[Utterance]) -> list[Mixture]:
@@ -148,14 +148,22 @@ def main() -> None:
     speakers = Speakers(utterances)
     decoding, rows = rule(arguments.decoding), []
     for name in arguments.conditions:
-        failing = failing_share(
+        failing = failing_fraction(
             model, decoding, CONDITIONS[name], clean, speakers, arguments.seed, arguments.batch
         )
-        for share, (severity, measured) in transition(failing).items():
+        for fraction, (severity, measured) in transition(failing).items():
             rows.append(
-                (model.name, decoding.name, name, share, severity, round(measured, 4), len(clean))
+                (
+                    model.name,
+                    decoding.name,
+                    name,
+                    fraction,
+                    severity,
+                    round(measured, 4),
+                    len(clean),
+                )
             )
-            print(f"{name}: {share:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
+            print(f"{name}: {fraction:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
     path = arguments.output / f"{arguments.model}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")

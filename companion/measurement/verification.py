@@ -24,11 +24,12 @@ SAMPLE = 2
 """Utterances that are measured again."""
 
 TOLERANCE = 1e-3
-"""How far a number may be from the kept one, as a share of itself."""
+"""How far a number may be from the kept one, as a fraction of itself."""
 
 ODD = 0.1
-"""The share of a column's numbers that may be farther: on another processor single small ones are,
-such as an alignment near zero, or what a random twin makes of a change far below the signal."""
+"""The fraction of a column's numbers that may be farther: on another processor single small ones
+are, such as an alignment near zero, or what a randomly initialised control makes of a change far
+below the signal."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Difference:
     """How far rows are from their counterparts.
 
     ``unlike`` utterances have other texts or other numbers of rows, so nothing to compare;
-    ``largest`` is how far all other numbers are at most, as a share of themselves, from what would
-    have been kept as the same number, and ``column`` where that is. ``moved`` is the largest share
-    of a column's numbers that are farther than ``TOLERANCE``, in ``moved_column``.
+    ``largest`` is how far all other numbers are at most, as a fraction of themselves, from what
+    would have been kept as the same number, and ``column`` where that is. ``moved`` is the largest
+    share of a column's numbers that are farther than ``TOLERANCE``, in ``moved_column``.
     """
 
     utterances: int
@@ -102,10 +103,10 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference
     return Difference(len(names), len(kept), unlike, *far, *moved)
 
 
-def _most(shares: Mapping[str, float]) -> tuple[float, str]:
+def _most(fractions: Mapping[str, float]) -> tuple[float, str]:
     """The largest share and its column, "" where all are zero."""
-    column = max(shares, key=shares.__getitem__, default="")
-    return (shares[column], column) if column and shares[column] > 0 else (0.0, "")
+    column = max(fractions, key=fractions.__getitem__, default="")
+    return (fractions[column], column) if column and fractions[column] > 0 else (0.0, "")
 
 
 def _settings(kind: Kind, rows: Path, ladder: Path, corpus: Path, device: str) -> Settings:
@@ -133,7 +134,8 @@ def _measured_again(
 
 
 def _of_the_same(kept: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
-    """The kept rows of the utterances that were measured again, and of their voices as a whole."""
+    """The kept rows of the utterances that were measured again, and of their speakers as a
+    whole."""
     keys = ["speaker", "utterance"]
     wanted = pd.MultiIndex.from_frame(again[keys])
     return kept[pd.MultiIndex.from_frame(kept[keys]).isin(wanted)].reset_index(drop=True)
@@ -178,6 +180,6 @@ def _beyond(kept: np.ndarray, again: np.ndarray, bits: int) -> np.ndarray:
     kept, again = kept[other], again[other]
     half_unit = np.ldexp(0.5, np.frexp(kept)[1] - bits)
     apart = np.maximum(np.abs(kept - again) - half_unit, 0)
-    shares = apart / np.maximum(np.abs(kept), np.abs(again))
-    beyond[other] = np.where(np.isnan(shares), math.inf, shares)
+    fractions = apart / np.maximum(np.abs(kept), np.abs(again))
+    beyond[other] = np.where(np.isnan(fractions), math.inf, fractions)
     return beyond

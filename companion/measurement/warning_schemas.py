@@ -21,7 +21,7 @@ WARNINGS = pa.schema(
         ("first_wrong", pa.int32()),
         ("tokens", pa.int32()),
         ("transcript", pa.string()),
-        ("word_error", pa.float32()),
+        ("wer", pa.float32()),
         ("candidate", pa.bool_()),
         ("outcome", pa.string()),
     ]

@@ -1,7 +1,7 @@
 """Measure warnings: what the first tokens of a text show, whatever becomes of it.
 
 All numbers of a row come from the first n tokens alone, and n is the same for all utterances that
-are compared: nothing here can follow from the length of an answer.
+are compared: nothing here can follow from the length of a transcript.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ _IGNORE = -100
 
 @dataclass(frozen=True)
 class Forced:
-    """Mean loss in nats per token, and the share of tokens that were not the most probable."""
+    """Mean loss in nats per token, and the fraction of tokens that were not the most probable."""
 
     loss: float
     token_error: float

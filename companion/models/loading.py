@@ -52,18 +52,18 @@ def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     return from_folder(name, _folder(name, kind, ladder), device)
 
 
-def load_random_twin(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
+def load_random_control(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
     """The architecture of model ``name`` at random initialisation: the null of a trained model.
 
     Weights are drawn alike for all libraries: N(0, 1 / (3 width)), biases zero.
     """
-    kind, twin = _kind(name, ladder), f"{name}-random"
+    kind, control = _kind(name, ladder), f"{name}-random"
     if kind is Kind.OPENAI:
-        return OpenAIModel(twin, initialised(_openai(name, ladder)[1], seed).to(device))
+        return OpenAIModel(control, initialised(_openai(name, ladder)[1], seed).to(device))
     if (found := _conversion(name, kind, ladder)) is not None:
         model, vocabulary = found.read()
-        return OpenAIModel(twin, initialised(model.dims, seed).to(device), vocabulary)
-    return random_from_folder(twin, _folder(name, kind, ladder), device, seed)
+        return OpenAIModel(control, initialised(model.dims, seed).to(device), vocabulary)
+    return random_from_folder(control, _folder(name, kind, ladder), device, seed)
 
 
 def available(ladder: Path) -> list[str]:

@@ -85,8 +85,8 @@ def random_stack(
         Shape ``(L, *batch, width, width)``, float64.
     """
     generator = torch.Generator().manual_seed(seed)
-    shares = torch.rand(*sigma_1.shape, width - 2, generator=generator, dtype=torch.float64)
-    below = shares.sort(-1, descending=True).values * sigma_2[..., None]
+    fractions = torch.rand(*sigma_1.shape, width - 2, generator=generator, dtype=torch.float64)
+    below = fractions.sort(-1, descending=True).values * sigma_2[..., None]
     sigma = torch.cat([sigma_1[..., None], sigma_2[..., None], below], -1)
     cosine, sine = alignment, (1 - alignment.square()).clamp(min=0).sqrt()
     plane = torch.eye(width, dtype=torch.float64).repeat(*alignment.shape, 1, 1)

@@ -23,8 +23,8 @@ class Streams:
 def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]) -> Streams:
     """Run the decoder over prompt and ``tokens`` at once: features (1, mels, frames).
 
-    A model's own tokens give the streams that it decoded with; another model's give its twin's at
-    equal length.
+    A model's own tokens give the streams that it decoded with; another model's give its randomly
+    initialised control's at equal length.
     """
     return streams_in(model, model.encode(features), tokens)
 

@@ -3,22 +3,22 @@
 import pandas as pd
 
 from companion.results.confidence import PER_CHARACTER, PER_WORD_PIECE
-from companion.results.word_errors import transcripts
+from companion.results.wers import transcripts
 
-ANSWER = "answer"
-"""In the place of a component, for what is no spectrum but read off the answer itself."""
+ANSWER = "transcript"
+"""In the place of a component, for what is no spectrum but read off the transcript itself."""
 
 ANSWERS = {
-    "word_error": "word_error",
-    "candidate_share": "candidate",
+    "wer": "wer",
+    "candidate_fraction": "candidate",
     PER_WORD_PIECE: PER_WORD_PIECE,
     PER_CHARACTER: PER_CHARACTER,
     "tokens": "tokens",
 }
-"""What is read off an answer, and its column; word error and candidates are in %, and of the two
+"""What is read off a transcript, and its column; word error and candidates are in %, and of the two
 log-probabilities a model has that of its own tokens."""
 
-PERCENT = ("word_error", "candidate_share")
+PERCENT = ("wer", "candidate_fraction")
 
 
 def answers(rows: pd.DataFrame) -> pd.DataFrame:

@@ -47,9 +47,7 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
         training = json.loads((folder / "training.json").read_text())
         config = json.loads((folder / "config.json").read_text())
         own = errors[errors.model == folder.name]
-        results = own[["material", "n"]].assign(
-            **{"word error (%)": with_interval(own, "word_error", 1)}
-        )
+        results = own[["material", "n"]].assign(**{"word error (%)": with_interval(own, "wer", 1)})
         last = training["record"][-1]
         steps: dict[str, int] = {row["stage"]: row["step"] for row in training["record"]}
         text = _CARD.format(
@@ -65,7 +63,7 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
             variants=len(TRAINING_VARIANTS),
             stages=", then ".join(f"{count} {name}" for name, count in steps.items()),
             loss=last["loss"],
-            development=100 * last["word_error"],
+            development=100 * last["wer"],
             minutes=training["seconds"] / 60,
             results=results.to_markdown(index=False),
             **{name: training[name] for name in ("size", "seed", "device", "threads", "torch")},

@@ -115,7 +115,7 @@ def filters(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, np.ndarray
     masks = {
         EVERYONE: np.ones(len(clean), bool),
         CANDIDATES: stressed.candidate.to_numpy(bool),
-        HEARD: clean.word_error.to_numpy() == 0,
+        HEARD: clean.wer.to_numpy() == 0,
     }
     return {name: mask for name, mask in masks.items() if mask.any()}
 

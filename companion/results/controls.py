@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from companion.measurement.schemas import SPECTRUM, TWIN, UNPAIRED
+from companion.measurement.schemas import INITIALISED, SPECTRUM, UNPAIRED
 from companion.results.effects import (
     GROUP,
     OBSERVABLES,
@@ -32,7 +32,7 @@ from companion.results.intervals import (
 from companion.results.tables import with_interval
 from companion.results.verdict import side
 
-DRAWN = (TWIN, SPECTRUM, UNPAIRED)
+DRAWN = (INITIALISED, SPECTRUM, UNPAIRED)
 """The nulls that are other networks, of which there are several draws."""
 
 _KEY = [*GROUP, "length"]

@@ -24,10 +24,11 @@ PREFIXES = (1, 3, WHOLE)
 def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Distinct texts by model, side (said, clean, stress) and number of first words compared.
 
-    ``distinct`` is the share of distinct ones among n texts in %, ``entropy`` that of their
-    distribution in bits (at most log2 n), and ``alike`` the share of pairs of utterances with the
-    same text in %, the last alone with an interval: without a speaker there are fewer distinct
-    texts, but the share of pairs is a mean. Of no pair it is exact, of pairs without a common end.
+    ``distinct`` is the fraction of distinct ones among n texts in %, ``entropy`` that of their
+    distribution in bits (at most log2 n), and ``alike`` the fraction of pairs of utterances with
+    the same text in %, the last alone with an interval: without a speaker there are fewer distinct
+    texts, but the fraction of pairs is a mean. Of no pair it is exact, of pairs without a common
+    end.
     """
     table = []
     texts = rows.drop_duplicates(["parameters", "model", "condition", "utterance"])
@@ -46,7 +47,7 @@ def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
                 row = {"parameters": parameters, "model": model, "side": side, "words": words}
                 pairs = partial(_alike, texts=np.unique(kept, return_inverse=True)[1])
                 found = interval(pairs, speakers, 100, len(kept) // 2)
-                row |= {"n": len(kept), "distinct": 100 * distinct_share(kept)}
+                row |= {"n": len(kept), "distinct": 100 * distinct_fraction(kept)}
                 row |= {"entropy": entropy_bits(kept)} | interval_columns("alike", found)
                 table.append(row)
     return pd.DataFrame(table)
@@ -58,15 +59,15 @@ def first_words(text: str, count: int) -> str:
     return " ".join(words if count == WHOLE else words[:count])
 
 
-def distinct_share(texts: Sequence[str]) -> float:
+def distinct_fraction(texts: Sequence[str]) -> float:
     """Distinct texts over texts."""
     return len(set(texts)) / len(texts)
 
 
 def entropy_bits(texts: Sequence[str]) -> float:
     """Shannon entropy of the distribution of texts, as counted."""
-    shares = np.array(list(Counter(texts).values())) / len(texts)
-    return float(-(shares * np.log2(shares)).sum() + 0.0)
+    fractions = np.array(list(Counter(texts).values())) / len(texts)
+    return float(-(fractions * np.log2(fractions)).sum() + 0.0)
 
 
 def _alike(weights: np.ndarray, texts: np.ndarray) -> np.ndarray:

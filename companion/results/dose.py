@@ -1,4 +1,4 @@
-"""Dose and response: observables and answers by the severity of a stress."""
+"""Dose and response: observables and transcripts by the severity of a stress."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from companion.results.effects import (
     observable_rows,
 )
 from companion.results.intervals import deletions, jackknife, weighted_mean
-from companion.results.word_errors import transcripts, word_errors
+from companion.results.wers import transcripts, wers
 from companion.stress.conditions import condition, split_severity
 from companion.stress.perturbations import GaussianNoise
 
@@ -63,9 +63,9 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     return pd.concat([first, found]).sort_values([*keys, "severity"], ignore_index=True)
 
 
-def answer_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
-    """``word_errors`` by severity: the numbers themselves, not their changes."""
-    errors = word_errors(transcripts(rows))
+def transcript_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
+    """``wers`` by severity: the numbers themselves, not their changes."""
+    errors = wers(transcripts(rows))
     tables = []
     for family in families:
         doses = severities(rows, family)
@@ -76,7 +76,8 @@ def answer_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame
 
 
 def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
-    """Over how many dB of noise hallucination candidates go from 10 to 90 % of answers, by model.
+    """Over how many dB of noise hallucination candidates go from 10 to 90 % of transcripts, by
+    model.
 
     Linear between the levels measured. Candidates of a level are taken to be no fewer than of a
     fainter one. Where 10 % are reached below the faintest level, or 90 % above the loudest,
@@ -91,13 +92,13 @@ def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for key, group in said[said.condition.isin(levels)].groupby(["parameters", "model"]):
         wide = group.pivot(
-            index=["utterance", "speaker"], columns="condition", values="candidate_share"
+            index=["utterance", "speaker"], columns="condition", values="candidate_fraction"
         ).dropna()
         names = sorted(wide.columns, key=levels.__getitem__)
         speakers = wide.index.get_level_values("speaker").to_numpy()
         weights = deletions(speakers)
-        shares = np.maximum.accumulate(weighted_mean(weights, wide[names].to_numpy()), axis=1)
-        found = np.array([_width([levels[name] for name in names], row) for row in shares])
+        fractions = np.maximum.accumulate(weighted_mean(weights, wide[names].to_numpy()), axis=1)
+        found = np.array([_width([levels[name] for name in names], row) for row in fractions])
         table.append(
             dict(zip(["parameters", "model"], key, strict=True)) | _width_columns(found, speakers)
         )
@@ -112,21 +113,21 @@ def _level_db(name: str) -> float:
     return -noise.snr_db
 
 
-def _width(levels: list[float], shares: np.ndarray) -> tuple[float, bool]:
+def _width(levels: list[float], fractions: np.ndarray) -> tuple[float, bool]:
     """Least dB between the two shares, and whether both are reached between the levels."""
     first, last = _PASSAGE
-    if shares[-1] < first:
+    if fractions[-1] < first:
         return float("nan"), False
-    start, stop = (_reached(levels, shares, share) for share in _PASSAGE)
-    return stop - start, bool(shares[0] <= first and shares[-1] >= last)
+    start, stop = (_reached(levels, fractions, fraction) for fraction in _PASSAGE)
+    return stop - start, bool(fractions[0] <= first and fractions[-1] >= last)
 
 
-def _reached(levels: list[float], shares: np.ndarray, share: float) -> float:
+def _reached(levels: list[float], fractions: np.ndarray, fraction: float) -> float:
     """The level at which rising shares reach one; an end where that is beyond it."""
-    after = int((shares < share).sum())
-    if after in (0, len(shares)):
-        return levels[min(after, len(shares) - 1)]
-    part = (share - shares[after - 1]) / (shares[after] - shares[after - 1])
+    after = int((fractions < fraction).sum())
+    if after in (0, len(fractions)):
+        return levels[min(after, len(fractions) - 1)]
+    part = (fraction - fractions[after - 1]) / (fractions[after] - fractions[after - 1])
     return float(levels[after - 1] + part * (levels[after] - levels[after - 1]))
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
+    INITIALISED,
     SHUFFLED,
     SPECTRUM,
     SWAPPED,
-    TWIN,
     UNPAIRED,
 )
 from companion.results.controls import DRAWN, control_effects
@@ -33,14 +33,14 @@ _BLOCKS = (
     {(FORCED, RAW): "same text"},
     {
         (GAUSSIAN, RAW): "Gaussian",
-        (TWIN, RAW): "random twin",
+        (INITIALISED, RAW): "randomly initialised control",
         (SPECTRUM, RAW): "random vectors",
         (UNPAIRED, RAW): "unpaired training",
         (SWAPPED, RAW): "other speech",
     },
     {
         (GAUSSIAN, MATCHED): "Gaussian, first rows",
-        (TWIN, MATCHED): "random twin, first rows",
+        (INITIALISED, MATCHED): "randomly initialised control, first rows",
         (SPECTRUM, MATCHED): "random vectors, first rows",
         (UNPAIRED, MATCHED): "unpaired training, first rows",
         (SWAPPED, MATCHED): "other speech, first rows",
@@ -136,7 +136,7 @@ def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
     """``verdict`` on one effect, from its intervals by source and length."""
     controls = [(SHUFFLED, MATCHED), (MODEL, MATCHED), (MODEL, PAIRS)]
-    nulls = [(null, MATCHED) for null in (TWIN, SPECTRUM, UNPAIRED, SWAPPED)]
+    nulls = [(null, MATCHED) for null in (INITIALISED, SPECTRUM, UNPAIRED, SWAPPED)]
     return verdict(
         intervals[MODEL, RAW],
         {CONTROLS[key]: intervals[key] for key in controls},

@@ -11,7 +11,7 @@ from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.effects import interval_columns, observed
 from companion.results.intervals import interval
 from companion.results.scale import MODES, size_of
-from companion.results.word_errors import transcripts
+from companion.results.wers import transcripts
 from companion.speech.text import normalise
 
 COMPONENT = "cross_attention"
@@ -74,12 +74,12 @@ def targets(
     """Word error in ``condition``; word error and candidate share in ``milder``, all in %.
 
     A milder stress counts for the models that it makes invent something, but not always: at
-    a share of 0 or 100 % candidates say nothing about how prone a model is.
+    a fraction of 0 or 100 % candidates say nothing about how prone a model is.
     """
     errors = {name: _answers(table, name) for name, table in
               ((condition, rows), (milder, stress_rows))}  # fmt: skip
-    share = errors[milder].candidate.groupby("model").mean()
-    between = share.index[(share > 0) & (share < 100)]
+    fraction = errors[milder].candidate.groupby("model").mean()
+    between = fraction.index[(fraction > 0) & (fraction < 100)]
     mild = errors[milder][errors[milder].index.get_level_values("model").isin(between)]
     return {
         f"word error, {condition}": _ratio(errors[condition], "edits", "words"),
@@ -173,7 +173,7 @@ def _answers(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     words = said.reference.map(lambda text: len(normalise(text).split())).astype(float)
     return said.assign(
         words=words,
-        edits=100 * words * said.word_error,
+        edits=100 * words * said.wer,
         candidate=100.0 * said.candidate,
         one=1.0,
     ).set_index(["utterance", "speaker", "model"])[["words", "edits", "candidate", "one"]]

@@ -11,7 +11,8 @@ SHOWN = 40
 
 
 def with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with what kind of answer each transcript is; judged here, as it needs no model."""
+    """The rows with what kind of transcript each transcript is; judged here, as it needs no
+    model."""
     words = vocabulary()
     texts = zip(rows.reference, rows.transcript, strict=True)
     return rows.assign(outcome=[str(outcome([said], text, words)) for said, text in texts])
@@ -34,7 +35,7 @@ def written(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def kinds_of_answer(rows: pd.DataFrame) -> pd.DataFrame:
+def kinds_of_transcript(rows: pd.DataFrame) -> pd.DataFrame:
     """How many inputs without and with speech get each outcome, by model and decoding rule."""
     spoken = rows.reference.map(bool).map({False: "no speech", True: "speech"})
     counts = rows.assign(inputs=spoken).groupby(["inputs", "outcome", "model", "decoding"]).size()

@@ -134,7 +134,7 @@ def _t(freedom: float) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
-def share(parts: np.ndarray, wholes: np.ndarray, speakers: np.ndarray) -> Interval:
+def fraction(parts: np.ndarray, wholes: np.ndarray, speakers: np.ndarray) -> Interval:
     """A share in %: the sum of parts (utterances,), none larger than its whole, by that of wholes.
 
     Where none or all is counted, the exact interval takes utterances as independent.

@@ -13,14 +13,14 @@ from companion.results.intervals import interval, weighted_mean
 SETTING = ["parameters", "model", "network", "condition"]
 TOKEN = [*SETTING, "speaker", "utterance", "position"]
 PER_LAYER = (
-    "log10_sigma_1", "gap", "alignment", "log10_gain", "log10_over_chance", "unstable", "growing",
+    "log10_sigma_1", "singular_value_ratio", "alignment", "log10_gain", "log10_over_chance", "unstable", "growing",
     "log10_state", "log10_injection", "log10_survival", "log10_relative_survival",
     "log10_normed_survival",
-    *(f"{component}_gap" for component in COMPONENTS),
+    *(f"{component}_singular_value_ratio" for component in COMPONENTS),
 )  # fmt: skip
 """Per layer: alignments in magnitude, over chance as ratios of geometric means; by as much a gain
 exceeds what sigma_1 alone makes of it. Survival is what arrives of an injection, of what entered;
-relative, each as a share of the hidden state's size there; normed, each after the final norm."""
+relative, each as a fraction of the hidden state's size there; normed, each after the final norm."""
 
 HYPOTHESES = {
     "gain_below_one": "every gain below 1",
@@ -37,8 +37,8 @@ HYPOTHESES = {
 """Shares of tokens, of the layers above the first; rank one: the second singular value below half
 the first."""
 
-PER_TOKEN = (*HYPOTHESES, "rank_one_share", "explained")
-_FRACTIONS = (*HYPOTHESES, "rank_one_share")
+PER_TOKEN = (*HYPOTHESES, "rank_one_fraction", "explained")
+_FRACTIONS = (*HYPOTHESES, "rank_one_fraction")
 _RANK_ONE = 0.5
 
 
@@ -95,7 +95,7 @@ def hypotheses(rows: pd.DataFrame) -> pd.DataFrame:
     """How often the theorem's hypotheses and its conclusions hold; a row per setting.
 
     All is modulo the direction 1. Certain is what ``product_bounds`` proves from gains, alignments
-    and gaps. ``rank_one_share``: of the Frobenius norm of J_L, squared, in its first singular
+    and gaps. ``rank_one_fraction``: of the Frobenius norm of J_L, squared, in its first singular
     value; ``explained``: of the total derivative's, by J_L.
     """
     below = rows.groupby(TOKEN).gain.max() < 1  # NaN at the last layer is left out
@@ -114,7 +114,7 @@ def hypotheses(rows: pd.DataFrame) -> pd.DataFrame:
             "growth_certain": second.floor > 1,
             "rank_one_certain": second.rank_one_bound < _RANK_ONE,
             "product_rank_one": second.product_ratio < _RANK_ONE,
-            "rank_one_share": first.rank_one_share,
+            "rank_one_fraction": first.rank_one_fraction,
             "explained": first.explained,
         }
     ).astype(float)

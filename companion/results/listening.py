@@ -27,11 +27,11 @@ def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["parameters", "model", "condition"]
     for key, group in rows[rows.condition.isin(HEARD)].groupby(keys, sort=True):
         words = group.reference.map(lambda text: len(normalise(text).split())).to_numpy(float)
-        edits = words * group.word_error.to_numpy()
+        edits = words * group.wer.to_numpy()
         scored = group.forced_loss.notna().to_numpy(float)  # texts too long for the model are not
         loss, token_error = (group[name].fillna(0.0).to_numpy() for name in FORCED)
         columns = {
-            "word_error": (100 * edits, words),
+            "wer": (100 * edits, words),
             "forced_loss": (loss, scored),
             "forced_token_error": (100 * token_error, scored),
         }
@@ -46,11 +46,12 @@ def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def answers_to_nothing(rows: pd.DataFrame) -> pd.DataFrame:
-    """The share of each kind of answer in %, and the median no-speech probability, by condition."""
+def nonspeech_transcripts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The fraction of each kind of transcript in %, and the median no-speech probability, by
+    condition."""
     nothing = rows[rows.condition.isin([*NOTHING, NONSPEECH])]
     keys = ["parameters", "model", "condition"]
     counts = nothing.groupby(keys).outcome.value_counts()
-    shares = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
+    fractions = 100 * counts / counts.groupby(level=[0, 1, 2]).transform("sum")
     silence = nothing.groupby(keys).no_speech_probability.median()
-    return shares.unstack(fill_value=0.0).assign(no_speech_probability=silence).reset_index()
+    return fractions.unstack(fill_value=0.0).assign(no_speech_probability=silence).reset_index()

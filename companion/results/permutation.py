@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-EXACT_VOICES = 16
+EXACT_SPEAKERS = 16
 """Up to so many voices all 2^voices assignments are looked at."""
 
 DRAWS = 99_999
@@ -21,27 +21,27 @@ def paired_p(differences: np.ndarray, speakers: np.ndarray, seed: int) -> float:
     once: utterances of one voice are not independent. The statistic is the absolute sum of
     differences; as an exchange leaves the sum of both sides alone, it orders the assignments as a
     ratio of the two means does, so that p is that of a change in % as well. Exact up to
-    ``EXACT_VOICES`` voices, else (count + 1) / (draws + 1) of seeded random assignments (Phipson &
-    Smyth 2010). Differences that are not finite are left out; NaN where none is left.
+    ``EXACT_SPEAKERS`` voices, else (count + 1) / (draws + 1) of seeded random assignments (Phipson
+    & Smyth 2010). Differences that are not finite are left out; NaN where none is left.
     """
     finite = np.isfinite(differences)
     if not finite.any():
         return float("nan")
-    _, voice = np.unique(speakers[finite], return_inverse=True)
-    sums = np.bincount(voice, weights=differences[finite])
+    _, speaker = np.unique(speakers[finite], return_inverse=True)
+    sums = np.bincount(speaker, weights=differences[finite])
     observed = abs(sums.sum()) - _ROUNDING * np.abs(sums).sum()
     signs = _signs(len(sums), seed)
     count = sum(
         int((np.abs(signs[i : i + _CHUNK] @ sums) >= observed).sum())
         for i in range(0, len(signs), _CHUNK)
     )
-    return count / len(signs) if len(sums) <= EXACT_VOICES else (count + 1) / (len(signs) + 1)
+    return count / len(signs) if len(sums) <= EXACT_SPEAKERS else (count + 1) / (len(signs) + 1)
 
 
 @lru_cache(maxsize=8)
 def _signs(voices: int, seed: int) -> np.ndarray:
     """Signs (assignments, voices): all of them, the first voice's fixed by symmetry, or draws."""
-    if voices <= EXACT_VOICES:
+    if voices <= EXACT_SPEAKERS:
         numbers = np.arange(2 ** (voices - 1))[:, None]
         bits = numbers >> np.arange(voices) & 1
     else:

@@ -159,8 +159,8 @@ def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series
         "alpha_stressed": stressed.alpha,
         "n_eff": 100 * (stressed.n_eff / clean.n_eff - 1),
         "alpha": stressed.alpha - clean.alpha,
-        "difference": stressed.kirchhoff_shares - clean.kirchhoff_shares,
-        "log10_ratio": np.log10(stressed.kirchhoff_shares / clean.kirchhoff_shares),
+        "difference": stressed.kirchhoff_of_fractions - clean.kirchhoff_of_fractions,
+        "log10_ratio": np.log10(stressed.kirchhoff_of_fractions / clean.kirchhoff_of_fractions),
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether confidence separates inventions from right answers."""
+"""Whether confidence separates inventions from right transcripts."""
 
 from functools import partial
 
@@ -13,11 +13,13 @@ from companion.stress.scoring import Outcome
 
 
 def separation(said: pd.DataFrame) -> pd.DataFrame:
-    """How well log-probabilities tell inventions from right answers, wherever they were written.
+    """How well log-probabilities tell inventions from right transcripts, wherever they were
+    written.
 
-    One row per model: the numbers of ``inventions`` and of ``right`` answers, whose word error is
-    at most 0.5, and under the name of each of ``CONFIDENCES`` the probability that the right one of
-    the two is the more confident (the area under the ROC curve), with its interval over speakers.
+    One row per model: the numbers of ``inventions`` and of ``right`` transcripts, whose word error
+    is at most 0.5, and under the name of each of ``CONFIDENCES`` the probability that the right one
+    of the two is the more confident (the area under the ROC curve), with its interval over
+    speakers.
     """
     table = []
     kept = said[said.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])]

@@ -8,7 +8,7 @@ from companion.results.intervals import NOTHING, Interval, deletions, jackknife
 
 STEP, SMOOTH, FLAT = "step", "smooth", "no change"
 UNDECIDED, TOO_FEW = "undecided", "too few"
-LEAST_POINTS, LEAST_VOICES = 4, 3
+LEAST_POINTS, LEAST_SPEAKERS = 4, 3
 POWERS = (0.25, 0.5, 2.0, 4.0)
 SLOPES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Of a logistic in the logarithm of the axis, in logits per factor e: up to as steep as a step."""
@@ -31,24 +31,24 @@ class Shape:
 
 
 def shape(values: np.ndarray, x: np.ndarray) -> Shape:
-    """Decide between a step, a smooth course and none: values (voices, points) at x (points,).
+    """Decide between a step, a smooth curve and none: values (speakers, points) at x (points,).
 
-    Each voice has a level of its own, so it gives points - 1 independent contrasts; on all of them
-    the residuals of a course common to all voices are taken as independent and normal, and
-    BIC = n log(RSS / n) + k log n with n = voices (points - 1). Smooth is the best of a straight
+    Each speaker has a level of its own, so it gives points - 1 independent contrasts; on all of
+    them the residuals of a curve common to all speakers are taken as independent and normal, and
+    BIC = n log(RSS / n) + k log n with n = speakers (points - 1). Smooth is the best of a straight
     line (k = 1 + 1), a parabola and the powers of ``POWERS`` over the axis from 0 to 1, which
     saturate or set in late (2 + 1), and a logistic in its logarithm, with a height, a place and a
     slope of ``SLOPES`` (3 + 1), which may be as steep as it likes: a step wins only where nothing
     lies inside the rise. A step has a height and a place (2 + 1); no change has
     the variance alone (1). Undecided where the best does not lead by ``LEAST_MARGIN``; too few
-    below four points, as a parabola passes through three, or below three voices. Voices with a
+    below four points, as a parabola passes through three, or below three speakers. Speakers with a
     missing value are left out.
     """
     values = values[np.isfinite(values).all(1)]
-    voices, points = values.shape
-    if points < LEAST_POINTS or voices < LEAST_VOICES:
+    speakers, points = values.shape
+    if points < LEAST_POINTS or speakers < LEAST_SPEAKERS:
         return Shape(TOO_FEW, {}, NOTHING, 0)
-    names = np.arange(voices)
+    names = np.arange(speakers)
     bic, places = _criteria(deletions(names), values, x)
     margin = jackknife(np.minimum(bic[FLAT], bic[SMOOTH]) - bic[STEP], names)
     own = {name: float(column[0]) for name, column in bic.items()}
@@ -58,12 +58,12 @@ def shape(values: np.ndarray, x: np.ndarray) -> Shape:
 def _criteria(
     weights: np.ndarray, values: np.ndarray, x: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """BIC by shape (rows,) and the best step's place, for every row of weights (rows, voices)."""
+    """BIC by shape (rows,) and the best step's place, for every row of weights (rows, speakers)."""
     points = values.shape[1]
     inner = values - values.mean(1, keepdims=True)
-    voices = weights.sum(1)  # (rows,)
-    course = weights @ inner / voices[:, None]  # (rows, points), each of mean zero
-    scatter = weights @ (inner**2).sum(1) - voices * (course**2).sum(1)
+    speakers = weights.sum(1)  # (rows,)
+    course = weights @ inner / speakers[:, None]  # (rows, points), each of mean zero
+    scatter = weights @ (inner**2).sum(1) - speakers * (course**2).sum(1)
     x = (x - x.min()) / (x.max() - x.min())
     line = _left_over(course, np.stack([x], 1))
     bent = [np.stack([x, x**2], 1), *(np.stack([x**power], 1) for power in POWERS)]
@@ -73,10 +73,10 @@ def _criteria(
         [_left_over(course, (np.arange(points) >= j)[:, None].astype(float))
          for j in range(1, points)], axis=1,
     )  # fmt: skip
-    n = voices * (points - 1)
+    n = speakers * (points - 1)
 
     def criterion(left: np.ndarray, parameters: int) -> np.ndarray:
-        total = scatter + voices * left
+        total = scatter + speakers * left
         floor = np.finfo(float).eps * np.maximum((weights @ inner**2).sum(1), 1e-300)
         return np.asarray(n * np.log(np.maximum(total, floor) / n) + (parameters + 1) * np.log(n))
 
@@ -98,7 +98,7 @@ def _logistics(x: np.ndarray) -> list[np.ndarray]:
 
 
 def _left_over(course: np.ndarray, regressors: np.ndarray) -> np.ndarray:
-    """Squares that a fit leaves: course (rows, points), regressors (points, k) -> (rows,)."""
+    """Squares that a fit leaves: curve (rows, points), regressors (points, k) -> (rows,)."""
     basis, _ = np.linalg.qr(regressors - regressors.mean(0))
     return np.asarray((course**2).sum(1) - ((course @ basis) ** 2).sum(1)).clip(0)
 

@@ -68,14 +68,14 @@ def agreement(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     wholly on the paper's side and wholly on the other.
     """
     keys = [*_ABOUT, "observable"]
-    return _shares(table, known, keys)
+    return _fractions(table, known, keys)
 
 
 def agreement_by_choice(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """The same shares over all models, for each choice and each of its values."""
     keys = ["component", "observable", "value"]
     tables = [
-        _shares(table[table[choice].notna()].assign(value=table[choice]), known, keys).assign(
+        _fractions(table[table[choice].notna()].assign(value=table[choice]), known, keys).assign(
             choice=choice
         )
         for choice in CHOICES
@@ -88,14 +88,14 @@ def agreement_by_choice(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFram
 _COUNTS = ["specifications", "agree", "certain", "opposite"]
 
 
-def _shares(table: pd.DataFrame, known: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def _fractions(table: pd.DataFrame, known: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     signs = np.sign(known.groupby("component")[_PAPER].mean())
-    shares = []
+    fractions = []
     for key, part in table[table.change.notna()].groupby(keys, sort=True):
         about = dict(zip(keys, key, strict=True))
         sign = float(signs.at[about["component"], f"delta_{about['observable']}"])
         low, high = np.sort(sign * part[["low", "high"]].to_numpy(), axis=1).T
-        shares.append(
+        fractions.append(
             about
             | {
                 "claim": CLAIMS.get((about["component"], about["observable"]), ""),
@@ -106,4 +106,4 @@ def _shares(table: pd.DataFrame, known: pd.DataFrame, keys: list[str]) -> pd.Dat
                 "opposite": 100 * float((high < 0).mean()),
             }
         )
-    return pd.DataFrame(shares)
+    return pd.DataFrame(fractions)

@@ -20,7 +20,7 @@ from companion.results.intervals import (
 
 HEAD, TAIL = "head", "tail"
 PARTS = {HEAD: slice(0, 10), TAIL: slice(10, 50)}
-EIGENVALUE, SHARE = "eigenvalue", "share of the sum"
+EIGENVALUE, FRACTION = "eigenvalue", "fraction of the sum"
 """What the ratio is of: lambda_i, or lambda_i / sum lambda, which no common factor changes."""
 
 _KEY = ["parameters", "model", "component", "length"]
@@ -30,8 +30,9 @@ _MOST = 0.5
 def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Geometric mean of stressed over clean, of head and tail, with intervals.
 
-    A row per model, component, length, measure (``EIGENVALUE``, ``SHARE``) and part; ``n`` counts
-    the utterances of which both sides resolve a mode of it, ``modes`` how many they do on average.
+    A row per model, component, length, measure (``EIGENVALUE``, ``FRACTION``) and part; ``n``
+    counts the utterances of which both sides resolve a mode of it, ``modes`` how many they do on
+    average.
     """
     table = []
     for row, speakers, logs in _log_ratios(rows, condition):
@@ -78,7 +79,7 @@ def _log_ratios(
         clean, stressed = (_logs(pairs[side], count) for side in ("clean", "stressed"))
         for measure, values in (
             (EIGENVALUE, stressed - clean),
-            (SHARE, _shares(stressed) - _shares(clean)),
+            (FRACTION, _fractions(stressed) - _fractions(clean)),
         ):
             groups = pd.DataFrame(values, pairs.index).groupby(["speaker", "utterance"])
             means = groups.mean().where(groups.count().eq(groups.size(), axis=0))
@@ -98,7 +99,7 @@ def _logs(spectra: "pd.Series[object]", count: int) -> np.ndarray:
     return np.log(np.where(values > 0, values, np.nan))
 
 
-def _shares(logs: np.ndarray) -> np.ndarray:
+def _fractions(logs: np.ndarray) -> np.ndarray:
     return np.asarray(logs - np.log(np.nansum(np.exp(logs), axis=1, keepdims=True)))
 
 

@@ -14,7 +14,12 @@ KINDS = ("random", "reflections", "rotations")
 
 
 def regime_grid(
-    gaps: list[float], points: int, layers: int, width: int, seed: int, highest_gain: float = 2.0
+    singular_value_ratios: list[float],
+    points: int,
+    layers: int,
+    width: int,
+    seed: int,
+    highest_gain: float = 2.0,
 ) -> pd.DataFrame:
     """Growth per layer of long stacks of equal layers, over alignment and gain, for some gaps.
 
@@ -22,20 +27,23 @@ def regime_grid(
     every kind did, |W_L ... W_1|^(1/L). Alignments and gains are midpoints of ``points`` cells.
     """
     middle = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    gap, gain, alignment = (
+    singular_value_ratio, gain, alignment = (
         axis.flatten()
         for axis in torch.meshgrid(
-            torch.tensor(gaps, dtype=torch.float64), highest_gain * middle, middle, indexing="ij"
+            torch.tensor(singular_value_ratios, dtype=torch.float64),
+            highest_gain * middle,
+            middle,
+            indexing="ij",
         )
     )
     sigma = gain / alignment
-    rates = stationary_rates(sigma, alignment, gap)
-    columns = {"gap": gap, "gain": gain, "alignment": alignment}
+    rates = stationary_rates(sigma, alignment, singular_value_ratio)
+    columns = {"singular_value_ratio": singular_value_ratio, "gain": gain, "alignment": alignment}
     columns |= {"fastest": rates.fastest, "slowest": rates.slowest}
     for kind in KINDS:
         stack = random_stack(
-            torch.ones(layers, len(gap), dtype=torch.float64),
-            gap.expand(layers, -1),
+            torch.ones(layers, len(singular_value_ratio), dtype=torch.float64),
+            singular_value_ratio.expand(layers, -1),
             alignment.expand(layers - 1, -1),
             width,
             kind,

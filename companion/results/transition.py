@@ -17,32 +17,33 @@ _UNITS = ["speaker", "utterance"]
 
 
 def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
-    """``shape`` of the voices' means along every axis: one row per GROUP, length, observable, axis.
+    """``shape`` of the speakers' means along every axis: one row per GROUP, length, observable,
+    axis.
 
     An utterance counts where it has a value at every point.
 
     ``along`` is "severity" (``of`` a family, clean as 0) or "depth" (``of`` a condition, its
-    layers, all T tokens). Over severity the raw course is of values, the length-matched one of
-    changes from clean, each at the length of its own pair. The answers' own have component
+    layers, all T tokens). Over severity the raw curve is of values, the length-matched one of
+    changes from clean, each at the length of its own pair. The transcripts' own have component
     "answer" and K 0.
     """
     table = []
     names = {column: pd.factorize(rows[column], sort=True)[0] for column in _UNITS}
     rows = rows.assign(**names)  # numbers are grouped several times faster
     for family in families:
-        courses = _by_severity(rows, severities(rows, family))
-        for key, voices in _voices(courses, SEVERITY):
-            table.append(_row(key, voices, SEVERITY) | {"of": family})
+        curves = _by_severity(rows, severities(rows, family))
+        for key, speakers in _speakers(curves, SEVERITY):
+            table.append(_row(key, speakers, SEVERITY) | {"of": family})
         for name in (REFERENCE_CONDITION, family):
-            courses = _by_depth(rows[rows.condition == name])
-            for key, voices in _voices(courses, "layer"):
-                table.append(_row(key, voices, DEPTH) | {"of": name})
+            curves = _by_depth(rows[rows.condition == name])
+            for key, speakers in _speakers(curves, "layer"):
+                table.append(_row(key, speakers, DEPTH) | {"of": name})
     return pd.DataFrame(table).drop_duplicates([*_KEY, "along", "of"], ignore_index=True)
 
 
-def _voices(courses: pd.DataFrame, axis: str) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
-    """The voices' means of every ``_KEY``, a column per point of ``axis``."""
-    for _, own in courses.groupby(["parameters", "model"]):  # models differ in depth
+def _speakers(curves: pd.DataFrame, axis: str) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
+    """The speakers' means of every ``_KEY``, a column per point of ``axis``."""
+    for _, own in curves.groupby(["parameters", "model"]):  # models differ in depth
         wide = own.pivot(index=[*_KEY, *_UNITS], columns=axis, values="value")
         means = wide.dropna().groupby([*_KEY, "speaker"]).mean()
         known = dict(iter(means.groupby(_KEY)))
@@ -50,13 +51,13 @@ def _voices(courses: pd.DataFrame, axis: str) -> Iterator[tuple[tuple[object, ..
             yield key, known.get(key, means.iloc[:0])
 
 
-def _row(key: tuple[object, ...], voices: pd.DataFrame, along: str) -> dict[str, object]:
-    x = voices.columns.to_numpy(float)
-    found = shape(voices.to_numpy(float), x)
+def _row(key: tuple[object, ...], speakers: pd.DataFrame, along: str) -> dict[str, object]:
+    x = speakers.columns.to_numpy(float)
+    found = shape(speakers.to_numpy(float), x)
     return dict(zip(_KEY, key, strict=True)) | {
         "along": along,
         "points": len(x),
-        "voices": len(voices),
+        "speakers": len(speakers),
         "verdict": found.verdict,
         **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
         "step_after": x[found.place - 1] if found.place else np.nan,

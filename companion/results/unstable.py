@@ -1,4 +1,4 @@
-"""Unstable dimensions of hallucinated answers against the others', under the same stress."""
+"""Unstable dimensions of hallucinated transcripts against the others', under the same stress."""
 
 import pandas as pd
 
@@ -6,7 +6,8 @@ from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.within import contrast
 
 TRAINED, RANDOM, BEYOND = "trained", "random", "trained minus random"
-"""A network; its random twin, which hears and writes the same; the difference of the two."""
+"""A network; its randomly initialised control, which hears and writes the same; the difference of
+the two."""
 
 ALL_LAYERS = "mean"
 
@@ -35,7 +36,7 @@ def unstable_contrasts(rows: pd.DataFrame, least: int) -> pd.DataFrame:
 
 
 def _answers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of unstable dimensions, mean over tokens: a row per answer, layer and network."""
+    """Numbers of unstable dimensions, mean over tokens: a row per transcript, layer and network."""
     stressed = rows[rows.condition != REFERENCE_CONDITION]
     stressed = stressed.assign(unstable=stressed.unstable * stressed.width)
     means = stressed.groupby([*_TEXT, "layer", "network"])[_MEANS].mean().reset_index()

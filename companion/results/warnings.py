@@ -1,7 +1,7 @@
-"""Whether the first tokens of a text tell which answers will be hallucinated.
+"""Whether the first tokens of a text tell which transcripts will be hallucinated.
 
 Within one condition, so under the same stress, and at one number of tokens: the sound is of one
-kind, the length is the same, and only what becomes of the answer differs.
+kind, the length is the same, and only what becomes of the transcript differs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ CONFIDENCE, LEAST_CONFIDENCE = "log_probability", "least_log_probability"
 
 _LEAST = {PER_CHARACTER: "of_a_character", PER_WORD_PIECE: "of_a_word_piece"}
 MEAN = 0
-"""In the place of a number of tokens: the mean over all of them with enough answers."""
+"""In the place of a number of tokens: the mean over all of them with enough transcripts."""
 
 CHANCE = 0.5
 _KEYS = ["parameters", "model", "condition"]
@@ -33,15 +33,16 @@ Sizes = dict[str, int]
 
 
 def early_warnings(rows: pd.DataFrame, least: int) -> pd.DataFrame:
-    """Candidates against other answers by model, condition, beginnings, n, component, observable.
+    """Candidates against other transcripts by model, condition, beginnings, n, component,
+    observable.
 
     ``auc`` is the probability that a candidate's value is the larger of the two (0.5 for no
     warning, below it where candidates have the smaller values); ``gain`` how much farther from 0.5
-    it is than that of the mean log-probability of the same tokens in the same answers. Each has
+    it is than that of the mean log-probability of the same tokens in the same transcripts. Each has
     its interval over speakers; both are NaN, with the ``reason``, where
-    either side has fewer than ``least`` answers. Log-probabilities have "answer" as component, and
-    say whether they are of characters or of word pieces. The
-    numbers of answers beside a mean over n are the fewest that any of these n has, 0 of none.
+    either side has fewer than ``least`` transcripts. Log-probabilities have "transcript" as
+    component, and say whether they are of characters or of word pieces. The
+    numbers of transcripts beside a mean over n are the fewest that any of these n has, 0 of none.
     """
     rows = rows.assign(characters=writes_characters(rows))
     return pd.DataFrame(
@@ -108,7 +109,7 @@ def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[dict[str, obje
                 counted.append(sizes)
             last = drawn[-1:] if not reason else []
             yield about | {"prefix": prefix} | sizes | _columns(last, reason, speakers)
-        reason = "" if drawn else f"at no n are there {least} answers on both sides"
+        reason = "" if drawn else f"at no n are there {least} transcripts on both sides"
         fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
         yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason, speakers)
 

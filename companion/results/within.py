@@ -1,8 +1,8 @@
-"""Within one condition: hallucinated answers against the others, under the same stress.
+"""Within one condition: hallucinated transcripts against the others, under the same stress.
 
-Clean against stressed compares sounds as much as answers. Here the sound is of one kind, and only
-the answer differs: what separates the two marks hallucination, and not noise. Which utterances are
-hallucinated is not drawn by chance, so a difference is an association, not a cause.
+Clean against stressed compares sounds as much as transcripts. Here the sound is of one kind, and
+only the transcript differs: what separates the two marks hallucination, and not noise. Which
+utterances are hallucinated is not drawn by chance, so a difference is an association, not a cause.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     larger of the two (0.5 for no difference), each with its interval over speakers. ``verdict``:
     "differs" where both differences exclude zero on one side, "explained by length" where only the
     first does, "too few" where either group has fewer than ``least`` utterances. Log-probabilities
-    and T have "answer" as component and 0 as K.
+    and T have "transcript" as component and 0 as K.
     """
     table: list[dict[str, object]] = []
     said = answers(rows)

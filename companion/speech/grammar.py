@@ -2,7 +2,7 @@
 
 A sentence is drawn from constructions, strings of words and ``{slots}``. Nothing drawn for training
 has one of ``HELD_OUT_CONSTRUCTIONS``, nor an adjective before a noun for which ``pair_is_held_out``
-is true, so the share of a test result on unseen material can be told apart. Every word of a
+is true, so the fraction of a test result on unseen material can be told apart. Every word of a
 held-out construction occurs in training, in other constructions.
 """
 

@@ -71,7 +71,7 @@ class TimeStretch:
 
     def at_severity(self, severity: float) -> "TimeStretch":
         """Rate to the power of severity: equal steps are equal factors of speed."""
-        return TimeStretch(self.rate ** _share(severity), self.method)
+        return TimeStretch(self.rate ** _fraction(severity), self.method)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class SpeakerMix:
 
     def at_severity(self, severity: float) -> "SpeakerMix":
         """The same speakers, from ``FAINT_DB`` to the full level, linear in dB; 0: nobody."""
-        if _share(severity) == 0:
+        if _fraction(severity) == 0:
             return SpeakerMix(0, self.level_db)
         return SpeakerMix(self.interferers, _between(FAINT_DB, self.level_db, severity))
 
@@ -144,7 +144,7 @@ class GaussianNoise:
 
     def at_severity(self, severity: float) -> "GaussianNoise":
         """The same noise, from ``FAINT_DB`` to the full level, linear in dB; 0: none."""
-        if _share(severity) == 0 or self.snr_db == math.inf:
+        if _fraction(severity) == 0 or self.snr_db == math.inf:
             return GaussianNoise(math.inf)
         return GaussianNoise(-_between(FAINT_DB, -self.snr_db, severity))
 
@@ -180,7 +180,7 @@ class Substitute:
 
     def at_severity(self, severity: float) -> "Substitute":
         """There is no half of it: 0 leaves the audio, more exchanges all of it."""
-        return self if _share(severity) > 0 else Substitute("none")
+        return self if _fraction(severity) > 0 else Substitute("none")
 
 
 _SUBSTITUTES = ("speech", *NO_SPEECH, "none")
@@ -191,7 +191,7 @@ def _between(faint: float, full: float, severity: float) -> float:
     return full - (1 - severity) * (full - faint)
 
 
-def _share(severity: float) -> float:
+def _fraction(severity: float) -> float:
     if (
         isinstance(severity, bool)
         or not isinstance(severity, Real)

@@ -1,4 +1,4 @@
-"""Word error against everyone who speaks, and what kind of answer a transcript is.
+"""Word error against everyone who speaks, and what kind of transcript a transcript is.
 
 Outcomes are judged from texts alone: the references, the transcript and a vocabulary.
 """
@@ -20,15 +20,15 @@ LOOP_REPEATS = 4  # people say things three times ("very very very"), hardly eve
 LOOP_CHARACTERS = 12  # a repeated run this long is no drawn-out sound ("aaaa", "haha")
 WHOLE_REPEATS = 5  # a text of nothing else needs no such length ("I I I I I")
 FRAGMENT_WORDS = 3  # two words ("of the") are often shared by chance, three hardly ever
-FRAGMENT_SHARE = 0.5  # as for word error: at least half of the text is somebody's
-GIBBERISH_SHARE = 0.5  # fewer known words than this: most of the text is no language
+FRAGMENT_FRACTION = 0.5  # as for word error: at least half of the text is somebody's
+GIBBERISH_FRACTION = 0.5  # fewer known words than this: most of the text is no language
 
 
 _WORD = re.compile(r"[\w']+")
 
 
 class Outcome(StrEnum):
-    """What kind of answer a transcript is; ``outcome`` says how they are told apart."""
+    """What kind of transcript a transcript is; ``outcome`` says how they are told apart."""
 
     CORRECT = "correct"
     INTERFERER = "interferer"
@@ -66,11 +66,11 @@ def score(references: Sequence[str], hypothesis: str) -> Score:
     """Word errors of a transcript against the references, the target's first."""
     if isinstance(references, str) or not references:
         raise ValueError(f"references is {references!r}; give a list, the target's reference first")
-    target, *interferers = (word_error(reference, hypothesis) for reference in references)
+    target, *interferers = (wer(reference, hypothesis) for reference in references)
     return Score(target, tuple(interferers))
 
 
-def word_error(reference: str, hypothesis: str) -> float:
+def wer(reference: str, hypothesis: str) -> float:
     """Word error rate after Whisper's English normaliser; may exceed 1.
 
     An empty hypothesis has error 1. For a reference without words the error is the number of
@@ -82,7 +82,7 @@ def word_error(reference: str, hypothesis: str) -> float:
 def outcome(
     references: Sequence[str], hypothesis: str, vocabulary: Collection[str] | None
 ) -> Outcome:
-    """The kind of answer, the first of these that holds; the target's reference comes first.
+    """The kind of transcript, the first of these that holds; the target's reference comes first.
 
     annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes, however often; also
     where nobody speaks. Beside words annotations count for nothing, and all that follows is of the
@@ -105,9 +105,9 @@ def outcome(
         return Outcome.EMPTY
     if is_loop(hypothesis):
         return Outcome.LOOP
-    if said_share(references, hypothesis) >= FRAGMENT_SHARE:
+    if said_fraction(references, hypothesis) >= FRAGMENT_FRACTION:
         return Outcome.FRAGMENT
-    if vocabulary is not None and known_share(hypothesis, vocabulary) < GIBBERISH_SHARE:
+    if vocabulary is not None and known_fraction(hypothesis, vocabulary) < GIBBERISH_FRACTION:
         return Outcome.GIBBERISH
     return Outcome.INVENTION
 
@@ -139,8 +139,8 @@ def _has_run(words: Sequence[str]) -> bool:
     )
 
 
-def said_share(references: Sequence[str], hypothesis: str) -> float:
-    """The share of a transcript's words that stand in runs of three words of some reference.
+def said_fraction(references: Sequence[str], hypothesis: str) -> float:
+    """The fraction of a transcript's words that stand in runs of three words of some reference.
 
     A transcript shorter than that counts whole, if a reference contains it; 0 without words.
     """
@@ -158,8 +158,8 @@ def said_share(references: Sequence[str], hypothesis: str) -> float:
     return len(covered) / len(words)
 
 
-def known_share(text: str, vocabulary: Collection[str]) -> float:
-    """The share of a text's words that are in the vocabulary, both normalised; 0 without words.
+def known_fraction(text: str, vocabulary: Collection[str]) -> float:
+    """The fraction of a text's words that are in the vocabulary, both normalised; 0 without words.
 
     Words with a digit are known: the normaliser writes numbers so. Raises ValueError for an empty
     vocabulary.

@@ -27,7 +27,7 @@ def main() -> None:
     arguments = _arguments()
     recipe = read_recipe(arguments.recipe)
     device = choose_device("auto")
-    workers, threads = _share_out(device, arguments.workers)
+    workers, threads = _fraction_out(device, arguments.workers)
     torch.set_num_threads(threads)
     workshop = Workshop(recipe, arguments.build, arguments.ladder, device)
     jobs = _missing(_jobs(recipe, arguments.models, arguments.seeds), workshop)
@@ -62,7 +62,7 @@ def _missing(jobs: Sequence[Job], workshop: Workshop) -> list[Job]:
     return [job for job in jobs if not workshop.is_trained(job)]
 
 
-def _share_out(device: torch.device, workers: int | None) -> tuple[int, int]:
+def _fraction_out(device: torch.device, workers: int | None) -> tuple[int, int]:
     """How many models at once, and threads for each: small models gain little from a second."""
     cores = os.cpu_count() or 1
     workers = workers or (_CUDA_WORKERS if device.type == "cuda" else cores)

@@ -28,7 +28,7 @@ def estimate_seconds(job: Job, workshop: Workshop) -> float:
         for batch in islice(batches, 1 + _TIMED_STEPS):
             began = time.perf_counter()
             moved = to_device(batch, workshop.device)
-            update(learner, optimisers, moved, stage, recipe.optimiser, share=0.0).item()
+            update(learner, optimisers, moved, stage, recipe.optimiser, fraction=0.0).item()
             taken.append(time.perf_counter() - began)
         return mean(taken[1:])
 

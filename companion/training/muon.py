@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic (Jordan et al. 2024)
 _ITERATIONS = 5
-_UPDATE_RMS = 0.2  # an update's root mean square as a share of the learning rate (Liu et al. 2025)
+_UPDATE_RMS = (
+    0.2  # an update's root mean square as a fraction of the learning rate (Liu et al. 2025)
+)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def train_model(job: Job, workshop: Workshop) -> Path:
     development = _development(workshop)
     features = _full_windows(development, extractor).to(workshop.device)
 
-    def word_error(trained: WhisperForConditionalGeneration) -> float:
+    def wer(trained: WhisperForConditionalGeneration) -> float:
         view = TransformersModel(job.name, trained, tokenizer, extractor)
         said = [transcript.text for transcript in greedy(view, features, UNRESTRICTED)]
         return float(jiwer.wer(development.texts, said))
@@ -83,7 +83,7 @@ def train_model(job: Job, workshop: Workshop) -> Path:
         recipe.curriculum(job.size),
         recipe,
         folder,
-        word_error,
+        wer,
         job.seed,
         workshop.device,
     )

@@ -175,9 +175,9 @@ def _run_stage(
     )
     total, began = 0.0, time.monotonic()
     while progress.step < stage.steps:
-        share = schedule(progress.step, stage, settings)
+        fraction = schedule(progress.step, stage, settings)
         batch = to_device(next(batches), device)
-        total += update(learner, optimisers, batch, stage, settings, share).item()
+        total += update(learner, optimisers, batch, stage, settings, fraction).item()
         progress.step += 1
         bar.update()
         if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
@@ -196,11 +196,11 @@ def _run_stage(
                     "stage": progress.stage,
                     "step": progress.step,
                     "loss": round(mean, 4),
-                    "word_error": round(error, 4),
+                    "wer": round(error, 4),
                     "seconds": round(progress.seconds, 1),
                 }
             )
-            bar.set_postfix(loss=f"{mean:.3f}", word_error=f"{error:.2f}")
+            bar.set_postfix(loss=f"{mean:.3f}", wer=f"{error:.2f}")
             _save(checkpoint, run, learner, optimisers, progress)
             total, began = 0.0, time.monotonic()
     bar.close()
@@ -212,16 +212,16 @@ def update(
     batch: Batch,
     stage: Stage,
     settings: Optimiser,
-    share: float,
+    fraction: float,
 ) -> Tensor:
-    """One step on one batch, at a share of the stage's learning rate; returns the loss.
+    """One step on one batch, at a fraction of the stage's learning rate; returns the loss.
 
     On CUDA products are taken in bfloat16 where autocast allows, weights and losses in float32.
     """
     highest = stage.learning_rate * (REFERENCE_WIDTH / learner.model.config.d_model) ** 0.5
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = highest * group["lr_share"] * share
+            group["lr"] = highest * group["lr_fraction"] * fraction
     device = batch.features.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         loss = learner.loss(batch, stage.ctc_weight)
@@ -235,12 +235,12 @@ def update(
 
 def full_window_from(stage: Stage, settings: Optimiser) -> int:
     """The step from which on a stage's batches all have the full window, if it ever has it."""
-    share = settings.full_window_last_share if stage.full_window_share else 0.0
-    return int(stage.steps * (1 - share))
+    fraction = settings.full_window_last_share if stage.full_window_share else 0.0
+    return int(stage.steps * (1 - fraction))
 
 
 def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
-    """The learning rate at a step as a share of the highest: linear warm-up, then a cosine."""
+    """The learning rate at a step as a fraction of the highest: linear warm-up, then a cosine."""
     warm = min(1.0, (step + 1) / optimiser.warmup_steps)
     after = max(1, stage.steps - optimiser.warmup_steps)
     done = min(1.0, max(0.0, (step - optimiser.warmup_steps) / after))
@@ -261,13 +261,15 @@ def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.
     inner = [p for name, p in trained if ".layers." in name and p.ndim == 2]
     known = {id(p) for p in inner}
     others = [p for _, p in trained if id(p) not in known]
-    share, decay = settings.adamw_learning_rate_share, settings.weight_decay
+    fraction, decay = settings.adamw_learning_rate_share, settings.weight_decay
     vectors = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
     arrays = {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay}
     return (
-        Muon([{"params": inner, "lr_share": 1.0}], lr=0.0, weight_decay=decay),
+        Muon([{"params": inner, "lr_fraction": 1.0}], lr=0.0, weight_decay=decay),
         torch.optim.AdamW(
-            [arrays | {"lr_share": share}, vectors | {"lr_share": share}], lr=0.0, betas=_BETAS
+            [arrays | {"lr_fraction": fraction}, vectors | {"lr_fraction": fraction}],
+            lr=0.0,
+            betas=_BETAS,
         ),
     )
 

@@ -174,10 +174,10 @@ class LinearisedLayers:
             without_mean(whole), tolerance=_TOLERANCE, limit=whole.shape[-1]
         )
         gains = layer_gains(found.unbind())
-        last = torch.full_like(gains.gap[:1], torch.nan)
+        last = torch.full_like(gains.singular_value_ratio[:1], torch.nan)
         return {
             "sigma_1": found.sigma[..., 0],
-            "ratio": gains.gap,
+            "ratio": gains.singular_value_ratio,
             "alignment": torch.cat([gains.alignment, last]),
             "gain": torch.cat([gains.gain, last]),
             "unstable": unstable_dimensions(whole),

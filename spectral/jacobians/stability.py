@@ -28,7 +28,9 @@ class LayerGains:
 
     gain: Tensor  # (L - 1, *batch): rho_l = sigma_{1,l} |kappa_l|
     alignment: Tensor  # (L - 1, *batch): kappa_l = v_{l+1}' u_l, of arbitrary sign
-    gap: Tensor  # (L, *batch): xi_l = sigma_{2,l} / sigma_{1,l}, NaN where sigma_1 is 0
+    singular_value_ratio: (
+        Tensor  # (L, *batch): xi_l = sigma_{2,l} / sigma_{1,l}, NaN where sigma_1 is 0
+    )
 
 
 def layer_gains(triplets: Sequence[SingularTriplets]) -> LayerGains:
@@ -72,10 +74,11 @@ def unstable_dimensions(matrix: Tensor) -> Tensor:
     """Number of eigenvalues of modulus above one; about 25 D^3 operations each.
 
     Of a matrix I + A with a small random A, chance alone puts about half of them there: compare
-    with the random twin. A modulus counts from 1 + sqrt(eps) of the matrix's dtype. The propagator
-    of a pre-norm layer has an eigenvalue of exactly one, for LayerNorm does not see an equal change
-    of all coordinates, and rounding would put it on either side of one. Matrices modulo that
-    direction have a zero instead. In float32, and again in float64 where that leaves a doubt.
+    with the randomly initialised control. A modulus counts from 1 + sqrt(eps) of the matrix's
+    dtype. The propagator of a pre-norm layer has an eigenvalue of exactly one, for LayerNorm does
+    not see an equal change of all coordinates, and rounding would put it on either side of one.
+    Matrices modulo that direction have a zero instead. In float32, and again in float64 where that
+    leaves a doubt.
 
     Args:
         matrix: Shape ``(*batch, width, width)``.
@@ -207,23 +210,27 @@ def product_bounds(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> Produ
         below[0], above[-1] = below[0].square(), above[-1].square()
         ceiling = _step_norm(below, above, cosine).log().sum(0) + size
     sine = (1 - cosine.square()).clamp(min=0).sqrt()
-    gap = torch.where(sigma_1 > 0, sigma_2 / sigma_1, 0.0)
+    singular_value_ratio = torch.where(sigma_1 > 0, sigma_2 / sigma_1, 0.0)
     largest = torch.finfo(torch.float64).max
     slope = torch.zeros_like(size)  # tan t
-    known, shares = (sigma_1 > 0).all(0), torch.zeros_like(size)
+    known, fractions = (sigma_1 > 0).all(0), torch.zeros_like(size)
     for i in range(len(cosine)):
-        beside = gap[i] * slope
-        share = (cosine[i] - sine[i] * beside).clamp(min=0)  # f; zero once an angle is lost
-        known = known & (share > 0)
-        share = share.where(known, 1.0)
-        shares = shares + share.log()
-        slope = ((sine[i] + cosine[i] * beside) / share).clamp(max=largest)
-    floor = torch.where(known, (sigma_1.log().sum(0) + shares + size).exp(), 0.0)
-    ratio = torch.where(known, (gap.log().sum(0) - 2 * shares).exp().clamp(max=1), 1.0)
+        beside = singular_value_ratio[i] * slope
+        fraction = (cosine[i] - sine[i] * beside).clamp(min=0)  # f; zero once an angle is lost
+        known = known & (fraction > 0)
+        fraction = fraction.where(known, 1.0)
+        fractions = fractions + fraction.log()
+        slope = ((sine[i] + cosine[i] * beside) / fraction).clamp(max=largest)
+    floor = torch.where(known, (sigma_1.log().sum(0) + fractions + size).exp(), 0.0)
+    ratio = torch.where(
+        known, (singular_value_ratio.log().sum(0) - 2 * fractions).exp().clamp(max=1), 1.0
+    )
     return ProductBounds(ceiling.exp(), floor, ratio)
 
 
-def stationary_rates(sigma_1: Tensor, alignment: Tensor, gap: Tensor) -> StationaryRates:
+def stationary_rates(
+    sigma_1: Tensor, alignment: Tensor, singular_value_ratio: Tensor
+) -> StationaryRates:
     r"""How fast the norm of W_L ... W_1 grows, if all layers have these three numbers.
 
     .. math:: \sigma_1 r_-^{L-1} \le \|W_L \cdots W_1\| \le \sigma_1 r_+^{L-1}, \qquad
@@ -253,8 +260,10 @@ def stationary_rates(sigma_1: Tensor, alignment: Tensor, gap: Tensor) -> Station
         >>> stationary_rates(*torch.tensor([2.0, 0.0, 0.95])).fastest
         tensor(1.9494, dtype=torch.float64)
     """
-    shape = (sigma_1 + alignment + gap).shape
-    size, cosine, ratio = (values.double().expand(shape) for values in (sigma_1, alignment, gap))
+    shape = (sigma_1 + alignment + singular_value_ratio).shape
+    size, cosine, ratio = (
+        values.double().expand(shape) for values in (sigma_1, alignment, singular_value_ratio)
+    )
     one = torch.ones_like(size)
     _, second, cosine = _checked(torch.stack([one, one]), torch.stack([ratio, ratio]), cosine[None])
     _checked(size[None], torch.zeros_like(size)[None], cosine[:0])

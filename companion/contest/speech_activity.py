@@ -1,0 +1,99 @@
+"""How much of each sound of the contest is speech, to a detector of voices: an optional rival.
+
+    pip install silero-vad
+    python -m companion.contest.speech_activity
+
+measures, by the section ``contest`` of params/whisper.yml, the same sounds that the contest's rows
+are of, and writes data/results/whisper/speech_activity.parquet. The detector is no part of the
+environment.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+from tqdm import tqdm
+
+from companion.measurement.contest import ContestSettings, all_conditions
+from companion.measurement.keys import speech_digest
+from companion.measurement.run import batches, stressed
+from companion.measurement.store import write
+from companion.measurement.texts import Row
+from companion.speech.corpus import SAMPLE_RATE, find_utterances
+from companion.stress.mixture import Mixture, Speakers
+
+VOICE = pa.schema(
+    [
+        ("utterance", pa.string()),
+        ("condition", pa.string()),
+        ("speech_mean", pa.float32()),
+        ("speech_fraction", pa.float32()),
+        ("speech_most", pa.float32()),
+    ]
+)
+"""Of the probabilities of speech of a sound's frames of 32 ms: mean, share above 0.5, largest."""
+
+WINDOW_SAMPLES = 30 * SAMPLE_RATE
+"""Whisper's window."""
+
+
+def voice_rows(settings: ContestSettings) -> Iterator[Row]:
+    """A row per sound, in the order in which the contest measures them."""
+    detector = import_module("silero_vad").load_silero_vad()  # it is not in the environment
+    corpus, clips = find_utterances(settings.corpus), settings.clips()
+    speakers = Speakers(corpus.utterances)
+    groups = [*batches(corpus.utterances, settings), clips.utterances]
+    for group in tqdm([group for group in groups if group]):
+        batch, _ = stressed(group, speakers, settings)
+        for condition, mixtures in _every(batch, settings):
+            for mixture in mixtures:
+                with torch.inference_mode():
+                    found = detector.audio_forward(torch.from_numpy(mixture.wave), sr=SAMPLE_RATE)
+                chances = found.numpy().astype(np.float64).ravel()
+                yield {
+                    "utterance": mixture.target.id,
+                    "condition": condition,
+                    "speech_mean": float(chances.mean()),
+                    "speech_fraction": float((chances > 0.5).mean()),
+                    "speech_most": float(chances.max()),
+                }
+
+
+def _every(
+    batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
+) -> Iterator[tuple[str, Sequence[Mixture]]]:
+    return all_conditions(WINDOW_SAMPLES, batch, settings)
+
+
+def main() -> None:
+    """Measure the sounds of a parameter file."""
+    parser = argparse.ArgumentParser(prog="python -m companion.contest.speech_activity")
+    parser.add_argument("--parameters", type=Path, default=Path("params/whisper.yml"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/results/whisper/speech_activity.parquet")
+    )
+    arguments = parser.parse_args()
+    values = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8"))["contest"]
+    folder = arguments.parameters.parent
+    for name in ("ladder", "corpus", "nonspeech"):
+        values[name] = folder / values[name]
+    settings = ContestSettings(model="none", output=arguments.output, **values)
+    speech = [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
+    meta = {
+        "kind": "voice",
+        "speech": speech_digest(speech),
+        "detector": version("silero-vad"),
+        "parameters": {k: v for k, v in settings.plain().items() if k != "model"},
+    }
+    write([*voice_rows(settings)], arguments.output, meta, VOICE)
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Random networks beside the model that is measured, and the utterances they are drawn for."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from companion.measurement.run import spread
+from companion.measurement.schemas import INITIALISED, SPECTRUM, UNPAIRED
+from companion.measurement.settings import NullSettings, Settings
+from companion.models.controls import draw_seed, spectrum_preserving
+from companion.models.loading import load, load_random_control
+from companion.models.view import SpeechModel
+from companion.speech.corpus import find_utterances
+
+PLAIN = 5
+"""Draws of plain random weights at most: a weaker control, so fewer show how far they differ."""
+
+
+def random_control(settings: Settings, device: torch.device) -> SpeechModel:
+    """The measured model's architecture at random weights, the same for all batches of a run."""
+    return _initialised(settings.model, settings.ladder, device, settings.seed)
+
+
+def further_draws(
+    model: SpeechModel, settings: NullSettings
+) -> Iterator[tuple[str, int, SpeechModel]]:
+    """Null, draw and network of all controls of several draws, but ``random_control``, draw 0 of
+    its.
+
+    The draws of those that were trained on unpaired audio and text are the seeds of their training.
+    """
+    for draw in range(settings.draws):
+        yield SPECTRUM, draw, spectrum_preserving(model, draw, settings.seed)
+    for draw in range(1, min(settings.draws, PLAIN)):
+        seed = draw_seed(settings.model, draw, settings.seed)
+        yield (
+            INITIALISED,
+            draw,
+            load_random_control(settings.model, settings.ladder, model.device, seed),
+        )
+    for draw, name in enumerate(settings.unpaired):
+        yield UNPAIRED, draw, load(name, settings.ladder, model.device)
+
+
+def drawn_for(settings: NullSettings) -> frozenset[str]:
+    """The utterances, by id, that are fed to ``further_draws``."""
+    return sampled(settings.corpus, settings.utterances, settings.draw_utterances)
+
+
+@lru_cache(maxsize=1)
+def sampled(corpus: Path, measured: int | None, count: int | None) -> frozenset[str]:
+    """``count`` utterances, by id, spread evenly over those of a corpus that are measured."""
+    chosen = spread(spread(find_utterances(corpus).utterances, measured), count)
+    return frozenset(utterance.id for utterance in chosen)
+
+
+@lru_cache(maxsize=1)
+def _initialised(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
+    return load_random_control(name, ladder, device, seed)

@@ -1,0 +1,150 @@
+"""Small changes: their size, what they are compared with, and that planted effects are found."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from companion.measurement.dynamics_schemas import SUBTLE
+from companion.measurement.hearing import encoder_operator, mel_operator
+from companion.measurement.settings import SubtleSettings
+from companion.measurement.store import read
+from companion.measurement.subtle import _random, _singular, measure_subtle
+from companion.models.decoding import greedy
+from companion.models.rules import UNRESTRICTED
+from companion.models.streams import residual_streams
+from companion.models.view import SpeechModel
+from companion.results.subtle import growths, perturbed_texts
+from companion.speech.corpus import find_utterances, read_wave
+from spectral.jacobians.operators import function_operator
+
+
+@pytest.fixture(scope="module")
+def settings(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SubtleSettings:
+    return SubtleSettings(
+        model="tiny-0",
+        ladder=ladder,
+        corpus=speech,
+        output=tmp_path_factory.mktemp("subtle") / "tiny-0.parquet",
+        conditions=("clean",),
+        decoding="unrestricted",
+        seed=3,
+        batch=2,
+        device="cpu",
+        utterances=3,
+        levels_db=(20.0, 200.0),
+        draws=2,
+        tokens=(1, 99),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(settings: SubtleSettings) -> pd.DataFrame:
+    return read([measure_subtle(settings).output], SUBTLE)
+
+
+def test_a_change_below_rounding_changes_nothing(rows: pd.DataFrame) -> None:
+    nothing = rows[rows.level_db == 200]
+    assert nothing.unchanged.all()
+    assert (nothing.character_edits == 0).all()
+    assert (nothing.wer == nothing.wer_before).all()
+    assert (rows.unchanged == (rows.character_edits == 0)).all()
+
+
+def test_every_utterance_is_moved_in_every_direction_that_it_has(rows: pd.DataFrame) -> None:
+    """Two draws and both signs of token 1; no text has a token 99."""
+    assert (rows.groupby(["utterance", "level_db"]).size() == 4).all()
+    singular = rows[rows.direction == "singular"]
+    assert set(singular["index"]) == {1}
+    assert set(singular.sign) == {1, -1}
+    assert (rows.growth.map(len) == 2).all()
+    assert (rows[rows.level_db == 20].control_growth.map(min) > 0).all()
+
+
+def test_directions_have_norm_one_and_singular_ones_move_their_token_by_sigma(
+    tiny: SpeechModel, speech: Path, settings: SubtleSettings
+) -> None:
+    wave = read_wave(find_utterances(speech).utterances[0])
+    features = tiny.features([wave])
+    (text,) = greedy(tiny, features, UNRESTRICTED)
+    drawn = list(_random(features, 120, settings, ("clean", "x")))
+    for perturbation in drawn:
+        assert perturbation.delta.norm().item() == pytest.approx(1, rel=1e-5)
+        assert perturbation.delta[:, 120:].abs().max() == 0
+    assert not torch.equal(drawn[0].delta, drawn[1].delta)
+    streams = residual_streams(tiny, features, text.tokens)
+    operator = mel_operator(tiny, streams, encoder_operator(tiny, features), 0)
+    plus, minus = _singular(tiny, features, streams, (1,))
+    assert torch.equal(plus.delta, -minus.delta)
+    moved = operator.matmat(plus.delta.reshape(-1, 1)).norm().item()
+    assert moved == pytest.approx(plus.sigma, rel=1e-2)
+    others = [operator.matmat(one.delta.reshape(-1, 1)).norm().item() for one in drawn]
+    assert max(others) < moved
+
+
+def test_the_encoder_s_operator_is_its_derivative_both_ways(
+    tiny: SpeechModel, speech: Path
+) -> None:
+    features = tiny.features([read_wave(find_utterances(speech).utterances[0])])
+    operator = encoder_operator(tiny, features)
+    expected = function_operator(tiny.encode, features)
+    assert operator.shape == expected.shape
+    across, down = (
+        torch.randn(size, 2, generator=torch.Generator().manual_seed(0))
+        for size in (operator.shape[1], operator.shape[0])
+    )
+    for got, wanted in (
+        (operator.matmat(across), expected.matmat(across)),
+        (operator.rmatmat(down), expected.rmatmat(down)),
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
+
+
+def _planted(changed: dict[str, float]) -> pd.DataFrame:
+    """Ten utterances of five voices, ten versions each; so many of them come out otherwise."""
+    rows = []
+    for direction, fraction in changed.items():
+        for i in range(10):
+            for j in range(10):
+                other = j < fraction * 10
+                rows.append(
+                    {
+                        "parameters": 1, "model": "m", "condition": "clean", "level_db": 20.0,
+                        "utterance": f"u{i}", "speaker": f"v{i % 5}", "direction": direction,
+                        "unchanged": not other, "character_edits": 4 * other, "tokens": 20,
+                        "reference_words": 5, "wer_before": 0.2,
+                        "wer": 0.6 if other else 0.2, "candidate_before": False,
+                        "candidate": other, "growth": np.array([1.0, 10.0 + 90 * other]),
+                        "control_growth": np.array([1.0, 1.0]),
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_planted_changes_are_found() -> None:
+    rows = _planted({"random": 0.0, "singular": 0.5})
+    table = perturbed_texts(rows).set_index("direction")
+    assert (
+        table.loc["random", ["changed", "edits", "added_error", "candidates"]].tolist() == [0] * 4
+    )
+    singular = table.loc["singular"]
+    assert singular.changed_low < singular.changed == 50 < singular.changed_high
+    assert singular.edits == pytest.approx(0.1)
+    assert singular.added_error == pytest.approx(20)
+    assert singular.new_candidates == 50
+    grown = growths(rows).set_index(["network", "direction", "layer"]).growth
+    assert grown["trained", "random", 2] == pytest.approx(1)
+    assert grown["trained", "singular", 2] == pytest.approx(1.5)
+    assert grown["random", "singular", 2] == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("levels_db", (0.0,)), ("draws", 0), ("tokens", (0,))])
+def test_settings_that_make_no_change_are_refused(
+    settings: SubtleSettings, name: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=name):
+        SubtleSettings(**{**vars(settings), name: value})
