@@ -9,7 +9,7 @@ import agreement
 import pytest
 from agreement import compared, disagreements, summary
 
-CSV = "model,n,share,note\nxs-0,128,135.3,\nxs-1,14,0,step\n"
+CSV = "model,n,fraction,note\nxs-0,128,135.3,\nxs-1,14,0,step\n"
 TABLE = """\
 | model   |   n | WER (%)              |
 |:--------|----:|:---------------------|
@@ -60,14 +60,14 @@ def test_every_number_of_a_table_is_compared() -> None:
     assert len(same) == 4
     assert set(same.values()) == {0.0}
     moved = distances(CSV.replace("135.3", "140").replace(",14,", ",15,"))
-    assert moved["share in x.csv, line 2"] == pytest.approx(4.7 / 140)
+    assert moved["fraction in x.csv, line 2"] == pytest.approx(4.7 / 140)
     assert moved["n in x.csv, line 3"] == pytest.approx(1 / 15)
     assert sum(distance > 0 for distance in moved.values()) == 2
 
 
 def test_a_number_that_is_nothing_beside_its_column_is_zero() -> None:
-    assert distances(CSV.replace(",0,", ",1e-15,"))["share in x.csv, line 3"] == 0
-    assert distances(CSV.replace(",0,", ",0.01,"))["share in x.csv, line 3"] == 1
+    assert distances(CSV.replace(",0,", ",1e-15,"))["fraction in x.csv, line 3"] == 0
+    assert distances(CSV.replace(",0,", ",0.01,"))["fraction in x.csv, line 3"] == 1
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,17 @@ def test_another_shape_agrees_in_no_number(drawn: str) -> None:
 
 
 def test_a_number_that_is_missing_now_is_infinitely_far() -> None:
-    assert distances(CSV.replace("135.3", ""))["share in x.csv, line 2"] == math.inf
-    assert distances(CSV.replace("step", "smooth"))["share in x.csv, line 3"] == 0  # words are not
+    assert distances(CSV.replace("135.3", ""))["fraction in x.csv, line 2"] == math.inf
+    assert (
+        distances(CSV.replace("step", "smooth"))["fraction in x.csv, line 3"] == 0
+    )  # words are not
 
 
 def test_the_summary_says_how_many_agree_and_what_is_farthest() -> None:
     pairs = list(compared(CSV.replace("135.3", "140"), CSV, "x.csv"))
     assert summary(pairs, 1) == (
         "3 of the 4 numbers in 1 tables agree with the committed ones within 1%; largest "
-        "difference: 0.034 of itself, share in x.csv, line 2"
+        "difference: 0.034 of itself, fraction in x.csv, line 2"
     )
     assert summary(list(compared(CSV, CSV, "x.csv")), 1).endswith("largest difference: none")
 
@@ -117,5 +119,5 @@ def test_what_came_is_known_with_and_without_git(
     agreement.main()
     assert capsys.readouterr().out == (
         "8 of the 8 numbers in 2 tables agree with the committed ones within 1%; largest "
-        "difference: 0.0015 of itself, share in x.csv, line 2\n"
+        "difference: 0.0015 of itself, fraction in x.csv, line 2\n"
     )

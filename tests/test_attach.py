@@ -597,7 +597,8 @@ def test_jacobians_are_those_of_the_measurement(tiny: SpeechModel, ragged: Tenso
         wanted = jacobian_columns(_stack(tiny), streams, chosen, 2, 0)
         assert own["token"].unique().tolist() == [p - first for p in range(99)[chosen]]
         for mine, theirs in {
-            "sigma_1": "sigma_1", "ratio": "singular_value_ratio", "gain": "gain", "injection": "injection",
+            "sigma_1": "sigma_1", "ratio": "singular_value_ratio", "gain": "gain",
+            "injection": "injection",
         }.items():  # fmt: skip
             found = own.pivot(index="layer", columns="token", values=mine).to_numpy()
             np.testing.assert_allclose(found, wanted[theirs].numpy(), rtol=1e-4)

@@ -60,6 +60,7 @@ def test_a_gain_over_chance_is_alignments_alone_whatever_sigma_is(times: float) 
 
 
 _MEASURED = (
-    "singular_value_ratio", "unstable", "growing", "state", "injection", "arriving", "normed_injection",
+    "singular_value_ratio", "unstable", "growing", "state", "injection", "arriving",
+    "normed_injection",
     "normed_arriving", *(name for name in PER_LAYER if name.endswith("_singular_value_ratio")),
 )  # fmt: skip

@@ -151,7 +151,8 @@ def _plant_all(folder: Path) -> dict[str, float]:
     ]  # fmt: skip
     _plant(own, "early_warning", *beginnings, wrong={"when": "before", "prefix": 8})
     whole: dict[str, object] = {
-        "component": "transcript", "observable": "log_probability_per_word_piece", "condition": "noise",
+        "component": "transcript", "observable": "log_probability_per_word_piece",
+        "condition": "noise",
         **_columns(auc=0.25),
     }  # fmt: skip
     _plant(own, "within_conditions_k50", whole, wrong={"observable": "tokens"})

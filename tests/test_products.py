@@ -183,7 +183,8 @@ def test_rates_bound_equal_layers_at_every_length(kind: str) -> None:
     layers = 24
     sigma, cosine, singular_value_ratio = equal_layers(5000, layers, seed=20)
     stack = random_stack(
-        sigma.expand(layers, -1), (singular_value_ratio * sigma).expand(layers, -1), cosine.expand(layers - 1, -1),
+        sigma.expand(layers, -1), (singular_value_ratio * sigma).expand(layers, -1),
+        cosine.expand(layers - 1, -1),
         width=4, kind=kind,
     )  # fmt: skip
     norm = torch.linalg.matrix_norm(product(stack), 2)

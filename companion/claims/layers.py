@@ -40,15 +40,16 @@ def unstable(tables: Tables) -> list[Part]:
     return [
         part("more unstable dimensions in Hell than on clean speech, mean over layers",
              "propagators", _rises(tables, beyond=False), _FEW),
-        part("the rise is larger than of the randomly initialised control, mean over layers", "propagators",
-             _rises(tables, beyond=True), _FEW),
+        part("the rise is larger than of the randomly initialised control, mean over layers",
+             "propagators", _rises(tables, beyond=True), _FEW),
         *(
             part(which, "unstable_dimensions", _hallucinated(tables, name, network), 1.0,
                  "there is no stress under which some transcripts are hallucinated")
             for which, name, network in (
                 (f"{says}, raw", "difference", TRAINED),
                 (f"{says}, at equal length", "adjusted", TRAINED),
-                ("by more than in their randomly initialised controls, at equal length", "adjusted", BEYOND),
+                ("by more than in their randomly initialised controls, at equal length", "adjusted",
+                 BEYOND),
             )
         ),
     ]  # fmt: skip
@@ -99,7 +100,8 @@ def decay(tables: Tables) -> list[Part]:
              "hypotheses", _fraction(tables, SMALLEST, "relative_injection_decays"), _MANY),
         part("the first injection decays after the final norm, at most tokens", "hypotheses",
              _fraction(tables, SMALLEST, "normed_injection_decays"), _MANY),
-        part("it does so after the final norm oftener than in the randomly initialised control", "hypotheses",
+        part("it does so after the final norm oftener than in the randomly initialised control",
+             "hypotheses",
              _beyond_initialised(tables, SMALLEST, "normed_injection_decays"), _MORE),
     ]  # fmt: skip
 
@@ -113,7 +115,8 @@ def rank_one(tables: Tables) -> list[Part]:
              _beyond_initialised(tables, LARGEST, "rank_one_fraction"), _MORE),
         part("the product is of rank one, at most tokens", "hypotheses",
              _fraction(tables, LARGEST, "product_rank_one"), _MANY),
-        part(f"gaps are below {_SMALL_GAP}, mean over layers", "propagators", _singular_value_ratios(tables),
+        part(f"gaps are below {_SMALL_GAP}, mean over layers", "propagators",
+             _singular_value_ratios(tables),
              _SMALL_GAP / 2),
     ]  # fmt: skip
 

@@ -34,9 +34,11 @@ def early_warning(tables: Tables) -> list[Part]:
     for component in COMPONENTS:
         name = component.replace("_", "-")
         parts += [
-            part(f"{name}: a hallucinated transcript's alpha is more likely the higher one", _WITHIN,
+            part(f"{name}: a hallucinated transcript's alpha is more likely the higher one",
+                 _WITHIN,
                  _marked(tables, component, "auc", _CHANCE), _AUC, mixed),
-            part(f"{name}: hallucinated transcripts have the higher alpha, at equal length", _WITHIN,
+            part(f"{name}: hallucinated transcripts have the higher alpha, at equal length",
+                 _WITHIN,
                  _marked(tables, component, "adjusted", 0.0), _SLOPE, mixed),
             part(f"{name}: alpha is higher before a hallucination, in the same stress",
                  "early_warning", _before(tables, component), _AUC, few),

@@ -34,7 +34,8 @@ CONTEST = pa.schema(
         *[
             (name, pa.int32())
             for name in (
-                "tokens", "windows", "characters", "reference_words", "transcript_words", "invented", "deleted",
+                "tokens", "windows", "characters", "reference_words", "transcript_words",
+                "invented", "deleted",
                 "first_wrong",
             )
         ],

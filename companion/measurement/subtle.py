@@ -115,8 +115,10 @@ def _rows(
         for perturbation, said, grown, random in zip(subtle, written, *growth, strict=True):
             after = score(mixture.references, said.text)
             yield {
-                "direction": perturbation.direction, "index": perturbation.index, "sign": perturbation.sign,
-                "level_db": float(level), "sigma_1": perturbation.sigma, "converged": perturbation.converged,
+                "direction": perturbation.direction, "index": perturbation.index,
+                "sign": perturbation.sign,
+                "level_db": float(level), "sigma_1": perturbation.sigma,
+                "converged": perturbation.converged,
                 "tokens": len(text.tokens), "before": text.text, "transcript": said.text,
                 "unchanged": said.text == text.text,
                 "character_edits": edits(text.text, said.text),

@@ -13,9 +13,9 @@ from companion.results.intervals import interval, weighted_mean
 SETTING = ["parameters", "model", "network", "condition"]
 TOKEN = [*SETTING, "speaker", "utterance", "position"]
 PER_LAYER = (
-    "log10_sigma_1", "singular_value_ratio", "alignment", "log10_gain", "log10_over_chance", "unstable", "growing",
-    "log10_state", "log10_injection", "log10_survival", "log10_relative_survival",
-    "log10_normed_survival",
+    "log10_sigma_1", "singular_value_ratio", "alignment", "log10_gain", "log10_over_chance",
+    "unstable", "growing", "log10_state", "log10_injection", "log10_survival",
+    "log10_relative_survival", "log10_normed_survival",
     *(f"{component}_singular_value_ratio" for component in COMPONENTS),
 )  # fmt: skip
 """Per layer: alignments in magnitude, over chance as ratios of geometric means; by as much a gain
