@@ -25,6 +25,9 @@ from nbclient.exceptions import DeadKernelError  # noqa: E402
 from papermill.exceptions import PapermillExecutionError  # type: ignore[import-untyped]  # noqa: E402
 
 CELL_TIMEOUT = 4 * 3600
+START_TIMEOUT = (
+    600  # seconds until a kernel transcripts: the first waits for what all of them import
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +78,7 @@ def execute(
         progress_bar=False,
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
+        start_timeout=START_TIMEOUT,
         execution_timeout=timeout,
         extra_arguments=["--log-level=CRITICAL"],  # the kernel warns at every start and stop
     )
