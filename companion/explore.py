@@ -4,7 +4,9 @@ The controls of notebooks/explore.ipynb, which run without a browser as well.
 """
 
 import html
+import math
 import tempfile
+from base64 import b64encode
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +16,13 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 
-from companion.figures.explore import Spectra, draw_eigenvalues, draw_listening
+from companion.figures.explore import (
+    PROFILE,
+    Spectra,
+    draw_eigenvalues,
+    draw_listening,
+    draw_profile,
+)
 from companion.measurement.run import spread
 from companion.measurement.texts import text_columns
 from companion.models.capture import COMPONENTS
@@ -90,7 +98,7 @@ class Explorer:
             side: widgets.Audio(format="wav", autoplay=False, loop=False)
             for side in ("clean", "stressed")
         }
-        self.listening, self.spectra = (widgets.Image(layout={"max_width": "100%"}) for _ in "ab")
+        self.listening, self.profile, self.spectra = (widgets.HTML() for _ in range(3))
         for control in ("model", "utterance", "stress", "severity", "decoding", "start"):
             getattr(self, control).observe(self.update, "value")
         for control in (self.layer, self.token):
@@ -99,7 +107,8 @@ class Explorer:
         pairs = ("model utterance", "stress severity", "decoding start", "upload progress")
         rows = [widgets.HBox([getattr(self, name) for name in pair.split()]) for pair in pairs]
         sounds = [widgets.VBox([widgets.Label(n), self.sound[n]]) for n in self.sound]
-        shown = (widgets.HBox([self.layer, self.token]), self.listening, self.spectra)
+        pictures = (self.listening, self.profile, self.spectra)
+        shown = (widgets.HBox([self.layer, self.token]), *pictures)
         self.box = widgets.VBox([*rows, self.message, widgets.HBox(sounds), self.text, *shown])
         self.update()
 
@@ -117,8 +126,10 @@ class Explorer:
         except (ValueError, OSError) as error:
             self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
             self.sides, self.text.value = {}, ""
-            for shown in (*self.sound.values(), self.listening, self.spectra):
-                shown.value = b""
+            for sound in self.sound.values():
+                sound.value = b""
+            for picture in (self.listening, self.profile, self.spectra):
+                picture.value = ""
             self._step(4, "not shown")
             return
         self._step(3, "drawing")
@@ -129,7 +140,12 @@ class Explorer:
             self.sound[side].value = _wav(seen.wave)
         self._choose_from(len(model.layers), max(len(seen.pieces) for seen in self.sides.values()))
         self._draw_listening()
-        self.spectra.value = _png(draw_eigenvalues(spectra, length))
+        self.profile.value = _picture(draw_profile(self.sides), _profiles_told(self.sides))
+        self.spectra.value = _picture(
+            draw_eigenvalues(spectra, length),
+            f"Eigenvalues of every layer and component, clean and stressed, of the first {length} "
+            "rows; the effective ranks are in the text above.",
+        )
         self._step(4, "ready")
 
     @property
@@ -182,8 +198,9 @@ class Explorer:
 
     def _draw_listening(self, change: object = None) -> None:
         if self.sides:
-            figure = draw_listening(self.sides, self.layer.value - 1, self.token.value - 1)
-            self.listening.value = _png(figure)
+            layer, token = self.layer.value - 1, self.token.value - 1
+            figure = draw_listening(self.sides, layer, token)
+            self.listening.value = _picture(figure, _listening_told(self.sides, layer, token))
 
 
 def _spectra(sides: dict[str, Inside]) -> tuple[Spectra, int]:
@@ -203,7 +220,7 @@ def _told(
 ) -> str:
     """The texts token by token, what is known of them, and effective ranks: HTML."""
     reference = sides["clean"][0].target.reference
-    lines = [f"<p><b>said</b>: {html.escape(reference.lower() or 'not known')}</p>"]
+    lines = [f"<p><b>reference</b>: {html.escape(reference.lower() or 'not known')}</p>"]
     for side, (mixture, seen) in sides.items():
         about = text_columns(model, mixture, seen.transcript)
         scored = f"WER {about['wer']:.2f}, {about['outcome']}; " if reference else ""
@@ -216,8 +233,9 @@ def _told(
             f"<p><b>{side}</b>: {written}<br>"
             f"{scored}{len(seen.pieces)} tokens, mean log-probability "
             f"{seen.transcript.average_log_probability:.2f}, no-speech probability "
-            f"{seen.transcript.no_speech_probability:.2f}<br>effective rank of {_MODES} modes, "
-            f"first {length} rows, mean over layers: {ranks or 'none of so few rows'}</p>"
+            f"{seen.transcript.no_speech_probability:.2f}{_risk(seen)}<br>"
+            f"effective rank of {_MODES} modes, first {length} rows, mean over layers: "
+            f"{ranks or 'none of so few rows'}</p>"
         )
     return "".join(lines)
 
@@ -231,14 +249,46 @@ def _piece(text: str, probability: float) -> str:
     )
 
 
+def _risk(seen: Inside) -> str:
+    return "" if seen.risk is None or math.isnan(seen.risk.risk) else f", risk {seen.risk.risk:.2f}"
+
+
+def _listening_told(sides: dict[str, Inside], layer: int, token: int) -> str:
+    """What the picture of cross-attention shows, in words."""
+    lines = [f"Log-mel and cross-attention, {f'layer {layer + 1}' if layer >= 0 else 'all layers'}"]
+    for side, seen in sides.items():
+        if seen.pieces:
+            at = min(token, len(seen.pieces) - 1)
+            weights = (seen.listening.mean(0) if layer < 0 else seen.listening[layer])[at]
+            second = (int(weights.argmax()) + 0.5) * seen.window_seconds / len(weights)
+            piece = seen.pieces[at].strip()
+            lines.append(f"{side}: token {at + 1}, “{piece}”, listens most at {second:.2f} s")
+    return "; ".join(lines) + "."
+
+
+def _profiles_told(sides: dict[str, Inside]) -> str:
+    """What the picture of tokens and layers shows, in words."""
+    lines = []
+    for side, seen in sides.items():
+        rows = {name: seen.profile[name] for name in PROFILE if name in seen.profile}
+        if seen.risk is not None:
+            rows["risk of tokens"] = np.array(seen.risk.risks)
+        said = (f"{name} {', '.join(f'{x:.2f}' for x in values)}" for name, values in rows.items())
+        lines.append(f"{side}: {'; '.join(said) or 'none'}")
+    return f"Probability and risk by token, gain and alignment by layer. {'. '.join(lines)}."
+
+
+def _picture(figure: Figure, told: str) -> str:
+    """A figure as HTML, with what it shows in words for who does not see it."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    data = b64encode(file.getvalue()).decode()
+    said = html.escape(told)
+    return f'<img alt="{said}" src="data:image/png;base64,{data}" style="max-width: 100%">'
+
+
 def _wav(wave: np.ndarray) -> bytes:
     """A WAV file of samples (samples,), as loud as it goes where they are louder than that."""
     file = BytesIO()
     soundfile.write(file, wave / max(1.0, float(np.abs(wave).max())), SAMPLE_RATE, format="WAV")
-    return file.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=100)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The explorer in a real browser, where there is one: Chromium against a running JupyterLab.
+"""Both explorers in a real browser, where there is one: Chromium, and a running JupyterLab.
 
 Set CHROMIUM to the command of a Chromium that is not on the path.
 """
@@ -14,6 +14,7 @@ import time
 import urllib.request
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,47 +89,53 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _started(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def _running(command: list[str], folder: Path, **environment: str) -> Iterator[None]:
     with (folder / f"{Path(command[0]).name}.log").open("wb") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=folder, env=os.environ | environment, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
+def blank(tmp_path: Path) -> Iterator[Page]:
+    """An empty page of a browser."""
+    profile = tmp_path / "profile"
+    flags = ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage")
+    browser = [str(CHROMIUM), *(f"--{flag}" for flag in flags), "--remote-debugging-port=0"]
+    browser += [f"--user-data-dir={profile}", "--window-size=1280,2200", "about:blank"]
+    with _running(browser, tmp_path, HOME=str(tmp_path)):
+        _until((profile / "DevToolsActivePort").exists, "the browser does not start")
+        debugger = (profile / "DevToolsActivePort").read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{debugger}/json") as answer:
+            tabs = json.load(answer)
+        yield Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+
+
+@pytest.fixture
+def page(blank: Page, tmp_path: Path) -> Iterator[Page]:
     """A copy of the notebook, open in JupyterLab in the browser."""
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "explore.ipynb", tmp_path / "notebooks")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    port, profile = _free_port(), tmp_path / "profile"
+    port = _free_port()
     options = {
         "ServerApp.ip": "127.0.0.1", "ServerApp.port": port, "ServerApp.root_dir": tmp_path,
         "ServerApp.open_browser": False, "ServerApp.allow_root": True, "IdentityProvider.token": "",
         "LabApp.expose_app_in_browser": True,
     }  # fmt: skip
     lab = [sys.executable, "-m", "jupyterlab", *(f"--{key}={options[key]}" for key in options)]
-    flags = ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage")
-    browser = [str(CHROMIUM), *(f"--{flag}" for flag in flags), "--remote-debugging-port=0"]
-    browser += [f"--user-data-dir={profile}", "--window-size=1280,2200", "about:blank"]
-    started = []
-    try:
-        started.append(_started(lab, tmp_path, PYTHONPATH=str(ROOT), HOME=str(tmp_path)))
-        started.append(_started(browser, tmp_path, HOME=str(tmp_path)))
+    with _running(lab, tmp_path, PYTHONPATH=str(ROOT), HOME=str(tmp_path)):
         _until(lambda: _answers(f"http://127.0.0.1:{port}/api"), "JupyterLab does not answer")
-        _until((profile / "DevToolsActivePort").exists, "the browser does not start")
-        debugger = (profile / "DevToolsActivePort").read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{debugger}/json") as answer:
-            tabs = json.load(answer)
-        found = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
         place = f"http://127.0.0.1:{port}/lab/tree/notebooks/explore.ipynb?reset"
-        found.call("Page.navigate", url=place)
-        yield found
-    finally:
-        for process in started:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+        blank.call("Page.navigate", url=place)
+        yield blank
 
 
 def _until(done: Callable[[], object], reason: str) -> None:
@@ -147,50 +154,66 @@ def _answers(address: str) -> bool:
 
 
 NOTEBOOK = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find(w => w.sessionContext)"
-PICTURES = "[...document.querySelectorAll('img.widget-image')].map(e => e.src)"
+PICTURES = "[...document.querySelectorAll('.widget-html img')].map(e => e.src)"
 READY = "!!document.querySelector('.widget-hprogress')?.innerText.includes('ready')"
+CHOOSE = """((label, value) => {
+  const rows = [...document.querySelectorAll('.widget-dropdown, .widget-text')];
+  const row = rows.find(e => e.innerText.startsWith(label) || e.textContent.startsWith(label));
+  const control = row.querySelector('select, input');
+  if (control.tagName == 'SELECT' && typeof value == 'number') control.selectedIndex = value;
+  else control.value = value;
+  control.dispatchEvent(new Event('change', {bubbles: true}));
+  control.dispatchEvent(new Event('blur', {bubbles: true}));
+})"""
 
 
-def test_the_explorer_runs_in_a_browser(page: Page, tmp_path: Path) -> None:
-    """Open, run all, choose another stress, move the severity, upload: pictures change."""
+def test_every_control_of_the_explorer_changes_pictures_in_a_browser(
+    page: Page, tmp_path: Path
+) -> None:
     shots = Path(os.environ.get("SCREENSHOTS", tmp_path))
     page.wait(lambda: page.value(f"!!{NOTEBOOK}?.sessionContext.session?.kernel"), "no kernel")
     page.value(f"(jupyterapp.shell.activateById({NOTEBOOK}.id), 1)")
     page.value("jupyterapp.commands.execute('notebook:run-all-cells').then(() => 1)")
 
-    def changed(before: list[str], number: int = 2) -> Callable[[], bool]:
-        def done() -> bool:
-            now = page.value(PICTURES)
-            new = [a for a, b in zip(now, before, strict=True) if a != b] if before else now
-            return len(new) == number and bool(page.value(READY))
+    def settled(before: list[str], number: int) -> bool:
+        now = page.value(PICTURES)
+        changed = [a for a, b in zip(now, before, strict=True) if a != b] if before else now
+        return len(changed) >= number and bool(page.value(READY))
 
-        return done
+    def moved(what: str, number: int, move: Callable[[], object]) -> None:
+        before = page.value(PICTURES)
+        move()
+        page.wait(lambda: settled(before, number), f"another {what} changes no {number} pictures")
 
-    page.wait(changed([]), "the explorer is not shown")
+    def press(slider: int, key: str, code: int) -> None:
+        page.value(f"document.querySelectorAll('.widget-slider .noUi-handle')[{slider}].focus()")
+        for kind in ("keyDown", "keyUp"):
+            page.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+            )
+
+    page.wait(lambda: settled([], 3), "the explorer is not shown")
     page.save(shots / "opened.png")
-    before = page.value(PICTURES)
-    page.value(
-        "(() => { const e = [...document.querySelectorAll('.widget-dropdown')]"
-        ".find(e => e.innerText.startsWith('stress')).querySelector('select');"
-        "e.value = 'hell'; e.dispatchEvent(new Event('change', {bubbles: true})); })()"
-    )
-    page.wait(changed(before), "another stress changes no picture")
+    of_whisper = page.value("document.body.innerHTML.includes('>tiny.en</option>')")
+    moved("stress", 3, lambda: page.value(f"{CHOOSE}('stress', 'hell')"))
     page.save(shots / "hell.png")
-    before = page.value(PICTURES)
-    page.value("document.querySelector('.widget-slider .noUi-handle').focus()")
-    for kind in ("keyDown", "keyUp"):
-        page.call(
-            "Input.dispatchKeyEvent", type=kind, key="ArrowLeft", code="ArrowLeft",
-            windowsVirtualKeyCode=37,
-        )  # fmt: skip
-    page.wait(changed(before), "another severity changes no picture")
-    before = page.value(PICTURES)
+    moved("severity", 3, lambda: press(0, "ArrowLeft", 37))
+    moved("layer", 1, lambda: page.value(f"{CHOOSE}('layer', 2)"))
+    moved("token", 1, lambda: press(1, "ArrowRight", 39))
+    moved("start", 3, lambda: page.value(f"{CHOOSE}('from (s)', '0.5')"))
+    moved("utterance", 3, lambda: page.value(f"{CHOOSE}('utterance', 3)"))
+    rule = int(of_whisper)  # of the ladder both rules may write the same
+    moved("decoding", rule, lambda: page.value(f"{CHOOSE}('decoding', 'unrestricted')"))
+    moved("model", 3, lambda: page.value(f"{CHOOSE}('model', 'xs-0')"))
     page.call("Page.setInterceptFileChooserDialog", enabled=True)
     page.value("document.querySelector('.widget-upload').click()")
     page.wait(lambda: page.value("1") and page.choosers, "no file can be chosen")
-    page.call("DOM.setFileInputFiles", files=[str(RECORDING)], backendNodeId=page.choosers[0])
-    page.wait(changed(before), "a recording of one's own changes no picture")
+    own = {"files": [str(RECORDING)], "backendNodeId": page.choosers[0]}
+    moved("recording", 3, lambda: page.call("DOM.setFileInputFiles", **own))
     page.save(shots / "uploaded.png")
     assert page.value("document.body.innerText.includes('not known')")
     assert page.value(f"document.body.innerHTML.includes('yours: {RECORDING.name}')")
+    told = page.value("[...document.querySelectorAll('.widget-html img')].map(e => e.alt)")
+    for words, alt in zip(("listens most at", "by layer", "Eigenvalues"), told, strict=True):
+        assert words in alt
     assert page.errors == []

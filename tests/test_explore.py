@@ -13,11 +13,12 @@ from checkpoints import dimensions, random_whisper
 from companion.explore import Explorer, uploaded
 from companion.figures.explore import draw_eigenvalues
 from companion.models.confidence import token_log_probabilities
-from companion.models.inside import inside
+from companion.models.inside import PROFILED, inside, is_monitored
 from companion.models.loading import load
 from companion.models.openai_model import OpenAIModel
 from companion.models.rules import OPENAI, RULES, UNRESTRICTED
 from companion.speech.corpus import UnusableUtterance, find_utterances, read_wave
+from spectral import attach
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "data" / "corpus"
@@ -63,6 +64,30 @@ def test_a_rule_under_which_nothing_is_recorded_is_refused(wave: np.ndarray) -> 
         inside(model, wave, RULES["timestamps"])
 
 
+def test_the_profile_is_that_of_exact_propagators_and_no_risk_is_told_without_thresholds(
+    wave: np.ndarray,
+) -> None:
+    model = load("xs-0", ROOT / "data" / "ladder", CPU)
+    with attach(model.module) as trace:
+        seen = inside(model, wave, UNRESTRICTED)
+    table = trace.jacobians(tokens=PROFILED, windows=[0]).to_frame()
+    exact = table.assign(alignment=table.alignment.abs()).groupby("layer").mean(numeric_only=True)
+    for name in ("gain", "alignment"):
+        np.testing.assert_allclose(seen.profile[name], exact[name].iloc[:-1], rtol=1e-3)
+    assert len(seen.profile["ratio"]) == len(model.layers)
+    assert seen.risk is None
+
+
+def test_the_risk_of_every_token_is_that_of_the_monitor(wave: np.ndarray) -> None:
+    model = OpenAIModel("tiny.en", random_whisper(dimensions(384, 4, 6, 51864, 80)))
+    seen = inside(model, wave, OPENAI)
+    assert seen.risk is not None
+    count = len(seen.risk.tokens)
+    assert seen.risk.tokens == seen.transcript.tokens[:count]
+    assert len(seen.risk.risks) == count >= len(seen.pieces) - 1
+    assert not is_monitored(model, UNRESTRICTED)
+
+
 @pytest.fixture
 def explorer(monkeypatch: pytest.MonkeyPatch) -> Explorer:
     """Of two models of the ladder, whatever is installed."""
@@ -75,6 +100,7 @@ def _shown(explorer: Explorer) -> dict[str, object]:
     return {
         "text": explorer.text.value,
         "listening": explorer.listening.value,
+        "profile": explorer.profile.value,
         "spectra": explorer.spectra.value,
         "clean": explorer.sound["clean"].value,
         "stressed": explorer.sound["stressed"].value,
@@ -96,8 +122,8 @@ def _file(name: str, content: bytes) -> dict[str, object]:
         ("stress", "silence", {"clean"}),
         ("model", "m-0", {"clean", "stressed"}),
         ("start", 1.0, set()),
-        ("layer", 1, {"text", "spectra", "clean", "stressed"}),
-        ("token", 5, {"text", "spectra", "clean", "stressed"}),
+        ("layer", 1, {"text", "profile", "spectra", "clean", "stressed"}),
+        ("token", 5, {"text", "profile", "spectra", "clean", "stressed"}),
     ],
 )
 def test_every_control_changes_what_it_should_and_nothing_else(

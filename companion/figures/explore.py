@@ -1,4 +1,4 @@
-"""One sound, clean and stressed: where its tokens listen, and the spectra of its layers."""
+"""One sound, clean and stressed: where its tokens listen, how sure they are, spectra of layers."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
-from companion.figures.style import COMPONENT_NAMES
+from companion.figures.style import COMPONENT_NAMES, CONDITION_COLOURS
 from companion.models.inside import Inside
 from companion.speech.corpus import SAMPLE_RATE
 
@@ -19,6 +19,8 @@ Spectra = Mapping[str, Mapping[str, Tensor]]
 _LABELLED = 45  # tokens: more do not fit beside one another
 _MODES = (1, 2, 5, 10, 20, 50, 100)  # ticks
 _LINES = {"clean": "-", "stressed": "--"}
+PROFILE = ("gain", "alignment")
+"""What is drawn over depth."""
 
 
 def draw_listening(sides: Mapping[str, Inside], layer: int, token: int) -> Figure:
@@ -100,4 +102,29 @@ def draw_eigenvalues(spectra: Spectra, rows: int) -> Figure:
     if spectra:
         axes[-1].legend(fontsize=7, frameon=False)
     figure.suptitle(f"clean (solid) and stressed (dashed), the first {rows} rows of each")
+    return figure
+
+
+def draw_profile(sides: Mapping[str, Inside]) -> Figure:
+    """Probability and risk token by token, and gain and alignment over depth."""
+    figure = Figure(figsize=(11, 3))
+    places = {"left": 0.08, "right": 0.99, "top": 0.88, "bottom": 0.16, "wspace": 0.22}
+    axes = figure.subplots(1, 4, gridspec_kw=places)
+    labels = ("probability", "risk", "gain", "alignment, without sign")
+    for ax, label, x in zip(axes, labels, ("token", "token", "layer", "layer"), strict=True):
+        ax.set_title(label)
+        ax.set_xlabel(x)
+    for side, seen in sides.items():
+        risks = seen.risk.risks if seen.risk else ()
+        rows = (seen.probabilities, risks, *(seen.profile.get(n, ()) for n in PROFILE))
+        for ax, values in zip(axes, rows, strict=True):
+            colour = CONDITION_COLOURS["clean" if side == "clean" else "hell"]
+            ax.plot(range(1, len(values) + 1), values, f"o{_LINES[side]}", color=colour, label=side)
+    if all(seen.risk is None for seen in sides.values()):
+        axes[1].text(0.5, 0.5, "none was fitted", ha="center", transform=axes[1].transAxes)
+    axes[2].axhline(1, color="black", lw=0.5)
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_ylim(0, None if ax is axes[2] else 1.03)
+    axes[0].legend(fontsize=7, frameon=False)
     return figure

@@ -1,7 +1,8 @@
 """What a model hears of one window of sound, what it writes, how surely, and where it listens."""
 
+import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,9 +13,18 @@ from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
-from companion.models.rules import Rule
+from companion.models.rules import OPENAI, Rule
+from companion.models.streams import streams_in
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
+from spectral import Monitor, layer_gains, linearise, top_singular_triplets
+from spectral.jacobians.sublayers import without_mean
+from spectral.monitor import THRESHOLDS, Segment
+from spectral.whisper import as_layer
+
+PROFILED = 4
+"""Tokens whose propagators are looked at, evenly apart."""
+_TOLERANCE = 1e-4  # of singular triplets in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +34,10 @@ class Inside:
     wave: (samples,). mel: (mels, frames) of the window. pieces: the text token by token, and
     probabilities: (T,), of each among text tokens and the end, given what was written before.
     activations: by component, (layers, T, width). listening: cross-attention, mean over heads,
-    (layers, T, S), of rows that sum to 1 over the S positions of the window.
+    (layers, T, S), of rows that sum to 1 over the S positions of the window. risk: what
+    ``spectral.Monitor`` says of the text and, as ``risks``, of its tokens; None of a model or rule
+    that it has no thresholds of. profile: over depth, means over ``PROFILED`` tokens: gain and
+    alignment without sign, (layers - 1,), and singular value ratio, (layers,); none of no token.
     """
 
     wave: np.ndarray
@@ -35,6 +48,8 @@ class Inside:
     activations: dict[str, Tensor]
     listening: np.ndarray
     window_seconds: float
+    risk: Segment | None
+    profile: dict[str, np.ndarray]
 
 
 @torch.inference_mode()
@@ -46,7 +61,8 @@ def inside(model: SpeechModel, wave: np.ndarray, rule: Rule) -> Inside:
     wave = wave[: model.window_samples]
     features = model.features([wave])
     context = model.encode(features)
-    with capture(model) as recording:
+    monitor = Monitor(model.module, name=model.name) if is_monitored(model, rule) else None
+    with capture(model) as recording, monitor or nullcontext():
         transcript = transcribe_heard(model, Heard(context, (1,)), rule)[0]
     probabilities, listening = _given(model, context, transcript.tokens)
     tokens = transcript.tokens
@@ -60,7 +76,34 @@ def inside(model: SpeechModel, wave: np.ndarray, rule: Rule) -> Inside:
         {kind: recording.text_rows(kind, [transcript])[0][0] for kind in COMPONENTS},
         listening.cpu().numpy(),
         model.window_samples / SAMPLE_RATE,
+        monitor.segments[0] if monitor else None,
+        _profile(model, context, tokens) if tokens else {},
     )
+
+
+def is_monitored(model: SpeechModel, rule: Rule) -> bool:
+    """Whether ``spectral.Monitor`` has thresholds of this model under this rule."""
+    fitted = json.loads(THRESHOLDS.read_text(encoding="utf-8"))["models"]
+    return rule == OPENAI and model.name in fitted
+
+
+def _profile(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> dict[str, np.ndarray]:
+    """Over depth, modulo the direction 1, in float32: means over some tokens of the text."""
+    streams = streams_in(model, context, tokens)
+    step = -(-len(tokens) // PROFILED)
+    chosen = slice(streams.text.start + (len(tokens) - 1) % step // 2, streams.text.stop, step)
+    layers = [as_layer(layer.layer, torch.float32) for layer in model.layers]
+    hidden = [stream[0].float() for stream in streams.hidden]
+    stack = linearise(layers, hidden, streams.context[0].float(), tokens=chosen)
+    matrices = without_mean(stack.sublayers().product())
+    triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
+    gains = layer_gains(triplets.unbind())
+    of_tokens = {
+        "gain": gains.gain,
+        "alignment": gains.alignment.abs(),
+        "ratio": gains.singular_value_ratio,
+    }
+    return {name: values.mean(-1).cpu().numpy() for name, values in of_tokens.items()}
 
 
 def _given(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
