@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from companion.measurement.nulls import Side, gaussian_sides, shuffled_sides, side_rows
-from companion.measurement.observables import kept_lengths, spectral_columns
+from companion.measurement.observables import component_numbers, matched_rows
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -103,12 +103,12 @@ def _measured(sides: dict[str, Side]) -> list[Row]:
     """What `measure` writes of these activations, graphs left out; no text is a loop."""
     lengths_of = {name: side.lengths for name, side in sides.items()}
     return [
-        {**side.texts[i], **columns, "condition": name, "matched_with": partner,
-         "component": COMPONENT, "outcome": "invention"}
+        {**side.texts[i], **columns, "outcome": "invention"}
         for name, side in sides.items()
-        for partner, lengths in kept_lengths(name, lengths_of).items()
-        for i, _, columns in spectral_columns(side.activations, lengths, SETTINGS)
-    ]  # fmt: skip
+        for i, columns in matched_rows(
+            name, lengths_of, component_numbers(COMPONENT, side.activations, SETTINGS)
+        )
+    ]
 
 
 def _activations(

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, Rows, measure_choices, pooled
-from companion.measurement.memory import Batch, Halving, by_voice, fitting
+from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, Rows, pooled
+from companion.measurement.kinds import KINDS
 from companion.measurement.observables import spectra_of
+from companion.measurement.run import Halving, by_voice, fitting
 from companion.measurement.schemas import CHOICES
 from companion.measurement.settings import Settings
 from companion.measurement.store import read
+from companion.measurement.texts import Batch
 from companion.models.capture import capture
 from companion.models.decoding import transcribe
 from companion.models.forcing import feed
@@ -46,7 +48,7 @@ def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def rows(settings: Settings) -> pd.DataFrame:
-    return read([measure_choices(settings).output], CHOICES)
+    return read([KINDS["choices"].measure(settings).output], CHOICES)
 
 
 def test_rows_with_a_large_mean_have_rank_one_when_they_are_not_centred() -> None:

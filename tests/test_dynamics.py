@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.measurement.across import centre, partners, ranks_without
-from companion.measurement.dynamics import measure_dynamics, relative_distances
+from companion.measurement.dynamics import centre, partners, ranks_without, relative_distances
 from companion.measurement.dynamics_schemas import DYNAMICS
-from companion.measurement.linear_probes import majority_probe, ridge_probe
+from companion.measurement.kinds import KINDS
+from companion.measurement.probes import linear_probe, majority
 from companion.measurement.run import batches, stressed
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
@@ -86,9 +86,9 @@ def test_a_planted_linear_readout_is_found_and_noise_stays_at_chance() -> None:
     folds = torch.arange(2000) % 4
     noise = _random(2000, 12)
     planted = noise + 4 * _random(5, 12, seed=7)[labels]
-    assert (ridge_probe(planted, labels, folds) == labels).double().mean() > 0.95
+    assert (linear_probe(planted, labels, folds) == labels).double().mean() > 0.95
     # 4 standard errors of a fraction of one in five
-    found = (ridge_probe(noise, labels, folds) == labels).double().mean()
+    found = (linear_probe(noise, labels, folds) == labels).double().mean()
     assert abs(found - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
 
 
@@ -98,21 +98,21 @@ def test_a_readout_sees_nothing_of_the_fold_that_it_is_tested_on() -> None:
     folds = torch.arange(400) % 2
     sign = (features[:, 0] > 0).long()
     labels = torch.where(folds == 0, sign, 1 - sign)
-    assert (ridge_probe(features, labels, folds) == labels).double().mean() < 0.1
+    assert (linear_probe(features, labels, folds) == labels).double().mean() < 0.1
 
 
 def test_scales_and_constant_features_do_not_matter_to_a_readout() -> None:
     labels, folds = torch.arange(60) % 3, torch.arange(60) // 20
     features = _random(60, 4) + 2 * torch.nn.functional.one_hot(labels, 4)
     other = torch.cat([1e3 * features, torch.ones(60, 1)], 1)
-    assert torch.equal(ridge_probe(features, labels, folds), ridge_probe(other, labels, folds))
+    assert torch.equal(linear_probe(features, labels, folds), linear_probe(other, labels, folds))
 
 
 def test_the_majority_is_that_of_the_other_folds_and_one_fold_is_refused() -> None:
     labels, folds = torch.tensor([4, 4, 4, 2, 2, 4]), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert majority_probe(labels, folds).tolist() == [2, 2, 2, 4, 4, 4]
+    assert majority(labels, folds).tolist() == [2, 2, 2, 4, 4, 4]
     with pytest.raises(ValueError, match="one fold only"):
-        majority_probe(labels, torch.zeros(6, dtype=torch.long))
+        majority(labels, torch.zeros(6, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def settings(
 
 @pytest.fixture(scope="module")
 def rows(settings: DynamicsSettings) -> pd.DataFrame:
-    return read([measure_dynamics(settings).output], DYNAMICS)
+    return read([KINDS["dynamics"].measure(settings).output], DYNAMICS)
 
 
 def test_states_are_what_capture_sees_of_each_utterance_alone(
@@ -246,7 +246,7 @@ def test_readouts_with_another_s_audio_differ_from_the_own(rows: pd.DataFrame) -
 
 def test_a_second_run_gives_the_same_rows(settings: DynamicsSettings, rows: pd.DataFrame,
                                           tmp_path: Path) -> None:  # fmt: skip
-    again = measure_dynamics(replace(settings, output=tmp_path / "tiny-0.parquet"))
+    again = KINDS["dynamics"].measure(replace(settings, output=tmp_path / "tiny-0.parquet"))
     pd.testing.assert_frame_equal(read([again.output], DYNAMICS), rows)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from companion.measurement.hearing import encoder_operator, hear, mel_operator
-from companion.measurement.jacobians import RANDOM, TRAINED, _spread, measure_jacobians
-from companion.measurement.schemas import JACOBIANS
+from companion.measurement.jacobians import _spread
+from companion.measurement.kinds import KINDS
+from companion.measurement.schemas import JACOBIANS, RANDOM, TRAINED
 from companion.measurement.settings import JacobianSettings
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
@@ -52,7 +53,7 @@ def settings(
 
 @pytest.fixture(scope="module")
 def rows(settings: JacobianSettings) -> pd.DataFrame:
-    return read([measure_jacobians(settings).output], JACOBIANS)
+    return read([KINDS["jacobians"].measure(settings).output], JACOBIANS)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_a_text_without_tokens_has_no_rows(
 
     monkeypatch.setattr("companion.measurement.jacobians.transcribe_heard", silent)
     output = tmp_path / "some.parquet"
-    measure_jacobians(replace(settings, output=output))
+    KINDS["jacobians"].measure(replace(settings, output=output))
     found = read([output], JACOBIANS)
     assert found.utterance.nunique() == 2, "one of each batch of two"
 

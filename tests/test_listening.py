@@ -10,7 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from companion.measurement.listening import measure_listening
+from companion.measurement.kinds import KINDS
 from companion.measurement.schemas import LISTENING, NONSPEECH
 from companion.measurement.settings import ListeningSettings
 from companion.measurement.store import read, read_meta
@@ -91,7 +91,7 @@ def test_a_text_with_unknown_characters_has_no_score(tiny: SpeechModel, features
 @pytest.fixture(scope="module")
 def rows(settings: ListeningSettings) -> pd.DataFrame:
     """The tiny model takes 24 characters, so that long references have no forced score."""
-    measure_listening(settings)
+    KINDS["listening"].measure(settings)
     return read([settings.output], LISTENING)
 
 
@@ -120,7 +120,7 @@ def test_clips_without_speech_are_rows_of_their_own(
 ) -> None:
     beside = replace(settings, nonspeech=clips, output=tmp_path / "beside.parquet")
     assert beside.plain() == settings.plain()  # a place; the clips are part of the speech's digest
-    summary = measure_listening(beside)
+    summary = KINDS["listening"].measure(beside)
     table = read([beside.output], LISTENING)
     alone = table.condition == NONSPEECH
     assert set(table[alone].utterance) == {"rain", "birds"}
@@ -136,20 +136,20 @@ def test_clips_without_speech_are_rows_of_their_own(
 
 def test_a_folder_without_clips_is_an_error(settings: ListeningSettings, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no audio below it; put clips without speech"):
-        measure_listening(replace(settings, nonspeech=tmp_path / "nowhere"))
+        KINDS["listening"].measure(replace(settings, nonspeech=tmp_path / "nowhere"))
 
 
 def test_two_clips_of_one_name_are_an_error(settings: ListeningSettings, clips: Path) -> None:
     (clips / "more" / "rain.wav").write_bytes((clips / "cafe.wav").read_bytes())
     with pytest.raises(ValueError, match="another clip is called rain too"):
-        measure_listening(replace(settings, nonspeech=clips))
+        KINDS["listening"].measure(replace(settings, nonspeech=clips))
 
 
 def test_what_audio_an_utterance_is_swapped_with_does_not_depend_on_the_batch(
     rows: pd.DataFrame, settings: ListeningSettings, tmp_path: Path
 ) -> None:
     alone = replace(settings, output=tmp_path / "one.parquet", batch=1)
-    measure_listening(alone)
+    KINDS["listening"].measure(alone)
     other = read([alone.output], LISTENING)
     keys = ["utterance", "condition"]
     texts = [frame.set_index(keys).transcript.sort_index() for frame in (rows, other)]

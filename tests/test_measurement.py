@@ -22,7 +22,6 @@ import yaml
 from torch import Tensor
 
 from companion.measurement import run as run_module
-from companion.measurement import spectra as spectra_module
 from companion.measurement import store
 from companion.measurement.keys import (
     FORMER,
@@ -35,18 +34,17 @@ from companion.measurement.keys import (
     speech_digest,
 )
 from companion.measurement.kinds import KINDS
-from companion.measurement.memory import Batch, Halving
 from companion.measurement.merging import merge_shards
 from companion.measurement.provenance import key_of_parts, key_of_run
-from companion.measurement.run import Summary, measure
+from companion.measurement.run import Halving, RowsOf, Summary, measure
 from companion.measurement.schemas import CONFIDENCES, SPECTRA
 from companion.measurement.settings import SpectralSettings
-from companion.measurement.spectra import measure_spectra, spectral_rows
+from companion.measurement.spectra import spectral_rows
 from companion.measurement.store import merge, read, read_meta, write
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
+from companion.models.checksums import write_checksums
 from companion.models.decoding import Transcript, greedy
-from companion.models.ladder import write_checksums
 from companion.models.rules import UNRESTRICTED
 from companion.models.view import SpeechModel
 from companion.speech.corpus import Utterance, find_utterances, read_wave
@@ -59,6 +57,10 @@ KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
 MODES = (5, 10)
 EPSILON = 1e-6
 LAYERS = 2
+
+
+def measured(settings: SpectralSettings, rows_of: RowsOf[Any] = spectral_rows) -> Summary:
+    return measure("measure", settings, rows_of, SPECTRA)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def settings(
 
 @pytest.fixture(scope="module")
 def summary(settings: SpectralSettings) -> Summary:
-    return measure_spectra(settings)
+    return measured(settings)
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +303,7 @@ def test_text_columns_say_who_spoke_and_how_wrong_the_transcript_is(
 def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utterances(
     table: pd.DataFrame, few: SpectralSettings
 ) -> None:
-    part = read([measure_spectra(few).output]).set_index(KEY).sort_index()
+    part = read([measured(few).output]).set_index(KEY).sort_index()
     whole = table.set_index(KEY).loc[part.index]
     assert len(set(part.reset_index().utterance)) == 4
     for name in part.columns:
@@ -315,7 +317,7 @@ def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utteran
 
 
 def test_a_part_of_the_corpus_is_spread_over_its_speakers(few: SpectralSettings) -> None:
-    chosen = read([measure_spectra(replace(few, utterances=3)).output])
+    chosen = read([measured(replace(few, utterances=3)).output])
     assert chosen.speaker.nunique() == 3
 
 
@@ -343,7 +345,7 @@ def test_the_file_says_where_its_numbers_come_from(
 def test_a_measurement_says_at_its_start_what_it_runs_on(
     few: SpectralSettings, tiny: SpeechModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure_spectra(few)
+    measured(few)
     millions = f"{tiny.parameters / 1e6:.2f}"
     expected = f"tiny-0: {millions} million weights in float32 on cpu (threads: 1)"
     assert capsys.readouterr().out.splitlines()[0] == expected
@@ -417,7 +419,7 @@ def test_rows_are_the_same_whatever_the_number_of_shards(
     shards = []
     for which in range(count):
         shard = replace(settings, shard=(which, count), output=tmp_path / f"{which}.parquet")
-        shards.append(measure_spectra(shard).output)
+        shards.append(measured(shard).output)
     merge_shards("measure", shards, tmp_path / "all.parquet")
     pd.testing.assert_frame_equal(read([tmp_path / "all.parquet"]), read([summary.output]))
     assert read_meta(tmp_path / "all.parquet") == read_meta(summary.output)
@@ -427,10 +429,10 @@ def test_parts_that_are_kept_let_any_number_of_shards_go_on(
     few: SpectralSettings, tmp_path: Path
 ) -> None:
     kept = replace(few, parts=tmp_path / "parts")
-    assert measure_spectra(replace(kept, shard=(0, 2))).resumed == 0
-    summary = measure_spectra(replace(kept, output=tmp_path / "whole.parquet"))
+    assert measured(replace(kept, shard=(0, 2))).resumed == 0
+    summary = measured(replace(kept, output=tmp_path / "whole.parquet"))
     assert (summary.measured, summary.resumed) == (4, 2)
-    assert measure_spectra(kept).resumed == 4
+    assert measured(kept).resumed == 4
 
 
 @pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0,), (0, 0)])
@@ -472,25 +474,22 @@ def failing_from(
 
 
 def test_a_run_stopped_half_way_goes_on_to_the_same_bytes_without_redoing_what_is_done(
-    few: SpectralSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: SpectralSettings, tmp_path: Path
 ) -> None:
     stopped, _ = failing_from(2, KeyboardInterrupt(), spectral_rows)
-    monkeypatch.setattr(spectra_module, "spectral_rows", stopped)
     with pytest.raises(KeyboardInterrupt):
-        measure_spectra(few)
+        measured(few, stopped)
     assert not few.output.exists()
     assert [part.name for part in sorted((tmp_path / "few.parts").iterdir())] == ["00000.parquet"]
 
     counted, calls = failing_from(99, KeyboardInterrupt(), spectral_rows)
-    monkeypatch.setattr(spectra_module, "spectral_rows", counted)
-    summary = measure_spectra(few)
+    summary = measured(few, counted)
     assert len(calls) == 1
     assert (summary.measured, summary.resumed) == (4, 2)
     assert "4 utterances measured (2 of them earlier), at most 2 at once, 0 skipped" in str(summary)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.parquet"]
 
-    monkeypatch.undo()
-    whole = measure_spectra(replace(few, output=tmp_path / "whole.parquet"))
+    whole = measured(replace(few, output=tmp_path / "whole.parquet"))
     assert whole.output.read_bytes() == few.output.read_bytes()
 
 
@@ -501,7 +500,7 @@ def test_a_run_killed_in_the_middle_of_writing_a_part_goes_on_to_the_same_bytes(
 import os, signal, sys
 import torch
 import pyarrow.parquet as pq
-from companion.measurement.spectra import measure_spectra
+from companion.measurement.kinds import KINDS
 from companion.measurement.settings import SpectralSettings
 torch.set_num_threads(1)
 real, calls = pq.write_table, []
@@ -512,7 +511,7 @@ def killed(table, path, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     real(table, path, **options)
 pq.write_table = killed
-measure_spectra(SpectralSettings(**eval(sys.argv[1])))
+KINDS["measure"].measure(SpectralSettings(**eval(sys.argv[1])))
 """
     values = {field.name: getattr(few, field.name) for field in fields(few)}
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
@@ -526,38 +525,34 @@ measure_spectra(SpectralSettings(**eval(sys.argv[1])))
     assert run.returncode == -signal.SIGKILL, run.stderr
     parts = sorted(path.name for path in (tmp_path / "few.parts").iterdir())
     assert parts == ["00000.parquet", "00001.parquet.part"]
-    assert measure_spectra(few).resumed == 2
-    whole = measure_spectra(replace(few, output=tmp_path / "whole.parquet"))
+    assert measured(few).resumed == 2
+    whole = measured(replace(few, output=tmp_path / "whole.parquet"))
     assert whole.output.read_bytes() == few.output.read_bytes()
 
 
-def interrupted(values: SpectralSettings, monkeypatch: pytest.MonkeyPatch) -> Path:
+def interrupted(values: SpectralSettings) -> Path:
     """The folder of parts of a run that was stopped before its second batch."""
-    with monkeypatch.context() as patch:
-        stopped, _ = failing_from(2, KeyboardInterrupt(), spectral_rows)
-        patch.setattr(spectra_module, "spectral_rows", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            measure_spectra(values)
+    stopped, _ = failing_from(2, KeyboardInterrupt(), spectral_rows)
+    with pytest.raises(KeyboardInterrupt):
+        measured(values, stopped)
     return values.output.with_suffix(".parts")
 
 
-def test_parts_of_other_settings_are_discarded(
-    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = interrupted(few, monkeypatch)
+def test_parts_of_other_settings_are_discarded(few: SpectralSettings) -> None:
+    parts = interrupted(few)
     assert list(parts.iterdir())
-    other = measure_spectra(replace(few, seed=8))
+    other = measured(replace(few, seed=8))
     assert other.resumed == 0
     assert read_meta(other.output)["key"]["parameters"]["seed"] == 8
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", None])
 def test_a_part_that_is_cut_short_is_measured_again(
-    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch, data: bytes | None
+    few: SpectralSettings, data: bytes | None
 ) -> None:
-    (part,) = interrupted(few, monkeypatch).iterdir()
+    (part,) = interrupted(few).iterdir()
     part.write_bytes(part.read_bytes()[:-100] if data is None else data)
-    summary = measure_spectra(few)
+    summary = measured(few)
     assert (summary.measured, summary.resumed) == (4, 0)
     assert read([summary.output]).utterance.nunique() == 4
 
@@ -576,14 +571,14 @@ def test_a_full_disk_is_told_in_one_line_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(store.pq, "write_table", write_table)
         with pytest.raises(OSError, match=r"No space left.*free some space and run") as caught:
-            measure_spectra(few)
+            measured(few)
     parts = few.output.with_suffix(".parts")
     target = few.output if write_number == 3 else parts / "00001.parquet"
     assert str(caught.value).startswith(f"{target}: cannot be written")
     assert "\n" not in str(caught.value)
     assert few.output.read_bytes() == b"an older measurement"
     assert sorted(path.suffix for path in parts.iterdir()) == [".parquet"] * (write_number - 1)
-    summary = measure_spectra(few)
+    summary = measured(few)
     assert (summary.measured, summary.resumed) == (4, 2 * (write_number - 1))
 
 
@@ -631,7 +626,7 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
     first, *others = transcript.read_text().splitlines(keepends=True)
     transcript.write_text(first.split()[0] + "\n" + "".join(others))
 
-    summary = measure_spectra(damaged)
+    summary = measured(damaged)
     reasons = {
         "3-1-0000": "fetch it again",
         "5-1-0001": "no audio file of that name",
@@ -660,18 +655,18 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
 
 def test_a_batch_without_one_usable_utterance_adds_no_rows(damaged: SpectralSettings) -> None:
     spoil(damaged, ["1-1-0000", "1-1-0001"])
-    summary = measure_spectra(replace(damaged, batch=2))
+    summary = measured(replace(damaged, batch=2))
     assert summary.skipped.keys() == {"1-1-0000", "1-1-0001"}
     assert read([summary.output]).utterance.nunique() == summary.measured == 12
 
 
 def test_skipped_utterances_are_still_reported_after_a_resumed_run(
-    damaged: SpectralSettings, monkeypatch: pytest.MonkeyPatch
+    damaged: SpectralSettings,
 ) -> None:
     spoil(damaged, ["1-1-0000"])
     values = replace(damaged, batch=3)
-    interrupted(values, monkeypatch)
-    summary = measure_spectra(values)
+    interrupted(values)
+    summary = measured(values)
     assert summary.skipped.keys() == {"1-1-0000"}
     assert (summary.measured, summary.resumed) == (13, 2)
 
@@ -681,7 +676,7 @@ def test_nothing_usable_at_all_is_an_error_with_the_first_reason_and_no_file(
 ) -> None:
     spoil(damaged, [u.id for u in find_utterances(damaged.corpus).utterances])
     with pytest.raises(RuntimeError, match=r"no usable utterance; the first: .*1-1-0000\.flac: "):
-        measure_spectra(damaged)
+        measured(damaged)
     assert not damaged.output.exists()
 
 
@@ -691,13 +686,13 @@ def test_a_corpus_of_too_few_speakers_for_the_mix_is_an_error_that_names_the_num
     for speaker in (6, 7):
         shutil.rmtree(damaged.corpus / str(speaker))
     with pytest.raises(ValueError, match=r"5 interferers .* the corpus has 4") as caught:
-        measure_spectra(damaged)
+        measured(damaged)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_model_is_an_error_before_anything_is_written(few: SpectralSettings) -> None:
     with pytest.raises(FileNotFoundError, match="no model 'huge'; there are: tiny-0"):
-        measure_spectra(replace(few, model="huge"))
+        measured(replace(few, model="huge"))
     assert not few.output.with_suffix(".parts").exists()
 
 
@@ -805,7 +800,7 @@ def test_nan_weights_are_an_error_that_names_the_model(
 
     monkeypatch.setattr(run_module, "load", broken)
     with pytest.raises(ValueError, match="tiny-0: its logits are NaN"):
-        measure_spectra(few)
+        measured(few)
     assert not few.output.exists()
 
 
@@ -967,16 +962,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(mixtures: list[Mixture]
 
 
 def test_a_measurement_short_of_memory_has_the_rows_of_smaller_batches(
-    few: SpectralSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    few: SpectralSettings, tmp_path: Path
 ) -> None:
-    alone = measure_spectra(replace(few, batch=1, output=tmp_path / "alone.parquet"))
+    alone = measured(replace(few, batch=1, output=tmp_path / "alone.parquet"))
 
     def limited(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
         if len(batch["clean"]) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return spectral_rows(model, batch, settings)
 
-    summary = measure("measure", few, limited, SPECTRA)
+    summary = measured(few, limited)
     assert (summary.measured, summary.batch) == (4, 1)
     assert "at most 1 at once" in str(summary)
     pd.testing.assert_frame_equal(read([summary.output]), read([alone.output]))

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
+from companion.measurement.kinds import KINDS
 from companion.measurement.nulls import (
     Side,
     averaged,
     gaussian_sides,
-    measure_nulls,
     shuffled_rows,
     shuffled_sides,
     side_rows,
@@ -33,15 +33,14 @@ from companion.measurement.schemas import (
     UNPAIRED,
 )
 from companion.measurement.settings import NullSettings
-from companion.measurement.spectra import measure_spectra
 from companion.measurement.store import read
 from companion.measurement.surrogates import continued, gaussian, generator, shuffled
 from companion.measurement.texts import Row
 from companion.models.capture import COMPONENTS, capture
+from companion.models.checksums import write_checksums
 from companion.models.controls import spectrum_preserving
 from companion.models.decoding import transcribe
 from companion.models.forcing import feed
-from companion.models.ladder import write_checksums
 from companion.models.loading import load, load_random_control
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
@@ -94,14 +93,14 @@ def settings(two: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def rows(settings: NullSettings) -> pd.DataFrame:
-    return read([measure_nulls(settings).output], NULLS)
+    return read([KINDS["nulls"].measure(settings).output], NULLS)
 
 
 @pytest.fixture(scope="module")
 def own(settings: NullSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """What `measure` says of the same utterances."""
     output = tmp_path_factory.mktemp("own") / "tiny-0.parquet"
-    return read([measure_spectra(replace(settings, output=output)).output])
+    return read([KINDS["measure"].measure(replace(settings, output=output)).output])
 
 
 def of(rows: pd.DataFrame, null: str, draw: int = 0) -> pd.DataFrame:
@@ -200,7 +199,7 @@ def test_draws_do_not_depend_on_the_batch(
     rows: pd.DataFrame, settings: NullSettings, tmp_path: Path
 ) -> None:
     alone = replace(settings, output=tmp_path / "alone.parquet", batch=1, orders=1)
-    single = read([measure_nulls(alone).output], NULLS)
+    single = read([KINDS["nulls"].measure(alone).output], NULLS)
     for null in (INITIALISED, SPECTRUM):
         for draw in range(1, DRAWS):
             first, again = (of(table, null, draw) for table in (rows, single))
@@ -264,7 +263,7 @@ def test_older_rows_without_draws_are_read_as_of_the_first(
     settings: NullSettings, tmp_path: Path
 ) -> None:
     fewer = replace(settings, output=tmp_path / "new.parquet", draws=0)
-    table = pq.read_table(measure_nulls(fewer).output)
+    table = pq.read_table(KINDS["nulls"].measure(fewer).output)
     meta = table.schema.metadata
     old = table.drop_columns("draw").replace_schema_metadata(meta)
     pq.write_table(old, tmp_path / "old.parquet")
@@ -304,8 +303,8 @@ def test_draws_depend_on_the_seed_and_not_on_the_batch(
 ) -> None:
     alone = replace(settings, output=tmp_path / "alone.parquet", batch=1)
     other = replace(settings, output=tmp_path / "other.parquet", seed=SEED + 1)
-    single = read([measure_nulls(alone).output], NULLS)
-    reseeded = read([measure_nulls(other).output], NULLS)
+    single = read([KINDS["nulls"].measure(alone).output], NULLS)
+    reseeded = read([KINDS["nulls"].measure(other).output], NULLS)
     for null in (SHUFFLED, GAUSSIAN):
         first, again, moved = (of(table, null) for table in (rows, single, reseeded))
         np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)

@@ -9,9 +9,10 @@ import torch
 
 from companion.measurement.dynamics_schemas import SUBTLE
 from companion.measurement.hearing import encoder_operator, mel_operator
+from companion.measurement.kinds import KINDS
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.store import read
-from companion.measurement.subtle import _random, _singular, measure_subtle
+from companion.measurement.subtle import _random, _singular
 from companion.models.decoding import greedy
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
@@ -44,7 +45,7 @@ def settings(
 
 @pytest.fixture(scope="module")
 def rows(settings: SubtleSettings) -> pd.DataFrame:
-    return read([measure_subtle(settings).output], SUBTLE)
+    return read([KINDS["subtle"].measure(settings).output], SUBTLE)
 
 
 def test_a_change_below_rounding_changes_nothing(rows: pd.DataFrame) -> None:

@@ -13,9 +13,8 @@ from companion.measurement import pooling
 from companion.measurement.keys import VERSIONS, key_of, speech_digest
 from companion.measurement.keys import difference as difference_of_keys
 from companion.measurement.kinds import KINDS
-from companion.measurement.rounding import bits_of
 from companion.measurement.schemas import LISTENING
-from companion.measurement.store import read, read_meta, write
+from companion.measurement.store import bits_of, read, read_meta, write
 from companion.measurement.verification import _flat, _numbers, difference, verify
 from companion.models.loading import weights_digest
 from companion.speech.corpus import find_utterances

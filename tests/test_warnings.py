@@ -11,12 +11,12 @@ import pytest
 import torch
 from scipy import stats
 
+from companion.measurement.kinds import KINDS
+from companion.measurement.schemas import WARNINGS
+from companion.measurement.settings import WarningSettings
 from companion.measurement.store import read
-from companion.measurement.warning_schemas import WARNINGS
 from companion.measurement.warnings import (
-    WarningSettings,
     first_wrong_token,
-    measure_warnings,
     prefix_observables,
 )
 from companion.models.capture import COMPONENTS, capture
@@ -69,7 +69,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> WarningSettings:
 
 @pytest.fixture(scope="module")
 def rows(settings: WarningSettings) -> pd.DataFrame:
-    return read([measure_warnings(settings).output], WARNINGS)
+    return read([KINDS["warnings"].measure(settings).output], WARNINGS)
 
 
 @pytest.fixture(scope="module")

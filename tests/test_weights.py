@@ -357,10 +357,10 @@ BAD: dict[str, tuple[int, Damage, str]] = {
     ),
     "the first part is truncated": (
         2, _rewrite("model.bin.part1", lambda raw: raw[:-1001]),
-        r"model\.bin\.part2: .*truncated or damaged: fetch the whole",
+        r"model\.bin\.part2: .*truncated or damaged: fetch model",
     ),
     "parts in the wrong order": (
-        2, _exchange, r"model\.bin\.part1: of no known format.* its parts in order",
+        2, _exchange, r"starts with .* version 6 was expected.* its parts in order",
     ),
     "the first part is missing": (2, _drop("model.bin.part1"), r"part1: no such file, of parts up"),
     "a part is missing": (3, _drop("model.bin.part2"), r"part2: no such file, of parts up to 3"),
@@ -383,14 +383,9 @@ BAD: dict[str, tuple[int, Damage, str]] = {
     "bfloat16": (1, _rewrite("model.bin", _as_type(5)), r"conv1/weight is bfloat16, rounded"),
     "float8": (1, _rewrite("model.bin", _as_type(9)), r"conv1/weight is of type 9, rounded"),
     "NaN": (1, _rewrite("model.bin", _not_finite), r"encoder/conv1/weight is not finite"),
-    "GGML": (
-        1, _rewrite("model.bin", lambda raw: b"lmgg" + raw), r"model\.bin: GGML, of whisper\.cpp",
-    ),
-    "GGUF": (
-        1, _rewrite("model.bin", lambda raw: b"GGUF" + raw), r"model\.bin: GGUF, of whisper\.cpp",
-    ),
-    "ONNX": (
-        1, _rewrite("model.bin", lambda raw: b"\x08\x08\x12\x07pytorch"), r"model\.bin: ONNX",
+    "another format": (
+        1, _rewrite("model.bin", lambda raw: b"lmgg" + raw),
+        r"model\.bin: it starts with b'lmgg', and CTranslate2's version 6 was expected",
     ),
     "another specification": (
         1, _rewrite("model.bin", lambda raw: raw.replace(b"WhisperSpec", b"WhisperSpek")),
@@ -401,7 +396,7 @@ BAD: dict[str, tuple[int, Damage, str]] = {
         r"model\.bin: lacks 'encoder/conv2/bias'",
     ),
     "keys with a bias": (
-        1, _rewrite("model.bin", _key_bias), r"self_attention/linear_0/bias gives keys a bias",
+        1, _rewrite("model.bin", _key_bias), r"attn\.key has a bias, and Whisper's keys none",
     ),
     "no vocabulary": (
         1, _drop("vocabulary.txt"), r"none of vocabulary\.txt, .*; put the one that came",
@@ -468,15 +463,13 @@ def test_two_vocabularies_that_differ_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "found"),
     [
-        (b"lmgg", "GGML, of whisper.cpp"),
-        (b"\x08\x08\x12\x07pytorch", "ONNX"),
-        (b"\x06\0\0\0\x0c\0WhisperSpec\0", "CTranslate2's model.bin"),
+        (b"lmgg", "starts with b'lmgg"),
+        (b"<!DOCTYPE html>", "starts with b'<!DOCTYP'"),
         (b"", "an empty file"),
-        (b"<!DOCTYPE html>", "a web page"),
     ],
 )
 @pytest.mark.parametrize("name", ["ggml-tiny.pt", "ggml-tiny.bin"])
-def test_a_file_of_another_format_is_called_by_it(
+def test_a_file_of_another_format_is_refused_with_its_beginning(
     name: str, start: bytes, found: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(start + bytes(100) * bool(start))
@@ -487,9 +480,9 @@ def test_a_file_of_another_format_is_called_by_it(
         assert "\n" not in str(error.value)
 
 
-def test_a_folder_of_another_format_is_called_by_what_it_holds(tmp_path: Path) -> None:
+def test_a_folder_of_another_format_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "ggml-tiny.bin").write_bytes(b"lmgg" + bytes(100))
-    with pytest.raises(FileNotFoundError, match=r"ggml-tiny\.bin is GGML, of whisper\.cpp"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json beside ggml-tiny\.bin"):
         load(str(tmp_path), NOWHERE, CPU)
 
 

@@ -20,8 +20,8 @@ from companion.benchmarks.settings import in_memory
 from companion.benchmarks.timing import OURS, Case, Way, measured, product_rate
 from companion.measurement.spectra import spectral_rows
 from companion.models.decoding import transcribe
-from companion.models.loading import choose_device, initialised
-from companion.models.openai_model import OpenAIModel
+from companion.models.loading import choose_device
+from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.speech.corpus import SAMPLE_RATE, Utterance

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from companion.measurement.nulls import fed_alike
+from companion.measurement.schemas import TRAINED as TRAINED
+from companion.measurement.schemas import schema
 from companion.measurement.spectra import Decoded, decode_heard
 from companion.measurement.texts import Row
 from companion.models.capture import COMPONENTS
@@ -22,7 +24,6 @@ from companion.models.rules import Rule
 from companion.models.view import SpeechModel
 from companion.stress.mixture import Mixture
 
-TRAINED = "trained"
 MOST_LAYERS = 32  # of a Whisper's decoder
 
 _SHARED = ("model", "parameters", "utterance", "speaker", "compression_ratio", "outcome")
@@ -35,29 +36,17 @@ def column_of(component: str, layer: int) -> str:
 
 _COLUMNS = [column_of(*place) for place in product(COMPONENTS, range(1, MOST_LAYERS + 1))]
 
-ACTIVATIONS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("decoding", pa.string()),
-        ("network", pa.string()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("subset", pa.string()),
-        ("condition", pa.string()),
-        ("tokens", pa.int32()),
-        ("layers", pa.int32()),
-        ("compression_ratio", pa.float64()),
-        ("outcome", pa.string()),
-        *[(name, pa.binary()) for name in _COLUMNS],
-    ]
+TEXT = (
+    "model", "parameters", "decoding", "network", "utterance", "speaker", "subset", "condition",
+    "tokens", "layers", "compression_ratio", "outcome",
+)  # fmt: skip
+ACTIVATIONS: pa.Schema = schema(*TEXT, *_COLUMNS, numbers=pa.binary()).set(
+    TEXT.index("compression_ratio"), pa.field("compression_ratio", pa.float64())
 )
 """One row per decoding rule, network, utterance and condition, one column per component and layer.
 
 A column holds (tokens, width) in float32; null beyond the last layer. One column is read at a time.
 """
-
-TEXT = [name for name in ACTIVATIONS.names if name not in _COLUMNS]
 
 
 def activation_rows(
@@ -114,7 +103,7 @@ def _rows(decoded: Decoded, mixtures: Sequence[Mixture], condition: str, own: Ro
         shared = own | {"condition": condition, "subset": subset}
         rows.append(empty | text | shared | {"tokens": int(decoded.lengths[i])})
     for component in COMPONENTS:
-        activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
+        activations = decoded.activations(component)
         for i, row in enumerate(rows):
             layers = activations[i, :, : decoded.lengths[i]].float().cpu().numpy()
             columns = {column_of(component, n + 1): each.tobytes() for n, each in enumerate(layers)}

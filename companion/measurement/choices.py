@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from companion.measurement.memory import Batch, by_speaker
 from companion.measurement.nulls import forced_pair
 from companion.measurement.observables import kept_lengths, largest, spectra_of
 from companion.measurement.readings import MODES, layer_mean_columns
-from companion.measurement.run import Summary, measure
-from companion.measurement.schemas import CHOICES, REFERENCE_CONDITION
+from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.settings import Settings
 from companion.measurement.spectra import Decoded, decode
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS
 from companion.models.view import SpeechModel
 
@@ -36,21 +34,16 @@ ALONE, POOLED = "per utterance", "pooled"
 DEFAULT: Row = {"forcing": FREE, "positions": TEXT, "centred": True, "pooling": ALONE}
 """The choices of ``measure``."""
 
-_TEXTS = ("model", "parameters", "utterance", "speaker", "wer", "candidate")
+_TEXTS = ("model", "parameters", "utterance", "speaker", "wer", "candidate", "windows")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One component's rows under one condition, utterance by utterance or speaker by speaker."""
+    """One component's rows under one condition, by utterance or by speaker."""
 
     texts: Sequence[Row]
     activations: Tensor  # (batch, layers, rows, width)
     lengths: Tensor  # how many of the rows are kept, (batch,)
-
-
-def measure_choices(settings: Settings) -> Summary:
-    """Choices of every utterance and speaker: :func:`measure` with ``choice_rows``."""
-    return measure("choices", settings, choice_rows, CHOICES, together=by_speaker)
 
 
 def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Row]:
@@ -75,26 +68,22 @@ def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Ro
 
 def pooled(rows: Rows) -> Rows:
     """The kept rows of all utterances of a speaker, one after the other, as one."""
-    speakers = [str(text["speaker"]) for text in rows.texts]
-    names = list(dict.fromkeys(speakers))
-    own = [[i for i, speaker in enumerate(speakers) if speaker == name] for name in names]
+    members: dict[str, list[int]] = {}
+    for i, text in enumerate(rows.texts):
+        members.setdefault(str(text["speaker"]), []).append(i)
     joined = [
-        torch.cat([rows.activations[i, :, : rows.lengths[i]] for i in members], dim=1)
-        for members in own
+        torch.cat([rows.activations[i, :, : rows.lengths[i]] for i in own], dim=1).transpose(0, 1)
+        for own in members.values()
     ]
-    lengths = torch.tensor([each.shape[1] for each in joined])
-    padded = pad_sequence([each.transpose(0, 1) for each in joined], batch_first=True)
+    nobody: Row = {"utterance": "", "wer": None, "candidate": None}
     texts = [
-        {
-            **rows.texts[members[0]],
-            "utterance": "",
-            "windows": sum(int(str(rows.texts[i]["windows"])) for i in members),
-            "wer": None,
-            "candidate": None,
-        }
-        for members in own
+        rows.texts[own[0]]
+        | nobody
+        | {"windows": sum(int(str(rows.texts[i]["windows"])) for i in own)}
+        for own in members.values()
     ]
-    return Rows(texts, padded.transpose(1, 2), lengths)
+    lengths = torch.tensor([len(each) for each in joined])
+    return Rows(texts, pad_sequence(joined, batch_first=True).transpose(1, 2), lengths)
 
 
 def _chosen_rows(decoded: Mapping[str, Decoded], chosen: Row) -> Iterator[Row]:
@@ -120,11 +109,7 @@ def _spectral_rows(rows: Rows, shared: Row) -> Iterator[Row]:
 
 
 def _rows(decoded: Decoded, component: str, chosen: Row) -> Rows:
-    recording, transcripts = decoded.recording, decoded.transcripts
     whole = chosen["positions"] == WHOLE
-    activations, mask = recording.text_rows(component, transcripts, whole)
-    texts = [
-        {**{name: text[name] for name in _TEXTS}, "windows": len(transcript.windows)}
-        for text, transcript in zip(decoded.texts, transcripts, strict=True)
-    ]
+    activations, mask = decoded.recording.text_rows(component, decoded.transcripts, whole)
+    texts = [{name: text[name] for name in _TEXTS} for text in decoded.texts]
     return Rows(texts, activations, mask.sum(-1).cpu())

@@ -3,38 +3,93 @@
 All utterances are compared with each other, so they make one batch.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from companion.measurement.across import Group, centre, mean_rows, ranks_without, step_rows
 from companion.measurement.controls import random_control
 from companion.measurement.dynamics_schemas import (
     CENTRED_DISTANCE,
+    CHANCE,
+    CROSS_ATTENTION,
     DECODER,
     DISTANCE,
-    DYNAMICS,
     ENCODER,
     INPUT,
     OWN,
     RANK,
+    READOUT,
+    SWAPPED_AUDIO,
 )
-from companion.measurement.jacobians import RANDOM, TRAINED
-from companion.measurement.reading import linear_probe_rows, readable
-from companion.measurement.run import Summary, measure
+from companion.measurement.probes import linear_probe, majority
+from companion.measurement.schemas import RANDOM, TRAINED
 from companion.measurement.settings import DynamicsSettings
-from companion.measurement.texts import Row
+from companion.measurement.surrogates import generator
+from companion.measurement.texts import Batch, Row
 from companion.models.decoding import Transcript, transcribe
 from companion.models.rules import Rule, recorded
-from companion.models.states import TOGETHER, States, states
+from companion.models.states import TOGETHER, States, states, text_of
 from companion.models.view import SpeechModel
 from companion.stress.mixture import Mixture
 from spectral._validation import as_float64, require_finite
+from spectral.spectra import effective_rank, eigenvalues
 
-Batch = Mapping[str, Sequence[Mixture]]
 _STAGES = {INPUT: "features", ENCODER: "encoder", DECODER: "decoder"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The utterances that are compared, each with a partner by another speaker."""
+
+    names: tuple[str, ...]
+    speakers: tuple[str, ...]
+    references: tuple[str, ...]
+    partners: tuple[int, ...]  # every utterance is partner once; empty where there is none
+
+    @classmethod
+    def of(cls, mixtures: Sequence[Mixture], seed: int) -> "Group":
+        """Partners by the seed; none where one speaker has more than half of the utterances."""
+        targets = [mixture.target for mixture in mixtures]
+        speakers = tuple(target.speaker for target in targets)
+        references = tuple(target.reference for target in targets)
+        return cls(
+            tuple(target.id for target in targets), speakers, references, partners(speakers, seed)
+        )
+
+    def row(self, i: int, quantity: str, stage: str, layer: int, **columns: object) -> Row:
+        """One row of an utterance; ``columns`` are the others, where they are not as usual."""
+        return {
+            "utterance": self.names[i], "speaker": self.speakers[i], "quantity": quantity,
+            "stage": stage, "layer": layer, "step": 0, "partner": "", "audio": OWN,
+            "without": math.nan, **columns,
+        }  # fmt: skip
+
+    def partner_of(self, i: int) -> str:
+        """The name of an utterance's partner."""
+        return self.names[self.partners[i]]
+
+
+def partners(speakers: Sequence[str], seed: int) -> tuple[int, ...]:
+    """Another speaker's utterance for each, all different; none where that is impossible.
+
+    Speakers and their utterances stand in a random order, and the partner is as far on as the
+    largest group of one speaker is long.
+    """
+    count = len(speakers)
+    most = max(Counter(speakers).values(), default=0)
+    if 2 * most > count:
+        return ()
+    rng = generator(seed, "partners")
+    order_of = {name: i for i, name in enumerate(rng.permutation(sorted(set(speakers))))}
+    shuffled = rng.permutation(count)
+    order = sorted(range(count), key=lambda i: (order_of[speakers[i]], shuffled[i]))
+    partner_of = {order[i]: order[(i + most) % count] for i in range(count)}
+    return tuple(partner_of[i] for i in range(count))
 
 
 @dataclass(frozen=True)
@@ -45,32 +100,28 @@ class _Said:
     texts: Mapping[str, Sequence[Transcript]]
 
 
-def measure_dynamics(settings: DynamicsSettings) -> Summary:
-    """Distances, ranks and linear probes of all utterances: :func:`measure` with
-    ``dynamics_rows``."""
-    return measure("dynamics", settings, dynamics_rows, DYNAMICS)
-
-
 def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> list[Row]:
     """All rows of the utterances of a batch; the randomly initialised control is fed the model's
     own tokens.
 
     An utterance is left out whose audio takes more than one window in some condition, of which
-    nothing is written there, or whose reference the model cannot write. Fewer voices than there are
-    folds have no rows. Raises ValueError where memory does not suffice: half of the
+    nothing is written there, or whose reference the model cannot write. Fewer speakers than there
+    are folds have no rows. Raises ValueError where memory does not suffice: half of the
     utterances would be another measurement.
     """
     try:
         said = _said(model, batch, settings)
         group = Group.of(next(iter(said.batch.values())), settings.seed)
-        if group.voices < settings.folds:
+        if not group.partners or len(set(group.speakers)) < settings.folds:
             return []
         networks = {TRAINED: model, RANDOM: random_control(settings, model.device)}
         return [
-            {"model": model.name, "parameters": model.parameters} | row
+            {"model": model.name, "parameters": model.parameters}
+            | {"network": name, "condition": condition}
+            | row
             for name, network in networks.items()
             for condition in said.batch
-            for row in _network_rows(network, said, condition, group, settings, name)
+            for row in _network_rows(network, said, condition, group, settings)
         ]
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ValueError(
@@ -81,17 +132,24 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
 
 def _said(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> _Said:
     texts = {name: _written(model, side, recorded(settings.rule)) for name, side in batch.items()}
-    references = [one.target.reference for one in next(iter(batch.values()))]
     keep = [
         i
-        for i, reference in enumerate(references)
-        if readable(model, reference)
+        for i, mixture in enumerate(next(iter(batch.values())))
+        if _readable(model, mixture.target.reference)
         and all(side[i].tokens and not side[i].breaks for side in texts.values())
     ]
     return _Said(
         {name: [side[i] for i in keep] for name, side in batch.items()},
         {name: [side[i] for i in keep] for name, side in texts.items()},
     )
+
+
+def _readable(model: SpeechModel, reference: str) -> bool:
+    """Whether the model can be given a reference."""
+    try:
+        return 0 < len(model.encode_text(reference.lower())) < model.limit
+    except ValueError:
+        return False
 
 
 def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> list[Transcript]:
@@ -101,24 +159,15 @@ def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> lis
 
 
 def _network_rows(
-    network: SpeechModel,
-    said: _Said,
-    condition: str,
-    group: Group,
-    settings: DynamicsSettings,
-    name: str,
+    network: SpeechModel, said: _Said, condition: str, group: Group, settings: DynamicsSettings
 ) -> Iterator[Row]:
     waves = [mixture.wave for mixture in said.batch[condition]]
     seen = states(network, waves, said.texts[condition])
     # the same utterances under every condition, so that ranks are of as many rows
     least = [min(len(side[i].tokens) for side in said.texts.values()) for i in range(len(waves))]
-    rows = [
-        *_distance_rows(seen, group, settings.steps),
-        *_rank_rows(seen, group, settings.steps, least),
-        *linear_probe_rows(network, waves, group, settings.folds),
-    ]
-    for row in rows:
-        yield {"network": name, "condition": condition} | row
+    yield from _distance_rows(seen, group, settings.steps)
+    yield from _rank_rows(seen, group, settings.steps, least)
+    yield from _probe_rows(network, waves, group, settings.folds)
 
 
 def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -> Iterator[Row]:
@@ -129,13 +178,18 @@ def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -
         paths = [path[:, :usual] for path in paths]
         centred = centre(paths)
         for i, partner in enumerate(group.partners):
-            shared = group.columns(i) | {"partner": group.names[partner], "stage": stage}
             for quantity, these in ((DISTANCE, paths), (CENTRED_DISTANCE, centred)):
                 for layer, step, count, value in _pair(these[i], these[partner], stage, steps):
-                    yield shared | {
-                        "quantity": quantity, "layer": layer, "step": step, "count": count,
-                        "value": value, "without": float("nan"), "audio": OWN,
-                    }  # fmt: skip
+                    yield group.row(
+                        i, quantity, stage, layer, step=step, count=count, value=value,
+                        partner=group.partner_of(i),
+                    )  # fmt: skip
+
+
+def centre(paths: Sequence[Tensor]) -> list[Tensor]:
+    """Paths (layers, positions, width) less the mean over all of them, layer by layer."""
+    mean = torch.cat([path.double() for path in paths], 1).mean(1, keepdim=True)
+    return [path.double() - mean for path in paths]
 
 
 def _pair(
@@ -157,23 +211,69 @@ def _rank_rows(
 ) -> Iterator[Row]:
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(one, attribute) for one in seen]
-        kept = {0: (list(range(len(paths))), mean_rows(paths))}
-        if stage == DECODER:
-            for step in steps:
-                there = [i for i, length in enumerate(least) if length >= step]
-                kept[step] = (there, step_rows([paths[i] for i in there], step))
+        paths = [getattr(one, attribute).double() for one in seen]
+        everyone = list(range(len(paths)))
+        kept = {0: (everyone, torch.stack([path.mean(1) for path in paths], 1))}
+        for step in steps if stage == DECODER else ():
+            there = [i for i in everyone if least[i] >= step]
+            if there:
+                kept[step] = there, torch.stack([paths[i][:, step - 1] for i in there], 1)
         for step, (there, rows) in kept.items():
-            voices = [group.speakers[i] for i in there]
-            if len(set(voices)) < 2:
+            speakers = [group.speakers[i] for i in there]
+            if len(set(speakers)) < 2:
                 continue
-            for i, whole, without in ranks_without(rows, voices):
+            for i, whole, without in ranks_without(rows, speakers):
                 for layer, (value, rest) in enumerate(zip(whole, without, strict=True)):
-                    yield group.columns(there[i]) | {
-                        "quantity": RANK, "partner": "", "audio": OWN, "stage": stage,
-                        "layer": 0 if stage == INPUT else layer + 1, "step": step,
-                        "count": len(there), "value": value, "without": rest,
-                    }  # fmt: skip
+                    yield group.row(
+                        there[i], RANK, stage, 0 if stage == INPUT else layer + 1, step=step,
+                        count=len(there), value=value, without=rest,
+                    )  # fmt: skip
+
+
+def ranks_without(
+    rows: Tensor, speakers: Sequence[str]
+) -> Iterator[tuple[int, list[float], list[float]]]:
+    """N_eff by layer of rows (layers, utterances, width), and without each one's speaker."""
+    whole = effective_rank(eigenvalues(rows)).tolist()
+    without = {}
+    for speaker in dict.fromkeys(speakers):
+        kept = torch.tensor([other != speaker for other in speakers], device=rows.device)
+        without[speaker] = effective_rank(eigenvalues(rows[:, kept])).tolist()
+    for i, speaker in enumerate(speakers):
+        yield i, whole, without[speaker]
+
+
+def _probe_rows(
+    network: SpeechModel, waves: Sequence[np.ndarray], group: Group, folds: int
+) -> Iterator[Row]:
+    """Fraction of an utterance's next tokens that a linear probe gets right, by source and layer.
+
+    The network is given every reference with its own audio, or with the partner's. A probe is
+    fitted to the speakers of all other folds, under the same condition and audio.
+    """
+    texts = [text_of(network.encode_text(reference.lower())) for reference in group.references]
+    labels = torch.tensor([token for text in texts for token in text.tokens])
+    lengths = [len(text.tokens) for text in texts]
+    fold_of = {name: i % folds for i, name in enumerate(sorted(set(group.speakers)))}
+    fold = torch.tensor([fold_of[name] for name in group.speakers])
+    fold = fold.repeat_interleave(torch.tensor(lengths))
+
+    def rows(predicted: Tensor, audio: str, stage: str, layer: int) -> Iterator[Row]:
+        for i, right in enumerate(torch.split(predicted == labels, lengths)):
+            yield group.row(
+                i, READOUT, stage, layer, count=len(right), value=right.double().mean().item(),
+                partner=group.partner_of(i), audio=audio,
+            )  # fmt: skip
+
+    yield from rows(majority(labels, fold), OWN, CHANCE, 0)
+    swapped = [waves[partner] for partner in group.partners]
+    for audio, played in ((OWN, waves), (SWAPPED_AUDIO, swapped)):
+        seen = states(network, played, texts)
+        for source in (DECODER, CROSS_ATTENTION):
+            joined = torch.cat([getattr(one, source) for one in seen], 1)
+            for layer, features in enumerate(joined):
+                predicted = linear_probe(features.cpu(), labels, fold)
+                yield from rows(predicted, audio, source, layer + 1)
 
 
 def relative_distances(first: Tensor, second: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from companion.measurement.schemas import schema
 from companion.measurement.store import write
 from companion.measurement.texts import Row
 from companion.models.decoding import Transcript, transcribe
@@ -28,23 +29,11 @@ from companion.stress.scoring import wer
 UTTERANCES = ("101-1-0000", "109-1-0004")
 """Two speakers of the embedded corpus."""
 
-INPUTS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("decoding", pa.string()),
-        ("input", pa.string()),
-        ("seconds", pa.float32()),
-        ("reference", pa.string()),
-        ("transcript", pa.string()),
-        ("wer", pa.float32()),
-        ("average_log_probability", pa.float32()),
-        ("no_speech_probability", pa.float32()),
-        ("compression_ratio", pa.float32()),
-        ("forbidden_mass", pa.float32()),
-        ("finished", pa.bool_()),
-    ]
-)
+INPUTS: pa.Schema = schema(
+    "model", "parameters", "decoding", "input", "seconds", "reference", "transcript", "wer",
+    "average_log_probability", "no_speech_probability", "compression_ratio", "forbidden_mass",
+    "finished", numbers=pa.float32(),
+)  # fmt: skip
 """One row per decoding rule and input: data/README.md."""
 
 

@@ -4,7 +4,7 @@ Everything is modulo the direction 1, which no layer norm sees (see
 ``spectral.jacobians.sublayers``), and products and injections once more after the final one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from companion.measurement.controls import random_control
-from companion.measurement.run import Summary, measure
-from companion.measurement.schemas import JACOBIANS
+from companion.measurement.schemas import RANDOM, TRAINED
 from companion.measurement.settings import JacobianSettings
-from companion.measurement.texts import Row, text_columns
+from companion.measurement.texts import Batch, Row, text_columns
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear, transcribe_heard
 from companion.models.rules import recorded
 from companion.models.streams import Streams, streams_in
 from companion.models.view import SpeechModel, encoded
-from companion.stress.mixture import Mixture
 from spectral import (
     LinearisedLayers,
     growing_dimensions,
@@ -40,20 +38,12 @@ from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian,
 from spectral.jacobians.triplets import SingularTriplets
 from spectral.whisper import as_layer, as_norm
 
-TRAINED, RANDOM = "trained", "random"
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
 _SINGLE_TOLERANCE = 1e-4  # of triplets in float32: of sigma it leaves less than 1e-6
 _TEXT = ("model", "parameters", "utterance", "speaker", "wer", "candidate", "outcome")
 
 
-def measure_jacobians(settings: JacobianSettings) -> Summary:
-    """Jacobians at some tokens of every utterance: :func:`measure` with ``jacobian_rows``."""
-    return measure("jacobians", settings, jacobian_rows, JACOBIANS)
-
-
-def jacobian_rows(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: JacobianSettings
-) -> list[Row]:
+def jacobian_rows(model: SpeechModel, batch: Batch, settings: JacobianSettings) -> list[Row]:
     """All rows of a batch of utterances; the randomly initialised control is fed the model's own
     tokens.
 
@@ -61,16 +51,7 @@ def jacobian_rows(
     counts. Streams are the networks' own, Jacobians are in float64. Raises TypeError for a model
     whose layers have no closed form.
     """
-    return paired_rows(model, random_control(settings, model.device), batch, settings)
-
-
-def paired_rows(
-    model: SpeechModel,
-    initialised: SpeechModel,
-    batch: dict[str, Sequence[Mixture]],
-    settings: JacobianSettings,
-) -> list[Row]:
-    """:func:`jacobian_rows` of a model and a randomly initialised control that are there."""
+    initialised = random_control(settings, model.device)
     networks = {TRAINED: model, RANDOM: initialised}
     stacks = {name: _stack(network) for name, network in networks.items()}
     rows: list[Row] = []

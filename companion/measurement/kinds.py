@@ -2,79 +2,87 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from companion.measurement import checks
-from companion.measurement.choices import choice_rows, measure_choices
-from companion.measurement.contest import ContestSettings, contest_rows, measure_contest
+from companion.measurement.choices import choice_rows
+from companion.measurement.contest import ContestSettings, contest_rows
 from companion.measurement.contest_schema import CONTEST
-from companion.measurement.dynamics import dynamics_rows, measure_dynamics
+from companion.measurement.dynamics import dynamics_rows
 from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
-from companion.measurement.jacobians import jacobian_rows, measure_jacobians
-from companion.measurement.listening import listening_rows, measure_listening
-from companion.measurement.memory import Together, by_speaker, by_utterance
-from companion.measurement.nulls import measure_nulls, null_rows
-from companion.measurement.pooling import (
-    POOLING,
-    PoolingSettings,
-    kept_activations,
-    measure_pooling,
+from companion.measurement.jacobians import jacobian_rows
+from companion.measurement.listening import listening_rows
+from companion.measurement.nulls import null_rows
+from companion.measurement.pooling import POOLING, kept_activations, measure_pooling
+from companion.measurement.run import Summary, Together, by_speaker, by_utterance, measure
+from companion.measurement.schemas import (
+    CHOICES,
+    JACOBIANS,
+    LISTENING,
+    NULLS,
+    SPECTRA,
+    STRESSES,
+    WARNINGS,
 )
-from companion.measurement.schemas import CHOICES, JACOBIANS, LISTENING, NULLS, SPECTRA, STRESSES
 from companion.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
     ListeningSettings,
     NullSettings,
+    PoolingSettings,
     Settings,
     SpectralSettings,
     SubtleSettings,
+    WarningSettings,
 )
-from companion.measurement.spectra import measure_spectra, spectral_rows
-from companion.measurement.stresses import measure_stresses, stress_rows
-from companion.measurement.subtle import measure_subtle, subtle_rows
+from companion.measurement.spectra import spectral_rows, stress_rows
+from companion.measurement.subtle import subtle_rows
 from companion.measurement.texts import Row
-from companion.measurement.warning_schemas import WARNINGS
-from companion.measurement.warnings import WarningSettings, measure_warnings, warning_rows
+from companion.measurement.warnings import warning_rows
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of measurement: ``measure`` writes its file, ``rows_of`` makes the rows of a batch.
+    """One kind of measurement: ``rows_of`` makes the rows of a batch, with the schema's columns.
 
     ``check`` says what holds of the rows whatever the model, or raises AssertionError.
     ``compared``: rows say how utterances of one batch differ, so they belong to the batch.
+    ``whole``: makes the file, where that is more than the rows of every batch.
     """
 
+    name: str
     settings: type[Settings]
-    measure: Callable[..., object]
     rows_of: Callable[..., list[Row]]
     schema: pa.Schema
     check: Callable[[pd.DataFrame], str]
     together: Together = by_utterance
     compared: bool = False
+    whole: Callable[..., Summary] | None = None
+
+    def measure(self, settings: Any) -> Summary:
+        """Write the file of these ``settings``: see :func:`companion.measurement.run.measure`."""
+        if self.whole is not None:
+            return self.whole(settings)
+        return measure(self.name, settings, self.rows_of, self.schema, self.together)
 
 
-KINDS: dict[str, Kind] = {
-    "measure": Kind(SpectralSettings, measure_spectra, spectral_rows, SPECTRA, checks.spectra),
-    "pooling": Kind(
-        PoolingSettings, measure_pooling, kept_activations, POOLING, checks.pooling, compared=True
+_KINDS = (
+    Kind("measure", SpectralSettings, spectral_rows, SPECTRA, checks.spectra),
+    Kind(
+        "pooling", PoolingSettings, kept_activations, POOLING, checks.pooling, compared=True,
+        whole=measure_pooling,
     ),
-    "listening": Kind(
-        ListeningSettings, measure_listening, listening_rows, LISTENING, checks.listening
-    ),
-    "nulls": Kind(NullSettings, measure_nulls, null_rows, NULLS, checks.nulls),
-    "choices": Kind(Settings, measure_choices, choice_rows, CHOICES, checks.choices, by_speaker),
-    "stresses": Kind(SpectralSettings, measure_stresses, stress_rows, STRESSES, checks.stresses),
-    "jacobians": Kind(
-        JacobianSettings, measure_jacobians, jacobian_rows, JACOBIANS, checks.jacobians
-    ),
-    "dynamics": Kind(
-        DynamicsSettings, measure_dynamics, dynamics_rows, DYNAMICS, checks.dynamics, compared=True
-    ),
-    "subtle": Kind(SubtleSettings, measure_subtle, subtle_rows, SUBTLE, checks.subtle),
-    "warnings": Kind(WarningSettings, measure_warnings, warning_rows, WARNINGS, checks.warnings),
-    "contest": Kind(ContestSettings, measure_contest, contest_rows, CONTEST, checks.contest),
-}
+    Kind("listening", ListeningSettings, listening_rows, LISTENING, checks.listening),
+    Kind("nulls", NullSettings, null_rows, NULLS, checks.nulls),
+    Kind("choices", Settings, choice_rows, CHOICES, checks.choices, by_speaker),
+    Kind("stresses", SpectralSettings, stress_rows, STRESSES, checks.stresses),
+    Kind("jacobians", JacobianSettings, jacobian_rows, JACOBIANS, checks.jacobians),
+    Kind("dynamics", DynamicsSettings, dynamics_rows, DYNAMICS, checks.dynamics, compared=True),
+    Kind("subtle", SubtleSettings, subtle_rows, SUBTLE, checks.subtle),
+    Kind("warnings", WarningSettings, warning_rows, WARNINGS, checks.warnings),
+    Kind("contest", ContestSettings, contest_rows, CONTEST, checks.contest),
+)  # fmt: skip
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -23,8 +23,12 @@ import torch
 from torch import Tensor
 
 from companion.measurement.controls import drawn_for, further_draws, random_control
-from companion.measurement.observables import kept_lengths, spectra_of, spectral_columns
-from companion.measurement.run import Summary, measure
+from companion.measurement.observables import (
+    Numbers,
+    component_numbers,
+    matched_rows,
+    spectra_of,
+)
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -35,17 +39,15 @@ from companion.measurement.schemas import (
     SWAPPED,
 )
 from companion.measurement.settings import NullSettings, SpectralSettings
-from companion.measurement.spectra import Decoded, decode
+from companion.measurement.spectra import Decoded, decode, of_schema
 from companion.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS, capture
-from companion.models.decoding import Transcript, windows
+from companion.models.decoding import windows
 from companion.models.forcing import feed
 from companion.models.view import SpeechModel
 from companion.stress.mixture import Mixture
 from spectral.spectra import resolved_modes
-
-Batch = Mapping[str, Sequence[Mixture]]
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,6 @@ Sides = Mapping[str, Side]
 """By condition, the reference condition first."""
 
 
-def measure_nulls(settings: NullSettings) -> Summary:
-    """Nulls of every utterance under every condition: :func:`measure` with ``null_rows``."""
-    return measure("nulls", settings, null_rows, NULLS)
-
-
 def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
     decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
@@ -79,7 +76,7 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
     played = {name: batch[name] for name in own}
     rows: list[Row] = []
     for component in COMPONENTS:
-        sides = {name: _side(this, component) for name, this in own.items()}
+        sides = _sides(own, component)
         rows += shuffled_rows(component, sides, settings)
         gaussians = gaussian_sides(sides, component, settings.seed)
         rows += side_rows(GAUSSIAN, component, gaussians, settings)
@@ -90,42 +87,54 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
     fed = fed_alike(random_control(settings, model.device), own, played, everyone)
     rows += _decoded_rows(INITIALISED, fed, settings)
     rows += _decoded_rows(FORCED, forced_pair(model, own, played), settings)
-    return rows + _drawn_rows(model, own, played, settings)
+    chosen = drawn_for(settings) if settings.draws else ()
+    texts = own[REFERENCE_CONDITION].texts
+    keep = [i for i, text in enumerate(texts) if text["utterance"] in chosen]
+    for null, draw, network in further_draws(model, settings) if keep else ():
+        rows += _decoded_rows(null, fed_alike(network, own, played, keep), settings, draw)
+    return rows
 
 
 def side_rows(
-    null: str,
-    component: str,
-    sides: Sides,
-    settings: SpectralSettings,
-    draw: int = 0,
-    whole: bool = True,
+    null: str, component: str, sides: Sides, settings: SpectralSettings, draw: int = 0
 ) -> Iterator[Row]:
-    """The rows of one component of a null: of all T tokens, and cut to those of the other side.
+    """The rows of one component of a null: of all T tokens, and as many as the other side has."""
 
-    Not ``whole``: those that are cut alone.
-    """
-    lengths_of = {name: side.lengths for name, side in sides.items()}
+    def numbers(side: Side) -> Numbers:
+        return component_numbers(component, side.activations, settings)
+
+    return _rows(null, draw, sides, {name: numbers(side) for name, side in sides.items()})
+
+
+def shuffled_rows(component: str, sides: Sides, settings: NullSettings) -> Iterator[Row]:
+    """The rows of the model's own in random order; of what is cut the mean of several orders."""
+
+    def of(name: str) -> Numbers:
+        side = sides[name]
+
+        def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+            cut = not torch.equal(lengths, side.lengths[chosen])
+            orders = [
+                shuffled_sides({name: side}, settings.seed, order)[name].activations
+                for order in range(settings.orders if cut else 1)
+            ]
+            each = [component_numbers(component, own, settings)(chosen, lengths) for own in orders]
+            for same in zip(*each, strict=True):
+                yield same[0][0], averaged([columns for _, columns in same])
+
+        return numbers
+
+    return _rows(SHUFFLED, 0, sides, {name: of(name) for name in sides})
+
+
+def _rows(null: str, draw: int, sides: Sides, numbers: Mapping[str, Numbers]) -> Iterator[Row]:
+    lengths = {name: side.lengths for name, side in sides.items()}
     for name, side in sides.items():
-        shared = {"null": null, "draw": draw, "condition": name, "component": component}
-        for partner, lengths in kept_lengths(name, lengths_of).items():
-            if not partner and not whole:
-                continue
-            kept = side.activations[:, :, : max([1, *lengths.tolist()])]
-            for i, _, columns in spectral_columns(kept, lengths, settings):
-                row = {**side.texts[i], **shared, "matched_with": partner, **columns}
-                yield {column: row[column] for column in NULLS.names}
-
-
-def shuffled_rows(component: str, sides: Sides, settings: NullSettings) -> list[Row]:
-    """The rows of the model's own in random order; what is cut is the mean of several orders."""
-    first, *others = (
-        list(side_rows(SHUFFLED, component, in_order, settings, whole=order == 0))
-        for order in range(settings.orders)
-        for in_order in (shuffled_sides(sides, settings.seed, order),)
-    )
-    again = zip(*others, strict=True)
-    return [averaged([row, *next(again, ())]) if row["matched_with"] else row for row in first]
+        rows = (
+            {**side.texts[i], "null": null, "draw": draw, **columns}
+            for i, columns in matched_rows(name, lengths, numbers[name])
+        )
+        yield from of_schema(NULLS, rows)
 
 
 def averaged(rows: Sequence[Row]) -> Row:
@@ -189,64 +198,25 @@ def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:
     return drawn
 
 
-def _side(decoded: Decoded, component: str) -> Side:
-    activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
-    return Side(decoded.texts, activations, decoded.lengths)
-
-
-def _drawn_rows(
-    model: SpeechModel, own: Mapping[str, Decoded], played: Batch, settings: NullSettings
-) -> list[Row]:
-    """The random networks of several draws, of the utterances of this batch that they are for."""
-    if not settings.draws:
-        return []
-    chosen, texts = drawn_for(settings), own[REFERENCE_CONDITION].texts
-    keep = [i for i, text in enumerate(texts) if text["utterance"] in chosen]
-    return [
-        row
-        for null, draw, network in (further_draws(model, settings) if keep else ())
-        for row in _decoded_rows(null, fed_alike(network, own, played, keep), settings, draw)
-    ]
+def _sides(decoded: Mapping[str, Decoded], component: str) -> Sides:
+    return {
+        name: Side(this.texts, this.activations(component), this.lengths)
+        for name, this in decoded.items()
+    }
 
 
 def _decoded_rows(
     null: str, decoded: Mapping[str, Decoded], settings: SpectralSettings, draw: int = 0
-) -> list[Row]:
-    return [
-        row
-        for component in (COMPONENTS if decoded else ())
-        for row in side_rows(
-            null, component, {name: _side(this, component) for name, this in decoded.items()},
-            settings, draw,
-        )
-    ]  # fmt: skip
+) -> Iterator[Row]:
+    for component in COMPONENTS if decoded else ():
+        yield from side_rows(null, component, _sides(decoded, component), settings, draw)
 
 
 def fed_alike(
     network: SpeechModel, own: Mapping[str, Decoded], played: Batch, keep: Sequence[int]
 ) -> dict[str, Decoded]:
     """A network given the model's own texts and audio, of some of the utterances."""
-    return {
-        name: _fed(
-            network,
-            [this.transcripts[i] for i in keep],
-            [this.texts[i] for i in keep],
-            [played[name][i] for i in keep],
-        )
-        for name, this in own.items()
-    }
-
-
-def _fed(
-    network: SpeechModel,
-    transcripts: Sequence[Transcript],
-    texts: Sequence[Row],
-    mixtures: Sequence[Mixture],
-) -> Decoded:
-    """What goes on in a network that is given these transcripts, and this audio to hear."""
-    with capture(network) as recording:
-        feed(network, [mixture.wave for mixture in mixtures], transcripts)
-    return Decoded(texts, transcripts, recording)
+    return {name: _fed(network, this, played[name], keep) for name, this in own.items()}
 
 
 def forced_pair(
@@ -256,16 +226,17 @@ def forced_pair(
     clean = own[REFERENCE_CONDITION]
     keep = [
         i
-        for i in range(len(clean.texts))
-        if all(
-            len(list(windows(mixtures[i].wave, model.window_samples))) == 1
-            for mixtures in played.values()
-        )
+        for i, mixtures in enumerate(zip(*played.values(), strict=True))
+        if all(len(list(windows(one.wave, model.window_samples))) == 1 for one in mixtures)
     ]
-    if not keep:
-        return {}
-    transcripts, texts = [clean.transcripts[i] for i in keep], [clean.texts[i] for i in keep]
-    return {
-        name: _fed(model, transcripts, texts, [mixtures[i] for i in keep])
-        for name, mixtures in played.items()
-    }
+    return {name: _fed(model, clean, played[name], keep) for name in played} if keep else {}
+
+
+def _fed(
+    network: SpeechModel, given: Decoded, mixtures: Sequence[Mixture], keep: Sequence[int]
+) -> Decoded:
+    """What goes on in a network that is given some of these texts, and this audio to hear."""
+    texts, transcripts = [given.texts[i] for i in keep], [given.transcripts[i] for i in keep]
+    with capture(network) as recording:
+        feed(network, [mixtures[i].wave for i in keep], transcripts)
+    return Decoded(texts, transcripts, recording)

@@ -1,6 +1,6 @@
 """Spectra of a component's activations, and what is read off them, as columns of measured rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 
 import torch
@@ -12,6 +12,9 @@ from companion.measurement.settings import SpectralSettings
 from companion.measurement.texts import Row
 from spectral.spectra import eigenvalues, observables, slope_reason
 
+Numbers = Callable[[list[int], Tensor], Iterator[tuple[int, Row]]]
+"""Utterance and columns of the chosen utterances' first rows, as many as each one's length."""
+
 
 def kept_lengths(condition: str, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rows to keep per utterance: all of them (""), and as many as both sides of a pair have.
@@ -22,6 +25,23 @@ def kept_lengths(condition: str, lengths: Mapping[str, Tensor]) -> dict[str, Ten
     others = [name for name in lengths if name != REFERENCE_CONDITION]
     partners = others if condition == REFERENCE_CONDITION else [REFERENCE_CONDITION]
     return {"": own} | {other: torch.minimum(own, lengths[other]) for other in partners}
+
+
+def matched_rows(
+    condition: str, lengths: Mapping[str, Tensor], numbers: Numbers
+) -> Iterator[tuple[int, Row]]:
+    """Utterance and columns, of all T rows and length-matched with every partner.
+
+    What loses no row to a partner has its own numbers again.
+    """
+    kept = kept_lengths(condition, lengths)
+    own = list(numbers(list(range(len(kept[""]))), kept[""]))
+    for partner, limits in kept.items():
+        cut = (limits < kept[""]).nonzero()[:, 0].tolist()
+        again = numbers(cut, limits[cut])
+        for i, columns in own:
+            columns = next(again)[1] if i in cut else columns
+            yield i, {"condition": condition, "matched_with": partner, **columns}
 
 
 def first_rows(lengths: Tensor, longest: int) -> Tensor:
@@ -37,15 +57,15 @@ def spectra_of(activations: Tensor, lengths: Tensor, center: bool = True) -> Ten
 
 def spectral_columns(
     activations: Tensor, lengths: Tensor, settings: SpectralSettings
-) -> Iterator[tuple[int, int, Row]]:
-    """Utterance, layer (both from 0) and spectral columns of the first ``lengths`` rows, per K."""
+) -> Iterator[tuple[int, Row]]:
+    """Utterance (from 0) and spectral columns of the first ``lengths`` rows, per K and layer."""
     spectra = spectra_of(activations, lengths)
     kept = largest(spectra, max(settings.modes))
     for k in settings.modes:
-        found = observables(spectra, k, settings.epsilon)
-        numbers = {name: column.tolist() for name, column in found.items()}
+        columns = observables(spectra, k, settings.epsilon)
+        numbers = {name: column.tolist() for name, column in columns.items()}
         for i, layer in product(*map(range, spectra.shape[:2])):
-            yield i, layer, {
+            yield i, {
                 "layer": layer + 1,
                 "modes": k,
                 "tokens": int(lengths[i]),
@@ -55,7 +75,18 @@ def spectral_columns(
             }  # fmt: skip
 
 
+def component_numbers(component: str, activations: Tensor, settings: SpectralSettings) -> Numbers:
+    """The spectral columns of one component's activations (batch, layers, tokens, width)."""
+
+    def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+        if chosen:
+            rows = activations[chosen, :, : max(1, int(lengths.max()))]
+            for i, columns in spectral_columns(rows, lengths, settings):
+                yield chosen[i], {"component": component, **columns}
+
+    return numbers
+
+
 def largest(spectra: Tensor, modes: int) -> Tensor:
-    """So many modes, zeros where there are fewer, however long the batch's other transcripts
-    are."""
+    """So many modes, zeros where there are fewer, however long others of the batch are."""
     return functional.pad(spectra[..., :modes], (0, max(0, modes - spectra.shape[-1])))

@@ -23,7 +23,6 @@ from tqdm import tqdm
 from companion.measurement.activations import (
     ACTIVATIONS,
     TEXT,
-    TRAINED,
     activation_rows,
     control_rows,
     kept_rows,
@@ -33,20 +32,18 @@ from companion.measurement.keys import staleness
 from companion.measurement.moments import Moments
 from companion.measurement.observables import largest
 from companion.measurement.provenance import key_of_run
-from companion.measurement.run import measure
-from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.measurement.settings import Settings
+from companion.measurement.run import Summary, measure
+from companion.measurement.schemas import REFERENCE_CONDITION, TRAINED, schema
+from companion.measurement.settings import MODES, PoolingSettings
 from companion.measurement.store import read_meta, write
 from companion.measurement.surrogates import generator
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear
 from companion.models.rules import rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances
-from companion.stress.mixture import Mixture
 from companion.stress.scoring import LOOP_COMPRESSION
-from spectral._validation import whole_number
 from spectral.spectra import effective_rank, resolved_modes, spectral_slope
 
 KEPT, DROPPED, CAPPED, MATCHED = "kept", "dropped", "capped", "matched"
@@ -62,75 +59,16 @@ HALVES = "halves"
 FIRST, SECOND = "first half", "second half"
 """Clean speech of random halves of the speakers, and its two sides."""
 
-MODES = 50  # eigenvalues that are stored
 TOGETHER = 64  # unions whose moments are summed at once: so many D x D matrices are held
 
-POOLING = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("decoding", pa.string()),
-        ("network", pa.string()),
-        ("sample", pa.string()),
-        ("loops", pa.string()),
-        ("condition", pa.string()),
-        ("without", pa.string()),
-        ("component", pa.string()),
-        ("layer", pa.int32()),
-        ("modes", pa.int32()),
-        ("utterances", pa.int32()),
-        ("speakers", pa.int32()),
-        ("tokens", pa.int32()),
-        ("resolved", pa.int32()),
-        ("n_eff", pa.float64()),
-        ("alpha", pa.float64()),
-        ("kirchhoff_of_fractions", pa.float64()),
-        ("eigenvalues", pa.list_(pa.float32())),
-    ]
-)
+POOLING: pa.Schema = schema(
+    "model", "parameters", "decoding", "network", "sample", "loops", "condition", "without",
+    "component", "layer", "modes", "utterances", "speakers", "tokens", "resolved", "n_eff",
+    "alpha", "kirchhoff_of_fractions", "eigenvalues",
+).set(7, pa.field("without", pa.string()))  # fmt: skip
 """One row per sample, treatment of loops, condition, speaker left out, component, layer and K."""
 
 _READ = ("n_eff", "alpha", "kirchhoff_of_fractions")
-
-
-@dataclass(frozen=True)
-class PoolingSettings(Settings):
-    """Parameters of the pooled table, by every rule of decoding of ``decodings``.
-
-    ``activations``: a folder where the rows themselves are kept meanwhile, gigabytes. ``seen``: a
-    list of utterances, one id a line, on which the convention was searched; rows are not keyed by
-    it, as it names a sample and measures nothing. ``modes`` are the K to
-    report, ``halves`` how often clean speech is halved, ``controls`` how many random networks that
-    keep the weights' spectra are fed the same texts and audio of ``control_utterances`` spread
-    evenly, by the rule ``decoding`` alone.
-    """
-
-    decodings: tuple[str, ...]
-    activations: Path
-    seen: Path
-    modes: tuple[int, ...]
-    halves: int
-    controls: int
-    control_utterances: int | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "activations", Path(self.activations))
-        object.__setattr__(self, "seen", Path(self.seen))
-        for name in ("modes", "decodings"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for k in self.modes:
-            if whole_number(k, "modes", least=2) > MODES:
-                raise ValueError(f"modes has {k}; {MODES} eigenvalues are kept, give no more")
-        for name in ("halves", "controls"):
-            whole_number(getattr(self, name), name, least=0)
-        if self.control_utterances is not None:
-            whole_number(self.control_utterances, "control_utterances", least=1)
-
-    @property
-    def searched(self) -> list[str]:
-        """The utterances on which the convention was searched."""
-        return self.seen.read_text(encoding="utf-8").split()
 
 
 @dataclass(frozen=True)
@@ -143,22 +81,22 @@ class Union:
     groups: np.ndarray  # (groups,), bool
 
 
-def measure_pooling(settings: PoolingSettings) -> None:
+def measure_pooling(settings: PoolingSettings) -> Summary:
     """Keep the activations of every utterance, then pool them: ``output`` has the pooled table.
 
     Activations of another key are measured again; those of this one are taken as they are.
     """
-    key = key_of_run(KIND, settings, find_utterances(settings.corpus).utterances)
+    utterances = find_utterances(settings.corpus).utterances
     path = settings.activations / settings.output.name
-    if staleness(path, key):
-        print(measure(KIND, replace(settings, output=path), kept_activations, ACTIVATIONS))
+    summary = Summary(path, 0, 0, {}, settings.batch)
+    if staleness(path, key_of_run(KIND, settings, utterances)):
+        summary = measure(KIND, replace(settings, output=path), kept_activations, ACTIVATIONS)
     rows = [row for rule in settings.decodings for row in pooled_rows(path, settings, rule)]
     write(rows, settings.output, read_meta(path), POOLING)
+    return summary
 
 
-def kept_activations(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: PoolingSettings
-) -> list[Row]:
+def kept_activations(model: SpeechModel, batch: Batch, settings: PoolingSettings) -> list[Row]:
     """The activations of a batch of utterances, by all rules; each audio is encoded once."""
     heard = {name: hear(model, [one.wave for one in played]) for name, played in batch.items()}
     sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
@@ -174,7 +112,7 @@ def kept_activations(
 
 def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> list[Row]:
     """All rows of the pooled table by one rule, from a file of ``kept_activations``."""
-    table = pq.read_table(activations, columns=TEXT).to_pandas()
+    table = pq.read_table(activations, columns=[*TEXT]).to_pandas()
     table = table[table.decoding == decoding]
     answers = _answers(table, frozenset(settings.searched))
     names = sorted(set(answers.group))

@@ -32,7 +32,7 @@ def key_of_parts(key: Key, device: torch.device) -> dict[str, object]:
         "key": key,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
-        "packages": _versions(),
+        "packages": {name: version(name) for name in _PACKAGES},
     }
 
 
@@ -52,10 +52,6 @@ def provenance(key: Key, model: SpeechModel) -> dict[str, object]:
         "dtype": _dtype_name(model),
         "commit": _commit(),
     }
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _PACKAGES}
 
 
 def _device_name(device: torch.device) -> str:

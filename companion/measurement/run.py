@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
+import torch
 from tqdm import tqdm
 
-from companion.measurement.memory import Batch, Halving, Together, by_utterance, fitting
 from companion.measurement.provenance import described, key_of_parts, key_of_run, provenance
 from companion.measurement.schemas import NONSPEECH
 from companion.measurement.settings import Settings
 from companion.measurement.store import merge, read_meta, write
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row
 from companion.models.loading import choose_device, load
 from companion.models.view import SpeechModel
 from companion.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
@@ -24,6 +24,10 @@ from companion.stress.mixture import Mixture, Speakers
 B = TypeVar("B")
 S = TypeVar("S", bound=Settings)
 RowsOf = Callable[[SpeechModel, Batch, S], list[Row]]
+Together = Callable[[Utterance], str]
+"""Neighbours for which this is equal stay in one batch."""
+
+_CPU_ALLOCATOR = "can't allocate memory"  # torch has no class of error for it
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ class Summary:
         return "\n".join(lines)
 
 
+def by_utterance(utterance: Utterance) -> str:
+    """Every utterance by itself: batches may be cut anywhere."""
+    return utterance.id
+
+
+def by_speaker(utterance: Utterance) -> str:
+    """All utterances of a speaker together."""
+    return utterance.speaker
+
+
 def measure(
     kind: str,
     settings: S,
@@ -62,15 +76,9 @@ def measure(
     never parted. Utterances that cannot be used are skipped, and their reasons stored with the
     rows. Raises RuntimeError where nothing at all could be measured.
     """
-    corpus = find_utterances(settings.corpus)
-    clips = settings.clips()
-    every = [
-        *batches(corpus.utterances, settings, together),
-        *(
-            clips.utterances[i : i + settings.batch]
-            for i in range(0, len(clips.utterances), settings.batch)
-        ),
-    ]
+    corpus, clips = find_utterances(settings.corpus), settings.clips()
+    every = batches(corpus.utterances, settings, together)
+    every += batches(clips.utterances, settings, together, of_all=True)
     chosen = of_shard(list(enumerate(every)), settings.shard)
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
@@ -90,8 +98,7 @@ def measure(
             done = part.exists()
             if not done:
                 batch, unusable = stressed(utterances, speakers, settings)
-                rows = pieces.rows(batch)
-                write(rows, part, {**of_parts, "skipped": unusable}, schema)
+                write(pieces.rows(batch), part, {**of_parts, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]
             resumed += done * (len(utterances) - len(unusable))
             skipped |= unusable
@@ -99,7 +106,8 @@ def measure(
             bar.update(len(utterances))
     measured = len(wanted) - sum(name in skipped for name in wanted)
     if measured == 0 and settings.shard[1] == 1:
-        raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {_first(skipped)}")
+        reason = next(iter(skipped.values()), "the folder is empty")
+        raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {reason}")
     meta = {**provenance(key, model), "skipped": skipped}
     if parts:
         merge(parts, settings.output, meta)
@@ -117,16 +125,31 @@ def of_shard(batches: Sequence[B], shard: Sequence[int]) -> Sequence[B]:
 
 
 def batches(
-    utterances: Sequence[Utterance], settings: Settings, together: Together = by_utterance
+    utterances: Sequence[Utterance],
+    settings: Settings,
+    together: Together = by_utterance,
+    of_all: bool = False,
 ) -> list[Sequence[Utterance]]:
     """The utterances to measure, as many at once as the settings say, those ``together`` whole."""
-    chosen = spread(utterances, settings.utterances)
-    found, start = [], 0
+    chosen = utterances if of_all else spread(utterances, settings.utterances)
+    parts, start = [], 0
     while start < len(chosen):
         stop = start + fitting(chosen[start:], settings.batch, together)
-        found.append(chosen[start:stop])
+        parts.append(chosen[start:stop])
         start = stop
-    return found
+    return parts
+
+
+def fitting(utterances: Sequence[Utterance], size: int, together: Together) -> int:
+    """How many of the first are taken at once: ``size``, or more where they belong together.
+
+    Only the first of those that belong together may be more than ``size``.
+    """
+    keys = [together(utterance) for utterance in utterances]
+    if len(keys) <= size:
+        return len(keys)
+    ends = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]] + [len(keys)]
+    return max((end for end in ends if end <= size), default=ends[0])
 
 
 def stressed(
@@ -152,7 +175,7 @@ def stressed(
             continue
         for name, mixture in mixtures.items():
             batch[name].append(mixture)
-    return dict(batch), unusable
+    return batch, unusable
 
 
 def spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:
@@ -165,13 +188,58 @@ def spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utter
 def _discard_others(folder: Path, wanted: Mapping[str, object]) -> None:
     for part in folder.glob("*.parquet"):
         try:
-            found = read_meta(part)
-            ours = all(found.get(name) == value for name, value in wanted.items())
+            meta = read_meta(part)
+            ours = all(meta.get(name) == value for name, value in wanted.items())
         except (ValueError, OSError):  # cut short, by a power failure say
             ours = False
         if not ours:
             part.unlink()
 
 
-def _first(skipped: dict[str, str]) -> str:
-    return next(iter(skipped.values()), "the folder is empty")
+class Halving:
+    """Rows of batches, in halves, quarters and so on once memory did not suffice for whole ones.
+
+    ``largest`` is how many utterances are measured at once, more only where more belong together;
+    it only ever shrinks. Raises MemoryError, naming the utterance, where one alone, or what belongs
+    together, does not fit.
+    """
+
+    def __init__(
+        self,
+        rows_of: Callable[[Batch], list[Row]],
+        largest: int,
+        together: Together = by_utterance,
+    ) -> None:
+        self._rows_of, self.largest, self._together = rows_of, largest, together
+
+    def rows(self, batch: Batch) -> list[Row]:
+        """The rows of a batch of utterances, its mixtures by condition."""
+        utterances = [mixture.target for mixture in next(iter(batch.values()))]
+        rows: list[Row] = []
+        start = 0
+        while start < len(utterances):
+            count = fitting(utterances[start:], self.largest, self._together)
+            part = slice(start, start + count)
+            try:
+                rows += self._rows_of({name: mixtures[part] for name, mixtures in batch.items()})
+            except (RuntimeError, MemoryError) as error:
+                self._halve(error, utterances[part])
+                continue
+            start = part.stop
+        return rows
+
+    def _halve(self, error: Exception, utterances: Sequence[Utterance]) -> None:
+        kinds = (torch.OutOfMemoryError, MemoryError)
+        if not isinstance(error, kinds) and _CPU_ALLOCATOR not in str(error):
+            raise error
+        count = len(utterances)
+        if len({self._together(utterance) for utterance in utterances}) == 1:
+            what = "this one utterance" if count == 1 else f"the {count} utterances of its speaker"
+            reason = str(error).splitlines()[0]
+            raise MemoryError(
+                f"{utterances[0].id}: not enough memory for {what} ({reason}); free memory, or "
+                "take a smaller model or device=cpu"
+            ) from error
+        self.largest = count // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

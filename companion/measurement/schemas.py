@@ -1,4 +1,8 @@
-"""The columns of measured files."""
+"""The columns of measured files, and the names that stand in them; what they mean: data/README.md.
+
+A column has one type in all files. What is no text, flag, whole number or list is a number, in
+float64 or, in files of many rows, in float32.
+"""
 
 import pyarrow as pa
 
@@ -18,63 +22,7 @@ CONFIDENCES = (
 LATER = ("average_log_probability", "forbidden_mass", "mean_forbidden_mass", "windows")
 """Columns that are empty in rows from before there were decoding rules."""
 
-SPECTRA = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("condition", pa.string()),
-        ("matched_with", pa.string()),
-        ("component", pa.string()),
-        ("layer", pa.int32()),
-        ("modes", pa.int32()),
-        ("tokens", pa.int32()),
-        ("resolved", pa.int32()),
-        ("n_eff", pa.float64()),
-        ("n_eff_singular", pa.float64()),
-        ("alpha", pa.float64()),
-        ("alpha_reason", pa.string()),
-        ("kirchhoff", pa.float64()),
-        ("kirchhoff_resolved", pa.float64()),
-        ("eigenvalues", pa.list_(pa.float32())),
-        ("attention_kirchhoff", pa.float64()),
-        ("attention_kirchhoff_heads", pa.float64()),
-        ("similarity_kirchhoff", pa.float64()),
-        ("reference", pa.string()),
-        ("transcript", pa.string()),
-        ("wer", pa.float64()),
-        ("interferers", pa.list_(pa.string())),
-        ("interferer_wers", pa.list_(pa.float64())),
-        ("candidate", pa.bool_()),
-        ("outcome", pa.string()),
-        ("average_log_probability", pa.float64()),
-        ("text_log_probability", pa.float64()),
-        ("forbidden_mass", pa.float64()),
-        ("mean_forbidden_mass", pa.float64()),
-        ("compression_ratio", pa.float64()),
-        ("no_speech_probability", pa.float64()),
-        ("finished", pa.bool_()),
-        ("windows", pa.int32()),
-    ]
-)
-"""One row per utterance, condition, matched length, component, layer and K: data/README.md."""
-
-_NULL, _DRAW = pa.field("null", pa.string()), pa.field("draw", pa.int32())
-_OWN = {field.name: field for field in (_NULL, _DRAW)}
-NULLS = pa.schema(
-    [
-        _OWN[name] if name in _OWN else SPECTRA.field(name)
-        for name in (
-            "model", "parameters", "utterance", "speaker", _NULL.name, _DRAW.name, "condition",
-            "matched_with", "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha",
-            "kirchhoff", "kirchhoff_resolved",
-        )
-    ]
-)  # fmt: skip
-"""One row per utterance, null, draw, condition, matched length, component, layer, K."""
-
-ABSENT = {_DRAW.name: 0}
+ABSENT = {"draw": 0}
 """Columns that older rows lack, and what all of them would say there."""
 
 SHUFFLED, GAUSSIAN, INITIALISED, FORCED, SWAPPED = (
@@ -87,114 +35,94 @@ SHUFFLED, GAUSSIAN, INITIALISED, FORCED, SWAPPED = (
 SPECTRUM, UNPAIRED = "spectrum", "unpaired"
 """The nulls; ``swapped`` is the name of its condition too."""
 
-STRESSES = pa.schema(
-    [
-        field.with_type(pa.float32()) if pa.types.is_floating(field.type) else field
-        for field in map(
-            SPECTRA.field,
-            (
-                "model", "parameters", "utterance", "speaker", "condition", "matched_with",
-                "component", "layer", "modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff",
-                "kirchhoff_resolved", "reference", "transcript", "wer", "candidate",
-                "outcome", *CONFIDENCES, "compression_ratio", "no_speech_probability", "finished",
-                "windows",
-            ),
-        )
-    ]
+TRAINED, RANDOM = "trained", "random"
+"""Networks: the model that is measured, and its architecture at random weights."""
+
+_TEXTS = (
+    "model", "utterance", "speaker", "condition", "matched_with", "component", "null", "network",
+    "reference", "transcript", "outcome", "alpha_reason", "decoding", "forcing", "pooling",
+    "positions", "sample", "loops", "subset", "quantity", "partner", "audio", "stage", "direction",
+    "before", "input",
 )  # fmt: skip
-"""One row per utterance, condition, matched length, component, layer, K; float32 to be small."""
+_FLAGS = ("candidate", "candidate_before", "finished", "centred", "converged", "unchanged")
+_WHOLE = (
+    "layer", "layers", "modes", "tokens", "resolved", "windows", "draw", "position", "width",
+    "step", "count", "prefix", "first_wrong", "index", "sign", "character_edits",
+    "reference_words", "utterances", "speakers",
+)  # fmt: skip
+_TYPES = {
+    **dict.fromkeys(_TEXTS, pa.string()),
+    **dict.fromkeys(_FLAGS, pa.bool_()),
+    **dict.fromkeys(_WHOLE, pa.int32()),
+    **dict.fromkeys(("interferer_wers", "growth", "control_growth"), pa.list_(pa.float64())),
+    "parameters": pa.int64(),
+    "eigenvalues": pa.list_(pa.float32()),
+    "interferers": pa.list_(pa.string()),
+}
+
+
+def schema(*names: str, numbers: pa.DataType = pa.float64()) -> pa.Schema:  # noqa: B008
+    """Columns by name: what is no text, flag, whole number or list is one of ``numbers``."""
+    return pa.schema([(name, _TYPES.get(name, numbers)) for name in names])
+
+
+_PLACE = ("model", "parameters", "utterance", "speaker", "condition")
+_SPECTRUM = ("modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff", "kirchhoff_resolved")
+_SURE = (*CONFIDENCES, "compression_ratio", "no_speech_probability", "finished", "windows")
+
+SPECTRA = schema(
+    *_PLACE, "matched_with", "component", "layer", "modes", "tokens", "resolved", "n_eff",
+    "n_eff_singular", "alpha", "alpha_reason", "kirchhoff", "kirchhoff_resolved", "eigenvalues",
+    "attention_kirchhoff", "attention_kirchhoff_heads", "similarity_kirchhoff", "reference",
+    "transcript", "wer", "interferers", "interferer_wers", "candidate", "outcome",
+    *_SURE,
+)  # fmt: skip
+"""One row per utterance, condition, matched length, component, layer and K."""
+
+NULLS = schema(
+    *_PLACE[:-1], "null", "draw", "condition", "matched_with", "component", "layer", *_SPECTRUM
+)
+"""One row per utterance, null, draw, condition, matched length, component, layer and K."""
+
+STRESSES = schema(
+    *_PLACE, "matched_with", "component", "layer", *_SPECTRUM, "reference", "transcript",
+    "wer", "candidate", "outcome", *_SURE, numbers=pa.float32(),
+)  # fmt: skip
+"""One row per utterance, condition, matched length, component, layer and K."""
 
 CHOICES = pa.schema(
     [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("condition", pa.string()),
-        ("matched_with", pa.string()),
-        ("forcing", pa.string()),
-        ("pooling", pa.string()),
-        ("positions", pa.string()),
-        ("centred", pa.bool_()),
-        ("component", pa.string()),
-        ("tokens", pa.int32()),
-        ("windows", pa.int32()),
-        ("wer", pa.float64()),
-        ("candidate", pa.bool_()),
-        *[(name, pa.float32()) for name in READINGS],
+        *schema(
+            *_PLACE, "matched_with", "forcing", "pooling", "positions", "centred", "component",
+            "tokens", "windows", "wer", "candidate",
+        ),
+        *schema(*READINGS, numbers=pa.float32()),
     ]
-)
-"""One row per utterance or speaker, condition, matched length, choice, component:
-data/README.md."""
+)  # fmt: skip
+"""One row per utterance or speaker, condition, matched length, choice and component."""
 
-LISTENING = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("condition", pa.string()),
-        ("reference", pa.string()),
-        ("transcript", pa.string()),
-        ("wer", pa.float64()),
-        ("outcome", pa.string()),
-        ("average_log_probability", pa.float64()),
-        ("text_log_probability", pa.float64()),
-        ("forbidden_mass", pa.float64()),
-        ("mean_forbidden_mass", pa.float64()),
-        ("compression_ratio", pa.float64()),
-        ("no_speech_probability", pa.float64()),
-        ("finished", pa.bool_()),
-        ("windows", pa.int32()),
-        ("forced_loss", pa.float64()),
-        ("forced_token_error", pa.float64()),
-    ]
-)
-"""One row per utterance and condition, those without speech among them: data/README.md."""
+LISTENING = schema(
+    *_PLACE, "reference", "transcript", "wer", "outcome", *_SURE, "forced_loss",
+    "forced_token_error",
+)  # fmt: skip
+"""One row per utterance and condition, those without speech among them."""
+
+WARNINGS = schema(
+    *_PLACE, "prefix", "component", "n_eff", "alpha", "alpha_reason", "log10_kf_resolved",
+    "log10_variance", "log_probability", "least_log_probability", "first_wrong", "tokens",
+    "transcript", "wer", "candidate", "outcome", numbers=pa.float32(),
+)  # fmt: skip
+"""One row per utterance, condition, prefix and component."""
 
 _PARTS = ("self_attention", "cross_attention", "ffn")
 
-JACOBIANS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("parameters", pa.int64()),
-        ("network", pa.string()),
-        ("utterance", pa.string()),
-        ("speaker", pa.string()),
-        ("condition", pa.string()),
-        ("wer", pa.float64()),
-        ("candidate", pa.bool_()),
-        ("outcome", pa.string()),
-        ("tokens", pa.int32()),
-        ("position", pa.int32()),
-        ("layer", pa.int32()),
-        ("width", pa.int32()),
-        ("sigma_1", pa.float64()),
-        ("singular_value_ratio", pa.float64()),
-        ("alignment", pa.float64()),
-        ("gain", pa.float64()),
-        ("converged", pa.bool_()),
-        ("unstable", pa.float64()),
-        ("growing", pa.float64()),
-        ("state", pa.float64()),
-        *[(f"{part}_sigma_1", pa.float64()) for part in _PARTS],
-        *[(f"{part}_singular_value_ratio", pa.float64()) for part in _PARTS],
-        ("injection", pa.float64()),
-        ("arriving", pa.float64()),
-        ("product_norm", pa.float64()),
-        ("product_ratio", pa.float64()),
-        ("ceiling", pa.float64()),
-        ("floor", pa.float64()),
-        ("rank_one_bound", pa.float64()),
-        ("normed_injection", pa.float64()),
-        ("normed_arriving", pa.float64()),
-        ("normed_product_norm", pa.float64()),
-        ("normed_product_ratio", pa.float64()),
-        ("normed_direct", pa.float64()),
-        ("sensitivity", pa.float64()),
-        ("rank_one_fraction", pa.float64()),
-        ("total_sensitivity", pa.float64()),
-        ("explained", pa.float64()),
-    ]
-)
-"""One row per utterance, condition, network (trained, random), token and layer: data/README.md."""
+JACOBIANS = schema(
+    "model", "parameters", "network", "utterance", "speaker", "condition", "wer",
+    "candidate", "outcome", "tokens", "position", "layer", "width", "sigma_1", "singular_value_ratio", "alignment",
+    "gain", "converged", "unstable", "growing", "state",
+    *(f"{part}_sigma_1" for part in _PARTS), *(f"{part}_singular_value_ratio" for part in _PARTS),
+    "injection", "arriving", "product_norm", "product_ratio", "ceiling", "floor", "rank_one_bound",
+    "normed_injection", "normed_arriving", "normed_product_norm", "normed_product_ratio",
+    "normed_direct", "sensitivity", "rank_one_fraction", "total_sensitivity", "explained",
+)  # fmt: skip
+"""One row per utterance, condition, network (trained, random), token and layer."""

@@ -1,9 +1,10 @@
-"""What to measure: the parameters of a kind of measurement, checked."""
+"""What to measure: the parameters of every kind of measurement, checked."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from companion.measurement.keys import parameters, unpaired_with
 from companion.measurement.schemas import REFERENCE_CONDITION
@@ -11,6 +12,12 @@ from companion.models.rules import Rule, rule
 from companion.speech.corpus import Corpus, find_clips
 from companion.stress.conditions import condition
 from spectral._validation import whole_number
+
+MODES = 50
+"""Eigenvalues of a pooled spectrum that are stored."""
+
+Positive = Annotated[int, 1]
+"""A whole number, and the least that makes sense."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,9 @@ class Settings:
     shards of the utterances, from 0; the first of one are all of them. ``parts``: a folder where
     finished batches stay, for every run that goes on with them; without it they are kept beside
     ``output`` until that is written.
+
+    Lists and texts, as notebooks and YAML have them, become tuples and paths. Raises ValueError
+    for a value that makes no sense, by its name: ``Annotated[int, 2]`` says that two is the least.
     """
 
     model: str
@@ -29,19 +39,16 @@ class Settings:
     output: Path
     conditions: tuple[str, ...]
     decoding: str
-    seed: int
-    batch: int
+    seed: Annotated[int, 0]
+    batch: Positive
     device: str
-    utterances: int | None
+    utterances: Annotated[int | None, 1]
     shard: Sequence[int] = field(default=(0, 1), kw_only=True)
     parts: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("ladder", "corpus", "output"):
-            object.__setattr__(self, name, Path(getattr(self, name)))
-        if self.parts is not None:
-            object.__setattr__(self, "parts", Path(self.parts))
-        object.__setattr__(self, "conditions", tuple(self.conditions))  # notebooks have lists
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            object.__setattr__(self, name, _checked(getattr(self, name), name, hint))
         for name in self.conditions:
             condition(name)
         rule(self.decoding)
@@ -50,10 +57,6 @@ class Settings:
                 f"conditions is {list(self.conditions)}; put {REFERENCE_CONDITION!r} first, every "
                 "other one is compared with it"
             )
-        whole_number(self.batch, "batch", least=1)
-        whole_number(self.seed, "seed", least=0)
-        if self.utterances is not None:
-            whole_number(self.utterances, "utterances", least=1)
         if len(self.shard) != 2 or not 0 <= self.shard[0] < self.shard[1]:
             raise ValueError(f"shard is {self.shard}; give which of how many, from [0, 1]")
 
@@ -71,16 +74,22 @@ class Settings:
         return parameters(asdict(self))
 
 
+def _checked(value: Any, name: str, hint: Any) -> Any:
+    """A value as the annotation of its field says."""
+    plain, *least = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if get_origin(plain) is tuple:
+        value = tuple(value)
+    for number in (value if isinstance(value, tuple) else (value,)) if least else ():
+        if number is not None:
+            whole_number(number, name, least=least[0])
+    return Path(value) if Path in (plain, *get_args(plain)) and value is not None else value
+
+
 @dataclass(frozen=True)
 class ListeningSettings(Settings):
     """Parameters of listening: ``nonspeech`` is a folder of clips in which nobody speaks."""
 
     nonspeech: Path | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nonspeech is not None:
-            object.__setattr__(self, "nonspeech", Path(self.nonspeech))
 
     def clips(self) -> Corpus:
         """Those of the folder."""
@@ -91,16 +100,13 @@ class ListeningSettings(Settings):
 class SpectralSettings(Settings):
     """Parameters of the spectra: ``modes`` are the K to report, ``epsilon`` that of Kf."""
 
-    modes: tuple[int, ...]
+    modes: Annotated[tuple[int, ...], 2]  # alpha is a slope over modes 1..k
     epsilon: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "modes", tuple(self.modes))
         if not self.modes:
             raise ValueError("modes is empty; give the numbers of modes to report, such as 10, 50")
-        for k in self.modes:
-            whole_number(k, "modes", least=2)  # alpha is a slope over modes 1..k
         if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
             raise ValueError(
                 f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
@@ -118,17 +124,13 @@ class NullSettings(SpectralSettings):
     belong together; those of the model's own size are its controls, and others do not count.
     """
 
-    orders: int = 1
-    draws: int = 0
-    draw_utterances: int | None = None
+    orders: Positive = 1
+    draws: Annotated[int, 0] = 0
+    draw_utterances: Annotated[int | None, 1] = None
     unpaired: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole_number(self.orders, "orders", least=1)
-        whole_number(self.draws, "draws", least=0)
-        if self.draw_utterances is not None:
-            whole_number(self.draw_utterances, "draw_utterances", least=1)
         object.__setattr__(self, "unpaired", unpaired_with(self.model, self.unpaired))
 
 
@@ -139,13 +141,8 @@ class JacobianSettings(Settings):
     ``probes`` random directions compare fixed-past sensitivity and total.
     """
 
-    tokens: int
-    probes: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole_number(self.tokens, "tokens", least=1)
-        whole_number(self.probes, "probes", least=1)
+    tokens: Positive
+    probes: Positive
 
 
 @dataclass(frozen=True)
@@ -156,15 +153,11 @@ class DynamicsSettings(Settings):
     probes.
     """
 
-    steps: tuple[int, ...]
-    folds: int
+    steps: Annotated[tuple[int, ...], 1]
+    folds: Annotated[int, 2]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "steps", tuple(self.steps))
-        for step in self.steps:
-            whole_number(step, "steps", least=1)
-        whole_number(self.folds, "folds", least=2)
         if self.utterances is None or self.utterances > self.batch:
             raise ValueError(
                 f"utterances is {self.utterances} and batch {self.batch}; utterances are compared "
@@ -180,16 +173,56 @@ class SubtleSettings(Settings):
     """
 
     levels_db: tuple[float, ...]
-    draws: int
-    tokens: tuple[int, ...]
+    draws: Positive
+    tokens: Annotated[tuple[int, ...], 1]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("levels_db", "tokens"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         for level in self.levels_db:
             if not 0 < level < math.inf:
                 raise ValueError(f"levels_db has {level!r}; give dB below the signal, such as 20")
-        whole_number(self.draws, "draws", least=1)
-        for token in self.tokens:
-            whole_number(token, "tokens", least=1)
+
+
+@dataclass(frozen=True)
+class WarningSettings(Settings):
+    """Parameters of the warnings: ``prefixes`` are the numbers of tokens, ``epsilon`` that of Kf.
+
+    Clean speech, which every list of conditions begins with, is hardly ever transcribed as an
+    invention, and is not measured.
+    """
+
+    prefixes: Annotated[tuple[int, ...], 3]  # n tokens have n - 1 modes, and a slope needs two
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class PoolingSettings(Settings):
+    """Parameters of the pooled table, by every rule of decoding of ``decodings``.
+
+    ``activations``: a folder where the rows themselves are kept meanwhile, gigabytes. ``seen``: a
+    list of utterances, one id a line, on which the convention was searched; rows are not keyed by
+    it, as it names a sample and measures nothing. ``modes`` are the K to report, ``halves`` how
+    often clean speech is halved, ``controls`` how many random networks that keep the weights'
+    spectra are fed the same texts and audio of ``control_utterances`` spread evenly, by the rule
+    ``decoding`` alone.
+    """
+
+    decodings: tuple[str, ...]
+    activations: Path
+    seen: Path
+    modes: Annotated[tuple[int, ...], 2]
+    halves: Annotated[int, 0]
+    controls: Annotated[int, 0]
+    control_utterances: Annotated[int | None, 1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if max(self.modes, default=0) > MODES:
+            raise ValueError(
+                f"modes has {max(self.modes)}; {MODES} eigenvalues are kept, give no more"
+            )
+
+    @property
+    def searched(self) -> list[str]:
+        """The utterances on which the convention was searched."""
+        return self.seen.read_text(encoding="utf-8").split()

@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from companion.measurement.run import spread
+from companion.measurement.store import whole_or_absent
 from companion.models.decoding import transcribe
 from companion.models.loading import choose_device, load
 from companion.models.rules import OPENAI, RULES, Rule, rule
@@ -165,10 +166,8 @@ def main() -> None:
             )
             print(f"{name}: {fraction:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
     path = arguments.output / f"{arguments.model}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
-    unfinished.replace(path)
+    with whole_or_absent(path) as unfinished:
+        pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
     print(f"conditions: [{', '.join(conditions_of(path))}]")
 
 

@@ -1,16 +1,16 @@
 """Measure spectra: one decoded batch of utterances, every condition, all components and layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from companion.measurement.observables import first_rows, kept_lengths, spectral_columns
-from companion.measurement.run import Summary, measure
-from companion.measurement.schemas import SPECTRA
+from companion.measurement.observables import component_numbers, first_rows, matched_rows
+from companion.measurement.schemas import REFERENCE_CONDITION, STRESSES
 from companion.measurement.settings import SpectralSettings
-from companion.measurement.texts import Row, text_columns
+from companion.measurement.texts import Batch, Row, text_columns
 from companion.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
 from companion.models.rules import Rule
@@ -21,7 +21,7 @@ from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_g
 
 @dataclass(frozen=True)
 class Decoded:
-    """One batch under one condition: what was said and written, and what went on inside."""
+    """One batch under one condition: the texts, and what went on inside."""
 
     texts: Sequence[Row]
     transcripts: Sequence[Transcript]
@@ -32,23 +32,9 @@ class Decoded:
         """T of every utterance, (batch,)."""
         return torch.tensor([len(transcript.tokens) for transcript in self.transcripts])
 
-
-def measure_spectra(settings: SpectralSettings) -> Summary:
-    """Spectra of every utterance under every condition: :func:`measure` with ``spectral_rows``."""
-    return measure("measure", settings, spectral_rows, SPECTRA)
-
-
-def spectral_rows(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: SpectralSettings
-) -> list[Row]:
-    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
-    decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
-    lengths_of = {name: this.lengths for name, this in decoded.items()}
-    return [
-        {**this.texts[i], "condition": name, "matched_with": partner, **numbers}
-        for name, this in decoded.items()
-        for partner, i, numbers in _partnered(this, kept_lengths(name, lengths_of), settings)
-    ]
+    def activations(self, component: str) -> Tensor:
+        """The rows that predict the texts: (batch, layers, T, width)."""
+        return self.recording.text_rows(component, self.transcripts)[0]
 
 
 def decode(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> Decoded:
@@ -66,45 +52,76 @@ def decode_heard(
     return Decoded([text_columns(model, *pair) for pair in pairs], transcripts, recording)
 
 
-def _partnered(
-    decoded: Decoded, kept: dict[str, Tensor], settings: SpectralSettings
-) -> Iterator[tuple[str, int, Row]]:
-    """Partner, utterance and numbers; who loses no token to a partner has the own numbers again."""
-    own = list(_numbers(decoded, list(range(len(decoded.texts))), kept[""], settings))
-    for partner, lengths in kept.items():
-        cut = (lengths < kept[""]).nonzero()[:, 0].tolist()
-        again = _numbers(decoded, cut, lengths, settings)
-        for i, numbers in own:
-            yield partner, i, next(again)[1] if i in cut else numbers
-
-
-def _numbers(
-    decoded: Decoded, chosen: list[int], lengths: Tensor, settings: SpectralSettings
-) -> Iterator[tuple[int, Row]]:
-    """Utterance and numbers of the chosen ones' first ``lengths`` (batch,) rows."""
-    graphs = _graph_columns(decoded, chosen, lengths[chosen]) if chosen else {}
-    for component in COMPONENTS if chosen else ():
-        activations, _ = decoded.recording.text_rows(component, decoded.transcripts)
-        for i, layer, columns in spectral_columns(activations[chosen], lengths[chosen], settings):
-            by_graph = {name: column[i][layer] for name, column in graphs.items()}
-            yield chosen[i], {"component": component, **columns, **by_graph}
-
-
-def _graph_columns(
-    decoded: Decoded, chosen: list[int], lengths: Tensor
-) -> dict[str, list[list[float]]]:
-    """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
-    states = decoded.recording.text_rows(HIDDEN_STATE, decoded.transcripts)[0][chosen]
-    mask = first_rows(lengths.to(states.device), states.shape[2])
-    attention = decoded.recording.attention
-    by_layer = [
-        _graphs(attention(decoded.transcripts, i)[chosen], states[:, i], mask)
-        for i in range(states.shape[1])
+def spectral_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
+    """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
+    decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
+    lengths_of = {name: this.lengths for name, this in decoded.items()}
+    return [
+        {**this.texts[i], **columns}
+        for name, this in decoded.items()
+        for i, columns in matched_rows(name, lengths_of, _WithGraphs(this, settings))
     ]
-    return {
-        name: torch.stack([graphs[name] for graphs in by_layer], -1).tolist()
-        for name in by_layer[0]
-    }
+
+
+def stress_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
+    """The same without graphs, in slim rows; of many conditions two recordings are held at a time.
+
+    Many stresses, alone, together and in steps.
+    """
+    clean = decode(model, batch[REFERENCE_CONDITION], settings.rule)
+    lengths = {REFERENCE_CONDITION: clean.lengths}
+    rows: list[Row] = []
+    for name, mixtures in batch.items():
+        if name != REFERENCE_CONDITION:
+            decoded = decode(model, mixtures, settings.rule)
+            lengths[name] = decoded.lengths
+            rows += _slim_rows(name, decoded, lengths, settings)
+    return [*_slim_rows(REFERENCE_CONDITION, clean, lengths, settings), *rows]
+
+
+def _slim_rows(
+    condition: str, decoded: Decoded, lengths: Mapping[str, Tensor], settings: SpectralSettings
+) -> Iterator[Row]:
+    for component in COMPONENTS:
+        numbers = component_numbers(component, decoded.activations(component), settings)
+        rows = matched_rows(condition, lengths, numbers)
+        yield from of_schema(STRESSES, ({**decoded.texts[i], **columns} for i, columns in rows))
+
+
+def of_schema(schema: pa.Schema, rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of the columns of a schema alone."""
+    return ({name: row[name] for name in schema.names} for row in rows)
+
+
+@dataclass(frozen=True)
+class _WithGraphs:
+    """The spectral columns of all components, and the indices of the latent graphs beside them."""
+
+    decoded: Decoded
+    settings: SpectralSettings
+
+    def __call__(self, chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+        graphs = self._graph_columns(chosen, lengths) if chosen else {}
+        for component in COMPONENTS if chosen else ():
+            activations = self.decoded.activations(component)
+            numbers = component_numbers(component, activations, self.settings)
+            for i, columns in numbers(chosen, lengths):
+                at, layer = chosen.index(i), int(str(columns["layer"])) - 1
+                yield i, columns | {name: column[at][layer] for name, column in graphs.items()}
+
+    def _graph_columns(self, chosen: list[int], lengths: Tensor) -> dict[str, list[list[float]]]:
+        """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
+        states = self.decoded.activations(HIDDEN_STATE)[chosen]
+        mask = first_rows(lengths.to(states.device), states.shape[2])
+        attention = self.decoded.recording.attention
+        by_layer = [
+            _graphs(attention(self.decoded.transcripts, i)[chosen], states[:, i], mask)
+            for i in range(states.shape[1])
+        ]
+        return {
+            name: torch.stack([graphs[name] for graphs in by_layer], -1).tolist()
+            for name in by_layer[0]
+        }
 
 
 def _graphs(attention: Tensor, states: Tensor, mask: Tensor) -> dict[str, Tensor]:

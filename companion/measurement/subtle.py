@@ -5,19 +5,18 @@ The change is a fraction of the log-mel as the network hears it: of -20 dB its F
 the frames in which there is audio, is a tenth of theirs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from companion.measurement.controls import random_control
-from companion.measurement.dynamics_schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION, SUBTLE
+from companion.measurement.dynamics_schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION
 from companion.measurement.hearing import encoder_operator, mel_operator
-from companion.measurement.run import Summary, measure
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.surrogates import generator
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
 from companion.models.forcing import feed_contexts
@@ -43,57 +42,37 @@ class _Perturbation:
     converged: bool
 
 
-def measure_subtle(settings: SubtleSettings) -> Summary:
-    """Small changes of every utterance: :func:`measure` with ``subtle_rows``."""
-    return measure("subtle", settings, subtle_rows, SUBTLE)
-
-
-def subtle_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: SubtleSettings
-) -> list[Row]:
+def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> list[Row]:
     """All rows of a batch of utterances; an utterance without a text in a condition has none.
 
     Of audio longer than the model's window the first window counts. Raises TypeError for a
     model whose layers have no closed form.
     """
     initialised = random_control(settings, model.device)
-    rows: list[Row] = []
-    for condition, mixtures in batch.items():
-        for mixture in mixtures:
-            features = model.features([mixture.wave])
-            context = encoded(model, features)
-            (text,) = transcribe_heard(model, Heard(context, (1,)), settings.rule)
-            if text.tokens:
-                shared = {"model": model.name, "parameters": model.parameters} | {
-                    "condition": condition,
-                    "utterance": mixture.target.id,
-                    "speaker": mixture.target.speaker,
-                }
-                for row in _rows(
-                    model,
-                    initialised,
-                    mixture,
-                    features,
-                    streams_in(model, context, text.tokens),
-                    text,
-                    settings,
-                    condition,
-                ):
-                    rows.append(shared | row)
-    return rows
+    return [
+        {"model": model.name, "parameters": model.parameters}
+        | {"condition": condition, "utterance": each.target.id, "speaker": each.target.speaker}
+        | row
+        for condition, mixtures in batch.items()
+        for each in mixtures
+        for row in _rows(model, initialised, each, condition, settings)
+    ]
 
 
 def _rows(
     model: SpeechModel,
     initialised: SpeechModel,
     mixture: Mixture,
-    features: Tensor,
-    streams: Streams,
-    text: Transcript,
-    settings: SubtleSettings,
     condition: str,
+    settings: SubtleSettings,
 ) -> Iterator[Row]:
+    features = model.features([mixture.wave])
+    context = encoded(model, features)
+    (text,) = transcribe_heard(model, Heard(context, (1,)), settings.rule)
+    if not text.tokens:
+        return
     sounding = _sounding(model, mixture, features)
+    streams = streams_in(model, context, text.tokens)
     subtle = [
         *_random(features, sounding, settings, (condition, mixture.target.id)),
         *_singular(model, features, streams, settings.tokens),
@@ -109,7 +88,7 @@ def _rows(
         heard, other = (encoded(network, moved) for network in (model, initialised))
         written = transcribe_heard(model, Heard(heard, (1,) * len(subtle)), settings.rule)
         growth = [
-            _growth(model, torch.cat([streams.context, heard]), text, fraction),
+            _growth(model, torch.cat([context, heard]), text, fraction),
             _growth(initialised, torch.cat([still, other]), text, fraction),
         ]
         for perturbation, said, grown, random in zip(subtle, written, *growth, strict=True):

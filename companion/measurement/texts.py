@@ -1,5 +1,7 @@
 """What an utterance, its transcript and its errors say, whatever else is measured of it."""
 
+from collections.abc import Mapping, Sequence
+
 from companion.measurement.schemas import CONFIDENCES
 from companion.models.decoding import Transcript
 from companion.models.view import SpeechModel
@@ -8,6 +10,8 @@ from companion.stress.mixture import Mixture
 from companion.stress.scoring import outcome, score
 
 Row = dict[str, object]
+Batch = Mapping[str, Sequence[Mixture]]
+"""Utterances' mixtures by condition."""
 
 
 def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:

@@ -11,11 +11,10 @@ import pandas as pd
 import pyarrow as pa
 
 from companion.measurement.kinds import KINDS, Kind
-from companion.measurement.rounding import bits_of, rounded
 from companion.measurement.run import batches, stressed
 from companion.measurement.schemas import LATER
 from companion.measurement.settings import Settings
-from companion.measurement.store import read, read_meta
+from companion.measurement.store import bits_of, read, read_meta, rounded
 from companion.models.loading import choose_device, load
 from companion.speech.corpus import find_utterances
 from companion.stress.mixture import Speakers
@@ -125,8 +124,8 @@ def _measured_again(
     speech = find_utterances(settings.corpus).utterances
     if not kind.compared:
         settings = replace(settings, batch=min(SAMPLE, settings.batch))
-    found = batches(speech, settings, kind.together)
-    utterances = found[rng.integers(len(found))]
+    parts = batches(speech, settings, kind.together)
+    utterances = parts[rng.integers(len(parts))]
     model = load(settings.model, settings.ladder, choose_device(settings.device))
     batch, _ = stressed(utterances, Speakers(speech), settings)
     table = pa.Table.from_pylist(kind.rows_of(model, batch, settings), schema=kind.schema)

@@ -4,25 +4,21 @@ All numbers of a row come from the first n tokens alone, and n is the same for a
 are compared: nothing here can follow from the length of a transcript.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from companion.measurement.run import Summary, measure
-from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.measurement.settings import Settings
-from companion.measurement.spectra import Decoded, decode
-from companion.measurement.texts import Row
-from companion.measurement.warning_schemas import WARNINGS
+from companion.measurement.schemas import REFERENCE_CONDITION, WARNINGS
+from companion.measurement.settings import WarningSettings
+from companion.measurement.spectra import Decoded, decode, of_schema
+from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS
 from companion.models.confidence import token_log_probabilities
 from companion.models.decoding import Transcript
 from companion.models.view import SpeechModel
 from companion.stress.first_error import first_wrong_word
 from companion.stress.mixture import Mixture
-from spectral._validation import whole_number
 from spectral.spectra import (
     effective_rank,
     eigenvalues,
@@ -33,39 +29,15 @@ from spectral.spectra import (
 )
 
 
-@dataclass(frozen=True)
-class WarningSettings(Settings):
-    """Parameters of the warnings: ``prefixes`` are the numbers of tokens, ``epsilon`` that of Kf.
-
-    Clean speech, which every list of conditions begins with, is hardly ever answered with an
-    invention, and is not measured.
-    """
-
-    prefixes: tuple[int, ...]
-    epsilon: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "prefixes", tuple(self.prefixes))
-        for prefix in self.prefixes:
-            whole_number(prefix, "prefixes", least=3)  # n tokens have n - 1 modes, a slope needs 2
-
-
-def measure_warnings(settings: WarningSettings) -> Summary:
-    """Spectra of the first tokens of every text: :func:`measure` with ``warning_rows``."""
-    return measure("warnings", settings, warning_rows, WARNINGS)
-
-
-def warning_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: WarningSettings
-) -> list[Row]:
+def warning_rows(model: SpeechModel, batch: Batch, settings: WarningSettings) -> list[Row]:
     """All rows of a batch of utterances; a text of n tokens or fewer has none of its first n."""
-    return [
-        {name: row[name] for name in WARNINGS.names}
+    rows = (
+        row
         for condition, mixtures in batch.items()
         if condition != REFERENCE_CONDITION
         for row in _rows(model, condition, mixtures, settings)
-    ]
+    )
+    return list(of_schema(WARNINGS, rows))
 
 
 def _rows(
@@ -95,8 +67,8 @@ def _spectral(
 ) -> Iterator[tuple[int, Row]]:
     """Utterance and spectral columns of the kept ones' first ``prefix`` rows, means over layers."""
     for component in COMPONENTS if kept else ():
-        rows, _ = decoded.recording.text_rows(component, decoded.transcripts)
-        numbers, reasons = prefix_observables(rows[kept], prefix, epsilon)
+        activations = decoded.activations(component)[kept]
+        numbers, reasons = prefix_observables(activations, prefix, epsilon)
         for at, i in enumerate(kept):
             own = {name: column[at].item() for name, column in numbers.items()}
             yield i, {"component": component, "alpha_reason": reasons[at], **own}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from whisper.audio import HOP_LENGTH
 
-from companion.models.logits import Choice, Chooser
+from companion.models.logits import Chooser
 from companion.models.rules import Rule, recorded
 from companion.models.view import SpeechModel, Window
 from companion.speech.text import compression_ratio
@@ -37,13 +37,13 @@ class Transcript:
 
     text: str
     tokens: tuple[int, ...]
-    average_log_probability: float
-    text_log_probability: float
-    forbidden_mass: float
-    mean_forbidden_mass: float
-    compression_ratio: float
-    no_speech_probability: float
-    finished: bool
+    average_log_probability: float = math.nan
+    text_log_probability: float = math.nan
+    forbidden_mass: float = math.nan
+    mean_forbidden_mass: float = math.nan
+    compression_ratio: float = math.nan
+    no_speech_probability: float = math.nan
+    finished: bool = True
     breaks: tuple[int, ...] = ()
 
     @property
@@ -141,9 +141,6 @@ def _of_library(window: Window) -> Transcript:
         text=window.text,
         tokens=window.tokens,
         average_log_probability=window.average_log_probability,
-        text_log_probability=math.nan,
-        forbidden_mass=math.nan,
-        mean_forbidden_mass=math.nan,
         compression_ratio=compression_ratio(window.text),
         no_speech_probability=window.no_speech_probability,
         finished=window.finished,
@@ -173,12 +170,12 @@ def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list
     texts = [_Written() for _ in range(len(context))]
     prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(len(texts), -1)
     logits = model.step(prompt, context, cache)
-    no_speech = _no_speech_probabilities(model, logits[:, 0])
+    no_speech = logits[:, 0].double().softmax(-1)[:, model.tokens.no_speech].tolist()
     choose, held = Chooser(model, rule), texts
     for position in range(limit):
-        choice = choose(logits[:, -1], first=position == 0)
-        for text, *numbers in zip(held, *_columns(choice), strict=True):
-            text.add(*numbers, end=model.tokens.end)
+        choices = [column.tolist() for column in choose(logits[:, -1], first=position == 0)]
+        for text, token, *numbers in zip(held, *choices, strict=True):
+            text.add(token, numbers, model.tokens.end)
         going = _moved_up([not text.finished for text in held])
         if position == limit - 1 or not going:
             break
@@ -192,40 +189,34 @@ def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list
 
 @dataclass
 class _Written:
-    """One text while it is written."""
+    """One text while it is written; ``steps``: the numbers of every choice, the end's too."""
 
     tokens: list[int] = field(default_factory=list)
-    log_probabilities: list[float] = field(default_factory=list)
-    text_log_probabilities: list[float] = field(default_factory=list)
-    forbidden: list[float] = field(default_factory=list)
+    steps: list[list[float]] = field(default_factory=list)
     finished: bool = False
 
-    def add(
-        self, token: int, log_probability: float, among_text: float, forbidden: float, end: int
-    ) -> None:
-        """One step's choice."""
-        self.log_probabilities.append(log_probability)
-        self.text_log_probabilities.append(among_text)
-        self.forbidden.append(forbidden)
-        if token == end:
-            self.finished = True
-        else:
+    def add(self, token: int, numbers: list[float], end: int) -> None:
+        """One step's choice: both log-probabilities and the forbidden mass."""
+        self.steps.append(numbers)
+        self.finished = token == end
+        if not self.finished:
             self.tokens.append(token)
 
     def transcript(self, model: SpeechModel, no_speech: float) -> Transcript:
         """The text and its confidences; raises ValueError where they are NaN."""
         count, text = len(self.tokens) + 1, model.text(self.tokens)
-        if math.isnan(no_speech + sum(self.log_probabilities) + sum(self.forbidden)):
+        of_all, of_text, forbidden = map(sum, zip(*self.steps, strict=True))
+        if math.isnan(no_speech + of_all + forbidden):
             raise ValueError(
                 f"{model.name}: its logits are NaN; check the weights and the features"
             )
         return Transcript(
             text=text,
             tokens=tuple(self.tokens),
-            average_log_probability=sum(self.log_probabilities) / count,
-            text_log_probability=sum(self.text_log_probabilities) / count,
-            forbidden_mass=self.forbidden[0],
-            mean_forbidden_mass=sum(self.forbidden) / len(self.forbidden),
+            average_log_probability=of_all / count,
+            text_log_probability=of_text / count,
+            forbidden_mass=self.steps[0][-1],
+            mean_forbidden_mass=forbidden / len(self.steps),
             compression_ratio=compression_ratio(text),
             no_speech_probability=no_speech,
             finished=self.finished,
@@ -236,22 +227,3 @@ def _moved_up(going: Sequence[bool]) -> list[int]:
     """The rows that go on, in an order that moves few: the last ones take the places of others."""
     rows = [i for i, goes in enumerate(going) if goes]
     return [i if going[i] else rows.pop() for i in range(len(rows))]
-
-
-def _columns(choice: Choice) -> tuple[list[float], ...]:
-    """Token, both log-probabilities and the forbidden mass of every row."""
-    return tuple(
-        column.tolist()
-        for column in (
-            choice.token,
-            choice.log_probability,
-            choice.text_log_probability,
-            choice.forbidden_mass,
-        )
-    )
-
-
-def _no_speech_probabilities(model: SpeechModel, logits: Tensor) -> list[float]:
-    """Of logits (batch, vocabulary): one each."""
-    found: list[float] = logits.double().softmax(-1)[:, model.tokens.no_speech].tolist()
-    return found

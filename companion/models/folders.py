@@ -5,72 +5,101 @@ this computer is fetched once, whole, and then read as any other folder, of tran
 CTranslate2.
 """
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
-from transformers import (
-    PreTrainedConfig,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperTokenizer,
-)
 
+from companion.models.checksums import listed
 from companion.models.ctranslate2 import WEIGHTS as CONVERTED
 from companion.models.ctranslate2 import conversion_in
-from companion.models.formats import foreign
-from companion.models.ladder import initial_std, initialise
-from companion.models.transformers_model import TransformersModel
-from companion.models.view import SpeechModel
+from companion.models.view import SpeechModel, initial_std
 from companion.models.vocabulary import FILES as VOCABULARIES
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _NEEDED = (_CONFIG, "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 _PATTERNS = ["*.json", "*.txt", _WEIGHTS, "model-*-of-*.safetensors", CONVERTED]
 _PATIENCE = 10.0  # seconds until a server that does not answer counts as none
+_SHOWN = 5  # files that are named
 
 
-def from_folder(name: str, folder: Path, device: torch.device) -> SpeechModel:
-    """The model of a folder, float32, called ``name``.
+@dataclass(frozen=True)
+class Folder:
+    """A model of transformers. What imports that library, seconds, is imported where it is used."""
 
-    Raises FileNotFoundError for files that are missing, ValueError for what is no such model.
-    """
-    _require_whisper(name, folder)
-    try:
-        model, loaded = WhisperForConditionalGeneration.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-        processors = _processors(folder)
-    except OSError as error:
-        raise _incomplete(name, error) from error
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise _foreign(name, error) from error
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
-    wrong["missing_keys"] = [k for k in wrong.get("missing_keys", []) if k != "proj_out.weight"]
-    if any(wrong.values()):
-        kind, keys = next((kind, keys) for kind, keys in wrong.items() if keys)
-        raise ValueError(
-            f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the first: "
-            f"{keys[0]}); fetch it again"
-        )
-    return TransformersModel(name, model.to(device), *processors)
+    path: Path
 
+    def load(self, name: str, device: torch.device) -> SpeechModel:
+        """The model, float32, called ``name``.
 
-def random_from_folder(name: str, folder: Path, device: torch.device, seed: int) -> SpeechModel:
-    """The architecture of a folder's model at random initialisation, called ``name``."""
-    _require_whisper(name, folder)
-    config = WhisperConfig.from_pretrained(folder)
-    config.init_std = initial_std(config.hidden_size)
-    model = initialise(config, seed).to(device)
-    return TransformersModel(name, model, *_processors(folder))
+        Raises FileNotFoundError for files that are missing, ValueError for what is no such model.
+        """
+        from safetensors import SafetensorError
+        from transformers import WhisperForConditionalGeneration
 
+        self._require_whisper(name)
+        try:
+            model, loaded = WhisperForConditionalGeneration.from_pretrained(
+                self.path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            view = self._view(name, model.to(device))
+        except OSError as error:
+            raise _incomplete(name, error) from error
+        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            raise _foreign(name, error) from error
+        wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
+        wrong["missing_keys"] = [k for k in wrong.get("missing_keys", []) if k != "proj_out.weight"]
+        for kind, keys in wrong.items():
+            if keys:
+                raise ValueError(
+                    f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the "
+                    f"first: {keys[0]}); fetch it again"
+                )
+        return view
 
-def _processors(folder: Path) -> tuple[WhisperTokenizer, WhisperFeatureExtractor]:
-    return WhisperTokenizer.from_pretrained(folder), WhisperFeatureExtractor.from_pretrained(folder)
+    def random(self, name: str, device: torch.device, seed: int) -> SpeechModel:
+        """Its architecture at random initialisation, called ``name``."""
+        from transformers import WhisperConfig
+
+        from companion.models.ladder import initialise
+
+        self._require_whisper(name)
+        config = WhisperConfig.from_pretrained(self.path)
+        config.init_std = initial_std(config.hidden_size)
+        return self._view(name, initialise(config, seed).to(device))
+
+    def digest(self) -> str:
+        """A checksum of all its files."""
+        return hashlib.sha256(listed(self.path).encode()).hexdigest()
+
+    def _view(self, name: str, model: torch.nn.Module) -> SpeechModel:
+        from transformers import WhisperFeatureExtractor, WhisperTokenizer
+
+        from companion.models.transformers_model import TransformersModel
+
+        tokenizer = WhisperTokenizer.from_pretrained(self.path)
+        extractor = WhisperFeatureExtractor.from_pretrained(self.path)
+        return TransformersModel(name, model, tokenizer, extractor)
+
+    def _require_whisper(self, name: str) -> None:
+        from transformers import PreTrainedConfig
+
+        if not (self.path / _CONFIG).is_file():
+            others = [path.name for path in sorted(self.path.iterdir())[:_SHOWN]]
+            raise _incomplete(name, OSError(f"no {_CONFIG} beside {', '.join(others)}"))
+        try:
+            kind = PreTrainedConfig.get_config_dict(self.path)[0].get("model_type")
+        except (OSError, ValueError) as error:
+            raise _foreign(name, error) from error
+        if kind != "whisper":
+            raise ValueError(
+                f"{name}: model_type is {kind!r} in its {_CONFIG}; known are whisper and "
+                f"CTranslate2's Whisper with its {CONVERTED}"
+            )
 
 
 def repository_folder(name: str, ladder: Path) -> Path:
@@ -94,8 +123,11 @@ def fetched_folder(name: str, revision: str | None = None) -> Path:
     if (folder := cached_folder(name, revision)) is not None:
         return folder
     try:
-        _require_server()
+        # asked once: the hub's own client would try for half a minute
+        requests.head(constants.ENDPOINT, timeout=_PATIENCE)
         return _complete(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+    except requests.RequestException:
+        raise OSError(f"{constants.ENDPOINT} cannot be reached") from None
     except (OSError, ValueError) as error:
         raise OSError(_reason(error)) from error
 
@@ -112,39 +144,16 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def _require_server() -> None:
-    """Ask once whether the hub answers: its own client would try for half a minute."""
-    try:
-        requests.head(constants.ENDPOINT, timeout=_PATIENCE)
-    except requests.RequestException:
-        raise OSError(f"{constants.ENDPOINT} cannot be reached") from None
-
-
 def _complete(folder: str) -> Path:
-    found = Path(folder)
-    if conversion_in(found) and any((found / name).is_file() for name in VOCABULARIES):
-        return found
-    missing = [name for name in _NEEDED if not (found / name).is_file()]
-    if not list(found.glob("model*.safetensors")):
+    path = Path(folder)
+    if conversion_in(path) and any((path / name).is_file() for name in VOCABULARIES):
+        return path
+    missing = [name for name in _NEEDED if not (path / name).is_file()]
+    if not list(path.glob("model*.safetensors")):
         missing.append(_WEIGHTS)
     if missing:
         raise LocalEntryNotFoundError(f"{folder} lacks {', '.join(missing)}")
-    return found
-
-
-def _require_whisper(name: str, folder: Path) -> None:
-    if not (folder / _CONFIG).is_file():
-        other = foreign(folder)
-        raise _incomplete(name, OSError(f"no {_CONFIG}{f'; {other}' if other else ''}"))
-    try:
-        kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    except (OSError, ValueError) as error:
-        raise _foreign(name, error) from error
-    if kind != "whisper":
-        raise ValueError(
-            f"{name}: model_type is {kind!r} in its {_CONFIG}; known are whisper and "
-            f"CTranslate2's Whisper with its {CONVERTED}"
-        )
+    return path
 
 
 def _incomplete(name: str, error: Exception) -> FileNotFoundError:

@@ -1,6 +1,5 @@
-"""Whisper-architecture models of the ladder: configuration, checkpoint folders and checksums."""
+"""Whisper-architecture models of the ladder: configuration, and folders of checkpoints."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +10,9 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
+
+from companion.models.checksums import write_checksums
+from companion.models.view import initial_std
 
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride two
 FRAMES_PER_SECOND = 100
@@ -51,11 +53,6 @@ def ladder_config(
     )
 
 
-def initial_std(width: int) -> float:
-    """The standard deviation that weights start with, 1 / sqrt(3 width), as torch.nn.Linear's."""
-    return float((3 * width) ** -0.5)
-
-
 def feature_extractor(window_seconds: int) -> WhisperFeatureExtractor:
     """Whisper's log-mel spectrogram for a window of ``window_seconds``."""
     return WhisperFeatureExtractor(feature_size=MELS, chunk_length=window_seconds)
@@ -84,39 +81,3 @@ def save(
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # it was private
     (folder / "training.json").write_text(json.dumps(training, indent=1))
     write_checksums(folder)
-
-
-def write_checksums(folder: Path) -> None:
-    """Write SHA256SUMS of every other file of a folder, in the format of sha256sum."""
-    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in _files(folder))
-    (folder / "SHA256SUMS").write_text(sums)
-
-
-def verify_checksums(folder: Path) -> None:
-    """Raise ValueError for a file that is missing, differs, or is not listed in SHA256SUMS."""
-    sums = {}
-    for line in (folder / "SHA256SUMS").read_text().splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / name
-        sums[path] = expected
-        found = sha256(path) if path.is_file() else "no such file"
-        if found != expected:
-            raise ValueError(
-                f"{path}: SHA-256 is {found}, expected {expected}; restore it with "
-                f"`git checkout -- {folder}`, or remove the folder and run `make ladder`"
-            )
-    for path in _files(folder):
-        if path not in sums:
-            raise ValueError(f"{path}: SHA256SUMS beside it does not list it; remove it")
-
-
-def _files(folder: Path) -> list[Path]:
-    """What the checksums cover: all but SHA256SUMS itself and hidden files."""
-    files = (path for path in folder.iterdir() if path.is_file())
-    return sorted(p for p in files if p.name != "SHA256SUMS" and not p.name.startswith("."))
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

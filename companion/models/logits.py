@@ -1,6 +1,6 @@
 """What a rule makes of a model's logits: the token to write, and how probable it was."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,8 +9,7 @@ from companion.models.rules import Rule, forbidden
 from companion.models.view import SpeechModel
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The tokens chosen at one step, each tensor (rows,); log-probabilities in nats, float64.
 
     log_probability: after the rule's filters, as openai-whisper computes it: of all tokens that

@@ -15,10 +15,17 @@ from torch import Tensor, nn
 from whisper import transcribe
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
-from whisper.model import Whisper
+from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
-from companion.models.view import SpeechModel, Tokens, Window, embedded, kept_rows
+from companion.models.view import (
+    SpeechModel,
+    Tokens,
+    Window,
+    embedded,
+    initial_std,
+    kept_rows,
+)
 from companion.models.vocabulary import Vocabulary, of_rows
 from spectral.whisper import decoder_layers
 
@@ -152,6 +159,21 @@ class OpenAIModel(SpeechModel):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def initialised(dims: ModelDimensions, seed: int) -> Whisper:
+    """openai-whisper's architecture with weights drawn as transformers draws the ladder's."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model, std = Whisper(dims), initial_std(dims.n_text_state)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
+                module.weight.normal_(std=std)
+                bias = getattr(module, "bias", None)
+                if isinstance(bias, nn.Parameter):
+                    bias.zero_()
+        model.decoder.positional_embedding.normal_(std=std)
+    return model.eval()
 
 
 class _Listener:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from companion.models.ctranslate2 import Conversion, digest
+from companion.models.ctranslate2 import Conversion
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Published:
         parts = tuple(path for path in found if path)
         return Conversion(parts, parts[0].parent) if len(parts) == len(found) else None
 
-    def verify(self, parts: tuple[Path, ...], remedy: str) -> None:
-        """Raise ValueError, saying the ``remedy``, for files that are not the published ones."""
-        if (found := digest(parts)) != self.sha256:
-            names = " + ".join(map(str, parts))
+    def verified(self, weights: Conversion, remedy: str) -> Conversion:
+        """The weights; raises ValueError, saying the ``remedy``, for other than the published."""
+        if (digest := weights.digest()) != self.sha256:
+            names = " + ".join(map(str, weights.parts))
+            size = sum(path.stat().st_size for path in weights.parts)
             raise ValueError(
-                f"{names}: {sum(path.stat().st_size for path in parts)} bytes of SHA-256 {found}, "
-                f"expected {self.sha256}; {remedy}"
+                f"{names}: {size} bytes of SHA-256 {digest}, expected {self.sha256}; {remedy}"
             )
+        return weights
 
 
 PUBLISHED = {

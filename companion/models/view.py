@@ -154,6 +154,11 @@ class SpeechModel(ABC):
         )
 
 
+def initial_std(width: int) -> float:
+    """The standard deviation that weights start with, 1 / sqrt(3 width), as torch.nn.Linear's."""
+    return float((3 * width) ** -0.5)
+
+
 def embedded(encoder: Any, features: Tensor, positions: Tensor) -> Tensor:
     """Whisper's two convolutions of a log-mel and the positions: (batch, S, width).
 

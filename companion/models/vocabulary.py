@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 from whisper.tokenizer import get_encoding
 
 END = "<|endoftext|>"
@@ -220,8 +219,14 @@ _ENCODINGS = {True: "multilingual", False: "gpt2"}
 
 @cache
 def _text(multilingual: bool) -> list[str]:
-    """The text tokens of OpenAI's own vocabulary, spelled as byte-level tokenizers do."""
-    letters = bytes_to_unicode()
+    """The text tokens of OpenAI's own vocabulary, spelled as byte-level tokenizers do.
+
+    A byte that is no printable character is the next letter from 256 on (GPT-2's convention).
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable}
+    letters |= {byte: chr(256 + i) for i, byte in enumerate(others)}
     ranks = get_encoding(_ENCODINGS[multilingual])._mergeable_ranks
     ordered = sorted(ranks, key=ranks.__getitem__)
     return ["".join(letters[byte] for byte in token) for token in ordered]

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from librosa import resample
 
 from companion.speech.corpus import SAMPLE_RATE
 from companion.stress.stretching import METHODS, stretched
@@ -47,6 +46,8 @@ def from_speech(name: str, wave: np.ndarray, reference: str, seed: int) -> Itera
         yield _input(f"{name}, then room tone to {seconds} s", room, reference)
     late = np.concatenate([np.zeros(3 * SAMPLE_RATE), wave])
     yield _input(f"{name} after 3 s of zeros", late, reference)
+    from librosa import resample  # here: it takes two seconds
+
     narrow = resample(wave, orig_sr=SAMPLE_RATE, target_sr=8000, res_type="soxr_hq")
     wide = resample(narrow, orig_sr=8000, target_sr=SAMPLE_RATE, res_type="soxr_hq")
     yield _input(f"{name} at 8 kHz", wide, reference)

@@ -5,8 +5,6 @@ import math
 import av
 import numpy as np
 from av.filter import Graph
-from librosa import resample
-from librosa.effects import time_stretch
 
 from companion.speech.corpus import SAMPLE_RATE
 
@@ -23,6 +21,9 @@ def stretched(wave: np.ndarray, rate: float, method: str) -> np.ndarray:
     resampled: SoX's resampler; pitch and formants rise with the rate, as on a tape. Only ``wsola``
     and ``resampled`` keep the power.
     """
+    from librosa import resample  # here: it takes two seconds, and few stresses stretch
+    from librosa.effects import time_stretch
+
     samples = round(wave.size / rate)
     wave = wave.astype(np.float64)  # in float32 near-silent bins magnify rounding to 1e-3
     if method == VOCODER:
