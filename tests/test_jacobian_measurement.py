@@ -181,7 +181,7 @@ def test_streams_are_what_the_model_decoded_with(tiny: SpeechModel, features: Te
     assert len(streams.hidden) == LAYERS
 
 
-def test_a_twin_has_the_size_but_neither_the_weights_nor_the_name(
+def test_a_control_has_the_size_but_neither_the_weights_nor_the_name(
     tiny: SpeechModel, ladder: Path
 ) -> None:
     initialised = load_random_control("tiny-0", ladder, torch.device("cpu"), seed=0)

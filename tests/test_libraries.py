@@ -273,7 +273,7 @@ def test_no_hook_stays_behind_and_capture_changes_nothing(
         assert not any(module._forward_hooks for module in model.module.modules())
 
 
-def test_a_random_twin_has_the_shape_but_not_the_weights(
+def test_a_random_control_has_the_shape_but_not_the_weights(
     pair: tuple[SpeechModel, SpeechModel],
 ) -> None:
     for model in pair:
@@ -292,7 +292,7 @@ def test_a_random_twin_has_the_shape_but_not_the_weights(
         assert first.isfinite().all()
 
 
-def test_twins_are_drawn_alike_for_both_libraries(pair: tuple[SpeechModel, SpeechModel]) -> None:
+def test_controls_are_drawn_alike_for_both_libraries(pair: tuple[SpeechModel, SpeechModel]) -> None:
     spread = []
     for model in pair:
         initialised = load_random_control(model.name, NOWHERE, CPU, seed=1)

@@ -248,7 +248,7 @@ def test_loading_opens_no_connection(ladder: Path, monkeypatch: pytest.MonkeyPat
     load("tiny-0", ladder, CPU)
 
 
-def test_a_random_twin_has_the_shape_and_none_of_the_weights(
+def test_a_random_control_has_the_shape_and_none_of_the_weights(
     ladder: Path, tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
     initialised = load_random_control("tiny-0", ladder, CPU, seed=3)
@@ -263,7 +263,7 @@ def test_a_random_twin_has_the_shape_and_none_of_the_weights(
     assert not torch.allclose(initialised.encode(features), tiny.encode(features), atol=0.1)
 
 
-def test_random_twins_of_one_seed_are_equal_and_leave_the_global_generator_alone(
+def test_random_controls_of_one_seed_are_equal_and_leave_the_global_generator_alone(
     ladder: Path, tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
     features = tiny.features(waves[:1])

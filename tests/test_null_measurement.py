@@ -271,7 +271,7 @@ def test_older_rows_without_draws_are_read_as_of_the_first(
     pd.testing.assert_frame_equal(found, read([fewer.output], NULLS))
 
 
-def test_the_twin_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
+def test_the_control_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
     rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
 ) -> None:
     """Token by token, and with numpy's eigenvalues."""

@@ -57,7 +57,7 @@ def mild(rows: pd.DataFrame, network: str) -> pd.Series:
     return contrasts(rows).loc[MILD, network, ALL_LAYERS]
 
 
-def test_a_planted_difference_is_found_and_is_not_the_twin_s() -> None:
+def test_a_planted_difference_is_found_and_is_not_the_control_s() -> None:
     rows = planted(trained=5)
     for network in (TRAINED, BEYOND):
         found = mild(rows, network)
@@ -67,7 +67,7 @@ def test_a_planted_difference_is_found_and_is_not_the_twin_s() -> None:
     assert mild(rows, RANDOM).verdict == ALIKE
 
 
-def test_a_difference_that_the_twin_shares_is_not_beyond_it() -> None:
+def test_a_difference_that_the_control_shares_is_not_beyond_it() -> None:
     rows = planted(both=5)
     assert mild(rows, TRAINED).verdict == DIFFERS
     found = mild(rows, BEYOND)

@@ -118,8 +118,8 @@ _PARTS = ("self_attention", "cross_attention", "ffn")
 
 JACOBIANS = schema(
     "model", "parameters", "network", "utterance", "speaker", "condition", "wer",
-    "candidate", "outcome", "tokens", "position", "layer", "width", "sigma_1", "singular_value_ratio", "alignment",
-    "gain", "converged", "unstable", "growing", "state",
+    "candidate", "outcome", "tokens", "position", "layer", "width", "sigma_1",
+    "singular_value_ratio", "alignment", "gain", "converged", "unstable", "growing", "state",
     *(f"{part}_sigma_1" for part in _PARTS), *(f"{part}_singular_value_ratio" for part in _PARTS),
     "injection", "arriving", "product_norm", "product_ratio", "ceiling", "floor", "rank_one_bound",
     "normed_injection", "normed_arriving", "normed_product_norm", "normed_product_ratio",
