@@ -1,7 +1,7 @@
 """Kernels that start at once: forks of a server that has imported what notebooks import.
 
 ``start()`` serves them to all that the calling process runs, for as long as it lives. Jupyter finds
-them under the name of the usual kernel, ``python3``. Where no server transcripts the usual one
+them under the name of the usual kernel, ``python3``. Where no server answers, the usual one
 starts. A kernel outlives the server, not who asked for it. On Linux alone: elsewhere a fork of a
 process with many libraries is not safe.
 """
