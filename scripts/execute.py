@@ -26,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError  # type: ignore[import-
 
 CELL_TIMEOUT = 4 * 3600
 START_TIMEOUT = (
-    600  # seconds until a kernel transcripts: the first waits for what all of them import
+    600  # seconds until a kernel answers: the first waits for what all of them import
 )
 
 
