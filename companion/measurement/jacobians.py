@@ -11,10 +11,17 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from companion.measurement.bounds import ProductBounds, growing_dimensions, product_bounds
 from companion.measurement.controls import random_control
 from companion.measurement.run import Summary, measure
 from companion.measurement.schemas import JACOBIANS
 from companion.measurement.settings import JacobianSettings
+from companion.measurement.tangents import (
+    LayerNormJacobian,
+    as_norm,
+    layer_norm_jacobian,
+    total_sensitivity,
+)
 from companion.measurement.texts import Row, text_columns
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear, transcribe_heard
@@ -24,21 +31,17 @@ from companion.models.view import SpeechModel, encoded
 from companion.stress.mixture import Mixture
 from spectral import (
     LinearisedLayers,
-    growing_dimensions,
     layer_gains,
     linearise,
-    product_bounds,
     top_singular_triplets,
-    total_sensitivity,
     unstable_dimensions,
 )
 from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
 from spectral.jacobians.layers import Layer, LayerNorm
 from spectral.jacobians.propagators import SubLayerJacobians
-from spectral.jacobians.stability import ProductBounds
-from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian, without_mean
+from spectral.jacobians.sublayers import without_mean
 from spectral.jacobians.triplets import SingularTriplets
-from spectral.whisper import as_layer, as_norm
+from spectral.whisper import as_layer
 
 TRAINED, RANDOM = "trained", "random"
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
