@@ -7,26 +7,14 @@ Importing this package needs torch alone.
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
-from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.propagators import (
     LinearisedLayers,
     autodiff_propagators,
-    injection,
-    layer_operator,
     linearise,
-    propagator_operator,
     propagators,
-    sensitivity,
-    sublayer_propagators,
 )
-from spectral.jacobians.stability import (
-    growing_dimensions,
-    layer_gains,
-    product_bounds,
-    stationary_rates,
-    unstable_dimensions,
-)
-from spectral.jacobians.tangents import total_sensitivity
+from spectral.jacobians.stability import layer_gains, unstable_dimensions
 from spectral.jacobians.triplets import top_singular_triplets
 from spectral.monitor import Monitor
 from spectral.spectra import (
@@ -54,25 +42,15 @@ __all__ = [
     "autodiff_propagators",
     "effective_rank",
     "eigenvalues",
-    "function_operator",
     "graph_kirchhoff_index",
-    "growing_dimensions",
-    "injection",
     "kirchhoff_index",
     "layer_gains",
-    "layer_operator",
     "linearise",
-    "product_bounds",
-    "propagator_operator",
     "propagators",
     "resolved_kirchhoff_index",
     "resolved_modes",
-    "sensitivity",
     "similarity_graph",
     "spectral_slope",
-    "stationary_rates",
-    "sublayer_propagators",
     "top_singular_triplets",
-    "total_sensitivity",
     "unstable_dimensions",
 ]

@@ -32,7 +32,7 @@ def as_float64(values: Tensor, name: str, layout: str) -> Tensor:
 
 
 def as_mask(mask: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor:
-    """``mask`` itself, checked to be bool, of this shape and on this device; all true for None."""
+    """``mask`` in this shape, checked to be bool and on this device; all true for None."""
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
     if not isinstance(mask, Tensor):
@@ -41,13 +41,15 @@ def as_mask(mask: Tensor | None, shape: torch.Size, device: torch.device) -> Ten
         raise ValueError(
             f"mask must be bool, true where a token is real, got {mask.dtype}: convert with .bool()"
         )
-    if mask.shape != shape:
-        raise ValueError(
-            f"mask must have shape {tuple(shape)}, one entry per token, got {tuple(mask.shape)}"
-        )
     if mask.device != device:
         raise ValueError(f"mask must be on {device}, got {mask.device}: move it with .to")
-    return mask
+    try:
+        return mask.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"mask must have shape {tuple(shape)}, one entry per token, or one that broadcasts to "
+            f"it, got {tuple(mask.shape)}"
+        ) from None
 
 
 def require_finite(values: Tensor, name: str, remedy: str) -> None:

@@ -169,15 +169,15 @@ def _between_real_nodes(
     weights = as_float64(weights, name, layout)
     if weights.shape[-1] != weights.shape[-2]:
         raise ValueError(f"{name} must have shape {layout}, got {tuple(weights.shape)}")
+    real = as_mask(mask, weights.shape[:-1], weights.device)
     if mask is not None:
-        real = as_mask(mask, weights.shape[:-1], weights.device)
         weights = weights.where(real[..., :, None] & real[..., None, :], 0.0)
     if weights.numel() > 0:
         least, most = weights.aminmax()
         if not (least >= 0 and most < math.inf):  # NaN is neither
             require_finite(weights, name, f"mask out the {nodes} that are not real")
             require_non_negative(weights, name, "set negative ones to 0 with .clamp(min=0)")
-    return weights, as_mask(mask, weights.shape[:-1], weights.device)
+    return weights, real
 
 
 def _without_loops(weights: Tensor) -> Tensor:
@@ -301,7 +301,9 @@ def by_elimination(weights: Tensor, mask: Tensor) -> Tensor:
     exactly where a component of the graph has no way to g. 2/3 n^3 multiply-adds, nearly all in
     matrix products.
     """
-    ground = _ground(weights, mask)
+    # Any real node would do; the last difference cancels least for a central one, a heavy one.
+    total = weights.sum(-1).masked_fill(~mask, -1.0)
+    ground = one_hot(total.argmax(-1), weights.shape[-1]).bool()
     inner = mask & ~ground
     # Nodes that are not inner stay in the matrix, apart from the graph and tied to ground by 1.
     to_ground = (weights @ ground[..., None].double())[..., 0].where(inner, 1.0)
@@ -311,15 +313,6 @@ def by_elimination(weights: Tensor, mask: Tensor) -> Tensor:
     index = mask.sum(-1) * trace - inverse.sum(-1).where(inner, 0.0).sum(-1)
     # A zero pivot has left infinity or NaN in the trace.
     return index.where(index.isfinite(), math.inf)
-
-
-def _ground(weights: Tensor, mask: Tensor) -> Tensor:
-    """One real node per graph, where it has any, as a mask: that of the largest total weight.
-
-    Any would do; n tr N - 1'N1 cancels least for a central one, as a heavy one tends to be.
-    """
-    total = weights.sum(-1).masked_fill(~mask, -1.0)
-    return one_hot(total.argmax(-1), weights.shape[-1]).bool()
 
 
 def _grounded_inverse(weights: Tensor, to_ground: Tensor) -> Tensor:

@@ -5,33 +5,23 @@ the last few rows of every component and their Gram matrices, updated by one row
 its memory and its work a token do not grow with the text.
 """
 
-import functools
 import importlib
 import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spectral.whisper import (
-    COMPONENTS,
-    Decoder,
-    decoder_inputs,
-    fed_outside,
-    first_keys,
-    past,
-    rearranged,
-    recognise,
-    replaced,
-    require_no_beams,
-)
+from spectral.tracing.entries import told
+from spectral.tracing.runs import Call, Follower, Run
+from spectral.whisper import COMPONENTS, Decoder, recognise
 
 THRESHOLDS = Path(__file__).with_name("thresholds.json")
 """The file that comes with the package."""
@@ -79,16 +69,21 @@ class Score:
             )
 
     @classmethod
-    def read(cls, path: Path, name: str) -> "Score":
-        """The score of a model in a file of thresholds; ValueError where there is none."""
-        models = json.loads(Path(path).read_text(encoding="utf-8"))["models"]
-        if name not in models:
+    def read(cls, path: Path, name: str | None, size: Mapping[str, int]) -> "Score":
+        """The score of a model in a file of thresholds, by its name, or else by its size."""
+        models = json.loads(path.read_text(encoding="utf-8"))["models"]
+        fitted = [
+            model
+            for other, model in models.items()
+            if (name == other if name else all(model[key] == size[key] for key in size))
+        ]
+        if not fitted:
             raise ValueError(
-                f"{path}: no thresholds of {name!r}; there are {', '.join(models)}, or fit others "
-                "and give their file as thresholds"
+                f"{path}: no thresholds of {repr(name) if name else f'a model of {size}'}; there "
+                f"are {', '.join(models)}: name one of them, Monitor(model, name=...), or fit "
+                "others and give their file as thresholds"
             )
-        own = models[name]
-        return cls(own["weights"], own["means"], own["bias"], own["window"], own["threshold"])
+        return cls(**{field: fitted[0][field] for field in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -167,42 +162,27 @@ class Monitor:
         watch: Callable[[Reading], None] | None = None,
         forbidden: Sequence[int] | None = None,
     ) -> None:
-        self._decoder = recognise(model)
-        path = Path(thresholds)
-        self.score = Score.read(path, name or _fitted(path, self._decoder))
-        self._watch = watch
-        self._vocabulary = _Vocabulary.of(self._decoder, forbidden)
-        self._weighed = _Weighed(self.score)
-        self._segments: list[Segment] = []
-        self._run: _Run | None = None
-        self._runs = 0
-        self._attempt = 1
-        self._rows: list[Tensor] = []
-        self._tokens: Tensor | None = None
-        self._handles: list[Any] = []
-        self._entry: Any = None
+        decoder = recognise(model)
+        if decoder.entry is None:
+            raise ValueError("the model has neither `decode` nor `generate`: give the whole model")
+        self.score = Score.read(Path(thresholds), name, _size(decoder))
+        vocabulary = _Vocabulary.of(decoder, forbidden)
+        self._follower = _Watcher(decoder, _Weighed(self.score), vocabulary, watch)
+        self._block = ExitStack()
 
     @property
     def segments(self) -> list[Segment]:
-        """All texts so far, in the order in which they began, the present ones last."""
-        return [*self._segments, *(self._run.segments(self._weighed) if self._run else ())]
+        """All texts so far, in the order in which they began."""
+        follower = self._follower
+        present = [run.state for run in follower.runs if run.state is not None]
+        found = [*follower.segments, *(s for batch in present for s in batch.segments())]
+        return sorted(found, key=lambda segment: (segment.run, segment.row))
 
     def __enter__(self) -> "Monitor":
-        if self._entry is not None:
-            raise RuntimeError("this monitor is attached already: make another one")
-        decoder = self._decoder
-        self._entry = _told(decoder, self._attempted, self._close)
-        self._entry.__enter__()
-        whole: Any = decoder.model
-        head = decoder.decoder if decoder.entry != "generate" else whole.proj_out
-        self._handles = [
-            decoder.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            head.register_forward_hook(self._finish),
-        ]
-        for layer in decoder.layers:
-            for part in self._weighed.heard:
-                module = getattr(layer, part)
-                self._handles.append(module.register_forward_hook(self._see))
+        with ExitStack() as block:
+            block.enter_context(told(self._follower))
+            block.enter_context(self._follower.listening())
+            self._block = block.pop_all()
         return self
 
     def __exit__(
@@ -211,67 +191,48 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        entry, self._handles, self._entry = self._entry, [], None
-        self._close()
-        entry.__exit__(kind, error, trace)
+        self._block.__exit__(kind, error, trace)
 
-    def _attempted(self, attempt: int) -> None:
-        self._attempt = attempt
 
-    def _close(self) -> None:
-        if self._run is not None:
-            self._segments += self._run.segments(self._weighed)
-            self._run = None
-        self._rows, self._tokens = [], None
+class _Watcher(Follower):
+    """Weighs what every call of the decoder gave."""
 
-    def _begin(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """A call of the decoder: what its tokens say of the call before."""
-        tokens, _, _, cache = decoder_inputs(module, arguments, named)
-        self._rows, self._tokens = [], None
-        if cache is None:  # the language, or a pass that decodes nothing
+    def __init__(
+        self,
+        decoder: Decoder,
+        weighed: "_Weighed",
+        words: "_Vocabulary",
+        watch: Callable[[Reading], None] | None,
+    ) -> None:
+        model: Any = decoder.model
+        last = model.proj_out if decoder.entry == "generate" else decoder.decoder
+        super().__init__(decoder, weighed.heard, last)
+        self.weighed, self.words, self.watch = weighed, words, watch
+        self.segments: list[Segment] = []
+        self.count = 0
+
+    def began(self, run: Run, tokens: Tensor) -> None:
+        """What these tokens say of the call before."""
+        if run.state is not None:
+            for reading in run.state.take(tokens[:, -1]):
+                if self.watch is not None:
+                    self.watch(reading)
+
+    def ended(self, run: Run, call: Call, output: Any) -> None:
+        """What a call says of the token to come; one that decodes nothing has no cache."""
+        if not run.cached:
             return
-        before, run = past(cache), self._run
-        if not before:
-            self._close()
-            run = self._run = _Run(self._runs, len(tokens), self._attempt, cache)
-            self._runs += 1
-        elif run is None or run.cache is not cache or run.fed != before:
-            self._run = None
-            raise fed_outside(before)
-        elif first_keys(self._decoder, cache) is not run.keys or len(tokens) != run.rows:
-            self._run = None
-            raise rearranged()
-        else:
-            for reading in run.take(tokens[:, -1], self._vocabulary.end, self._weighed):
-                if self._watch is not None:
-                    self._watch(reading)
-        assert run is not None
-        run.fed += tokens.shape[1]
-        self._tokens = tokens
-
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._tokens is not None:
-            self._rows.append((output[0] if isinstance(output, tuple) else output)[:, -1])
-
-    def _finish(self, module: Any, inputs: Any, output: Tensor) -> None:
-        """The end of a call: what it says of the token to come."""
-        if self._tokens is None:
-            return
-        run, rows, tokens = self._run, self._rows, self._tokens
-        self._rows, self._tokens = [], None
-        assert run is not None
-        expected = len(self._weighed.heard) * len(self._decoder.layers)
-        if len(rows) != expected:
-            self._run = None
-            raise RuntimeError(
-                f"{len(rows)} of {expected} components were heard: a layer was compiled by "
-                "torch.compile, skipped, or replaced since the block began"
-            )
+        if run.state is None:
+            run.state = _Batch(self.count, run, self.weighed, self.words)
+            self.count += 1
         with torch.no_grad():
-            run.give(rows, output, tokens, self._vocabulary, self._weighed)
-        run.keys = first_keys(self._decoder, run.cache)
+            run.state.give([rows[:, -1] for rows in call.outputs.values()], output, call.tokens)
+
+    def closed(self, run: Run) -> None:
+        """Its texts, which are all that stays of it."""
+        self.runs.remove(run)
+        if run.state is not None:
+            self.segments += run.state.segments()
 
 
 class _Weighed:
@@ -311,36 +272,30 @@ class _Weighed:
         return 1 / (1 + math.exp(-max(min(odds, _MOST_ODDS), -_MOST_ODDS))), parts
 
 
-class _Run:
+class _Batch:
     """One batch from its prompt on: the last rows, their Gram matrices, and sums."""
 
-    def __init__(self, number: int, rows: int, attempt: int, cache: Any) -> None:
-        self.number, self.rows, self.attempt, self.cache = number, rows, attempt, cache
-        self.fed, self.keys = 0, None
-        self.finished = [False] * rows
-        self.tokens: list[list[int]] = [[] for _ in range(rows)]
-        self.risks: list[list[float]] = [[] for _ in range(rows)]
-        self.first = [[0.0] * len(FIRST) for _ in range(rows)]
-        self.recent: list[deque[list[float]]] = []
-        self.sums: list[list[float]] = [[] for _ in range(rows)]
+    def __init__(self, number: int, run: Run, weighed: _Weighed, words: "_Vocabulary") -> None:
+        self.number, self.attempt, self.rows = number, run.attempt, run.windows
+        self.weighed, self.words = weighed, words
+        self.finished = [False] * self.rows
+        self.tokens: list[list[int]] = [[] for _ in range(self.rows)]
+        self.risks: list[list[float]] = [[] for _ in range(self.rows)]
+        self.first = [[0.0] * len(FIRST) for _ in range(self.rows)]
+        self.recent: list[deque[list[float]]] = [
+            deque(maxlen=weighed.window) for _ in range(self.rows)
+        ]
+        self.sums: list[list[float]] = [[] for _ in range(self.rows)]
         self.ring: Tensor | None = None
         self.logits: Tensor | None = None
 
-    def give(
-        self,
-        rows: Sequence[Tensor],
-        output: Tensor,
-        fed: Tensor,
-        words: "_Vocabulary",
-        weighed: _Weighed,
-    ) -> None:
+    def give(self, rows: Sequence[Tensor], output: Tensor, fed: Tensor) -> None:
         """What one call says of the next token: rows, (batch, width) each, and all logits."""
+        weighed, words = self.weighed, self.words
         if self.ring is None:
-            window, width = weighed.window, rows[0].shape[1] if rows else 0
-            shape = (self.rows, len(rows), window, width)
+            shape = (self.rows, len(rows), weighed.window, rows[0].shape[1] if rows else 0)
             self.ring = output.new_zeros(shape, dtype=torch.float32)
-            self.grams = self.ring.new_zeros(*shape[:3], window)
-            self.recent = [deque(maxlen=window) for _ in range(self.rows)]
+            self.grams = self.ring.new_zeros(*shape[:3], weighed.window)
             if weighed.at_first:
                 for first, chance in zip(self.first, _no_speech(output, fed, words), strict=True):
                     first[1] = chance
@@ -352,20 +307,20 @@ class _Run:
         self.logits = output[:, -1]
         scores = self.logits.float()
         largest = scores.amax(-1, keepdim=True)
-        fractions = (scores - largest).exp_()
-        whole = fractions.sum(-1)
+        parts = (scores - largest).exp_()
+        whole = parts.sum(-1)
         self.total = largest[:, 0] + whole.log()
-        self.entropy = self.total - (fractions[:, None] @ scores[..., None])[:, 0, 0] / whole
-        self.mass = fractions[:, words.forbidden].sum(-1) / whole
+        self.entropy = self.total - (parts[:, None] @ scores[..., None])[:, 0, 0] / whole
+        self.mass = parts[:, words.forbidden].sum(-1) / whole
         if begins:
-            masses = (fractions[:, words.forbidden_first].sum(-1) / whole).tolist()
+            masses = (parts[:, words.forbidden_first].sum(-1) / whole).tolist()
             for first, tokens, mass in zip(self.first, self.tokens, masses, strict=True):
                 if not tokens:
                     first[0] = mass
 
-    def take(self, tokens: Tensor, end: int, weighed: _Weighed) -> Iterator[Reading]:
+    def take(self, tokens: Tensor) -> Iterator[Reading]:
         """The tokens (batch,) that were written: only now is it known which rows are of text."""
-        written = tokens.tolist()
+        written, weighed, end = tokens.tolist(), self.weighed, self.words.end
         who = [i for i, x in enumerate(written) if x < end and not self.finished[i]]
         self.finished = [over or x == end for over, x in zip(self.finished, written, strict=True)]
         if not who:
@@ -375,50 +330,51 @@ class _Run:
             assert self.logits is not None
             chosen = self.logits.gather(1, tokens[:, None])[:, 0].float() - self.total
             confidences = torch.stack([self.entropy, chosen, self.mass], 1).tolist()
-        spectral = self._slide(who, weighed)
-        for i, row in enumerate(who):
-            values = confidences[row] + spectral[i]
+        for row, spectral in zip(who, self._slide(who), strict=True):
+            values = confidences[row] + spectral
             recent, sums = self.recent[row], self.sums[row]
             recent.append(confidences[row])
             self.sums[row] = [a + b for a, b in zip(sums, values, strict=True)] if sums else values
             self.tokens[row].append(written[row])
             means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
-            risk, parts = weighed(self.first[row] + means + spectral[i])
+            risk, parts = weighed(self.first[row] + means + spectral)
             self.risks[row].append(risk)
-            so_far, _ = self.judged(row, weighed)
-            yield Reading(
-                row, len(self.tokens[row]) - 1, written[row], risk, so_far,
-                max(parts, key=parts.__getitem__),
-            )  # fmt: skip
+            place, worst = len(self.tokens[row]) - 1, max(parts, key=parts.__getitem__)
+            yield Reading(row, place, written[row], risk, self._judged(row)[0], worst)
 
-    def judged(self, row: int, weighed: _Weighed) -> tuple[float, dict[str, float]]:
+    def segments(self) -> list[Segment]:
+        """What is known of each row so far."""
+        found = []
+        for row, tokens in enumerate(self.tokens):
+            risk, parts = self._judged(row) if tokens else (math.nan, {})
+            alarm = risk >= self.weighed.threshold  # NaN is none
+            what = tuple(tokens), tuple(self.risks[row]), risk, alarm, parts
+            found.append(Segment(self.number, row, self.attempt, *what))
+        return found
+
+    def _judged(self, row: int) -> tuple[float, dict[str, float]]:
         """The risk of a row's text so far, and what contributes to it."""
         count = len(self.tokens[row])
-        return weighed(self.first[row] + [total / count for total in self.sums[row]])
+        return self.weighed(self.first[row] + [total / count for total in self.sums[row]])
 
-    def _slide(self, who: Sequence[int], weighed: _Weighed) -> list[list[float]]:
+    def _slide(self, who: Sequence[int]) -> list[list[float]]:
         """One more row for these: sizes, and ranks where they count, by component."""
+        weighed = self.weighed
         if not weighed.heard:
             return [[] for _ in who]
         assert self.ring is not None
         counts = [len(self.tokens[row]) for row in who]
         places = [count % weighed.window for count in counts]
-        if len(who) == self.rows and len({*places}) == 1:  # slices are faster than indices
-            place, new = places[0], self.pending
-            self.ring[:, :, place] = new
-            products = (self.ring @ new[..., None])[..., 0]
-            self.grams[:, :, place] = products
-            self.grams[:, :, :, place] = products
-            grams = self.grams
-        else:
+        rows: Any = slice(None)
+        at: Any = places[0]
+        if len(who) < self.rows or len({*places}) > 1:  # slices are faster than indices
             rows, at = (torch.tensor(each, device=self.ring.device) for each in (who, places))
-            new = self.pending[rows]
-            self.ring[rows, :, at] = new
-            products = (self.ring[rows] @ new[..., None])[..., 0]
-            self.grams[rows, :, at] = products
-            self.grams[rows, :, :, at] = products
-            grams = self.grams[rows]
-        exact = grams.double()
+        new = self.pending[rows]
+        self.ring[rows, :, at] = new
+        products = (self.ring[rows] @ new[..., None])[..., 0]
+        self.grams[rows, :, at] = products
+        self.grams[rows, :, :, at] = products
+        exact = self.grams[rows].double()
         held = [min(count + 1, weighed.window) for count in counts]
         squares = exact.diagonal(dim1=-2, dim2=-1).sum(-1)
         if not bool(squares.isfinite().all()):
@@ -434,19 +390,6 @@ class _Run:
         parts = len(weighed.heard)
         by_layer = [each.reshape(len(who), -1, parts).mean(1) for each in columns]
         found: list[list[float]] = torch.cat(by_layer, 1).tolist()
-        return found
-
-    def segments(self, weighed: _Weighed) -> list[Segment]:
-        """What is known of each row so far."""
-        found = []
-        for row, tokens in enumerate(self.tokens):
-            risk, parts = self.judged(row, weighed) if tokens else (math.nan, {})
-            found.append(
-                Segment(
-                    self.number, row, self.attempt, tuple(tokens), tuple(self.risks[row]), risk,
-                    bool(tokens) and risk >= weighed.threshold, parts,
-                )
-            )  # fmt: skip
         return found
 
 
@@ -509,53 +452,8 @@ def _no_speech(output: Tensor, fed: Tensor, words: _Vocabulary) -> list[float]:
     return found
 
 
-def _fitted(path: Path, decoder: Decoder) -> str:
-    """The model of a file of thresholds that is of this size; ValueError where there is none."""
+def _size(decoder: Decoder) -> dict[str, int]:
     inner: Any = decoder.decoder
     openai = hasattr(inner, "blocks")
     rows, width = (inner.token_embedding if openai else inner.embed_tokens).weight.shape
-    own = {"layers": len(decoder.layers), "width": width, "vocabulary": rows}
-    models = json.loads(path.read_text(encoding="utf-8"))["models"]
-    for name, model in models.items():
-        if all(model[key] == value for key, value in own.items()):
-            return str(name)
-    raise ValueError(
-        f"{path}: no thresholds of a model of {own}; there are {', '.join(models)}: name one of "
-        "them, Monitor(model, name=...), or give a file of your own as thresholds"
-    )
-
-
-@contextmanager
-def _told(
-    decoder: Decoder, attempted: Callable[[int], None], ended: Callable[[], None]
-) -> Iterator[None]:
-    """Refuse beams before anything is decoded; count attempts of ``decode`` at the same audio.
-
-    ``ended``: is called when the library's call is over, whose cache then need not be held.
-    """
-    model, name = decoder.model, decoder.entry
-    if name is None:
-        raise ValueError("the model has neither `decode` nor `generate`: give the whole model")
-    original = getattr(model, name)
-    last: list[Any] = [None, 1]
-
-    @functools.wraps(original)
-    def listening(*arguments: Any, **named: Any) -> Any:
-        options = arguments[1] if len(arguments) > 1 else None
-        options = named.get("options") or named.get("generation_config") or options
-        if name == "generate" and options is None:
-            options = model.generation_config
-        for beams in ("beam_size", "num_beams"):
-            require_no_beams(named.get(beams) or getattr(options, beams, None))
-        if name == "decode" and arguments:
-            warmer = (getattr(options, "temperature", None) or 0.0) > 0
-            again = warmer and arguments[0] is last[0]
-            last[:] = [arguments[0], last[1] + 1 if again else 1]
-            attempted(last[1])
-        try:
-            return original(*arguments, **named)
-        finally:
-            ended()
-
-    with replaced(model, name, listening):
-        yield
+    return {"layers": len(decoder.layers), "width": width, "vocabulary": rows}

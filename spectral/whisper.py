@@ -1,10 +1,10 @@
 """A Whisper of transformers or openai-whisper, known by the names of its parts alone.
 
-Its layers as the plain tensors that the kernels take, its decoder as tracing sees it, and forward
-hooks for a while. Neither library is imported.
+Its layers as the plain tensors that the kernels take, its decoder as tracing sees it, and hooks for
+a while, the one way in which anything here is watched. Neither library is imported.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,6 @@ HIDDEN_STATE = "hidden_state"
 
 QUERY, KEY = "query", "key"
 KINDS = (*COMPONENTS, HIDDEN_STATE, QUERY, KEY)
-
-Sink = Callable[[str, int, Tensor], None]
 
 _OPENAI = {51864: (50257, 50256), 51865: (50258, 50257), 51866: (50258, 50257)}
 """Start and end token by the size of OpenAI's own vocabularies."""
@@ -100,12 +98,6 @@ def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
     return layer.to(dtype)
 
 
-def as_norm(module: nn.Module, dtype: torch.dtype) -> LayerNorm:
-    """A layer norm of either library as tensors of a dtype."""
-    norm = _norm(module)
-    return LayerNorm(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-
-
 def recognise(model: Any, start: int | None = None, end: int | None = None) -> Decoder:
     """The decoder of a Whisper of openai-whisper or transformers, or of what holds one as .module.
 
@@ -117,15 +109,14 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
         raise TypeError(f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}")
     _require_eager(model)
     decoder = _decoder(model)
-    first: int | None
-    last: int | None
+    known: Any
     if hasattr(decoder, "blocks"):
         heads, rows, entry = decoder.blocks[0].attn.n_head, decoder.token_embedding, "decode"
-        first, last = _OPENAI.get(len(rows.weight), (None, None))
+        known = _OPENAI.get(len(rows.weight), (None, None))
     else:
         heads, rows, entry = decoder.layers[0].self_attn.num_heads, decoder.embed_tokens, "generate"
-        first, last = decoder.config.decoder_start_token_id, decoder.config.eos_token_id
-    start, end = first if start is None else start, last if end is None else end
+        known = decoder.config.decoder_start_token_id, decoder.config.eos_token_id
+    start, end = known[0] if start is None else start, known[1] if end is None else end
     if not isinstance(start, int) or not isinstance(end, int):
         raise ValueError(
             f"a vocabulary of {len(rows.weight)} tokens says nothing of its start and end: give "
@@ -139,36 +130,39 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
 def decoder_layers(decoder: Any) -> list[DecoderLayer]:
     """The layers of a decoder of either library."""
     found = []
-    for one in getattr(decoder, "blocks", None) or decoder.layers:
-        if hasattr(one, "attn"):
-            own, cross, ffn, names = one.attn, one.cross_attn, one.mlp, ("query", "key")
+    for layer in getattr(decoder, "blocks", None) or decoder.layers:
+        if hasattr(layer, "attn"):
+            own, cross, ffn = layer.attn, layer.cross_attn, layer.mlp
         else:
-            own, cross, ffn, names = one.self_attn, one.encoder_attn, one.fc2, ("q_proj", "k_proj")
-        query, key = (getattr(own, name) for name in names)
-        found.append(DecoderLayer(own, cross, ffn, query, key, one))
+            own, cross, ffn = layer.self_attn, layer.encoder_attn, layer.fc2
+        found.append(DecoderLayer(own, cross, ffn, *query_and_key(own), layer))
     return found
 
 
+def query_and_key(attention: Any) -> tuple[nn.Module, nn.Module]:
+    """The modules that make an attention's queries and its keys."""
+    if hasattr(attention, "q_proj"):
+        return attention.q_proj, attention.k_proj
+    return attention.query, attention.key
+
+
 @contextmanager
-def watching(layers: Sequence[DecoderLayer], sink: Sink) -> Iterator[None]:
-    """Give ``sink`` the kind, layer (from 0) and output (batch, positions, width) of every part.
+def hooked(
+    after: Iterable[tuple[nn.Module, Callable[..., Any]]],
+    before: Iterable[tuple[nn.Module, Callable[..., Any]]] = (),
+) -> Iterator[None]:
+    """Hooks for a while: called after a module with it, its inputs and its output, or before it.
 
-    Outputs are the library's own tensors: copy what is to be kept, as some layers hand out a buffer
-    that a later operation overwrites in place.
+    Those before are given the module, its arguments and its named arguments. Outputs are the
+    library's own tensors: copy what is to be kept, as some layers hand out a buffer that a later
+    operation overwrites in place.
     """
-
-    def giving(kind: str, layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def give(module: nn.Module, inputs: Any, output: Any) -> None:
-            sink(kind, layer, (output[0] if isinstance(output, tuple) else output).detach())
-
-        return give
-
-    handles = []
+    handles: list[Any] = []
     try:
-        for i, layer in enumerate(layers):
-            for kind in (*COMPONENTS, QUERY, KEY):
-                handles.append(getattr(layer, kind).register_forward_hook(giving(kind, i)))
-            handles.append(layer.layer.register_forward_hook(giving(HIDDEN_STATE, i)))
+        for module, hook in after:
+            handles.append(module.register_forward_hook(hook))
+        for module, hook in before:
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -180,44 +174,6 @@ def past(cache: Any) -> int:
     if not isinstance(cache, dict):
         return 0 if cache is None else int(cache.get_seq_length())
     return next(iter(cache.values())).shape[1] if cache else 0
-
-
-@contextmanager
-def replaced(model: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """A method of this model alone in another's place, and what was there put back."""
-    before = model.__dict__.get(name)
-    setattr(model, name, method)
-    try:
-        yield
-    finally:
-        delattr(model, name)
-        if before is not None:
-            setattr(model, name, before)
-
-
-def require_no_beams(beams: int | None) -> None:
-    """ValueError for more than one beam."""
-    if beams is not None and beams > 1:
-        raise ValueError(
-            f"{beams} beams: a row of the batch is then no longer one text; decode with one, or "
-            "outside of the block"
-        )
-
-
-def fed_outside(before: int) -> RuntimeError:
-    """For a decoding that began before it was watched."""
-    return RuntimeError(
-        f"the decoder goes on after {before} positions that were fed outside of the block, or that "
-        "another call's cache holds: attach before decoding begins"
-    )
-
-
-def rearranged() -> RuntimeError:
-    """For a batch whose rows are no longer those of the step before."""
-    return RuntimeError(
-        "the cache was rearranged between two steps, as beams and speculative decoding do, so that "
-        "a row is no longer one text: decode greedily or by sampling"
-    )
 
 
 def decoder_inputs(

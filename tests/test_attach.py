@@ -3,13 +3,23 @@
 import copy
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import MULTILINGUAL, dimensions, random_whisper, write_transformers
+from checkpoints import dimensions, random_whisper, write_transformers
+from in_memory import (
+    PROMPT,
+    Case,
+    generating,
+    openai_case,
+    plain,
+    require_clean,
+    sounds,
+    transformers_case,
+)
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from whisper.decoding import DecodingOptions, DecodingTask
@@ -20,7 +30,6 @@ from companion.measurement.jacobians import _stack, jacobian_columns
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import greedy
 from companion.models.loading import is_here, load
-from companion.models.openai_model import OpenAIModel
 from companion.models.random_layers import random_layer
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.streams import residual_streams
@@ -32,57 +41,17 @@ CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 STEPS = 8
-PROMPT = (50258, 50259, 50359, 50363)
-PLAIN = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=STEPS)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model of a library, features of three sounds, and the library's own way to decode."""
-
-    model: nn.Module
-    features: Tensor
-    decode: Callable[[Tensor], list[list[int]]]
-    forward: Callable[[Tensor, Tensor], object]  # features and tokens, prompt and all
-
-
-def openai_case(model: Whisper, features: Tensor) -> Case:
-    def decode(features: Tensor) -> list[list[int]]:
-        return [result.tokens for result in model.decode(features, PLAIN)]
-
-    return Case(model, features, decode, model)
-
-
-def transformers_case(model: WhisperForConditionalGeneration, features: Tensor) -> Case:
-    def decode(features: Tensor) -> list[list[int]]:
-        prompt = torch.tensor([PROMPT] * len(features))
-        return model.generate(
-            features, decoder_input_ids=prompt, max_new_tokens=STEPS, suppress_tokens=SPECIAL
-        ).tolist()
-
-    return Case(
-        model,
-        features,
-        decode,
-        lambda features, tokens: model(input_features=features, decoder_input_ids=tokens),
-    )
-
-
-SPECIAL = list(range(50258, MULTILINGUAL))
+PLAIN = plain(STEPS)
 
 
 @pytest.fixture(scope="module")
 def openai() -> Case:
-    model = random_whisper(dimensions(32, 4, 2, MULTILINGUAL, 80)).half().float()
-    features = OpenAIModel("random", model).features(sounds())
-    return openai_case(model, features)
+    return openai_case(STEPS)
 
 
 @pytest.fixture(scope="module")
 def transformers(openai: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = write_transformers(tmp_path_factory.mktemp("random"), openai.model)
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    return transformers_case(model, openai.features)
+    return transformers_case(openai, tmp_path_factory.mktemp("random"), STEPS)
 
 
 @pytest.fixture(scope="module", params=["openai", "transformers"])
@@ -90,23 +59,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.getfixturevalue(request.param)
 
 
-def sounds() -> list[np.ndarray]:
-    time = np.arange(24_000) / 16_000
-    tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
-    noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
-    return [wave.astype(np.float32) for wave in (*tones, noise)]
-
-
 def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
     scale = max(float(wanted.abs().max()), 1.0) if wanted.numel() else 1.0
     torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * scale)
-
-
-def require_clean(model: nn.Module) -> None:
-    for module in model.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
-    assert not {"decode", "generate"} & model.__dict__.keys()
 
 
 # --- what is written stays the same, and what is recorded is right --------------------------------
@@ -125,7 +80,7 @@ def test_texts_are_those_without_and_nothing_stays_hooked(case: Case) -> None:
 
 def test_confidences_of_openai_whisper_are_those_without(openai: Case) -> None:
     before = openai.model.decode(openai.features, PLAIN)
-    with spectral.attach(openai.model, keep="gram"):
+    with spectral.attach(openai.model):
         after = openai.model.decode(openai.features, PLAIN)
     for name in ("avg_logprob", "no_speech_prob", "text", "compression_ratio"):
         assert [getattr(r, name) for r in before] == [getattr(r, name) for r in after]
@@ -148,19 +103,6 @@ def test_free_running_rows_are_those_of_the_same_tokens_given_at_once(case: Case
             close(one, other[: len(one)])
 
 
-def test_both_libraries_give_the_same_numbers(openai: Case, transformers: Case) -> None:
-    tokens = torch.tensor([[*PROMPT, 400, 500, 600, 700]] * 3)
-    traces = []
-    for one in (openai, transformers):
-        with spectral.attach(one.model) as trace:
-            one.forward(one.features, tokens)
-        traces.append(trace)
-    ours, theirs = (trace.spectra(k=3).columns for trace in traces)
-    assert ours.keys() == theirs.keys()
-    np.testing.assert_allclose(ours["n_eff"], theirs["n_eff"], rtol=1e-4)
-    assert ours["component"] == theirs["component"]
-
-
 def test_the_stream_after_a_layer_is_that_before_it_and_what_the_components_add(
     case: Case,
 ) -> None:
@@ -181,7 +123,7 @@ def test_attention_is_the_eager_one_and_sums_to_one(transformers: Case) -> None:
     model = copy.deepcopy(transformers.model)
     model.set_attn_implementation("eager")
     with spectral.attach(model) as trace:
-        texts = transformers_case(model, transformers.features).decode(transformers.features)
+        texts = generating(model, transformers.features, STEPS).decode(transformers.features)
     rows = torch.tensor([[*PROMPT, *text[:-1]] for text in texts])
     with torch.no_grad():
         wanted = model(
@@ -298,22 +240,19 @@ def test_transcribe_has_rows_for_every_window_and_attempt(openai: Case) -> None:
     wave = np.resize(np.concatenate(sounds()), 45 * 16_000)
     options = {"temperature": (0.0, 0.6), "logprob_threshold": 0.0, "no_speech_threshold": None}
     rest = {"sample_len": 5, "fp16": False, "verbose": None, "without_timestamps": True}
-    told = []
-    for attached in (False, True):
-        torch.manual_seed(0)
-        if not attached:
-            told.append(openai.model.transcribe(wave, **options, **rest))
-            continue
-        with spectral.attach(openai.model) as trace:
-            told.append(openai.model.transcribe(wave, **options, **rest))
-    assert told[0] == told[1]
+    torch.manual_seed(0)
+    before = openai.model.transcribe(wave, **options, **rest)
+    torch.manual_seed(0)
+    with spectral.attach(openai.model) as trace:
+        after = openai.model.transcribe(wave, **options, **rest)
+    assert before == after
     windows = trace.windows
     assert len(windows) >= 4
     assert len(windows) % 2 == 0
     assert [w.attempt for w in windows] == [1, 2] * (len(windows) // 2)
     assert [w.kept for w in windows] == [False, True] * (len(windows) // 2)
     assert [w.temperature for w in windows[:2]] == [0.0, 0.6]
-    written = [token for segment in told[1]["segments"] for token in segment["tokens"]]
+    written = [token for segment in after["segments"] for token in segment["tokens"]]
     text = [token for token in written if token < 50257]
     kept = [token for window in windows if window.kept for token in window.tokens]
     assert text == kept
@@ -347,15 +286,12 @@ def test_long_form_generation_has_rows_for_every_window(transformers: Case) -> N
         "no_speech_threshold": 0.6,
     }
     mask = torch.ones(1, features.shape[-1], dtype=torch.long)
-    texts = []
-    for attached in (False, True):
-        torch.manual_seed(0)
-        if attached:
-            with spectral.attach(model) as trace:
-                texts.append(model.generate(features, attention_mask=mask, **options))
-        else:
-            texts.append(model.generate(features, attention_mask=mask, **options))
-    assert torch.equal(*texts)
+    torch.manual_seed(0)
+    before = model.generate(features, attention_mask=mask, **options)
+    torch.manual_seed(0)
+    with spectral.attach(model) as trace:
+        after = model.generate(features, attention_mask=mask, **options)
+    assert torch.equal(before, after)
     assert len(trace.windows) >= 3
     assert {window.kept for window in trace.windows} == {None}, "it does not say"
     assert len(trace.attention(0, len(trace.windows) - 1)) == 4
@@ -499,8 +435,6 @@ def test_asking_for_what_is_not_there_says_what_is(case: Case) -> None:
         trace.attention(7, 0)
     with pytest.raises(KeyError, match="no component 'mlp'"):
         trace.eigenvalues("mlp")
-    with pytest.raises(ValueError, match="keep must be"), spectral.attach(case.model, keep="all"):  # type: ignore[arg-type]
-        pass
 
 
 # --- memory and hooks -----------------------------------------------------------------------------
@@ -538,31 +472,17 @@ def test_hooks_are_gone_after_an_exception_and_what_was_whole_is_kept(case: Case
     assert len(trace.windows) == 1
 
 
-def test_blocks_can_be_nested(case: Case) -> None:
-    with spectral.attach(case.model) as outer, spectral.attach(case.model, keep="gram") as inner:
-        case.decode(case.features)
-    require_clean(case.model)
-    assert outer.windows == inner.windows
-
-
-def test_gram_matrices_give_the_same_spectra_also_of_the_first_rows(
+def test_spectra_of_the_first_rows_are_those_of_these_rows_alone(
     tiny: SpeechModel, ragged: Tensor
 ) -> None:
-    with spectral.attach(tiny.module) as rows, spectral.attach(tiny.module, keep="gram") as gram:
-        for batch in (ragged[:3], ragged[3:6], ragged[6:9]):
-            ladder_texts(tiny, batch)
-    for first in (None, 5):
-        for component in COMPONENTS:
-            for mine, theirs in zip(
-                rows.eigenvalues(component, first), gram.eigenvalues(component, first), strict=True
-            ):
-                close(theirs, mine, 1e-10)
-        mine, theirs = (one.spectra(10, rows=first).columns for one in (rows, gram))
-        assert mine["resolved"] == theirs["resolved"]
-        assert mine["T"] == theirs["T"]
-    for ask in (lambda: gram["decoder.0.mlp.out"], lambda: gram.attention(0, 0), gram.jacobians):
-        with pytest.raises(ValueError, match="keep='rows'"):
-            ask()
+    with spectral.attach(tiny.module) as trace:
+        ladder_texts(tiny, ragged[:3])
+    table = trace.spectra(10, rows=5).columns
+    assert table["T"] == [min(len(w.tokens), 5) for w in trace.windows for _ in range(6)]
+    for component, name in (("ffn", "mlp.out"), ("cross_attention", "cross_attn.out")):
+        for i, found in enumerate(trace.eigenvalues(component, 5)):
+            rows = torch.stack([trace[f"decoder.{layer}.{name}"][i][:5] for layer in range(2)])
+            torch.testing.assert_close(found, spectral.eigenvalues(rows), rtol=0, atol=0)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -691,13 +611,18 @@ def test_a_stack_has_the_jacobians_of_its_layers() -> None:
     torch.testing.assert_close(stack.operator().rmatmat(vectors), matrices.mT @ vectors)
     torch.testing.assert_close(stack.injection(1).gram(), alone[1].injection().gram())
     torch.testing.assert_close(
-        stack.sensitivity().gram(), spectral.sensitivity(layers, [*hidden], context, whole).gram()
+        spectral.linearise(layers, hidden, context, whole).sensitivity().gram(),
+        stack.sensitivity().gram(),
     )
 
 
 def test_a_linearisation_s_columns_are_of_every_layer_item_and_token() -> None:
     layers = [random_layer(8, 2, seed=i) for i in range(2)]
-    columns = spectral.linearise(layers, torch.randn(2, 3, 5, 8), torch.randn(9, 8)).columns()
+    point = spectral.linearise(layers, torch.randn(2, 3, 5, 8), torch.randn(9, 8))
+    columns, frame = point.columns(), point.to_frame()
+    place = frame[(frame["layer"] == 1) & (frame["item_0"] == 2) & (frame["token"] == 4)]
+    assert len(frame) == 30
+    assert place["sigma_1"].item() == columns["sigma_1"][1, 2, 4].item()
     assert {values.shape for values in columns.values()} == {(2, 3, 5)}
     assert columns["gain"].isnan().sum() == 15, "the last layer has none above it"
     assert (columns["injection"] > 0).all()

@@ -49,10 +49,10 @@ def make_case(ladder: Path, name: str, waves: list[np.ndarray]) -> Case:
 
 
 @pytest.fixture(
-    scope="module", params=["tiny-0", *available(SHIPPED)], ids=lambda name: f"model={name}"
+    scope="module", params=["tiny-0", *available(SHIPPED)[:2]], ids=lambda name: f"model={name}"
 )
 def case(request: pytest.FixtureRequest, ladder: Path, speech: Path) -> Case:
-    """The tiny model on fourteen utterances of ragged transcripts; a shipped one on three."""
+    """The tiny model on fourteen utterances of ragged transcripts; shipped ones on three."""
     if request.param == "tiny-0":
         waves = [read_wave(utterance) for utterance in find_utterances(speech).utterances]
         return make_case(ladder, "tiny-0", waves)
@@ -111,9 +111,6 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
 
 def test_recording_does_not_change_what_the_model_says_by_a_single_bit(case: Case) -> None:
     assert greedy(case.model, case.features, UNRESTRICTED) == case.transcripts
-
-
-def test_the_answers_of_the_tiny_model_differ_in_length(case: Case) -> None:
     if case.model.name == "tiny-0":
         lengths = {len(transcript.tokens) for transcript in case.transcripts}
         assert min(lengths) <= 1
@@ -129,25 +126,13 @@ def test_components_and_hidden_states_are_those_of_one_forward_pass_without_cach
         assert rows.shape[2] == max(len(t.tokens) for t in case.transcripts)
         assert rows.shape[3] == case.model.width
         assert rows.dtype == torch.float32
+        for real, transcript in zip(mask.tolist(), case.transcripts, strict=True):
+            count = len(transcript.tokens)
+            assert real == [True] * count + [False] * (len(real) - count)
         for i, wanted in expected(case):
             # the library keeps the last hidden state only after its layer norm
             found = rows[i, : len(wanted[kind]), mask[i]]
             assert_close(found, wanted[kind])
-
-
-def test_the_hidden_state_after_a_layer_is_the_one_before_plus_the_three_components(
-    case: Case,
-) -> None:
-    rows = {
-        kind: case.recording.text_rows(kind, case.transcripts)[0]
-        for kind in (*COMPONENTS, HIDDEN_STATE)
-    }
-    for i, wanted in expected(case):
-        count = len(case.transcripts[i].tokens)
-        own = {kind: value[i, :, :count] for kind, value in rows.items()}
-        before = torch.cat([wanted["embedding"], own[HIDDEN_STATE][:-1]])
-        parts = sum(own[kind] for kind in COMPONENTS)
-        assert_close(before + parts, own[HIDDEN_STATE])
 
 
 @torch.no_grad()
@@ -161,33 +146,22 @@ def test_row_j_predicts_token_j_through_the_last_layer_norm(case: Case) -> None:
         assert logits[i, mask[i]].argmax(-1).tolist() == list(case.transcripts[i].tokens)
 
 
-def test_the_mask_is_true_for_the_tokens_of_each_answer_and_for_nothing_else(case: Case) -> None:
-    _, mask = case.recording.text_rows("ffn", case.transcripts)
-    for row, transcript in zip(mask.tolist(), case.transcripts, strict=True):
-        count = len(transcript.tokens)
-        assert row == [True] * count + [False] * (len(row) - count)
-
-
 def attention(recording: Recording, transcripts: Sequence[Transcript]) -> torch.Tensor:
     """All layers' weights: (batch, layers, heads, T, T)."""
     layers = recording.rows(HIDDEN_STATE).shape[1]
     return torch.stack([recording.attention(transcripts, i) for i in range(layers)], 1)
 
 
-def test_attention_is_that_of_the_eager_implementation(case: Case) -> None:
+def test_attention_is_the_eager_one_causal_and_without_what_goes_to_the_prompt(case: Case) -> None:
     weights = attention(case.recording, case.transcripts)
     assert weights.dtype == torch.float64
+    assert (weights >= 0).all()
+    assert (weights.triu(1) == 0).all()
+    assert (weights.sum(-1) < 1).all()  # the prompt's earlier tokens get the rest
     for i, wanted in expected(case):
         count = len(case.transcripts[i].tokens)
         found = weights[i, :, :, :count, :count].float()
         torch.testing.assert_close(found, wanted["attention"], rtol=0, atol=1e-5)
-
-
-def test_attention_rows_are_causal_and_lack_what_goes_to_the_prompt(case: Case) -> None:
-    weights = attention(case.recording, case.transcripts)
-    assert (weights >= 0).all()
-    assert (weights.triu(1) == 0).all()
-    assert (weights.sum(-1) < 1).all()  # the prompt's earlier tokens get the rest
 
 
 def test_every_position_fed_is_recorded_prompt_and_all(case: Case) -> None:
@@ -206,28 +180,6 @@ def features(tiny: SpeechModel, speech: Path) -> Tensor:
 
 def hooks(model: SpeechModel) -> int:
     return sum(len(module._forward_hooks) for module in model._model.modules())
-
-
-def test_an_utterance_is_recorded_alike_alone_and_in_a_ragged_batch(
-    tiny: SpeechModel, features: Tensor
-) -> None:
-    with capture(tiny) as together:
-        transcripts = greedy(tiny, features, UNRESTRICTED)
-    lengths = [len(transcript.tokens) for transcript in transcripts]
-    i = lengths.index(4)
-    with capture(tiny) as alone:
-        (transcript,) = greedy(tiny, features[i : i + 1], UNRESTRICTED)
-    for kind in (*COMPONENTS, HIDDEN_STATE):
-        rows, mask = together.text_rows(kind, transcripts)
-        assert_close(alone.text_rows(kind, [transcript])[0][0], rows[i][:, mask[i]])
-
-
-def test_nothing_stays_hooked_after_the_block(tiny: SpeechModel, features: Tensor) -> None:
-    assert hooks(tiny) == 0
-    with capture(tiny):
-        assert hooks(tiny) > 0
-        greedy(tiny, features[:1], UNRESTRICTED, limit=2)
-    assert hooks(tiny) == 0
 
 
 def test_nothing_stays_hooked_after_decoding_fails_half_way(
@@ -251,21 +203,18 @@ def test_nothing_stays_hooked_after_decoding_fails_half_way(
     assert recording.text_rows("ffn", transcripts)[0].isfinite().all()
 
 
-def test_two_blocks_record_the_same_to_the_last_bit(tiny: SpeechModel, features: Tensor) -> None:
-    recordings = []
-    for _ in range(2):
-        with capture(tiny) as recording:
-            greedy(tiny, features[:3], UNRESTRICTED)
-        recordings.append(recording)
-    for kind in (*COMPONENTS, HIDDEN_STATE):
-        torch.testing.assert_close(*(r.rows(kind) for r in recordings), rtol=0, atol=0)
-
-
-def test_blocks_can_be_nested(tiny: SpeechModel, features: Tensor) -> None:
+def test_nested_blocks_record_the_same_which_the_model_going_on_does_not_change(
+    tiny: SpeechModel, features: Tensor
+) -> None:
     with capture(tiny) as outer, capture(tiny) as inner:
+        assert hooks(tiny) > 0
         greedy(tiny, features[:2], UNRESTRICTED, limit=3)
     assert hooks(tiny) == 0
-    torch.testing.assert_close(outer.rows("ffn"), inner.rows("ffn"), rtol=0, atol=0)
+    before = {kind: outer.rows(kind).clone() for kind in (*COMPONENTS, HIDDEN_STATE)}
+    greedy(tiny, features[2:5], UNRESTRICTED)
+    for kind, rows in before.items():
+        for recording in (outer, inner):
+            torch.testing.assert_close(recording.rows(kind), rows, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("second", [2, 3])
@@ -280,15 +229,10 @@ def test_a_second_batch_in_one_block_is_an_error_and_not_a_longer_recording(
     assert rows.shape[:3] == (2, 2, max(len(t.tokens) for t in transcripts))
 
 
-def test_asking_for_what_was_never_decoded_is_an_error(tiny: SpeechModel) -> None:
-    with capture(tiny) as recording:
-        pass
-    with pytest.raises(RuntimeError, match="no ffn was recorded; decode inside"):
-        recording.rows("ffn")
-
-
 def test_asking_for_what_there_is_not_is_an_error(tiny: SpeechModel, features: Tensor) -> None:
     with capture(tiny) as recording:
+        with pytest.raises(RuntimeError, match="no ffn was recorded; decode inside"):
+            recording.rows("ffn")
         with pytest.raises(RuntimeError, match="no query was recorded; decode inside"):
             recording.attention([], 7)
         transcripts = greedy(tiny, features[:1], UNRESTRICTED, limit=2)
@@ -315,22 +259,10 @@ def test_a_layer_that_is_silent_is_named_and_not_left_out(
     tiny: SpeechModel, features: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny.layers[1].layer, "forward", lambda hidden, *_, **__: hidden)
-    with capture(tiny) as recording:
-        transcripts = greedy(tiny, features[:1], UNRESTRICTED, limit=2)
-    for ask in (lambda: recording.rows("ffn"), lambda: recording.attention(transcripts, 0)):
-        with pytest.raises(RuntimeError, match=r"layers \[1\] \(from 0\) of 2 did not call"):
-            ask()
-
-
-def test_a_recording_does_not_change_when_the_model_goes_on(
-    tiny: SpeechModel, features: Tensor
-) -> None:
-    with capture(tiny) as recording:
-        greedy(tiny, features[:2], UNRESTRICTED)
-    before = {kind: recording.rows(kind).clone() for kind in (*COMPONENTS, HIDDEN_STATE)}
-    greedy(tiny, features[2:5], UNRESTRICTED)
-    for kind, rows in before.items():
-        torch.testing.assert_close(recording.rows(kind), rows, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match=r"decoder\.1 did not call"), capture(tiny) as recording:
+        greedy(tiny, features[:1], UNRESTRICTED, limit=2)
+    with pytest.raises(RuntimeError, match="no ffn was recorded"):
+        recording.rows("ffn")
 
 
 def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor) -> None:

@@ -97,12 +97,6 @@ def test_cuda_agrees_with_the_cpu() -> None:
         torch.testing.assert_close(build(hidden_states.cuda()).cpu(), build(hidden_states))
 
 
-def test_kirchhoff_index_agrees_with_the_laplacian_spectrum() -> None:
-    weights = random_graph(40, 0.5, 1, seed=0)
-    mu = np.linalg.eigvalsh((weights.sum(-1).diag() - weights).numpy())[1:]
-    assert graph_kirchhoff_index(weights).item() == pytest.approx(40 * (1 / mu).sum(), rel=1e-11)
-
-
 @pytest.mark.parametrize("decades", [0, 3, 18, 100, 270])
 def test_kirchhoff_index_is_exact_however_far_apart_the_weights_are(decades: float) -> None:
     for seed in range(12):
@@ -145,39 +139,20 @@ def test_the_index_is_finite_exactly_where_scipy_finds_one_component() -> None:
     assert graph_kirchhoff_index(graphs).isfinite().tolist() == single
 
 
-def test_a_disconnected_graph_leaves_its_neighbours_in_the_batch_alone() -> None:
-    graphs = torch.stack([two_cliques(5, 1.0), two_cliques(5, 0.0), two_cliques(5, 1e-18)])
-    got = graph_kirchhoff_index(graphs)
-    assert got[1].item() == math.inf
-    assert got[[0, 2]].tolist() == [graph_kirchhoff_index(g).item() for g in graphs[[0, 2]]]
-
-
 # --- batches, masks, dtypes
 
 
 @pytest.mark.parametrize("garbage", [0.0, math.nan, math.inf, -1.0, 1e300])
 def test_what_lies_under_the_mask_does_not_matter(garbage: float) -> None:
-    counts = [9, 0, 1, 2, 5, 9]
+    """Real nodes may lie anywhere under it; it broadcasts, and a single one has index zero."""
     graphs = torch.stack([random_graph(9, 1.0, 2, seed) for seed in range(6)])
-    mask = torch.arange(9) < torch.tensor(counts)[:, None]
+    mask = torch.arange(9) < torch.tensor([9, 0, 1, 2, 5, 9])[:, None]
+    mask = mask[:, torch.randperm(9, generator=torch.Generator().manual_seed(0))]
+    expected = [graph_kirchhoff_index(g[m][:, m]).item() for g, m in zip(graphs, mask, strict=True)]
+    assert expected[1:3] == [0, 0]
     graphs[~(mask[:, :, None] & mask[:, None, :])] = garbage
-    expected = [
-        graph_kirchhoff_index(g[:n, :n]).item() for g, n in zip(graphs, counts, strict=True)
-    ]
-    assert graph_kirchhoff_index(graphs, mask).tolist() == pytest.approx(expected, rel=1e-13)
-
-
-def test_real_nodes_may_lie_anywhere_under_the_mask() -> None:
-    weights = random_graph(9, 1.0, 2, seed=0)
-    mask = torch.tensor([False, True, True, False, True, True, True, False, True])
-    assert graph_kirchhoff_index(weights, mask).item() == pytest.approx(
-        graph_kirchhoff_index(weights[mask][:, mask]).item(), rel=1e-13
-    )
-
-
-def test_a_single_real_node_has_index_zero_wherever_it_is() -> None:
-    weights = random_graph(5, 1.0, 1, seed=0).expand(5, 5, 5)
-    assert graph_kirchhoff_index(weights, torch.eye(5).bool()).tolist() == [0] * 5
+    for got in graph_kirchhoff_index(torch.stack([graphs, graphs]), mask).tolist():
+        assert got == pytest.approx(expected, rel=1e-13)
 
 
 def test_a_graph_held_together_by_a_masked_node_is_disconnected() -> None:
@@ -186,12 +161,13 @@ def test_a_graph_held_together_by_a_masked_node_is_disconnected() -> None:
 
 
 def test_a_batch_of_any_leading_dimensions_equals_a_loop() -> None:
-    graphs = torch.stack([random_graph(11, 0.5, 2, seed) * 1e20**seed for seed in range(6)])
-    got = graph_kirchhoff_index(graphs.reshape(2, 3, 11, 11))
+    graphs = torch.stack([random_graph(10, 0.5, 2, seed) * 1e20**seed for seed in range(6)])
+    graphs[2:4] = torch.stack([two_cliques(5, 0.0), two_cliques(5, 1e-18)])
+    got = graph_kirchhoff_index(graphs.reshape(2, 3, 10, 10))
     assert got.shape == (2, 3)
-    assert got.flatten().tolist() == pytest.approx(
-        [graph_kirchhoff_index(g).item() for g in graphs], rel=1e-13
-    )
+    assert got[0, 2].item() == math.inf
+    expected = [graph_kirchhoff_index(g).item() for g in graphs]
+    assert got.flatten().tolist() == pytest.approx(expected, rel=1e-13)
 
 
 def test_loops_do_not_matter_however_heavy() -> None:
@@ -217,9 +193,9 @@ def test_an_asymmetry_anywhere_in_a_large_graph_is_seen(row: int, column: int) -
 def test_the_weights_are_left_as_they_were() -> None:
     weights = random_graph(30, 1.0, 1, seed=0) + torch.eye(30)
     before = weights.clone()
-    graph_kirchhoff_index(weights)
-    graph_kirchhoff_index(weights, torch.arange(30) < 20)
-    assert torch.equal(weights, before)
+    for mask in (None, torch.arange(30) < 20):
+        assert not graph_kirchhoff_index(weights.requires_grad_(), mask).requires_grad
+        assert torch.equal(weights, before)
 
 
 def test_the_dtype_does_not_matter() -> None:
@@ -233,13 +209,6 @@ def test_directions_that_differ_by_rounding_are_averaged() -> None:
     weights = random_graph(8, 1.0, 1, seed=0)
     tilted = weights + torch.full((8, 8), 1e-8).triu().double()
     assert graph_kirchhoff_index(tilted) == graph_kirchhoff_index((tilted + tilted.mT) / 2)
-
-
-def test_the_input_is_not_changed_and_results_carry_no_gradient() -> None:
-    weights = random_graph(8, 1.0, 1, seed=0).requires_grad_()
-    before = weights.detach().clone()
-    assert not graph_kirchhoff_index(weights).requires_grad
-    assert torch.equal(weights, before)
 
 
 # --- laws
@@ -309,16 +278,6 @@ def test_attention_graph_is_the_mean_of_both_directions_without_loops() -> None:
         assert torch.equal(graph[..., i, j], expected)
 
 
-def test_uniform_causal_attention_has_the_index_of_its_laplacian() -> None:
-    n = 12
-    attention = torch.ones(n, n).tril().double() / torch.arange(1, n + 1)[:, None]
-    weights = attention_graph(attention).numpy()
-    mu = np.linalg.eigvalsh(np.diag(weights.sum(0)) - weights)[1:]
-    assert graph_kirchhoff_index(attention_graph(attention)).item() == pytest.approx(
-        n * (1 / mu).sum(), rel=1e-11
-    )
-
-
 @pytest.mark.parametrize("scale", [1e-300, 1e-20, 1.0, 1e20, 1e300])
 def test_similarity_graph_is_the_non_negative_cosine_without_loops(scale: float) -> None:
     rows = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 9, 5)))
@@ -339,18 +298,15 @@ def test_orthogonal_hidden_states_share_no_edge_in_spite_of_rounding() -> None:
             assert not similarity_graph(torch.as_tensor(rows)).any()
 
 
-def test_parallel_hidden_states_have_weight_one_and_never_more() -> None:
-    rows = np.random.default_rng(0).standard_normal((200, 1, 7)) * [[1.0], [3.0], [0.1]]
-    graph = similarity_graph(torch.as_tensor(rows))
-    assert (graph <= 1).all()
-    torch.testing.assert_close(graph, (torch.ones(3, 3) - torch.eye(3)).double().expand(200, 3, 3))
-
-
-def test_a_hidden_state_of_zeros_has_no_edge() -> None:
+def test_parallel_hidden_states_have_weight_one_and_zeros_none() -> None:
     graph = similarity_graph(torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.9]]))
     assert not graph[1].any()
     assert not graph[:, 1].any()
     assert graph_kirchhoff_index(graph).item() == math.inf
+    rows = np.random.default_rng(0).standard_normal((200, 1, 7)) * [[1.0], [3.0], [0.1]]
+    graph = similarity_graph(torch.as_tensor(rows))
+    assert (graph <= 1).all()
+    torch.testing.assert_close(graph, (torch.ones(3, 3) - torch.eye(3)).double().expand(200, 3, 3))
 
 
 @pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e300])

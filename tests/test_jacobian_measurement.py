@@ -16,6 +16,7 @@ from companion.measurement.kinds import KINDS
 from companion.measurement.schemas import JACOBIANS, RANDOM, TRAINED
 from companion.measurement.settings import JacobianSettings
 from companion.measurement.store import read
+from companion.measurement.tangents import as_norm
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, greedy, transcribe_heard
 from companion.models.loading import load_random_control
@@ -24,9 +25,9 @@ from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
 from companion.speech.corpus import find_utterances, read_wave
-from spectral import injection, propagators, sensitivity
+from spectral import linearise, propagators
 from spectral.jacobians.sublayers import without_mean
-from spectral.whisper import as_layer, as_norm
+from spectral.whisper import as_layer
 
 LAYERS, TOKENS = 2, 3
 
@@ -106,7 +107,7 @@ def test_numbers_are_those_of_the_kernels_in_float64(
     matrices = torch.stack(
         [propagators(*pair, context, tokens=chosen) for pair in zip(layers, hidden, strict=True)]
     )
-    whole = sensitivity(layers, hidden, context, tokens=chosen)
+    whole = linearise(layers, hidden, context, tokens=chosen).sensitivity()
     after = streams.last[0, chosen].double()
     norm = as_norm(tiny.final_norm, torch.float64)
     read = torch.func.vmap(
@@ -116,7 +117,7 @@ def test_numbers_are_those_of_the_kernels_in_float64(
             )
         )
     )(after)
-    first = injection(layers[0], hidden[0], context, tokens=chosen).then(matrices[1])
+    first = linearise(layers[0], hidden[0], context, tokens=chosen).injection().then(matrices[1])
     centring = without_mean(torch.eye(tiny.width, dtype=torch.float64))
     gram = first.then(centring.expand(len(after), -1, -1)).gram()
     squares = without_mean(without_mean(whole.gram()).mT).diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
+from companion.measurement.tangents import forward
 from companion.models.random_layers import random_layer
-from spectral.jacobians.layers import Layer, forward
+from spectral.jacobians.layers import Layer
 from spectral.whisper import as_layer
 
 WIDTH, HEADS, TOKENS, FRAMES = 24, 4, 6, 9

@@ -316,6 +316,10 @@ def test_controls_are_drawn_alike_for_both_libraries(pair: tuple[SpeechModel, Sp
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
+def small(seed: int = 0) -> whisper.Whisper:
+    return random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80), seed)
+
+
 class Malicious:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("executed",)
@@ -348,8 +352,7 @@ def test_a_pickle_in_a_folder_of_transformers_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    folder = write_transformers(tmp_path / "folder", model)
+    folder = write_transformers(tmp_path / "folder", small())
     torch.save({"model.encoder.conv1.weight": Malicious()}, folder / "pytorch_model.bin")
     assert load("folder", NOWHERE, CPU).width == 32
     (folder / "model.safetensors").unlink()
@@ -366,7 +369,7 @@ def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -
 
 
 def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
-    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
+    model = small()
     state = model.state_dict() | {"decoder.ln.weight": torch.ones(7)}
     torch.save({"dims": vars(model.dims), "model_state_dict": state}, tmp_path / "odd.pt")
     with pytest.raises(ValueError, match=r"odd\.pt: no openai-whisper checkpoint"):
@@ -418,8 +421,7 @@ def test_a_repository_that_cannot_be_reached_says_what_to_put_where_and_does_not
 
 
 def test_a_repository_put_where_the_message_says_is_found(tmp_path: Path) -> None:
-    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    write_transformers(tmp_path / "openai" / "whisper-tiny", model)
+    write_transformers(tmp_path / "openai" / "whisper-tiny", small())
     assert load("openai/whisper-tiny", tmp_path, CPU).width == 32
 
 
@@ -429,7 +431,7 @@ def test_a_repository_fetched_before_needs_no_network(
     revision = "0123456789abcdef0123456789abcdef01234567"
     cache = tmp_path / "models--openai--whisper-tiny"
     folder = cache / "snapshots" / revision
-    write_transformers(folder, random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80)))
+    write_transformers(folder, small())
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(revision)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -439,9 +441,8 @@ def test_a_repository_fetched_before_needs_no_network(
 
 
 def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(tmp_path: Path) -> None:
-    model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    write_openai(tmp_path / "ours.pt", model)
-    write_transformers(tmp_path / "theirs", model)
+    write_openai(tmp_path / "ours.pt", small())
+    write_transformers(tmp_path / "theirs", small())
     ours, theirs = load("ours", tmp_path, CPU), load("theirs", tmp_path, CPU)
     assert (ours.name, theirs.name) == ("ours", "theirs")
     assert ours.parameters == theirs.parameters
@@ -452,9 +453,7 @@ def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(tmp_path: 
 def test_an_official_name_with_other_weights_is_refused_and_the_file_left_alone(
     tmp_path: Path,
 ) -> None:
-    file = write_openai(
-        tmp_path / "tiny.pt", random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    )
+    file = write_openai(tmp_path / "tiny.pt", small())
     before = file.read_bytes()
     expected = whisper._MODELS["tiny"].split("/")[-2]
     with pytest.raises(ValueError, match=rf"tiny\.pt: SHA-256 .*expected {expected}; remove"):
@@ -468,9 +467,7 @@ def test_a_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
-    folder = write_transformers(
-        tmp_path / "whole", random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    )
+    folder = write_transformers(tmp_path / "whole", small())
     (folder / "tokenizer.json").unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=r"tokenizer\.json"):
         load(str(folder), NOWHERE, CPU)
@@ -478,9 +475,7 @@ def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["model.decoder.layers.0.fc1.weight", "model.encoder.conv1.bias"])
 def test_weights_that_are_missing_are_not_made_up(lost: str, tmp_path: Path) -> None:
-    folder = write_transformers(
-        tmp_path / "whole", random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    )
+    folder = write_transformers(tmp_path / "whole", small())
     state = load_file(folder / "model.safetensors")
     del state[lost]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -489,9 +484,7 @@ def test_weights_that_are_missing_are_not_made_up(lost: str, tmp_path: Path) -> 
 
 
 def test_a_truncated_safetensors_file_is_named(tmp_path: Path) -> None:
-    folder = write_transformers(
-        tmp_path / "cut", random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80))
-    )
+    folder = write_transformers(tmp_path / "cut", small())
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"cut: no speech model of transformers"):
@@ -501,7 +494,7 @@ def test_a_truncated_safetensors_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_comes_before_openai_s_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_transformers(tmp_path / "tiny", random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80)))
+    write_transformers(tmp_path / "tiny", small())
     monkeypatch.chdir(tmp_path)
     assert load("tiny", NOWHERE, CPU).width == 32
 
@@ -516,7 +509,6 @@ def test_a_missing_file_and_an_unknown_name_are_named(tmp_path: Path) -> None:
 def test_rows_are_keyed_by_the_weights(tmp_path: Path) -> None:
     keys = set()
     for seed in (0, 1):
-        model = random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80), seed)
-        file = write_openai(tmp_path / "one.pt", model)
+        file = write_openai(tmp_path / "one.pt", small(seed))
         keys.add(weights_digest(str(file), NOWHERE))
     assert len(keys) == 2

@@ -4,69 +4,47 @@ import copy
 import gc
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import MULTILINGUAL, dimensions, random_whisper, write_transformers
-from torch import Tensor, nn
-from transformers import WhisperForConditionalGeneration
-from whisper.decoding import DecodingOptions
+from checkpoints import MULTILINGUAL, dimensions, random_whisper
+from in_memory import (
+    LAYERS,
+    PROMPT,
+    WIDTH,
+    Case,
+    generating,
+    openai_case,
+    plain,
+    require_clean,
+    sounds,
+    transformers_case,
+)
+from torch import Tensor
 
 import spectral
 from companion.measurement.contest import sliding_observables
-from companion.models.openai_model import OpenAIModel
 from spectral.monitor import FEATURES, FIRST, MEANS, RANK, SIZE, Monitor, Reading, Score, Segment
 from spectral.whisper import COMPONENTS
 
-WIDTH, LAYERS, STEPS, WINDOW = 32, 2, 12, 4
-PROMPT = (50258, 50259, 50359, 50363)
-TIMED = PROMPT[:3]
-SPECIAL = list(range(50258, MULTILINGUAL))
-FORBIDDEN = [5, 7, 11]
-PLAIN = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=STEPS)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model of a library, features of three sounds, and the library's own way to decode."""
-
-    model: Any
-    features: Tensor
-    decode: Callable[[Tensor], list[list[int]]]
+STEPS, WINDOW = 12, 4
+FORBIDDEN = (5, 7, 11)
+PLAIN = plain(STEPS)
 
 
 @pytest.fixture(scope="module")
 def openai() -> Case:
-    model = random_whisper(dimensions(WIDTH, 4, LAYERS, MULTILINGUAL, 80)).half().float()
-    features = OpenAIModel("random", model).features(sounds())
-
-    def decode(features: Tensor) -> list[list[int]]:
-        return [result.tokens for result in model.decode(features, PLAIN)]
-
-    return Case(model, features, decode)
+    return openai_case(STEPS)
 
 
 @pytest.fixture(scope="module")
 def transformers(openai: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = write_transformers(tmp_path_factory.mktemp("random"), openai.model)
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    model.generation_config.suppress_tokens = FORBIDDEN
-
-    def decode(features: Tensor) -> list[list[int]]:
-        prompt = torch.tensor([PROMPT] * len(features))
-        return model.generate(
-            features,
-            decoder_input_ids=prompt,
-            max_new_tokens=STEPS,
-            suppress_tokens=[*FORBIDDEN, *SPECIAL],
-        ).tolist()
-
-    return Case(model, openai.features, decode)
+    model = transformers_case(openai, tmp_path_factory.mktemp("random"), STEPS).model
+    model.generation_config.suppress_tokens = [*FORBIDDEN]
+    return generating(model, openai.features, STEPS, FORBIDDEN)
 
 
 @pytest.fixture(scope="module", params=["openai", "transformers"])
@@ -88,20 +66,6 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("monitor") / "thresholds.json"
     path.write_text(json.dumps({"models": {"small": own}}))
     return path
-
-
-def sounds() -> list[np.ndarray]:
-    time = np.arange(24_000) / 16_000
-    tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
-    noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
-    return [wave.astype(np.float32) for wave in (*tones, noise)]
-
-
-def require_clean(model: nn.Module) -> None:
-    for module in model.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
-    assert not {"decode", "generate"} & model.__dict__.keys()
 
 
 def test_texts_are_those_without_and_nothing_stays_hooked(case: Case, thresholds: Path) -> None:
@@ -132,7 +96,7 @@ def test_risks_are_those_of_the_captured_rows(case: Case, thresholds: Path) -> N
         Monitor(case.model, thresholds=thresholds, watch=readings.append) as monitor,
     ):
         case.decode(case.features)
-    vocabulary = monitor._vocabulary
+    vocabulary = monitor._follower.words
     score = monitor.score
     for row, segment in enumerate(monitor.segments):
         count = len(segment.tokens)
@@ -200,17 +164,18 @@ def test_contributions_add_up_to_the_log_odds(case: Case, thresholds: Path) -> N
 
 
 def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path) -> None:
-    """The library's own keys apart, of which a run remembers one tensor while it lasts."""
+    """The library's own cache apart, which a run remembers while it lasts."""
     held: dict[int, int] = {}
 
     def weigh(reading: Reading) -> None:
-        own = {name: each for name, each in vars(monitor._run).items() if name != "keys"}
-        held[reading.index] = sum(each.numel() for each in own.values() if torch.is_tensor(each))
+        (run,) = monitor._follower.runs
+        assert not run.calls
+        kept = vars(run.state).values()
+        held[reading.index] = sum(each.numel() for each in kept if torch.is_tensor(each))
 
-    options = DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=64)
     with Monitor(openai.model, thresholds=thresholds, watch=weigh) as monitor:
-        openai.model.decode(openai.features, options)
-        assert monitor._run is None, "the cache is let go with the call"
+        openai.model.decode(openai.features, plain(64))
+        assert not monitor._follower.runs, "the cache is let go with the call"
     assert max(held) == 62
     assert len(set(held.values())) == 1
 
@@ -250,12 +215,11 @@ def test_nan_is_an_error_and_no_silence(openai: Case, thresholds: Path) -> None:
 def test_beams_and_compiled_layers_are_refused(
     openai: Case, transformers: Case, thresholds: Path
 ) -> None:
-    beams = DecodingOptions(language="en", fp16=False, beam_size=2)
     with (
         pytest.raises(ValueError, match="2 beams"),
         Monitor(openai.model, thresholds=thresholds),
     ):
-        openai.model.decode(openai.features, beams)
+        openai.model.decode(openai.features, plain(STEPS, beam_size=2))
     with (
         pytest.raises(ValueError, match="2 beams"),
         Monitor(transformers.model, thresholds=thresholds),

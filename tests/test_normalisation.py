@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.measurement.tangents import layer_norm_jacobian
 from companion.models.random_layers import random_layer
 from spectral.jacobians.layers import LayerNorm, normalised
 from spectral.jacobians.propagators import propagators
-from spectral.jacobians.sublayers import layer_norm_jacobian, without_mean
+from spectral.jacobians.sublayers import without_mean
 
 FLOAT64, WIDTH = torch.float64, 12
 

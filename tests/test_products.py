@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, tensor
 
+from companion.measurement.bounds import ProductBounds, product_bounds, stationary_rates
 from companion.models.random_layers import random_stack
-from spectral import product_bounds, stationary_rates
-from spectral.jacobians.stability import ProductBounds, layer_gains
+from spectral.jacobians.stability import layer_gains
 from spectral.jacobians.triplets import top_singular_triplets
 
 ROUNDING = 1e-9  # relative, of bounds; ratios of singular values are resolved to 1e-13
@@ -240,22 +240,20 @@ def test_rates_scale_with_the_singular_value(size: float) -> None:
     torch.testing.assert_close(small.slowest / size, rates.slowest, rtol=1e-12, atol=0)
 
 
-def test_equal_orthogonal_layers_keep_their_rank() -> None:
-    bounds = product_bounds(torch.full((9, 1), 2.0), torch.full((9, 1), 2.0), torch.ones(8, 1))
-    assert bounds.ceiling.item() == pytest.approx(2**9)
-    assert bounds.floor.item() == pytest.approx(2**9)
-    assert bounds.rank_one_ratio.item() == pytest.approx(1)
-
-
-def test_one_layer_is_its_own_bound() -> None:
-    bounds = product_bounds(tensor([3.0]), tensor([1.5]), torch.zeros(0))
-    found = [bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()]
-    assert found == pytest.approx([3, 3, 0.5])
-
-
-def test_layers_of_zeros_and_lost_alignment_give_no_nan() -> None:
-    bounds = product_bounds(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(2, 1))
-    assert (bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()) == (0, 0, 1)
+@pytest.mark.parametrize(
+    ("sigma_1", "sigma_2", "alignment", "expected"),
+    [
+        ([2.0] * 9, [2.0] * 9, [1.0] * 8, (2**9, 2**9, 1)),  # equal orthogonal layers
+        ([3.0], [1.5], [], (3, 3, 0.5)),  # one layer is its own bound
+        ([0.0] * 3, [0.0] * 3, [0.0] * 2, (0, 0, 1)),  # zeros give no NaN
+    ],
+)
+def test_the_simplest_stacks(
+    sigma_1: list[float], sigma_2: list[float], alignment: list[float], expected: tuple[float, ...]
+) -> None:
+    bounds = product_bounds(tensor(sigma_1), tensor(sigma_2), tensor(alignment))
+    found = bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,14 @@ from transformers import WhisperConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer
 
+from companion.measurement.tangents import forward, function_operator
 from companion.models.random_layers import random_layer
-from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm, forward
-from spectral.jacobians.propagators import (
-    autodiff_propagators,
-    layer_operator,
-    propagator_operator,
-    propagators,
-    sublayer_propagators,
-)
+from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
+from spectral.jacobians.propagators import autodiff_propagators, linearise, propagators
 from spectral.whisper import as_layer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 law = settings(derandomize=True, deadline=None, max_examples=25)
 FLOAT64 = torch.float64
 
@@ -38,6 +34,10 @@ class Case:
     @property
     def arguments(self) -> tuple[Layer, Tensor, Tensor | None]:
         return self.layer, self.hidden, self.context
+
+    def on(self, device: str) -> tuple[Layer, Tensor, Tensor | None]:
+        context = None if self.context is None else self.context.to(device)
+        return self.layer.to(device=device), self.hidden.to(device), context
 
 
 def case(
@@ -83,10 +83,20 @@ def assert_equal(got: Tensor, expected: Tensor, rtol: float = 1e-10) -> None:
 
 
 @cases
-@pytest.mark.parametrize("chunk", [1, 3, None])
-def test_propagators_equal_brute_force(given_case: Case, chunk: int | None) -> None:
-    got = propagators(*given_case.arguments, chunk=chunk)
-    assert_equal(got, brute_force(*given_case.arguments))
+@DEVICES
+def test_all_that_is_asked_of_a_layer_equals_brute_force(given_case: Case, device: str) -> None:
+    arguments, expected = given_case.on(device), brute_force(*given_case.arguments)
+    for chunk in (1, 3, None):
+        assert_equal(propagators(*arguments, chunk=chunk).cpu(), expected)
+    for tokens in (slice(-1, None), slice(0, 2), slice(0, None, 2), slice(0, 0)):
+        assert_equal(propagators(*arguments, tokens=tokens).cpu(), expected[tokens])
+    point = linearise(*arguments)
+    assert_equal(point.sublayers().product().cpu(), expected)
+    operator, vectors = point.operator(), torch.randn(*expected.shape[:-1], 3, dtype=FLOAT64)
+    assert operator.shape == expected.shape
+    assert_equal(operator.matmat(vectors.to(device)).cpu(), expected @ vectors)
+    assert_equal(operator.rmatmat(vectors.to(device)).cpu(), expected.mT @ vectors)
+    assert_equal(operator.transpose().matmat(vectors.to(device)).cpu(), expected.mT @ vectors)
 
 
 @cases
@@ -96,27 +106,16 @@ def test_automatic_differentiation_token_by_token(given_case: Case) -> None:
     assert_equal(got, brute_force(*given_case.arguments))
 
 
-@cases
-def test_propagators_equal_central_differences(given_case: Case) -> None:
-    layer, hidden, context = given_case.arguments
-    tokens, width = hidden.shape
-    step = 1e-5
-    columns = []
-    for column in range(width):
+@pytest.mark.parametrize("name", ["decoder layer", "encoder layer"])
+def test_propagators_equal_central_differences(name: str) -> None:
+    layer, hidden, context = CASES[name].arguments
+    step, columns = 1e-5, []
+    for column in range(layer.width):
         # One token at a time: the others, their keys and values, stay where they are.
-        shift = step * torch.eye(tokens, dtype=FLOAT64)[..., None] * torch.eye(width)[column]
-        ahead, behind = (
-            forward(layer, hidden + shift, context),
-            forward(layer, hidden - shift, context),
-        )
+        shift = torch.eye(len(hidden), dtype=FLOAT64)[..., None] * torch.eye(layer.width)[column]
+        ahead, behind = (forward(layer, hidden + x * shift, context) for x in (step, -step))
         columns.append((ahead - behind).diagonal().T / (2 * step))
-    assert_equal(propagators(*given_case.arguments), torch.stack(columns, -1), rtol=1e-6)
-
-
-@cases
-def test_sublayers_compose_to_the_propagator(given_case: Case) -> None:
-    parts = sublayer_propagators(*given_case.arguments)
-    assert_equal(parts.product(), propagators(*given_case.arguments))
+    assert_equal(propagators(layer, hidden, context), torch.stack(columns, -1), rtol=1e-6)
 
 
 def silent(part: Attention | FeedForward) -> Attention | FeedForward:
@@ -134,7 +133,7 @@ def only(layer: Layer, name: str | None) -> Layer:
 def test_each_sublayer_alone(name: str) -> None:
     layer, hidden, context = CASES["decoder layer"].arguments
     alone = only(layer, name)
-    got = getattr(sublayer_propagators(alone, hidden, context), name)
+    got = getattr(linearise(alone, hidden, context).sublayers(), name)
     assert_equal(got, brute_force(alone, hidden, context) - torch.eye(layer.width))
 
 
@@ -149,13 +148,9 @@ def test_batches(batch: tuple[int, ...]) -> None:
     assert_equal(got.reshape(expected.shape), expected)
     shared = propagators(layer, hidden, context.reshape(-1, 5, 12)[0])
     assert_equal(shared.reshape(expected.shape)[0], expected[0])
-
-
-@cases
-@pytest.mark.parametrize("tokens", [slice(-1, None), slice(0, 2), slice(0, None, 2), slice(0, 0)])
-def test_some_of_the_tokens(given_case: Case, tokens: slice) -> None:
-    got = propagators(*given_case.arguments, tokens=tokens)
-    assert_equal(got, propagators(*given_case.arguments)[tokens])
+    operator, vectors = linearise(layer, hidden, context).operator(), torch.randn_like(got)[..., :2]
+    assert_equal(operator.matmat(vectors), got @ vectors)
+    assert_equal(operator.rmatmat(vectors), got.mT @ vectors)
 
 
 @pytest.mark.parametrize("name", ["decoder layer", "encoder layer"])
@@ -174,7 +169,7 @@ def test_padding_does_not_matter(name: str) -> None:
     some = propagators(layer, padded, context, mask, tokens=slice(1, 4))
     torch.testing.assert_close(some, got[:, 1:4])
     vectors = torch.randn(2, tokens + 3, layer.width, 2, dtype=FLOAT64)
-    operator = propagator_operator(layer, padded, context, mask)
+    operator = linearise(layer, padded, context, mask).operator()
     assert_equal(operator.matmat(vectors), got @ vectors)
     assert_equal(operator.rmatmat(vectors), got.mT @ vectors)
 
@@ -184,23 +179,17 @@ def test_nothing_in_nothing_out(shape: tuple[int, ...]) -> None:
     layer, _, context = case(1, 4, 12, 3).arguments
     hidden = torch.zeros(shape, dtype=FLOAT64)
     assert propagators(layer, hidden, context).shape == (*shape, 12)
-    operator = propagator_operator(layer, hidden, context)
+    operator = linearise(layer, hidden, context).operator()
     assert operator.matmat(hidden[..., None]).shape == (*shape, 1)
     assert operator.rmatmat(hidden[..., None][..., :0]).shape == (*shape, 0)
 
 
-@pytest.mark.parametrize("factor", [0.0, 1e-20, 1e20])
-def test_hidden_states_of_any_size(factor: float) -> None:
-    layer, hidden, context = CASES["decoder layer"].arguments
-    hidden = factor * hidden
-    assert_equal(propagators(layer, hidden, context), brute_force(layer, hidden, context))
-
-
-def test_attention_to_a_single_frame() -> None:
+@pytest.mark.parametrize(("factor", "other"), [(0.0, 1.0), (1e-20, 1.0), (1e20, 1.0), (1.0, 1e4)])
+def test_hidden_states_and_contexts_of_any_size(factor: float, other: float) -> None:
     layer, hidden, context = CASES["decoder layer"].arguments
     assert context is not None
-    context = 1e4 * context
-    assert_equal(propagators(layer, hidden, context), brute_force(layer, hidden, context))
+    arguments = layer, factor * hidden, other * context  # one frame alone is heard of a large one
+    assert_equal(propagators(*arguments), brute_force(*arguments))
 
 
 def test_operator_at_some_tokens() -> None:
@@ -208,7 +197,7 @@ def test_operator_at_some_tokens() -> None:
     mask = torch.tensor([[True, True, True, False], [False, True, True, True]])
     index = torch.tensor([0, 3, 6, 5])
     dense = propagators(layer, hidden, context, mask).flatten(0, 1)[index]
-    some = propagator_operator(layer, hidden, context, mask).at(index)
+    some = linearise(layer, hidden, context, mask).operator().at(index)
     vectors = torch.randn(4, 12, 2, dtype=FLOAT64)
     assert some.shape == dense.shape
     assert_equal(some.matmat(vectors), dense @ vectors)
@@ -219,33 +208,15 @@ def test_operator_at_some_tokens() -> None:
 
 def test_later_tokens_do_not_matter() -> None:
     layer, hidden, context = CASES["decoder layer"].arguments
-    got = propagators(layer, hidden[:3], context)
+    got = propagators(layer, hidden[:3].clone().requires_grad_(), context)
+    assert not got.requires_grad
     assert_equal(got, propagators(layer, hidden, context)[:3])
 
 
-@cases
-def test_operator_equals_dense(given_case: Case) -> None:
-    dense = propagators(*given_case.arguments)
-    operator = propagator_operator(*given_case.arguments)
-    assert operator.shape == dense.shape
-    vectors = torch.randn(*dense.shape[:-1], 3, dtype=FLOAT64)
-    assert_equal(operator.matmat(vectors), dense @ vectors)
-    assert_equal(operator.rmatmat(vectors), dense.mT @ vectors)
-    assert_equal(operator.transpose().matmat(vectors), dense.mT @ vectors)
-
-
-def test_operator_of_a_batch_equals_dense() -> None:
-    arguments = case(4, 5, 12, 3, (2, 3)).arguments
-    dense, operator = propagators(*arguments), propagator_operator(*arguments)
-    vectors = torch.randn(2, 3, 4, 12, 2, dtype=FLOAT64)
-    assert_equal(operator.matmat(vectors), dense @ vectors)
-    assert_equal(operator.rmatmat(vectors), dense.mT @ vectors)
-
-
 @pytest.mark.parametrize("batch", [(), (2,)])
-def test_whole_layer_operator(batch: tuple[int, ...]) -> None:
-    layer, hidden, context = case(4, 0, 6, 2, batch, **ENCODER).arguments
-    operator = layer_operator(layer, hidden, context)
+def test_the_operator_of_a_whole_layer_as_a_function(batch: tuple[int, ...]) -> None:
+    layer, hidden, _ = case(4, 0, 6, 2, batch, **ENCODER).arguments
+    operator = function_operator(lambda rows: forward(layer, rows), hidden, len(batch))
     assert operator.shape == (*batch, 24, 24)
     whole = torch.stack(
         [
@@ -284,11 +255,6 @@ def test_half_precision_weights() -> None:
     got = propagators(layer, hidden.float(), context.float())
     assert got.dtype == torch.float32
     assert_equal(got.double(), brute_force(layer.to(FLOAT64), hidden, context), rtol=1e-5)
-
-
-def test_results_have_no_gradient() -> None:
-    layer, hidden, context = CASES["decoder layer"].arguments
-    assert not propagators(layer, hidden.clone().requires_grad_(), context).requires_grad
 
 
 @law
@@ -401,7 +367,7 @@ def test_context_without_cross_attention_is_refused() -> None:
         propagators(layer, hidden, hidden)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@DEVICES
 def test_float32_stands_keys_of_any_condition(device: str) -> None:
     """The closed form solves no system: a key matrix of condition 5e9 costs it no digit."""
     layer, hidden, context = case(16, 60, 64, 4).arguments
@@ -419,29 +385,8 @@ def test_float32_stands_keys_of_any_condition(device: str) -> None:
     )
     assert torch.linalg.cond(layer.self_attention.key_weight) == pytest.approx(5e9, rel=1e-3)
     expected = propagators(layer, hidden, context)
-    got = propagators(
-        layer.to(torch.float32).to(device=device),
-        hidden.float().to(device),
-        None if context is None else context.float().to(device),
-    )
+    assert context is not None
+    single = Case(layer.to(torch.float32), hidden.float(), context.float())
+    got = propagators(*single.on(device))
     assert got.dtype == torch.float32
     assert_equal(got.double().cpu(), expected, rtol=1e-4)
-
-
-@needs_cuda
-@cases
-def test_cuda_equals_cpu(given_case: Case) -> None:
-    layer, hidden, context = given_case.arguments
-    moved = (
-        layer.to(device="cuda"),
-        hidden.cuda(),
-        None if context is None else context.cuda(),
-    )
-    expected = propagators(*given_case.arguments)
-    got = propagators(*moved)
-    assert got.is_cuda
-    assert_equal(got.cpu(), expected)
-    vectors = torch.randn(*expected.shape[:-1], 3, dtype=FLOAT64)
-    operator = propagator_operator(*moved)
-    assert_equal(operator.matmat(vectors.cuda()).cpu(), expected @ vectors)
-    assert_equal(operator.rmatmat(vectors.cuda()).cpu(), expected.mT @ vectors)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from companion.measurement.jacobians import Stack, jacobian_columns
+from companion.measurement.tangents import forward
 from companion.models.random_layers import random_layer
 from companion.models.streams import Streams
 from companion.results.regimes import (
@@ -22,7 +23,7 @@ from companion.results.regimes import (
     classify,
     regimes,
 )
-from spectral.jacobians.layers import FeedForward, Layer, LayerNorm, forward
+from spectral.jacobians.layers import FeedForward, Layer, LayerNorm
 
 WIDTH, LAYERS, VOICES = 8, 4, 6
 

@@ -13,13 +13,13 @@ from companion.measurement.kinds import KINDS
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.store import read
 from companion.measurement.subtle import _random, _singular
+from companion.measurement.tangents import function_operator
 from companion.models.decoding import greedy
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.results.subtle import growths, perturbed_texts
 from companion.speech.corpus import find_utterances, read_wave
-from spectral.jacobians.operators import function_operator
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.measurement.tangents import forward, layer_cotangents, layer_tangents
 from companion.models.random_layers import random_layer
 from spectral import Layer, _validation
-from spectral.jacobians.layers import forward, run
-from spectral.jacobians.tangents import layer_cotangents, layer_tangents
+from spectral.jacobians.layers import run
 
 FLOAT64, WIDTH, HEADS, COUNT = torch.float64, 12, 3, 2
 

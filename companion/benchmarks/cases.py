@@ -21,7 +21,7 @@ from companion.benchmarks.timing import OURS, Case, Way
 from companion.models.random_layers import random_layer
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
-from spectral.jacobians.propagators import propagator_operator, propagators
+from spectral.jacobians.propagators import linearise, propagators
 from spectral.jacobians.triplets import top_singular_triplets
 from spectral.spectra import eigenvalues
 
@@ -94,12 +94,12 @@ def triplet_case(width: int, tokens: int, device: torch.device) -> Case:
         return values
 
     def difference() -> float:
-        found = top_singular_triplets(propagator_operator(layer, hidden, context, tokens=few))
+        found = top_singular_triplets(linearise(layer, hidden, context, tokens=few).operator())
         return _relative(found.sigma, dense()[..., :2])
 
     products = 40  # of either kind, about, until two triplets have converged
     ways = {
-        OURS: Way(lambda: top_singular_triplets(propagator_operator(layer, hidden, context))),
+        OURS: Way(lambda: top_singular_triplets(linearise(layer, hidden, context).operator())),
         "closed form, torch.linalg.svd": Way(dense, len(some) / tokens, 2),
     }
     if device.type == "cpu" and find_spec("curvlinops"):

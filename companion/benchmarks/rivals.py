@@ -9,7 +9,8 @@ from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spectral.jacobians.layers import Layer, forward, normalised
+from companion.measurement.tangents import forward
+from spectral.jacobians.layers import Layer, normalised
 
 
 def jacrev_rows(layer: Layer, hidden: Tensor, context: Tensor, rows: int, chunk: int) -> Tensor:

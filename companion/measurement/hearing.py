@@ -6,16 +6,21 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from companion.measurement.tangents import (
+    as_norm,
+    layer_cotangents,
+    layer_norm_jacobian,
+    layer_tangents,
+    run_all,
+    total_sensitivity,
+)
 from companion.models.decoding import greedy
 from companion.models.rules import Rule
 from companion.models.streams import Streams, residual_streams
 from companion.models.view import SpeechModel
-from spectral import LinearOperator, sensitivity, top_singular_triplets, total_sensitivity
-from spectral.jacobians.layers import run_all
-from spectral.jacobians.sublayers import layer_norm_jacobian
-from spectral.jacobians.tangents import layer_cotangents, layer_tangents
+from spectral import LinearOperator, linearise, top_singular_triplets
 from spectral.jacobians.triplets import SingularTriplets
-from spectral.whisper import as_layer, as_norm
+from spectral.whisper import as_layer
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ def hear(model: SpeechModel, features: Tensor, rule: Rule) -> Hearing:
         raise ValueError(f"{model.name} writes nothing for this utterance; take another")
     streams = residual_streams(model, features, tokens)
     layers = [as_layer(layer.layer) for layer in model.layers]
-    whole = sensitivity(layers, streams.hidden, streams.context, tokens=streams.text)
+    point = linearise(layers, streams.hidden, streams.context, tokens=streams.text)
+    whole = point.sensitivity()
     return Hearing(
         [model.text([token]) or " " for token in tokens],
         features[0].cpu(),

@@ -11,9 +11,16 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from companion.measurement.bounds import ProductBounds, growing_dimensions, product_bounds
 from companion.measurement.controls import random_control
 from companion.measurement.schemas import RANDOM, TRAINED
 from companion.measurement.settings import JacobianSettings
+from companion.measurement.tangents import (
+    LayerNormJacobian,
+    as_norm,
+    layer_norm_jacobian,
+    total_sensitivity,
+)
 from companion.measurement.texts import Batch, Row, text_columns
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear, transcribe_heard
@@ -22,21 +29,17 @@ from companion.models.streams import Streams, streams_in
 from companion.models.view import SpeechModel, encoded
 from spectral import (
     LinearisedLayers,
-    growing_dimensions,
     layer_gains,
     linearise,
-    product_bounds,
     top_singular_triplets,
-    total_sensitivity,
     unstable_dimensions,
 )
 from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
 from spectral.jacobians.layers import Layer, LayerNorm
 from spectral.jacobians.propagators import SubLayerJacobians
-from spectral.jacobians.stability import ProductBounds
-from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian, without_mean
+from spectral.jacobians.sublayers import without_mean
 from spectral.jacobians.triplets import SingularTriplets
-from spectral.whisper import as_layer, as_norm
+from spectral.whisper import as_layer
 
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
 _SINGLE_TOLERANCE = 1e-4  # of triplets in float32: of sigma it leaves less than 1e-6

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from companion.models.decoding import Transcript, windows
+from companion.models.forcing import forced
 from companion.models.view import SpeechModel
 
 
@@ -26,9 +27,8 @@ def token_log_probabilities(
     for i, tokens in enumerate(texts):
         written[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     written = written.to(model.device)
-    prompt = torch.tensor(model.tokens.prompt, device=model.device).expand(len(texts), -1)
-    given = torch.cat([prompt, written[:, :-1]], 1)
-    logits = model.step(given, model.encode(model.features(pieces)), model.new_cache())
+    context = model.encode(model.features(pieces))
+    logits = forced(model, context, [tokens[:-1] for tokens in texts])
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
     scores = logits[:, first - 1 :].double().index_fill(-1, suppressed, -torch.inf).log_softmax(-1)
     chosen = iter(scores.gather(-1, written[..., None])[..., 0].cpu())

@@ -31,16 +31,13 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
     A text that does not fit the model's length, or its vocabulary, has NaN for both.
     """
     encoded = [_encoded(model, text) for text in texts]
-    rows = [[*model.tokens.prompt, *(tokens or []), model.tokens.end] for tokens in encoded]
-    longest = max(len(row) for row in rows)
-    first = len(model.tokens.prompt)
-    inputs = torch.full((len(rows), longest - 1), model.tokens.end)
-    labels = torch.full((len(rows), longest - 1), _IGNORE)
-    for i, row in enumerate(rows):
-        inputs[i, : len(row) - 1] = torch.tensor(row[:-1])
-        labels[i, first - 1 : len(row) - 1] = torch.tensor(row[first:])
-    inputs, labels = inputs.to(model.device), labels.to(model.device)
-    logits = model.step(inputs, model.encode(features), model.new_cache()).double()
+    given = [tokens or [] for tokens in encoded]
+    logits = forced(model, model.encode(features), given).double()
+    labels = torch.full(logits.shape[:2], _IGNORE, device=model.device)
+    first = len(model.tokens.prompt) - 1
+    for row, tokens in zip(labels, given, strict=True):
+        written = torch.tensor([*tokens, model.tokens.end], device=model.device)
+        row[first : first + len(written)] = written
     # what is no text takes no probability from the text, as in ``text_log_probability``
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
     logits = logits.index_fill(-1, suppressed, -torch.inf)
@@ -86,11 +83,20 @@ def feed_windows(model: SpeechModel, features: Tensor, texts: Sequence[Sequence[
 @torch.inference_mode()
 def feed_contexts(model: SpeechModel, context: Tensor, texts: Sequence[Sequence[int]]) -> None:
     """Run the decoder over a text's tokens for each context (batch, S, width)."""
-    inputs = [[*model.tokens.prompt, *tokens[: model.limit - 1]] for tokens in texts]
+    with last_logits(model):
+        forced(model, context, [tokens[: model.limit - 1] for tokens in texts])
+
+
+def forced(model: SpeechModel, context: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    """The one pass over texts that are given: logits (batch, positions, vocabulary).
+
+    Of the prompt and a text's tokens for each context (batch, S, width), shorter ones padded with
+    the end token, which no position before it sees.
+    """
+    inputs = [[*model.tokens.prompt, *tokens] for tokens in texts]
     longest = max(map(len, inputs))
     rows = torch.tensor([row + [model.tokens.end] * (longest - len(row)) for row in inputs])
-    with last_logits(model):
-        model.step(rows.to(model.device), context, model.new_cache())
+    return model.step(rows.to(model.device), context, model.new_cache())
 
 
 def _encoded(model: SpeechModel, text: str) -> list[int] | None:

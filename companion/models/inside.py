@@ -1,11 +1,10 @@
 """What a model hears of one window of sound, what it writes, how surely, and where it listens."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
+from companion.models.forcing import forced
 from companion.models.rules import OPENAI, Rule
 from companion.models.streams import streams_in
 from companion.models.view import SpeechModel
@@ -20,7 +20,7 @@ from companion.speech.corpus import SAMPLE_RATE
 from spectral import Monitor, layer_gains, linearise, top_singular_triplets
 from spectral.jacobians.sublayers import without_mean
 from spectral.monitor import THRESHOLDS, Segment
-from spectral.whisper import as_layer
+from spectral.whisper import as_layer, hooked, query_and_key
 
 PROFILED = 4
 """Tokens whose propagators are looked at, evenly apart."""
@@ -109,34 +109,18 @@ def _profile(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> dict
 def _given(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Probability (T,) and cross-attention (layers, T, S) of tokens that the model is given."""
     first = len(model.tokens.prompt) - 1
-    given = torch.tensor([[*model.tokens.prompt, *tokens[:-1]]], device=model.device)
-    with _calls(model) as heard:
-        logits = model.step(given, context, model.new_cache())[0, first:].double()
+    heard: dict[nn.Module, Tensor] = {}
+    asked = [query_and_key(layer.cross_attention) for layer in model.layers]
+    parts = [part for pair in asked for part in pair]
+    with hooked((part, lambda part, _, output: heard.update({part: output})) for part in parts):
+        logits = forced(model, context, [tokens[:-1]])[0, first:].double()
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
     scores = logits.index_fill(-1, suppressed, -torch.inf).softmax(-1)[: len(tokens)]
     written = torch.tensor(tokens, dtype=torch.long, device=model.device)[:, None]
     query, key = (
-        rows.reshape(*rows.shape[:-1], model.heads, -1)
-        for rows in (torch.stack([one[0] for one in heard[name]]) for name in ("query", "key"))
+        torch.unflatten(torch.stack([heard[part][0] for part in parts]), -1, (model.heads, -1))
+        for parts in zip(*asked, strict=True)
     )
     query = query[:, first:][:, : len(tokens)]
     weights = torch.einsum("ltha,lsha->lhts", query, key) * query.shape[-1] ** -0.5
     return scores.gather(-1, written)[:, 0], weights.softmax(-1).mean(1)
-
-
-@contextmanager
-def _calls(model: SpeechModel) -> Iterator[dict[str, list[Tensor]]]:
-    """Queries and keys of every layer's cross-attention, of either library."""
-    found: dict[str, list[Tensor]] = {"query": [], "key": []}
-    handles = []
-    for layer in model.layers:
-        for name, other in (("query", "q_proj"), ("key", "k_proj")):
-            part: Any = getattr(layer.cross_attention, name, None)
-            part = part if isinstance(part, nn.Module) else getattr(layer.cross_attention, other)
-            keep = found[name].append
-            handles.append(part.register_forward_hook(lambda _, __, out, keep=keep: keep(out)))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -27,7 +27,7 @@ from companion.models.view import (
     kept_rows,
 )
 from companion.models.vocabulary import Vocabulary, of_rows
-from spectral.whisper import decoder_layers
+from spectral.whisper import decoder_layers, hooked
 
 Cache = dict[nn.Module, Tensor]
 
@@ -148,17 +148,15 @@ class OpenAIModel(SpeechModel):
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
             cache[module] = output
 
-        handles = []
-        for layer in self.layers:
-            for attention, hook in ((layer.self_attention, append), (layer.cross_attention, keep)):
-                for part in (attention.key, attention.value):
-                    assert isinstance(part, nn.Module)
-                    handles.append(part.register_forward_hook(hook))
-        try:
+        hooks = [
+            (part, hook)
+            for layer in self.layers
+            for attention, hook in ((layer.self_attention, append), (layer.cross_attention, keep))
+            for part in (attention.key, attention.value)
+            if isinstance(part, nn.Module)
+        ]
+        with hooked(hooks):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def initialised(dims: ModelDimensions, seed: int) -> Whisper:

@@ -13,6 +13,7 @@ from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Transcript
 from companion.models.forcing import feed_windows
 from companion.models.view import SpeechModel
+from spectral.whisper import hooked
 
 STRIDE = 5
 """Every so many positions of the encoder, 0.1 s apart in Whisper, are kept."""
@@ -85,9 +86,5 @@ def encoder_states(model: SpeechModel) -> Iterator[list[Tensor]]:
     def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         seen.append((output[0] if isinstance(output, tuple) else output).detach().clone())
 
-    handles = [layer.register_forward_hook(keep) for layer in model.encoder_layers]
-    try:
+    with hooked((layer, keep) for layer in model.encoder_layers):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

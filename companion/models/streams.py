@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from companion.models.capture import capture
+from companion.models.forcing import forced
 from companion.models.view import SpeechModel, last_logits
 
 
@@ -32,19 +34,8 @@ def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]
 @torch.no_grad()
 def streams_in(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> Streams:
     """:func:`residual_streams` where the context (1, S, width) is there."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        seen.append((arguments[0] if arguments else named["hidden_states"]).clone())
-
-    watched = [*(layer.layer for layer in model.layers), model.final_norm]
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in watched]
-    row = torch.tensor([[*model.tokens.prompt, *tokens]], device=model.device)
-    try:
-        with last_logits(model):
-            model.step(row, context, model.new_cache())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with last_logits(model), capture(model) as recording:
+        forced(model, context, [tokens])
+    *hidden, last = recording.streams()
     first = len(model.tokens.prompt) - 1
-    return Streams(context, tuple(seen[:-1]), seen[-1], slice(first, first + len(tokens)))
+    return Streams(context, tuple(hidden), last, slice(first, first + len(tokens)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from spectral.whisper import DecoderLayer
+from spectral.whisper import DecoderLayer, hooked
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,9 @@ def last_logits(model: SpeechModel) -> Iterator[None]:
 
     With a vocabulary of 50000 the logits of a text cost more than small decoders do.
     """
-    handle = model.final_norm.register_forward_hook(
-        lambda module, inputs, output: output[:, -1:]  # all that the logits are made of
-    )
-    try:
+    # All that the logits are made of.
+    with hooked([(model.final_norm, lambda module, inputs, output: output[:, -1:])]):
         yield
-    finally:
-        handle.remove()
 
 
 def kept_rows(whole: Tensor, rows: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from companion.measurement.bounds import stationary_rates
 from companion.results.effects import interval_columns
 from companion.results.intervals import interval, weighted_mean
 from companion.results.jacobians import SETTING, TOKEN
-from spectral import stationary_rates
 
 DISPERSIVE, ATTRACTING, NEITHER, UNDECIDED = "dispersive", "attracting", "neither", "undecided"
 COORDINATES = ("log10_rate", "alignment_margin", "log10_product", "rank_one_fraction")

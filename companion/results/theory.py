@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from companion.measurement.bounds import product_bounds, stationary_rates
 from companion.models.random_layers import random_stack
-from spectral import product_bounds, stationary_rates
 
 KINDS = ("random", "reflections", "rotations")
 

@@ -80,7 +80,12 @@ class ContextJacobian:
         return result.reshape(*self.shape, result.shape[-1])
 
     def gram(self) -> Tensor:
-        """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token."""
+        """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token.
+
+        The roots of its eigenvalues are the singular values of J, rounding below the root of the
+        dtype's eps times the largest; for vectors give :meth:`operator` to
+        ``top_singular_triplets``.
+        """
         return self.gram_and_cores(1)[0]
 
     def gram_and_cores(self, parts: int) -> tuple[Tensor, Tensor]:
@@ -104,15 +109,6 @@ class ContextJacobian:
         return result.reshape(*self.shape, width, width), cores.reshape(
             *self.shape, *cores.shape[2:]
         )
-
-    def singular_values(self) -> Tensor:
-        """Singular values of J, descending, ``(*batch, T, D)``, through :meth:`gram`.
-
-        Those below the root of the dtype's eps times the largest are rounding; for singular vectors
-        give :meth:`operator` to ``top_singular_triplets``.
-        """
-        squares: Tensor = torch.linalg.eigvalsh(self.gram())
-        return squares.flip(-1).clamp(min=0).sqrt()
 
     def then(self, matrix: Tensor) -> "ContextJacobian":
         """M J for matrices M ``(*batch, T, rows, D)``: rows D N d multiply-adds per token."""

@@ -5,7 +5,7 @@ modules of transformers and openai-whisper.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -176,18 +176,6 @@ class Pass:
         return gelu_slope(self.inner)
 
 
-def forward(
-    layer: Layer, hidden: Tensor, context: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
-    """The layer's output, in plain differentiable torch: the reference of every closed form.
-
-    Of hidden states ``(*batch, tokens, width)``, a context ``(*batch, frames, source width)`` where
-    the layer has cross-attention, and a mask ``(*batch, tokens)``, bool: tokens for which it is
-    false are seen by none but themselves. Shape ``(*batch, tokens, width)``.
-    """
-    return run(layer, hidden, context, mask).output
-
-
 def run(
     layer: Layer,
     hidden: Tensor,
@@ -195,7 +183,12 @@ def run(
     mask: Tensor | None = None,
     tokens: slice = ALL,
 ) -> Pass:
-    """:func:`forward` at the tokens asked for; keys and values come from all of them."""
+    """The layer's pass at the tokens asked for; keys and values come from all of them.
+
+    Of hidden states ``(*batch, tokens, width)``, a context ``(*batch, frames, source width)`` where
+    the layer has cross-attention, and a mask ``(*batch, tokens)``, bool: tokens for which it is
+    false are seen by none but themselves. In plain differentiable torch.
+    """
     own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
     normal = normalised(own.norm, hidden)
     seen = None
@@ -217,15 +210,6 @@ def run(
         streams.append(streams[-1] + _projected(cross, crossed))
     inner = functional.linear(normalised(ffn.norm, streams[-1]), ffn.in_weight, ffn.in_bias)
     return Pass(layer, tuple(streams), attended, crossed, inner)
-
-
-def run_all(layers: Sequence[Layer], hidden: Tensor, context: Tensor | None = None) -> list[Pass]:
-    """Every layer's pass at all tokens: hidden ``(*batch, T, width)`` before the lowest."""
-    passes: list[Pass] = []
-    for layer in layers:
-        passes.append(run(layer, hidden, context))
-        hidden = passes[-1].output
-    return passes
 
 
 def normalised(norm: LayerNorm, hidden: Tensor) -> Tensor:

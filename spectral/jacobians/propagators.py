@@ -7,10 +7,10 @@ form, as products of matrices (see ``spectral.jacobians.sublayers``), in the dty
 of the layer, without gradients. Masked tokens have Jacobians of zeros.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectral._validation import as_chunk, as_mask, require_finite
 from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
-from spectral.jacobians.layers import ALL, Attended, Attention, Layer, forward, run
-from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.layers import ALL, Attended, Layer, run
+from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.stability import layer_gains, unstable_dimensions
 from spectral.jacobians.sublayers import SubLayerJacobian, sublayer_jacobians, without_mean
 from spectral.jacobians.triplets import top_singular_triplets
@@ -73,26 +73,18 @@ class Linearisation:
     def operator(self) -> LinearOperator:
         """W as an operator of shape ``(*batch, tokens, D, D)``."""
 
-        def matmat(rows: Tensor) -> Tensor:
-            for part in self.parts:
-                rows = rows + part.apply(rows)
-            return rows
-
-        def rmatmat(rows: Tensor) -> Tensor:
-            for part in reversed(self.parts):
-                rows = rows + part.apply_transpose(rows)
-            return rows
-
-        def on_rows(product: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+        def product(parts: Sequence[SubLayerJacobian], name: str, columns: Tensor) -> Tensor:
             rows = columns.reshape(self.shape.numel(), *columns.shape[-2:]).mT.contiguous()
             if self.real is not None:
                 rows = rows.where(self.real[:, None, None], 0.0)
-            return product(rows).mT.reshape(columns.shape)
+            for part in parts:
+                rows = rows + getattr(part, name)(rows)
+            return rows.mT.reshape(columns.shape)
 
         return LinearOperator(
             torch.Size([*self.shape, self.layer.width, self.layer.width]),
-            partial(on_rows, matmat),
-            partial(on_rows, rmatmat),
+            partial(product, self.parts, "apply"),
+            partial(product, self.parts[::-1], "apply_transpose"),
             self.layer.dtype,
             self.layer.device,
             lambda index: self.at(index).operator(),
@@ -127,40 +119,76 @@ class LinearisedLayers:
     chunk: int | None
 
     def propagators(self) -> Tensor:
-        """W, ``(*batch, T, D, D)``: :func:`spectral.propagators`."""
+        r"""The exact propagator W at every token, past keys and values held fixed.
+
+        .. math:: W = (I + F)(I + C)(I + A)
+
+        with A, C and F the Jacobians of self-attention, cross-attention (decoder layers) and FFN at
+        their places in the residual stream. For an encoder layer all frames' keys and values other
+        than the frame's own are held fixed: the diagonal blocks of the full Jacobian.
+
+        8 D^3 multiply-adds per token with an FFN of width 4 D (A and C 1 D^3 each, F 4, the
+        products 1 each; 6 without cross-attention), all in matrix products. Memory beside the
+        result: about 8 D^2 + S D numbers per token of a chunk.
+
+        Returns:
+            Shape ``(*batch, T, D, D)``, W[..., i, j] = dh_l[i] / dh_{l-1}[j], in the layer's dtype,
+            strided as a transpose. Zeros where the mask is false.
+        """
         return self._stack(_product)
 
     def sublayers(self) -> SubLayerJacobians:
-        """The factors of W less their identities: :func:`spectral.sublayer_propagators`.
+        """The factors of W less their identities; 6 D^3 multiply-adds per token.
 
         Raises ValueError for a stack of which some layers alone have cross-attention.
         """
         count = len(self.points[0].parts)
         if any(len(point.parts) != count for point in self.points):
             raise ValueError("some layers have cross-attention and others none: linearise apart")
-        found = [self._stack(partial(_factor, i)) for i in range(count)]
-        return SubLayerJacobians(found[0], found[1] if count == 3 else None, found[-1])
+
+        def factor(i: int) -> Tensor:
+            return self._stack(lambda parts: parts[i].transposed())
+
+        factors = [factor(i) for i in range(count)]
+        return SubLayerJacobians(factors[0], factors[1] if count == 3 else None, factors[-1])
 
     def operator(self) -> LinearOperator:
-        """W V and W' U without W: :func:`spectral.propagator_operator`."""
-        each = [point.operator() for point in self.points]
+        """W V and W' U at every token, without W: shape ``(*batch, T, D, D)``.
+
+        13 D^2 + 2 d D multiply-adds per vector (11 D^2 without cross-attention), the weights read
+        once for all tokens and vectors.
+        """
+        layers = [point.operator() for point in self.points]
         if not self.stacked:
-            return each[0]
+            return layers[0]
         return LinearOperator(
-            torch.Size([len(each), *each[0].shape]),
-            lambda v: torch.stack([one.matmat(own) for one, own in zip(each, v, strict=True)]),
-            lambda u: torch.stack([one.rmatmat(own) for one, own in zip(each, u, strict=True)]),
-            each[0].dtype,
-            each[0].device,
+            torch.Size([len(layers), *layers[0].shape]),
+            lambda v: torch.stack([w.matmat(part) for w, part in zip(layers, v, strict=True)]),
+            lambda u: torch.stack([w.rmatmat(part) for w, part in zip(layers, u, strict=True)]),
+            layers[0].dtype,
+            layers[0].device,
         )
 
     def injection(self, layer: int = 0) -> ContextJacobian:
-        """G_l of one layer of the stack, from 0: :func:`spectral.injection`."""
-        return _summed_ways([self.points[layer]], 1, self.chunk)
+        """G_l = df_l/dc of one layer of the stack, from 0, ``(*batch, T)`` matrices of D x (S C).
+
+        In factors; 6 D^3 multiply-adds per token. Raises ValueError for a layer without
+        cross-attention.
+        """
+        return self._summed_ways(self.points[layer : layer + 1])
 
     def sensitivity(self) -> ContextJacobian:
-        """J_L of the stack, lowest layer first: :func:`spectral.sensitivity`."""
-        return _summed_ways(reversed(self.points), len(self.points), self.chunk)
+        r"""J_L, the fixed-past sensitivity of every token's last hidden state to the context.
+
+        .. math:: J_L = \sum_{l=1}^{L} W_L \cdots W_{l+1} G_l
+
+        In factors, ``(*batch, T)`` matrices of D x (S C), of the stack from its lowest layer up.
+        What reaches a token through the keys and values of earlier tokens is not in it. 10 D^3
+        multiply-adds per token and layer, the lowest layer 6; the result holds D^2 numbers per
+        token and layer, for which ``tokens`` sets the bound. Raises ValueError for a layer without
+        cross-attention, or heads of several widths.
+        """
+        return self._summed_ways(self.points)
 
     def columns(self) -> dict[str, Tensor]:
         """Numbers per layer and token, each ``(layers, *batch, T)``, modulo the direction 1.
@@ -192,9 +220,41 @@ class LinearisedLayers:
         diagonal = grams.diagonal(dim1=-2, dim2=-1).sum(-1)
         return (diagonal - grams.sum((-2, -1)) / grams.shape[-1]).clamp(min=0).sqrt()
 
+    def to_frame(self) -> Any:
+        """:meth:`columns` as a pandas.DataFrame: a row per layer, item of the batch and token."""
+        import pandas
+
+        columns = self.columns()
+        sizes = columns["sigma_1"].shape
+        names = ["layer", *(f"item_{i}" for i in range(len(sizes) - 2)), "token"]
+        index = pandas.MultiIndex.from_product([range(size) for size in sizes], names=names)
+        values = {name: column.flatten().tolist() for name, column in columns.items()}
+        return pandas.DataFrame(values, index=index).reset_index()
+
     def _stack(self, transposed: Callable[[tuple[SubLayerJacobian, ...]], Tensor]) -> Tensor:
         found = [point.assemble(transposed) for point in self.points]
         return torch.stack(found) if self.stacked else found[0]
+
+    def _summed_ways(self, points: Sequence[Linearisation]) -> ContextJacobian:
+        if any(point.crossed is None for point in points):
+            raise ValueError("a layer without cross-attention has no injection: leave it out")
+        found: list[ContextJacobian] = []
+        like = points[-1].parts[-1].direction
+        upper = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+        upper = upper.repeat(len(like), 1, 1)  # W_L ... W_{l+1}, of every token
+        if (real := points[-1].real) is not None:
+            upper *= real[:, None, None]
+        for point in reversed(points):
+            attention, crossed = point.layer.cross_attention, point.crossed
+            assert attention is not None
+            assert crossed is not None
+            below, crossing, ffn = point.parts
+            point.append_to(upper, ffn)
+            found.append(through_heads(attention, crossed, upper @ attention.out_weight))
+            if len(found) < len(points):
+                point.append_to(upper, crossing)
+                point.append_to(upper, below)
+        return joined(found[::-1], self.chunk)
 
 
 def linearise(
@@ -236,9 +296,14 @@ def linearise(
         >>> point.propagators().shape, point.sensitivity().shape
         (torch.Size([2, 5, 8, 8]), torch.Size([5]))
     """
-    stacked = not isinstance(layer, Layer)
-    layers = [layer] if isinstance(layer, Layer) else layer
-    pairs = _pairs(layers, list(hidden) if stacked else [hidden])  # type: ignore[list-item]
+    layers, stacked = ([layer], False) if isinstance(layer, Layer) else (layer, True)
+    states: Sequence[Any] = list(hidden) if stacked else [hidden]
+    if not layers or len(layers) != len(states):
+        raise ValueError(
+            f"give one hidden state per layer, and at least one, got {len(states)} for "
+            f"{len(layers)} layers"
+        )
+    pairs = zip(layers, states, strict=True)
     points = tuple(_linearised(*pair, context, mask, tokens, chunk) for pair in pairs)
     return LinearisedLayers(points, stacked, chunk)
 
@@ -251,26 +316,13 @@ def propagators(
     tokens: slice = ALL,
     chunk: int | None = None,
 ) -> Tensor:
-    r"""The exact propagator W of a layer at every token, past keys and values held fixed.
-
-    .. math:: W = (I + F)(I + C)(I + A)
-
-    with A, C and F the Jacobians of self-attention, cross-attention (decoder layers) and FFN at
-    their places in the residual stream. For an encoder layer all frames' keys and values other than
-    the frame's own are held fixed: the diagonal blocks of the full Jacobian.
-
-    8 D^3 multiply-adds per token with an FFN of width 4 D (A and C 1 D^3 each, F 4, the products 1
-    each; 6 without cross-attention), 2 d D^2 + S d D for d the width of a head and S frames, all in
-    matrix products; once per utterance 2 S D^2 for the keys and values. Memory beside the result:
-    about 8 D^2 + S D numbers per token of a chunk, and heads T (T + S) attention weights and
-    2 T d D numbers per utterance.
+    """The exact propagator W at every token: :meth:`LinearisedLayers.propagators` of one layer.
 
     Args:
-        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`, of one layer.
+        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`.
 
     Returns:
-        Shape ``(*batch, tokens, width, width)``, W[..., i, j] = dh_l[i] / dh_{l-1}[j], in the
-        layer's dtype, strided as a transpose. Zeros where the mask is false.
+        Shape ``(*batch, tokens, width, width)``.
 
     Raises:
         ValueError: As :func:`linearise`.
@@ -280,154 +332,6 @@ def propagators(
         torch.Size([5, 8, 8])
     """
     return linearise(layer, hidden, context, mask, tokens, chunk).propagators()
-
-
-def sublayer_propagators(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor | None = None,
-    mask: Tensor | None = None,
-    tokens: slice = ALL,
-    chunk: int | None = None,
-) -> SubLayerJacobians:
-    """The factors of :func:`propagators` less their identities.
-
-    6 D^3 multiply-adds per token (5 without cross-attention).
-
-    Args:
-        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`, of one layer.
-
-    Returns:
-        Each factor ``(*batch, tokens, width, width)``.
-
-    Raises:
-        ValueError: As :func:`linearise`.
-
-    Example:
-        >>> sublayer_propagators(layer, torch.ones(5, 8), torch.ones(20, 8)).ffn.shape
-        torch.Size([5, 8, 8])
-    """
-    return linearise(layer, hidden, context, mask, tokens, chunk).sublayers()
-
-
-def propagator_operator(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor | None = None,
-    mask: Tensor | None = None,
-    tokens: slice = ALL,
-    chunk: int | None = None,
-) -> LinearOperator:
-    """W V and W' U at every token, without W.
-
-    13 D^2 + 2 d D multiply-adds per vector (11 D^2 without cross-attention), the weights read once
-    for all tokens and vectors; S d D per token once.
-
-    Args:
-        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`, of one layer.
-
-    Returns:
-        An operator of shape ``(*batch, tokens, width, width)``.
-
-    Raises:
-        ValueError: As :func:`linearise`.
-
-    Example:
-        >>> operator = propagator_operator(layer, torch.ones(5, 8), torch.ones(20, 8))
-        >>> operator.matmat(torch.ones(5, 8, 1)).shape
-        torch.Size([5, 8, 1])
-    """
-    return linearise(layer, hidden, context, mask, tokens, chunk).operator()
-
-
-def injection(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor,
-    mask: Tensor | None = None,
-    tokens: slice = ALL,
-    chunk: int | None = None,
-) -> ContextJacobian:
-    """G_l = df_l/dc of one layer: :func:`sensitivity` of it alone.
-
-    6 D^3 multiply-adds per token.
-
-    Args:
-        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`, of a decoder layer.
-
-    Returns:
-        G_l in factors, ``(*batch, tokens)`` matrices of D x (S C).
-
-    Raises:
-        ValueError: As :func:`sensitivity`.
-
-    Example:
-        >>> injection(layer, torch.ones(5, 8), torch.ones(20, 8)).frame_norms().shape
-        torch.Size([5, 20])
-    """
-    return sensitivity([layer], [hidden], context, mask, tokens, chunk)
-
-
-def sensitivity(
-    layers: Sequence[Layer],
-    hidden: Sequence[Tensor],
-    context: Tensor,
-    mask: Tensor | None = None,
-    tokens: slice = ALL,
-    chunk: int | None = None,
-) -> ContextJacobian:
-    r"""J_L, the fixed-past sensitivity of every token's last hidden state to the context.
-
-    .. math:: J_L = \sum_{l=1}^{L} W_L \cdots W_{l+1} G_l
-
-    What reaches a token through the keys and values of earlier tokens is not in it; the total is
-    :func:`total_sensitivity`. 10 D^3 multiply-adds per token and layer, the lowest layer 6; the
-    result holds D^2 numbers per token and layer, for which ``tokens`` sets the bound, and layers
-    are linearised one after the other.
-
-    Args:
-        layers: Decoder layers from the lowest to the highest, with heads of one width.
-        hidden: The residual stream before each of them, ``(*batch, tokens, width)``.
-        context, mask, tokens, chunk: As for :func:`linearise`.
-
-    Returns:
-        J_L in factors, ``(*batch, tokens)`` matrices of D x (S C).
-
-    Raises:
-        ValueError: As :func:`linearise`, and for a layer without cross-attention.
-
-    Example:
-        >>> hidden = [torch.ones(5, 8), torch.ones(5, 8)]
-        >>> sensitivity(layers, hidden, torch.ones(20, 8)).singular_values().shape
-        torch.Size([5, 8])
-    """
-    for layer in layers:
-        _crossing(layer)
-    pairs = reversed(_pairs(layers, hidden))
-    points = (_linearised(*pair, context, mask, tokens, chunk) for pair in pairs)
-    return _summed_ways(points, len(layers), chunk)
-
-
-def layer_operator(layer: Layer, hidden: Tensor, context: Tensor | None = None) -> LinearOperator:
-    """The whole Jacobian of a layer, every token's output by every token's input, matrix-free.
-
-    Each product is a jvp or vjp of :func:`spectral.jacobians.layers.forward`.
-
-    Args:
-        layer, hidden, context: As for :func:`linearise`, of one layer.
-
-    Returns:
-        An operator of shape ``(*batch, T D, T D)`` for T tokens.
-
-    Raises:
-        ValueError: As :func:`linearise`.
-
-    Example:
-        >>> layer_operator(encoder_layer, torch.ones(5, 8)).shape
-        torch.Size([40, 40])
-    """
-    hidden, context, _ = checked(layer, hidden, context)
-    return function_operator(lambda h: forward(layer, h, context), hidden, hidden.ndim - 2)
 
 
 def autodiff_propagators(
@@ -472,9 +376,6 @@ def checked(
     """The arguments outside autograd, padding set to zero, one context per utterance."""
     hidden = _as_rows(hidden, "hidden", "(*batch, tokens, width)", layer, layer.width)
     if mask is not None:
-        if isinstance(mask, Tensor):
-            with suppress(RuntimeError):  # another shape is refused just below
-                mask = mask.expand(hidden.shape[:-1])
         mask = as_mask(mask, hidden.shape[:-1], hidden.device)
         hidden = hidden.where(mask[..., None], 0.0)
     require_finite(hidden, "hidden", "mask out the tokens that are not real")
@@ -514,15 +415,6 @@ def _as_rows(rows: Tensor, name: str, layout: str, layer: Layer, width: int) -> 
     return rows.detach()
 
 
-def _pairs(layers: Sequence[Layer], hidden: Sequence[Tensor]) -> list[tuple[Layer, Tensor]]:
-    if not layers or len(layers) != len(hidden):
-        raise ValueError(
-            f"give one hidden state per layer, and at least one, got {len(hidden)} for "
-            f"{len(layers)} layers"
-        )
-    return list(zip(layers, hidden, strict=True))
-
-
 def _linearised(
     layer: Layer,
     hidden: Tensor,
@@ -535,39 +427,11 @@ def _linearised(
     frames = max(hidden.shape[-2], 0 if context is None else context.shape[-2])
     size = as_chunk(chunk, layer.width * (len(layer.ffn.in_bias) + frames), layer.device)
     seen = run(layer, hidden, context, real, tokens)
-    real = None if real is None or bool(real[..., tokens].all()) else real[..., tokens].flatten()
+    if real is not None:
+        real = None if bool(real[..., tokens].all()) else real[..., tokens].flatten()
     parts = sublayer_jacobians(seen, tokens, size)
-    return Linearisation(
-        layer, hidden[..., tokens, 0].shape, parts, seen.cross_attended, real, size
-    )
-
-
-def _summed_ways(points: Iterable[Linearisation], count: int, chunk: int | None) -> ContextJacobian:
-    """J_L of ``count`` layers, the highest first: :func:`sensitivity`."""
-    found: list[ContextJacobian] = []
-    upper: Tensor | None = None  # W_L ... W_{l+1}, of every token
-    for point in points:
-        attention = _crossing(point.layer)
-        assert point.crossed is not None
-        below, crossing, ffn = point.parts
-        if upper is None:
-            like = ffn.direction
-            one = torch.eye(point.layer.width, dtype=like.dtype, device=like.device)
-            upper = one.repeat(len(like), 1, 1)
-            if point.real is not None:
-                upper *= point.real[:, None, None]
-        point.append_to(upper, ffn)
-        found.append(through_heads(attention, point.crossed, upper @ attention.out_weight))
-        if len(found) < count:
-            point.append_to(upper, crossing)
-            point.append_to(upper, below)
-    return joined(found[::-1], chunk)
-
-
-def _crossing(layer: Layer) -> Attention:
-    if layer.cross_attention is None:
-        raise ValueError("a layer without cross-attention has no injection: leave it out")
-    return layer.cross_attention
+    shape = hidden[..., tokens, 0].shape
+    return Linearisation(layer, shape, parts, seen.cross_attended, real, size)
 
 
 def _product(parts: tuple[SubLayerJacobian, ...]) -> Tensor:
@@ -577,7 +441,3 @@ def _product(parts: tuple[SubLayerJacobian, ...]) -> Tensor:
     for part in parts[1:]:
         result = torch.baddbmm(result, result, part.transposed())
     return result
-
-
-def _factor(index: int, parts: tuple[SubLayerJacobian, ...]) -> Tensor:
-    return parts[index].transposed()

@@ -1,11 +1,4 @@
-r"""What propagators say about a stack of layers: gain, alignment, gap, and unstable dimensions.
-
-With :math:`W_l = U_l \Sigma_l V_l'` a product of layers is :math:`W_L \cdots W_1 = U_L \Sigma_L
-Q_{L-1} \Sigma_{L-1} \cdots Q_1 \Sigma_1 V_1'`, where :math:`Q_l = V_{l+1}' U_l` is orthogonal with
-first entry :math:`\kappa_l`. All bounds here follow from that entry and from
-:math:`\sigma_{1,l}`, :math:`\sigma_{2,l}`. Proofs, and where the bounds are attained, are in
-``notebooks/theory.ipynb``.
-"""
+"""What propagators say about a stack of layers: gain, alignment, gap, and unstable dimensions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral._validation import as_float64, power_of_two_near, require_finite, require_non_negative
+from spectral._validation import as_float64, require_finite
 from spectral.jacobians.triplets import SingularTriplets
 
 _DOUBT = 10
 """So many eps |W| may an eigenvalue be off in float32: ten times what propagators show."""
-
-_ROUNDING = 1e-9  # by so much may an alignment, computed from unit vectors, exceed one
 
 
 @dataclass(frozen=True)
@@ -94,213 +85,23 @@ def unstable_dimensions(matrix: Tensor) -> Tensor:
         tensor(2)
     """
     edge = 1 + torch.finfo(matrix.dtype).eps ** 0.5
-    return _above(_square(matrix), edge, lambda matrix: torch.linalg.eigvals(matrix).abs())
+    return count_above(matrix, edge, lambda matrix: torch.linalg.eigvals(matrix).abs())
 
 
-def growing_dimensions(matrix: Tensor) -> Tensor:
-    """Number of eigenvalues of (W + W') / 2 above one: dimensions in which |h| grows along W.
+def count_above(matrix: Tensor, edge: float, values: Callable[[Tensor], Tensor]) -> Tensor:
+    """How many values of matrices ``(*batch, width, width)`` lie above the edge, ``(*batch,)``.
 
-    In float32, and again in float64 where that leaves a doubt.
-
-    Args:
-        matrix: Shape ``(*batch, width, width)``.
-
-    Returns:
-        Shape ``(*batch,)``, int64.
-
-    Raises:
-        ValueError: As :func:`unstable_dimensions`.
-
-    Example:
-        >>> growing_dimensions(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
-        tensor(1)
+    In float32, and again in float64 where that leaves a doubt. Raises ValueError as
+    :func:`unstable_dimensions`.
     """
-    matrix = _square(matrix)
-    return _above((matrix + matrix.mT) / 2, 1.0, torch.linalg.eigvalsh)
-
-
-def _above(matrix: Tensor, edge: float, values: Callable[[Tensor], Tensor]) -> Tensor:
-    """How many values lie above the edge: float64 matrices ``(*batch, width, width)``."""
-    flat = matrix.flatten(0, -3) if matrix.ndim > 2 else matrix[None]
+    matrix = as_float64(matrix, "matrix", "(*batch, width, width)")
+    if matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"matrix must be square, got {tuple(matrix.shape)}")
+    require_finite(matrix, "matrix", "leave out the tokens that are not real")
+    flat = matrix.reshape(-1, *matrix.shape[-2:])
     found = values(flat.float())
     counts = (found > edge).sum(-1)
     doubt = _DOUBT * torch.finfo(found.dtype).eps * torch.linalg.matrix_norm(flat)
     doubtful = ((found - edge).abs() <= doubt[:, None]).any(-1).nonzero()[:, 0]
     counts[doubtful] = (values(flat[doubtful]) > edge).sum(-1)
     return counts.reshape(matrix.shape[:-2])
-
-
-def _square(matrix: Tensor) -> Tensor:
-    matrix = as_float64(matrix, "matrix", "(*batch, width, width)")
-    if matrix.shape[-1] != matrix.shape[-2]:
-        raise ValueError(f"matrix must be square, got {tuple(matrix.shape)}")
-    require_finite(matrix, "matrix", "leave out the tokens that are not real")
-    return matrix
-
-
-@dataclass(frozen=True)
-class ProductBounds:
-    """Bounds on P = W_L ... W_1 from the layers' two largest singular values and alignments."""
-
-    ceiling: Tensor  # (*batch,): sigma_1(P) is at most this
-    floor: Tensor  # (*batch,): sigma_1(P) is at least this; zero where nothing is known
-    rank_one_ratio: Tensor  # (*batch,): sigma_2(P) / sigma_1(P) is at most this; one: nothing known
-
-
-@dataclass(frozen=True)
-class StationaryRates:
-    """Growth per layer of a long stack of layers that all have one gain, alignment and gap."""
-
-    fastest: Tensor  # (*batch,): r_+; no stack grows faster, and some stack grows so fast
-    slowest: Tensor  # (*batch,): r_-; none grows slower; zero where, for D >= 3, some vanish
-
-
-def product_bounds(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> ProductBounds:
-    r"""Bounds on the norm of a product of L layers, and on how far from rank one it is.
-
-    Ceiling, for L of two or more (for one layer it is its norm): with :math:`c = |\kappa_l|`,
-    :math:`s = \sqrt{1 - c^2}`,
-
-    .. math:: \|W_L \cdots W_1\| \le \prod_{l=1}^{L-1} \|B_l\|, \qquad
-        B_l = \begin{pmatrix} p_{l+1} & 0 \\ 0 & q_{l+1} \end{pmatrix}
-              \begin{pmatrix} c & s \\ s & -c \end{pmatrix}
-              \begin{pmatrix} p_l & 0 \\ 0 & q_l \end{pmatrix}
-
-    where :math:`(p_l, q_l) = (\sigma_{1,l}, \sigma_{2,l})` for the lowest and the highest layer and
-    :math:`(\sqrt{\sigma_{1,l}}, \sqrt{\sigma_{2,l}})` for those between. It is attained by two
-    layers and for :math:`\xi = 0`, where it is :math:`\sigma_{1,L} \prod \rho_l`. Floor and ratio:
-    the angle between the image of v_1 and the next layer's v_1 is at most :math:`t_{l+1}`, with
-
-    .. math:: t_{l+1} = \arccos c + \arctan(\xi_l \tan t_l), \quad t_1 = 0, \qquad
-        f_{l+1} = c - s\, \xi_l \tan t_l
-
-    and as long as every :math:`t < \pi / 2`
-
-    .. math:: \sigma_1(P) \ge \sigma_{1,1} \prod_{l=2}^{L} \sigma_{1,l} f_l, \qquad
-        \frac{\sigma_2(P)}{\sigma_1(P)} \le \prod_{l=1}^{L} \xi_l \prod_{l=2}^{L} f_l^{-2}.
-
-    Where singular values are equal these hold for any choice of vectors. Two dozen operations per
-    layer, products in logarithms.
-
-    Args:
-        sigma_1: Shape ``(L, *batch)``, the largest singular values, from the lowest layer up.
-        sigma_2: Shape ``(L, *batch)``, the second, at most the largest.
-        alignment: Shape ``(L - 1, *batch)``, kappa of successive layers, of either sign; from
-            float64 vectors, as its rounding counts near one.
-
-    Returns:
-        Three tensors ``(*batch,)``, float64.
-
-    Raises:
-        ValueError: For shapes that do not fit, NaN, infinity, a negative singular value, a second
-            one above the first, or an alignment above one in magnitude.
-
-    Example:
-        >>> pair = torch.tensor([2.0, 2.0]), torch.tensor([1.9, 1.9])
-        >>> product_bounds(*pair, torch.tensor([0.0])).ceiling
-        tensor(3.8000, dtype=torch.float64)
-    """
-    sigma_1, sigma_2, cosine = _checked(sigma_1, sigma_2, alignment)
-    scale = power_of_two_near(sigma_1)
-    sigma_1, sigma_2, size = sigma_1 / scale, sigma_2 / scale, scale.log().sum(0)
-    ceiling = sigma_1[0].log() + size
-    if len(cosine):
-        roots = torch.stack([sigma_1, sigma_2], -1).sqrt()
-        below, above = roots[:-1].clone(), roots[1:].clone()
-        below[0], above[-1] = below[0].square(), above[-1].square()
-        ceiling = _step_norm(below, above, cosine).log().sum(0) + size
-    sine = (1 - cosine.square()).clamp(min=0).sqrt()
-    singular_value_ratio = torch.where(sigma_1 > 0, sigma_2 / sigma_1, 0.0)
-    largest = torch.finfo(torch.float64).max
-    slope = torch.zeros_like(size)  # tan t
-    known, fractions = (sigma_1 > 0).all(0), torch.zeros_like(size)
-    for i in range(len(cosine)):
-        beside = singular_value_ratio[i] * slope
-        fraction = (cosine[i] - sine[i] * beside).clamp(min=0)  # f; zero once an angle is lost
-        known = known & (fraction > 0)
-        fraction = fraction.where(known, 1.0)
-        fractions = fractions + fraction.log()
-        slope = ((sine[i] + cosine[i] * beside) / fraction).clamp(max=largest)
-    floor = torch.where(known, (sigma_1.log().sum(0) + fractions + size).exp(), 0.0)
-    ratio = torch.where(
-        known, (singular_value_ratio.log().sum(0) - 2 * fractions).exp().clamp(max=1), 1.0
-    )
-    return ProductBounds(ceiling.exp(), floor, ratio)
-
-
-def stationary_rates(
-    sigma_1: Tensor, alignment: Tensor, singular_value_ratio: Tensor
-) -> StationaryRates:
-    r"""How fast the norm of W_L ... W_1 grows, if all layers have these three numbers.
-
-    .. math:: \sigma_1 r_-^{L-1} \le \|W_L \cdots W_1\| \le \sigma_1 r_+^{L-1}, \qquad
-        r_\pm = \tfrac12 \Bigl(\rho (1 \mp \xi) + \sqrt{\rho^2 (1 \mp \xi)^2 \pm 4 \sigma_1^2 \xi}
-        \Bigr)
-
-    with :math:`\rho = \sigma_1 |\kappa|`; the second exists for
-    :math:`|\kappa| \ge 2 \sqrt\xi / (1 + \xi)` alone, jumping to zero there. Stacks of 2 x 2
-    reflections grow at the first rate, of rotations at the second. So early injections are bound to
-    decay where :math:`\rho (1 - \xi) + \sigma_1^2 \xi < 1` (Regime I); above that least alignment
-    all but one direction is bound to lose against the first (Regime II), at whatever size. For a
-    width of three or more, growth is certain where r_- is above one and nowhere else.
-
-    Args:
-        sigma_1: The largest singular value of every layer, of a shape that broadcasts with the
-            others'.
-        alignment: kappa of successive layers, of either sign.
-        gap: xi of every layer.
-
-    Returns:
-        Two tensors of the common shape, float64.
-
-    Raises:
-        ValueError: As :func:`product_bounds`.
-
-    Example:
-        >>> stationary_rates(*torch.tensor([2.0, 0.0, 0.95])).fastest
-        tensor(1.9494, dtype=torch.float64)
-    """
-    shape = (sigma_1 + alignment + singular_value_ratio).shape
-    size, cosine, ratio = (
-        values.double().expand(shape) for values in (sigma_1, alignment, singular_value_ratio)
-    )
-    one = torch.ones_like(size)
-    _, second, cosine = _checked(torch.stack([one, one]), torch.stack([ratio, ratio]), cosine[None])
-    _checked(size[None], torch.zeros_like(size)[None], cosine[:0])
-    cosine, root = cosine[0], second[0].sqrt()
-    pair = torch.stack([one, root], -1)
-    total = cosine * (1 + second[0])
-    rest = (total - 2 * root) * (total + 2 * root)
-    slowest = torch.where(rest >= 0, (total + rest.clamp(min=0).sqrt()) / 2, 0.0)
-    return StationaryRates(size * _step_norm(pair, pair, cosine), size * slowest)
-
-
-def _step_norm(below: Tensor, above: Tensor, cosine: Tensor) -> Tensor:
-    """|diag(above) [[c, s], [s, -c]] diag(below)|, pairs (*batch, 2), cosines (*batch,).
-
-    The singular values' sum and difference are lengths, so that nothing cancels.
-    """
-    (low_1, low_2), (high_1, high_2) = below.unbind(-1), above.unbind(-1)
-    sine = (1 - cosine.square()).clamp(min=0).sqrt()
-    first, last = high_1 * cosine * low_1, high_2 * cosine * low_2
-    right, left = high_1 * sine * low_2, high_2 * sine * low_1
-    return (torch.hypot(first + last, right + left) + torch.hypot(first - last, right - left)) / 2
-
-
-def _checked(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    first, second = (
-        as_float64(values, name, "(L, *batch)")
-        for values, name in ((sigma_1, "sigma_1"), (sigma_2, "sigma_2"))
-    )
-    cosine = as_float64(alignment, "alignment", "(L - 1, *batch)").abs()
-    if first.shape != second.shape or cosine.shape != (len(first) - 1, *first.shape[1:]):
-        raise ValueError(
-            "sigma_1 and sigma_2 must have shape (L, *batch) and alignment (L - 1, *batch), got "
-            f"{tuple(first.shape)}, {tuple(second.shape)} and {tuple(cosine.shape)}"
-        )
-    for values, name in ((first, "sigma_1"), (second, "sigma_2"), (cosine, "alignment")):
-        require_finite(values, name, "leave out the tokens that are not real")
-    for values, name in ((second, "sigma_2"), (1 + _ROUNDING - cosine, "1 - |alignment|")):
-        require_non_negative(values, name, "singular vectors must have length one")
-    require_non_negative(first - second, "sigma_1 - sigma_2", "give the singular values descending")
-    return first, second, cosine.clamp(max=1)

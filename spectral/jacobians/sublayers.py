@@ -26,81 +26,11 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.layers import Attended, Attention, LayerNorm, Pass, standardised
-from spectral.jacobians.operators import LinearOperator
 
 
 def without_mean(matrix: Tensor) -> Tensor:
-    """P M, each column less its mean: matrices ``(*batch, width, columns)`` modulo 1.
-
-    Example:
-        >>> without_mean(torch.tensor([[3.0], [1.0]])).T
-        tensor([[ 1., -1.]])
-    """
+    """P M, each column less its mean: matrices ``(*batch, width, columns)`` modulo 1."""
     return matrix - matrix.mean(-2, keepdim=True)
-
-
-@dataclass(frozen=True)
-class LayerNormJacobian:
-    """diag(gain) (I - 11'/D - x x'/D) at hidden states ``(*batch, width)``."""
-
-    gain: Tensor  # (*batch, width): r w
-    along: Tensor  # (*batch, width): x, centred and scaled
-
-    def tangents(self, rows: Tensor) -> Tensor:
-        """Of the norm, from those of hidden states: rows that broadcast with ``gain``."""
-        return self._projected(rows) * self.gain
-
-    def cotangents(self, rows: Tensor) -> Tensor:
-        """Of hidden states, from those of the norm: rows that broadcast with ``gain``."""
-        return self._projected(rows * self.gain)
-
-    def apply(self, matrix: Tensor) -> Tensor:
-        """Products with matrices ``(*batch, width, columns)``; 5 width multiply-adds a column."""
-        return self[..., None, :].tangents(matrix.mT).mT
-
-    def operator(self) -> LinearOperator:
-        """The same as an operator of shape ``(*batch, width, width)``."""
-        width = self.gain.shape[-1]
-        flat = LayerNormJacobian(self.gain.reshape(-1, width), self.along.reshape(-1, width))
-        return LinearOperator(
-            torch.Size([*self.gain.shape, width]),
-            self.apply,
-            lambda columns: self[..., None, :].cotangents(columns.mT).mT,
-            self.gain.dtype,
-            self.gain.device,
-            lambda index: flat[index].operator(),
-        )
-
-    def __getitem__(self, index: object) -> "LayerNormJacobian":
-        """The same at some of the states."""
-        return LayerNormJacobian(self.gain[index], self.along[index])  # type: ignore[index]
-
-    def to(self, dtype: torch.dtype) -> "LayerNormJacobian":
-        """The same in another dtype."""
-        return LayerNormJacobian(self.gain.to(dtype), self.along.to(dtype))
-
-    def _projected(self, rows: Tensor) -> Tensor:
-        rows = rows - rows.mean(-1, keepdim=True)
-        return rows - self.along * (self.along * rows).mean(-1, keepdim=True)
-
-
-def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
-    r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
-
-    At hidden states ``(*batch, width)``; raises ValueError for another width than the norm's. As
-    the inverse deviation r falls with the size of the hidden state, products with it on their left
-    are relative to that size. Without eps the hidden state itself is a null direction too.
-
-    Example:
-        >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
-        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).apply(torch.eye(2)).norm() < 1e-6
-        tensor(True)
-    """
-    width = len(norm.weight)
-    if hidden.shape[-1] != width:
-        raise ValueError(f"hidden must have width {width}, got shape {tuple(hidden.shape)}")
-    along, inverse = standardised(norm, hidden)
-    return LayerNormJacobian(norm.weight * inverse, along)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,6 @@ def top_singular_triplets(
     tolerance: float | None = None,
     block: int | None = None,
     limit: int = 300,
-    seed: int = 0,
 ) -> SingularTriplets:
     r"""The k largest singular values and their vectors, without forming the matrix.
 
@@ -76,7 +75,6 @@ def top_singular_triplets(
             float64.
         block: Vectors per step, by default k. More take fewer steps, but more products in all.
         limit: Most basis vectors. At min(rows, columns) of them the result is exact.
-        seed: Of the random start, which is the same for every matrix of the batch.
 
     Returns:
         The triplets with their residuals, and whether each matrix of the batch converged.
@@ -109,9 +107,7 @@ def top_singular_triplets(
     # The right basis may fill its whole space, so that it has to be the one of the smaller side.
     turned = rows < columns
     start = operator.transpose() if turned else operator
-    left, sigma, right, scale, iterations = _iterate(
-        start, k, SAFETY * tolerance, block, limit, seed
-    )
+    left, sigma, right, scale, iterations = _iterate(start, k, SAFETY * tolerance, block, limit)
     u, v = (right, left) if turned else (left, right)
     largest = v.gather(-2, v.abs().argmax(-2, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(v.dtype)
@@ -124,7 +120,7 @@ def top_singular_triplets(
 
 
 def _iterate(
-    operator: LinearOperator, k: int, tolerance: float, block: int, limit: int, seed: int
+    operator: LinearOperator, k: int, tolerance: float, block: int, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """U, sigma / scale, V, scale and the number of steps; what has converged leaves the batch."""
     *batch, rows, columns = operator.shape
@@ -137,15 +133,16 @@ def _iterate(
     )
     iterations = torch.zeros(count, dtype=torch.int64, device=device)
     index = torch.arange(count, device=device)
-    process = _Bidiagonalisation(operator.at(index), block, limit, seed)
+    process = _Bidiagonalisation(operator.at(index), block, limit)
     steps, check = 0, 0.0
     while len(index):
         process.step()
         steps += 1
-        if process.size < check and not process.full:
+        full = process.size == limit
+        if process.size < check and not full:
             continue
         check = GROWTH * process.size
-        ready = (process.estimate(k) <= tolerance) | process.full
+        ready = (process.estimate(k) <= tolerance) | full
         if bool(ready.any()):
             found = (*process.triplets(k, ready), process.scale[ready])
             for result, part in zip(results, found, strict=True):
@@ -163,7 +160,7 @@ class _Bidiagonalisation:
     Basis vectors are kept as rows, which the memory of a CPU likes better.
     """
 
-    def __init__(self, operator: LinearOperator, block: int, limit: int, seed: int) -> None:
+    def __init__(self, operator: LinearOperator, block: int, limit: int) -> None:
         count, rows, columns = operator.shape
         kind, device = operator.dtype, operator.device
         self.operator, self.block, self.limit, self.size = operator, block, limit, 0
@@ -172,7 +169,7 @@ class _Bidiagonalisation:
         self.b = torch.zeros(count, 0, 0, dtype=torch.float64, device=device)
         self.scale = torch.ones(count, 1, 1, dtype=kind, device=device)
         # The same start for all matrices: no result depends on its place in the batch.
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         self._noise_u, self._noise_v = (
             functional.normalize(
                 torch.randn(limit, side, dtype=torch.float64, generator=generator), dim=-1
@@ -181,11 +178,6 @@ class _Bidiagonalisation:
         )
         self._floor = torch.zeros(count, 1, 1, dtype=kind, device=device)
         self._rest = torch.zeros(count, block, columns, dtype=kind, device=device)
-
-    @property
-    def full(self) -> bool:
-        """Whether the basis has reached its limit."""
-        return self.size == self.limit
 
     def step(self) -> None:
         """Extend both bases by a block: the right one by what the last step left over.

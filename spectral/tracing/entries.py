@@ -6,41 +6,53 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from spectral.tracing.runs import Recorder, Run
-from spectral.whisper import replaced, require_no_beams
+from spectral.tracing.runs import Follower, Run
 
 
 @contextmanager
-def told(recorder: Recorder) -> Iterator[None]:
+def told(follower: Follower) -> Iterator[None]:
     """Listen to openai-whisper's ``decode`` or transformers' ``generate`` of the model itself.
 
-    Raises ValueError for more than one beam, before anything is decoded.
+    Its runs are closed when the call is over. Raises ValueError for more than one beam, before
+    anything is decoded.
     """
-    model, name = recorder.decoder.model, recorder.decoder.entry
+    model, name = follower.decoder.model, follower.decoder.entry
     if name is None:
         yield
         return
-    original = getattr(model, name)
-    listen = functools.partial(_decode if name == "decode" else _generate, recorder, original)
-    with replaced(model, name, functools.wraps(original)(listen)):
+    original, before = getattr(model, name), model.__dict__.get(name)
+    enter: Callable[..., Any] = _decode if name == "decode" else _generate
+
+    @functools.wraps(original)
+    def listening(*arguments: Any, **named: Any) -> Any:
+        try:
+            return enter(follower, original, *arguments, **named)
+        finally:
+            follower.close()
+
+    setattr(model, name, listening)
+    try:
         yield
+    finally:
+        delattr(model, name)
+        if before is not None:
+            setattr(model, name, before)
 
 
 def _generate(
-    recorder: Recorder, original: Callable[..., Any], *arguments: Any, **named: Any
+    follower: Follower, original: Callable[..., Any], *arguments: Any, **named: Any
 ) -> Any:
     """transformers' ``generate``: a stopping criterion that stops nothing hears every token."""
     names = ("input_features", "generation_config", "logits_processor", "stopping_criteria")
     named = dict(zip(names, arguments, strict=False)) | named
-    config = named.get("generation_config") or recorder.decoder.model.generation_config
-    require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
-    named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), recorder.chose]
-    before = list(recorder.runs)
+    config = named.get("generation_config") or follower.decoder.model.generation_config
+    _require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
+    named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), follower.chose]
+    before = list(follower.runs)
     result = original(*arguments[len(names) :], **named)
-    new = [run for run in recorder.runs if run not in before]
-    recorder.forget([run for run in new if run.chosen is None])  # language, no-speech
+    new = [run for run in follower.runs if run not in before]
+    follower.forget([run for run in new if run.chosen is None])  # language, no-speech
     temperature: Any = named.get("temperature")
     if not isinstance(temperature, list | tuple) or len(temperature) < 2:
         for run in new:
@@ -50,30 +62,28 @@ def _generate(
 
 
 def _decode(
-    recorder: Recorder, original: Callable[..., Any], mel: Tensor, *arguments: Any, **named: Any
+    follower: Follower, original: Callable[..., Any], mel: Any, *arguments: Any, **named: Any
 ) -> Any:
     """openai-whisper's ``decode``, which its ``transcribe`` calls for every attempt at a window."""
     options = arguments[0] if arguments else named.get("options")
-    require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
-    before = list(recorder.runs)
+    _require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
+    warmer = (named.get("temperature", getattr(options, "temperature", None)) or 0.0) > 0
+    follower.attempt = follower.attempt + 1 if warmer and mel is follower.audio else 1
+    follower.audio, before = mel, list(follower.runs)
     result = original(mel, *arguments, **named)
-    new = [run for run in recorder.runs if run not in before]
-    recorder.forget([run for run in new if not run.cached])  # the language
-    for run in (run for run in new if run.cached):
-        _tell(recorder, run, result if isinstance(result, list) else [result])
+    new = [run for run in follower.runs if run not in before]
+    follower.forget([run for run in new if not run.cached])  # the language
+    for run in (run for run in new if run.calls and run.cached):
+        if run.attempt > 1 and before:
+            before[-1].kept = [False] * before[-1].windows
+        _tell(run, result if isinstance(result, list) else [result], follower.decoder.end)
     return result
 
 
-def _tell(recorder: Recorder, run: Run, results: Sequence[Any]) -> None:
-    """Which attempt the run is, what its windows wrote last, and which of them are kept."""
-    context, last = run.context, recorder.attempted
+def _tell(run: Run, results: Sequence[Any], end: int) -> None:
+    """What the run's windows wrote last, and which of them are kept."""
     run.temperature = results[0].temperature
-    warmer = last is not None and (last[0].temperature or 0.0) < run.temperature
-    if last is not None and warmer and _same(last[1], context):
-        run.attempt = last[0].attempt + 1
-        last[0].kept = [False] * run.windows
-    recorder.attempted = (run, context)
-    group, fed, end = run.windows // len(results), run.fed(), recorder.decoder.end
+    group, fed = run.windows // len(results), run.fed()
     chosen = [-1] * run.windows
     run.kept = [False] * run.windows
     for i, result in enumerate(results):
@@ -87,5 +97,9 @@ def _tell(recorder: Recorder, run: Run, results: Sequence[Any]) -> None:
     run.chosen = torch.tensor(chosen)
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and torch.equal(one, other)
+def _require_no_beams(beams: int | None) -> None:
+    if beams is not None and beams > 1:
+        raise ValueError(
+            f"{beams} beams: a row of the batch is then no longer one text; decode with one, or "
+            "outside of the block"
+        )

@@ -4,25 +4,15 @@ A run begins where the decoder has no past, as its cache says, and goes on where
 same cache again. What does not fit together so is refused, and the run is forgotten.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spectral.whisper import (
-    COMPONENTS,
-    KINDS,
-    Decoder,
-    decoder_inputs,
-    fed_outside,
-    first_keys,
-    past,
-    rearranged,
-    watching,
-)
+from spectral.whisper import HIDDEN_STATE, KINDS, Decoder, decoder_inputs, first_keys, hooked, past
 
 EMBEDDING = "embedding"
 """The residual stream before the first layer."""
@@ -40,42 +30,39 @@ class Call:
     outputs: dict[tuple[str, int], Tensor]  # by kind and layer, (held, new positions, width)
 
 
+@dataclass(eq=False)
 class Run:
     """One batch from its prompt to its last step: an attempt at each of its windows.
 
     attempt: which one, from 1. kept: by window, None where that is not known. chosen: (windows,),
-    what was written after the last call, as far as the library said so, -1 elsewhere.
+    what was written after the last call, as far as the library said so, -1 elsewhere. state: what
+    else a follower keeps of it.
     """
 
-    def __init__(self, cache: Any, context: Tensor | None, padding: Tensor | None, tokens: Tensor):
-        self.cache, self.cached = cache, cache is not None
-        self.context, self.padding = context, padding
-        self.prompt, self.windows = tokens.shape[1], len(tokens)
-        self.held = torch.arange(self.windows)
-        self.calls: list[Call] = []
-        self.steps = self.length = 0
-        self.keys: Any = None
-        self.chosen: Tensor | None = None
-        self.attempt = 1
-        self.temperature: float | None = None
-        self.kept: list[bool | None] = [None] * self.windows
-        self.reduced: list[dict[str, Tensor]] | None = None  # by window and component, (L, T, n)
-        self._fed: list[list[int]] = []
+    cache: Any
+    context: Tensor | None
+    padding: Tensor | None
+    windows: int
+    prompt: int
+    attempt: int
+    held: Tensor
+    calls: list[Call] = field(default_factory=list)
+    steps: int = 0
+    length: int = 0
+    keys: Any = None
+    chosen: Tensor | None = None
+    temperature: float | None = None
+    kept: Sequence[bool | None] = ()
+    state: Any = None
 
-    def add(self, call: Call) -> None:
-        """One more call."""
-        self.calls.append(call)
-        self.steps += 1
-        self.length += call.tokens.shape[1]
-        self.chosen = None
+    def __post_init__(self) -> None:
+        self.cached, self.kept = self.cache is not None, [None] * self.windows
 
     def fed(self) -> list[list[int]]:
         """The decoder's input of each window, prompt and all."""
-        if self.calls:
-            self.compact()
-            rows: list[list[int]] = self.calls[0].tokens.tolist()
-            self._fed = [[token for token in row if token != _UNFED] for row in rows]
-        return self._fed
+        self.compact()
+        rows: list[list[int]] = self.calls[0].tokens.tolist()
+        return [[token for token in row if token != _UNFED] for row in rows]
 
     def compact(self) -> None:
         """Put all calls into one, zeros and unfed tokens where a window had left the batch."""
@@ -97,36 +84,14 @@ class Run:
             place[call.held.to(place.device)] = part
         return whole
 
+    def whole(self, kind: str, layer: int) -> Tensor:
+        """Of all windows at all positions, (windows, positions, width), zeros where unfed."""
+        self.compact()
+        return self.calls[0].outputs[kind, layer]
+
     def outputs(self, kind: str, layer: int, window: int) -> Tensor:
         """Of one window at every position fed, (positions, width)."""
-        if self.reduced is not None:
-            raise ValueError(f"no {kind} is kept, but Gram matrices: attach(model, keep='rows')")
-        positions = len(self.fed()[window])
-        return self.calls[0].outputs[kind, layer][window, :positions]
-
-    def stacked(self, kind: str, layers: int, window: int, rows: Sequence[int]) -> Tensor:
-        """Some positions of one window in all layers, (layers, rows, width)."""
-        return torch.stack([self.outputs(kind, i, window)[list(rows)] for i in range(layers)])
-
-    def close(self, rows: Sequence[Sequence[int]] | None, layers: int) -> None:
-        """No more calls; ``rows``: the positions of each window's text, for Gram matrices alone.
-
-        Of text rows A, less the first of them, is kept L of A = L Q with orthonormal rows in Q,
-        (layers, T, min(T, width)) in float64: any first rows of L have the Gram matrix of A's.
-        """
-        self.cache = self.keys = None
-        self.fed()
-        if rows is None or self.reduced is not None:
-            return
-        reduced: list[dict[str, Tensor]] = []
-        for window, chosen in enumerate(rows):
-            reduced.append({})
-            for kind in COMPONENTS:
-                values = self.stacked(kind, layers, window, chosen).double()
-                values = (values - values[:, :1]).mT
-                reduced[-1][kind] = torch.linalg.qr(values, mode="r").R.mT
-        self.reduced = reduced
-        self.calls, self.context = [], None
+        return self.whole(kind, layer)[window, : len(self.fed()[window])]
 
     def text(self, window: int, start: int, end: int) -> tuple[list[int], list[int]]:
         """Positions that predict a window's text, and its tokens: those below ``end``, up to it.
@@ -155,48 +120,63 @@ class Run:
         return first
 
 
-class Recorder:
-    """Listens to a decoder and keeps its runs, in the order in which they began."""
+class Follower:
+    """Listens to a decoder, and tells its subclass which run each call is of and what it gave.
 
-    def __init__(self, decoder: Decoder, gram: bool) -> None:
-        self.decoder, self.gram = decoder, gram
+    ``kinds``: of every layer's outputs. ``attempt``: of the runs that begin now, at this ``audio``.
+    ``last``: the module whose end is the call's, and whose output is told; by default the decoder.
+    """
+
+    copies_context = False
+
+    def __init__(
+        self, decoder: Decoder, kinds: Sequence[str] = KINDS, last: nn.Module | None = None
+    ) -> None:
+        self.decoder, self.kinds, self._last = decoder, kinds, last or decoder.decoder
         self.runs: list[Run] = []
-        self.attempted: tuple[Run, Tensor | None] | None = None  # the last one, with its context
+        self.audio: Any = None
+        self.attempt = 1
         self._open: list[Run] = []
-        self._call: Call | None = None
-        self._run: Run | None = None
+        self._call: tuple[Run, Call] | None = None
         self._fired: list[tuple[str, int]] = []
-        self._skip = 0
+        self._expected = {(kind, i) for i in range(len(decoder.layers)) for kind in kinds}
+
+    def began(self, run: Run, tokens: Tensor) -> None:
+        """A call of these tokens (held, new positions), of which nothing is computed yet."""
+
+    def ended(self, run: Run, call: Call, output: Any) -> None:
+        """What a call gave."""
+
+    def closed(self, run: Run) -> None:
+        """No more calls."""
 
     @contextmanager
-    def listening(self, watchers: list[Any] | None) -> Iterator[None]:
+    def listening(self, watchers: list[Any] | None = None) -> Iterator[None]:
         """Hooks for a while; ``watchers``: where a model says which rows its batch goes on with."""
-        first, decoder = self.decoder.layers[0].layer, self.decoder.decoder
-        handles = [
-            decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            decoder.register_forward_hook(self._finish),
-            first.register_forward_pre_hook(self._embedded, with_kwargs=True),
+        layers = self.decoder.layers
+        after = [
+            (layer.layer if kind == HIDDEN_STATE else getattr(layer, kind), self._hearing(kind, i))
+            for i, layer in enumerate(layers)
+            for kind in self.kinds
         ]
+        before = [(self.decoder.decoder, self._begin)]
+        if HIDDEN_STATE in self.kinds:
+            before.append((layers[0].layer, self._embedded))
         if watchers is not None:
             watchers.append(self._dropped)
         try:
-            with watching(self.decoder.layers, self._see):
+            with hooked([*after, (self._last, self._finish)], before):
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
             if watchers is not None:
                 watchers.remove(self._dropped)
             self._call = None
-            while self._open:
-                run = self._open.pop()
-                if run in self.runs:
-                    self._close(run)
+            self.close()
 
-    def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
-        """Positions and tokens of the text of each window of a run."""
-        start, end = self.decoder.start, self.decoder.end
-        return [run.text(window, start, end) for window in range(run.windows)]
+    def close(self) -> None:
+        """No more calls of any run."""
+        while self._open:
+            self._close(self._open.pop())
 
     def forget(self, runs: Sequence[Run]) -> None:
         """As if they had never been."""
@@ -205,97 +185,140 @@ class Recorder:
 
     def chose(self, tokens: Tensor, *_: object) -> Tensor:
         """A stopping criterion of transformers that stops nothing: tokens (windows, so far)."""
-        fits = [
-            run
-            for run in self._open
-            if (run.windows, run.length + 1) == tokens.shape and run.chosen is None
-        ]
+        shape = tokens.shape
+        fits = [run for run in self._open if (run.windows, run.length + 1) == shape]
+        fits = [run for run in fits if run.chosen is None]
         for run in sorted(fits, key=lambda run: run.cached)[-1:]:
             run.chosen = tokens[:, -1].clone()
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
     def _close(self, run: Run) -> None:
-        rows = [rows for rows, _ in self.texts(run)] if self.gram else None
-        run.close(rows, len(self.decoder.layers))
+        run.cache = run.keys = None
+        if run in self.runs:
+            self.closed(run)
 
     def _begin(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         tokens, context, mask, cache = decoder_inputs(module, arguments, named)
-        before, self._skip, self._fired = past(cache), 0, []
-        run = None
+        before, skip, run = past(cache), 0, None
         if before:
             run = self._going_on(cache, tokens, before)
-        elif cache is None:
-            run = self._fed_again(tokens, context)
+        elif cache is None and (run := self._fed_again(tokens, context)) is not None:
+            skip = run.length
         if run is not None:
             self._open.remove(run)
-            self._skip = 0 if before else run.length
         else:
+            self._open.sort(key=lambda run: run.cached)
             while len(self._open) >= _OPEN:
                 self._close(self._open.pop(0))
-            self._open = [one for one in self._open if one.calls]
-            kept = context if self.gram or context is None else context.detach().clone()
-            run = Run(cache, kept, _padding(mask, tokens), tokens)
+            self._open = [run for run in self._open if run.steps]
+            if self.copies_context and context is not None:
+                context = context.detach().clone()
+            (windows, prompt), real = tokens.shape, _padding(mask, tokens)
+            place = windows, prompt, self.attempt, torch.arange(windows)
+            run = Run(cache, context, real, *place)
         self._open.append(run)
-        new = tokens[:, self._skip :].clone()
-        self._run, self._call = run, Call(run.held, new, {})
+        new = tokens[:, skip:].clone()
+        self._fired, self._call = [], (run, Call(run.held, new, {}))
+        self.began(run, new)
 
     def _going_on(self, cache: Any, tokens: Tensor, before: int) -> Run:
         run = next((run for run in reversed(self._open) if run.cache is cache), None)
         if run is None:
-            raise fed_outside(before)
+            raise RuntimeError(
+                f"the decoder goes on after {before} positions that were fed outside of the block, "
+                "or that another call's cache holds: attach before decoding begins"
+            )
         changed = run.keys is not None and first_keys(self.decoder, cache) is not run.keys
         if changed or run.length != before or len(run.held) != len(tokens):
             self.forget([run])
-            raise rearranged()
+            raise RuntimeError(
+                "the cache was rearranged between two steps, as beams and speculative decoding do, "
+                "so that a row is no longer one text: decode greedily or by sampling"
+            )
         return run
 
     def _fed_again(self, tokens: Tensor, context: Tensor | None) -> Run | None:
         """The run that decodes without a cache, and is given its whole text at every step."""
         for run in reversed(self._open):
             longer = not run.cached and run.windows == len(tokens) and run.length < tokens.shape[1]
-            if longer and context is not None and run.context is not None:
+            if longer and run.calls and context is not None and run.context is not None:
                 run.compact()
-                before = run.calls[0].tokens
-                if torch.equal(tokens[:, : run.length], before) and torch.equal(
-                    context, run.context
-                ):
+                again = torch.equal(tokens[:, : run.length], run.calls[0].tokens)
+                if again and torch.equal(context, run.context):
                     return run
         return None
 
     def _embedded(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._keep(EMBEDDING, 0, (arguments[0] if arguments else named["hidden_states"]).detach())
+        self._keep(EMBEDDING, 0, arguments[0] if arguments else named["hidden_states"])
 
-    def _see(self, kind: str, layer: int, output: Tensor) -> None:
-        self._fired.append((kind, layer))
-        self._keep(kind, layer, output)
+    def _hearing(self, kind: str, layer: int) -> Callable[[Any, Any, Any], None]:
+        def hear(module: Any, inputs: Any, output: Any) -> None:
+            self._fired.append((kind, layer))
+            self._keep(kind, layer, output[0] if isinstance(output, tuple) else output)
+
+        return hear
 
     def _keep(self, kind: str, layer: int, output: Tensor) -> None:
-        if self._call is not None and (kind in COMPONENTS or not self.gram):
-            new = self._call.tokens.shape[1]  # libraries' own hooks may append to what they cached
-            self._call.outputs[kind, layer] = output[:, -new:].clone()
+        if self._call is not None:
+            call = self._call[1]  # libraries' own hooks may append to what they cached
+            call.outputs[kind, layer] = output.detach()[:, -call.tokens.shape[1] :].clone()
 
     def _finish(self, module: Any, inputs: Any, output: Any) -> None:
-        assert self._run is not None
-        assert self._call is not None
-        run, call, layers = self._run, self._call, range(len(self.decoder.layers))
-        self._run = self._call = None
-        expected = [(kind, layer) for layer in layers for kind in KINDS]
-        silent = sorted({layer for kind, layer in expected if (kind, layer) not in self._fired})
-        if silent or len(self._fired) != len(expected):
+        if self._call is None:
+            return
+        (run, call), self._call = self._call, None
+        if len(self._fired) != len(self._expected) or {*self._fired} != self._expected:
             self.forget([run])
+            silent = sorted({layer for _, layer in self._expected - {*self._fired}})
             which = ", ".join(f"decoder.{layer}" for layer in silent) or "a layer, more than once"
             raise RuntimeError(
                 f"{which} did not call every hook once: compiled by torch.compile, skipped, or "
                 "replaced since the block began; nothing of this batch is kept"
             )
-        if not run.calls:
+        if not run.steps:
             self.runs.append(run)
-        run.add(call)
-        run.keys = first_keys(self.decoder, run.cache)
+        run.steps += 1
+        run.length += call.tokens.shape[1]
+        run.chosen, run.keys = None, first_keys(self.decoder, run.cache)
+        self.ended(run, call, output)
 
     def _dropped(self, rows: Tensor) -> None:
         run = self._open[-1]
         run.held, run.keys = run.held[rows.cpu()], None
+
+
+class Recorder(Follower):
+    """Keeps the runs of a decoder, in the order in which they began, with copies of all they had.
+
+    Hooks are on every kind of output.
+    """
+
+    copies_context = True
+
+    def ended(self, run: Run, call: Call, output: Any) -> None:
+        """One more call."""
+        run.calls.append(call)
+
+    def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
+        """Positions and tokens of the text of each window of a run."""
+        start, end = self.decoder.start, self.decoder.end
+        return [run.text(window, start, end) for window in range(run.windows)]
+
+
+def self_attention(query: Tensor, key: Tensor, heads: int, real: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(d)) over earlier positions and the own one, in float64.
+
+    Of rows ``(*batch, positions, width)`` with all heads side by side: ``(*batch, heads, positions,
+    positions)``. ``real``: which positions (positions,) others than themselves may see.
+    """
+    query, key = (
+        torch.unflatten(rows.double(), -1, (heads, -1)).transpose(-3, -2) for rows in (query, key)
+    )
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if real is not None:
+        seen &= real | seen.triu()
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
 def _padding(mask: Tensor | None, tokens: Tensor) -> Tensor | None:

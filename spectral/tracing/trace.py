@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_g
 from spectral.jacobians.propagators import linearise
 from spectral.spectra import eigenvalues, observables, slope_reason
 from spectral.tracing.entries import told
-from spectral.tracing.runs import EMBEDDING, Recorder, Run
+from spectral.tracing.runs import EMBEDDING, Recorder, Run, self_attention
 from spectral.whisper import COMPONENTS, HIDDEN_STATE, KEY, QUERY, as_layer, recognise
 
 NAMES = {
@@ -27,12 +27,9 @@ NAMES = {
 }
 """What a layer's activations are called, beside resid_pre: the stream before it."""
 
-_WINDOW = ("window", "run", "row", "attempt", "temperature", "kept", "T")
-_SPECTRA = (*_WINDOW, "layer", "component", "k", "resolved", "n_eff", "n_eff_singular", "alpha",
-            "alpha_reason", "Kf", "Kf_resolved")  # fmt: skip
-_JACOBIANS = (*_WINDOW, "token", "layer", "sigma_1", "ratio", "alignment", "gain", "unstable",
-              "injection")  # fmt: skip
-_GRAPHS = (*_WINDOW, "layer", "graph", "head", "Kf")
+_WINDOW = ("run", "row", "attempt", "temperature", "kept")
+_JACOBIANS = ("window", *_WINDOW, "T", "token", "layer", "sigma_1", "ratio", "alignment", "gain",
+              "unstable", "injection")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,9 @@ class Table:
     columns: dict[str, list[Any]]
 
     @classmethod
-    def of(cls, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> "Table":
-        """From rows that have all these names; without any row, the names alone."""
-        columns: dict[str, list[Any]] = {name: [] for name in names}
-        for row in rows:
-            for name, column in columns.items():
-                column.append(row[name])
-        return cls(columns)
+    def of(cls, rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> "Table":
+        """From rows of one kind, by the first one's names if none are given."""
+        return cls({name: [row[name] for row in rows] for name in names or rows[0]})
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -80,25 +73,16 @@ class Window:
 
 
 @contextmanager
-def attach(
-    model: Any,
-    *,
-    keep: Literal["rows", "gram"] = "rows",
-    start: int | None = None,
-    end: int | None = None,
-) -> Iterator["Trace"]:
+def attach(model: Any, *, start: int | None = None, end: int | None = None) -> Iterator["Trace"]:
     """Record what goes on inside the decoder: ``with attach(model) as trace: model.transcribe(x)``.
 
     Texts and confidences stay as they are without it, to the last bit. Inside the block the model
     may decode by its library's own ways, window after window and in batches, or be called itself.
     What was recorded stays on the model's device, usable after the block: per window (6 layers + 1)
-    x positions x width numbers and its context, S x width, in the model's dtype; with
-    ``keep="gram"`` 3 layers x T^2 in float64 and, of the last two batches alone, half of the rows.
+    x positions x width numbers and its context, S x width, in the model's dtype.
 
     Args:
         model: A Whisper of openai-whisper or transformers, or what has one as ``module``.
-        keep: "rows", or "gram": of the text's rows only what has their Gram matrices, from which
-            spectra, also of the first rows alone, are exact.
         start: Number of <|startoftranscript|>; by default as the library has it.
         end: Number of <|endoftext|>, below which tokens are text; by default likewise.
 
@@ -115,9 +99,7 @@ def attach(
         ...     model.transcribe("talk.mp3")
         >>> trace.spectra(k=50).to_frame()  # doctest: +SKIP
     """
-    if keep not in ("rows", "gram"):
-        raise ValueError(f"keep must be 'rows' or 'gram', got {keep!r}")
-    recorder = Recorder(recognise(model, start, end), gram=keep == "gram")
+    recorder = Recorder(recognise(model, start, end))
     watchers = None if isinstance(model, nn.Module) else getattr(model, "watchers", None)
     with told(recorder), recorder.listening(watchers):
         yield Trace(recorder)
@@ -151,7 +133,7 @@ class Trace:
     def activations(self, name: str, whole: bool = False) -> list[Tensor]:
         """What has this name, (T, width) of every window; ``whole``: at every position fed.
 
-        Raises KeyError for a name that is none, ValueError where Gram matrices alone were kept.
+        Raises KeyError for a name that is none.
         """
         kind, layer = self._place(name)
         return [
@@ -162,25 +144,18 @@ class Trace:
     def attention(self, layer: int, window: int, whole: bool = False) -> Tensor:
         """One layer's self-attention in one window, (heads, T, T), float64.
 
-        softmax(q k' / sqrt(d)) over all earlier positions and the own one; the prompt's columns are
-        then dropped, so rows may sum to less than one. ``whole``: between all positions fed.
+        Over all earlier positions and the own one; the prompt's columns are then dropped, so rows
+        may sum to less than one. ``whole``: between all positions fed.
         """
         _, run, chosen = self._windows()[window]
         self._place(f"decoder.{layer}.self_attn.q")
-        heads = self._recorder.decoder.heads
-        query, key = (
-            rows.double().reshape(len(rows), heads, -1).transpose(0, 1)
-            for rows in (run.outputs(kind, layer, chosen.row) for kind in (QUERY, KEY))
-        )
-        scores = query @ key.mT * query.shape[-1] ** -0.5
-        seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril()
-        if (real := _real(run, chosen.row, len(seen))) is not None:
-            seen &= real | torch.eye(len(seen), dtype=torch.bool, device=seen.device)
-        weights: Tensor = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        query, key = (run.outputs(kind, layer, chosen.row) for kind in (QUERY, KEY))
+        real = _real(run, chosen.row, len(query))
+        weights = self_attention(query, key, self._recorder.decoder.heads, real)
         positions = slice(None) if whole else list(chosen.positions)
         return weights[:, positions][:, :, positions]
 
-    def spectra(self, k: int = 50, epsilon: float = 1e-6, rows: int | None = None) -> Table:
+    def spectra(self, k: int = 50, eps: float = 1e-6, rows: int | None = None) -> Table:
         """Spectra of every window, layer and component, of its first ``rows`` rows or of all.
 
         T: rows; resolved: modes above noise; n_eff, n_eff_singular, alpha, Kf, Kf_resolved: as
@@ -191,32 +166,26 @@ class Trace:
         found: list[dict[str, Any]] = []
         for i, (number, _, window) in enumerate(self._windows()):
             count = min(len(window.positions), rows or len(window.positions))
-            shared = _columns(number, window) | {"T": count, "k": k}
+            shared = _columns(number, window) | {"T": count}
             for component in COMPONENTS:
-                columns = observables(modes[component][i], k, epsilon)
-                values = {
-                    name.replace("kirchhoff", "Kf"): column.tolist()
-                    for name, column in columns.items()
-                }
+                columns = observables(modes[component][i], k, eps)
                 for layer in range(self._layers):
-                    own = {name: value[layer] for name, value in values.items()}
-                    reason = slope_reason(own["resolved"], k)
-                    place = {"layer": layer, "component": component, "alpha_reason": reason}
-                    found.append(shared | place | own)
-        return Table.of(_SPECTRA, found)
+                    own = {
+                        n.replace("kirchhoff", "Kf"): c[layer].item() for n, c in columns.items()
+                    }
+                    reason = slope_reason(int(own["resolved"]), k)
+                    place = {"layer": layer, "component": component, "k": k}
+                    found.append(shared | place | own | {"alpha_reason": reason})
+        return Table.of(found)
 
     def eigenvalues(self, component: str, rows: int | None = None) -> list[Tensor]:
         """Covariance eigenvalues of a component, (layers, min(T, width)) of every window."""
         if component not in COMPONENTS:
             raise KeyError(f"no component {component!r}; there are: {', '.join(COMPONENTS)}")
-        found = []
-        for _, run, window in self._windows():
-            if run.reduced is not None:
-                values = run.reduced[window.row][component]
-            else:
-                values = self._stacked(run, window, component)
-            found.append(eigenvalues(values[:, :rows]))
-        return found
+        return [
+            eigenvalues(self._stacked(run, window, component)[:, :rows])
+            for _, run, window in self._windows()
+        ]
 
     def graphs(self) -> Table:
         """Kirchhoff indices of the latent graphs of every window and layer.
@@ -237,15 +206,14 @@ class Trace:
                 for head, index in enumerate(heads, -1):
                     found.append(own | {"head": None if head < 0 else head, "Kf": index})
                 found.append(own | {"graph": "similarity", "head": None, "Kf": similar[layer]})
-        return Table.of(_GRAPHS, found)
+        return Table.of(found)
 
     def jacobians(self, tokens: int = 8, windows: Sequence[int] | None = None) -> Table:
         """Gain, alignment and the like at ``tokens`` positions per window, evenly apart.
 
         Of these ``windows``, by default of all that are not known to be dropped attempts. In
         float64, modulo the direction 1, at the recorded states; :class:`spectral.LinearisedLayers`
-        says what the columns are. token: of the text, from 0. Raises ValueError where Gram matrices
-        alone were kept.
+        says what the columns are. token: of the text, from 0.
         """
         whole_number(tokens, "tokens", least=1)
         found: list[dict[str, Any]] = []
@@ -271,11 +239,12 @@ class Trace:
                     for layer in range(self._layers):
                         values = {name: value[layer][i] for name, value in columns.items()}
                         found.append(own | {"layer": layer} | values)
-        return Table.of(_JACOBIANS, found)
+        return Table.of(found, _JACOBIANS)
 
     def _stacked(self, run: Run, window: Window, kind: str) -> Tensor:
         """All layers' rows that predict text, (layers, T, width)."""
-        return run.stacked(kind, self._layers, window.row, window.positions)
+        rows = list(window.positions)
+        return torch.stack([run.outputs(kind, i, window.row)[rows] for i in range(self._layers)])
 
     @property
     def _layers(self) -> int:
@@ -314,7 +283,7 @@ class Trace:
 
 
 def _columns(number: int, window: Window) -> dict[str, Any]:
-    shared = {name: getattr(window, name) for name in _WINDOW[1:-1]}
+    shared = {name: getattr(window, name) for name in _WINDOW}
     return {"window": number, **shared, "T": len(window.positions)}
 
 
@@ -322,5 +291,5 @@ def _real(run: Run, row: int, positions: int) -> Tensor | None:
     """Which positions are no padding before a prompt, (positions,); None for all."""
     if run.padding is None:
         return None
-    own = run.padding[row]
-    return torch.cat([own, own.new_ones(positions - len(own))])
+    known = run.padding[row]
+    return torch.cat([known, known.new_ones(positions - len(known))])

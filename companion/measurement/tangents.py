@@ -1,16 +1,19 @@
-"""Derivatives of whole layers in closed form, forward and reverse, for many vectors at one point.
+"""Derivatives of norms and whole layers in closed form, for many vectors at one point.
 
 They stand behind the batch: k tangents or cotangents at ``(B, T, width)`` are ``(B, k, T, width)``.
 All that is large is a product of matrices, and what the point itself gives is computed once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from spectral._validation import as_chunk
+from spectral._validation import as_chunk, whole_number
 from spectral.jacobians.layers import (
     ALL,
     Attended,
@@ -18,15 +21,85 @@ from spectral.jacobians.layers import (
     Layer,
     LayerNorm,
     Pass,
-    forward,
-    run_all,
+    run,
+    standardised,
 )
-from spectral.jacobians.operators import LinearOperator, function_operator
+from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.propagators import checked
-from spectral.jacobians.sublayers import LayerNormJacobian, layer_norm_jacobian
 
 _TOGETHER = 2**22
 """Numbers of directions of the context, or of logits, moved at once by a layer."""
+
+
+def as_norm(module: nn.Module, dtype: torch.dtype) -> LayerNorm:
+    """A layer norm of either library as tensors of a dtype."""
+    norm: Any = module
+    weight, bias = (part.detach().to(dtype) for part in (norm.weight, norm.bias))
+    return LayerNorm(weight, bias, norm.eps)
+
+
+@dataclass(frozen=True)
+class LayerNormJacobian:
+    """diag(gain) (I - 11'/D - x x'/D) at hidden states ``(*batch, width)``."""
+
+    gain: Tensor  # (*batch, width): r w
+    along: Tensor  # (*batch, width): x, centred and scaled
+
+    def tangents(self, rows: Tensor) -> Tensor:
+        """Of the norm, from those of hidden states: rows that broadcast with ``gain``."""
+        return self._projected(rows) * self.gain
+
+    def cotangents(self, rows: Tensor) -> Tensor:
+        """Of hidden states, from those of the norm: rows that broadcast with ``gain``."""
+        return self._projected(rows * self.gain)
+
+    def apply(self, matrix: Tensor) -> Tensor:
+        """Products with matrices ``(*batch, width, columns)``; 5 width multiply-adds a column."""
+        return self[..., None, :].tangents(matrix.mT).mT
+
+    def operator(self) -> LinearOperator:
+        """The same as an operator of shape ``(*batch, width, width)``."""
+        width = self.gain.shape[-1]
+        flat = LayerNormJacobian(self.gain.reshape(-1, width), self.along.reshape(-1, width))
+        return LinearOperator(
+            torch.Size([*self.gain.shape, width]),
+            self.apply,
+            lambda columns: self[..., None, :].cotangents(columns.mT).mT,
+            self.gain.dtype,
+            self.gain.device,
+            lambda index: flat[index].operator(),
+        )
+
+    def __getitem__(self, index: object) -> "LayerNormJacobian":
+        """The same at some of the states."""
+        return LayerNormJacobian(self.gain[index], self.along[index])  # type: ignore[index]
+
+    def to(self, dtype: torch.dtype) -> "LayerNormJacobian":
+        """The same in another dtype."""
+        return LayerNormJacobian(self.gain.to(dtype), self.along.to(dtype))
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        rows = rows - rows.mean(-1, keepdim=True)
+        return rows - self.along * (self.along * rows).mean(-1, keepdim=True)
+
+
+def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
+    r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
+
+    At hidden states ``(*batch, width)``; raises ValueError for another width than the norm's. As
+    the inverse deviation r falls with the size of the hidden state, products with it on their left
+    are relative to that size. Without eps the hidden state itself is a null direction too.
+
+    Example:
+        >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
+        >>> layer_norm_jacobian(norm, torch.tensor([1.0, -1.0])).apply(torch.eye(2)).norm() < 1e-6
+        tensor(True)
+    """
+    width = len(norm.weight)
+    if hidden.shape[-1] != width:
+        raise ValueError(f"hidden must have width {width}, got shape {tuple(hidden.shape)}")
+    along, inverse = standardised(norm, hidden)
+    return LayerNormJacobian(norm.weight * inverse, along)
 
 
 def layer_tangents(seen: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
@@ -112,6 +185,83 @@ def total_sensitivity(
     return LinearOperator(
         shape, matmat, lambda columns: pull()(columns), hidden.dtype, hidden.device
     )
+
+
+def function_operator(
+    function: Callable[[Tensor], Tensor], point: Tensor, batch_dims: int = 0
+) -> LinearOperator:
+    """The Jacobian of a torch function at a point, through forward and reverse differentiation.
+
+    A column costs one jvp of the function (about three calls of it) or one vjp (about two), in the
+    memory of a single pass. Attention inside the function takes torch's plain path, which alone
+    has forward derivatives.
+
+    Args:
+        function: From a tensor of ``point``'s shape to a tensor; twice the same for the same input
+            (evaluation mode: no dropout).
+        point: Where to differentiate.
+        batch_dims: How many leading dimensions of both input and output are a batch, item by item
+            independent of each other; the product is then taken for all items at once.
+
+    Returns:
+        Shape ``(*batch, outputs, inputs)``, all other dimensions flattened, in the point's dtype.
+
+    Raises:
+        ValueError: If the leading dimensions of the output are not those of the point.
+
+    Example:
+        >>> squares = function_operator(torch.square, torch.tensor([1.0, 2.0]))
+        >>> squares.matmat(torch.ones(2, 1)).T
+        tensor([[2., 4.]])
+    """
+    batch_dims = whole_number(batch_dims, "batch_dims", least=0)
+    point = point.detach()
+    with sdpa_kernel(SDPBackend.MATH):
+        output, pull = torch.func.vjp(function, point)[:2]
+    batch = point.shape[:batch_dims]
+    if len(batch) < batch_dims or output.shape[:batch_dims] != batch:
+        raise ValueError(
+            f"the first {batch_dims} dimensions of input and output must be the same batch, got "
+            f"{tuple(point.shape)} and {tuple(output.shape)}"
+        )
+
+    def push(tangent: Tensor) -> Tensor:
+        result: Tensor = torch.func.jvp(function, (point,), (tangent,))[1]
+        return result
+
+    def each(columns: Tensor, product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+        rows = columns.movedim(-1, 0).reshape(-1, *like.shape)
+        with sdpa_kernel(SDPBackend.MATH):
+            products = torch.stack([product(row).detach() for row in rows])
+        return products.reshape(len(rows), *batch, -1).movedim(0, -1)
+
+    rows, inputs = (one[(0,) * batch_dims].numel() for one in (output, point))
+    return LinearOperator(
+        torch.Size([*batch, rows, inputs]),
+        lambda columns: each(columns, push, point),
+        lambda columns: each(columns, lambda column: pull(column)[0], output),
+        point.dtype,
+        point.device,
+    )
+
+
+def forward(
+    layer: Layer, hidden: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The layer's output, in plain differentiable torch: the reference of every closed form.
+
+    As :func:`spectral.jacobians.layers.run` at all tokens; shape ``(*batch, tokens, width)``.
+    """
+    return run(layer, hidden, context, mask).output
+
+
+def run_all(layers: Sequence[Layer], hidden: Tensor, context: Tensor | None = None) -> list[Pass]:
+    """Every layer's pass at all tokens: hidden ``(*batch, T, width)`` before the lowest."""
+    passes: list[Pass] = []
+    for layer in layers:
+        passes.append(run(layer, hidden, context))
+        hidden = passes[-1].output
+    return passes
 
 
 def _norm(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
