@@ -25,9 +25,7 @@ from nbclient.exceptions import DeadKernelError  # noqa: E402
 from papermill.exceptions import PapermillExecutionError  # type: ignore[import-untyped]  # noqa: E402
 
 CELL_TIMEOUT = 4 * 3600
-START_TIMEOUT = (
-    600  # seconds until a kernel transcripts: the first waits for what all of them import
-)
+START_TIMEOUT = 600  # seconds until a kernel answers: the first waits for what all of them import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
