@@ -73,14 +73,23 @@ def serve(listener: socket.socket, notebooks: Path) -> None:
 
 
 def preload(notebooks: Path) -> None:
-    """Import all that notebooks import; what fails here fails there, and is told there."""
-    names = ["ipykernel.kernelapp"]
+    """Import all that notebooks import, and what ``companion`` imports only where it is used."""
+    import_as_in("import ipykernel.kernelapp")
     for path in sorted(notebooks.glob("*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            names += re.findall(r"(?m)^(?:from|import) ([\w.]+)", "".join(cell["source"]))
-    for name in dict.fromkeys(names):
+            import_as_in("".join(cell["source"]))
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("companion.") and module.__file__:
+            import_as_in(Path(module.__file__).read_text(encoding="utf-8"))
+
+
+def import_as_in(text: str) -> None:
+    """Import as the lines of a text do; what fails here fails there, and is told there."""
+    for name, wanted in re.findall(r"(?m)^ *(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", text):
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
+            for attribute in wanted.split(","):  # some packages import only what is asked for
+                getattr(module, attribute.strip(), None)
         except Exception:
             continue
 
@@ -108,8 +117,7 @@ def obey(asker: socket.socket) -> None:
 
 
 def ask(at: str, arguments: list[str]) -> None:
-    """Stand for the kernel that the server forks, until it ends; be one where no server
-    transcripts."""
+    """Stand for the kernel that the server forks, until it ends; be one where no server answers."""
     parent = os.getppid()
     asked = {"arguments": arguments, "folder": os.getcwd(), "environment": {**os.environ}}
     try:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import networkx
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from companion.benchmarks.cases import (
     propagator_operations,
     spectra_case,
 )
-from companion.benchmarks.machine import keep, others
 from companion.benchmarks.measuring import LIBRARY, measuring_case, stressed_speech
 from companion.benchmarks.rivals import (
     autograd_rows,
@@ -159,15 +157,3 @@ def test_tiny_has_as_many_weights_as_openai_publishes() -> None:
     assert OpenAIModel(
         "tiny", Whisper(throughput_module.SIZES["tiny"].dimensions())
     ).parameters == (37_760_640)
-
-
-def test_cases_timed_again_leave_the_others_as_they_were(tmp_path: Path) -> None:
-    machine = {"device": "one", "threads": 2, "float32_product_rate": 1.0}
-    table = pd.DataFrame({"case": ["a", "b"], "median": [1.0, 2.0]})
-    keep(table, machine, tmp_path / "cpu")
-    faster = {**machine, "float32_product_rate": 2.0}
-    assert list(others(tmp_path / "cpu", faster, {"b"})["median"]) == [1.0]
-    with pytest.raises(ValueError, match="device was one and is two; time all cases again"):
-        others(tmp_path / "cpu", {**machine, "device": "two"}, {"b"})
-    with pytest.raises(ValueError, match=r"cuda.csv: cannot be read .* time all cases first"):
-        others(tmp_path / "cuda", machine, {"b"})

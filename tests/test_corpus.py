@@ -25,6 +25,7 @@ from companion.speech.corpus import (
 )
 from companion.speech.grammar import (
     HELD_OUT_CONSTRUCTIONS,
+    LEXICON,
     MAX_CHARACTERS,
     TRAINING_CONSTRUCTIONS,
     has_held_out_pair,
@@ -35,7 +36,6 @@ from companion.speech.grammar import (
     vocabulary,
 )
 from companion.speech.grammar import test_sentence as sentence_for_the_test
-from companion.speech.lexicon import LEXICON
 from companion.speech.synthesis import (
     HELD_OUT_ACCENT,
     HELD_OUT_VARIANTS,
@@ -103,14 +103,30 @@ def test_utterances_come_in_order_of_their_ids_with_speaker_reference_and_path(
     )
 
 
-def test_blank_lines_byte_order_marks_tabs_and_windows_line_ends_do_not_matter(
-    tmp_path: Path,
+CAFE = "1-1-0000 CAFÉ\n".encode("latin-1") + "1-1-0001 CAFÉ\n".encode()
+BLANKS = b"\xef\xbb\xbf\r\n1-1-0000 ONE  \r\n \t \r\n\x0c\r\n  1-1-0001\tTWO WORDS\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("transcript", "references", "fault"),
+    [
+        (BLANKS, ["ONE", "TWO WORDS"], ""),
+        (b"1-1-0001 ONE\n", ["ONE"], "no transcript names it; add a line"),
+        (b"1-1-0000\n1-1-0001 ONE\n", ["ONE"], "1-1-0000 has an empty reference; add its words"),
+        (b"1-1-0000 \t  \n1-1-0001 ONE\n", ["ONE"], "empty reference; add its words"),
+        (CAFE, ["CAFÉ"], "1-1-0000 is not in UTF-8; convert the file"),
+    ],
+)
+def test_what_is_wrong_with_one_line_is_told_once_and_the_others_are_kept(
+    transcript: bytes, references: list[str], fault: str, tmp_path: Path
 ) -> None:
-    transcript = b"\xef\xbb\xbf\r\n1-1-0000 ONE  \r\n \t \r\n\x0c\r\n  1-1-0001\tTWO WORDS\r\n\r\n"
-    chapter(tmp_path, 1, transcript, ["1-1-0000.flac", "1-1-0001.flac"])
+    place = chapter(tmp_path, 1, transcript, ["1-1-0000.flac", "1-1-0001.flac"])
     corpus = find_utterances(tmp_path)
-    assert [u.reference for u in corpus.utterances] == ["ONE", "TWO WORDS"]
-    assert corpus.rejected == {}
+    assert [u.reference for u in corpus.utterances] == references
+    assert list(corpus.rejected) == (["1-1-0000"] if fault else [])
+    told = corpus.rejected.get("1-1-0000", f"{place}/")
+    assert told.startswith(f"{place}/")
+    assert fault in told
 
 
 def test_a_transcript_without_audio_is_listed_and_then_unusable(tmp_path: Path) -> None:
@@ -120,35 +136,6 @@ def test_a_transcript_without_audio_is_listed_and_then_unusable(tmp_path: Path) 
     assert told.startswith(f"{place / '1-1-0000'}: no audio file of that name; restore it (.flac, ")
     (place / "1-1-0000.mod").write_bytes(b"a tune")
     assert "no audio file of that name, only 1-1-0000.mod; restore it" in reason(utterance)
-
-
-def test_audio_without_a_transcript_line_is_rejected_by_its_path(tmp_path: Path) -> None:
-    place = chapter(tmp_path, 1, "1-1-0000 ONE\n", ["1-1-0000.flac", "1-1-0009.flac"])
-    corpus = find_utterances(tmp_path)
-    assert [u.id for u in corpus.utterances] == ["1-1-0000"]
-    assert list(corpus.rejected) == ["1-1-0009"]
-    assert str(place / "1-1-0009.flac") in corpus.rejected["1-1-0009"]
-
-
-@pytest.mark.parametrize("line", ["1-1-0000", "1-1-0000 ", "1-1-0000 \t  "])
-def test_an_empty_reference_is_rejected_and_its_audio_not_reported_twice(
-    tmp_path: Path, line: str
-) -> None:
-    chapter(tmp_path, 1, f"{line}\n1-1-0001 ONE\n", ["1-1-0000.flac", "1-1-0001.flac"])
-    corpus = find_utterances(tmp_path)
-    assert [u.id for u in corpus.utterances] == ["1-1-0001"]
-    assert list(corpus.rejected) == ["1-1-0000"]
-    assert "empty reference; add its words" in corpus.rejected["1-1-0000"]
-
-
-def test_a_line_that_is_not_utf8_is_rejected_and_the_others_kept(tmp_path: Path) -> None:
-    transcript = "1-1-0000 CAFÉ\n".encode("latin-1") + "1-1-0001 CAFÉ\n".encode()
-    place = chapter(tmp_path, 1, transcript, ["1-1-0000.flac", "1-1-0001.flac"])
-    corpus = find_utterances(tmp_path)
-    assert [u.reference for u in corpus.utterances] == ["CAFÉ"]
-    reason_given = corpus.rejected["1-1-0000"]
-    assert reason_given.startswith(str(place / "1-1.trans.txt"))
-    assert "UTF-8; convert" in reason_given
 
 
 @law
@@ -168,21 +155,15 @@ def test_whatever_bytes_a_transcript_holds_its_reasons_can_be_printed_and_stored
             assert utterance.reference.strip() == utterance.reference != ""
 
 
-def test_an_id_listed_twice_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_corpus_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; name the one"):
+        find_utterances(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"speaker/chapter/\*\.trans\.txt"):
+        find_utterances(tmp_path)
     chapter(tmp_path, 1, "1-1-0000 ONE\n", [])
     chapter(tmp_path, 2, "1-1-0000 TWO\n", [])
     with pytest.raises(ValueError, match=r"2-1\.trans\.txt: utterance 1-1-0000 is listed twice"):
         find_utterances(tmp_path)
-
-
-def test_a_folder_without_any_transcript_is_an_error_that_shows_the_layout(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"speaker/chapter/\*\.trans\.txt"):
-        find_utterances(tmp_path)
-
-
-def test_a_missing_folder_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; name the one"):
-        find_utterances(tmp_path / "nowhere")
 
 
 # --- good audio ---------------------------------------------------------------------------------
@@ -325,63 +306,46 @@ def test_a_float_file_is_read_unscaled(tmp_path: Path, subtype: str) -> None:
 # --- bad audio ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole_flac() -> bytes:
-    return (SHIPPED / "101" / "1" / "101-1-0000.flac").read_bytes()
+FLAC = (SHIPPED / "101" / "1" / "101-1-0000.flac").read_bytes()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 4, 8, 20, 42, 43, 50, 86, 100, 500, 4000])
-def test_a_flac_cut_inside_its_header_or_first_frames_is_unusable(
-    tmp_path: Path, whole_flac: bytes, kept: int
-) -> None:
-    (tmp_path / "a.flac").write_bytes(whole_flac[:kept])
-    assert "fetch it again" in reason(at(tmp_path / "a.flac"))
+def reason_of_bytes(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return reason(at(path))
 
 
 @law
 @given(st.floats(0.0, 1.0, exclude_max=True))
 def test_a_flac_cut_anywhere_is_unusable_and_never_a_shorter_wave(fraction: float) -> None:
-    data = (SHIPPED / "101" / "1" / "101-1-0000.flac").read_bytes()
     with TemporaryDirectory() as name:
-        path = Path(name) / "a.flac"
-        path.write_bytes(data[: int(fraction * len(data))])
-        reason(at(path))
+        reason_of_bytes(Path(name) / "a.flac", FLAC[: int(fraction * len(FLAC))])
 
 
-def test_a_flac_cut_between_two_frames_is_unusable(tmp_path: Path, whole_flac: bytes) -> None:
-    starts = [i for i in range(100, len(whole_flac)) if whole_flac[i : i + 2] == b"\xff\xf8"]
-    assert len(starts) > 5
-    for start in starts:
-        (tmp_path / "a.flac").write_bytes(whole_flac[:start])
-        reason(at(tmp_path / "a.flac"))
+def test_a_flac_cut_in_its_header_or_between_two_frames_is_unusable(tmp_path: Path) -> None:
+    frames = [i for i in range(100, len(FLAC)) if FLAC[i : i + 2] == b"\xff\xf8"]
+    assert len(frames) > 5
+    for kept in (0, 1, 4, 8, 20, 42, 43, 50, 86, 100, 500, *frames):
+        assert "fetch it again" in reason_of_bytes(tmp_path / "a.flac", FLAC[:kept])
 
 
-@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
-def test_a_flac_with_a_damaged_byte_is_unusable(
-    tmp_path: Path, whole_flac: bytes, place: float
-) -> None:
-    data = bytearray(whole_flac)
-    data[int(place * len(data))] ^= 0xFF
-    (tmp_path / "a.flac").write_bytes(data)
-    reason(at(tmp_path / "a.flac"))
-
-
-def test_a_flac_whose_header_does_not_know_its_length_is_unusable(
-    tmp_path: Path, whole_flac: bytes
-) -> None:
-    data = bytearray(whole_flac)
+def test_a_flac_with_a_damaged_byte_or_of_unknown_length_is_unusable(tmp_path: Path) -> None:
+    for place in (0.2, 0.5, 0.9):
+        data = bytearray(FLAC)
+        data[int(place * len(data))] ^= 0xFF
+        reason_of_bytes(tmp_path / "a.flac", data)
+    data = bytearray(FLAC)
     data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples: 0 is "unknown"
     data[22:26] = bytes(4)
-    (tmp_path / "a.flac").write_bytes(data)
-    assert "encode it again" in reason(at(tmp_path / "a.flac"))
+    assert "encode it again" in reason_of_bytes(tmp_path / "a.flac", data)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 20, 43, 44, 46, 100, 8_000, -100, -1])
-def test_a_wav_cut_anywhere_is_unusable_and_never_a_shorter_wave(tmp_path: Path, kept: int) -> None:
-    written(tmp_path / "a.wav", tone())
-    data = (tmp_path / "a.wav").read_bytes()
-    (tmp_path / "a.wav").write_bytes(data[:kept])
-    assert "fetch it again" in reason(at(tmp_path / "a.wav"))
+def test_a_wav_cut_anywhere_or_of_unknown_length_is_unusable(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.wav", tone()).path
+    data = bytearray(path.read_bytes())
+    for kept in (0, 4, 20, 43, 44, 46, 100, 8_000, -100, -1):
+        assert "fetch it again" in reason_of_bytes(path, data[:kept])
+    data[4:8] = data[40:44] = b"\xff" * 4  # as it is written into a pipe
+    assert "states no length in its header; convert it" in reason_of_bytes(path, data)
 
 
 @pytest.mark.parametrize(
@@ -402,53 +366,39 @@ def test_other_headers_of_a_wav_s_kind_say_their_length_too(
         assert "truncated" in reason(at(path))
 
 
-def test_a_wav_written_into_a_pipe_states_no_length(tmp_path: Path) -> None:
-    written(tmp_path / "a.wav", tone())
-    data = bytearray((tmp_path / "a.wav").read_bytes())
-    data[4:8] = data[40:44] = b"\xff" * 4
-    (tmp_path / "a.wav").write_bytes(bytes(data))
-    assert "states no length in its header; convert it" in reason(at(tmp_path / "a.wav"))
+def test_what_is_no_audio_is_unusable(tmp_path: Path) -> None:
+    assert "cannot be decoded" in reason_of_bytes(tmp_path / "a.flac", b"<html>404</html>")
+    (tmp_path / "b.flac").mkdir()
+    reason(at(tmp_path / "b.flac"))
 
 
-def test_a_file_that_is_no_audio_is_unusable(tmp_path: Path) -> None:
-    (tmp_path / "a.flac").write_text("<html>404</html>")
-    assert "cannot be decoded" in reason(at(tmp_path / "a.flac"))
-
-
-def test_a_folder_in_the_place_of_a_file_is_unusable(tmp_path: Path) -> None:
-    (tmp_path / "a.flac").mkdir()
-    reason(at(tmp_path / "a.flac"))
-
-
-@pytest.mark.parametrize("name", ["a.flac", "a.wav"])
-def test_audio_without_samples_is_unusable(tmp_path: Path, name: str) -> None:
-    # an empty FLAC has no bytes at all, an empty WAV has a header
-    told = reason(written(tmp_path / name, np.zeros(0)))
-    assert ("no samples" if name == "a.wav" else "cannot be decoded") in told
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_unusable_and_counted(tmp_path: Path, value: float) -> None:
+def some_bad(value: float) -> np.ndarray:
     samples = np.stack([tone(), tone()], axis=1)
     samples[10:13, 1] = value
-    message = reason(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
-    assert "3 samples are NaN or infinite" in message
+    return samples
 
 
-def test_zeros_are_unusable(tmp_path: Path) -> None:
-    assert "800 samples are zero" in reason(written(tmp_path / "a.flac", np.zeros(800)))
+CANCELLING = np.stack([tone(), -tone()], axis=1)
 
 
-def test_channels_that_cancel_are_unusable(tmp_path: Path) -> None:
-    samples = np.stack([tone(), -tone()], axis=1)
-    for subtype in ("FLOAT", "PCM_16"):  # the second leaves its rounding
-        told = reason(written(tmp_path / "a.wav", samples, subtype=subtype))
-        assert "its 2 channels cancel; keep one of them" in told
-
-
-def test_a_level_that_leaves_float32_in_the_spectrogram_is_unusable(tmp_path: Path) -> None:
-    samples = 1e20 * tone()
-    assert "scale the file" in reason(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
+@pytest.mark.parametrize(
+    ("name", "samples", "subtype", "told"),
+    [
+        ("a.flac", np.zeros(0), None, "cannot be decoded"),  # without a byte
+        ("a.wav", np.zeros(0), None, "no samples"),
+        ("a.flac", np.zeros(800), None, "800 samples are zero"),
+        ("a.wav", some_bad(np.nan), "FLOAT", "3 samples are NaN or infinite"),
+        ("a.wav", some_bad(np.inf), "FLOAT", "3 samples are NaN or infinite"),
+        ("a.wav", some_bad(-np.inf), "FLOAT", "3 samples are NaN or infinite"),
+        ("a.wav", CANCELLING, "FLOAT", "its 2 channels cancel; keep one of them"),
+        ("a.wav", CANCELLING, "PCM_16", "its 2 channels cancel"),  # but for their rounding
+        ("a.wav", 1e20 * tone(), "FLOAT", "scale the file"),  # its square leaves float32
+    ],
+)
+def test_samples_that_are_no_utterance_are_unusable(
+    name: str, samples: np.ndarray, subtype: str | None, told: str, tmp_path: Path
+) -> None:
+    assert told in reason(written(tmp_path / name, samples, subtype=subtype))
 
 
 # --- the grammar --------------------------------------------------------------------------------
@@ -513,18 +463,13 @@ def test_held_out_constructions_share_no_first_clause_with_training(
         assert not any(matches(known, text) for known in TRAINING_CONSTRUCTIONS)
 
 
-def test_sentences_hold_words_of_the_vocabulary_alone(training_texts: list[str]) -> None:
-    assert {word for text in training_texts for word in text.split()} <= set(vocabulary())
-
-
-def test_sentences_have_at_most_80_characters(training_texts: list[str]) -> None:
-    assert MAX_CHARACTERS == 80
-    assert max(len(text) for text in training_texts) <= MAX_CHARACTERS
-
-
-def test_training_sentences_use_nearly_every_word(training_texts: list[str]) -> None:
+def test_training_sentences_hold_nearly_every_word_and_at_most_80_characters(
+    training_texts: list[str],
+) -> None:
     heard = {word for text in training_texts for word in text.split()}
+    assert heard <= set(vocabulary())
     assert len(heard) > 0.95 * len(vocabulary())
+    assert max(len(text) for text in training_texts) <= MAX_CHARACTERS == 80
 
 
 def test_every_word_of_a_held_out_construction_is_heard_in_another() -> None:
@@ -602,9 +547,6 @@ def test_the_flags_of_every_utterance_follow_from_its_text_and_voice(
         assert row["unseen_pair"] == str(bool(held_out_pairs(text))) == str(has_held_out_pair(text))
         assert row["unseen_voice"] == str(row["variant"] not in TRAINING_VARIANTS)
         assert row["unseen_accent"] == str(row["accent"] not in TRAINING_ACCENTS)
-
-
-def test_seen_and_unseen_material_both_have_their_share(table: dict[str, dict[str, str]]) -> None:
     for flag in ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent"):
         counts = Counter(row[flag] for row in table.values())
         assert min(counts["True"], counts["False"]) >= 20, flag

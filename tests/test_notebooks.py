@@ -117,7 +117,7 @@ def test_a_wrong_value_in_a_real_notebook_fails_the_comparison(tmp_path: Path) -
 
 
 def _compare(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p"]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p"]
     return subprocess.run(
         [*command, "no:cacheprovider", "--rootdir", str(path.parent), str(path)],
         cwd=path.parent,

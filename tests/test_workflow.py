@@ -1,5 +1,6 @@
 """What `make` runs again after a change, a failure and a kill, on a project of empty files."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -89,7 +90,7 @@ NOTEBOOKS = {
     "proof": "seed = 1\ndrawn = []",
 }
 EXECUTION = """
-import json, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = ["workflow", "."]
 import pyarrow as pa, pyarrow.parquet as pq
@@ -114,6 +115,8 @@ if "kind" in values:
 else:
     if notebook.stem == "phase" and Path("phase-fails").exists():
         sys.exit("error: no phase")
+    if notebook.stem == "phase" and Path("phase-killed").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     product = Path("figures") / f"{target.stem}.png"
     product.write_text(str(values))
     target.write_text(json.dumps({"metadata": {"papermill": {"parameters": values}}}))
@@ -225,16 +228,20 @@ def test_what_was_only_touched_or_put_back_is_not_made_again(project: Path) -> N
     assert _stale(project) == set()
 
 
-def test_a_notebook_that_fails_is_an_error_but_keeps_no_other_from_being_made(
-    project: Path,
+@pytest.mark.parametrize(("end", "lines"), [("fails", ["error: no phase"]), ("killed", [])])
+def test_a_job_that_ends_badly_is_told_in_a_line_and_keeps_no_other_from_being_made(
+    end: str, lines: list[str], project: Path
 ) -> None:
     _replace(project / "spectral" / "kernels.py", "f = 1", "f = 2")
-    (project / "phase-fails").touch()
+    (project / f"phase-{end}").touch()
     run = _make(project, "figures")
     assert run.returncode == 2
-    assert "error: no phase" in run.stderr
+    told = [line for line in run.stderr.splitlines() if re.search("(?i)error|exception", line)]
+    not_made = "error: build/ladder/notebooks/phase.ipynb was not made (see above)"
+    assert [line for line in told if line.startswith("error")] == [*lines, not_made]
+    assert len(told) == len(lines) + 4  # Snakemake's own last words, and make's
     assert "agree with the committed ones" not in run.stdout
-    (project / "phase-fails").unlink()
+    (project / f"phase-{end}").unlink()
     assert _stale(project) == {"phase"}
 
 
@@ -520,22 +527,28 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     assert _stale(project) == set()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_kill_at_any_moment_loses_nothing_that_was_made(seed: int, project: Path) -> None:
-    """Of the engine alone, or of all its jobs too; then the same command makes the rest."""
+@pytest.mark.parametrize(
+    "killed", [("job", "engine"), ("everything", "job"), ("engine", "everything")]
+)
+def test_a_kill_at_any_moment_loses_nothing_that_was_made(
+    killed: tuple[str, str], project: Path
+) -> None:
+    """Of a job, the engine alone, or everything; then the same command makes the rest."""
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
     for path in (project / "figures").glob("*.png"):
         path.unlink()
-    rng = random.Random(seed)
-    for _ in range(2):
+    rng = random.Random(killed[0])
+    for what in killed:
         run = _start(project)
         time.sleep(rng.uniform(1, 6))
-        if rng.random() < 0.5:
+        if what == "everything":
             os.killpg(run.pid, signal.SIGKILL)
-        else:
-            for engine in psutil.Process(run.pid).children():
-                engine.kill()
+        word = {"job": "scripts/execute.py", "engine": "--snakefile"}.get(what)
+        for process in psutil.Process(run.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if word in process.cmdline():
+                    process.kill()
         run.wait()
         rows = list((project / "build" / "ladder").rglob("*.parquet"))
         assert all(pq.read_table(path).num_rows == 1 for path in rows)

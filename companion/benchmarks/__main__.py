@@ -1,7 +1,6 @@
 """Time the kernels beside their rivals: ``python -m companion.benchmarks --device cpu``."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from companion.benchmarks.cases import (
     spectra_case,
     triplet_case,
 )
-from companion.benchmarks.machine import keep, machine, others
-from companion.benchmarks.timing import OURS, Case, measured, product_rate
+from companion.benchmarks.timing import OURS, Case, keep, machine, measured, product_rate
 from companion.models.loading import choose_device
 
 SHAPES = ((384, 16), (384, 64), (768, 64), (1280, 64))  # Tiny, Tiny, Small, Turbo
@@ -28,38 +26,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m companion.benchmarks", description=__doc__)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--repeats", type=int, default=5, help="turns that every way takes")
-    parser.add_argument("--cases", nargs="+", help="only these, by name; rows of the others stay")
     parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     torch.backends.cuda.matmul.allow_tf32 = False
     rate = product_rate(device)
     described = machine(device, rate)
-    stem = arguments.output / device.type
-    try:
-        cases = _chosen(list(_cases(device)), arguments.cases)
-        table = pd.DataFrame()
-        if arguments.cases:
-            table = others(stem, described, {case.name for case in cases})
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    for case in tqdm(cases, desc=str(device), unit="case"):
+    table = pd.DataFrame()
+    for case in tqdm(list(_cases(device)), desc=str(device), unit="case"):
         timed = measured(case, arguments.repeats, device)
         fraction = timed.operations / timed["median"] / rate
         timed["product_fraction"] = fraction.where(timed.way == OURS)
-        timed["product_rate"] = rate  # of this run: cases may be timed again in another
+        timed["product_rate"] = rate
         table = pd.concat([table, timed], ignore_index=True)
-        keep(table, described, stem)  # what is timed is not lost
+        keep(table, described, arguments.output / device.type)  # what is timed is not lost
     shown = table[~table.case.str.startswith("growth")]
     columns = ["case", "width", "tokens", "nodes", "way", "median", "ratio", "product_fraction"]
     print(shown[columns].to_string(index=False, float_format="{:.3g}".format, na_rep=""))
-
-
-def _chosen(cases: list[Case], names: list[str] | None) -> list[Case]:
-    known = list(dict.fromkeys(case.name for case in cases))
-    if unknown := set(names or known) - set(known):
-        raise ValueError(f"no case {min(unknown)!r}; choose from {', '.join(known)}")
-    return [case for case in cases if case.name in (names or known)]
 
 
 def _cases(device: torch.device) -> Iterator[Case]:

@@ -15,14 +15,13 @@ import whisper
 from tqdm import tqdm
 from whisper import DecodingOptions, DecodingResult
 
-from companion.benchmarks.machine import keep, machine
-from companion.benchmarks.settings import in_memory
-from companion.benchmarks.timing import OURS, Case, Way, measured, product_rate
+from companion.benchmarks.timing import OURS, Case, Way, keep, machine, measured, product_rate
 from companion.measurement.run import spread
+from companion.measurement.settings import SpectralSettings
 from companion.measurement.spectra import spectral_rows
 from companion.models.loading import choose_device, load
 from companion.models.openai_model import OpenAIModel
-from companion.models.rules import OPENAI
+from companion.models.rules import OPENAI, Rule
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
@@ -57,6 +56,15 @@ def main() -> None:
             table = pd.concat(tables, ignore_index=True)
             keep(table, described, arguments.output / f"measuring-{device.type}")
     print(table.to_string(index=False, float_format="{:.3g}".format))
+
+
+def in_memory(model: str, conditions: tuple[str, ...], decoding: Rule) -> SpectralSettings:
+    """Settings of the committed rows, for speech in memory and rows that are timed, not kept."""
+    return SpectralSettings(
+        model=model, ladder=Path(), corpus=Path(), output=Path(), conditions=conditions,
+        decoding=decoding.name, seed=0, batch=1, device="auto", utterances=None,
+        modes=(10, 50), epsilon=1e-6,
+    )  # fmt: skip
 
 
 def stressed_speech(corpus: Path, count: int) -> dict[str, list[Mixture]]:

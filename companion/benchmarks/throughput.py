@@ -15,9 +15,8 @@ import torch
 from tqdm import tqdm
 from whisper.model import ModelDimensions
 
-from companion.benchmarks.machine import keep, machine
-from companion.benchmarks.settings import in_memory
-from companion.benchmarks.timing import OURS, Case, Way, measured, product_rate
+from companion.benchmarks.measuring import in_memory
+from companion.benchmarks.timing import OURS, Case, Way, keep, machine, measured, product_rate
 from companion.measurement.spectra import spectral_rows
 from companion.models.decoding import transcribe
 from companion.models.loading import choose_device

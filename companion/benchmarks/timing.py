@@ -1,8 +1,12 @@
 """Time several ways to one result in turns, so that what slows the machine slows all of them."""
 
+import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -105,3 +109,39 @@ def _once(way: Way, device: torch.device) -> tuple[float, int]:
     taken = time.perf_counter() - began
     del result
     return taken, torch.cuda.max_memory_allocated(device) if cuda else 0
+
+
+def machine(device: torch.device, rate: float) -> dict[str, object]:
+    """The device in words, with the rate of its float32 matrix products in operations a second."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "float32_product_rate": rate,
+    }
+
+
+def keep(table: pd.DataFrame, described: dict[str, object], stem: Path) -> None:
+    """Write a table and the machine that it was timed on to stem.csv and stem.json, each whole."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    _replace(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+    _replace(stem.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

@@ -62,6 +62,8 @@ _OPENAI = (Vocabulary(False, 99), Vocabulary(True, 99), Vocabulary(True, 100))
 def is_multilingual(text: Iterable[str]) -> bool | None:
     """Whose the text tokens are, in order of their numbers; None for another vocabulary's."""
     spelled = list(text)
+    if len(spelled) < 50_000:  # OpenAI's own have more, and take a second to read
+        return None
     for multilingual in (True, False):
         if spelled == _text(multilingual):
             return multilingual

@@ -1,9 +1,9 @@
 """Sentences for the synthesised corpora: seeded, with whole constructions and word pairs held out.
 
-A sentence is drawn from constructions, strings of words and ``{slots}``. Nothing drawn for training
-has one of ``HELD_OUT_CONSTRUCTIONS``, nor an adjective before a noun for which ``pair_is_held_out``
-is true, so the fraction of a test result on unseen material can be told apart. Every word of a
-held-out construction occurs in training, in other constructions.
+A sentence is drawn from the constructions of grammar.yml, words and ``{slots}``. Nothing drawn for
+training has one of ``HELD_OUT_CONSTRUCTIONS``, nor an adjective before a noun for which
+``pair_is_held_out`` is true, so the fraction of a test result on unseen material can be told apart.
+Every word of a held-out construction occurs in training, in other constructions.
 """
 
 import re
@@ -11,85 +11,21 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
-
-from companion.speech.lexicon import LEXICON
+import yaml
 
 MAX_CHARACTERS = 80
 HELD_OUT_PAIR_SHARE = 5  # one adjective-noun pair in five
 
-TRAINING_CONSTRUCTIONS: tuple[str, ...] = (
-    "the {adjective} {person} {transitive} the {adjective} {object}",
-    "{name} {transitive} a {adjective} {object} in the {place}",
-    "a {adjective} {animal} {intransitive} near the {place}",
-    "the {person} and the {person} {transitive} the {object}",
-    "on {time} {name} {transitive} the {colour} {object}",
-    "in {time} the {person} {intransitive} in the {place}",
-    "{name} gave {name} a {adjective} {object}",
-    "{name} {adverb} {transitive} the {object} of the {person}",
-    "the {object} and the {object} were {adjective}",
-    "{number} {plural} {plural_verb} behind the {place}",
-    "there was a {adjective} {animal} under the {object}",
-    "{name} {saying} that the {person} {intransitive}",
-    "the {person} put the {food} and the {food} on the {object}",
-    "when the {weather} came the {animal} {intransitive}",
-    "she {transitive} the {object} and {adverb} {intransitive}",
-    "he {intransitive} {adverb} because the {object} was {adjective}",
-    "my {person} never {transitive} a {colour} {object}",
-    "we ate {food} and {food} with the {person}",
-    "every {season} the {plural} {plural_verb} by the {place}",
-    "at {daytime} the {person} {adverb} {transitive} the {animal}",
-    "the {place} was {adjective} and {adjective}",
-    "{name} has {number} {plural} and a {adjective} {animal}",
-    "{abstract} and {abstract} were all that {name} wanted",
-    "from the {place} to the {place} the {person} {intransitive}",
-    "after the {weather} {number} {plural} {plural_verb}",
-    "the {animal} {transitive} the {food} before {daytime}",
-    "if the {object} is {adjective} {name} will wait",
-    "{name} waited until {daytime} and then {transitive} the {object}",
-    "the {person} who lives by the {place} has a {adjective} {animal}",
-    "{name} sat between {name} and the {person}",
-    "neither of us {transitive} the {object}",
-    "he would not sell the {object} nor the {animal}",
-    "it was {adjective} in the {place}",
-    "we left without {abstract}",
-    "who {transitive} the {food} at {daytime}",
-    "where is the {adjective} {object} of my {person}",
-    "why did {name} leave the {place}",
-    "they {transitive} {number} {plural} for the {person}",
-    "i {transitive} my {object} near the {place}",
-    "you can see the {place} from the {place}",
-    "some {plural} {plural_verb} while {name} {intransitive}",
-    "although the {animal} was {adjective} it {intransitive}",
-    "her {person} is as {adjective} as a {animal}",
-    "as soon as the {weather} stopped the {plural} {plural_verb}",
-    "what the {person} {transitive} was a {object}",
-    "there is no {food} in the {place}",
-    "{name} and {name} {intransitive} until {daytime}",
-    "this {object} is more {adjective} than that {object}",
-    "under the {object} lay {number} {adjective} {plural}",
-    "then the {person} {transitive} them {adverb}",
-)
-
-HELD_OUT_CONSTRUCTIONS: tuple[str, ...] = (
-    "if the {person} {intransitive} then {name} {transitive} the {object}",
-    "neither the {animal} nor the {person} {transitive} the {food}",
-    "it was {name} who {transitive} the {adjective} {object}",
-    "without {abstract} the {adjective} {person} {intransitive}",
-    "between the {place} and the {place} {number} {plural} {plural_verb}",
-)
-
-TAILS: tuple[str, ...] = (
-    "at {daytime}",
-    "on {time}",
-    "with the {person}",
-    "behind the {adjective} {place}",
-    "in the {weather}",
-    "before {season}",
-    "for {number} days",
-    "without a {object}",
-)
+_GRAMMAR = yaml.safe_load(Path(__file__).with_name("grammar.yml").read_text(encoding="utf-8"))
+TRAINING_CONSTRUCTIONS: tuple[str, ...] = tuple(_GRAMMAR["training"])
+HELD_OUT_CONSTRUCTIONS: tuple[str, ...] = tuple(_GRAMMAR["held_out"])
+TAILS: tuple[str, ...] = tuple(_GRAMMAR["tails"])
+LEXICON: dict[str, tuple[str, ...]] = {
+    kind: tuple(words.split()) for kind, words in _GRAMMAR["words"].items()
+}
 
 _EXTENSION_TRIES = 4
 _BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou])")

@@ -1,7 +1,6 @@
-"""Conditions: named, ordered perturbations, written in parameter files as plain data."""
+"""Conditions: named, ordered perturbations."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import permutations
 
 from companion.stress.mixture import Mixture, Speakers
@@ -13,11 +12,6 @@ from companion.stress.perturbations import (
     TimeStretch,
 )
 from companion.stress.stretching import RESAMPLED, WSOLA
-
-Kind = type[TimeStretch] | type[SpeakerMix] | type[GaussianNoise] | type[Substitute]
-_PERTURBATIONS: dict[str, Kind] = {
-    kind.name: kind for kind in (TimeStretch, SpeakerMix, GaussianNoise, Substitute)
-}
 
 
 @dataclass(frozen=True)
@@ -37,10 +31,6 @@ class Stress:
         """Every perturbation at one severity in [0, 1]; 1 is the condition itself, name and all."""
         milder = tuple(each.at_severity(severity) for each in self.perturbations)
         return self if severity == 1 else Stress(f"{self.name}-{severity:g}", milder)
-
-    def plain(self) -> list[dict[str, dict[str, float | str]]]:
-        """The perturbations as ``parse_stress`` reads them: lists, dicts and numbers alone."""
-        return [{each.name: dict(vars(each))} for each in self.perturbations]
 
 
 # The paper's order, time stretch, then a mix of six speakers, then noise, is taken at its word:
@@ -107,34 +97,3 @@ def split_severity(name: str) -> tuple[str, float]:
         return (base, float(written)) if base else (name, 1.0)
     except ValueError:
         return name, 1.0
-
-
-def parse_stress(name: str, entries: object) -> Stress:
-    """A condition from plain data: a list of one-key mappings, applied in the order of the list.
-
-    ``{stretch: 3.5}`` gives the first field, ``{mix: {interferers: 5, level_db: -6.0}}`` any of
-    them. Raises ValueError naming the entry, what is wrong with it, and the remedy.
-    """
-    if not isinstance(entries, list | tuple):
-        raise ValueError(f"stress {name}: {entries!r} is no list; write [{{stretch: 3.5}}, ...]")
-    return Stress(name, tuple(_parse(f"stress {name}", entry) for entry in entries))
-
-
-def _parse(where: str, entry: object) -> Perturbation:
-    if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise ValueError(f"{where}: {entry!r} is not one perturbation; write {{stretch: 3.5}}")
-    ((name, value),) = entry.items()
-    if name not in _PERTURBATIONS:
-        raise ValueError(
-            f"{where}: no perturbation {name!r}; choose from {', '.join(_PERTURBATIONS)}"
-        )
-    kind = _PERTURBATIONS[name]
-    known = [field.name for field in fields(kind)]
-    values = value if isinstance(value, Mapping) else {known[0]: value}
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{where}: {name} has no {key!r}; choose from {', '.join(known)}")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None

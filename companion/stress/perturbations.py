@@ -203,8 +203,6 @@ def _fraction(severity: float) -> float:
 
 def _set(perturbation: Perturbation, field: str, low: float, high: float, hint: str) -> None:
     value = getattr(perturbation, field)
-    if isinstance(value, str):
-        hint += "; YAML reads 1e-3 as text, write 1.0e-3"
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
         raise ValueError(
             f"{perturbation.name} {field} is {value!r}; give a number from {low:g} to {high:g} "

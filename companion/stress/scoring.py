@@ -48,12 +48,6 @@ class Score:
     interferers: tuple[float, ...]
 
     @property
-    def closest(self) -> int:
-        """Who was written down best: 0 for the target, i for interferer i; of equals the first."""
-        errors = (self.target, *self.interferers)
-        return errors.index(min(errors))
-
-    @property
     def is_candidate(self) -> bool:
         """Whether it may be a hallucination: word error above 0.5 against everyone who speaks.
 

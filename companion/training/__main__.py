@@ -13,11 +13,9 @@ import torch
 
 from companion.models.ladder import feature_extractor
 from companion.models.loading import choose_device
-from companion.training.estimate import estimate_seconds
 from companion.training.material import prepare
 from companion.training.recipe import Recipe, read_recipe
-from companion.training.run import Job, Workshop
-from companion.training.workers import train_all
+from companion.training.run import Job, Workshop, estimate_seconds, train_all
 
 _CUDA_WORKERS = 12  # models of this size leave most of a data-centre GPU idle
 

@@ -1,12 +1,26 @@
-"""Train one model of the ladder from prepared speech, and save it whole or not at all."""
+"""Train models of the ladder from prepared speech, several at once, each saved whole or not at all.
 
+Not in ``__main__``: a spawned process does not import a package's ``__main__`` again, so it would
+not find what it is to run.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from statistics import mean
 
 import jiwer
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from companion.models.decoding import greedy
@@ -17,13 +31,24 @@ from companion.models.ladder import (
     ladder_config,
     save,
 )
+from companion.models.loading import choose_device
 from companion.models.rules import UNRESTRICTED
 from companion.models.tokenizer import character_tokenizer
 from companion.models.transformers_model import TransformersModel
-from companion.training.batches import Batcher
+from companion.training.batches import Batch, Batcher
 from companion.training.material import Clips, load
-from companion.training.recipe import Recipe
-from companion.training.train import train
+from companion.training.recipe import Recipe, Stage
+from companion.training.train import (
+    Learner,
+    draw_bars_on,
+    full_window_from,
+    make_optimisers,
+    to_device,
+    train,
+    update,
+)
+
+_TIMED_STEPS = 2  # after one that warms up
 
 
 @dataclass(frozen=True)
@@ -59,6 +84,45 @@ class Workshop:
     def is_trained(self, job: Job) -> bool:
         """Whether the model is there already, with its checksums."""
         return (self.ladder / job.name / "SHA256SUMS").exists()
+
+
+def train_all(
+    jobs: Sequence[Job], workshop: Workshop, workers: int, threads: int
+) -> dict[str, str]:
+    """Train in worker processes; what failed, and why. One failure does not stop the others."""
+    failed = {}
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    lines = context.SimpleQueue()
+    for line in range(workers):
+        lines.put(line)
+    with ProcessPoolExecutor(workers, context, _set_up, (context.RLock(), lines, threads)) as pool:
+        running: dict[Future[Path], Job] = {
+            pool.submit(train_model, job, workshop): job for job in jobs
+        }
+        for done in as_completed(running):
+            name = running[done].name
+            if error := done.exception():
+                failed[name] = str(error)
+            else:
+                print(f"{name}: saved to {done.result()}", flush=True)
+    return failed
+
+
+def _set_up(lock: object, lines: "SimpleQueue[int]", threads: int) -> None:
+    """What every worker process starts with: its line of the terminal, and its threads."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(lock)
+    draw_bars_on(lines.get())
+    torch.set_num_threads(threads)
+    choose_device("auto")  # float32 as it says, in this process too
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: two must not train one model."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def train_model(job: Job, workshop: Workshop) -> Path:
@@ -100,6 +164,34 @@ def train_model(job: Job, workshop: Workshop) -> Path:
     }
     save(target, model.cpu(), tokenizer, extractor, record)
     return target
+
+
+def estimate_seconds(job: Job, workshop: Workshop) -> float:
+    """Seconds that a whole training run takes on this device, from a few of its own batches.
+
+    Evaluations at the checkpoints, and other work on the machine, come on top.
+    """
+    recipe, tokenizer = workshop.recipe, character_tokenizer()
+    learner = Learner(new_model(job, recipe, tokenizer).train()).to(workshop.device)
+    optimisers = make_optimisers(learner, recipe.optimiser)
+
+    def seconds_per_step(stage: Stage, batches: Iterator[Batch]) -> float:
+        taken = []
+        for batch in islice(batches, 1 + _TIMED_STEPS):
+            began = time.perf_counter()
+            moved = to_device(batch, workshop.device)
+            update(learner, optimisers, moved, stage, recipe.optimiser, fraction=0.0).item()
+            taken.append(time.perf_counter() - began)
+        return mean(taken[1:])
+
+    batchers = make_batchers(job, workshop, tokenizer)
+    total = 0.0
+    for name, stage in recipe.curriculum(job.size).items():
+        full = full_window_from(stage, recipe.optimiser)
+        total += full * seconds_per_step(stage, batchers[name].batches(0, stage.steps))
+        if full < stage.steps:
+            total += (stage.steps - full) * seconds_per_step(stage, batchers[name].batches(0, 0))
+    return total
 
 
 def new_model(

@@ -105,41 +105,21 @@ def train(
     """
     torch.manual_seed(seed)
     learner = Learner(model.train()).to(device)
-    names = list(stages)
-    progress = Progress(names[0])
     optimisers = make_optimisers(learner, recipe.optimiser)
-    checkpoint, run = folder / "checkpoint.pt", _run_of(learner, stages, recipe, seed)
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["run"] != run:
-            raise ValueError(
-                f"{checkpoint}: of another recipe or seed ({saved['run']}, asked for {run}); "
-                f"remove {folder} to train anew"
-            )
-        learner.load_state_dict(saved["learner"])
-        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        progress = Progress(**json.loads(saved["progress"]))
+    identity = _identity(learner, stages, recipe, seed)
+    names = list(stages)
+    run = _Run(learner, optimisers, folder / "checkpoint.pt", identity, Progress(names[0]))
+    run.resume(device)
+    progress = run.progress
     for name in names[names.index(progress.stage) :]:
         if progress.stage != name:
             progress.stage, progress.step = name, 0
-            optimisers = make_optimisers(learner, recipe.optimiser)
-        _run_stage(
-            learner,
-            optimisers,
-            batchers[name],
-            stages[name],
-            recipe,
-            progress,
-            checkpoint,
-            run,
-            evaluate,
-            device,
-        )
+            run.optimisers = make_optimisers(learner, recipe.optimiser)
+        _run_stage(run, batchers[name], stages[name], recipe, evaluate, device)
     return progress
 
 
-def _run_of(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
+def _identity(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
     """What decides the weights of a run, apart from the machine, as JSON."""
     shapes = {name: list(tensor.shape) for name, tensor in learner.state_dict().items()}
     parts = {
@@ -152,32 +132,61 @@ def _run_of(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: in
     return json.dumps(parts)
 
 
+@dataclass
+class _Run:
+    """All that a checkpoint holds, and where it is."""
+
+    learner: Learner
+    optimisers: Sequence[torch.optim.Optimizer]
+    checkpoint: Path
+    identity: str
+    progress: Progress
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        part = self.checkpoint.with_suffix(".part")
+        state = {
+            "run": self.identity,
+            "learner": self.learner.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "progress": json.dumps(asdict(self.progress)),
+        }
+        torch.save(state, part)
+        part.rename(self.checkpoint)
+
+    def resume(self, device: torch.device) -> None:
+        """Go back to the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        saved = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        if saved["run"] != self.identity:
+            raise ValueError(
+                f"{self.checkpoint}: of another recipe or seed ({saved['run']}, asked for "
+                f"{self.identity}); remove {self.checkpoint.parent} to train anew"
+            )
+        self.learner.load_state_dict(saved["learner"])
+        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.progress = Progress(**json.loads(saved["progress"]))
+
+
 def _run_stage(
-    learner: Learner,
-    optimisers: Sequence[torch.optim.Optimizer],
+    run: _Run,
     batcher: Batcher,
     stage: Stage,
     recipe: Recipe,
-    progress: Progress,
-    checkpoint: Path,
-    run: str,
     evaluate: Callable[[WhisperForConditionalGeneration], float],
     device: torch.device,
 ) -> None:
-    settings = recipe.optimiser
+    learner, progress, settings = run.learner, run.progress, recipe.optimiser
     batches = batcher.batches(progress.step, full_window_from(stage, settings))
-    bar = tqdm(
-        total=stage.steps,
-        initial=progress.step,
-        desc=f"{checkpoint.parent.name} {progress.stage}",
-        unit="step",
-        position=_line,
-    )
+    name = f"{run.checkpoint.parent.name} {progress.stage}"
+    bar = tqdm(total=stage.steps, initial=progress.step, desc=name, unit="step", position=_line)
     total, began = 0.0, time.monotonic()
     while progress.step < stage.steps:
         fraction = schedule(progress.step, stage, settings)
         batch = to_device(next(batches), device)
-        total += update(learner, optimisers, batch, stage, settings, fraction).item()
+        total += update(learner, run.optimisers, batch, stage, settings, fraction).item()
         progress.step += 1
         bar.update()
         if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
@@ -185,23 +194,17 @@ def _run_stage(
             if not math.isfinite(mean):
                 raise FloatingPointError(
                     f"loss {mean} in stage {progress.stage} at step {progress.step}; "
-                    f"the last good checkpoint is {checkpoint}; lower the learning rate"
+                    f"the last good checkpoint is {run.checkpoint}; lower the learning rate"
                 )
             learner.eval()
             error = evaluate(learner.model)
             learner.train()
             progress.seconds += time.monotonic() - began
-            progress.record.append(
-                {
-                    "stage": progress.stage,
-                    "step": progress.step,
-                    "loss": round(mean, 4),
-                    "wer": round(error, 4),
-                    "seconds": round(progress.seconds, 1),
-                }
-            )
+            entry = {"stage": progress.stage, "step": progress.step, "loss": round(mean, 4)}
+            entry |= {"wer": round(error, 4), "seconds": round(progress.seconds, 1)}
+            progress.record.append(entry)
             bar.set_postfix(loss=f"{mean:.3f}", wer=f"{error:.2f}")
-            _save(checkpoint, run, learner, optimisers, progress)
+            run.save()
             total, began = 0.0, time.monotonic()
     bar.close()
 
@@ -272,23 +275,3 @@ def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.
             betas=_BETAS,
         ),
     )
-
-
-def _save(
-    path: Path,
-    run: str,
-    learner: Learner,
-    optimisers: Sequence[torch.optim.Optimizer],
-    progress: Progress,
-) -> None:
-    part = path.with_suffix(".part")
-    torch.save(
-        {
-            "run": run,
-            "learner": learner.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-            "progress": json.dumps(asdict(progress)),
-        },
-        part,
-    )
-    part.rename(path)
