@@ -7,6 +7,7 @@ same cache again. What does not fit together so is refused, and the run is forgo
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -77,11 +78,14 @@ class Run:
 
     def _joined(self, parts: list[Tensor], fill: int) -> Tensor:
         """What the calls gave, one after the other: (windows, positions, ...)."""
-        lengths = [part.shape[1] for part in parts]
-        whole = parts[0].new_full((self.windows, sum(lengths), *parts[0].shape[2:]), fill)
-        places = torch.split(whole, lengths, dim=1)
-        for call, part, place in zip(self.calls, parts, places, strict=True):
-            place[call.held.to(place.device)] = part
+        positions, first = sum(part.shape[1] for part in parts), 0
+        whole = parts[0].new_full((self.windows, positions, *parts[0].shape[2:]), fill)
+        pairs = zip(self.calls, parts, strict=True)
+        for _, together in groupby(pairs, lambda pair: id(pair[0].held)):  # one copy for many calls
+            same = list(together)
+            part, held = torch.cat([part for _, part in same], dim=1), same[0][0].held
+            whole[held.to(part.device), first : first + part.shape[1]] = part
+            first += part.shape[1]
         return whole
 
     def whole(self, kind: str, layer: int) -> Tensor:
