@@ -1,12 +1,8 @@
 """Warm kernels for the notebooks, and what docstrings of ``spectral`` take as given: two layers."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "scripts"))
 import warm
 
 from companion.models.random_layers import random_layer
@@ -14,7 +10,7 @@ from companion.models.random_layers import random_layer
 
 def pytest_configure(config: pytest.Config) -> None:
     """Notebooks are checked by kernels of one server, whichever worker checks them."""
-    if config.getoption("nbval_lax") and not hasattr(config, "workerinput"):
+    if config.getoption("nbval_lax", False) and not hasattr(config, "workerinput"):
         warm.start()
 
 

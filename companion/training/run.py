@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from statistics import mean
 
@@ -20,7 +19,6 @@ import jiwer
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from companion.models.decoding import greedy
@@ -40,7 +38,6 @@ from companion.training.material import Clips, load
 from companion.training.recipe import Recipe, Stage
 from companion.training.train import (
     Learner,
-    draw_bars_on,
     full_window_from,
     make_optimisers,
     to_device,
@@ -92,10 +89,7 @@ def train_all(
     """Train in worker processes; what failed, and why. One failure does not stop the others."""
     failed = {}
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    lines = context.SimpleQueue()
-    for line in range(workers):
-        lines.put(line)
-    with ProcessPoolExecutor(workers, context, _set_up, (context.RLock(), lines, threads)) as pool:
+    with ProcessPoolExecutor(workers, context, _set_up, (threads,)) as pool:
         running: dict[Future[Path], Job] = {
             pool.submit(train_model, job, workshop): job for job in jobs
         }
@@ -108,11 +102,9 @@ def train_all(
     return failed
 
 
-def _set_up(lock: object, lines: "SimpleQueue[int]", threads: int) -> None:
-    """What every worker process starts with: its line of the terminal, and its threads."""
+def _set_up(threads: int) -> None:
+    """What every worker process starts with."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(lock)
-    draw_bars_on(lines.get())
     torch.set_num_threads(threads)
     choose_device("auto")  # float32 as it says, in this process too
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -22,14 +21,6 @@ from companion.training.recipe import Optimiser, Recipe, Stage
 REFERENCE_WIDTH = 128  # the width that a stage's learning rate is given for
 _BETAS = (0.9, 0.98)
 _LAST_LEARNING_RATE = 0.02  # of the highest, at the end of the cosine
-
-_line = 0  # of the terminal, where this process draws its progress bars
-
-
-def draw_bars_on(line: int) -> None:
-    """Draw this process's progress bars so many lines down, where no other one draws."""
-    global _line
-    _line = line
 
 
 @dataclass
@@ -180,15 +171,12 @@ def _run_stage(
 ) -> None:
     learner, progress, settings = run.learner, run.progress, recipe.optimiser
     batches = batcher.batches(progress.step, full_window_from(stage, settings))
-    name = f"{run.checkpoint.parent.name} {progress.stage}"
-    bar = tqdm(total=stage.steps, initial=progress.step, desc=name, unit="step", position=_line)
     total, began = 0.0, time.monotonic()
     while progress.step < stage.steps:
         fraction = schedule(progress.step, stage, settings)
         batch = to_device(next(batches), device)
         total += update(learner, run.optimisers, batch, stage, settings, fraction).item()
         progress.step += 1
-        bar.update()
         if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
             mean = total / ((progress.step - 1) % recipe.checkpoint_every + 1)
             if not math.isfinite(mean):
@@ -203,10 +191,13 @@ def _run_stage(
             entry = {"stage": progress.stage, "step": progress.step, "loss": round(mean, 4)}
             entry |= {"wer": round(error, 4), "seconds": round(progress.seconds, 1)}
             progress.record.append(entry)
-            bar.set_postfix(loss=f"{mean:.3f}", wer=f"{error:.2f}")
             run.save()
+            print(
+                f"{run.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
+                f"{stage.steps}, loss {mean:.3f}, word error {error:.2f}",
+                flush=True,
+            )
             total, began = 0.0, time.monotonic()
-    bar.close()
 
 
 def update(
