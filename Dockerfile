@@ -8,6 +8,8 @@
 # WHISPER=yes at build OpenAI's tiny.en and base are installed too (200 MB more).
 FROM python:3.12-slim-bookworm
 
+# Debian keeps no older version of a package that one could pin.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc git libc6-dev make \
     && rm -rf /var/lib/apt/lists/*

@@ -14,7 +14,7 @@ READY := $(ENV) $(if $(filter no,$(WHISPER)),,$(WEIGHTS))
 SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(ON) \
   --cores $(CORES) --config profiles="$(PROFILE)" models="$(MODELS)" utterances="$(N)" shards="$(SHARDS)"
 # Nothing is begun for a profile, a number or an executor that is none.
-ifneq ($(filter figures measure evidence smoke plan,$(MAKECMDGOALS)),)
+ifneq ($(filter figures measure evidence smoke plan report,$(MAKECMDGOALS)),)
 KNOWN := $(filter-out training,$(patsubst params/%.yml,%,$(wildcard params/*.yml)))
 $(foreach name,$(filter-out $(KNOWN),$(PROFILE)),$(error params/$(name).yml: no such profile; there are: $(KNOWN)))
 $(foreach name,N SHARDS,$(if $(shell echo '$(or $($(name)),1)' | grep -xE '0*[1-9][0-9]*'),,$(error \
@@ -23,11 +23,10 @@ $(if $(wildcard workflow/profiles/$(ON)/config.yaml),,$(error ON is '$(ON)'; the
   $(patsubst %/,%,$(dir $(wildcard workflow/profiles/*/config.yaml))))))
 endif
 export JUPYTER_PREFER_ENV_PATH=1 SOURCE_DATE_EPOCH=1775606400
-.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu docs lock clean
+.PHONY: help figures measure plan test env lab notebooks smoke ladder evidence corpus librispeech weights bench gpu docs report explorer lock clean
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
-	@echo 'usage: make COMMAND with, where they apply: PROFILE="whisper ladder" MODELS="small" N=50 (utterances) SHARDS=8 (jobs for'
-	@echo 'every measurement) CORES=2 ON=slurm WHISPER=no VENV=.venv PYTHON=python3'
+	@echo 'with, where they apply: PROFILE="whisper ladder" MODELS="small" N=50 (utterances) SHARDS=8 (jobs each) CORES=2 ON=slurm WHISPER=no VENV=.venv PYTHON=python3'
 figures: $(READY) ## measure the models and draw every figure and table (PROFILE=ladder or whisper: that alone)
 	@mkdir -p build && { test -d build/committed || cp -R figures build/committed; } # for who has no git
 	@$(SNAKEMAKE) -- figures && $(BIN)/python scripts/agreement.py
@@ -62,13 +61,14 @@ gpu: $(ENV) ## on a CUDA GPU: the kernels' tests, timings, true sizes, and the l
 	$(BIN)/python -m companion.benchmarks --device cuda --repeats 3 && $(BIN)/python -m companion.benchmarks.throughput --device cuda
 	$(BIN)/python -m pytest -q tests -k cuda
 	$(BIN)/python -m companion.training --estimate --ladder build/none
-docs: $(ENV) ## build the pages of docs/ into build/site
-	@$(BIN)/python -c 'import furo, latex2mathml, myst_parser' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[docs]'
-	$(BIN)/python -m sphinx -W -q -c docs . build/site
+docs: $(ENV) ## build the pages of docs/, with the notebooks that figures executed, into build/site
+	@sh scripts/pages.sh $(BIN)
+report: figures ## the same after figures, and docs/report.md with all its figures as one file
+	@sh scripts/pages.sh $(BIN) && $(BIN)/python scripts/one_file.py build/site docs/report.html
+explorer: $(READY) ## hear and write docs/explorer.html again, a page that needs no server (minutes)
+	$(BIN)/python scripts/explorer_page.py
 lock: ## write requirements.lock and environment.yml from pyproject.toml (UPGRADE=1: newest versions)
-	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv==0.13.9
-	build/lock/bin/python scripts/lock.py $(if $(UPGRADE),--upgrade)
+	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv==0.13.9 && build/lock/bin/python scripts/lock.py $(if $(UPGRADE),--upgrade)
 clean: ## remove build/, where everything that can be made again lies
 	rm -rf build .snakemake
 $(ENV): requirements.lock requirements.rivals

@@ -217,3 +217,44 @@ def test_every_control_of_the_explorer_changes_pictures_in_a_browser(
     for words, alt in zip(("listens most at", "by layer", "Eigenvalues"), told, strict=True):
         assert words in alt
     assert page.errors == []
+
+
+OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+LABELLED = """[...document.querySelectorAll('select, audio, svg, canvas, [tabindex]')].filter(e =>
+  !(e.labels?.length || e.getAttribute('aria-label'))).map(e => e.outerHTML.slice(0, 80))"""
+SHOWN = "document.querySelector('main').innerHTML"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_static_explorer_works_by_keyboard_on_a_phone_and_a_screen(
+    blank: Page, tmp_path: Path, width: int, scheme: str
+) -> None:
+    phone = {"mobile": width < 768, "deviceScaleFactor": 1}
+    blank.call("Emulation.setDeviceMetricsOverride", width=width, height=900, **phone)
+    preferred = [{"name": "prefers-color-scheme", "value": scheme}]
+    blank.call("Emulation.setEmulatedMedia", features=preferred)
+    blank.call("Network.enable")
+    blank.call("Network.emulateNetworkConditions", **OFFLINE)
+    blank.call("Page.navigate", url=(ROOT / "docs" / "explorer.html").as_uri())
+    blank.wait(lambda: blank.value("document.querySelectorAll('svg').length >= 9"), "no charts")
+    ready = "[...document.querySelectorAll('audio')].map(e => e.duration > 1)"
+    blank.wait(lambda: blank.value(ready) == [True, True], "the sounds do not load")
+    blank.wait(lambda: blank.value("document.querySelector('canvas')?.width == 240"), "no log-mel")
+    assert blank.value(LABELLED) == []
+    for name in ("utterance", "condition", "model", "layer"):
+        before = blank.value(SHOWN)
+        blank.value(f"document.getElementById('{name}').focus()")
+        upwards = name == "condition"  # which begins with the last
+        key, code = ("ArrowUp", 38) if upwards else ("ArrowDown", 40)
+        for kind in ("keyDown", "keyUp"):
+            blank.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+            )
+        blank.wait(lambda old=before: blank.value(SHOWN) != old, f"{name} changes nothing")
+    blank.value("document.querySelectorAll('details').forEach(e => e.open = true)")
+    assert blank.value("document.documentElement.scrollWidth") <= width
+    small = "[...document.querySelectorAll('select, audio')].filter(e => e.offsetHeight < 44)"
+    assert blank.value(f"{small}.length") == 0, "too small for a thumb"
+    blank.save(Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"static-{scheme}-{width}.png")
+    assert blank.errors == []

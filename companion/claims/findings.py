@@ -15,7 +15,7 @@ from companion.claims.numbers import (
 )
 from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.pooling import ALL, UNSEEN
-from companion.measurement.schemas import SHUFFLED
+from companion.measurement.schemas import INITIALISED, SHUFFLED, SPECTRUM, UNPAIRED
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.by_outcome import WITHOUT_LOOPS
 from companion.results.confidence import CONFIDENCES
@@ -36,6 +36,11 @@ _NAMES = {
     "log10_kf_resolved": "resolved Kf (decades)", "log10_variance": "size",
     **CONFIDENCES, "transcript": "transcript", "smooth": "smooth", "step": "a step",
 }  # fmt: skip
+_CONTROLS = {
+    INITIALISED: "random weights",
+    SPECTRUM: "random vectors",
+    UNPAIRED: "unpaired training",
+}
 _DIRECTIONS = {"singular": "the most sensitive", "random": "a random"}
 
 
@@ -141,6 +146,20 @@ def _effects(tables: Tables) -> Iterator[Line]:
         )
 
 
+def _controls(tables: Tables) -> Iterator[Line]:
+    """What networks that cannot listen show, beside the trained ones; means over networks."""
+    columns = ["control", "component", "modes", "length", "observable", "random", "trained"]
+    table = tables.read("controls", columns)
+    chosen = (table.modes == _MODES) & (table.length == MATCHED) & (table.observable == "n_eff")
+    for (control, component), part in table[chosen].groupby(["control", "component"]):
+        yield (
+            f"{_NAMES[component]}: {_NAMES['n_eff']}, first rows, mean over "
+            f"networks: {_CONTROLS[control]}",
+            f"{span([part.random.mean()], sign=True)}, "
+            f"trained {span([part.trained.mean()], sign=True)}",
+        )
+
+
 def _contrasts(tables: Tables) -> Iterator[Line]:
     """Between sizes of equal width or depth, over speakers and seeds."""
     columns = ["differs", "contrast", "seeds", "component", "observable"]
@@ -243,8 +262,8 @@ def _forecasts(tables: Tables) -> Iterator[Line]:
 
 
 _LINES = (
-    _answers, _separations, _pooled, _without_loops, _effects, _contrasts, _tails, _unstable,
-    _beginnings, _curves, _subtle, _gains, _forecasts,
+    _answers, _separations, _pooled, _without_loops, _effects, _controls, _contrasts, _tails,
+    _unstable, _beginnings, _curves, _subtle, _gains, _forecasts,
 )  # fmt: skip
 
 
