@@ -472,6 +472,32 @@ def test_hooks_are_gone_after_an_exception_and_what_was_whole_is_kept(case: Case
     assert len(trace.windows) == 1
 
 
+def test_blocks_can_be_nested(case: Case) -> None:
+    with spectral.attach(case.model) as outer, spectral.attach(case.model, keep="gram") as inner:
+        case.decode(case.features)
+    require_clean(case.model)
+    assert outer.windows == inner.windows
+
+
+def test_gram_matrices_give_the_same_spectra_also_of_the_first_rows(
+    tiny: SpeechModel, ragged: Tensor
+) -> None:
+    with spectral.attach(tiny.module) as rows, spectral.attach(tiny.module, keep="gram") as gram:
+        for batch in (ragged[:3], ragged[3:6], ragged[6:9]):
+            ladder_texts(tiny, batch)
+    for first in (None, 5):
+        for component in COMPONENTS:
+            for mine, theirs in zip(
+                rows.eigenvalues(component, first), gram.eigenvalues(component, first), strict=True
+            ):
+                close(theirs, mine, 1e-10)
+    for ask in (lambda: gram["decoder.0.mlp.out"], lambda: gram.attention(0, 0), gram.jacobians):
+        with pytest.raises(ValueError, match="keep='rows'"):
+            ask()
+    with pytest.raises(ValueError, match="keep must be"), spectral.attach(tiny.module, keep="all"):  # type: ignore[arg-type]
+        pass
+
+
 def test_spectra_of_the_first_rows_are_those_of_these_rows_alone(
     tiny: SpeechModel, ragged: Tensor
 ) -> None:

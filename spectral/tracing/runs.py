@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral.whisper import HIDDEN_STATE, KINDS, Decoder, decoder_inputs, first_keys, hooked, past
+from spectral.whisper import (
+    COMPONENTS,
+    HIDDEN_STATE,
+    KINDS,
+    Decoder,
+    decoder_inputs,
+    first_keys,
+    hooked,
+    past,
+)
 
 EMBEDDING = "embedding"
 """The residual stream before the first layer."""
@@ -91,6 +100,8 @@ class Run:
     def whole(self, kind: str, layer: int) -> Tensor:
         """Of all windows at all positions, (windows, positions, width), zeros where unfed."""
         self.compact()
+        if (kind, layer) not in self.calls[0].outputs:
+            raise ValueError(f"no {kind} is kept, but Gram matrices: attach(model, keep='rows')")
         return self.calls[0].outputs[kind, layer]
 
     def outputs(self, kind: str, layer: int, window: int) -> Tensor:
@@ -307,6 +318,33 @@ class Recorder(Follower):
         """Positions and tokens of the text of each window of a run."""
         start, end = self.decoder.start, self.decoder.end
         return [run.text(window, start, end) for window in range(run.windows)]
+
+
+class GramRecorder(Recorder):
+    """Keeps only what has the Gram matrices of a text's rows, as the state of a run that is over.
+
+    By window and component, of rows A less the first of them, L of A = L Q with orthonormal rows in
+    Q, (layers, T, min(T, width)) in float64: any first rows of L have the Gram matrix of A's.
+    """
+
+    copies_context = False
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder, COMPONENTS)
+
+    def closed(self, run: Run) -> None:
+        """All calls are made."""
+        run.state = [
+            {kind: self._reduced(run, kind, window, rows) for kind in COMPONENTS}
+            for window, (rows, _) in enumerate(self.texts(run))
+        ]
+        run.calls, run.context = [Call(run.held, run.calls[0].tokens, {})], None
+
+    def _reduced(self, run: Run, kind: str, window: int, rows: list[int]) -> Tensor:
+        layers = range(len(self.decoder.layers))
+        values = torch.stack([run.outputs(kind, i, window)[rows] for i in layers]).double()
+        lower: Tensor = torch.linalg.qr((values - values[:, :1]).mT, mode="r").R.mT
+        return lower
 
 
 def self_attention(query: Tensor, key: Tensor, heads: int, real: Tensor | None = None) -> Tensor:

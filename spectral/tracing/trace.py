@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_g
 from spectral.jacobians.propagators import linearise
 from spectral.spectra import eigenvalues, observables, slope_reason
 from spectral.tracing.entries import told
-from spectral.tracing.runs import EMBEDDING, Recorder, Run, self_attention
+from spectral.tracing.runs import EMBEDDING, GramRecorder, Recorder, Run, self_attention
 from spectral.whisper import COMPONENTS, HIDDEN_STATE, KEY, QUERY, as_layer, recognise
 
 NAMES = {
@@ -73,16 +73,25 @@ class Window:
 
 
 @contextmanager
-def attach(model: Any, *, start: int | None = None, end: int | None = None) -> Iterator["Trace"]:
+def attach(
+    model: Any,
+    *,
+    keep: Literal["rows", "gram"] = "rows",
+    start: int | None = None,
+    end: int | None = None,
+) -> Iterator["Trace"]:
     """Record what goes on inside the decoder: ``with attach(model) as trace: model.transcribe(x)``.
 
     Texts and confidences stay as they are without it, to the last bit. Inside the block the model
     may decode by its library's own ways, window after window and in batches, or be called itself.
     What was recorded stays on the model's device, usable after the block: per window (6 layers + 1)
-    x positions x width numbers and its context, S x width, in the model's dtype.
+    x positions x width numbers and its context, S x width, in the model's dtype; with
+    ``keep="gram"`` 3 layers x T^2 in float64 and, of the last two batches alone, 3 layers of rows.
 
     Args:
         model: A Whisper of openai-whisper or transformers, or what has one as ``module``.
+        keep: "rows", or "gram": of the text's rows only what has their Gram matrices, from which
+            spectra are exact; no activations, attention, graphs or Jacobians then.
         start: Number of <|startoftranscript|>; by default as the library has it.
         end: Number of <|endoftext|>, below which tokens are text; by default likewise.
 
@@ -91,7 +100,8 @@ def attach(model: Any, *, start: int | None = None, end: int | None = None) -> I
 
     Raises:
         TypeError: For a model of another structure.
-        ValueError: For a compiled one, a vocabulary without known start and end, or beams.
+        ValueError: For a compiled one, a vocabulary without known start and end, beams, or
+            another ``keep``.
         RuntimeError: Inside the block, where a layer was silent, or a cache was rearranged.
 
     Example:
@@ -99,7 +109,9 @@ def attach(model: Any, *, start: int | None = None, end: int | None = None) -> I
         ...     model.transcribe("talk.mp3")
         >>> trace.spectra(k=50).to_frame()  # doctest: +SKIP
     """
-    recorder = Recorder(recognise(model, start, end))
+    if keep not in ("rows", "gram"):
+        raise ValueError(f"keep must be 'rows' or 'gram', got {keep!r}")
+    recorder = (GramRecorder if keep == "gram" else Recorder)(recognise(model, start, end))
     watchers = None if isinstance(model, nn.Module) else getattr(model, "watchers", None)
     with told(recorder), recorder.listening(watchers):
         yield Trace(recorder)
@@ -133,7 +145,7 @@ class Trace:
     def activations(self, name: str, whole: bool = False) -> list[Tensor]:
         """What has this name, (T, width) of every window; ``whole``: at every position fed.
 
-        Raises KeyError for a name that is none.
+        Raises KeyError for a name that is none, ValueError where Gram matrices alone were kept.
         """
         kind, layer = self._place(name)
         return [
@@ -213,7 +225,8 @@ class Trace:
 
         Of these ``windows``, by default of all that are not known to be dropped attempts. In
         float64, modulo the direction 1, at the recorded states; :class:`spectral.LinearisedLayers`
-        says what the columns are. token: of the text, from 0.
+        says what the columns are. token: of the text, from 0. Raises ValueError where Gram matrices
+        alone were kept.
         """
         whole_number(tokens, "tokens", least=1)
         found: list[dict[str, Any]] = []
@@ -242,7 +255,10 @@ class Trace:
         return Table.of(found, _JACOBIANS)
 
     def _stacked(self, run: Run, window: Window, kind: str) -> Tensor:
-        """All layers' rows that predict text, (layers, T, width)."""
+        """All layers' rows that predict text, (layers, T, width), or their reduced form."""
+        if run.state is not None and kind in COMPONENTS:
+            reduced: Tensor = run.state[window.row][kind]
+            return reduced
         rows = list(window.positions)
         return torch.stack([run.outputs(kind, i, window.row)[rows] for i in range(self._layers)])
 
