@@ -45,6 +45,7 @@ def start(notebooks: Path = HERE.parent.parent / "notebooks") -> subprocess.Pope
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",  # as in every job; libraries read it when they are loaded
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "JPY_PARENT_PID": "",  # kernels are not to end with the server, but as `obey` says
     }
     server = subprocess.Popen(
         [sys.executable, str(HERE), str(listener.fileno()), str(notebooks)],
@@ -103,7 +104,7 @@ def become_kernel(asker: socket.socket) -> None:
     os.setsid()
     os.chdir(asked["folder"])
     os.environ.clear()
-    os.environ.update(asked["environment"], JPY_PARENT_PID="1")  # `obey` does what it is for
+    os.environ.update(asked["environment"])
     Thread(target=obey, args=(asker,), daemon=True).start()
     importlib.import_module("ipykernel.kernelapp").launch_new_instance(argv=asked["arguments"])
     os._exit(0)  # tidying up would copy all that is shared with the server
