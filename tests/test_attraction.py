@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from companion.results.attraction import convergence, distances, ranks
-from companion.results.distinct import distinct_fraction, distinct_texts, entropy_bits, first_words
+from companion.results.dynamics import convergence, distances, linear_probes, ranks
 from companion.results.intervals import exact
-from companion.results.linear_probes import linear_probes
+from companion.results.transcripts import distinct_texts, first_words
 
 _SHARED = {"parameters": 1, "model": "m", "network": "trained"}
 
@@ -116,8 +115,6 @@ def test_distinct_texts_are_counted_by_side_and_prefix() -> None:
     assert found.entropy["clean", 0] == pytest.approx(2)
 
 
-def test_prefixes_and_entropy() -> None:
+def test_prefixes() -> None:
     assert first_words("The old dog!", 2) == "the old"
     assert first_words("The old dog!", 0) == "the old dog"
-    assert distinct_fraction(["a", "a", "b", "b"]) == 0.5
-    assert entropy_bits(["a", "a", "b", "b"]) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from companion.results.by_outcome import ALL, LEAST, WITHOUT_LOOPS, effects_by_outcome
+from companion.results.effects import ALL, LEAST, WITHOUT_LOOPS, effects_by_outcome
 
 FALLS = {"loop": 0.5, "invention": 0.9, "correct": 1.0}
 

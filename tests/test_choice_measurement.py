@@ -20,7 +20,7 @@ from companion.models.decoding import transcribe
 from companion.models.forcing import feed
 from companion.models.rules import UNRESTRICTED
 from companion.models.view import SpeechModel
-from companion.results.comparisons import SLOWER, SLOWER_FITTING, measured, slow_utterances
+from companion.results.specifications import SLOWER, SLOWER_FITTING, measured, slow_utterances
 from companion.speech.corpus import Utterance, find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers

@@ -31,8 +31,8 @@ from companion.claims.rules import (
     Statement,
     claim_verdict,
 )
+from companion.results.effects import published
 from companion.results.intervals import Interval
-from companion.results.paper import published
 
 ROOT = Path(__file__).parents[1]
 COMPONENTS = ("self_attention", "cross_attention", "ffn")

@@ -5,16 +5,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from companion.results.answers import answers
-from companion.results.confidence import (
+from companion.results.transcripts import (
     CONFIDENCES,
     PER_CHARACTER,
     PER_WORD_PIECE,
+    answers,
+    outcome_confidence,
+    separation,
+    wers,
     with_confidence,
     writes_characters,
 )
-from companion.results.separation import separation
-from companion.results.wers import outcome_confidence, wers
 from companion.stress.scoring import Outcome
 
 TEXT = "the river bends below"

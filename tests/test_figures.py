@@ -1,6 +1,5 @@
 """The figures that come with the project can be printed, and how models look in them."""
 
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,11 +10,11 @@ from PIL import Image
 
 from companion.figures.style import (
     PAGE,
-    as_png,
+    draw_panels,
     legend_labels,
     model_colours,
-    model_markers,
     save_figure,
+    tidy,
     use_style,
 )
 
@@ -38,7 +37,7 @@ MODELS = pd.DataFrame(
 )
 
 
-def test_seeds_share_colour_and_marker_and_one_line_of_the_legend() -> None:
+def test_seeds_share_colour_and_one_line_of_the_legend() -> None:
     labels = legend_labels(MODELS)
     assert labels == {
         "xs-0": "xs (0.23 M), 2 seeds",
@@ -47,9 +46,9 @@ def test_seeds_share_colour_and_marker_and_one_line_of_the_legend() -> None:
         "l-0": "l (3.70 M)",
         "openai/whisper-large-v3": "openai/whisper-large-v3 (1543.49 M)",
     }
-    for of in (model_colours(list(labels)), model_markers(list(labels))):
-        assert of["xs-0"] == of["xs-1"]
-        assert len(set(of.values())) == 4
+    colours = model_colours(list(labels))
+    assert colours["xs-0"] == colours["xs-1"]
+    assert len(set(colours.values())) == 4
 
 
 def test_a_figure_is_cut_to_what_it_shows_and_comes_out_the_same_twice(tmp_path: Path) -> None:
@@ -70,27 +69,44 @@ def test_a_figure_is_cut_to_what_it_shows_and_comes_out_the_same_twice(tmp_path:
     assert all(0 < edge < 0.15 * 150 for edge in edges), "nothing is cut off, no empty border"
 
 
-def test_a_png_has_just_the_colours_that_were_drawn(tmp_path: Path) -> None:
-    use_style()
-    figure, ax = plt.subplots(figsize=(3, 2), layout="constrained")
-    ax.imshow(np.random.default_rng(0).random((60, 60)), cmap="inferno")
-    ax.plot([5], [5], "s", color="#00ff00", ms=2)
-    ax.axvspan(20, 40, color="#777777")
-    save_figure(figure, tmp_path, "shades")
-    with Image.open(tmp_path / "shades.png") as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
-    for colour in ([0, 255, 0], [0x77] * 3):
-        assert (pixels == colour).all(axis=1).any()
+def test_panels_show_the_numbers_with_their_intervals_where_they_belong() -> None:
+    """A panel per number and component, a line per model and kind, controls open, nothing lost."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"model": model, "parameters": 1, "component": part, "length": length, "network": network,
+         "layer": layer, "gain": rng.random(), "gain_low": -1.0, "gain_high": 2.0, "rank": 3.0}
+        for model in ("a", "b") for part in ("ffn", "self_attention")
+        for length in ("raw", "length-matched") for network in ("trained", "random")
+        for layer in (1, 2)
+    )  # fmt: skip
+    long = tidy(table, {"gain": "the gain", "rank": "the rank"})
+    figure, axes = draw_panels(long, "layer", line="-", spread=0.1)
+    assert list(axes) == [
+        (number, part) for number in ("the gain", "the rank") for part in ("self-attention", "FFN")
+    ]
+    for (number, _), ax in axes.items():
+        marks = [line for line in ax.lines if line.get_marker() in ("o", "D")]
+        assert len(marks) == 2 * 2 * 2, "models, lengths, networks"
+        assert sum(line.get_markerfacecolor() == "white" for line in marks) == 4
+        drawn = np.concatenate([line.get_ydata() for line in marks])
+        assert set(drawn) <= set(long[long.number == number].value)
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["the gain", "the rank"]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-3:] == ["raw", "length-matched (first rows)", "random"]
+    plt.close(figure)
 
 
-@pytest.mark.parametrize("colours", [2, 256, 257, 4000])
-def test_a_png_is_the_image_pixel_for_pixel(colours: int) -> None:
-    rng = np.random.default_rng(colours)
-    known = rng.permutation(2**24)[:colours]
-    drawn = np.concatenate([known, rng.choice(known, 80 * 90 - colours)]).astype(np.uint32)
-    pixels = np.stack([drawn >> 16 & 255, drawn >> 8 & 255, drawn & 255], axis=-1)
-    image = Image.fromarray(pixels.reshape(80, 90, 3).astype(np.uint8))
-    image.info["dpi"] = (150.0, 150.0)
-    with Image.open(BytesIO(as_png(image))) as again:
-        assert again.info["dpi"] == pytest.approx((150, 150), abs=0.02)
-        np.testing.assert_array_equal(np.asarray(again.convert("RGB")), np.asarray(image))
+def test_panels_across_have_a_line_per_category_and_no_bars_where_models_are_many() -> None:
+    table = pd.DataFrame(
+        {"model": f"m{i}", "parameters": i, "component": "ffn", "kind": kind, "gain": 1.0 * i,
+         "gain_low": -1.0, "gain_high": 9.0}
+        for i in range(1, 8) for kind in ("one", "other")
+    )  # fmt: skip
+    for models, bars in ((6, True), (7, False)):
+        some = table[table.parameters <= models]
+        figure, axes = draw_panels(tidy(some, {"gain": "gain"}), "kind", across=True, chance=0)
+        (ax,) = axes.values()
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "other"]
+        ends = np.concatenate([bar.get_segments() for bar in ax.collections])[:, :, 0]
+        assert bool(np.ptp(ends, axis=1).any()) == bars
+        plt.close(figure)

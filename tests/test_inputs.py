@@ -11,7 +11,7 @@ from companion.measurement.inputs import INPUTS, clips, input_rows, inputs
 from companion.measurement.store import read, write
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.view import SpeechModel
-from companion.results.inputs import (
+from companion.results.transcripts import (
     kinds_of_transcript,
     shortened,
     with_outcomes,

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from companion.claims.rules import ABOVE, FAILS, HOLDS, UNDECIDED, Part, Statement
-from companion.results.effects import interval_columns
 from companion.results.intervals import (
     Interval,
     between,
@@ -16,14 +15,15 @@ from companion.results.intervals import (
     exact,
     fraction,
     interval,
+    interval_columns,
     jackknife,
     joint,
+    larger_probability,
     mean,
     reaches,
     weighted_mean,
 )
 from companion.results.tables import save_table, speakers_path, with_speakers
-from companion.results.within import larger_probability
 
 ALIKE = (0.0, 0.1, 0.3, 0.8)
 """Intraclass correlations by speaker: of changes under stress 0 to 0.3 in the committed rows of

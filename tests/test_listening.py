@@ -16,7 +16,12 @@ from companion.measurement.settings import ListeningSettings
 from companion.measurement.store import read, read_meta
 from companion.models.forcing import teacher_forced
 from companion.models.view import SpeechModel
-from companion.results.listening import HEARD, NOTHING, listening_summary, nonspeech_transcripts
+from companion.results.transcripts import (
+    HEARD,
+    NOTHING_SAID,
+    listening_summary,
+    nonspeech_transcripts,
+)
 from companion.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
 from companion.speech.nothing import NO_SPEECH, no_speech
 from companion.stress.scoring import wer
@@ -31,7 +36,7 @@ def settings(
         ladder=ladder,
         corpus=speech,
         output=tmp_path_factory.mktemp("listening") / "tiny-0.parquet",
-        conditions=(*HEARD, *NOTHING),
+        conditions=(*HEARD, *NOTHING_SAID),
         decoding="unrestricted",
         seed=3,
         batch=4,
@@ -96,7 +101,7 @@ def rows(settings: ListeningSettings) -> pd.DataFrame:
 
 
 def test_every_utterance_has_a_row_per_condition(rows: pd.DataFrame) -> None:
-    assert set(rows.condition) == {*HEARD, *NOTHING}
+    assert set(rows.condition) == {*HEARD, *NOTHING_SAID}
     assert not rows.duplicated(["utterance", "condition"]).any()
     assert rows.groupby("condition").utterance.nunique().nunique() == 1
     for row in rows.itertuples():

@@ -8,11 +8,25 @@ import pytest
 from planted import Plan, planted_rows
 
 from companion.measurement.schemas import SHUFFLED
-from companion.results.effects import MATCHED, RAW, effects
-from companion.results.evidence import CONTROLS, MODEL, evidence, verdicts
-from companion.results.matching import PAIRS
-from companion.results.random_rows import FIRST_ROWS, RANDOM_ROWS, row_choices
-from companion.results.verdict import EXPLAINED, IN_PART, SURVIVES, UNDECIDED
+from companion.results.effects import (
+    FIRST_ROWS,
+    MATCHED,
+    PAIRS,
+    RANDOM_ROWS,
+    RAW,
+    effects,
+    row_choices,
+)
+from companion.results.evidence import (
+    CONTROLS,
+    EXPLAINED,
+    IN_PART,
+    MODEL,
+    SURVIVES,
+    UNDECIDED,
+    evidence,
+    verdicts,
+)
 
 PLANS = {
     "rank": Plan(steeper=0.1),
@@ -30,7 +44,7 @@ def tables(request: pytest.FixtureRequest) -> dict[str, pd.DataFrame]:
     return {
         name: evidence(
             *planted_rows(replace(plan, seed=request.param)),
-            "hell", tolerance=0,
+            "hell",
         )
         for name, plan in PLANS.items()
     }  # fmt: skip
@@ -106,7 +120,7 @@ def test_an_effect_of_first_rows_alone_is_none_of_random_rows(seed: int) -> None
     all of it: that looks like a fall of rank. As many random rows are of all places on both sides.
     """
     rows, nulls = planted_rows(Plan(fewer=18.0, drift=0.8, seed=seed))
-    table = evidence(rows, nulls, "hell", tolerance=0)
+    table = evidence(rows, nulls, "hell")
     first = change(table, "n_eff", MODEL, MATCHED)
     random = change(table, "n_eff", SHUFFLED, MATCHED)
     assert first.high < -2

@@ -30,13 +30,7 @@ from companion.measurement.pooling import (
 )
 from companion.measurement.store import write
 from companion.models.capture import COMPONENTS
-from companion.results.replication import (
-    changes,
-    controls,
-    halves,
-    next_draw,
-    spread_of_halves,
-)
+from companion.results.replication import changes, controls, halves, next_draw, spread_of_halves
 from spectral.spectra import effective_rank, eigenvalues
 
 WIDTH, SPEAKERS, EACH = 12, 6, 4

@@ -6,17 +6,19 @@ import pytest
 from planted import Plan, planted_rows
 
 from companion.measurement.schemas import INITIALISED, SPECTRUM
-from companion.results.controls import (
+from companion.results.effects import effects
+from companion.results.evidence import (
+    SURVIVES,
+    UNDECIDED,
     Crossed,
     control_effects,
+    evidence,
     over_draws,
     readable_remaining,
     remaining,
+    verdicts,
 )
-from companion.results.effects import effects
-from companion.results.evidence import evidence, verdicts
 from companion.results.intervals import Interval
-from companion.results.verdict import SURVIVES, UNDECIDED
 
 SPEAKERS = np.repeat([f"s{i}" for i in range(12)], 2)
 
@@ -139,7 +141,7 @@ def test_an_effect_that_random_vectors_show_as_well_does_not_survive() -> None:
     measured, null_rows = planted_rows(Plan(steeper=0.1))
 
     def decided(nulls: pd.DataFrame) -> pd.Series:
-        table = evidence(measured, nulls, "hell", tolerance=0)
+        table = evidence(measured, nulls, "hell")
         found = verdicts(table).set_index(["observable", "modes"])
         return found.loc[("n_eff", 50)]
 

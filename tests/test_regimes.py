@@ -12,7 +12,7 @@ from companion.measurement.jacobians import Stack, jacobian_columns
 from companion.measurement.tangents import forward
 from companion.models.random_layers import random_layer
 from companion.models.streams import Streams
-from companion.results.regimes import (
+from companion.results.jacobians import (
     ATTRACTING,
     DISPERSIVE,
     MODULO_1,

@@ -4,14 +4,11 @@ import json
 from pathlib import Path
 
 import jiwer
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from companion.figures.style import save_figure
-from companion.results.confidence import PER_WORD_PIECE, with_confidence
 from companion.results.effects import (
     MATCHED,
     RAW,
@@ -20,15 +17,16 @@ from companion.results.effects import (
     sides,
 )
 from companion.results.intervals import deletions, interval, weighted_mean
-from companion.results.paper import paper_table, published, with_holm
 from companion.results.tables import save_table, speakers_path, with_interval, with_speakers
 from companion.results.tails import spectrum_summary
-from companion.results.wers import (
+from companion.results.transcripts import (
+    PER_WORD_PIECE,
     by_novelty,
     outcome_confidence,
     outcome_fractions,
     training_records,
     wers,
+    with_confidence,
 )
 from companion.speech.text import normalise
 from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
@@ -147,16 +145,6 @@ def test_an_infinite_graph_index_is_left_out_and_counted() -> None:
     assert effect(rows, RAW).delta_log10_attention_kf_n == 3
 
 
-def test_published_rows_are_marked_and_kept_apart() -> None:
-    table = effects(gaussian_rows({"clean": 60, "hell": 60}, utterances=4), "hell")
-    known = published(Path("data/published/k50.csv"))
-    readable = paper_table(with_holm(table), known)
-    theirs = readable[readable.source != "ladder"]
-    assert len(theirs) == len(known) == 5
-    assert theirs.source.str.startswith("published").all()
-    assert not set(readable[readable.source == "ladder"].model) & set(known.model)
-
-
 def said(references: list[str], transcripts: list[str], condition: str = "clean") -> pd.DataFrame:
     errors = [
         jiwer.wer(normalise(r), normalise(t)) for r, t in zip(references, transcripts, strict=True)
@@ -230,16 +218,6 @@ def test_a_table_shows_missing_intervals_as_such(tmp_path: Path) -> None:
     save_table(table, table.round(1), tmp_path, "t")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md"]
     assert np.allclose(pd.read_csv(tmp_path / "t.csv"), table, equal_nan=True)
-
-
-def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        figure, ax = plt.subplots()
-        ax.plot([1, 2], label="x")
-        save_figure(figure, tmp_path, name)
-        plt.close(figure)
-    for kind in ("png", "pdf"):
-        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
 
 
 def test_a_table_none_of_whose_numbers_has_speakers_is_read_again(tmp_path: Path) -> None:

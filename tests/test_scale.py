@@ -10,16 +10,21 @@ import pytest
 import torch
 
 from companion.measurement.readings import modes_in_proportion
-from companion.results.forecast import COLUMNS, forecast, held_out, left_out, predictors, targets
 from companion.results.scale import (
     BOTH,
+    COLUMNS,
     DEPTH,
     WIDTH,
     contrasts,
+    forecast,
+    held_out,
     in_proportion,
+    left_out,
     model_shapes,
     pairs,
+    predictors,
     scale_effects,
+    targets,
 )
 from spectral.spectra import effective_rank
 

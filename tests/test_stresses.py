@@ -8,27 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.results.dose import noise_width
-from companion.results.factorial import CELLS, EFFECTS, STRESSES, contrasts, factorial
-from companion.results.shapes import (
-    FLAT,
-    POWERS,
-    SMOOTH,
-    STEP,
-    TOO_FEW,
-    UNDECIDED,
-    shape,
-)
-from companion.results.transition import _voices
-from companion.results.within import (
+from companion.results.intervals import adjusted_difference, larger_probability
+from companion.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
+from companion.results.stresses import (
     ALIKE,
     BY_LENGTH,
+    CELLS,
     DIFFERS,
-    adjusted_difference,
-    larger_probability,
+    EFFECTS,
+    STRESSES,
+    contrasts,
+    factorial,
+    noise_width,
+    speakers_means,
     within_conditions,
 )
-from companion.results.within import TOO_FEW as FEW
+from companion.results.stresses import (
+    TOO_FEW as FEW,
+)
 from companion.stress.conditions import CONDITIONS, GRADED, condition, split_severity
 
 VOICES, EACH = 16, 4
@@ -270,7 +267,7 @@ def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
         [
             common
             | {"model": model, "speaker": utterance // 2, "utterance": utterance}
-            | {"observable": observable, "layer": layer, "value": value}
+            | {"observable": observable, "x": layer, "value": value}
             for model, depth in (("flat", 2), ("tall", 3))
             for utterance in range(4)
             for layer in range(1, depth + 1)
@@ -280,7 +277,7 @@ def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
             )
         ]
     )
-    found = {(key[1], key[5]): voices for key, voices in _voices(curves, "layer")}
+    found = {(key[1], key[5]): voices for key, voices in speakers_means(curves)}
     assert found["flat", "alpha"].to_numpy().tolist() == [[1, 2], [26, 27]]
     assert found["tall", "alpha"].to_numpy().tolist() == [[1, 2, 3], [26, 27, 28]]
     assert found["flat", "n_eff"].shape == (0, 2), "known to have no voice, not forgotten"

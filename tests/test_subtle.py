@@ -18,7 +18,7 @@ from companion.models.decoding import greedy
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
-from companion.results.subtle import growths, perturbed_texts
+from companion.results.dynamics import growths, perturbed_texts
 from companion.speech.corpus import find_utterances, read_wave
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from planted import Plan, planted_rows
 
-from companion.figures.spectra import draw_mode_ratios
 from companion.results.effects import MATCHED, RAW
 from companion.results.tails import EIGENVALUE, FRACTION, HEAD, TAIL, mode_ratios, tail_ratios
 
@@ -124,5 +123,3 @@ def test_the_tail_is_the_geometric_mean_of_its_modes() -> None:
     expected = np.exp(np.log(own.ratio[own["mode"] > 10]).mean())
     tail = one(tail_ratios(rows, "hell"), MATCHED, FRACTION, TAIL)
     assert tail.ratio == pytest.approx(expected)
-    drawn = draw_mode_ratios(modes).axes[8].lines[0].get_ydata()  # the last row's FFN
-    np.testing.assert_array_equal(drawn, own.sort_values("mode").ratio)

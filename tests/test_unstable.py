@@ -5,8 +5,17 @@ import pandas as pd
 import pytest
 
 from companion.results.intervals import LEVEL
-from companion.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED, unstable_contrasts
-from companion.results.within import ALIKE, BY_LENGTH, DIFFERS, TOO_FEW
+from companion.results.stresses import (
+    ALIKE,
+    ALL_LAYERS,
+    BEYOND,
+    BY_LENGTH,
+    DIFFERS,
+    RANDOM,
+    TOO_FEW,
+    TRAINED,
+    unstable_contrasts,
+)
 
 WIDTH, LAYERS, MILD = 100, 2, "noise-0.9"
 

@@ -26,17 +26,9 @@ from companion.models.loading import load
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
 from companion.models.view import SpeechModel
-from companion.results.confidence import PER_CHARACTER
-from companion.results.warnings import (
-    ANY,
-    BEFORE,
-    CHANCE,
-    MEAN,
-    SPECTRAL,
-    early_warnings,
-    summary,
-)
-from companion.results.within import larger_probability
+from companion.results.intervals import larger_probability
+from companion.results.transcripts import PER_CHARACTER
+from companion.results.warnings import ANY, BEFORE, CHANCE, MEAN, SPECTRAL, early_warnings, summary
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.first_error import first_wrong_word

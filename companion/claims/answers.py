@@ -7,8 +7,8 @@ import pandas as pd
 from companion.claims.numbers import Tables, by_model, of, only, with_bounds
 from companion.claims.roles import LARGEST, SMALLEST, every_model, models_of
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
-from companion.results.confidence import CONFIDENCES, LEAST_LOG_PROBABILITY
 from companion.results.intervals import complement, exact, mean, scaled
+from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY
 
 _STRESS, _WITHIN = "hell", "within_conditions_k50"
 _MOST, _MANY = 50.0, 75.0

@@ -34,12 +34,9 @@ from companion.measurement.pooling import ALL, UNSEEN
 from companion.measurement.schemas import INITIALISED, SPECTRUM, SWAPPED, UNPAIRED
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.results.by_outcome import WITHOUT_LOOPS
-from companion.results.effects import MATCHED, RAW
+from companion.results.effects import FIRST_ROWS, MATCHED, RANDOM_ROWS, RAW, WITHOUT_LOOPS, size_of
 from companion.results.evidence import MODEL
 from companion.results.intervals import Interval, between, difference
-from companion.results.random_rows import FIRST_ROWS, RANDOM_ROWS
-from companion.results.scale import size_of
 from companion.results.tails import EIGENVALUE, FRACTION, TAIL
 
 _MODES = 50

@@ -17,13 +17,11 @@ from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.pooling import ALL, UNSEEN
 from companion.measurement.schemas import INITIALISED, SHUFFLED, SPECTRUM, UNPAIRED
 from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.results.by_outcome import WITHOUT_LOOPS
-from companion.results.confidence import CONFIDENCES
-from companion.results.effects import MATCHED, RAW
-from companion.results.evidence import EFFECT, MODEL, verdicts
+from companion.results.effects import MATCHED, RAW, WITHOUT_LOOPS
+from companion.results.evidence import EFFECT, MODEL, SURVIVES, verdicts
+from companion.results.stresses import ALL_LAYERS, RANDOM, TRAINED
 from companion.results.tails import EIGENVALUE, TAIL
-from companion.results.unstable import ALL_LAYERS, RANDOM, TRAINED
-from companion.results.verdict import SURVIVES
+from companion.results.transcripts import CONFIDENCES
 from companion.results.warnings import BEFORE, MEAN
 
 Line = tuple[str, str]

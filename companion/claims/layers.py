@@ -16,7 +16,7 @@ from companion.claims.numbers import (
 from companion.claims.roles import LARGEST, SMALLEST, every_model, models_of
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
 from companion.results.intervals import Interval, difference, mean
-from companion.results.unstable import ALL_LAYERS, BEYOND, RANDOM, TRAINED
+from companion.results.stresses import ALL_LAYERS, BEYOND, RANDOM, TRAINED
 
 FRACTIONS = (
     "gain_below_one",

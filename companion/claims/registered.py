@@ -22,11 +22,10 @@ from companion.measurement.dynamics_schemas import DISTANCE
 from companion.measurement.schemas import SPECTRUM
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.results.answers import ANSWER
-from companion.results.confidence import PER_WORD_PIECE
+from companion.results.effects import FIRST_ROWS
 from companion.results.intervals import Interval, complement, difference, exact, mean, scaled
-from companion.results.random_rows import FIRST_ROWS
-from companion.results.unstable import TRAINED
+from companion.results.stresses import TRAINED
+from companion.results.transcripts import ANSWER, PER_WORD_PIECE
 from companion.results.warnings import ANY, MEAN
 
 _SMALLER, _LARGER = "tiny.en", "base"

@@ -7,7 +7,7 @@ Those of the ladder are a family of their own: the smallest size, the largest, a
 import pandas as pd
 
 from companion.claims.numbers import NotMeasured
-from companion.results.scale import size_of
+from companion.results.effects import size_of
 
 SMALLEST, INTERMEDIATE, LARGEST = "smallest", "intermediate", "largest"
 

@@ -16,8 +16,8 @@ from functools import cached_property
 from scipy import stats
 
 from companion.claims.numbers import NotMeasured
+from companion.results.effects import size_of
 from companion.results.intervals import Interval, Joint, joint, mean
-from companion.results.scale import size_of
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 NOT_MEASURED = "not measured"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from companion.claims.numbers import NotMeasured, Tables, of, with_bounds
 from companion.claims.rules import ABOVE, Part, Statement, part
-from companion.results.forecast import PREDICTORS
+from companion.results.scale import PREDICTORS
 
 _SKILL = 0.2
 """The smallest that would matter."""

@@ -7,9 +7,7 @@ import pandas as pd
 from companion.claims.numbers import POOLED, NotMeasured, Tables
 from companion.measurement.pooling import ALL, DROPPED, UNSEEN
 from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.results.by_outcome import WITHOUT_LOOPS
-from companion.results.effects import MATCHED
-from companion.results.random_rows import RANDOM_ROWS
+from companion.results.effects import MATCHED, RANDOM_ROWS, WITHOUT_LOOPS
 
 Cells = dict[str, str]
 """A number in words, by model."""

@@ -9,10 +9,10 @@ from companion.claims.roles import LARGEST, models_of
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
 from companion.measurement.dynamics_schemas import CENTRED_DISTANCE, DISTANCE
 from companion.models.capture import COMPONENTS
-from companion.results.distinct import SAID, WHOLE
 from companion.results.intervals import Interval, difference
 from companion.results.shapes import LEAST_MARGIN, STEP
-from companion.results.unstable import RANDOM, TRAINED
+from companion.results.stresses import RANDOM, TRAINED
+from companion.results.transcripts import SAID, WHOLE
 from companion.results.warnings import BEFORE, MEAN
 
 _CHANCE = 0.5

@@ -12,10 +12,8 @@ from companion.contest.fitting import Logistic, best_threshold, probabilities
 from companion.contest.outcomes import INVENTED, WORDLESS
 from companion.measurement.contest_schema import REPEATED, ROOM_TONE, WHOLE
 from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
-from companion.results.effects import interval_columns
-from companion.results.intervals import NOTHING, interval
+from companion.results.intervals import NOTHING, interval, interval_columns, larger_probability
 from companion.results.tables import with_interval
-from companion.results.within import larger_probability
 
 FOLDS = 8
 CONFIDENT = -1.0

@@ -15,12 +15,10 @@ A main figure is one column of print wide (``COLUMN``), or two where it has pane
 """
 
 import os
-import struct
-import zlib
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -34,8 +32,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from companion.results.confidence import CONFIDENCES
-from companion.results.scale import size_of
+from companion.results.effects import size_of
+from companion.results.transcripts import CONFIDENCES
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
 COMPONENT_NAMES = {
@@ -63,7 +61,7 @@ SHORT_NAMES = {
 }
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
-LENGTH_NAMES = {"raw": "raw", "length-matched": "length-matched (first rows)"}
+LENGTH_KINDS = {"o": "raw", "D": "length-matched (first rows)"}
 OTHER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999999")  # the same
 PUBLISHED_COLOUR = "#555555"
 SHADE = "#f2f2f2"
@@ -71,7 +69,6 @@ CHANCE_LINE: dict[str, Any] = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
 ZERO_LINE: dict[str, Any] = {"color": "black", "lw": 0.5}
 MOST_BARS = 6
 """Of more models side by side the intervals are in the tables alone."""
-_MARKERS = "os^Dv*P"
 _PALE = 0.35
 
 
@@ -111,12 +108,6 @@ def model_colours(models: list[str]) -> dict[str, tuple[float, float, float]]:
     sizes = list(dict.fromkeys(map(size_of, models)))
     colours = dict(zip(sizes, sns.color_palette("viridis_r", len(sizes) + 1)[1:], strict=True))
     return {model: colours[size_of(model)] for model in models}
-
-
-def model_markers(models: list[str]) -> dict[str, str]:
-    """A marker per size; its seeds share it."""
-    sizes = list(dict.fromkeys(map(size_of, models)))
-    return {model: _MARKERS[sizes.index(size_of(model)) % len(_MARKERS)] for model in models}
 
 
 def model_label(table: pd.DataFrame, model: str) -> str:
@@ -198,38 +189,6 @@ def model_keys(table: pd.DataFrame, marker: str = "o") -> list[Line2D]:
     ]
 
 
-def draw_models(
-    ax: Axes,
-    table: pd.DataFrame,
-    name: str,
-    models: list[str],
-    *,
-    colours: dict[str, Any] | None = None,
-    marker: str = "o",
-    shift: float = 0.0,
-    reach: float = 0.6,
-    control: bool = False,
-) -> None:
-    """The numbers of every model along x, side by side within the lines in the column ``place``.
-
-    Of more than ``MOST_BARS`` models the intervals are in the table alone.
-    """
-    colours = colours or model_colours(models)
-    for model, offset in zip(models, spread(len(models), reach), strict=True):
-        own = table[table.model == model]
-        if len(colours) > MOST_BARS:
-            own = own.assign(**{f"{name}_low": np.nan, f"{name}_high": np.nan})
-        draw_intervals(
-            ax, own, name, own.place + offset + shift, colour=colours[model], marker=marker,
-            control=control, across=True,
-        )  # fmt: skip
-
-
-def spread(count: int, reach: float = 0.6) -> np.ndarray:
-    """Offsets that put so many marks side by side within ``reach`` of a line's height."""
-    return np.linspace(-reach, reach, count) * (1 - 1 / count) / 2
-
-
 def label_lines(ax: Axes, labels: Sequence[str], blocks: Sequence[int] = ()) -> None:
     """Name the lines of a panel from the top, and shade every other block of so many lines."""
     ax.set_yticks(range(len(labels)), labels)
@@ -241,12 +200,169 @@ def label_lines(ax: Axes, labels: Sequence[str], blocks: Sequence[int] = ()) -> 
         start += size
 
 
-def add_legend(figure: Figure, ax: Axes, columns: int | None = None) -> None:
-    """Below the figure, what one panel shows; what several seeds share is said once."""
-    handles, labels = ax.get_legend_handles_labels()
-    known = dict(zip(labels, handles, strict=True))
-    figure.legend(
-        known.values(), known.keys(), loc="outside lower center", ncols=columns or len(known)
+def tidy(table: pd.DataFrame, numbers: Mapping[str, str]) -> pd.DataFrame:
+    """Numbers of a table one below the other: their label in ``number``, value, low and high.
+
+    ``numbers`` are labels by column; an interval that is not known is left empty. A column ``size``
+    names the panel of a model's size, and components get the names that a reader knows, both in
+    their order. Random directions, else random networks, are a ``control``; raw and length-matched
+    numbers have a ``marker``.
+    """
+    parts = []
+    for name, label in numbers.items():
+        ends = {end: table.get(f"{name}_{end}", table.get(end)) for end in ("low", "high")}
+        parts.append(table.assign(number=label, value=table[name], **ends))
+    long = pd.concat(parts, ignore_index=True)
+    long["number"] = pd.Categorical(long.number, list(numbers.values()))
+    if "component" in long:
+        there = [each for each in COMPONENT_NAMES if (long.component == each).any()]
+        long["component"] = pd.Categorical(long.component, there).rename_categories(COMPONENT_NAMES)
+    for drawn in ("network", "direction"):
+        if drawn in long:
+            long["control"] = long[drawn] == "random"
+    if "length" in long and "marker" not in long:
+        long["marker"] = long.length.map(LENGTH_MARKERS).fillna("D")
+    if "model" in long:
+        sizes = models_by_size(long)
+        of = {model: size for size, models in sizes.items() for model in models}
+        long["size"] = pd.Categorical(long.model.map(of), list(sizes))
+    return long
+
+
+def draw_panels(
+    table: pd.DataFrame,
+    x: str,
+    *,
+    row: str = "number",
+    column: str = "component",
+    colour: str = "model",
+    across: bool = False,
+    line: str = "",
+    band: bool = False,
+    spread: float = 0.0,
+    kinds: Mapping[str, str] = MappingProxyType({}),
+    control: str = "random",
+    blocks: Sequence[int] = (),
+    chance: float | None = None,
+    sharex: bool | Literal["all", "col", "row"] = "all",
+    sharey: bool | Literal["all", "col", "row"] = "row",
+    height: float = 0.0,
+    xlabel: str = "",
+    legend: int = 3,
+) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """Panels of the numbers in ``table`` (``tidy``), in rows and columns by category.
+
+    Values stand over the number in ``x``, or with ``across`` along the axis, a line of the panel
+    per category of ``x``, shaded in ``blocks`` of so many. Each kind of mark has its bars: a
+    ``colour`` by model, condition or another column; the marker in the column ``marker``, which
+    ``kinds`` name; open where the column ``control`` is true. They stand side by side within
+    ``spread``. With ``band`` lines are drawn in bands instead. ``chance`` is a number that all of
+    them are held against: no change, or what chance gives. A row of panels is ``height`` inches
+    high, two columns fill a column of print. Axes are given by row and column.
+    """
+    table = table.dropna(subset="value").assign(**{
+        name: default for name, default in (("control", False), ("marker", "o"), ("model", ""))
+        if name not in table
+    })  # fmt: skip
+    rows, columns, places = (_categories(table[name]) for name in (row, column, x))
+    height = height or (0.2 * len(places) + 0.3 if across else 1.3)
+    figure, axes = plt.subplots(
+        len(rows), len(columns), squeeze=False, sharex=sharex, sharey=sharey, layout="constrained",
+        figsize=(COLUMN if len(columns) <= 2 else PAGE, height * len(rows) + 0.9),
+    )  # fmt: skip
+    grid = {(r, c): axes[i, j] for i, r in enumerate(rows) for j, c in enumerate(columns)}
+    colours = _colours(table, colour)
+    by = [colour, "marker", "control"] + ["model"] * (across and colour != "model")
+    marks = list(table[by].drop_duplicates().itertuples(index=False, name=None))
+    marks.sort(key=lambda mark: list(colours).index(mark[0]))
+    shifts = np.linspace(-spread, spread, len(marks)) / 2 if len(marks) > 1 else [0.0]
+    crowded = across and colour == "model" and table.model.nunique() > MOST_BARS
+    groups = list(dict.fromkeys([row, column, *by, "model"]))
+    for (r, c, *kind), part in table.groupby(groups, observed=True, sort=False):
+        ax, own = grid[r, c], part.sort_values(x)
+        place = pd.Series([places.index(each) for each in own[x]] if across else own[x].to_numpy())
+        look = {"colour": colours[kind[0]], "marker": kind[1], "control": kind[2]}
+        if band:
+            ax.plot(place, own.value, color=look["colour"])
+            ax.fill_between(place, own.low, own.high, color=look["colour"], alpha=0.15, lw=0)
+            continue
+        if crowded:
+            own = own.assign(low=np.nan, high=np.nan)
+        at = place.to_numpy(float) + shifts[marks.index(tuple(kind[: len(by)]))]
+        draw_intervals(ax, own, "value", at, across=across, line=line, **look)
+    for (r, c), ax in grid.items():
+        if r == rows[0]:
+            ax.set_title(c)
+        if chance is not None:
+            (ax.axvline if across else ax.axhline)(chance, **CHANCE_LINE)
+        if across:
+            label_lines(ax, places, blocks)
+        elif c == columns[0]:
+            ax.set_ylabel(r if "$" in r else r.replace("_", " "))
+    for i, r in enumerate(rows if across else [xlabel]):
+        axes[i if across else -1, len(columns) // 2].set_xlabel(r)
+    figure.align_ylabels()
+    handles = model_keys(table) if colour == "model" else [
+        key(str(name).capitalize() if colour == "condition" else str(name), own)
+        for name, own in colours.items()
+    ]  # fmt: skip
+    kinds = kinds or (LENGTH_KINDS if "length" in table else {})
+    there = set(table.marker)
+    handles += [key(said, marker=marker) for marker, said in kinds.items() if marker in there]
+    handles += [key(control, control=True)] * bool(table.control.any())
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend, columnspacing=1.0)
+    return figure, grid
+
+
+def draw_arrows(
+    table: pd.DataFrame, x: str, y: str, panel: str, side: str
+) -> tuple[Figure, list[Axes]]:
+    """An arrow per model from clean to stressed, the values of ``side``, by two of its numbers.
+
+    A panel per value of ``panel``. The stressed end stands there with the intervals of both
+    numbers; of random networks that alone.
+    """
+    if "control" not in table:
+        table = table.assign(control=table.get("network") == "random")
+    panels = _categories(table[panel])
+    figure, axes = plt.subplots(
+        1, len(panels), sharey=True, figsize=(COLUMN if len(panels) < 3 else PAGE, 2.9),
+        layout="constrained",
+    )  # fmt: skip
+    colours = model_colours(model_order(table))
+    for (name, model, control), own in table.groupby([panel, "model", "control"], observed=True):
+        ax, look = axes[panels.index(name)], {"colour": colours[model], "control": control}
+        first, last = own[own[side] == "clean"], own[own[side] != "clean"]
+        if not control:
+            start, stop = (end[[x, y]].to_numpy()[0] for end in (first, last))
+            ax.annotate("", stop, start, arrowprops={"arrowstyle": "->", "color": colours[model]})
+            ax.plot(*start, ",", color=colours[model])  # an arrow alone would not widen the axes
+        draw_intervals(ax, last, y, last[x], **look)
+        draw_intervals(ax, last, x, last[y], across=True, **look)
+        ax.set_title(name)
+    handles = [*model_keys(table), key("stressed, from clean")]
+    handles += [key("random", control=True)] * bool(table.control.any())
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure, list(axes)
+
+
+def _categories(column: pd.Series) -> list[Any]:
+    """The values of a column in their order: of categories, else of appearance."""
+    there = list(dict.fromkeys(column))
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return [each for each in column.cat.categories if each in there]
+    return there
+
+
+def _colours(table: pd.DataFrame, colour: str) -> dict[Any, Any]:
+    if colour == "model":
+        return model_colours(model_order(table))
+    names = _categories(table[colour])
+    if set(names) <= set(CONDITION_COLOURS):
+        return {name: own for name, own in CONDITION_COLOURS.items() if name in names}
+    published = {"published": PUBLISHED_COLOUR} if "published" in names else {}
+    return (
+        dict(zip([n for n in names if n not in published], OTHER_COLOURS, strict=False)) | published
     )
 
 
@@ -260,42 +376,14 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine(None)  # with "none" every format would be laid out once more
     inches = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-    drawn = BytesIO()
-    nothing: dict[str, str | None] = {"Software": None}
-    figure.savefig(drawn, format="png", metadata=nothing, bbox_inches=inches)
-    part = folder / f"{name}.part.png"
-    part.write_bytes(as_png(Image.open(drawn)))
-    os.replace(part, folder / f"{name}.png")
-    part = folder / f"{name}.part.pdf"
-    nothing = {"CreationDate": None, "Producer": None, "Creator": None}
-    figure.savefig(part, metadata=nothing, bbox_inches=inches)
-    os.replace(part, folder / f"{name}.pdf")
+    nothing = {"png": ["Software"], "pdf": ["CreationDate", "Producer", "Creator"]}
+    for end, unsaid in nothing.items():
+        part = folder / f"{name}.part.{end}"
+        figure.savefig(part, metadata=dict.fromkeys(unsaid), bbox_inches=inches)
+        if end == "png":  # without alpha, and in few colours, it takes half of the bytes
+            with Image.open(part) as drawn:
+                few = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            few.save(part, optimize=True, dpi=drawn.info["dpi"])
+        os.replace(part, folder / f"{name}.{end}")
     plt.close(figure)
     display(Shown(filename=folder / f"{name}.png"))
-
-
-def as_png(image: Image.Image) -> bytes:
-    """A drawing as PNG, every colour as it is; a palette where all fit, and never a filter.
-
-    Filters, which are meant for photographs, make flat drawings a third larger.
-    """
-    pixels = np.asarray(image.convert("RGB"))
-    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-    few = len(colours) <= 256
-    lines = (index.astype(np.uint8) if few else pixels).reshape(len(pixels), -1)
-    packed = zlib.compress(np.pad(lines, ((0, 0), (1, 0))).tobytes(), 9)
-    height, width, _ = pixels.shape
-    metre = round(float(image.info["dpi"][0]) / 0.0254)
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 3 if few else 2, 0, 0, 0),
-        b"pHYs": struct.pack(">IIB", metre, metre, 1),
-        b"PLTE": colours.tobytes() if few else b"",
-        b"IDAT": packed,
-        b"IEND": b"",
-    }
-    written = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks.items()
-        if body or kind != b"PLTE"
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(written)

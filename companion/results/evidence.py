@@ -1,7 +1,30 @@
-"""All that is known of each effect: raw, at equal length, and beside every null; and a verdict."""
+"""All that is known of each effect: raw, at equal length, beside every null; and a verdict.
 
-from collections.abc import Mapping
+Some nulls are other networks: random ones, and ones trained on unpaired audio and text, whose draws
+are seeds. Draws and utterances are crossed: every network is fed the same texts. So an interval
+adds what differs between draws to what differs between speakers (``joint``); from one draw, as
+``draws`` says, it cannot.
 
+Only 95 % intervals decide a verdict. A side is + or - where an interval excludes zero, and none
+where it does not. Of an effect whose raw interval has a side:
+
+survives             every length control has that side, and the effect at equal length lies beyond
+                     that of every control network and of other speech: its whole interval is
+                     farther out
+survives in part     so too, but the whole interval at equal length is less than half the raw effect
+explained by length  no length control has that side, the interval at equal length leaves the raw
+                     effect out, and Gaussian rows of the same lengths move to that side
+undecided            all else, and effects without a raw side; the reason says what failed
+
+At equal length is with random rows of each text, the headline. Control networks and other speech
+were cut to their first rows, so they are compared with the model's own first rows. A length control
+on the opposite side counts against the raw effect.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
 import pandas as pd
 
 from companion.measurement.schemas import (
@@ -13,16 +36,48 @@ from companion.measurement.schemas import (
     SWAPPED,
     UNPAIRED,
 )
-from companion.results.controls import DRAWN, control_effects
-from companion.results.effects import GROUP, MATCHED, OBSERVABLES, RAW, effects, observable_rows
-from companion.results.intervals import Interval
-from companion.results.matching import PAIRS, pair_effects
+from companion.results.effects import (
+    GROUP,
+    KEY,
+    MATCHED,
+    OBSERVABLES,
+    PAIRS,
+    RAW,
+    SIDES,
+    change,
+    effects,
+    known_observables,
+    layer_means,
+    mean_tokens,
+    observable_rows,
+    pair_effects,
+)
+from companion.results.intervals import (
+    NOTHING,
+    Columns,
+    Interval,
+    deletions,
+    interval_columns,
+    jackknife,
+    joint,
+    side,
+    weighted_mean,
+)
 from companion.results.tables import with_interval
-from companion.results.verdict import Verdict, verdict
 
 MODEL = "model"
 """The source of what was measured on the model itself."""
 
+DRAWN = (INITIALISED, SPECTRUM, UNPAIRED)
+"""The nulls that are other networks, of which there are several draws."""
+
+_NULLS = {
+    GAUSSIAN: "Gaussian",
+    INITIALISED: "randomly initialised control",
+    SPECTRUM: "random vectors",
+    UNPAIRED: "unpaired training",
+    SWAPPED: "other speech",
+}
 _BLOCKS = (
     {(MODEL, RAW): "raw"},
     {
@@ -31,20 +86,8 @@ _BLOCKS = (
         (MODEL, PAIRS): "equal pairs",
     },
     {(FORCED, RAW): "same text"},
-    {
-        (GAUSSIAN, RAW): "Gaussian",
-        (INITIALISED, RAW): "randomly initialised control",
-        (SPECTRUM, RAW): "random vectors",
-        (UNPAIRED, RAW): "unpaired training",
-        (SWAPPED, RAW): "other speech",
-    },
-    {
-        (GAUSSIAN, MATCHED): "Gaussian, first rows",
-        (INITIALISED, MATCHED): "randomly initialised control, first rows",
-        (SPECTRUM, MATCHED): "random vectors, first rows",
-        (UNPAIRED, MATCHED): "unpaired training, first rows",
-        (SWAPPED, MATCHED): "other speech, first rows",
-    },
+    {(null, RAW): name for null, name in _NULLS.items()},
+    {(null, MATCHED): f"{name}, first rows" for null, name in _NULLS.items()},
 )
 NULL_BLOCKS = 2
 """So many of the blocks, the last ones, are nulls, not the model itself."""
@@ -56,25 +99,147 @@ headline at equal length; the same text, forced on both sounds, has equal length
 EFFECT = [*GROUP, "observable"]
 """What one effect is: a model, a component, K and an observable."""
 
+SURVIVES, IN_PART = "survives", "survives in part"
+EXPLAINED, UNDECIDED = "explained by length", "undecided"
 
-def evidence(
-    rows: pd.DataFrame,
-    null_rows: pd.DataFrame,
-    condition: str,
-    tolerance: int,
-) -> pd.DataFrame:
+
+@dataclass(frozen=True)
+class Crossed:
+    """One observable in every draw of a random network, of the same utterances."""
+
+    clean: np.ndarray  # (draws, utterances)
+    stressed: np.ndarray  # (draws, utterances)
+    speakers: np.ndarray  # (utterances,)
+
+    @property
+    def both(self) -> np.ndarray:
+        """Where both sides have a value: (draws, utterances)."""
+        return np.isfinite(self.clean) & np.isfinite(self.stressed)
+
+    def without(self, name: str) -> np.ndarray:
+        """The change in each draw, of all and without each speaker: (speakers + 1, draws)."""
+        weights = deletions(self.speakers)
+        means = (
+            weighted_mean(weights, np.where(self.both, values, np.nan).T)
+            for values in (self.clean, self.stressed)
+        )
+        return change(name, *means)
+
+
+def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
+    """The mean over draws of values (speakers + 1, draws), by ``joint``; draws without one apart.
+
+    One draw has the interval over speakers alone.
+    """
+    names = np.unique(speakers)
+    found = [jackknife(column, names) for column in values.T if np.isfinite(column).all()]
+    return joint(found).found if found else NOTHING
+
+
+def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """``effects`` of one random network's rows, over all its draws; with a column ``draws``.
+
+    Utterances count that every draw was fed. There is no p-value: the permutation of ``paired_p``
+    knows nothing of draws. Of a model with one draw, all is as ``effects`` says.
+    """
+    several = rows.groupby("model").draw.transform("nunique") > 1
+    single = effects(rows[~several], condition).assign(draws=1)
+    table = []
+    for key, group in _drawn_means(rows[several], condition):
+        row: Columns = dict(zip(KEY, key, strict=True)) | mean_tokens(group)
+        for name in known_observables(group):
+            crossed = _crossed(group, name)
+            found = over_draws(crossed.without(name), crossed.speakers)
+            row |= interval_columns(f"delta_{name}", found) | {
+                f"delta_{name}_p": np.nan,
+                f"delta_{name}_n": int(crossed.both.any(0).sum()),
+            }
+        table.append(row | {"draws": group.draw.nunique()})
+    tables = [single, pd.DataFrame(table)]
+    # One without rows has floats for K and for the number of parameters.
+    return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
+
+
+def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """What of a model's effect its controls do not show, on the same utterances.
+
+    One row per ``GROUP``, length, observable and ``control``. ``trained`` and ``random`` changes,
+    their difference ``remaining`` and the ``fraction`` random / trained (NaN where the trained
+    one's interval covers zero) stand beside their intervals (_low, _high). ``draw_sd`` is the
+    standard deviation between the ``draws``, ``as_large`` how many of them change as far as the
+    trained model to the same side, ``n`` the utterances.
+    """
+    trained = {tuple(key): part for key, part in layer_means(rows, condition).groupby(KEY)}
+    table = []
+    for null in DRAWN:
+        for key, group in _drawn_means(null_rows[null_rows.null == null], condition):
+            own = trained.get(key, group.iloc[:0])
+            own = own[own.utterance.isin(group.utterance)]
+            group = group[group.utterance.isin(own.utterance)]
+            for name in known_observables(group) if len(group) else ():
+                row = dict(zip(KEY, key, strict=True)) | {"observable": name, "control": null}
+                table.append(row | _remaining(own, group, name))
+    return pd.DataFrame(table)
+
+
+_READ = ("trained", "random", "remaining", "fraction")
+
+
+def readable_remaining(table: pd.DataFrame) -> pd.DataFrame:
+    """``remaining`` to read."""
+    said = {name: with_interval(table, name, 2, sign=True) for name in _READ}
+    kept = ["model", "component", "modes", "length", "observable", "control", "draws", "n"]
+    return table[kept].assign(**said, draw_sd=table.draw_sd.round(2), as_large=table.as_large)
+
+
+def _remaining(own: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
+    model, control = _crossed(own.assign(draw=0), name), _crossed(group, name)
+    ours, theirs = model.without(name), control.without(name)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
+    found = {part: over_draws(each, control.speakers) for part, each in values.items()}
+    if side(found["trained"]) == 0:
+        found["fraction"] = NOTHING
+    row: Columns = {"draws": len(control.clean), "n": len(control.speakers)}
+    for part, each in found.items():
+        row |= interval_columns(part, each)
+    by_draw = theirs[0][np.isfinite(theirs[0])]
+    spread = by_draw.std(ddof=1) if len(by_draw) > 1 else np.nan
+    as_large = (by_draw * np.sign(ours[0, 0]) >= abs(ours[0, 0])).sum()
+    return row | {"draw_sd": spread, "as_large": int(as_large)}
+
+
+def _drawn_means(
+    rows: pd.DataFrame, condition: str
+) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
+    """``layer_means`` of every draw, of the utterances that all draws of a group were fed."""
+    parts = [layer_means(part, condition).assign(draw=draw) for draw, part in rows.groupby("draw")]
+    if not parts:
+        return
+    for key, group in pd.concat(parts).groupby(KEY, sort=True):
+        times = group.groupby("utterance").draw.transform("nunique")
+        yield tuple(key), group[times == group.draw.nunique()]
+
+
+def _crossed(group: pd.DataFrame, name: str) -> Crossed:
+    sides = [group.pivot(index="draw", columns="utterance", values=f"{name}_{s}") for s in SIDES]
+    speakers = group.drop_duplicates("utterance").set_index("utterance").speaker
+    clean, stressed = (side.to_numpy() for side in sides)
+    return Crossed(clean, stressed, speakers[sides[0].columns].to_numpy())
+
+
+def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """Every effect under every control: one row per ``EFFECT``, source and length.
 
     Columns ``change``, ``low``, ``high``, ``p``, ``n``, ``tokens_clean``, ``tokens_stressed``, and
     ``draws``, the networks that the interval is over. ``rows`` are those of `measure`,
-    ``null_rows`` those of `nulls`; ``tolerance`` is that of ``pair_effects``. Observables that the
-    nulls lack, those of the graphs, are left out.
+    ``null_rows`` those of `nulls`. Observables that the nulls lack, those of the graphs, are left
+    out.
     """
     seen = [name for name, column in OBSERVABLES.items() if column in null_rows]
-    tables = [
-        effects(rows, condition).assign(source=MODEL),
-        pair_effects(rows, condition, tolerance).assign(source=MODEL),
-    ]
+    rows = rows.drop(columns=[OBSERVABLES[name] for name in OBSERVABLES.keys() - {*seen}],
+                     errors="ignore")  # fmt: skip
+    tables = [table(rows, condition).assign(source=MODEL) for table in (effects, pair_effects)]
     for name, part in null_rows.groupby("null"):
         stressed = SWAPPED if name == SWAPPED else condition
         of = control_effects if name in DRAWN else effects
@@ -101,22 +266,23 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for key, part in table.groupby(EFFECT, sort=True):
-        by_control = part.set_index(["source", "length"])
         intervals = {
-            (str(source), str(length)): Interval(row.change, row.low, row.high)
-            for (source, length), row in by_control.iterrows()
+            (row.source, row.length): Interval(row.change, row.low, row.high)
+            for row in part.itertuples()
         }
-        decided = judge(intervals)
-        found.append(
-            dict(zip(EFFECT, key, strict=True))
-            | {
-                "raw": intervals[MODEL, RAW].estimate,
-                "matched": intervals[SHUFFLED, MATCHED].estimate,
-                "first_rows": intervals[MODEL, MATCHED].estimate,
-                "verdict": decided.name,
-                "reason": decided.reason,
-            }
+        lengths = [(SHUFFLED, MATCHED), (MODEL, MATCHED), (MODEL, PAIRS)]
+        nulls = [(null, MATCHED) for null in (INITIALISED, SPECTRUM, UNPAIRED, SWAPPED)]
+        name, reason = verdict(
+            intervals[MODEL, RAW],
+            {CONTROLS[each]: intervals[each] for each in lengths},
+            {CONTROLS[each]: intervals[each] for each in nulls if each in intervals},
+            intervals[GAUSSIAN, RAW],
+            like=CONTROLS[MODEL, MATCHED],
         )
+        numbers = {"raw": (MODEL, RAW), "matched": (SHUFFLED, MATCHED), "first_rows": lengths[1]}
+        row = dict(zip(EFFECT, key, strict=True))
+        row |= {column: intervals[each].estimate for column, each in numbers.items()}
+        found.append(row | {"verdict": name, "reason": reason})
     return pd.DataFrame(found)
 
 
@@ -133,14 +299,45 @@ def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return said.join(wide).reset_index().drop(columns="parameters")
 
 
-def judge(intervals: Mapping[tuple[str, str], Interval]) -> Verdict:
-    """``verdict`` on one effect, from its intervals by source and length."""
-    controls = [(SHUFFLED, MATCHED), (MODEL, MATCHED), (MODEL, PAIRS)]
-    nulls = [(null, MATCHED) for null in (INITIALISED, SPECTRUM, UNPAIRED, SWAPPED)]
-    return verdict(
-        intervals[MODEL, RAW],
-        {CONTROLS[key]: intervals[key] for key in controls},
-        {CONTROLS[key]: intervals[key] for key in nulls if key in intervals},
-        intervals[GAUSSIAN, RAW],
-        like=CONTROLS[MODEL, MATCHED],
-    )
+def verdict(
+    raw: Interval,
+    controls: Mapping[str, Interval],
+    nulls: Mapping[str, Interval],
+    pure_length: Interval,
+    like: str,
+) -> tuple[str, str]:
+    """The verdict on one effect, and why.
+
+    ``controls`` hold the effect at equal length by the name of the control, the first of them the
+    headline, and that named ``like`` cut as the ``nulls`` were, which are compared with it;
+    ``pure_length`` is what the lengths alone make of Gaussian rows.
+    """
+    everything = {"raw": raw, **controls, **nulls, "Gaussian": pure_length}
+    missing = [name for name, found in everything.items() if not found.low <= found.high]
+    if missing:
+        return UNDECIDED, f"no interval: {', '.join(missing)}"
+    sides = {name: side(found) for name, found in controls.items()}
+    own, matched = side(raw), next(iter(controls.values()))
+    if own == 0:
+        seen = ", ".join(name for name, found in sides.items() if found)
+        return UNDECIDED, f"none raw, but one at equal length: {seen}" if seen else "no change seen"
+    agreeing = [name for name, found in sides.items() if found == own]
+    if len(agreeing) == len(sides):
+        short = [name for name, found in nulls.items() if not _beyond(controls[like], found)]
+        if short:
+            return UNDECIDED, f"not beyond: {', '.join(short)}"
+        if max(abs(matched.low), abs(matched.high)) < abs(raw.estimate) / 2:
+            return IN_PART, "every length control agrees, on less than half of it"
+        return SURVIVES, "every length control agrees, no null does as much"
+    if agreeing:
+        return UNDECIDED, f"only some length controls agree: {', '.join(agreeing)}"
+    if matched.low <= raw.estimate <= matched.high:
+        return UNDECIDED, "equal length leaves it possible"
+    if side(pure_length) != own:
+        return UNDECIDED, "gone at equal length, yet Gaussian rows do not move so"
+    return EXPLAINED, "gone at equal length, and Gaussian rows of these lengths move so"
+
+
+def _beyond(found: Interval, null: Interval) -> bool:
+    """Whether an interval lies wholly farther out, on its own side, than a null's."""
+    return found.low > null.high if side(found) > 0 else found.high < null.low

@@ -3,15 +3,18 @@
 Utterances of a speaker are not independent, speakers are: a statistic is taken again without each
 of them, and the spread of these values gives its standard error (jackknife; Efron & Stein 1981).
 Student's t with one degree of freedom less than there are speakers makes a 95 % interval of it
-(cluster-t; Cameron & Miller 2015, sec. VI). Nothing is drawn, so nothing hangs on a seed.
+(cluster-t; Cameron & Miller 2015, sec. VI). Nothing is drawn, so nothing hangs on a seed. Beside it
+two statistics of weighted utterances, and the permutation test of paired ones.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
@@ -36,6 +39,26 @@ class Interval:
 
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
+Columns = dict[str, Any]
+
+
+def interval_columns(name: str, found: Interval) -> Columns:
+    """An interval as the columns name, name_low and name_high, and name_speakers: all of it."""
+    ends = {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return ends | {f"{name}_speakers": found}
+
+
+def rows_by(
+    table: pd.DataFrame, keys: Sequence[str], describe: Callable[[pd.DataFrame], Columns]
+) -> pd.DataFrame:
+    """A row per group of ``keys``, in their order: the keys, and what ``describe`` makes of it."""
+    groups = table.groupby(list(keys), sort=True)
+    return pd.DataFrame([dict(zip(keys, key, strict=True)) | describe(own) for key, own in groups])
+
+
+def side(found: Interval) -> int:
+    """1 above zero, -1 below, 0 where the interval covers it."""
+    return int(found.low > 0) - int(found.high < 0)
 
 
 def deletions(speakers: np.ndarray) -> np.ndarray:
@@ -134,13 +157,32 @@ def _t(freedom: float) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
-def fraction(parts: np.ndarray, wholes: np.ndarray, speakers: np.ndarray) -> Interval:
+def mean_over(
+    values: pd.Series | np.ndarray, speakers: pd.Series | np.ndarray, bounded: float = 0.0
+) -> Interval:
+    """The mean of values (utterances,); fractions are ``bounded`` by 1, exact if none differs."""
+    own, total = np.asarray(values, float), len(values) if bounded else 0
+    return interval(lambda weights: weighted_mean(weights, own), np.array(speakers), bounded, total)
+
+
+def ratio_over(
+    parts: pd.Series | np.ndarray, wholes: pd.Series | np.ndarray, speakers: pd.Series | np.ndarray
+) -> Interval:
+    """The sum of parts (utterances,) by that of wholes."""
+    over, under = np.asarray(parts, float), np.asarray(wholes, float)
+    return interval(lambda weights: ratio(weights, over, under), np.array(speakers))
+
+
+def fraction(
+    parts: pd.Series | np.ndarray, wholes: pd.Series | np.ndarray, speakers: pd.Series | np.ndarray
+) -> Interval:
     """A share in %: the sum of parts (utterances,), none larger than its whole, by that of wholes.
 
     Where none or all is counted, the exact interval takes utterances as independent.
     """
-    total = int(np.count_nonzero(wholes))
-    return interval(lambda weights: 100 * ratio(weights, parts, wholes), speakers, 100, total)
+    over, under = np.asarray(parts, float), np.asarray(wholes, float)
+    total = int(np.count_nonzero(under))
+    return interval(lambda w: 100 * ratio(w, over, under), np.array(speakers), 100, total)
 
 
 def exact(count: int, total: int) -> Interval:
@@ -298,3 +340,96 @@ def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> In
     low = math.hypot(reach, estimate - over_speakers.low)
     high = math.hypot(reach, over_speakers.high - estimate)
     return Interval(estimate, estimate - low, estimate + high)
+
+
+def adjusted_difference(
+    weights: np.ndarray, values: np.ndarray, group: np.ndarray, tokens: np.ndarray
+) -> np.ndarray:
+    """The coefficient of ``group`` in a weighted least-squares fit of values on 1, group and T.
+
+    weights (rows, utterances), the others (utterances,) -> (rows,); NaN where group and T cannot
+    be told apart.
+    """
+    y, g, t = (each - each.mean() for each in (values, group.astype(float), tokens.astype(float)))
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        total = weights.sum(1)
+        return np.asarray(weights @ (a * b) - (weights @ a) * (weights @ b) / total)
+
+    gg, tt, gt = product(g, g), product(t, t), product(g, t)
+    determinant = gg * tt - gt**2
+    known = determinant > 1e-9 * gg * tt
+    top = product(g, y) * tt - gt * product(t, y)
+    return np.divide(top, determinant, out=np.full(len(weights), np.nan), where=known)
+
+
+def larger_probability(weights: np.ndarray, values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The probability that a value of the group exceeds one outside it; ties count half.
+
+    The area under the ROC curve (Mann & Whitney 1947): weights (rows, utterances) -> (rows,).
+    """
+    inside, outside = values[group], values[~group]
+    wins = (inside[:, None] > outside) + 0.5 * (inside[:, None] == outside)
+    first, second = weights[:, group], weights[:, ~group]
+    pairs = first.sum(1) * second.sum(1)
+    won = ((first @ wins) * second).sum(1)
+    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+EXACT_SPEAKERS = 16
+"""Up to so many speakers all 2^speakers assignments are looked at."""
+
+DRAWS = 99_999
+"""Random assignments for more speakers; p is then at least 1 / (DRAWS + 1)."""
+
+_CHUNK = 10_000
+_SLACK = 1e-9
+
+
+def paired_p(differences: np.ndarray, speakers: np.ndarray) -> float:
+    """Two-sided p-value of paired differences (utterances,), stressed minus clean.
+
+    Under the null hypothesis the two sides of a speaker may be exchanged, of all its utterances at
+    once: utterances of one speaker are not independent. The statistic is the absolute sum of
+    differences; as an exchange leaves the sum of both sides alone, it orders the assignments as a
+    ratio of the two means does, so that p is that of a change in % as well. Exact up to
+    ``EXACT_SPEAKERS`` speakers, else (count + 1) / (draws + 1) of seeded random assignments
+    (Phipson & Smyth 2010). Differences that are not finite are left out; NaN where none is left.
+    """
+    finite = np.isfinite(differences)
+    if not finite.any():
+        return float("nan")
+    _, speaker = np.unique(speakers[finite], return_inverse=True)
+    sums = np.bincount(speaker, weights=differences[finite])
+    observed = abs(sums.sum()) - _SLACK * np.abs(sums).sum()
+    signs = _signs(len(sums))
+    count = sum(
+        int((np.abs(signs[i : i + _CHUNK] @ sums) >= observed).sum())
+        for i in range(0, len(signs), _CHUNK)
+    )
+    return count / len(signs) if len(sums) <= EXACT_SPEAKERS else (count + 1) / (len(signs) + 1)
+
+
+@lru_cache(maxsize=8)
+def _signs(voices: int) -> np.ndarray:
+    """Signs (assignments, speakers): all of them, the first speaker's fixed by symmetry, or
+    draws."""
+    if voices <= EXACT_SPEAKERS:
+        numbers = np.arange(2 ** (voices - 1))[:, None]
+        bits = numbers >> np.arange(voices) & 1
+    else:
+        bits = np.random.default_rng(0).integers(2, size=(DRAWS, voices))
+    signs = 1.0 - 2.0 * bits  # as wide as what it multiplies, else each product converts it
+    signs.setflags(write=False)  # it is shared between calls
+    return signs
+
+
+def holm(tests: pd.Series | np.ndarray) -> np.ndarray:
+    """Holm's (1979) adjusted p-values of one family (tests,); NaN stays and does not count."""
+    p = np.asarray(tests, float)
+    adjusted = np.full(len(p), np.nan)
+    order = np.flatnonzero(np.isfinite(p))
+    order = order[np.argsort(p[order], kind="stable")]
+    steps = (len(order) - np.arange(len(order))) * p[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted

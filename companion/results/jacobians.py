@@ -1,17 +1,25 @@
-"""What the measured Jacobians say: per layer, and of the theorem's hypotheses, with intervals."""
+"""What the measured Jacobians say: per layer, of the theorem's hypotheses, and of its regimes.
 
-from functools import partial
+Regimes are read twice. Modulo the direction 1, which no layer norm sees (in the whole space nothing
+can decay); and after the final layer norm, as fractions of the hidden state's size, which is how
+the logits see it: states that grow with depth make an injection that does not grow count for less.
+"""
+
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import digamma, gammaln
 
+from companion.measurement.bounds import stationary_rates
 from companion.models.capture import COMPONENTS
-from companion.results.effects import interval_columns
-from companion.results.intervals import interval, weighted_mean
+from companion.results.intervals import Columns, interval_columns, mean_over, rows_by
 
 SETTING = ["parameters", "model", "network", "condition"]
-TOKEN = [*SETTING, "speaker", "utterance", "position"]
+_UTTERANCE = [*SETTING, "speaker", "utterance"]
+TOKEN = [*_UTTERANCE, "position"]
 PER_LAYER = (
     "log10_sigma_1", "singular_value_ratio", "alignment", "log10_gain", "log10_over_chance",
     "unstable", "growing", "log10_state", "log10_injection", "log10_survival",
@@ -39,7 +47,33 @@ the first."""
 
 PER_TOKEN = (*HYPOTHESES, "rank_one_fraction", "explained")
 _FRACTIONS = (*HYPOTHESES, "rank_one_fraction")
-_RANK_ONE = 0.5
+DISPERSIVE, ATTRACTING, NEITHER, UNDECIDED = "dispersive", "attracting", "neither", "undecided"
+COORDINATES = ("log10_rate", "alignment_margin", "log10_product", "rank_one_fraction")
+"""Means over layers and tokens: the fastest growth per layer that gain, alignment and gap allow
+(r_+ of ``stationary_rates``), |kappa| above the least that singles out a direction,
+2 sqrt(xi) / (1 + xi), the measured norm of the product of layers above the first, and the fraction
+of J's squared norm in its first direction. After the final norm the rate is less the growth of the
+hidden state per layer, and the product's norm is over that of the final norm alone, at the state
+that the product starts from."""
+
+MODULO_1, NORMED = "modulo 1", "after the final norm"
+READINGS = (MODULO_1, NORMED)
+_HALF = 0.5
+
+
+def _means(table: pd.DataFrame, keys: list[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Means over tokens, then utterances, with intervals."""
+
+    def describe(group: pd.DataFrame) -> Columns:
+        utterances = group.groupby(["speaker", "utterance"])[[*columns]].mean().reset_index()
+        row: Columns = {"n": len(utterances), "tokens": len(group)}
+        for name in columns:
+            bounded = 1.0 if name in _FRACTIONS else 0.0
+            found = mean_over(utterances[name], utterances.speaker, bounded)
+            row |= interval_columns(name, found)
+        return row
+
+    return rows_by(table, keys, describe)
 
 
 def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -48,19 +82,20 @@ def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
     ``chance``: the mean alignment of directions drawn at random. ``log10_chance_gain``: the gain of
     the same sigma_1 at such an alignment, so that ``log10_gain`` is it plus ``log10_over_chance``.
     """
-    last = last_state(rows)
+    arriving = rows.arriving / rows.injection
+    positive = {
+        "sigma_1": rows.sigma_1,
+        "gain": rows.gain,
+        "over_chance": rows.alignment.abs() / 10 ** log10_chance(rows.width.to_numpy()),
+        "injection": rows.injection,
+        "state": rows.state,
+        "survival": arriving,
+        "relative_survival": arriving * rows.state / last_state(rows),
+        "normed_survival": rows.normed_arriving / rows.normed_injection,
+    }
     with np.errstate(divide="ignore"):
-        table = rows.assign(
-            alignment=rows.alignment.abs(),
-            log10_sigma_1=np.log10(rows.sigma_1),
-            log10_gain=np.log10(rows.gain),
-            log10_over_chance=np.log10(rows.alignment.abs()) - log10_chance(rows.width.to_numpy()),
-            log10_injection=np.log10(rows.injection),
-            log10_state=np.log10(rows.state),
-            log10_survival=np.log10(rows.arriving / rows.injection),
-            log10_relative_survival=np.log10(rows.arriving / rows.injection * rows.state / last),
-            log10_normed_survival=np.log10(rows.normed_arriving / rows.normed_injection),
-        )
+        logarithms = {f"log10_{name}": np.log10(values) for name, values in positive.items()}
+    table = rows.assign(alignment=rows.alignment.abs(), **logarithms)
     found = _means(table, [*SETTING, "width", "layer"], PER_LAYER)
     return found.assign(
         chance=chance_alignment(found.width.to_numpy()),
@@ -100,8 +135,7 @@ def hypotheses(rows: pd.DataFrame) -> pd.DataFrame:
     """
     below = rows.groupby(TOKEN).gain.max() < 1  # NaN at the last layer is left out
     rows = rows.assign(relative=rows.arriving / rows.injection * rows.state / last_state(rows))
-    second = rows[rows.layer == 2].set_index(TOKEN)
-    first = rows[rows.layer == 1].set_index(TOKEN)
+    first, second = (rows[rows.layer == layer].set_index(TOKEN) for layer in (1, 2))
     table = pd.DataFrame(
         {
             "gain_below_one": below,
@@ -112,8 +146,8 @@ def hypotheses(rows: pd.DataFrame) -> pd.DataFrame:
             "relative_injection_decays": first.relative < 1,
             "normed_injection_decays": first.normed_arriving < first.normed_injection,
             "growth_certain": second.floor > 1,
-            "rank_one_certain": second.rank_one_bound < _RANK_ONE,
-            "product_rank_one": second.product_ratio < _RANK_ONE,
+            "rank_one_certain": second.rank_one_bound < _HALF,
+            "product_rank_one": second.product_ratio < _HALF,
             "rank_one_fraction": first.rank_one_fraction,
             "explained": first.explained,
         }
@@ -121,15 +155,78 @@ def hypotheses(rows: pd.DataFrame) -> pd.DataFrame:
     return _means(table.reset_index(), SETTING, PER_TOKEN)
 
 
-def _means(table: pd.DataFrame, keys: list[str], columns: tuple[str, ...]) -> pd.DataFrame:
-    summary = []
-    for key, group in table.groupby(keys, sort=True):
-        utterances = group.groupby(["speaker", "utterance"])[[*columns]].mean().reset_index()
-        row = dict(zip(keys, key, strict=True)) | {"n": len(utterances), "tokens": len(group)}
-        for name in columns:
-            mean = partial(weighted_mean, values=utterances[name].to_numpy())
-            bounds = (1.0, len(utterances)) if name in _FRACTIONS else (0.0, 0)
-            found = interval(mean, utterances.speaker.to_numpy(), *bounds)
-            row |= interval_columns(name, found)
-        summary.append(row)
-    return pd.DataFrame(summary)
+def regimes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The regime of every setting: the one that the intervals of all coordinates leave.
+
+    Columns of ``SETTING``, ``reading``, every coordinate with its interval, and ``regime``. With
+    every corner of the intervals in one regime it is that, else "undecided": each condition of a
+    regime is decided by its own interval, which errs on the safe side.
+    """
+
+    def describe(group: pd.DataFrame) -> Columns:
+        found = {
+            name: mean_over(group[name], group.speaker, float(name == "rank_one_fraction"))
+            for name in COORDINATES
+        }
+        ends = product(*((one.low, one.high) for one in found.values()))
+        corners = np.unique(classify(*np.array(list(ends)).T))
+        row: Columns = {"n": len(group)}
+        for name, one in found.items():
+            row |= interval_columns(name, one)
+        return row | {"regime": corners[0] if len(corners) == 1 else UNDECIDED}
+
+    return rows_by(coordinates(rows), [*SETTING, "reading"], describe)
+
+
+def classify(
+    log10_rate: np.ndarray,
+    alignment_margin: np.ndarray,
+    log10_product: np.ndarray,
+    rank_one_fraction: np.ndarray,
+) -> np.ndarray:
+    """The regime at each point (n,) of the ``COORDINATES``; ValueError for what is not finite.
+
+    Dispersive: the layers' numbers leave no room for growth, and the measured product decays.
+    Attracting: one direction is singled out, the product does not decay, and most of the
+    sensitivity to the audio is in one direction. Neither: all else.
+    """
+    points = np.stack([log10_rate, alignment_margin, log10_product, rank_one_fraction])
+    if not np.isfinite(points).all():
+        raise ValueError(
+            f"{(~np.isfinite(points)).sum()} coordinates are not finite; a layer vanishes or is "
+            "missing: leave out models of one layer"
+        )
+    dispersive = (log10_rate < 0) & (log10_product < 0)
+    attracting = (alignment_margin > 0) & (log10_product >= 0) & (rank_one_fraction > _HALF)
+    return np.where(dispersive, DISPERSIVE, np.where(attracting, ATTRACTING, NEITHER))
+
+
+def coordinates(rows: pd.DataFrame) -> pd.DataFrame:
+    """``COORDINATES`` of every utterance by either reading: the mean over its tokens."""
+    above = rows.sort_values("layer").groupby(TOKEN).state.shift(-1).reindex(rows.index)
+    inner = rows[rows.alignment.notna()]  # the last layer is aligned with none
+    sigma, kappa, singular_value_ratio = (
+        torch.tensor(inner[name].to_numpy(float))
+        for name in ("sigma_1", "alignment", "singular_value_ratio")
+    )
+    with np.errstate(divide="ignore"):
+        layers = inner[_UTTERANCE].assign(
+            log10_rate=stationary_rates(sigma, kappa, singular_value_ratio).fastest.log10().numpy(),
+            growth=np.log10(above / rows.state)[inner.index],
+            alignment_margin=(
+                kappa.abs() - 2 * singular_value_ratio.sqrt() / (1 + singular_value_ratio)
+            ).numpy(),
+        )
+        products = rows[rows.layer == 2]
+        products = products[_UTTERANCE].assign(
+            log10_product=np.log10(products.product_norm),
+            log10_normed=np.log10(products.normed_product_norm / products.normed_direct),
+        )
+    fractions = rows.loc[rows.layer == 1, [*_UTTERANCE, "rank_one_fraction"]]
+    parts = [table.groupby(_UTTERANCE).mean() for table in (layers, products, fractions)]
+    found = pd.concat(parts, axis=1).reset_index()
+    normed = found.assign(
+        log10_rate=found.log10_rate - found.growth, log10_product=found.log10_normed
+    )
+    both = [found.assign(reading=MODULO_1), normed.assign(reading=NORMED)]
+    return pd.concat(both, ignore_index=True)[[*_UTTERANCE, "reading", *COORDINATES]]

@@ -1,6 +1,7 @@
 """The paper's table under the pooled convention: changes with their jackknife over speakers."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,14 @@ from scipy import stats
 from companion.measurement.activations import TRAINED
 from companion.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
 from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.results.effects import Columns, interval_columns
-from companion.results.intervals import LEVEL, NOTHING, Interval, jackknife
+from companion.results.intervals import (
+    LEVEL,
+    NOTHING,
+    Columns,
+    Interval,
+    interval_columns,
+    jackknife,
+)
 from companion.results.tables import with_interval
 
 KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
@@ -28,19 +35,15 @@ def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
     """
     own = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
     found = []
-    for keys, group in own.groupby(KEYS, sort=False):
-        clean, stressed = (
-            group[group.condition == name].set_index("without").sort_index()
-            for name in (REFERENCE_CONDITION, condition)
-        )
-        values = _values(clean, stressed.loc[clean.index])
-        line = dict(zip(KEYS, keys, strict=True)) | {
+    for keys, clean, stressed in _sides(own, (REFERENCE_CONDITION, condition), "without"):
+        line = keys | {
             "utterances": clean.at["", "utterances"], "speakers": clean.at["", "speakers"],
             "tokens_clean": clean.at["", "tokens"], "tokens_stressed": stressed.at["", "tokens"],
         }  # fmt: skip
-        for name, column in values.items():
-            line |= interval_columns(name, jackknife(column.to_numpy(), column.index[1:]))
-        found.append(line | _logarithm(line["difference_speakers"]))
+        values = _values(clean, stressed.loc[clean.index])
+        found.append(line | _columns({
+            name: jackknife(column.to_numpy(), column.index[1:]) for name, column in values.items()
+        }))  # fmt: skip
     return pd.DataFrame(found)
 
 
@@ -52,24 +55,19 @@ def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
     own = rows[(rows.network != TRAINED) & (rows.layer == 0)]
     found = []
-    for keys, group in own.groupby(KEYS, sort=False):
-        clean, stressed = (
-            group[group.condition == name].set_index("network").sort_index()
-            for name in (REFERENCE_CONDITION, condition)
-        )
-        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(clean)}
-        for name, column in _values(clean, stressed).items():
-            line |= interval_columns(name, next_draw(column.to_numpy()))
-        found.append(line | _logarithm(line["difference_speakers"]))
-    ends = ("", "_low", "_high")
-    numbers = [f"{name}{end}" for name in (*OBSERVABLES, "log10_difference") for end in ends]
-    return pd.DataFrame(found) if found else _none(numbers)
-
-
-def _none(numbers: list[str]) -> pd.DataFrame:
-    """No rows, of the right types."""
-    empty = pd.DataFrame(columns=[*KEYS, *numbers])
-    return empty.astype(dict.fromkeys([*numbers, "modes"], float))
+    for keys, clean, stressed in _sides(own, (REFERENCE_CONDITION, condition), "network"):
+        values = _values(clean, stressed)
+        drawn = {name: next_draw(column.to_numpy()) for name, column in values.items()}
+        found.append(keys | {"draws": len(clean)} | _columns(drawn))
+    numbers = [
+        f"{name}{end}"
+        for name in (*OBSERVABLES, "log10_difference")
+        for end in ("", "_low", "_high")
+    ]
+    empty = pd.DataFrame(columns=[*KEYS, *numbers]).astype(
+        dict.fromkeys([*numbers, "modes"], float)
+    )
+    return pd.DataFrame(found) if found else empty
 
 
 def next_draw(values: np.ndarray) -> Interval:
@@ -85,14 +83,10 @@ def next_draw(values: np.ndarray) -> Interval:
 def halves(rows: pd.DataFrame) -> pd.DataFrame:
     """The same changes between random halves of clean speech, a row per draw."""
     own = rows[(rows["sample"] == HALVES) & (rows.layer == 0)]
-    found = []
-    for keys, group in own.groupby(KEYS, sort=False):
-        first, second = (
-            group[group.condition == name].set_index("without").sort_index()
-            for name in (FIRST, SECOND)
-        )
-        values = pd.DataFrame(_values(first, second)).rename_axis("draw").reset_index()
-        found.append(values.assign(**dict(zip(KEYS, keys, strict=True))))
+    found = [
+        pd.DataFrame(_values(first, second)).rename_axis("draw").reset_index().assign(**keys)
+        for keys, first, second in _sides(own, (FIRST, SECOND), "without")
+    ]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=KEYS)
 
 
@@ -103,14 +97,29 @@ def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for keys, group in drawn.groupby(KEYS, sort=False):
+        values = group.assign(difference=group.difference.abs())[["alpha_stressed", *OBSERVABLES]]
+        spread = values.quantile([0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
         line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(group)}
-        values = group.assign(difference=group.difference.abs())
-        for name in ("alpha_stressed", *OBSERVABLES):
-            quantiles = [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
-            low, middle, high = np.quantile(values[name], quantiles)
-            line |= interval_columns(name, Interval(middle, low, high))
-        found.append(line | _logarithm(line["difference_speakers"]))
+        found.append(line | _columns({name: Interval(*spread[name]) for name in values}))
     return pd.DataFrame(found)
+
+
+def _sides(
+    rows: pd.DataFrame, names: tuple[str, str], index: str
+) -> Iterator[tuple[Columns, pd.DataFrame, pd.DataFrame]]:
+    """What a change is of, and the rows of both conditions by what they are without, or of."""
+    for keys, group in rows.groupby(KEYS, sort=False):
+        first, second = (
+            group[group.condition == name].set_index(index).sort_index() for name in names
+        )
+        yield dict(zip(KEYS, keys, strict=True)), first, second
+
+
+def _columns(found: dict[str, Interval]) -> Columns:
+    columns: Columns = {}
+    for name, one in (found | {"log10_difference": _logarithm(found["difference"])}).items():
+        columns |= interval_columns(name, one)
+    return columns
 
 
 def readable_replication(
@@ -164,13 +173,12 @@ def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series
     }
 
 
-def _logarithm(found: Interval) -> Columns:
+def _logarithm(found: Interval) -> Interval:
     """log10 of the difference of the index, as the paper may have meant its change of log10 Kf."""
     if not found.estimate > 0:
-        return interval_columns("log10_difference", NOTHING)
+        return NOTHING
     low = -math.inf if found.low <= 0 else math.log10(found.low)
     # to first order, on the scale of logarithms
     own = {name: d / found.estimate / math.log(10) for name, d in found.deviations.items()}
     estimate, high = (math.log10(end) for end in (found.estimate, found.high))
-    known = own if found.low > 0 else {}
-    return interval_columns("log10_difference", Interval(estimate, low, high, known))
+    return Interval(estimate, low, high, own if found.low > 0 else {})

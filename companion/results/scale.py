@@ -1,7 +1,9 @@
-"""Effects of stress by width and depth: a table of sizes, and contrasts between them."""
+"""Scale: sizes and cards of models, effects by width and depth, forecasts from clean spectra."""
 
 import json
-import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -10,18 +12,86 @@ import pandas as pd
 import torch
 
 from companion.measurement.readings import modes_in_proportion
-from companion.results.effects import effects, interval_columns, observable_rows
-from companion.results.intervals import between
+from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.results.effects import effects, observable_rows, observed, size_of
+from companion.results.intervals import Columns, between, interval, interval_columns
+from companion.results.tables import with_interval, write_text
+from companion.results.transcripts import transcripts, word_counts
+from companion.speech.grammar import vocabulary
+from companion.speech.synthesis import TRAINING_ACCENTS, TRAINING_VARIANTS
 from spectral.spectra import effective_rank
 
 MODES = 50
 SHOWN = ("n_eff", "alpha", "log10_kf_resolved")
 DEPTH, WIDTH, BOTH = "depth at equal width", "width at equal depth", "width and depth"
+COMPONENT = "cross_attention"
+LEAST = 4
+"""Sizes that a forecast needs: a line through two others fits them whatever they are."""
+
+MEAN, SIZE = "mean", "size"
+PREDICTORS = ("n_eff / width", "alpha", "log10_kf_resolved")
+COLUMNS = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
+
+_CARD = """# {name}
+
+A Whisper-architecture model of {parameters:.2f} M parameters, trained from scratch by this project
+on speech that it synthesised: a miniature for experiments, no substitute for a speech recogniser.
+
+| | |
+|---|---|
+| architecture | width {width}, {heads} heads, {encoder} + {decoder} layers (encoder + decoder), \
+{window:g} s window, character tokens |
+| training data | seeded sentences, jumbled and single words of a {words}-word lexicon, spoken by \
+eSpeak NG in {accents} English accents and {variants} speaker variants, 40 % of them with added \
+noise; clips without speech |
+| recipe | `params/training.yml`, size `{size}`: {stages} steps |
+| seed | {seed} |
+| compute | {minutes:.0f} min on {device}, {threads} thread(s), torch {torch} |
+| at the end of training | loss {loss:.3f}, word error {development:.1f} % on held-back sentences |
+
+## Word error on the embedded corpus, clean speech
+
+{results}
+
+## Limits
+
+It has heard nothing but one synthesiser reading one phrase grammar: real speakers, other words and
+windows longer than {window:g} s are beyond it. Its hallucinations are real, but they are those of a
+miniature; no number of it is a number of OpenAI's Whisper.
+"""
 
 
-def size_of(model: str) -> str:
-    """A model's name without the seed that one of the ladder ends in: ``xs-0`` gives ``xs``."""
-    return re.sub(r"-\d+$", "", model)
+def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list[Path]:
+    """A Markdown card per model, from its own folder and the rows of ``by_novelty``."""
+    written = []
+    for folder in folders:
+        training = json.loads((folder / "training.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
+        own = errors[errors.model == folder.name]
+        results = own[["material", "n"]].assign(**{"word error (%)": with_interval(own, "wer", 1)})
+        last = training["record"][-1]
+        steps: dict[str, int] = {row["stage"]: row["step"] for row in training["record"]}
+        text = _CARD.format(
+            name=folder.name,
+            parameters=training["parameters"] / 1e6,
+            width=config["d_model"],
+            heads=config["decoder_attention_heads"],
+            encoder=config["encoder_layers"],
+            decoder=config["decoder_layers"],
+            window=config["max_source_positions"] / 50,
+            words=len(vocabulary()),
+            accents=len(TRAINING_ACCENTS),
+            variants=len(TRAINING_VARIANTS),
+            stages=", then ".join(f"{count} {name}" for name, count in steps.items()),
+            loss=last["loss"],
+            development=100 * last["wer"],
+            minutes=training["seconds"] / 60,
+            results=results.to_markdown(index=False),
+            **{name: training[name] for name in ("size", "seed", "device", "threads", "torch")},
+        )
+        written.append(output / f"{folder.name}.md")
+        write_text(written[-1], text)
+    return written
 
 
 def model_shapes(folders: list[Path]) -> pd.DataFrame:
@@ -35,18 +105,14 @@ def model_shapes(folders: list[Path]) -> pd.DataFrame:
         if not path.exists():
             raise ValueError(f"{path}: no such file; width and depth are read from it")
         config = json.loads(path.read_text())
-        table.append(
-            {
-                "model": folder.name,
-                "size": size_of(folder.name),
-                "width": config["d_model"],
-                "depth": config["decoder_layers"],
-            }
-        )
+        row = {"model": folder.name, "size": size_of(folder.name)}
+        table.append(row | {"width": config["d_model"], "depth": config["decoder_layers"]})
     shapes = pd.DataFrame(table)
-    for size, group in shapes.groupby("size"):
-        if len(group[["width", "depth"]].drop_duplicates()) > 1:
-            raise ValueError(f"the seeds of {size!r} differ in width or depth; name them apart")
+    differ = shapes.groupby("size")[["width", "depth"]].nunique().max(axis=1) > 1
+    if differ.any():
+        raise ValueError(
+            f"the seeds of {differ.idxmax()!r} differ in width or depth; name them apart"
+        )
     return shapes.assign(seeds=shapes.groupby("size").model.transform("size"))
 
 
@@ -55,11 +121,11 @@ def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> p
 
     One row per model, component and observable, with ``change``, ``low``, ``high`` and ``n``.
     """
-    table = effects(_matched(rows), condition)
+    table = effects(rows[(rows.modes == MODES) & (rows.matched_with != "")], condition)
     found = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
     numbers = ["change", "low", "high", "change_speakers", "n"]
-    columns = ["parameters", "component", "observable", *numbers]
-    joined = shapes.merge(found[["model", *columns]], on="model", validate="one_to_many")
+    columns = ["model", "parameters", "component", "observable", *numbers]
+    joined = shapes.merge(found[columns], on="model", validate="one_to_many")
     return joined.sort_values(["parameters", "model", "component", "observable"], ignore_index=True)
 
 
@@ -69,10 +135,9 @@ def in_proportion(rows: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     K = 50 is nearly all of a narrow model and a quarter of a wide one, two quantities. Models whose
     rows store fewer eigenvalues than that K are left out.
     """
-    kept = rows[rows.modes == MODES]
     modes = shapes.set_index("model").width.map(modes_in_proportion)
     parts = []
-    for model, own in kept.groupby("model", sort=False):
+    for model, own in rows[rows.modes == MODES].groupby("model", sort=False):
         spectra = torch.from_numpy(np.stack(own.eigenvalues.to_list()).astype(float))
         if (k := int(modes[model])) <= spectra.shape[-1]:
             parts.append(own.assign(n_eff=effective_rank(spectra, k).numpy()))
@@ -106,28 +171,171 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     A size's change is the mean over its seeds; the interval holds what seeds and speakers vary.
     ``seeds`` tells how many networks are on each side. One row per pair, component and observable.
     """
-    members = shapes.groupby("size").model.agg(list)
-    found = []
+    counts = shapes["size"].value_counts()
+    found: list[Columns] = []
     for differs, larger, smaller in pairs(shapes):
-        ones, others = members[larger], members[smaller]
         for (component, name), group in table.groupby(["component", "observable"], sort=False):
             sizes = group.groupby("size").change_speakers.agg(list)
-            chosen = group[group.model.isin([*ones, *others])]
-            found.append(
-                {
-                    "differs": differs,
-                    "contrast": f"{larger} minus {smaller}",
-                    "seeds": f"{len(ones)} against {len(others)}",
-                    "component": component,
-                    "observable": name,
-                }
-                | interval_columns("change", between(sizes.to_dict(), larger, smaller))
-                | {"n": chosen.n.min()}
-            )
+            row = {
+                "differs": differs,
+                "contrast": f"{larger} minus {smaller}",
+                "seeds": f"{counts[larger]} against {counts[smaller]}",
+                "component": component,
+                "observable": name,
+            }
+            row |= interval_columns("change", between(sizes.to_dict(), larger, smaller))
+            found.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
     columns = ["differs", "contrast", "seeds", "component", "observable"]
     numbers = ["change", "change_low", "change_high", "change_speakers", "n"]
     return pd.DataFrame(found, columns=[*columns, *numbers])
 
 
-def _matched(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[(rows.modes == MODES) & (rows.matched_with != "")]
+@dataclass(frozen=True)
+class Ratio:
+    """A number of every model: a sum over utterances by another, both (utterances x models).
+
+    The index holds utterance and speaker; an utterance that does not count is 0 in both.
+    """
+
+    parts: pd.DataFrame
+    wholes: pd.DataFrame
+
+    def of(self, models: list[str], utterances: pd.Index, weights: np.ndarray) -> np.ndarray:
+        """The numbers of ``models`` for weighted utterances: (rows, models)."""
+        parts, wholes = (
+            weights @ table[models].reindex(utterances, fill_value=0.0).to_numpy(float)
+            for table in (self.parts, self.wholes)
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(parts / wholes)
+
+
+def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio]:
+    """What is read off cross-attention of clean speech at K = 50, raw, mean over layers.
+
+    An utterance counts where every layer of every model has a finite value, so that all models are
+    compared on the same speech.
+    """
+    clean = rows[
+        (rows.condition == REFERENCE_CONDITION) & (rows.matched_with == "")
+        & (rows.component == COMPONENT) & (rows.modes == MODES)
+    ]  # fmt: skip
+    values = (
+        clean.n_eff / clean.model.map(widths),
+        observed(clean, "alpha"),
+        observed(clean, "log10_kf_resolved"),
+    )
+    found = {}
+    for name, value in zip(PREDICTORS, values, strict=True):
+        groups = clean.assign(value=value).groupby(["utterance", "speaker", "model"]).value
+        wide = groups.mean().where(groups.count() == groups.size()).unstack("model")
+        wholes = wide.notna().mul(np.isfinite(wide).all(axis=1), axis=0).astype(float)
+        found[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
+    return found
+
+
+def targets(
+    rows: pd.DataFrame, condition: str, stress_rows: pd.DataFrame, milder: str
+) -> dict[str, Ratio]:
+    """Word error in ``condition``; word error and candidate share in ``milder``, all in %.
+
+    A milder stress counts for the models that it makes invent something, but not always: at
+    a fraction of 0 or 100 % candidates say nothing about how prone a model is.
+    """
+    hell, mild = _answers(rows, condition), _answers(stress_rows, milder)
+    fraction = mild.candidate.groupby("model").mean()
+    between = fraction.index[(fraction > 0) & (fraction < 100)]
+    mild = mild[mild.index.get_level_values("model").isin(between)]
+    return {
+        f"word error, {condition}": _ratio(hell, "edits", "words"),
+        f"candidates, {milder}": _ratio(mild, "candidate", "one"),
+        f"word error, {milder}": _ratio(mild, "edits", "words"),
+    }
+
+
+def left_out(found: Mapping[str, Ratio]) -> list[str]:
+    """Why a target has no forecast, a line each."""
+    return [
+        f"{name}: too few sizes, {count}; a line that can be wrong needs {LEAST}"
+        for name, ratio in found.items()
+        if (count := len(set(map(size_of, ratio.parts.columns)))) < LEAST
+    ]
+
+
+def forecast(
+    known: Mapping[str, Ratio],
+    wanted: Mapping[str, Ratio],
+    parameters: Mapping[str, int],
+) -> pd.DataFrame:
+    """Skill of every predictor against both rivals for every target, one predictor at a time.
+
+    Each model is forecast by a line fitted to the models of other sizes; ``mean`` forecasts their
+    mean, ``size`` fits the line to log10 parameters. Skill is 1 minus the sum of squared errors by
+    that of the rival. Speakers are left out of predictor and target alike, while the models stay:
+    intervals say nothing of other models. ``n`` is the number of models.
+    Targets with fewer than ``LEAST`` sizes have no row.
+    """
+    table: list[Columns] = []
+    for target, ratio in wanted.items():
+        models = sorted(ratio.parts.columns, key=lambda model: (parameters[model], model))
+        sizes = np.array([size_of(model) for model in models])
+        if len(set(sizes)) < LEAST:
+            continue
+        log_sizes = np.log10([parameters[model] for model in models])
+        for predictor, spectra in known.items():
+            utterances = spectra.parts.index.union(ratio.parts.index)
+            read, hit = (partial(one.of, models, utterances) for one in (spectra, ratio))
+            for rival, others in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
+                skill = partial(_skill, known=read, wanted=hit, rival=others, sizes=sizes)
+                found = interval(skill, utterances.get_level_values("speaker").to_numpy())
+                row = {"target": target, "predictor": predictor, "rival": rival}
+                table.append(row | interval_columns("skill", found) | {"n": len(models)})
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """y of each model by the line through models of other sizes: (rows, models), per row.
+
+    Where x of the others does not differ the line is flat: their mean.
+    """
+    found = np.empty_like(y)
+    for j, size in enumerate(sizes):
+        others = sizes != size
+        x_mean, y_mean = (side[:, others].mean(axis=1, keepdims=True) for side in (x, y))
+        away = x[:, others] - x_mean
+        spread = (away**2).sum(axis=1)
+        shared = (away * (y[:, others] - y_mean)).sum(axis=1)
+        slope = np.divide(shared, spread, out=np.zeros_like(spread), where=spread > 0)
+        found[:, j] = y_mean[:, 0] + slope * (x[:, j] - x_mean[:, 0])
+    return found
+
+
+def _skill(
+    weights: np.ndarray,
+    known: Callable[[np.ndarray], np.ndarray],
+    wanted: Callable[[np.ndarray], np.ndarray],
+    rival: np.ndarray,
+    sizes: np.ndarray,
+) -> np.ndarray:
+    """Skill against a line in ``rival`` (models,), for weighted utterances: (rows,)."""
+    x, y = known(weights), wanted(weights)
+    own, other = (
+        ((held_out(np.broadcast_to(values, y.shape), y, sizes) - y) ** 2).sum(axis=1)
+        for values in (x, rival)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1 - own / other)
+
+
+def _answers(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    said = transcripts(rows[rows.condition == condition])
+    if said.empty:
+        raise ValueError(f"no rows of {condition!r}; measure this condition, or name another")
+    words = word_counts(said.reference)
+    numbers = {"words": words, "edits": 100 * words * said.wer,
+               "candidate": 100.0 * said.candidate, "one": 1.0}  # fmt: skip
+    return said.assign(**numbers).set_index(["utterance", "speaker", "model"])[[*numbers]]
+
+
+def _ratio(answers: pd.DataFrame, part: str, whole: str) -> Ratio:
+    return Ratio(*(answers[name].unstack("model").fillna(0.0) for name in (part, whole)))

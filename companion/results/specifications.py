@@ -3,15 +3,28 @@
 Simonsohn, Simmons & Nelson (2020). A specification is a set of choices that was computed: those
 that stored eigenvalues allow are crossed with one another, with the layers and with the filters of
 utterances; centring, pooling, forcing and positions with one another and with these, for the mean
-over layers; order and direction of the stress are changed one at a time.
+over layers; order and direction of the stress are changed one at a time. A comparison holds the
+readings of both sides of one measured choice, and gives their changes.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
+import torch
 
-from companion.results.comparisons import measured, stored
+from companion.measurement.choices import DEFAULT, FORCED, POOLED
+from companion.measurement.readings import READINGS, proportional_readings, readings
+from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.measurement.texts import Row
+from companion.results.effects import MATCHED, RAW, change
+from companion.results.intervals import Columns, deletions, reaches, rows_by
+from companion.stress.conditions import condition as condition_of
+from companion.stress.perturbations import TimeStretch
+from companion.stress.stretching import VOCODER
 
 CHOICES = (
     "length", "forcing", "positions", "pooling", "centring", "order", "stretch", "utterances",
@@ -47,15 +60,14 @@ def specification_curve(
     ``n``, the utterances (pooled: speakers) whose value exists on both sides. K in proportion to
     the width is of the models whose ``widths`` are given, where as many eigenvalues are stored.
     """
-    widths = widths or {}
     tables = []
-    for key, part in rows[rows.modes == rows.modes.max()].groupby(_ABOUT, sort=True):
-        about = dict(zip(_ABOUT, key, strict=True))
-        compared = stored(part, condition, widths.get(about["model"]))
-        tables += [each.changes().assign(**about) for each in compared]
-    for key, part in choice_rows.groupby(_ABOUT, sort=True):
-        about = dict(zip(_ABOUT, key, strict=True))
-        tables += [each.changes().assign(**about) for each in measured(part, condition)]
+    for source in (rows[rows.modes == rows.modes.max()], choice_rows):
+        for key, part in source.groupby(_ABOUT, sort=True):
+            about = dict(zip(_ABOUT, key, strict=True))
+            compared = measured(part, condition)
+            if source is not choice_rows:
+                compared = stored(part, condition, (widths or {}).get(about["model"]))
+            tables += [each.changes().assign(**about) for each in compared]
     table = pd.concat(tables, ignore_index=True)
     return table[[*_ABOUT, "observable", *CHOICES, "change", "low", "high", "n"]]
 
@@ -67,43 +79,196 @@ def agreement(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     %: ``agree`` of all whose change exists, ``certain`` and ``opposite`` with an interval that lies
     wholly on the paper's side and wholly on the other.
     """
-    keys = [*_ABOUT, "observable"]
-    return _fractions(table, known, keys)
-
-
-def agreement_by_choice(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The same shares over all models, for each choice and each of its values."""
-    keys = ["component", "observable", "value"]
-    tables = [
-        _fractions(table[table[choice].notna()].assign(value=table[choice]), known, keys).assign(
-            choice=choice
-        )
-        for choice in CHOICES
-    ]
-    return pd.concat(tables, ignore_index=True)[
-        ["component", "observable", "choice", "value", "claim", "paper", *_COUNTS]
-    ]
-
-
-_COUNTS = ["specifications", "agree", "certain", "opposite"]
-
-
-def _fractions(table: pd.DataFrame, known: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     signs = np.sign(known.groupby("component")[_PAPER].mean())
-    fractions = []
-    for key, part in table[table.change.notna()].groupby(keys, sort=True):
-        about = dict(zip(keys, key, strict=True))
-        sign = float(signs.at[about["component"], f"delta_{about['observable']}"])
+
+    def describe(part: pd.DataFrame) -> Columns:
+        component, observable = part[["component", "observable"]].iloc[0]
+        sign = float(signs.at[component, f"delta_{observable}"])
         low, high = np.sort(sign * part[["low", "high"]].to_numpy(), axis=1).T
-        fractions.append(
-            about
-            | {
-                "claim": CLAIMS.get((about["component"], about["observable"]), ""),
-                "paper": "falls" if sign < 0 else "rises",
-                "specifications": len(part),
-                "agree": 100 * float((sign * part.change > 0).mean()),
-                "certain": 100 * float((low > 0).mean()),
-                "opposite": 100 * float((high < 0).mean()),
-            }
-        )
-    return pd.DataFrame(fractions)
+        return {
+            "claim": CLAIMS.get((component, observable), ""),
+            "paper": "falls" if sign < 0 else "rises",
+            "specifications": len(part),
+            "agree": 100 * float((sign * part.change > 0).mean()),
+            "certain": 100 * float((low > 0).mean()),
+            "opposite": 100 * float((high < 0).mean()),
+        }
+
+    return rows_by(table[table.change.notna()], [*_ABOUT, "observable"], describe)
+
+
+EVERYONE, CANDIDATES, HEARD = "all", "candidates", "clean WER 0"
+FASTER, SLOWER, SLOWER_FITTING = "faster", "slower, all", "slower, one window"
+
+Choices = dict[str, str]
+Column = tuple[str, Choices]
+"""An observable and the choices about it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Utterances, or speakers, of one model and component on both sides of one choice."""
+
+    choices: Choices
+    columns: list[Column]
+    speakers: np.ndarray  # (units,)
+    clean: np.ndarray  # (units, columns)
+    stressed: np.ndarray
+
+    def changes(self) -> pd.DataFrame:
+        """A row per column: change, low, high, and n, how many units exist on both sides."""
+        weights = deletions(self.speakers)
+        both = np.isfinite(self.clean) & np.isfinite(self.stressed)
+        with np.errstate(invalid="ignore", divide="ignore"):  # an observable may exist nowhere
+            counts = weights @ both
+            before, after = (
+                weights @ np.where(both, side, 0.0) / counts for side in (self.clean, self.stressed)
+            )
+            changes = np.empty_like(before)
+            for name in {name for name, _ in self.columns}:
+                of = [i for i, (other, _) in enumerate(self.columns) if other == name]
+                changes[:, of] = change(name, before[:, of], after[:, of])
+        middle, half = changes[0], reaches(changes)
+        numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": both.sum(0)}
+        named = [{"observable": name, **self.choices, **own} for name, own in self.columns]
+        return pd.DataFrame(named).assign(**numbers)
+
+
+def stored(rows: pd.DataFrame, condition: str, width: int | None = None) -> Iterator[Comparison]:
+    """Of one model and component in ``measure``: every length and filter, the mean and each layer.
+
+    Eigenvalues are stored with every K alike, so ``rows`` are those of one K. With the model's
+    ``width`` they are also read by K in proportion to it.
+    """
+    layers = rows.layer.nunique()
+    for length, partners in ((RAW, ("", "")), (MATCHED, (condition, REFERENCE_CONDITION))):
+        sides = [
+            rows[(rows.condition == side) & (rows.matched_with == partner)].sort_values(
+                ["utterance", "layer"]
+            )
+            for side, partner in zip((REFERENCE_CONDITION, condition), partners, strict=True)
+        ]
+        (columns, before), (_, after) = (_by_layer(side, layers, width) for side in sides)
+        clean, stressed = (side[::layers] for side in sides)
+        choices = {"length": length} | _named(DEFAULT, condition)
+        for name, mask in filters(clean, stressed).items():
+            made = {**choices, "utterances": name}
+            speakers = clean.speaker.to_numpy()[mask]
+            yield Comparison(made, columns, speakers, before[mask], after[mask])
+
+
+def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
+    """Of one model and component in ``choices``: all but what ``measure`` has of more utterances.
+
+    Pooled spectra are of all utterances, as they were measured.
+    """
+    columns = [(name, {**own, "layers": "mean"}) for name, own in READINGS.values()]
+    names = list(READINGS)
+    rows = rows.sort_values(["speaker", "utterance"], ignore_index=True)
+    values = rows[names].to_numpy(float)
+    free = rows[_are(rows, DEFAULT) & (rows.matched_with == "")].set_index("utterance")
+    heard = free[free.condition == REFERENCE_CONDITION]
+    for chosen, name, *places in _sides(rows):
+        if chosen == DEFAULT and name == condition:
+            continue
+        after = rows.iloc[places[1]]
+        masks = {EVERYONE: np.ones(len(after), bool)}
+        if chosen["pooling"] != POOLED:
+            own = free[free.condition == name]
+            masks = filters(heard.loc[after.utterance], own.loc[after.utterance])
+        named = _named(chosen, name)
+        if chosen["forcing"] != FORCED:  # one text has one length
+            named["length"] = MATCHED if after.matched_with.iloc[0] else RAW
+        numbers = [values[side] for side in places]
+        for kept, mask in masks.items():
+            for direction, fits in _directions(name, after).items():
+                if (both := mask & fits).any():
+                    made = {**named, "stretch": direction, "utterances": kept}
+                    speakers = after.speaker.to_numpy()[both]
+                    yield Comparison(made, columns, speakers, *(side[both] for side in numbers))
+
+
+def filters(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Which utterances count, by what was written freely of them; without any it is left out."""
+    masks = {
+        EVERYONE: np.ones(len(clean), bool),
+        CANDIDATES: stressed.candidate.to_numpy(bool),
+        HEARD: clean.wer.to_numpy() == 0,
+    }
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def slow_utterances(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many utterances of ``choices`` fit into one window once slowed down, per model."""
+    free = rows[_are(rows, DEFAULT) & (rows.matched_with == "")]
+    slow = free[[_rate(name) < 1 for name in free.condition]].drop_duplicates(
+        ["model", "condition", "utterance"]
+    )
+    counts = slow.groupby(["model", "condition"]).windows
+    return counts.agg(utterances="size", fitting=lambda count: int((count == 1).sum()))
+
+
+def _sides(rows: pd.DataFrame) -> Iterator[tuple[Row, str, np.ndarray, np.ndarray]]:
+    """Every choice and stress with the places of both sides in ``rows``, unit by unit."""
+    units = pd.factorize(rows.speaker + " " + rows.utterance)[0]
+    groups = rows.groupby(["condition", "matched_with", *DEFAULT], sort=False).indices
+    for (name, cut, *factors), after in groups.items():
+        if name == REFERENCE_CONDITION:
+            continue
+        before = groups.get((REFERENCE_CONDITION, name if cut else "", *factors), np.empty(0, int))
+        if not np.array_equal(units[before], units[after]):
+            raise ValueError(f"{name}: not the same utterances as {REFERENCE_CONDITION}")
+        yield dict(zip(DEFAULT, factors, strict=True)), name, before, after
+
+
+def _are(rows: pd.DataFrame, chosen: Row) -> pd.Series:
+    return (rows[list(chosen)] == pd.Series(chosen)).all(axis=1)
+
+
+def _named(chosen: Row, name: str) -> Choices:
+    """The choices about activations, and what the condition of that name chooses, as they read."""
+    return {
+        "forcing": str(chosen["forcing"]),
+        "positions": str(chosen["positions"]),
+        "pooling": str(chosen["pooling"]),
+        "centring": "on" if chosen["centred"] else "off",
+        "order": ", ".join(each.name for each in condition_of(name).perturbations),
+        "stretch": FASTER + _by(name),
+    }
+
+
+def _directions(name: str, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    everyone = np.ones(len(rows), bool)
+    fitting = rows.windows.to_numpy() == 1
+    if _rate(name) >= 1:
+        return {FASTER + _by(name): everyone}
+    return {SLOWER_FITTING: fitting} | ({} if fitting.all() else {SLOWER: everyone})
+
+
+def _rate(name: str) -> float:
+    """How many times faster the condition of that name makes the target."""
+    return math.prod(each.rate for each in _stretches(name))
+
+
+def _by(name: str) -> str:
+    """What is added to a direction where something else than the phase vocoder stretches."""
+    return "".join(f", {each.method}" for each in _stretches(name) if each.method != VOCODER)
+
+
+def _stretches(name: str) -> list[TimeStretch]:
+    return [each for each in condition_of(name).perturbations if isinstance(each, TimeStretch)]
+
+
+def _by_layer(
+    rows: pd.DataFrame, layers: int, width: int | None
+) -> tuple[list[Column], np.ndarray]:
+    """Every reading's mean over layers and of each layer, (utterances, columns)."""
+    eigenvalues = np.stack(rows.eigenvalues.to_list()).astype(float)
+    spectra = torch.from_numpy(eigenvalues.reshape(-1, layers, eigenvalues.shape[1]))
+    columns, numbers = [], []
+    proportional = () if width is None else proportional_readings(spectra, width)
+    for name, choices, values in chain(readings(spectra), proportional):
+        names = ["mean", *map(str, range(1, layers + 1))]
+        columns += [(name, {**choices, "layers": layer}) for layer in names]
+        numbers.append(np.column_stack([values.mean(1), values]))
+    return columns, np.concatenate(numbers, axis=1)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ _PADDED = 60  # rows
 _BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
 
 
-def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write ``table`` to name.csv and its readable version to name.md, each whole or not at all.
+def save_table(table: pd.DataFrame, said: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write ``table`` to name.csv and what is ``said`` of it to name.md, each whole or not at all.
 
     The intervals in columns <number>_speakers go to name.speakers.parquet: ``row`` and ``number``
     of the table, its ``estimate``, ``besides``, and the deviation of every speaker (``Interval``).
@@ -29,13 +30,44 @@ def save_table(table: pd.DataFrame, readable: pd.DataFrame, folder: Path, name: 
     )
     if whole:
         _save_speakers(table[whole], speakers_path(folder / f"{name}.csv"))
-    write_text(folder / f"{name}.md", _markdown(readable))
+    write_text(folder / f"{name}.md", _markdown(said))
 
 
-def _markdown(readable: pd.DataFrame) -> str:
+def save_readable(
+    table: pd.DataFrame,
+    folder: Path,
+    name: str,
+    keys: str,
+    numbers: Mapping[str, str],
+    shown: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Save a table with its ``readable`` version, of the rows ``shown``, and give that back."""
+    said = readable(table if shown is None else table[shown], keys, numbers)
+    save_table(table, said, folder, name)
+    return said
+
+
+def readable(table: pd.DataFrame, keys: str, numbers: Mapping[str, str]) -> pd.DataFrame:
+    """The columns named in ``keys`` as they are, then numbers by label: a column and its format.
+
+    ``{"WER (%)": "wer .1f"}`` is the column wer with its interval, in one digit;
+    ``+.2f`` writes signs. A number that no row has is left out.
+    """
+    made = table[keys.split()].copy()
+    for label, said in numbers.items():
+        column, style = said.split()
+        if f"{column}_low" not in table:
+            made[label] = table[column].map(lambda value, style=style: f"{value:{style}}")
+        elif table[column].notna().any():
+            digits, sign = int(style.strip("+.f")), style.startswith("+")
+            made[label] = with_interval(table, column, digits, sign)
+    return made
+
+
+def _markdown(table: pd.DataFrame) -> str:
     """Columns padded to one width where the table is short; else every clone would hold blanks."""
-    text = readable.to_markdown(index=False) + "\n"
-    if len(readable) <= _PADDED:
+    text = table.to_markdown(index=False) + "\n"
+    if len(table) <= _PADDED:
         return text
     return re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", text))
 

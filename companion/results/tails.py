@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from companion.results.effects import both_sides, interval_columns
+from companion.results.effects import both_sides
 from companion.results.intervals import (
     Interval,
     deletions,
+    interval_columns,
     jackknife,
     weighted_mean,
 )
@@ -93,14 +94,18 @@ def _log_ratios(
 
 def _logs(spectra: "pd.Series[object]", count: int) -> np.ndarray:
     """Log eigenvalues (rows, count), NaN where not resolved."""
-    values = np.full((len(spectra), count), np.nan)
-    for row, spectrum in zip(values, spectra, strict=True):
-        row[: len(spectrum)] = spectrum
+    values = _padded(spectra, count)
     return np.log(np.where(values > 0, values, np.nan))
 
 
+def _padded(spectra: "pd.Series[object]", count: int) -> np.ndarray:
+    """Eigenvalues (rows, count), zero beyond those that are stored."""
+    return np.array([np.pad(spectrum, (0, count - len(spectrum))) for spectrum in spectra])
+
+
 def _fractions(logs: np.ndarray) -> np.ndarray:
-    return np.asarray(logs - np.log(np.nansum(np.exp(logs), axis=1, keepdims=True)))
+    with np.errstate(divide="ignore"):  # of a spectrum without any mode there is none
+        return np.asarray(logs - np.log(np.nansum(np.exp(logs), axis=1, keepdims=True)))
 
 
 def _ratios(logs: np.ndarray, speakers: np.ndarray) -> Iterator[Interval]:
@@ -124,9 +129,7 @@ def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     table = []
     keys = ["parameters", "model", "component", "condition"]
     for key, group in matched.groupby(keys, sort=True):
-        spectra = np.zeros((len(group), int(rows.modes.max())))
-        for row, spectrum in zip(spectra, group.eigenvalues, strict=True):
-            row[: len(spectrum)] = spectrum
+        spectra = _padded(group.eigenvalues, int(rows.modes.max()))
         low, median, high = np.quantile(spectra, [0.25, 0.5, 0.75], axis=0)
         for i in np.flatnonzero(low > 0).tolist():
             values = {"mode": i + 1, "low": low[i], "median": median[i], "high": high[i]}

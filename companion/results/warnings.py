@@ -4,16 +4,26 @@ Within one condition, so under the same stress, and at one number of tokens: the
 kind, the length is the same, and only what becomes of the transcript differs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from companion.results.answers import ANSWER
-from companion.results.confidence import PER_CHARACTER, PER_WORD_PIECE, writes_characters
-from companion.results.effects import interval_columns
-from companion.results.intervals import NOTHING, deletions, jackknife
-from companion.results.within import larger_probability
+from companion.results.intervals import (
+    NOTHING,
+    Columns,
+    deletions,
+    interval_columns,
+    jackknife,
+    larger_probability,
+)
+from companion.results.transcripts import (
+    ANSWER,
+    PER_CHARACTER,
+    PER_WORD_PIECE,
+    SIDE,
+    writes_characters,
+)
 
 ANY, BEFORE = "any", "before"
 """Which beginnings count: all of n tokens, or those in which no wrong word has begun."""
@@ -27,30 +37,30 @@ MEAN = 0
 """In the place of a number of tokens: the mean over all of them with enough transcripts."""
 
 CHANCE = 0.5
-_KEYS = ["parameters", "model", "condition"]
-Draws = Mapping[str, np.ndarray]
-Sizes = dict[str, int]
 
 
 def early_warnings(rows: pd.DataFrame, least: int) -> pd.DataFrame:
-    """Candidates against other transcripts by model, condition, beginnings, n, component,
-    observable.
+    """Candidates against others by model, condition, beginnings, n, component, observable.
 
     ``auc`` is the probability that a candidate's value is the larger of the two (0.5 for no
     warning, below it where candidates have the smaller values); ``gain`` how much farther from 0.5
     it is than that of the mean log-probability of the same tokens in the same transcripts. Each has
-    its interval over speakers; both are NaN, with the ``reason``, where
-    either side has fewer than ``least`` transcripts. Log-probabilities have "transcript" as
-    component, and say whether they are of characters or of word pieces. The
-    numbers of transcripts beside a mean over n are the fewest that any of these n has, 0 of none.
+    its interval over speakers; both are NaN, with the ``reason``, where either side has fewer than
+    ``least`` transcripts. Log-probabilities have "transcript" as component, and say whether they
+    are of characters or of word pieces. The numbers of transcripts beside a mean over n are the
+    fewest that any of these n has, 0 of none.
     """
     rows = rows.assign(characters=writes_characters(rows))
-    return pd.DataFrame(
-        dict(zip(_KEYS, key, strict=True)) | {"when": when} | _named(row, group)
-        for key, group in rows.groupby(_KEYS, sort=True)
-        for when in (ANY, BEFORE)
-        for row in _rows(group, when, least)
-    )
+    table = []
+    for key, group in rows.groupby(SIDE, sort=True):
+        unit = PER_CHARACTER if group.characters.iloc[0] else PER_WORD_PIECE
+        names = {CONFIDENCE: unit, LEAST_CONFIDENCE: f"{LEAST_CONFIDENCE}_{_LEAST[unit]}"}
+        for when in (ANY, BEFORE):
+            about = dict(zip(SIDE, key, strict=True)) | {"when": when}
+            for row in _rows(group, when, least):
+                observable = names.get(row["observable"], row["observable"])
+                table.append(about | row | {"observable": observable})
+    return pd.DataFrame(table)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,46 +82,36 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return counts.reset_index()
 
 
-def _named(row: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
-    """A row whose log-probability says of what it is."""
-    unit = PER_CHARACTER if group.characters.iloc[0] else PER_WORD_PIECE
-    names = {CONFIDENCE: unit, LEAST_CONFIDENCE: f"{LEAST_CONFIDENCE}_{_LEAST[unit]}"}
-    named = str(row["observable"])
-    return row | {"observable": names.get(named, named)}
-
-
-def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[dict[str, object]]:
-    answers = group.drop_duplicates("utterance").set_index("utterance").sort_index()
-    speakers = answers.speaker.to_numpy()
+def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[Columns]:
+    texts = group.drop_duplicates("utterance").set_index("utterance").sort_index()
+    speakers, candidates = texts.speaker.to_numpy(), texts.candidate.to_numpy(bool)
     weights = deletions(speakers)
     prefixes = sorted(group.prefix.unique())
-    tables = _tables(group, when, answers.index, prefixes)
+    tables = _tables(group, when, texts.index, prefixes)
     confidence = tables[ANSWER, CONFIDENCE]
-    rivals: dict[tuple[int, bytes], tuple[np.ndarray, np.ndarray]] = {}
+    rivals: dict[tuple[int, bytes], np.ndarray] = {}
     for (component, observable), values in tables.items():
-        about = {"component": component, "observable": observable}
-        drawn: list[Draws] = []
-        counted: list[Sizes] = []
+        about: Columns = {"component": component, "observable": observable}
+        aucs, gains, counted = [], [], []
         for i, prefix in enumerate(prefixes):
             there = np.isfinite(values[:, i]) & np.isfinite(confidence[:, i])
-            candidate = answers.candidate.to_numpy(bool)[there]
+            candidate, own = candidates[there], weights[:, there]
             sizes = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-            reason = _too_few(sizes, least)
-            if not reason:
-                same = i, there.tobytes()  # as for most other observables
-                if same not in rivals:
-                    own = weights[:, there]
-                    rivals[same] = own, larger_probability(own, confidence[there, i], candidate)
-                own, rival = rivals[same]
-                auc = larger_probability(own, values[there, i], candidate)
-                gain = np.abs(auc - CHANCE) - np.abs(rival - CHANCE)
-                drawn.append({"auc": auc, "gain": gain})
-                counted.append(sizes)
-            last = drawn[-1:] if not reason else []
-            yield about | {"prefix": prefix} | sizes | _columns(last, reason, speakers)
-        reason = "" if drawn else f"at no n are there {least} transcripts on both sides"
+            row = about | {"prefix": prefix} | sizes
+            if min(sizes.values()) < least:
+                said = " and ".join(f"{count} {name}" for name, count in sizes.items())
+                yield row | _columns([], [], f"{said}, {least} of each are needed", speakers)
+                continue
+            same = i, there.tobytes()  # as for most other observables
+            if same not in rivals:
+                rivals[same] = larger_probability(own, confidence[there, i], candidate)
+            aucs.append(larger_probability(own, values[there, i], candidate))
+            gains.append(np.abs(aucs[-1] - CHANCE) - np.abs(rivals[same] - CHANCE))
+            counted.append(sizes)
+            yield row | _columns(aucs[-1:], gains[-1:], "", speakers)
+        reason = "" if aucs else f"at no n are there {least} transcripts on both sides"
         fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
-        yield about | {"prefix": MEAN} | fewest | _columns(drawn, reason, speakers)
+        yield about | {"prefix": MEAN} | fewest | _columns(aucs, gains, reason, speakers)
 
 
 def _tables(
@@ -130,18 +130,14 @@ def _tables(
     return tables
 
 
-def _too_few(sizes: Sizes, least: int) -> str:
-    found = " and ".join(f"{count} {name}" for name, count in sizes.items())
-    return "" if min(sizes.values()) >= least else f"{found}, {least} of each are needed"
-
-
-def _columns(drawn: Sequence[Draws], reason: str, speakers: np.ndarray) -> dict[str, object]:
+def _columns(
+    aucs: list[np.ndarray], gains: list[np.ndarray], reason: str, speakers: np.ndarray
+) -> Columns:
     """Means over some n with their intervals; of none, NaN and the reason."""
-    columns: dict[str, object] = {"reason": reason}
-    for name, bounded in (("auc", 1.0), ("gain", 0.0)):
+    columns: Columns = {"reason": reason}
+    for name, values, bounded in (("auc", aucs, 1.0), ("gain", gains, 0.0)):
         found = NOTHING
-        if drawn:
-            means = np.mean([each[name] for each in drawn], axis=0)
-            found = jackknife(means, np.unique(speakers), bounded)
+        if values:
+            found = jackknife(np.mean(values, axis=0), np.unique(speakers), bounded)
         columns |= interval_columns(name, found)
     return columns

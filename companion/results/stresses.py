@@ -1,0 +1,410 @@
+"""Stress by dose and by kind, and hallucinated transcripts against others under one stress."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.results.effects import (
+    GROUP,
+    KEY,
+    OBSERVABLES,
+    RAW,
+    SIDES,
+    change,
+    effects,
+    known_observables,
+    layer_means,
+    observable_rows,
+    observed,
+)
+from companion.results.intervals import (
+    NOTHING,
+    Columns,
+    Interval,
+    adjusted_difference,
+    deletions,
+    interval,
+    interval_columns,
+    jackknife,
+    larger_probability,
+    rows_by,
+    side,
+    weighted_mean,
+)
+from companion.results.shapes import FLAT, SMOOTH, STEP, shape
+from companion.results.transcripts import (
+    ANSWER,
+    ANSWERS,
+    CONFIDENCES,
+    MODEL,
+    answers,
+    transcripts,
+    wers,
+)
+from companion.stress.conditions import condition, split_severity
+from companion.stress.perturbations import GaussianNoise
+
+NOISE = "noise"
+SEVERITY, DEPTH = "severity", "depth"
+STRESSES = ("stretch", "mix", "noise")
+_SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(STRESSES, size)]
+CELLS = tuple("hell" if subset == STRESSES else "+".join(subset) for subset in _SUBSETS)
+"""The stressed conditions of the factorial design: each alone, each pair, all three."""
+
+EFFECTS = tuple(" x ".join(subset) for subset in _SUBSETS)
+"""Main effects, and interactions by the stresses that take part."""
+
+DIFFERS, BY_LENGTH = "differs", "explained by length"
+ALIKE, TOO_FEW = "no difference seen", "too few"
+_PASSAGE = (10.0, 90.0)
+_COURSE = [*KEY, "observable"]
+_UNITS = ["speaker", "utterance"]
+
+
+def drawn(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows to draw: alpha over the fewest modes measured, all else over the most.
+
+    Short texts do not resolve as many modes as the slope over the most of them needs.
+    """
+    spectra = table.component != ANSWER
+    modes = table.modes[spectra]
+    wanted = table.observable.eq("alpha").map({True: modes.min(), False: modes.max()})
+    return table[~spectra | (table.modes == wanted)]
+
+
+def severities(rows: pd.DataFrame, family: str) -> dict[str, float]:
+    """The conditions of a family in the rows, by severity: clean is 0, the family's own name 1.
+
+    Raises ValueError where the rows hold no milder form.
+    """
+    known = {name: split_severity(name) for name in rows.condition.unique()}
+    found = {name: severity for name, (base, severity) in known.items() if base == family}
+    found[REFERENCE_CONDITION] = 0.0
+    if len(found) < 3:
+        raise ValueError(f"rows have no milder {family}; measure conditions such as {family}-0.5")
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
+    """Changes from clean by severity: those of ``effects``, an observable a row.
+
+    Columns ``family``, ``severity``, ``observable``, ``change`` and its interval. At severity 0
+    nothing has changed, by definition.
+    """
+    tables = []
+    for family in families:
+        for name, severity in severities(rows, family).items():
+            if severity > 0:
+                table = effects(rows, name).assign(family=family, severity=severity)
+                tables += [observable_rows(table, one) for one, of in OBSERVABLES.items()
+                           if of in rows]  # fmt: skip
+    found = pd.concat(tables, ignore_index=True)
+    first = found[found.severity == 1].assign(severity=0.0, change=0.0, low=0.0, high=0.0, p=1.0)
+    first = first.assign(tokens_stressed=first.tokens_clean)
+    keys = ["family", *_COURSE, "severity"]
+    return pd.concat([first, found]).sort_values(keys, ignore_index=True)
+
+
+def transcript_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
+    """``wers`` by severity: the numbers themselves, not their changes."""
+    errors, tables = wers(transcripts(rows)), []
+    for family in families:
+        doses = severities(rows, family)
+        own = errors[errors.condition.isin(doses)]
+        tables.append(own.assign(family=family, severity=own.condition.map(doses)))
+    return pd.concat(tables).sort_values(["family", *MODEL, "severity"], ignore_index=True)
+
+
+def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
+    """Over how many dB of noise hallucination candidates go from 10 to 90 % of transcripts.
+
+    Linear between the levels measured. Candidates of a level are taken to be no fewer than of a
+    fainter one. Where 10 % are reached below the faintest level, or 90 % above the loudest,
+    ``width_db`` is the least that it can be, ``whole`` is false, and the interval has no upper end;
+    where 10 % are never reached, even without one speaker, there is none. The width is smooth in
+    the weights but where a level or a share is just reached.
+    """
+    levels = {name: _level_db(name) for name, dose in severities(rows, NOISE).items() if dose > 0}
+
+    def describe(group: pd.DataFrame) -> Columns:
+        wide = group.pivot(
+            index=[*_UNITS], columns="condition", values="candidate_fraction"
+        ).dropna()
+        names = sorted(wide.columns, key=levels.__getitem__)
+        speakers = wide.index.get_level_values("speaker").to_numpy()
+        fractions = weighted_mean(deletions(speakers), wide[names].to_numpy())
+        fractions = np.maximum.accumulate(fractions, axis=1)
+        ends = [
+            _reached(np.array([levels[name] for name in names]), fractions, at) for at in _PASSAGE
+        ]
+        width = jackknife(ends[1] - ends[0], np.unique(speakers))
+        whole = (fractions[:, 0] <= _PASSAGE[0]) & (fractions[:, -1] >= _PASSAGE[1])
+        if not whole.all() and np.isfinite(width.low):
+            width = replace(width, high=float("inf"), deviations={})
+        return interval_columns("width_db", width) | {"whole": bool(whole[0])}
+
+    said = answers(rows)
+    return rows_by(said[said.condition.isin(levels)], MODEL, describe)
+
+
+def _level_db(name: str) -> float:
+    """How loud the noise of a condition is, in dB of the speech."""
+    (noise,) = condition(name).perturbations
+    if not isinstance(noise, GaussianNoise):
+        raise ValueError(f"{name} is no noise alone; its severity is no level in dB")
+    return -noise.snr_db
+
+
+def _reached(levels: np.ndarray, fractions: np.ndarray, fraction: float) -> np.ndarray:
+    """The levels at which rising shares (rows, levels) reach one, an end where it lies beyond.
+
+    NaN where even the least of the passage is never reached.
+    """
+    found = np.empty(len(fractions))
+    for i, row in enumerate(fractions):
+        after = int((row < fraction).sum())
+        found[i] = levels[min(after, len(row) - 1)]
+        if 0 < after < len(row):
+            found[i] = np.interp(
+                fraction, row[after - 1 : after + 1], levels[after - 1 : after + 1]
+            )
+    return np.where(fractions[:, -1] < _PASSAGE[0], np.nan, found)
+
+
+def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
+    """``shape`` of the speakers' means along every axis: a row per GROUP, length, observable, axis.
+
+    An utterance counts where it has a value at every point.
+
+    ``along`` is "severity" (``of`` a family, clean as 0) or "depth" (``of`` a condition, its
+    layers, all T tokens). Over severity the raw curve is of values, the length-matched one of
+    changes from clean, each at the length of its own pair. The transcripts' own have component
+    "answer" and K 0.
+    """
+    table = []
+    names = {column: pd.factorize(rows[column], sort=True)[0] for column in _UNITS}
+    rows = rows.assign(**names)  # numbers are grouped several times faster
+    for family in families:
+        axes = [(SEVERITY, family, _by_severity(rows, severities(rows, family)))]
+        axes += [(DEPTH, name, _by_depth(rows[rows.condition == name]))
+                 for name in (REFERENCE_CONDITION, family)]  # fmt: skip
+        for along, of, curves in axes:
+            for key, means in speakers_means(curves):
+                row = dict(zip(_COURSE, key, strict=True)) | {"along": along}
+                table.append(row | _shape_columns(means) | {"of": of})
+    return pd.DataFrame(table).drop_duplicates([*_COURSE, "along", "of"], ignore_index=True)
+
+
+def speakers_means(curves: pd.DataFrame) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
+    """The speakers' means of every ``_COURSE``, a column per point of the axis ``x``."""
+    for _, own in curves.groupby(MODEL):  # models differ in depth
+        wide = own.pivot(index=[*_COURSE, *_UNITS], columns="x", values="value")
+        means = wide.dropna().groupby([*_COURSE, "speaker"]).mean()
+        known = dict(iter(means.groupby(_COURSE)))
+        for key in wide.groupby(_COURSE).groups:  # also those without a value at every point
+            yield key, known.get(key, means.iloc[:0])
+
+
+def _shape_columns(means: pd.DataFrame) -> Columns:
+    x = means.columns.to_numpy(float)
+    found = shape(means.to_numpy(float), x)
+    return {
+        "points": len(x),
+        "speakers": len(means),
+        "verdict": found.verdict,
+        **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
+        "step_after": x[found.place - 1] if found.place else np.nan,
+        "margin": found.margin.estimate,
+        "margin_low": found.margin.low,
+        "margin_high": found.margin.high,
+    }
+
+
+def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
+    """Every utterance: columns of ``_COURSE``, speaker, utterance, value, and severity as x."""
+    tables = []
+    for name, severity in doses.items():
+        means = layer_means(rows, name) if severity > 0 else pd.DataFrame()
+        raw = means.get("length") == RAW
+        for observable in known_observables(means):
+            clean, value = (means[f"{observable}_{side}"] for side in SIDES)
+            part = means[[*KEY, *_UNITS]].assign(observable=observable)
+            tables.append(part.assign(x=severity, value=value.where(raw, value - clean)))
+            if severity == 1:
+                tables.append(part.assign(x=0.0, value=clean.where(raw, 0.0)))
+    said = answers(rows[rows.condition.isin(doses)])
+    said = said.assign(component=ANSWER, modes=0, length=RAW, x=said.condition.map(doses))
+    long = said.melt([*KEY, *_UNITS, "x"], list(ANSWERS), "observable", "value")
+    return pd.concat([*tables, long.dropna(subset="value")])
+
+
+def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every utterance by layer: columns of ``_COURSE``, speaker, utterance, value, and layer x."""
+    raw = rows[rows.matched_with == ""].assign(length=RAW, x=rows.layer)
+    return pd.concat(
+        raw[[*KEY, *_UNITS, "x"]].assign(observable=name, value=observed(raw, name))
+        for name, column in OBSERVABLES.items()
+        if column in raw
+    )
+
+
+def contrasts() -> np.ndarray:
+    """The coefficients of each effect on clean and ``CELLS``: (7 effects, 8 cells).
+
+    Yates's contrasts of a 2^3 design: the mean where an even number of the named stresses is
+    absent minus the mean where an odd number is (Box, Hunter & Hunter 2005, ch. 5). A main effect
+    is the mean difference that a stress makes over all settings of the others; the interaction of
+    two is half the difference that one makes to the other's effect.
+    """
+    cells = [(), *_SUBSETS]
+    return np.array(
+        [[np.prod([1 if s in cell else -1 for s in named]) / 4 for cell in cells]
+         for named in _SUBSETS]
+    )  # fmt: skip
+
+
+def factorial(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every effect on every observable: one row per GROUP, length, observable and effect.
+
+    A cell is the change from clean, at the length of that pair where rows are cut; N_eff in %, all
+    others by difference. ``component`` is "answer" and K 0 for word error (mean over utterances)
+    and candidates in points of %, log-probability and tokens. Utterances count whose value exists
+    in every cell. Raises ValueError where a condition is missing.
+    """
+    missing = [name for name in CELLS if name not in set(rows.condition.unique())]
+    if missing:
+        raise ValueError(f"rows lack {', '.join(missing)}; measure these conditions too")
+    means = pd.concat([layer_means(rows, name).assign(condition=name) for name in CELLS])
+    said = answers(rows).assign(component=ANSWER, modes=0, length=RAW)
+    clean = said[said.condition == REFERENCE_CONDITION]
+    said = said[said.condition.isin(CELLS)].merge(
+        clean[[*MODEL, *_UNITS, *ANSWERS]], on=[*MODEL, *_UNITS], suffixes=("_stressed", "_clean")
+    )
+    table = []
+    for names, sides in ((known_observables(means), means), (ANSWERS, said)):
+        for key, group in sides.groupby(KEY, sort=True):
+            wide = group.set_index([*_UNITS, "condition"])
+            for name in names:
+                before, after = (wide[f"{name}_{side}"].unstack()[list(CELLS)] for side in SIDES)
+                if before.notna().any(axis=None):
+                    row = dict(zip(KEY, key, strict=True)) | {"observable": name}
+                    table += [row | own for own in _effects(name, before, after)]
+    return pd.DataFrame(table)
+
+
+def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator[Columns]:
+    """The seven effects of one observable: (utterances, 7) of both sides of each pair."""
+    speakers = clean.index.get_level_values("speaker").to_numpy()
+    before, after = clean.to_numpy(float), stressed.to_numpy(float)
+    usable = np.isfinite(before).all(1) & np.isfinite(after).all(1)
+    weights = deletions(speakers)
+    means = (weighted_mean(weights, np.where(usable[:, None], s, np.nan)) for s in (before, after))
+    cells = np.column_stack([np.zeros(len(weights)), change(name, *means)])
+    for effect, coefficients in zip(EFFECTS, contrasts(), strict=True):
+        found = jackknife(cells @ coefficients, np.unique(speakers))
+        columns = {"change": found.estimate, "low": found.low, "high": found.high}
+        yield {"effect": effect, **columns, "n": int(usable.sum())}
+
+
+def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Candidates minus others by model, condition, component, K and observable, all T tokens.
+
+    Clean against stressed compares sounds as much as transcripts. Here the sound is of one kind,
+    and only the transcript differs: what separates the two marks hallucination, and not noise.
+    Which utterances are hallucinated is not drawn by chance, so a difference is an association, not
+    a cause.
+
+    ``difference`` is that of the means; ``adjusted`` the candidates' coefficient in a least-squares
+    fit on candidate and T, so at equal T; ``auc`` the probability that a candidate's value is the
+    larger of the two (0.5 for no difference), each with its interval over speakers. ``verdict``:
+    "differs" where both differences exclude zero on one side, "explained by length" where only the
+    first does, "too few" where either group has fewer than ``least`` utterances. Log-probabilities
+    and T have "transcript" as component and 0 as K.
+    """
+    table: list[Columns] = []
+    said = answers(rows).assign(component=ANSWER, modes=0)
+    for name in [each for each in rows.condition.unique() if each != REFERENCE_CONDITION]:
+        own = said[said.condition == name]
+        means = layer_means(rows, name)
+        means = means[means.length == RAW].merge(own[["model", "utterance", "candidate"]])
+        spectra = {f"{one}_stressed": one for one in known_observables(means)}
+        texts = {one: one for one in (*CONFIDENCES, "tokens")}
+        for group_of, length, columns in (
+            (own, "tokens", texts), (means, "tokens_stressed", spectra)
+        ):  # fmt: skip
+            for key, group in group_of.groupby(GROUP, sort=True):
+                row = dict(zip(GROUP, key, strict=True)) | {"condition": name}
+                for column, observable in columns.items():
+                    if observable in CONFIDENCES and group[column].isna().all():
+                        continue
+                    found = contrast(group, column, length, least)
+                    table.append({**row, "observable": observable, **found})
+    return pd.DataFrame(table)
+
+
+def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> Columns:
+    """Candidates minus others in a column, a row per utterance; the columns are described above.
+
+    The adjusted difference is at equal ``length``, another column.
+    """
+    group = group[np.isfinite(group[column])]
+    values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
+    candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
+    columns: Columns = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
+    found = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
+    fewest = min(columns.values())
+    if fewest >= least:
+        inside, outside = (np.where(own, values, np.nan) for own in (candidate, ~candidate))
+        found["difference"] = interval(
+            lambda w: weighted_mean(w, inside) - weighted_mean(w, outside), speakers
+        )
+        if column != length:
+            found["adjusted"] = interval(
+                lambda w: adjusted_difference(w, values, candidate, tokens), speakers
+            )
+        found["auc"] = interval(
+            lambda w: larger_probability(w, values, candidate), speakers, 1.0, fewest
+        )
+    for name, one in found.items():
+        columns |= interval_columns(name, one)
+    return columns | {"verdict": _within_verdict(found) if fewest >= least else TOO_FEW}
+
+
+def _within_verdict(found: dict[str, Interval]) -> str:
+    raw, adjusted = side(found["difference"]), side(found["adjusted"])
+    if raw == 0:
+        return ALIKE
+    unadjusted = np.isnan(found["adjusted"].estimate)  # T itself
+    return DIFFERS if unadjusted or raw == adjusted else BY_LENGTH
+
+
+TRAINED, RANDOM, BEYOND = "trained", "random", "trained minus random"
+"""A network; its randomly initialised control, which hears and writes the same; the difference of
+the two."""
+
+ALL_LAYERS = "mean"
+_TEXT = ["parameters", "model", "width", "condition", "speaker", "utterance", "candidate"]
+
+
+def unstable_contrasts(rows: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Candidates minus others in the number of eigenvalues of W_l of modulus above one, of D.
+
+    A row per model, stressed condition, network and layer, "mean" being that of all layers. A
+    transcript counts with the mean over its tokens, and ``adjusted`` is the difference at equal
+    mean position of these tokens: as they are spread evenly over the text, at equal T. The other
+    columns are those of ``contrast``.
+    """
+    stressed = rows[rows.condition != REFERENCE_CONDITION]
+    stressed = stressed.assign(unstable=stressed.unstable * stressed.width)
+    means = stressed.groupby([*_TEXT, "layer", "network"])[["unstable", "position"]].mean()
+    trained, random = (means.xs(name, level="network") for name in (TRAINED, RANDOM))
+    beyond = trained.assign(unstable=trained.unstable - random.unstable, network=BEYOND)
+    layers = pd.concat([means.reset_index(), beyond.reset_index()], ignore_index=True)
+    every = layers.groupby([*_TEXT, "network"])[["unstable", "position"]].mean().reset_index()
+    layers = pd.concat([every.assign(layer=ALL_LAYERS), layers.astype({"layer": str})])
+    keys = ["parameters", "model", "width", "condition", "network", "layer"]
+    return rows_by(layers, keys, lambda group: contrast(group, "unstable", "position", least))

@@ -1,0 +1,349 @@
+"""What was written: word errors, kinds of transcripts, how sure a model was, how many texts differ.
+
+OpenAI's models write word pieces, the ladder's characters. A word piece is several characters, so
+an average log-probability per character lies nearer to zero than one per word piece of the same
+text, and the threshold of openai-whisper is one per word piece.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
+from companion.results.intervals import (
+    NOTHING,
+    Columns,
+    fraction,
+    interval,
+    interval_columns,
+    larger_probability,
+    mean_over,
+    ratio_over,
+    rows_by,
+)
+from companion.speech.grammar import vocabulary
+from companion.speech.text import normalise, without_annotations
+from companion.stress.scoring import Outcome, outcome
+
+MODEL = ["parameters", "model"]
+SIDE = [*MODEL, "condition"]
+PER_CHARACTER = "log_probability_per_character"
+PER_WORD_PIECE = "log_probability_per_word_piece"
+CONFIDENCES = {
+    PER_WORD_PIECE: "log-probability per word piece",
+    PER_CHARACTER: "log-probability per character",
+}
+"""Averages in nats, as they read."""
+
+LEAST_LOG_PROBABILITY = -1.0
+"""openai-whisper's logprob_threshold, per word piece: below it decoding failed."""
+
+ANSWER = "transcript"
+"""In the place of a component, for what is no spectrum but read off the transcript itself."""
+
+PERCENT = {"wer": "wer", "candidate_fraction": "candidate"}
+ANSWERS = (*PERCENT, PER_WORD_PIECE, PER_CHARACTER, "tokens")
+"""What is read off a transcript; word error and candidates are in %, and of the two
+log-probabilities a model has that of its own tokens."""
+
+UNSEEN = ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent")
+HEARD = (REFERENCE_CONDITION, "swapped")
+"""The own audio, and another speaker's."""
+
+NOTHING_SAID = ("silence", "noise-alone", "tones")
+"""Conditions in which nobody speaks, made for every utterance; clips are ``NONSPEECH``."""
+
+SAID, WHOLE = "said", 0
+"""The references, which any count of written texts is held against; all words of a text."""
+
+PREFIXES = (1, 3, WHOLE)
+SHOWN = 40
+"""Characters of a text in a table to read; the whole texts are in its CSV."""
+
+_LONGEST = 1.5
+"""Tokens of a character each are no longer than this, in characters; word pieces are about four."""
+
+
+def writes_characters(rows: pd.DataFrame) -> pd.Series:
+    """Whether the model of each row writes characters, by its transcripts and their tokens."""
+    long = rows.transcript.str.len() / rows.tokens.clip(lower=1)
+    found: pd.Series = long.groupby(rows.model).transform("median") < _LONGEST
+    return found
+
+
+def with_confidence(said: pd.DataFrame) -> pd.DataFrame:
+    """``said`` with the columns ``CONFIDENCES``, from the averages over tokens that it holds.
+
+    An average is over the text's tokens and the end of each window. Per character it is the same
+    sum over characters and ends. Per word piece it is NaN for a model that writes characters.
+    Rows from before there were decoding rules hold the average among text tokens alone.
+    """
+    sure = said.average_log_probability.fillna(said.text_log_probability)
+    ends = said.windows.fillna(1)
+    per_token = (said.tokens + ends) / (said.transcript.str.len() + ends)
+    characters = writes_characters(said)
+    return said.assign(
+        **{
+            PER_CHARACTER: sure.where(characters, sure * per_token),
+            PER_WORD_PIECE: sure.where(~characters),
+        }
+    )
+
+
+def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: what was said, ``with_confidence``."""
+    columns = [
+        "model", "parameters", "condition", "utterance", "speaker", "reference", "transcript",
+        "wer", "candidate", "outcome", "average_log_probability", "text_log_probability",
+        "compression_ratio", "no_speech_probability", "tokens", "finished", "windows",
+    ]  # fmt: skip
+    raw = rows[rows.matched_with == ""]
+    said = raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
+    return with_confidence(said)
+
+
+def answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: the columns of ``ANSWERS``, and the candidate."""
+    said = transcripts(rows)
+    said[PER_CHARACTER] = said[PER_CHARACTER].where(said[PER_WORD_PIECE].isna())
+    values = {name: 100.0 * said[column] for name, column in PERCENT.items()}
+    values |= {name: said[name].astype(float) for name in ANSWERS if name not in PERCENT}
+    return said[[*SIDE, "utterance", "speaker", "candidate"]].assign(**values)
+
+
+def word_counts(references: pd.Series) -> pd.Series:
+    """How many words were said."""
+    return references.map(lambda text: len(normalise(text).split())).astype(float)
+
+
+def wers(said: pd.DataFrame) -> pd.DataFrame:
+    """Corpus word error in % by model and condition: all word edits over all reference words.
+
+    Also the fraction of hallucination candidates in %, and the means of ``CONFIDENCES``; each with
+    its interval. Takes rows of ``transcripts``.
+    """
+
+    def describe(group: pd.DataFrame) -> Columns:
+        words, speakers = word_counts(group.reference), group.speaker
+        edits = 100 * words * group.wer
+        row: Columns = {"n": len(group)}
+        row |= interval_columns("wer", ratio_over(edits, words, speakers))
+        candidates = fraction(group.candidate, np.ones(len(group)), speakers)
+        row |= interval_columns("candidates", candidates)
+        for name in CONFIDENCES:
+            row |= interval_columns(name, mean_over(group[name], speakers))
+        return row
+
+    return rows_by(said, SIDE, describe)
+
+
+def outcome_fractions(said: pd.DataFrame) -> pd.DataFrame:
+    """The fraction of each outcome, in %, by model and condition."""
+    fractions = 100 * said.groupby(SIDE).outcome.value_counts(normalize=True)
+    return fractions.unstack(fill_value=0.0).reset_index()
+
+
+def outcome_confidence(said: pd.DataFrame) -> pd.DataFrame:
+    """What kinds of transcripts there are, and how many of each kind Whisper itself would trust.
+
+    One row per model, condition and outcome: ``n`` transcripts; ``fraction`` of all in %;
+    ``passing``, those of the kind whose log-probability per word piece is -1 or more, which Whisper
+    keeps, in %, NaN of models that write characters. Intervals are over speakers.
+    """
+    table = []
+    for key, group in said.groupby(SIDE, sort=True):
+        known = group[PER_WORD_PIECE].notna()
+        for kind in Outcome:
+            own = group.outcome == kind
+            confident = own & (group[PER_WORD_PIECE] >= LEAST_LOG_PROBABILITY)
+            row = dict(zip(SIDE, key, strict=True)) | {"outcome": str(kind), "n": int(own.sum())}
+            row |= interval_columns("fraction", fraction(own, np.ones(len(own)), group.speaker))
+            row |= interval_columns("passing", fraction(confident, own & known, group.speaker))
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def separation(said: pd.DataFrame) -> pd.DataFrame:
+    """How well log-probabilities tell inventions from right transcripts, wherever they are.
+
+    One row per model: the numbers of ``inventions`` and of ``right`` ones, whose word error is at
+    most 0.5, and under the name of each of ``CONFIDENCES`` the probability that the right one of
+    the two is the more confident (the area under the ROC curve), with its interval over speakers.
+    """
+
+    def describe(group: pd.DataFrame) -> Columns:
+        right = (group.outcome == Outcome.CORRECT).to_numpy()
+        row: Columns = {"inventions": int((~right).sum()), "right": int(right.sum())}
+        fewest = min(row.values())
+        for name in CONFIDENCES:
+            values, found = group[name].to_numpy(float), NOTHING
+            if fewest and np.isfinite(values).all():
+                auc = partial(larger_probability, values=values, group=right)
+                found = interval(auc, group.speaker.to_numpy(), 1.0, fewest)
+            row |= interval_columns(f"auc_{name}", found)
+        return row
+
+    return rows_by(said[said.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
+
+
+def by_novelty(said: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """``wers`` of clean speech on all utterances, the familiar ones, and each unseen kind.
+
+    ``table`` is the embedded corpus's own, which says what training has never met.
+    """
+    flags = pd.read_csv(table).set_index("id")[list(UNSEEN)]
+    clean = said[said.condition == "clean"].join(flags, on="utterance")
+    missing = clean[clean[UNSEEN[0]].isna()].utterance.unique()
+    if len(missing):
+        raise ValueError(f"{table}: no row for {', '.join(missing[:3])}; make the corpus again")
+    unseen = clean[list(UNSEEN)].astype(bool)
+    subsets = {"all": clean, "familiar": clean[~unseen.any(axis=1)]}
+    subsets |= {name.replace("_", " "): clean[unseen[name]] for name in UNSEEN}
+    tables = [wers(subset).assign(material=name) for name, subset in subsets.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Free-running word error in %, and teacher-forced loss and token error in %, by condition.
+
+    One row per model and condition of ``HEARD``, each number with its interval.
+    """
+
+    def describe(group: pd.DataFrame) -> Columns:
+        words = word_counts(group.reference)
+        scored = group.forced_loss.notna()  # texts too long for the model are not
+        numbers = {
+            "wer": (100 * words * group.wer, words),
+            "forced_loss": (group.forced_loss.fillna(0.0), scored),
+            "forced_token_error": (100 * group.forced_token_error.fillna(0.0), scored),
+        }
+        row: Columns = {"n": len(group), "n_forced": int(scored.sum())}
+        for name, (parts, wholes) in numbers.items():
+            row |= interval_columns(name, ratio_over(parts, wholes, group.speaker))
+        return row
+
+    return rows_by(rows[rows.condition.isin(HEARD)], SIDE, describe)
+
+
+def nonspeech_transcripts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The fraction of each kind of transcript in %, and the median no-speech probability."""
+    nothing = rows[rows.condition.isin([*NOTHING_SAID, NONSPEECH])]
+    silence = nothing.groupby(SIDE).no_speech_probability.median().reset_index()
+    return outcome_fractions(nothing).merge(silence)
+
+
+def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Distinct texts by model, side (said, clean, stress) and number of first words compared.
+
+    ``distinct`` is the fraction of distinct ones among n texts in %, ``entropy`` that of their
+    distribution in bits (at most log2 n), and ``alike`` the fraction of pairs of utterances with
+    the same text in %, the last alone with an interval: without a speaker there are fewer distinct
+    texts, but the fraction of pairs is a mean. Of no pair it is exact, of pairs without a common
+    end.
+    """
+    table = []
+    texts = rows.drop_duplicates([*SIDE, "utterance"])
+    for key, group in texts.groupby(MODEL, sort=True):
+        clean, stressed = (
+            group[group.condition == name] for name in (REFERENCE_CONDITION, condition)
+        )
+        sides = {SAID: (clean, clean.reference), REFERENCE_CONDITION: (clean, clean.transcript)}
+        sides[condition] = stressed, stressed.transcript
+        for side, (own, column) in sides.items():
+            for words in PREFIXES:
+                kept = column.map(lambda text, count=words: first_words(text, count))
+                pairs = partial(_alike, texts=pd.factorize(kept)[0])
+                found = interval(pairs, own.speaker.to_numpy(), 100, len(kept) // 2)
+                fractions = kept.value_counts(normalize=True)
+                row = dict(zip(MODEL, key, strict=True)) | {"side": side, "words": words}
+                row |= {"n": len(kept), "distinct": 100 * len(fractions) / len(kept)}
+                row["entropy"] = float(-(fractions * np.log2(fractions)).sum() + 0.0)
+                table.append(row | interval_columns("alike", found))
+    return pd.DataFrame(table)
+
+
+def first_words(text: str, count: int) -> str:
+    """The first words of a text, normalised; all of them for ``WHOLE``."""
+    words = normalise(text).split()
+    return " ".join(words if count == WHOLE else words[:count])
+
+
+def _alike(weights: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Share of pairs with the same text in %, pairs of an utterance with itself left out."""
+    itself = np.square(weights).sum(1)
+    groups = weights @ (texts[:, None] == np.unique(texts))
+    pairs = np.square(weights.sum(1)) - itself
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(100 * (np.square(groups).sum(1) - itself) / pairs)
+
+
+def with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what kind of transcript each transcript is; judged here, as it needs no
+    model."""
+    words = vocabulary()
+    texts = zip(rows.reference, rows.transcript, strict=True)
+    return rows.assign(outcome=[str(outcome([said], text, words)) for said, text in texts])
+
+
+def written(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per input: each model's first-step probabilities, and its text under every rule.
+
+    Texts are shortened; the no-speech probability and the forbidden mass do not depend on the rule.
+    """
+    table = pd.DataFrame({"input": rows.input.unique()}).set_index("input")
+    for model, own in rows.groupby("model", sort=False):
+        first = own.drop_duplicates("input").set_index("input")
+        silence, mass = (
+            first[name].map("{:.2f}".format) for name in ("no_speech_probability", "forbidden_mass")
+        )
+        table[f"{model}: no-speech, forbidden"] = silence + ", " + mass
+        for decoding, one in own.groupby("decoding", sort=False):
+            table[f"{model}: {decoding}"] = one.set_index("input").transcript.map(shortened)
+    return table.reset_index()
+
+
+def kinds_of_transcript(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many inputs without and with speech get each outcome, by model and decoding rule."""
+    spoken = rows.reference.map(bool).map({False: "no speech", True: "speech"})
+    counts = rows.assign(inputs=spoken).groupby(["inputs", "outcome", "model", "decoding"]).size()
+    order = list(rows[["model", "decoding"]].drop_duplicates().itertuples(index=False, name=None))
+    table = counts.unstack(["model", "decoding"], fill_value=0)[order]
+    table.columns = [": ".join(column) for column in table.columns]
+    return table.reset_index()
+
+
+def words_from_nonspeech(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of how many clips without speech words come out, by model and decoding rule.
+
+    Brackets ("[Music]") and punctuation are no words. Columns ``clips`` and ``with_words``.
+    """
+    silent = rows[rows.reference == ""]
+    words = silent.transcript.map(lambda text: bool(normalise(without_annotations(text))))
+    counts = silent.assign(words=words).groupby([*MODEL, "decoding"]).words
+    return counts.agg(clips="size", with_words="sum").reset_index()
+
+
+def shortened(text: str) -> str:
+    """A text on one line of at most ``SHOWN`` characters, in quotation marks; "" is empty."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return f'"{line}"' if len(line) <= SHOWN else f'"{line[: SHOWN - 1].rstrip()}…"'
+
+
+def training_records(folders: Sequence[Path]) -> pd.DataFrame:
+    """Loss and development word error of each model's training, a row per checkpoint.
+
+    ``total_step`` runs on from one stage to the next; ``step`` starts again.
+    """
+    tables = []
+    for folder in folders:
+        training = json.loads((folder / "training.json").read_text())
+        record = pd.DataFrame(training["record"])
+        last = record.groupby("stage", sort=False).step.last()
+        before = record.stage.map(last.cumsum() - last)
+        about = {"model": folder.name, "parameters": training["parameters"]}
+        tables.append(record.assign(**about, total_step=record.step + before))
+    return pd.concat(tables, ignore_index=True)
