@@ -1,8 +1,9 @@
 """A tiny ladder and a small corpus, made once per session; tests that damage them copy them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import soundfile
 import torch
 from checkpoints import TINY_WINDOW_SECONDS
 
+from companion.measurement.kinds import KINDS
 from companion.models.ladder import feature_extractor, initialise, ladder_config, save
 from companion.models.loading import load
 from companion.models.tokenizer import character_tokenizer
@@ -85,6 +87,23 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(f"{name} {SENTENCES[(speaker + i) % len(SENTENCES)]}\n")
         (chapter / f"{speaker}-1.trans.txt").write_text("".join(lines))
     return folder
+
+
+@pytest.fixture(scope="session")
+def settings_of(
+    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
+    """The settings of a kind of measurement of ``tiny-0``, and how they differ from the usual."""
+
+    def made(kind: str, **changes: object) -> Any:
+        usual = {
+            "model": "tiny-0", "ladder": ladder, "corpus": speech, "conditions": ("clean", "hell"),
+            "output": tmp_path_factory.mktemp(kind) / "tiny-0.parquet",
+            "decoding": "unrestricted", "seed": 3, "batch": 4, "device": "cpu", "utterances": None,
+        }  # fmt: skip
+        return KINDS[kind].settings(**usual | changes)  # type: ignore[arg-type]
+
+    return made
 
 
 def _wave(name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Measured choices against what they are said to be, computed another way."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, Rows, pooled
+from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, pooled
 from companion.measurement.kinds import KINDS
 from companion.measurement.observables import spectra_of
 from companion.measurement.run import Halving, by_voice, fitting
 from companion.measurement.schemas import CHOICES
 from companion.measurement.settings import Settings
+from companion.measurement.spectra import Side
 from companion.measurement.store import read
 from companion.measurement.texts import Batch
 from companion.models.capture import capture
@@ -31,18 +33,12 @@ SLOW_RATE = 3.5
 
 
 @pytest.fixture(scope="module")
-def settings(ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(
-        model="tiny-0",
-        ladder=ladder,
-        corpus=speech,
-        output=tmp_path_factory.mktemp("choices") / "tiny-0.parquet",
+def settings(settings_of: Callable[..., Settings]) -> Settings:
+    return settings_of(
+        "choices",
         conditions=("clean", "hell", "hell-slow", "hell-mix-stretch-noise"),
-        decoding="unrestricted",
         seed=0,
-        batch=9,  # between two utterances of a voice
-        device="cpu",
-        utterances=None,
+        batch=9,
     )
 
 
@@ -69,7 +65,7 @@ def test_a_pooled_spectrum_is_that_of_the_concatenated_rows() -> None:
     activations = torch.randn(3, 2, 9, 5, generator=torch.Generator().manual_seed(1)).double()
     lengths = torch.tensor([9, 4, 6])
     texts = [{"speaker": name, "utterance": name, "windows": 1} for name in "aba"]
-    found = pooled(Rows(texts, activations, lengths))
+    found = pooled(Side(texts, activations, lengths))
     assert [text["speaker"] for text in found.texts] == ["a", "b"]
     assert found.lengths.tolist() == [15, 4]
     joined = torch.cat([activations[0, 1, :9], activations[2, 1, :6]])

@@ -1,6 +1,7 @@
 """Distances, linear probes and edits with planted transcripts; measured dynamics against loops by
 hand."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,23 +155,8 @@ def test_ranks_without_a_voice_are_those_of_the_other_rows() -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(
-    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
-) -> DynamicsSettings:
-    return DynamicsSettings(
-        model="tiny-0",
-        ladder=ladder,
-        corpus=speech,
-        output=tmp_path_factory.mktemp("dynamics") / "tiny-0.parquet",
-        conditions=("clean", "hell"),
-        decoding="unrestricted",
-        seed=SEED,
-        batch=14,
-        device="cpu",
-        utterances=14,
-        steps=(1, 3),
-        folds=3,
-    )
+def settings(settings_of: Callable[..., DynamicsSettings]) -> DynamicsSettings:
+    return settings_of("dynamics", batch=14, utterances=14, steps=(1, 3), folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -248,11 +234,3 @@ def test_a_second_run_gives_the_same_rows(settings: DynamicsSettings, rows: pd.D
                                           tmp_path: Path) -> None:  # fmt: skip
     again = KINDS["dynamics"].measure(replace(settings, output=tmp_path / "tiny-0.parquet"))
     pd.testing.assert_frame_equal(read([again.output], DYNAMICS), rows)
-
-
-@pytest.mark.parametrize("utterances", [None, 15])
-def test_utterances_that_do_not_share_a_batch_are_refused(
-    settings: DynamicsSettings, utterances: int | None
-) -> None:
-    with pytest.raises(ValueError, match="give a number of utterances and a batch that holds"):
-        replace(settings, utterances=utterances)

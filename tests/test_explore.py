@@ -12,7 +12,7 @@ from checkpoints import dimensions, random_whisper
 
 from companion.explore import Explorer, uploaded
 from companion.figures.explore import draw_eigenvalues
-from companion.models.confidence import token_log_probabilities
+from companion.models.forcing import token_log_probabilities
 from companion.models.inside import PROFILED, inside, is_monitored
 from companion.models.loading import load
 from companion.models.openai_model import OpenAIModel

@@ -1,6 +1,7 @@
 """Measured Jacobians against automatic differentiation of the model itself, and their summaries."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from companion.measurement.store import read
 from companion.measurement.tangents import as_norm
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, greedy, transcribe_heard
-from companion.models.loading import load_random_control
 from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
@@ -33,23 +33,8 @@ LAYERS, TOKENS = 2, 3
 
 
 @pytest.fixture(scope="module")
-def settings(
-    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
-) -> JacobianSettings:
-    return JacobianSettings(
-        model="tiny-0",
-        ladder=ladder,
-        corpus=speech,
-        output=tmp_path_factory.mktemp("jacobians") / "tiny-0.parquet",
-        conditions=("clean", "hell"),
-        decoding="unrestricted",
-        seed=3,
-        batch=2,
-        device="cpu",
-        utterances=4,
-        tokens=TOKENS,
-        probes=64,
-    )
+def settings(settings_of: Callable[..., JacobianSettings]) -> JacobianSettings:
+    return settings_of("jacobians", batch=2, utterances=4, tokens=TOKENS, probes=64)
 
 
 @pytest.fixture(scope="module")
@@ -135,25 +120,29 @@ def test_numbers_are_those_of_the_kernels_in_float64(
         np.testing.assert_allclose(got[name], values, rtol=1e-4, err_msg=name)
 
 
+def last_states(model: SpeechModel, run: Callable[[], object]) -> Tensor:
+    """What the last decoder layer puts out while something runs: (positions, width)."""
+    seen: list[Tensor] = []
+    handle = model.layers[-1].layer.register_forward_hook(
+        lambda module, inputs, output: seen.append(
+            output[0] if isinstance(output, tuple) else output
+        )
+    )
+    try:
+        run()
+    finally:
+        handle.remove()
+    return seen[0].reshape(-1, model.width)
+
+
 def jacobian(model: SpeechModel, features: Tensor, tokens: tuple[int, ...], at: int) -> Tensor:
     """dh_L at a position by the encoder's output, by autograd on the library's own decoder."""
-    context = model.encode(features).detach()
     row = torch.tensor([[*model.tokens.prompt, *tokens]])
 
     def last(context: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        handle = model.layers[-1].layer.register_forward_hook(
-            lambda module, inputs, output: seen.append(
-                output[0] if isinstance(output, tuple) else output
-            )
-        )
-        try:
-            model.step(row, context, model.new_cache())
-        finally:
-            handle.remove()
-        return seen[0].reshape(1, row.shape[1], -1)[0, at]
+        return last_states(model, lambda: model.step(row, context, model.new_cache()))[at]
 
-    result: Tensor = torch.autograd.functional.jacobian(last, context)
+    result: Tensor = torch.autograd.functional.jacobian(last, model.encode(features).detach())
     return result.flatten(1).double()
 
 
@@ -180,13 +169,6 @@ def test_streams_are_what_the_model_decoded_with(tiny: SpeechModel, features: Te
         streams.hidden[1][:, streams.text], after_first[:, 0], rtol=1e-4, atol=1e-5
     )
     assert len(streams.hidden) == LAYERS
-
-
-def test_a_control_has_the_size_but_neither_the_weights_nor_the_name(
-    tiny: SpeechModel, ladder: Path
-) -> None:
-    initialised = load_random_control("tiny-0", ladder, torch.device("cpu"), seed=0)
-    assert (initialised.parameters, initialised.name) == (tiny.parameters, "tiny-0-random")
 
 
 @pytest.mark.parametrize(("length", "count"), [(1, 4), (4, 4), (5, 4), (60, 4), (61, 1), (7, 3)])
@@ -250,24 +232,12 @@ def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivativ
     moved = operator.matmat(direction)[:, 0]
     step = 1e-3
 
+    text = greedy(tiny, features, UNRESTRICTED)[0].tokens
+
     def state(scale: float) -> Tensor:
         shifted = features + scale * direction.reshape(features.shape)
-        text = greedy(tiny, features, UNRESTRICTED)[0].tokens
-        seen: list[Tensor] = []
-        handle = tiny.layers[-1].layer.register_forward_hook(
-            lambda module, inputs, output: seen.append(
-                output[0] if isinstance(output, tuple) else output
-            )
-        )
-        residual_streams(tiny, shifted, text)
-        handle.remove()
-        return seen[0].reshape(1, -1, tiny.width)[0, hearing.streams.text.start + 2]
+        states = last_states(tiny, lambda: residual_streams(tiny, shifted, text))
+        return states[hearing.streams.text.start + 2]
 
     difference = (state(step) - state(-step)) / (2 * step)
     torch.testing.assert_close(moved, difference, rtol=0.05, atol=0.02 * float(moved.abs().max()))
-
-
-@pytest.mark.parametrize("name", ["tokens", "probes"])
-def test_counts_below_one_are_refused(settings: JacobianSettings, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be .*1, got 0"):
-        replace(settings, **{name: 0})

@@ -1,5 +1,6 @@
 """Teacher forcing against a loop by hand; rows and tables of listening."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,21 +29,8 @@ from companion.stress.scoring import wer
 
 
 @pytest.fixture(scope="module")
-def settings(
-    ladder: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ListeningSettings:
-    return ListeningSettings(
-        model="tiny-0",
-        ladder=ladder,
-        corpus=speech,
-        output=tmp_path_factory.mktemp("listening") / "tiny-0.parquet",
-        conditions=(*HEARD, *NOTHING_SAID),
-        decoding="unrestricted",
-        seed=3,
-        batch=4,
-        device="cpu",
-        utterances=None,
-    )
+def settings(settings_of: Callable[..., ListeningSettings]) -> ListeningSettings:
+    return settings_of("listening", conditions=(*HEARD, *NOTHING_SAID))
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Measured nulls against what they are said to be, computed another way."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
 from companion.measurement.nulls import (
-    Side,
     averaged,
     gaussian_sides,
     shuffled_rows,
@@ -33,6 +33,7 @@ from companion.measurement.schemas import (
     UNPAIRED,
 )
 from companion.measurement.settings import NullSettings
+from companion.measurement.spectra import Side
 from companion.measurement.store import read
 from companion.measurement.surrogates import continued, gaussian, generator, shuffled
 from companion.measurement.texts import Row
@@ -70,25 +71,12 @@ def two(ladder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(two: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> NullSettings:
-    return NullSettings(
-        model="tiny-0",
-        ladder=two,
-        corpus=speech,
-        output=tmp_path_factory.mktemp("nulls") / "tiny-0.parquet",
-        conditions=("clean", "hell", "swapped"),
-        decoding="unrestricted",
-        modes=(5, 10),
-        epsilon=1e-6,
-        seed=SEED,
-        batch=4,
-        device="cpu",
-        utterances=6,
-        orders=ORDERS,
-        draws=DRAWS,
-        draw_utterances=3,
+def settings(two: Path, settings_of: Callable[..., NullSettings]) -> NullSettings:
+    return settings_of(
+        "nulls", ladder=two, conditions=("clean", "hell", "swapped"), modes=(5, 10), epsilon=1e-6,
+        utterances=6, orders=ORDERS, draws=DRAWS, draw_utterances=3,
         unpaired=(CONTROL, "other-shuffled-0"),
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -195,16 +183,26 @@ def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
     assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
 
 
-def test_draws_do_not_depend_on_the_batch(
+def test_draws_depend_on_the_seed_and_not_on_the_batch(
     rows: pd.DataFrame, settings: NullSettings, tmp_path: Path
 ) -> None:
-    alone = replace(settings, output=tmp_path / "alone.parquet", batch=1, orders=1)
-    single = read([KINDS["nulls"].measure(alone).output], NULLS)
-    for null in (INITIALISED, SPECTRUM):
-        for draw in range(1, DRAWS):
-            first, again = (of(table, null, draw) for table in (rows, single))
-            assert (first.index == again.index).all()
-            np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
+    alone = replace(settings, output=tmp_path / "alone.parquet", batch=1)
+    other = replace(settings, output=tmp_path / "other.parquet", seed=SEED + 1, draws=0)
+    single, reseeded = (
+        read([KINDS["nulls"].measure(asked).output], NULLS) for asked in (alone, other)
+    )
+    for null, draw in (
+        (SHUFFLED, 0),
+        (GAUSSIAN, 0),
+        *product((INITIALISED, SPECTRUM), range(1, DRAWS)),
+    ):
+        first, again = (of(table, null, draw) for table in (rows, single))
+        assert (first.index == again.index).all()
+        np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
+    for null in (SHUFFLED, GAUSSIAN):
+        first, moved = (of(table, null) for table in (rows, reseeded))
+        cut = first.index.get_level_values("matched_with") != ""
+        assert (first.n_eff[cut] - moved.n_eff[cut]).abs().max() > 1e-3
 
 
 def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None:
@@ -260,15 +258,13 @@ def test_the_controls_of_other_sizes_are_no_part_of_a_model_s_key() -> None:
 
 
 def test_older_rows_without_draws_are_read_as_of_the_first(
-    settings: NullSettings, tmp_path: Path
+    rows: pd.DataFrame, settings: NullSettings, tmp_path: Path
 ) -> None:
-    fewer = replace(settings, output=tmp_path / "new.parquet", draws=0)
-    table = pq.read_table(KINDS["nulls"].measure(fewer).output)
-    meta = table.schema.metadata
-    old = table.drop_columns("draw").replace_schema_metadata(meta)
+    table = pq.read_table(settings.output, filters=[("draw", "=", 0)])
+    old = table.drop_columns("draw").replace_schema_metadata(table.schema.metadata)
     pq.write_table(old, tmp_path / "old.parquet")
-    found = read([tmp_path / "old.parquet"], NULLS)
-    pd.testing.assert_frame_equal(found, read([fewer.output], NULLS))
+    expected = rows[rows.draw == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(read([tmp_path / "old.parquet"], NULLS), expected)
 
 
 def test_the_control_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
@@ -296,20 +292,6 @@ def test_the_control_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
     found = of(rows, INITIALISED).loc[(corpus[0].id, "hell", "", "cross_attention", 2, 10)]
     assert found.tokens == len(tokens) == len(text)
     assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
-
-
-def test_draws_depend_on_the_seed_and_not_on_the_batch(
-    rows: pd.DataFrame, settings: NullSettings, tmp_path: Path
-) -> None:
-    alone = replace(settings, output=tmp_path / "alone.parquet", batch=1)
-    other = replace(settings, output=tmp_path / "other.parquet", seed=SEED + 1)
-    single = read([KINDS["nulls"].measure(alone).output], NULLS)
-    reseeded = read([KINDS["nulls"].measure(other).output], NULLS)
-    for null in (SHUFFLED, GAUSSIAN):
-        first, again, moved = (of(table, null) for table in (rows, single, reseeded))
-        np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
-        cut = first.index.get_level_values("matched_with") != ""
-        assert (first.n_eff[cut] - moved.n_eff[cut]).abs().max() > 1e-3
 
 
 def test_a_model_fed_its_own_text_does_what_it_did(tiny: SpeechModel, speech: Path) -> None:

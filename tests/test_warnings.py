@@ -20,8 +20,8 @@ from companion.measurement.warnings import (
     prefix_observables,
 )
 from companion.models.capture import COMPONENTS, capture
-from companion.models.confidence import token_log_probabilities
 from companion.models.decoding import Transcript, greedy, transcribe
+from companion.models.forcing import token_log_probabilities
 from companion.models.loading import load
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
@@ -325,8 +325,3 @@ def test_a_summary_counts_sides_of_chance() -> None:
         assert tuple(counts.loc[(when, "alpha"), ["of", "above", "below"]]) == (1, 1, 0)
         assert tuple(counts.loc[(when, PER_CHARACTER), ["of", "above", "below"]]) == (1, 0, 1)
     assert set(counts.index.get_level_values("observable")) >= set(SPECTRAL)
-
-
-def test_prefixes_too_short_for_a_slope_are_refused(settings: WarningSettings) -> None:
-    with pytest.raises(ValueError, match="prefixes"):
-        replace(settings, prefixes=(2, 8))

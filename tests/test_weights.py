@@ -215,9 +215,9 @@ def test_padding_leaves_an_english_model_english_and_is_never_written(
         assert model.tokens.prompt == plain.tokens.prompt
         assert model.tokens.end == plain.tokens.end
         for rule in (OPENAI, UNRESTRICTED):
-            for said in greedy(model, model.features(waves), rule, STEPS):
-                assert said.tokens
-                assert max(said.tokens) < ENGLISH
+            (said,) = greedy(model, model.features(waves[:1]), rule, STEPS)
+            assert said.tokens
+            assert max(said.tokens) < ENGLISH
 
 
 def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
@@ -282,13 +282,11 @@ def test_a_generation_configuration_of_the_other_kind_is_refused(tmp_path: Path)
 def test_the_tokenizer_of_another_model_is_refused_in_a_transformers_folder(tmp_path: Path) -> None:
     folder = write_transformers(tmp_path, rounded(MULTILINGUAL))
     transformers_tokenizer(ENGLISH).save_pretrained(folder)
-    with pytest.raises(ValueError, match="<.startoftranscript.> is token 50257 .* and 50258 in"):
+    with pytest.raises(ValueError, match="an English-only .* of 51864 tokens, .* has 51865"):
         load(str(folder), NOWHERE, CPU)
     folder = write_transformers(tmp_path, rounded(ENGLISH))
     transformers_tokenizer(MULTILINGUAL).save_pretrained(folder)
-    with pytest.raises(
-        ValueError, match="51865 tokens in its tokenizer, and an embedding of 51864"
-    ):
+    with pytest.raises(ValueError, match="a multilingual .* of 51865 tokens, .* has 51864"):
         load(str(folder), NOWHERE, CPU)
 
 
@@ -413,14 +411,14 @@ BAD: dict[str, tuple[int, Damage, str]] = {
         r"vocabulary\.txt: 3 tokens that are not",
     ),
     "a vocabulary that is no list": (
-        1, _write("vocabulary.json", "{}"), r"vocabulary\.json: no list of tokens",
+        1, _write("vocabulary.json", "{}"), r"vocabulary\.json: .*no list of tokens",
     ),
     "a tokenizer that is none": (
-        1, _write("tokenizer.json", "[]"), r"tokenizer\.json: no tokenizer",
+        1, _write("tokenizer.json", "[]"), r"tokenizer\.json: no vocabulary",
     ),
     "a configuration of an English-only model": (
         1, _write("config.json", '{"suppress_ids_begin": [220, 50256]}'),
-        r"config\.json: its end token is 50256, .* ends with 50257",
+        r"config\.json: its end token is 50256, .* is 50257",
     ),
 }  # fmt: skip
 
@@ -593,18 +591,12 @@ def openai(request: pytest.FixtureRequest) -> SpeechModel:
     return load(request.param, NOWHERE, CPU)
 
 
-def test_openai_s_own_weights_are_those_that_are_known(openai: SpeechModel) -> None:
-    found = PUBLISHED[openai.name].installed()
-    assert found is not None
+def test_openai_s_own_weights_are_those_that_are_known_and_hear(openai: SpeechModel) -> None:
+    """Synthetic speakers, of which they get about half of the words."""
     assert weights_digest(openai.name, NOWHERE) == PUBLISHED[openai.name].sha256
     assert openai.parameters == {"tiny.en": 37_760_256, "base": 72_593_920}[openai.name]
     assert len(openai.tokens.prompt) == {"tiny.en": 2, "base": 4}[openai.name]
-
-
-def test_openai_s_own_weights_hear_the_embedded_corpus(openai: SpeechModel) -> None:
-    """Synthetic voices, of which they get about half of the words."""
-    speech = find_utterances(CORPUS).utterances[::21][:6]
+    speech = find_utterances(CORPUS).utterances[::21][:3]
     said = greedy(openai, openai.features([read_wave(one) for one in speech]), OPENAI)
     errors = [wer(one.reference, answer.text) for one, answer in zip(speech, said, strict=True)]
-    assert len(errors) == 6
     assert np.mean(errors) < 0.8

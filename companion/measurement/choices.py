@@ -9,20 +9,19 @@ speakers can still be resampled. Every row counts alike, so a transcript of more
 more. Cut, every utterance is cut to the shorter of its own two sides before rows are concatenated.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from companion.measurement.nulls import forced_pair
 from companion.measurement.observables import kept_lengths, largest, spectra_of
 from companion.measurement.readings import MODES, layer_mean_columns
-from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.measurement.schemas import CHOICES, REFERENCE_CONDITION
 from companion.measurement.settings import Settings
-from companion.measurement.spectra import Decoded, decode
+from companion.measurement.spectra import Decoded, Side, decode, of_schema
 from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS
 from companion.models.view import SpeechModel
@@ -33,17 +32,6 @@ ALONE, POOLED = "per utterance", "pooled"
 
 DEFAULT: Row = {"forcing": FREE, "positions": TEXT, "centred": True, "pooling": ALONE}
 """The choices of ``measure``."""
-
-_TEXTS = ("model", "parameters", "utterance", "speaker", "wer", "candidate", "windows")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One component's rows under one condition, by utterance or by speaker."""
-
-    texts: Sequence[Row]
-    activations: Tensor  # (batch, layers, rows, width)
-    lengths: Tensor  # how many of the rows are kept, (batch,)
 
 
 def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Row]:
@@ -61,55 +49,46 @@ def choice_rows(model: SpeechModel, batch: Batch, settings: Settings) -> list[Ro
     for name in others:  # one at a time: a recording is the largest thing that a batch holds
         decoded = decode(model, batch[name], rule)
         pair = {REFERENCE_CONDITION: free[REFERENCE_CONDITION], name: decoded}
-        found = _chosen_rows(pair, DEFAULT)
-        rows += [row for row in found if {row["condition"], row["matched_with"]} - {"clean", ""}]
+        changed = _chosen_rows(pair, DEFAULT)
+        rows += [row for row in changed if {row["condition"], row["matched_with"]} - {"clean", ""}]
     return rows
 
 
-def pooled(rows: Rows) -> Rows:
+def pooled(rows: Side) -> Side:
     """The kept rows of all utterances of a speaker, one after the other, as one."""
-    members: dict[str, list[int]] = {}
+    speakers: dict[str, list[int]] = {}
     for i, text in enumerate(rows.texts):
-        members.setdefault(str(text["speaker"]), []).append(i)
-    joined = [
-        torch.cat([rows.activations[i, :, : rows.lengths[i]] for i in own], dim=1).transpose(0, 1)
-        for own in members.values()
-    ]
-    nobody: Row = {"utterance": "", "wer": None, "candidate": None}
-    texts = [
-        rows.texts[own[0]]
-        | nobody
-        | {"windows": sum(int(str(rows.texts[i]["windows"])) for i in own)}
-        for own in members.values()
-    ]
-    lengths = torch.tensor([len(each) for each in joined])
-    return Rows(texts, pad_sequence(joined, batch_first=True).transpose(1, 2), lengths)
+        speakers.setdefault(str(text["speaker"]), []).append(i)
+    texts, joined = [], []
+    for members in speakers.values():
+        windows = sum(int(str(rows.texts[i]["windows"])) for i in members)
+        nobody: Row = {"utterance": "", "wer": None, "candidate": None}
+        texts.append(rows.texts[members[0]] | nobody | {"windows": windows})
+        kept = [rows.activations[i, :, : rows.lengths[i]] for i in members]
+        joined.append(torch.cat(kept, dim=1).transpose(0, 1))
+    lengths = torch.tensor([len(activations) for activations in joined])
+    return Side(texts, pad_sequence(joined, batch_first=True).transpose(1, 2), lengths)
 
 
 def _chosen_rows(decoded: Mapping[str, Decoded], chosen: Row) -> Iterator[Row]:
     """The rows of all components by one choice, raw and cut to the length of the other side."""
     for component in COMPONENTS if decoded else ():
-        sides = {name: _rows(this, component, chosen) for name, this in decoded.items()}
+        whole = chosen["positions"] == WHOLE
+        sides = {name: this.side(component, whole) for name, this in decoded.items()}
         lengths_of = {name: side.lengths for name, side in sides.items()}
         for name, side in sides.items():
             for partner, lengths in kept_lengths(name, lengths_of).items():
                 if partner and chosen["forcing"] == FORCED:
                     continue  # one text has one length
                 shared = {"condition": name, "matched_with": partner, "component": component}
-                yield from _spectral_rows(replace(side, lengths=lengths), chosen | shared)
+                rows = _spectral_rows(replace(side, lengths=lengths), chosen | shared)
+                yield from of_schema(CHOICES, rows)
 
 
-def _spectral_rows(rows: Rows, shared: Row) -> Iterator[Row]:
+def _spectral_rows(rows: Side, shared: Row) -> Iterator[Row]:
     kept = pooled(rows) if shared["pooling"] == POOLED else rows
     spectra = spectra_of(kept.activations, kept.lengths, center=bool(shared["centred"]))
     columns = layer_mean_columns(largest(spectra, max(MODES)))
     for i, text in enumerate(kept.texts):
         numbers = {name: column[i] for name, column in columns.items()}
         yield {**text, **shared, "tokens": int(kept.lengths[i]), **numbers}
-
-
-def _rows(decoded: Decoded, component: str, chosen: Row) -> Rows:
-    whole = chosen["positions"] == WHOLE
-    activations, mask = decoded.recording.text_rows(component, decoded.transcripts, whole)
-    texts = [{name: text[name] for name in _TEXTS} for text in decoded.texts]
-    return Rows(texts, activations, mask.sum(-1).cpu())

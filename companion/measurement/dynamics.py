@@ -173,7 +173,7 @@ def _network_rows(
 def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -> Iterator[Row]:
     """Each utterance and its partner, at every stage; the last decoder layer step by step too."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(one, attribute) for one in seen]
+        paths = [getattr(states_of, attribute) for states_of in seen]
         usual = sorted(path.shape[1] for path in paths)[len(paths) // 2]
         paths = [path[:, :usual] for path in paths]
         centred = centre(paths)
@@ -211,7 +211,7 @@ def _rank_rows(
 ) -> Iterator[Row]:
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(one, attribute).double() for one in seen]
+        paths = [getattr(states_of, attribute).double() for states_of in seen]
         everyone = list(range(len(paths)))
         kept = {0: (everyone, torch.stack([path.mean(1) for path in paths], 1))}
         for step in steps if stage == DECODER else ():
@@ -270,7 +270,7 @@ def _probe_rows(
     for audio, played in ((OWN, waves), (SWAPPED_AUDIO, swapped)):
         seen = states(network, played, texts)
         for source in (DECODER, CROSS_ATTENTION):
-            joined = torch.cat([getattr(one, source) for one in seen], 1)
+            joined = torch.cat([getattr(states_of, source) for states_of in seen], 1)
             for layer, features in enumerate(joined):
                 predicted = linear_probe(features.cpu(), labels, fold)
                 yield from rows(predicted, audio, source, layer + 1)

@@ -16,7 +16,6 @@ control hears all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from companion.measurement.schemas import (
     SWAPPED,
 )
 from companion.measurement.settings import NullSettings, SpectralSettings
-from companion.measurement.spectra import Decoded, decode, of_schema
+from companion.measurement.spectra import Decoded, Side, Sides, decode, of_schema
 from companion.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
 from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS, capture
@@ -50,33 +49,14 @@ from companion.stress.mixture import Mixture
 from spectral.spectra import resolved_modes
 
 
-@dataclass(frozen=True)
-class Side:
-    """One component under one condition: what a null has beside its counterpart."""
-
-    texts: Sequence[Row]  # of every utterance, what all its rows have in common
-    activations: Tensor  # (batch, layers, tokens, width)
-    lengths: Tensor  # T of every utterance, (batch,)
-
-    def of(self, keep: Sequence[int]) -> "Side":
-        """Some of the utterances."""
-        rows = torch.tensor(keep, dtype=torch.long)
-        activations = self.activations[rows.to(self.activations.device)]
-        return Side([self.texts[i] for i in keep], activations, self.lengths[rows])
-
-
-Sides = Mapping[str, Side]
-"""By condition, the reference condition first."""
-
-
 def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
     decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
-    own = {name: this for name, this in decoded.items() if name != SWAPPED}
-    played = {name: batch[name] for name in own}
+    written = {name: this for name, this in decoded.items() if name != SWAPPED}
+    played = {name: batch[name] for name in written}
     rows: list[Row] = []
     for component in COMPONENTS:
-        sides = _sides(own, component)
+        sides = _sides(written, component)
         rows += shuffled_rows(component, sides, settings)
         gaussians = gaussian_sides(sides, component, settings.seed)
         rows += side_rows(GAUSSIAN, component, gaussians, settings)
@@ -84,14 +64,14 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
         pair = {name: decoded[name] for name in (REFERENCE_CONDITION, SWAPPED)}
         rows += _decoded_rows(SWAPPED, pair, settings)
     everyone = range(len(played[REFERENCE_CONDITION]))
-    fed = fed_alike(random_control(settings, model.device), own, played, everyone)
+    fed = fed_alike(random_control(settings, model.device), written, played, everyone)
     rows += _decoded_rows(INITIALISED, fed, settings)
-    rows += _decoded_rows(FORCED, forced_pair(model, own, played), settings)
+    rows += _decoded_rows(FORCED, forced_pair(model, written, played), settings)
     chosen = drawn_for(settings) if settings.draws else ()
-    texts = own[REFERENCE_CONDITION].texts
+    texts = written[REFERENCE_CONDITION].texts
     keep = [i for i, text in enumerate(texts) if text["utterance"] in chosen]
     for null, draw, network in further_draws(model, settings) if keep else ():
-        rows += _decoded_rows(null, fed_alike(network, own, played, keep), settings, draw)
+        rows += _decoded_rows(null, fed_alike(network, written, played, keep), settings, draw)
     return rows
 
 
@@ -118,8 +98,11 @@ def shuffled_rows(component: str, sides: Sides, settings: NullSettings) -> Itera
                 shuffled_sides({name: side}, settings.seed, order)[name].activations
                 for order in range(settings.orders if cut else 1)
             ]
-            each = [component_numbers(component, own, settings)(chosen, lengths) for own in orders]
-            for same in zip(*each, strict=True):
+            by_order = [
+                component_numbers(component, shuffled_rows_of, settings)(chosen, lengths)
+                for shuffled_rows_of in orders
+            ]
+            for same in zip(*by_order, strict=True):
                 yield same[0][0], averaged([columns for _, columns in same])
 
         return numbers
@@ -199,10 +182,7 @@ def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:
 
 
 def _sides(decoded: Mapping[str, Decoded], component: str) -> Sides:
-    return {
-        name: Side(this.texts, this.activations(component), this.lengths)
-        for name, this in decoded.items()
-    }
+    return {name: this.side(component) for name, this in decoded.items()}
 
 
 def _decoded_rows(
@@ -213,21 +193,21 @@ def _decoded_rows(
 
 
 def fed_alike(
-    network: SpeechModel, own: Mapping[str, Decoded], played: Batch, keep: Sequence[int]
+    network: SpeechModel, given: Mapping[str, Decoded], played: Batch, keep: Sequence[int]
 ) -> dict[str, Decoded]:
     """A network given the model's own texts and audio, of some of the utterances."""
-    return {name: _fed(network, this, played[name], keep) for name, this in own.items()}
+    return {name: _fed(network, decoded, played[name], keep) for name, decoded in given.items()}
 
 
 def forced_pair(
-    model: SpeechModel, own: Mapping[str, Decoded], played: Batch
+    model: SpeechModel, written: Mapping[str, Decoded], played: Batch
 ) -> dict[str, Decoded]:
     """The clean texts with the audio of every condition, where all of it fits into one window."""
-    clean = own[REFERENCE_CONDITION]
+    clean = written[REFERENCE_CONDITION]
     keep = [
         i
         for i, mixtures in enumerate(zip(*played.values(), strict=True))
-        if all(len(list(windows(one.wave, model.window_samples))) == 1 for one in mixtures)
+        if all(len(list(windows(mixture.wave, model.window_samples))) == 1 for mixture in mixtures)
     ]
     return {name: _fed(model, clean, played[name], keep) for name in played} if keep else {}
 

@@ -35,11 +35,11 @@ def matched_rows(
     What loses no row to a partner has its own numbers again.
     """
     kept = kept_lengths(condition, lengths)
-    own = list(numbers(list(range(len(kept[""]))), kept[""]))
+    whole = list(numbers(list(range(len(kept[""]))), kept[""]))
     for partner, limits in kept.items():
         cut = (limits < kept[""]).nonzero()[:, 0].tolist()
         again = numbers(cut, limits[cut])
-        for i, columns in own:
+        for i, columns in whole:
             columns = next(again)[1] if i in cut else columns
             yield i, {"condition": condition, "matched_with": partner, **columns}
 

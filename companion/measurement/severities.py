@@ -11,10 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
-from scipy.special import expit, logit
 
 from companion.measurement.run import spread
 from companion.measurement.store import whole_or_absent
@@ -32,72 +29,46 @@ FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 LEAST = 1e-4  # severities in names are plain decimals, and fainter there is nothing to find
 _CLOSE = 0.02  # of transcripts
-_NARROW = 1.02  # a factor of severity that changes no answer worth measuring
-_SLOPES = (0.3, 30.0)  # logits per factor e of severity: all that a few dozen transcripts resolve
+_NARROW = 1.02  # a factor of severity below which no transcript changes for a reason
 _COLUMNS = ["model", "decoding", "condition", "fraction", "severity", "measured", "utterances"]
 
 
 def transition(
-    failing: Callable[[float], float], fractions: Sequence[float] = FRACTIONS, evaluations: int = 16
+    failing: Callable[[float], float], fractions: Sequence[float] = FRACTIONS, evaluations: int = 24
 ) -> dict[float, tuple[float, float]]:
-    """For each share the severity in [LEAST, 1] that fails nearest to it, and how many fail there.
+    """For each fraction the severity in [LEAST, 1] that fails nearest to it, and how many fail.
 
     ``failing`` gives the fraction of transcripts that fail at a severity, and is called at most
-    ``evaluations`` times: at both ends, then where a logistic curve in log severity, fitted to all
-    that is known, puts a share, but within the bracket of that share's neighbours. A share that
-    lies outside everything that was measured has severity NaN, and the nearest share.
+    ``evaluations`` times: at both ends, then in the geometric middle of the bracket of the fraction
+    that is least well met. A fraction that lies outside everything that was measured has severity
+    NaN, and the nearest fraction.
     """
     known = {severity: failing(severity) for severity in (LEAST, 1.0)}
     while len(known) < evaluations and (wanted := _next(known, fractions)):
         known[wanted] = failing(wanted)
-    found = {}
+    nearest_of = {}
     for fraction in fractions:
         nearest = min(known, key=lambda s: _distance(s, known[s], fraction))
         reached = min(known.values()) - _CLOSE <= fraction <= max(known.values()) + _CLOSE
-        found[fraction] = (nearest if reached else math.nan, known[nearest])
-    return found
+        nearest_of[fraction] = (nearest if reached else math.nan, known[nearest])
+    return nearest_of
 
 
 def _distance(severity: float, measured: float, fraction: float) -> tuple[float, float]:
-    """How far a severity misses a share; of equals, the one beside the transition is nearer."""
+    """How far a severity misses; of equals, the one beside the transition is nearer."""
     return abs(measured - fraction), severity if measured >= fraction else -severity
 
 
 def _next(known: Mapping[float, float], fractions: Sequence[float]) -> float | None:
-    """Where to look next: for the share that is least well met, if it can be met better."""
+    """Where to look next: for the fraction that is least well met, if it can be met better."""
     guesses = []
     for fraction in fractions:
         low = max((s for s in known if known[s] < fraction), default=None)
         high = min((s for s in known if known[s] >= fraction and s > (low or 0.0)), default=None)
         miss = min(abs(value - fraction) for value in known.values())
-        if low is None or high is None or miss <= _CLOSE or high / low <= _NARROW:
-            continue
-        severity = float(f"{_between(low, high, _fitted(known, fraction)):.3g}")
-        if severity not in known:
-            guesses.append((miss, severity))
-    return max(guesses)[1] if guesses else None
-
-
-def _between(low: float, high: float, severity: float) -> float:
-    """``severity``, or the geometric middle where it says little about the bracket."""
-    position = math.log(severity / low) / math.log(high / low)
-    return severity if 0.1 <= position <= 0.9 else math.sqrt(low * high)
-
-
-def _fitted(known: Mapping[float, float], fraction: float) -> float:
-    """Where a logistic curve in log severity through what is known has this share."""
-    places = np.log(list(known))
-    values = np.array(list(known.values()))
-
-    def loss(parameters: np.ndarray) -> float:
-        centre, slope = parameters
-        curve = np.clip(expit(np.exp(slope) * (places - centre)), 1e-9, 1 - 1e-9)
-        return -float(np.sum(values * np.log(curve) + (1 - values) * np.log1p(-curve)))
-
-    start = [places[np.abs(values - 0.5).argmin()], 0.0]
-    limits = [(math.log(LEAST), 0.0), tuple(np.log(_SLOPES))]
-    centre, slope = minimize(loss, start, bounds=limits, method="L-BFGS-B").x
-    return float(np.exp(np.clip(centre + logit(fraction) / np.exp(slope), math.log(LEAST), 0.0)))
+        if low and high and miss > _CLOSE and high / low > _NARROW:
+            guesses.append((miss, float(f"{math.sqrt(low * high):.3g}")))
+    return max(((miss, s) for miss, s in guesses if s not in known), default=(0.0, None))[1]
 
 
 def failing_fraction(

@@ -20,6 +20,25 @@ from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_g
 
 
 @dataclass(frozen=True)
+class Side:
+    """One component under one condition."""
+
+    texts: Sequence[Row]  # of every utterance, what all its rows have in common
+    activations: Tensor  # (batch, layers, tokens, width)
+    lengths: Tensor  # T of every utterance, (batch,)
+
+    def of(self, keep: Sequence[int]) -> "Side":
+        """Some of the utterances."""
+        rows = torch.tensor(keep, dtype=torch.long)
+        activations = self.activations[rows.to(self.activations.device)]
+        return Side([self.texts[i] for i in keep], activations, self.lengths[rows])
+
+
+Sides = Mapping[str, Side]
+"""By condition, the reference condition first."""
+
+
+@dataclass(frozen=True)
 class Decoded:
     """One batch under one condition: the texts, and what went on inside."""
 
@@ -36,10 +55,15 @@ class Decoded:
         """The rows that predict the texts: (batch, layers, T, width)."""
         return self.recording.text_rows(component, self.transcripts)[0]
 
+    def side(self, component: str, whole: bool = False) -> Side:
+        """A component's rows that predict the texts; ``whole``: those of prompts and ends too."""
+        activations, real = self.recording.text_rows(component, self.transcripts, whole)
+        return Side(self.texts, activations, real.sum(-1).cpu())
+
 
 def decode(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> Decoded:
     """Transcribe a batch under one condition and record what goes on inside."""
-    return decode_heard(model, mixtures, hear(model, [each.wave for each in mixtures]), rule)
+    return decode_heard(model, mixtures, hear(model, [mixture.wave for mixture in mixtures]), rule)
 
 
 def decode_heard(

@@ -51,11 +51,15 @@ def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> l
     initialised = random_control(settings, model.device)
     return [
         {"model": model.name, "parameters": model.parameters}
-        | {"condition": condition, "utterance": each.target.id, "speaker": each.target.speaker}
+        | {
+            "condition": condition,
+            "utterance": mixture.target.id,
+            "speaker": mixture.target.speaker,
+        }
         | row
         for condition, mixtures in batch.items()
-        for each in mixtures
-        for row in _rows(model, initialised, each, condition, settings)
+        for mixture in mixtures
+        for row in _rows(model, initialised, mixture, condition, settings)
     ]
 
 

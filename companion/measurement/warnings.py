@@ -14,8 +14,8 @@ from companion.measurement.settings import WarningSettings
 from companion.measurement.spectra import Decoded, decode, of_schema
 from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS
-from companion.models.confidence import token_log_probabilities
 from companion.models.decoding import Transcript
+from companion.models.forcing import token_log_probabilities
 from companion.models.view import SpeechModel
 from companion.stress.first_error import first_wrong_word
 from companion.stress.mixture import Mixture

@@ -29,16 +29,16 @@ def write_checksums(folder: Path) -> None:
 
 def verify_checksums(folder: Path) -> None:
     """Raise ValueError for a file that is missing, differs, or is not listed in SHA256SUMS."""
-    expected, found = (
+    expected, actual = (
         {name: sha for sha, _, name in (line.partition("  ") for line in text.splitlines())}
         for text in ((folder / SUMS).read_text(), listed(folder))
     )
     for name, sha in expected.items():
-        if found.get(name) != sha:
+        if actual.get(name) != sha:
             raise ValueError(
-                f"{folder / name}: SHA-256 is {found.get(name, 'no such file')}, expected {sha}; "
+                f"{folder / name}: SHA-256 is {actual.get(name, 'no such file')}, expected {sha}; "
                 f"restore it with `git checkout -- {folder}`, or remove the folder and run "
                 "`make ladder`"
             )
-    for name in found.keys() - expected.keys():
+    for name in actual.keys() - expected.keys():
         raise ValueError(f"{folder / name}: {SUMS} beside it does not list it; remove it")

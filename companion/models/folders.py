@@ -13,10 +13,20 @@ import requests
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    PreTrainedConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 
 from companion.models.checksums import listed
 from companion.models.ctranslate2 import WEIGHTS as CONVERTED
 from companion.models.ctranslate2 import conversion_in
+from companion.models.ladder import initialise
+from companion.models.transformers_model import TransformersModel
 from companion.models.view import SpeechModel, initial_std
 from companion.models.vocabulary import FILES as VOCABULARIES
 
@@ -29,7 +39,7 @@ _SHOWN = 5  # files that are named
 
 @dataclass(frozen=True)
 class Folder:
-    """A model of transformers. What imports that library, seconds, is imported where it is used."""
+    """A model of transformers."""
 
     path: Path
 
@@ -38,18 +48,15 @@ class Folder:
 
         Raises FileNotFoundError for files that are missing, ValueError for what is no such model.
         """
-        from safetensors import SafetensorError
-        from transformers import WhisperForConditionalGeneration
-
         self._require_whisper(name)
         try:
             model, loaded = WhisperForConditionalGeneration.from_pretrained(
                 self.path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            view = self._view(name, model.to(device))
+            processors = self._processors()
         except OSError as error:
             raise _incomplete(name, error) from error
-        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise _foreign(name, error) from error
         wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
         wrong["missing_keys"] = [k for k in wrong.get("missing_keys", []) if k != "proj_out.weight"]
@@ -59,35 +66,27 @@ class Folder:
                     f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the "
                     f"first: {keys[0]}); fetch it again"
                 )
-        return view
+        return TransformersModel(name, model.to(device), *processors)
 
     def random(self, name: str, device: torch.device, seed: int) -> SpeechModel:
         """Its architecture at random initialisation, called ``name``."""
-        from transformers import WhisperConfig
-
-        from companion.models.ladder import initialise
-
         self._require_whisper(name)
         config = WhisperConfig.from_pretrained(self.path)
         config.init_std = initial_std(config.hidden_size)
-        return self._view(name, initialise(config, seed).to(device))
+        model = initialise(config, seed).to(device)
+        return TransformersModel(name, model, *self._processors())
 
     def digest(self) -> str:
         """A checksum of all its files."""
         return hashlib.sha256(listed(self.path).encode()).hexdigest()
 
-    def _view(self, name: str, model: torch.nn.Module) -> SpeechModel:
-        from transformers import WhisperFeatureExtractor, WhisperTokenizer
-
-        from companion.models.transformers_model import TransformersModel
-
-        tokenizer = WhisperTokenizer.from_pretrained(self.path)
-        extractor = WhisperFeatureExtractor.from_pretrained(self.path)
-        return TransformersModel(name, model, tokenizer, extractor)
+    def _processors(self) -> tuple[WhisperTokenizer, WhisperFeatureExtractor]:
+        return (
+            WhisperTokenizer.from_pretrained(self.path),
+            WhisperFeatureExtractor.from_pretrained(self.path),
+        )
 
     def _require_whisper(self, name: str) -> None:
-        from transformers import PreTrainedConfig
-
         if not (self.path / _CONFIG).is_file():
             others = [path.name for path in sorted(self.path.iterdir())[:_SHOWN]]
             raise _incomplete(name, OSError(f"no {_CONFIG} beside {', '.join(others)}"))

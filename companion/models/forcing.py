@@ -1,18 +1,15 @@
 """Teacher forcing: how well a model predicts a text that it is given, token by token."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from companion.models.decoding import Transcript, windows
 from companion.models.view import SpeechModel, last_logits
-
-_IGNORE = -100
 
 
 @dataclass(frozen=True)
@@ -31,25 +28,50 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
     A text that does not fit the model's length, or its vocabulary, has NaN for both.
     """
     encoded = [_encoded(model, text) for text in texts]
-    given = [tokens or [] for tokens in encoded]
-    logits = forced(model, model.encode(features), given).double()
-    labels = torch.full(logits.shape[:2], _IGNORE, device=model.device)
-    first = len(model.tokens.prompt) - 1
-    for row, tokens in zip(labels, given, strict=True):
-        written = torch.tensor([*tokens, model.tokens.end], device=model.device)
-        row[first : first + len(written)] = written
-    # what is no text takes no probability from the text, as in ``text_log_probability``
+    every = _scores(model, model.encode(features), [tokens or [] for tokens in encoded])
+    results = []
+    for tokens, scores in zip(encoded, every, strict=True):
+        if tokens is None:
+            results.append(Forced(math.nan, math.nan))
+            continue
+        labels = torch.tensor([*tokens, model.tokens.end], device=scores.device)
+        loss = -scores.gather(-1, labels[:, None]).mean()
+        wrong = (scores.argmax(-1) != labels).double().mean()
+        results.append(Forced(loss.item(), wrong.item()))
+    return results
+
+
+@torch.inference_mode()
+def token_log_probabilities(
+    model: SpeechModel, waves: Sequence[np.ndarray], transcripts: Sequence[Transcript]
+) -> list[Tensor]:
+    """Natural log-probability of every text token, by utterance: (T,), float64, on the CPU.
+
+    The model is given what it wrote of these waves (samples,). A window of text belongs to a window
+    of audio.
+    """
+    pieces = [piece for wave in waves for piece in windows(wave, model.window_samples)]
+    texts = [tokens for transcript in transcripts for tokens in transcript.windows]
+    every = _scores(model, model.encode(model.features(pieces)), texts)
+    pairs = zip(texts, every, strict=True)
+    chosen = (scores[range(len(tokens)), list(tokens)].cpu() for tokens, scores in pairs)
+    return [torch.cat([next(chosen) for _ in transcript.windows]) for transcript in transcripts]
+
+
+def _scores(
+    model: SpeechModel, context: Tensor, texts: Sequence[Sequence[int]]
+) -> Iterator[Tensor]:
+    """Log-probabilities of what comes next, from before each text to its end: (T + 1, vocabulary).
+
+    In nats, float64. What is no text takes no probability from the text, as in
+    ``text_log_probability``.
+    """
+    logits = forced(model, context, texts)
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
-    logits = logits.index_fill(-1, suppressed, -torch.inf)
-    losses = functional.cross_entropy(logits.mT, labels, ignore_index=_IGNORE, reduction="none")
-    real = labels != _IGNORE
-    wrong = (logits.argmax(-1) != labels) & real
-    counts = real.sum(-1)
-    columns = (losses.sum(-1) / counts).tolist(), (wrong.sum(-1) / counts).tolist()
-    return [
-        Forced(math.nan, math.nan) if tokens is None else Forced(*pair)
-        for tokens, *pair in zip(encoded, *columns, strict=True)
-    ]
+    first = len(model.tokens.prompt) - 1
+    for tokens, rows in zip(texts, logits[:, first:], strict=True):
+        kept = rows[: len(tokens) + 1].double().index_fill(-1, suppressed, -torch.inf)
+        yield kept.log_softmax(-1)
 
 
 @torch.inference_mode()

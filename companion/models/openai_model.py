@@ -4,29 +4,25 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-import tiktoken
 import torch
 from torch import Tensor, nn
 from whisper import transcribe
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.model import ModelDimensions, Whisper
-from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from companion.models.view import (
     SpeechModel,
-    Tokens,
     Window,
     embedded,
     initial_std,
     kept_rows,
 )
-from companion.models.vocabulary import Vocabulary, of_rows
+from companion.models.vocabulary import Vocabulary, of_rows, openai_tokenizer, openai_tokens
 from spectral.whisper import decoder_layers, hooked
 
 Cache = dict[nn.Module, Tensor]
@@ -42,8 +38,8 @@ class OpenAIModel(SpeechModel):
         self.name = name
         self.module = self._model = model.eval()
         self.vocabulary = vocabulary or of_rows(name, model.dims.n_vocab)
-        self._tokenizer = _tokenizer(self.vocabulary)
-        self.tokens = _tokens(self._tokenizer, self.vocabulary, model.dims.n_vocab)
+        self._tokenizer = openai_tokenizer(self.vocabulary)
+        self.tokens = openai_tokens(self.vocabulary, model.dims.n_vocab)
         self.width = model.dims.n_text_state
         self.heads = model.dims.n_text_head
         self.limit = model.dims.n_text_ctx - len(self.tokens.prompt)
@@ -196,48 +192,3 @@ class _Listener:
             self.heard.pop()
         self.heard.append((result, len(result.tokens) < room))
         return result
-
-
-def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """openai-whisper's own, with the added tokens."""
-    tokenizer = get_tokenizer(
-        vocabulary.multilingual,
-        num_languages=vocabulary.languages,
-        language="en" if vocabulary.multilingual else None,
-        task="transcribe" if vocabulary.multilingual else None,
-    )
-    if not vocabulary.added:
-        return tokenizer
-    own = tokenizer.encoding
-    added = {name: number for number, name in vocabulary.added.items()}
-    encoding = tiktoken.Encoding(
-        own.name,
-        pat_str=own._pat_str,
-        mergeable_ranks=own._mergeable_ranks,
-        special_tokens={**own._special_tokens, **added},
-    )
-    return replace(tokenizer, encoding=encoding)
-
-
-def _tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, rows: int) -> Tokens:
-    """Of ``rows`` in the embedding, those after OpenAI's own tokens that are no text are none."""
-    special = [
-        number for number in range(tokenizer.eot + 1, rows) if number not in vocabulary.added
-    ]
-    steering = {
-        tokenizer.transcribe,
-        tokenizer.translate,
-        tokenizer.sot,
-        tokenizer.sot_prev,
-        tokenizer.sot_lm,
-        tokenizer.no_speech,
-    }
-    return Tokens(
-        prompt=tuple(tokenizer.sot_sequence_including_notimestamps),
-        end=tokenizer.eot,
-        no_speech=tokenizer.no_speech,
-        suppressed=tuple(special),
-        non_speech=tuple(tokenizer.non_speech_tokens),
-        control=tuple(sorted({*steering, *(n for n in special if n >= vocabulary.size)})),
-        blank=tuple(tokenizer.encode(" ")),
-    )

@@ -1,31 +1,22 @@
 """A Whisper of the transformers library."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from whisper.tokenizer import Tokenizer as OpenAITokenizer
 
-from companion.models.tokenizer import PROMPT
+from companion.models.tokenizer import PROMPT, SPECIAL_TOKENS
 from companion.models.view import SpeechModel, Tokens, embedded, kept_rows
-from companion.models.vocabulary import END, added_text, is_multilingual
+from companion.models.vocabulary import END, openai_tokens, recognised
 from companion.speech.corpus import SAMPLE_RATE
 from spectral.whisper import decoder_layers
 
 _CHARACTERS = 256  # at most so many tokens: no pair of characters has one of its own
 
-_CONTROL = (
-    "<|startoftranscript|>",
-    "<|translate|>",
-    "<|transcribe|>",
-    "<|startoflm|>",
-    "<|startofprev|>",
-)
-_TIMESTAMPS = 1501
-_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the older checkpoints have the second
+_NO_SPEECH = "<|nospeech|>"
+_ALLOWED = (PROMPT[1], PROMPT[-1])  # a language and <|notimestamps|>, which openai-whisper allows
 
 
 class TransformersModel(SpeechModel):
@@ -120,84 +111,40 @@ def keep_in_cache(cache: EncoderDecoderCache, rows: Tensor) -> None:
 def _tokens(
     name: str, tokenizer: WhisperTokenizer, model: WhisperForConditionalGeneration
 ) -> Tokens:
-    """Text comes before the end token in every Whisper vocabulary; what comes after is special.
+    """Of a vocabulary of characters by its special tokens; of any other as OpenAI's own has it.
 
-    But for text that was added. Rows of the embedding that no token names are never chosen.
+    Raises ValueError for a tokenizer that is neither, or not the one of these weights.
     """
     known, rows = tokenizer.get_vocab(), model.config.vocab_size
-    no_speech = next((token for token in _NO_SPEECH if token in known), _NO_SPEECH[0])
-    english = END in known and _english_only(name, known, model)
-    prompt = (PROMPT[0], PROMPT[-1]) if english else PROMPT
-    missing = [token for token in (END, no_speech, *prompt) if token not in known]
-    end = known.get(END, 0)
-    if missing or end < 1 or any(known[token] <= end for token in prompt):
+    if len(known) > _CHARACTERS:
+        names = {number: token for token, number in known.items()}
+        special = {
+            added.content for added in tokenizer.added_tokens_decoder.values() if added.special
+        }
+        vocabulary = recognised(name, names, special, rows)
+        configured = getattr(model.generation_config, "is_multilingual", None)
+        if configured is not None and configured != vocabulary.multilingual:
+            raise ValueError(
+                f"{name}: is_multilingual is {configured} in its generation_config.json, and the "
+                "vocabulary is the other one; give the folder the tokenizer that it came with"
+            )
+        return openai_tokens(vocabulary, rows)
+    missing = [token for token in SPECIAL_TOKENS if token not in known]
+    if missing:
         raise ValueError(
-            f"{name}: a vocabulary of {len(known)} tokens is not Whisper's (missing: {missing}; "
-            "special tokens must follow the text); give the folder its tokenizer.json, or "
-            "vocab.json and merges.txt"
+            f"{name}: a vocabulary of {len(known)} tokens is not Whisper's (missing: {missing}); "
+            "give the folder its tokenizer.json, or vocab.json and merges.txt"
         )
-    _require_fit(name, known, model)
-    names = {number: token for token, number in known.items()}
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    text = added_text(names, end, special)
-    other = [number for number in range(end + 1, rows) if number not in text]
-    steering = {known[token] for token in (*_CONTROL, no_speech) if token in known}
-    timestamps = range(known[PROMPT[-1]] + 1, known[PROMPT[-1]] + 1 + _TIMESTAMPS)
-    if timestamps[-1] < rows:  # the older tokenizers do not name them
-        names = {number: f"<|{i}|>" for i, number in enumerate(timestamps)} | names
+    other = [number for number in range(rows) if number > known[END]]
     return Tokens(
-        prompt=tuple(known[token] for token in prompt),
-        end=end,
-        no_speech=known[no_speech],
+        prompt=tuple(known[token] for token in PROMPT),
+        end=known[END],
+        no_speech=known[_NO_SPEECH],
         suppressed=tuple(other),
-        non_speech=_non_speech(tokenizer) if len(known) > _CHARACTERS else (),
-        control=tuple(
-            sorted({*steering, *(n for n in other if not names.get(n, "").startswith("<|"))})
-        ),
+        non_speech=(),
+        control=tuple(sorted({*other} - {known[token] for token in _ALLOWED})),
         blank=tuple(_encoded(tokenizer, " ")),
     )
-
-
-def _english_only(name: str, known: dict[str, int], model: WhisperForConditionalGeneration) -> bool:
-    """As the text tokens say, or else whether there is a language to choose from.
-
-    Raises ValueError where the generation configuration says otherwise.
-    """
-    text = sorted((number, token) for token, number in known.items() if number < known[END])
-    multilingual = is_multilingual(token for _, token in text)
-    configured = getattr(model.generation_config, "is_multilingual", None)
-    if multilingual is None:
-        return configured is False or PROMPT[1] not in known
-    if configured is not None and configured != multilingual:
-        raise ValueError(
-            f"{name}: is_multilingual is {configured} in its generation_config.json, and the "
-            "vocabulary is the other one; give the folder the tokenizer that it came with"
-        )
-    return not multilingual
-
-
-def _require_fit(name: str, known: dict[str, int], model: WhisperForConditionalGeneration) -> None:
-    """ValueError for a vocabulary that is not the one that the weights were trained with."""
-    rows, start = model.config.vocab_size, model.config.decoder_start_token_id
-    if (last := max(known.values())) >= rows:
-        raise ValueError(
-            f"{name}: {last + 1} tokens in its tokenizer, and an embedding of {rows}; give the "
-            "folder the tokenizer that it came with"
-        )
-    if start is not None and start != known[PROMPT[0]]:
-        raise ValueError(
-            f"{name}: {PROMPT[0]} is token {known[PROMPT[0]]} in its tokenizer, and {start} in its "
-            "config.json; give the folder the tokenizer that it came with"
-        )
-
-
-def _non_speech(tokenizer: WhisperTokenizer) -> tuple[int, ...]:
-    """openai-whisper's own definition, which asks its tokenizer for nothing but ``encode``."""
-    encoding = SimpleNamespace(encode=lambda text: _encoded(tokenizer, text))
-    found: tuple[int, ...] = OpenAITokenizer.non_speech_tokens.func(
-        SimpleNamespace(encoding=encoding)
-    )
-    return found
 
 
 def _encoded(tokenizer: WhisperTokenizer, text: str) -> list[int]:

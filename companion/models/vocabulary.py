@@ -12,7 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from whisper.tokenizer import get_encoding
+import tiktoken
+from whisper.tokenizer import Tokenizer, get_encoding, get_tokenizer
+
+from companion.models.view import Tokens
 
 END = "<|endoftext|>"
 _SPECIAL = re.compile(r"<\|.*\|>")
@@ -22,8 +25,7 @@ _WITHOUT_LANGUAGES = 51765
 """The tokens of an English-only Whisper that are no language; multilingual ones have one more."""
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "config.json"
-_LISTS = ("vocabulary.txt", "vocabulary.json")
-FILES = (*_LISTS, _TOKENIZER)
+FILES = ("vocabulary.txt", "vocabulary.json", _TOKENIZER)
 _ENDS = {True: 50257, False: 50256}
 
 
@@ -86,15 +88,13 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     Every file that lists tokens is read, and they must agree. Raises ValueError, naming the file,
     for one that does not fit the embedding or is no Whisper's, FileNotFoundError where none is.
     """
-    found = {}
-    flagged, flags = _from_tokenizer(folder / _TOKENIZER)
-    for path, names in {**_from_lists(folder), **flagged}.items():
-        found[path] = _recognised(path, names, flags)
-        _require_fit(path, found[path], names, rows)
-    if not found:
+    read = {path: _read(path) for path in (folder / name for name in FILES) if path.is_file()}
+    if not read:
         raise FileNotFoundError(
             f"{folder}: none of {', '.join(FILES)}; put the one that came with its model.bin there"
         )
+    flags = next((special for _, special in read.values() if special is not None), None)
+    found = {path: recognised(path, names, flags, rows) for path, (names, _) in read.items()}
     (path, first), *others = found.items()
     for other, second in others:
         if (first.multilingual, first.languages) != (second.multilingual, second.languages):
@@ -102,79 +102,64 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
                 f"{other}: {_described(second)}, and {path.name} beside it {_described(first)}; "
                 "remove the one that is another model's"
             )
-    _require_configured(folder, first)
+    _require_configured(folder / _CONFIG, first)
     added = [one.added for one in found.values()]
     return replace(first, added={number: name for each in added for number, name in each.items()})
 
 
-def _from_lists(folder: Path) -> dict[Path, dict[int, str]]:
-    """Names by number of the files that list one token after the other."""
-    found = {}
-    for path in (folder / name for name in _LISTS):
-        if path.is_file():
-            names = _parsed(path) if path.suffix == ".json" else _read(path).split("\n")
-            if not isinstance(names, list):
-                raise _unreadable(path, "no list of tokens")
-            if path.suffix == ".txt" and names[-1] == "":
-                names.pop()  # the last line ends as well
-            found[path] = dict(enumerate(map(str, names)))
-    return found
-
-
-def _from_tokenizer(path: Path) -> tuple[dict[Path, dict[int, str]], set[str] | None]:
-    """Names by number of a tokenizer.json, and which it calls special; None where there is none."""
-    if not path.is_file():
-        return {}, None
-    parsed = _parsed(path)
+def _read(path: Path) -> tuple[dict[int, str], set[str] | None]:
+    """Names by number, and which are special; None where the file does not say it."""
     try:
-        names = {number: name for name, number in parsed["model"]["vocab"].items()}
-        added = parsed["added_tokens"]
-        names |= {token["id"]: token["content"] for token in added}
-        return {path: names}, {token["content"] for token in added if token["special"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(path, f"no tokenizer: {error!r}") from None
+        text = path.read_text(encoding="utf-8")
+        lines = text.removesuffix("\n").split("\n")
+        listed: Any = json.loads(text) if path.suffix == ".json" else lines
+        if path.name == _TOKENIZER:
+            added = listed["added_tokens"]
+            names = {number: name for name, number in listed["model"]["vocab"].items()}
+            names |= {token["id"]: token["content"] for token in added}
+            return names, {token["content"] for token in added if token["special"]}
+        if not isinstance(listed, list):
+            raise TypeError("no list of tokens")
+        return dict(enumerate(map(str, listed))), None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no vocabulary ({error}); fetch it again") from None
 
 
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise _unreadable(path, str(error)) from None
+def recognised(
+    path: Path | str, names: Mapping[int, str], flags: set[str] | None, rows: int
+) -> Vocabulary:
+    """Whose the tokens are, each at OpenAI's number; ``flags``: those known to be special.
 
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, str(error)) from None
-
-
-def _unreadable(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path}: {reason}; fetch it again")
-
-
-def _recognised(path: Path, names: Mapping[int, str], flags: set[str] | None) -> Vocabulary:
-    """Whose the tokens are, each at OpenAI's number; ``flags``: those known to be special."""
+    ``rows`` of the embedding beyond the tokens are padding, unless OpenAI has a vocabulary of just
+    so many.
+    """
+    remedy = "put the file there that came with the weights"
     numbers = {name: number for number, name in names.items()}
     end = numbers.get(END, 0)
     multilingual = is_multilingual(names.get(number, "") for number in range(end))
     if multilingual is None:
         raise ValueError(
             f"{path}: {len(names)} tokens that are not those of OpenAI's Whisper, English-only or "
-            "multilingual; put the file that came with its model.bin there"
+            f"multilingual; {remedy}"
         )
     special = {name for name in names.values() if flags is None and _UNFLAGGED.fullmatch(name)}
-    found = Vocabulary(
+    vocabulary = Vocabulary(
         multilingual, _languages(names, end), added_text(names, end, flags or special)
     )
-    expected = get_encoding(_ENCODINGS[multilingual], found.languages)._special_tokens
+    expected = get_encoding(_ENCODINGS[multilingual], vocabulary.languages)._special_tokens
     for name, number in expected.items():
         if numbers.get(name, number) != number:
             raise ValueError(
-                f"{path}: {name} is token {numbers[name]}, and OpenAI's {number}; put the file "
-                "that came with its model.bin there"
+                f"{path}: {name} is token {numbers[name]}, and OpenAI's {number}; {remedy}"
             )
-    return found
+    size = vocabulary.size + len(vocabulary.added)
+    others = {known.size for known in _OPENAI} - {size}
+    if max(names) >= rows or rows < vocabulary.size or rows in others - {max(names) + 1}:
+        raise ValueError(
+            f"{path}: {_described(vocabulary)} of {size} tokens, and the embedding beside it has "
+            f"{rows}; {remedy}"
+        )
+    return vocabulary
 
 
 def _languages(names: Mapping[int, str], end: int) -> int:
@@ -185,35 +170,24 @@ def _languages(names: Mapping[int, str], end: int) -> int:
     return count
 
 
-def _require_fit(path: Path, found: Vocabulary, names: Mapping[int, str], rows: int) -> None:
-    """Rows beyond the tokens are padding, unless OpenAI has a vocabulary of just so many."""
-    expected = found.size + len(found.added)
-    others = {known.size for known in _OPENAI} - {expected}
-    if max(names) >= rows or rows < found.size or rows in others - {max(names) + 1}:
-        raise ValueError(
-            f"{path}: {_described(found)} of {expected} tokens, and the embedding beside it has "
-            f"{rows}; put the file that came with its model.bin there"
-        )
-
-
-def _require_configured(folder: Path, found: Vocabulary) -> None:
+def _require_configured(path: Path, vocabulary: Vocabulary) -> None:
     """The converter's list of tokens forbidden at the start names the end token."""
-    path = folder / _CONFIG
-    if not path.is_file():
-        return
-    parsed = _parsed(path)
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); fetch it again") from None
     forbidden = (parsed.get("suppress_ids_begin") if isinstance(parsed, dict) else None) or []
-    own, other = _ENDS[found.multilingual], _ENDS[not found.multilingual]
-    if other in forbidden and own not in forbidden:
+    end, other = _ENDS[vocabulary.multilingual], _ENDS[not vocabulary.multilingual]
+    if other in forbidden and end not in forbidden:
         raise ValueError(
-            f"{path}: its end token is {other}, and the tokens beside it are {_described(found)}, "
-            f"which ends with {own}; put the files that came with its model.bin there"
+            f"{path}: its end token is {other}, and that of the tokens beside it, "
+            f"{_described(vocabulary)}, is {end}; put the files that came with its model.bin there"
         )
 
 
-def _described(found: Vocabulary) -> str:
-    kind = "a multilingual" if found.multilingual else "an English-only"
-    return f"{kind} vocabulary with {found.languages} languages"
+def _described(vocabulary: Vocabulary) -> str:
+    kind = "a multilingual" if vocabulary.multilingual else "an English-only"
+    return f"{kind} vocabulary with {vocabulary.languages} languages"
 
 
 _ENCODINGS = {True: "multilingual", False: "gpt2"}
@@ -232,3 +206,49 @@ def _text(multilingual: bool) -> list[str]:
     ranks = get_encoding(_ENCODINGS[multilingual])._mergeable_ranks
     ordered = sorted(ranks, key=ranks.__getitem__)
     return ["".join(letters[byte] for byte in token) for token in ordered]
+
+
+def openai_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """openai-whisper's own, with the added tokens."""
+    tokenizer = get_tokenizer(
+        vocabulary.multilingual,
+        num_languages=vocabulary.languages,
+        language="en" if vocabulary.multilingual else None,
+        task="transcribe" if vocabulary.multilingual else None,
+    )
+    if not vocabulary.added:
+        return tokenizer
+    encoding_of = tokenizer.encoding
+    added = {name: number for number, name in vocabulary.added.items()}
+    encoding = tiktoken.Encoding(
+        encoding_of.name,
+        pat_str=encoding_of._pat_str,
+        mergeable_ranks=encoding_of._mergeable_ranks,
+        special_tokens={**encoding_of._special_tokens, **added},
+    )
+    return replace(tokenizer, encoding=encoding)
+
+
+def openai_tokens(vocabulary: Vocabulary, rows: int) -> Tokens:
+    """What decoding needs of a vocabulary; rows of the embedding beyond it are no tokens."""
+    tokenizer = openai_tokenizer(vocabulary)
+    special = [
+        number for number in range(tokenizer.eot + 1, rows) if number not in vocabulary.added
+    ]
+    steering = {
+        tokenizer.transcribe,
+        tokenizer.translate,
+        tokenizer.sot,
+        tokenizer.sot_prev,
+        tokenizer.sot_lm,
+        tokenizer.no_speech,
+    }
+    return Tokens(
+        prompt=tuple(tokenizer.sot_sequence_including_notimestamps),
+        end=tokenizer.eot,
+        no_speech=tokenizer.no_speech,
+        suppressed=tuple(special),
+        non_speech=tuple(tokenizer.non_speech_tokens),
+        control=tuple(sorted({*steering, *(n for n in special if n >= vocabulary.size)})),
+        blank=tuple(tokenizer.encode(" ")),
+    )
