@@ -12,6 +12,8 @@ from companion.measurement.contest import ContestSettings, contest_rows, measure
 from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows, measure_dynamics
 from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
+from companion.measurement.guard import GuardSettings, guard_rows, measure_guard
+from companion.measurement.guard_schema import GUARD
 from companion.measurement.jacobians import jacobian_rows, measure_jacobians
 from companion.measurement.listening import listening_rows, measure_listening
 from companion.measurement.memory import Together, by_speaker, by_utterance
@@ -77,4 +79,5 @@ KINDS: dict[str, Kind] = {
     "subtle": Kind(SubtleSettings, measure_subtle, subtle_rows, SUBTLE, checks.subtle),
     "warnings": Kind(WarningSettings, measure_warnings, warning_rows, WARNINGS, checks.warnings),
     "contest": Kind(ContestSettings, measure_contest, contest_rows, CONTEST, checks.contest),
+    "guards": Kind(GuardSettings, measure_guard, guard_rows, GUARD, checks.guards),
 }
