@@ -22,6 +22,7 @@ FAULTS = {  # a column, a row's place among those it is looked for in, and what 
     "subtle": ("unchanged", None),
     "warnings": ("alpha", np.nan),
     "contest": ("entropy", -0.1),
+    "guards": ("entropy", -0.1),
 }
 
 

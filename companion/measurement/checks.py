@@ -159,6 +159,20 @@ def contest(rows: pd.DataFrame) -> str:
     return f"{rows.condition.nunique()} conditions, {whole.kind.nunique()} kinds of transcripts"
 
 
+def guards(rows: pd.DataFrame) -> str:
+    """Every sound in every way, and what is weighed of every text of the first that has tokens."""
+    ways = rows.rule.nunique()
+    assert (rows.groupby(["utterance", "condition"]).rule.nunique() == ways).all()
+    assert not rows.duplicated(["utterance", "condition", "rule"]).any()
+    weighed = rows[rows.rule.isin([rows.rule.iloc[0]]) & (rows.tokens > 0)]
+    assert weighed[["entropy", "cross_attention_window_n_eff"]].notna().all(axis=None)
+    assert (weighed.entropy >= 0).all()
+    assert weighed.forbidden_first.between(0, 1).all()
+    assert (rows.invented <= rows.transcript_words).all()
+    assert (rows.deleted <= rows.reference_words).all()
+    return f"{ways} ways to decode, {rows.condition.nunique()} conditions: every sound in each"
+
+
 def _equally_cut(rows: pd.DataFrame, text: list[str]) -> int:
     """How many pairs of a clean and a stressed side, of equally many rows, were cut."""
     cut = rows[rows.matched_with != ""].groupby([*text, "matched_with", "condition"])

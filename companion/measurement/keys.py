@@ -29,6 +29,7 @@ VERSIONS: dict[str, int] = {
     "subtle": 1,
     "warnings": 1,
     "contest": 1,
+    "guards": 1,
 }
 """The kinds of measurement, what matters most first, and the version of what each measures.
 
@@ -58,10 +59,17 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "subtle": (*_ALL, "levels_db", "draws", "tokens"),
     "warnings": (*_ALL, "prefixes", "epsilon"),
     "contest": (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon"),
+    "guards": (
+        *_ALL, "window", "shift", "temperatures", "no_repeat", "power", "tokens",
+        "silence_threshold",
+    ),
 }  # fmt: skip
 """What a section of params/ says of every kind, beside the model and where rows go."""
 
-OPTIONAL = {"listening": ("nonspeech",), "nulls": ("unpaired",), "contest": ("nonspeech",)}
+OPTIONAL = {
+    "listening": ("nonspeech",), "nulls": ("unpaired",), "contest": ("nonspeech",),
+    "guards": ("nonspeech",),
+}  # fmt: skip
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
 _PLACES = (

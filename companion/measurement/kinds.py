@@ -13,6 +13,8 @@ from companion.measurement.contest import ContestSettings, contest_rows
 from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows
 from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
+from companion.measurement.guard import GuardSettings, guard_rows
+from companion.measurement.guard_schema import GUARD
 from companion.measurement.jacobians import jacobian_rows
 from companion.measurement.listening import listening_rows
 from companion.measurement.nulls import null_rows
@@ -84,5 +86,6 @@ _KINDS = (
     Kind("subtle", SubtleSettings, subtle_rows, SUBTLE, checks.subtle),
     Kind("warnings", WarningSettings, warning_rows, WARNINGS, checks.warnings),
     Kind("contest", ContestSettings, contest_rows, CONTEST, checks.contest),
+    Kind("guards", GuardSettings, guard_rows, GUARD, checks.guards),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from whisper.audio import HOP_LENGTH
 
-from companion.models.logits import Chooser
+from companion.models.logits import Chooser, Preference
 from companion.models.rules import Rule, recorded
 from companion.models.view import SpeechModel, Window
 from companion.speech.text import compression_ratio
@@ -81,24 +81,27 @@ class Heard:
     """Waves as one model hears them, to be decoded by several rules without encoding them again.
 
     context: the encoder's output for every window, (windows, S, width); windows: how many each
-    wave has.
+    wave has. seeds: of what is drawn where a rule samples, one for every window; none are all 0.
     """
 
     context: Tensor
     windows: tuple[int, ...]
+    seeds: tuple[int, ...] = ()
 
 
 @torch.inference_mode()
 def hear(model: SpeechModel, waves: Sequence[np.ndarray]) -> Heard:
     """Encode waves (samples,) of any length, all windows of all of them in one batch."""
     pieces = [list(windows(wave, model.window_samples)) for wave in waves]
-    features = model.features([piece for wave in pieces for piece in wave])
-    return Heard(model.encode(features), tuple(map(len, pieces)))
+    together = [piece for wave in pieces for piece in wave]
+    context = model.encode(model.features(together))
+    return Heard(context, tuple(map(len, pieces)), tuple(map(len, together)))
 
 
 def transcribe_heard(model: SpeechModel, heard: Heard, rule: Rule) -> list[Transcript]:
     """:func:`transcribe` of waves that the same model has encoded."""
-    said = iter(_greedy(model, heard.context.clone(), rule, recorded(rule).limit(model)))
+    limit = recorded(rule).limit(model)
+    said = iter(_greedy(model, heard.context.clone(), rule, limit, heard.seeds))
     return [_joined(list(islice(said, count))) for count in heard.windows]
 
 
@@ -164,7 +167,9 @@ def greedy(
 
 
 @torch.inference_mode()
-def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list[Transcript]:
+def _greedy(
+    model: SpeechModel, context: Tensor, rule: Rule, limit: int, seeds: Sequence[int] = ()
+) -> list[Transcript]:
     """Transcripts from contexts (batch, S, width), which are overwritten as rows end."""
     cache = model.new_cache()
     texts = [_Written() for _ in range(len(context))]
@@ -172,8 +177,10 @@ def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list
     logits = model.step(prompt, context, cache)
     no_speech = logits[:, 0].double().softmax(-1)[:, model.tokens.no_speech].tolist()
     choose, held = Chooser(model, rule), texts
+    preference = Preference(rule, seeds or [0] * len(texts))
     for position in range(limit):
-        choices = [column.tolist() for column in choose(logits[:, -1], first=position == 0)]
+        added = preference(logits[:, -1], [text.tokens for text in held])
+        choices = [column.tolist() for column in choose(logits[:, -1], position == 0, added)]
         for text, token, *numbers in zip(held, *choices, strict=True):
             text.add(token, numbers, model.tokens.end)
         going = _moved_up([not text.finished for text in held])
@@ -182,6 +189,7 @@ def _greedy(model: SpeechModel, context: Tensor, rule: Rule, limit: int) -> list
         if len(going) < len(held):
             context = model.keep(torch.tensor(going, device=model.device), context, cache)
             held = [held[i] for i in going]
+            preference.keep(going)
         last = torch.tensor([text.tokens[-1:] for text in held], device=model.device)
         logits = model.step(last, context, cache)
     return [text.transcript(model, one) for text, one in zip(texts, no_speech, strict=True)]

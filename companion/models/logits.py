@@ -1,5 +1,6 @@
 """What a rule makes of a model's logits: the token to write, and how probable it was."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,14 +26,20 @@ class Choice(NamedTuple):
 
 
 class Chooser:
-    """Chooses the most probable token that a rule allows; of equals the one of lowest number."""
+    """Chooses the most probable token that a rule allows; of equals the one of lowest number.
+
+    A rule with a temperature samples: what ``preference`` adds to the logits decides.
+    """
 
     def __init__(self, model: SpeechModel, rule: Rule) -> None:
         self._rule = rule
         self._parts = {first: _Parts(model, rule, first) for first in (True, False)}
 
-    def __call__(self, logits: Tensor, first: bool) -> Choice:
-        """From logits (rows, vocabulary), at the ``first`` step of a text or later."""
+    def __call__(self, logits: Tensor, first: bool, preference: Tensor | None = None) -> Choice:
+        """From logits (rows, vocabulary), at the ``first`` step of a text or later.
+
+        ``preference``, of the same shape, is added for the choice alone.
+        """
         parts = self._parts[first]
         # four sums that never overlap, so that none is a difference of nearly equal numbers
         text = logits.double().index_fill(-1, parts.other, -torch.inf).logsumexp(-1)
@@ -41,13 +48,56 @@ class Chooser:
             for part in (parts.unspoken, parts.special, parts.control)
         )
         every = text.logaddexp(unspoken).logaddexp(special).logaddexp(control)
-        value, token = logits.index_fill(-1, parts.unwritten, -torch.inf).max(-1)
+        allowed = logits.index_fill(-1, parts.unwritten, -torch.inf)
+        token = (allowed if preference is None else allowed + preference).max(-1).indices
+        value = logits.gather(-1, token[:, None])[:, 0]
         return Choice(
             token,
             value.double() - (text.logaddexp(special) if self._rule.forbids else every),
             value.double() - text.logaddexp(unspoken),
             (unspoken.logaddexp(control) - every).exp(),
         )
+
+
+class Preference:
+    """What a rule adds to the logits of each text beside what it forbids at every step.
+
+    Of a temperature t, t times Gumbel noise, so that the largest sum is a sample of softmax of
+    logits / t (Gumbel 1954); each row draws by its own seed, whatever the batch. Of ``no_repeat``,
+    minus infinity for every token that would repeat a run of the text so far.
+    """
+
+    def __init__(self, rule: Rule, seeds: Sequence[int]) -> None:
+        self._rule, self._temperature = rule, rule.temperatures[0]
+        self._draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows."""
+        self._draws = [self._draws[i] for i in rows]
+
+    def __call__(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor | None:
+        """Of logits (rows, vocabulary) and the tokens so far; None where nothing is added."""
+        if not (self._temperature or self._rule.no_repeat):
+            return None
+        added = torch.zeros_like(logits)
+        if self._temperature:
+            size = logits.shape[-1]
+            drawn = [torch.empty(size).exponential_(generator=draw) for draw in self._draws]
+            added -= self._temperature * torch.stack(drawn).log().to(logits)
+        for row, text in enumerate(texts if self._rule.no_repeat else ()):
+            added[row, repeating(text, self._rule.no_repeat)] = -torch.inf
+        return added
+
+
+def repeating(tokens: Sequence[int], size: int) -> list[int]:
+    """The tokens by which the last run of ``size`` tokens would be one that is there already."""
+    if len(tokens) < size:
+        return []
+    last = tuple(tokens[len(tokens) - size + 1 :])
+    return sorted(
+        {tokens[i + size - 1] for i in range(len(tokens) - size + 1)
+         if tuple(tokens[i : i + size - 1]) == last}
+    )  # fmt: skip
 
 
 class _Parts:

@@ -28,7 +28,9 @@ class Rule:
     ``transcribe``, which decodes such texts itself, window by window; ``timestamps``: the next
     window begins where the last whole segment ended; ``temperatures``: tried in turn while a text
     is too repetitive or improbable, and silence is skipped, by its own thresholds;
-    ``previous_text``: each window is given the text so far.
+    ``previous_text``: each window is given the text so far. A single temperature above zero is
+    sampled at here. ``no_repeat``: no run of so many tokens is written twice, as transformers'
+    ``no_repeat_ngram_size`` has it; 0 for any.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Rule:
     timestamps: bool = False
     temperatures: tuple[float, ...] = (0.0,)
     previous_text: bool = False
+    no_repeat: int = 0
 
     @property
     def by_library(self) -> bool:

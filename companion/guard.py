@@ -1,0 +1,259 @@
+"""A guard against invented text: what to return where a transcript alarms, and why.
+
+    guard = Guard(whisper.load_model("base"))  # or a Whisper of transformers, with its processor
+    for part in guard.transcribe(wave):  # samples at 16 kHz, a part for every window of 30 s
+        print(part.text, part.decision, part.why)
+
+``spectral.Monitor`` raises the alarm. What happens then is a policy, which decodes the same sound
+in other ways and compares; none of them changes a text that does not alarm.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from whisper.model import Whisper
+
+from companion.models.decoding import Heard, hear, transcribe_heard, windows
+from companion.models.openai_model import OpenAIModel
+from companion.models.rules import OPENAI, UNRESTRICTED, Rule, forbidden
+from companion.models.transformers_model import TransformersModel
+from companion.models.view import SpeechModel
+from companion.speech.corpus import SAMPLE_RATE
+from companion.speech.text import normalise, without_annotations
+from companion.stress.scoring import is_loop, wer
+from spectral.monitor import THRESHOLDS, Monitor
+
+SHIFTED = "shifted"
+"""By the default rule, of the sound with silence before it."""
+
+TEMPERATURE = "temperature-"
+"""Before a temperature: a sample at it."""
+
+SHIFT = 1.0
+"""Seconds of silence before a sound that is heard once more."""
+
+TEMPERATURES = (0.4, 0.8)
+"""At which a text is drawn again, in turn."""
+
+DISAGREEMENT = 0.5
+"""WER between two texts of one sound up to which they agree, whichever is the reference."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to decode a sound, what it writes, and what the monitor says of it.
+
+    risk: from 0 to 1, NaN of a text without tokens. component: what raises it most.
+    """
+
+    way: str
+    text: str
+    risk: float
+    alarm: bool
+    component: str | None = None
+
+
+class Decision(StrEnum):
+    """What a guard does with a text.
+
+    kept: it does not alarm. confirmed: it alarms, and another way to decode agrees. replaced: by
+    what another way writes. dropped: nothing is returned. told: it alarms, and is returned.
+    """
+
+    KEPT = "kept"
+    CONFIRMED = "confirmed"
+    REPLACED = "replaced"
+    DROPPED = "dropped"
+    TOLD = "told"
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """The text to show, "" for none, the decision and its reason, and all that was decoded."""
+
+    text: str
+    decision: Decision
+    why: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the text that the library would have returned alarms."""
+        return self.attempts[0].alarm
+
+
+Decode = Callable[[str], Attempt]
+"""The sound in another way: ``unrestricted``, ``SHIFTED``, or ``TEMPERATURE`` and a number."""
+
+Policy = Callable[[Attempt, Decode], Guarded]
+
+
+def tell(first: Attempt, decode: Decode) -> Guarded:
+    """Return the text, and say that it alarms."""
+    return Guarded(first.text, Decision.TOLD, _doubt(first), (first,))
+
+
+def drop(first: Attempt, decode: Decode) -> Guarded:
+    """Return nothing."""
+    return Guarded("", Decision.DROPPED, _doubt(first), (first,))
+
+
+def draw(first: Attempt, decode: Decode) -> Guarded:
+    """Sample at rising temperatures until a text does not alarm; else return nothing."""
+    attempts = [first]
+    for temperature in TEMPERATURES:
+        attempts.append(decode(f"{TEMPERATURE}{temperature:g}"))
+        if not attempts[-1].alarm:
+            why = f"{_doubt(first)}; a sample at temperature {temperature:g} does not alarm"
+            return Guarded(attempts[-1].text, Decision.REPLACED, why, tuple(attempts))
+    why = f"{_doubt(first)}; so do samples at again temperatures"
+    return Guarded("", Decision.DROPPED, why, tuple(attempts))
+
+
+def annotate(first: Attempt, decode: Decode) -> Guarded:
+    """Return what is written where no token is forbidden, annotations left out."""
+    again = decode(UNRESTRICTED.name)
+    text = without_annotations(again.text).strip()
+    if normalise(text) == normalise(first.text):
+        why = f"{_doubt(first)}; the same is written where no token is forbidden"
+        return Guarded(first.text, Decision.CONFIRMED, why, (first, again))
+    text = text if normalise(text) else ""
+    why = f"{_doubt(first)}; where no token is forbidden {_quoted(again)} is written"
+    decision = Decision.REPLACED if text else Decision.DROPPED
+    return Guarded(text, decision, why, (first, again))
+
+
+def confirm(first: Attempt, decode: Decode) -> Guarded:
+    """Return the text if both other ways agree with it, and else nothing.
+
+    Where no token is forbidden a sound without words is annotated; heard a second later, an
+    invention is seldom the same. A loop is dropped at once, as it would only come again.
+    """
+    attempts = [first]
+    if is_loop(without_annotations(first.text)):
+        return Guarded("", Decision.DROPPED, f"{_doubt(first)}; it repeats itself", (first,))
+    for way, reference_words in (
+        (UNRESTRICTED.name, "where no token is forbidden"),
+        (SHIFTED, "heard later"),
+    ):
+        attempts.append(decode(way))
+        if not agree(first.text, attempts[-1].text):
+            why = f"{_doubt(first)}; {reference_words} {_quoted(attempts[-1])} is written"
+            return Guarded("", Decision.DROPPED, why, tuple(attempts))
+    why = f"{_doubt(first)}; where no token is forbidden and heard later the same is written"
+    return Guarded(first.text, Decision.CONFIRMED, why, tuple(attempts))
+
+
+POLICIES: Mapping[str, Policy] = {
+    "tell": tell, "drop": drop, "draw": draw, "annotate": annotate, "confirm": confirm,
+}  # fmt: skip
+"""What can be done about a text that alarms."""
+
+DEFAULT = "confirm"
+
+
+def guarded(first: Attempt, decode: Decode, policy: Policy) -> Guarded:
+    """The text where it does not alarm, and else what the policy makes of it."""
+    if not first.alarm:
+        return Guarded(first.text, Decision.KEPT, "does not alarm", (first,))
+    return policy(first, decode)
+
+
+def agree(text: str, again: str) -> bool:
+    """Whether two texts of one sound have the same words, but for half of them at most."""
+    texts = [without_annotations(transcript_words) for transcript_words in (text, again)]
+    if not all(map(normalise, texts)):
+        return False
+    return max(wer(*texts), wer(*reversed(texts))) <= DISAGREEMENT
+
+
+class Guard:
+    """Transcribe with a Whisper of either library, and return no text that nobody said.
+
+    Args:
+        model: A Whisper of openai-whisper or transformers, or a ``SpeechModel``.
+        processor: Of a Whisper of transformers, its ``WhisperProcessor``.
+        on_alarm: One of ``POLICIES``.
+        name, thresholds: As of ``spectral.Monitor``, which is attached while it decodes.
+
+    Raises:
+        ValueError: For another ``on_alarm``, and what the monitor refuses.
+        TypeError: For a model of another kind, or one of transformers without its processor.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        on_alarm: str = DEFAULT,
+        name: str | None = None,
+        thresholds: Path | str = THRESHOLDS,
+    ) -> None:
+        if on_alarm not in POLICIES:
+            raise ValueError(f"on_alarm is {on_alarm!r}; choose from {', '.join(POLICIES)}")
+        self._model, self._policy = _view(model, processor), POLICIES[on_alarm]
+        never = [*forbidden(self._model.tokens, first=False)]
+        self._monitor: dict[str, Any] = {"name": name, "thresholds": thresholds}
+        self._monitor["forbidden"] = never
+        Monitor(self._model, **self._monitor)  # refuses now what it would refuse later
+
+    def transcribe(self, wave: np.ndarray) -> list[Guarded]:
+        """A part for every window of samples (samples,) at 16 kHz, English, without timestamps."""
+        wave = np.asarray(wave, np.float32)
+        return [self._window(piece) for piece in windows(wave, self._model.window_samples)]
+
+    def _window(self, piece: np.ndarray) -> Guarded:
+        heard = hear(self._model, [piece])
+
+        def decode(way: str) -> Attempt:
+            if way == SHIFTED:
+                later = shifted(piece, SHIFT, self._model.window_samples)
+                return self._attempt(way, hear(self._model, [later]), OPENAI)
+            return self._attempt(way, heard, _rule(way))
+
+        return guarded(self._attempt(OPENAI.name, heard, OPENAI), decode, self._policy)
+
+    def _attempt(self, way: str, heard: Heard, rule: Rule) -> Attempt:
+        with Monitor(self._model, **self._monitor) as monitor:
+            (transcript,) = transcribe_heard(self._model, heard, rule)
+        segment = monitor.segments[-1]
+        return Attempt(way, transcript.text, segment.risk, segment.alarm, segment.component)
+
+
+def shifted(wave: np.ndarray, seconds: float, window_samples: int) -> np.ndarray:
+    """The wave after so many seconds of zeros; of what fits one window, no more than a window."""
+    later = np.concatenate([np.zeros(round(seconds * SAMPLE_RATE), wave.dtype), wave])
+    return later[:window_samples] if len(wave) <= window_samples else later
+
+
+def _rule(way: str) -> Rule:
+    if way == UNRESTRICTED.name:
+        return UNRESTRICTED
+    return replace(OPENAI, temperatures=(float(way.removeprefix(TEMPERATURE)),))
+
+
+def _view(model: Any, processor: Any) -> SpeechModel:
+    if isinstance(model, SpeechModel):
+        return model
+    if isinstance(model, Whisper):
+        return OpenAIModel("whisper", model)
+    if processor is None:
+        raise TypeError(
+            f"a {type(model).__name__} without its processor: give Guard(model, processor), as "
+            "WhisperProcessor.from_pretrained has it"
+        )
+    return TransformersModel("whisper", model, processor.tokenizer, processor.feature_extractor)
+
+
+def _doubt(attempt: Attempt) -> str:
+    part = "" if attempt.component is None else f", raised most by {attempt.component}"
+    return f"risk {attempt.risk:.2f}{part.replace('_', '-')}"
+
+
+def _quoted(attempt: Attempt) -> str:
+    return repr(attempt.text) if attempt.text else "nothing"

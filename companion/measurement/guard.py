@@ -1,0 +1,286 @@
+"""Measure the guard: every sound decoded in all the ways that a guard may choose from.
+
+Rows say what each way writes and what a monitor would weigh of it; which text a guard then returns
+(``companion.guard``) is decided from rows, so that other thresholds need no new rows.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import whisper
+from torch import Tensor
+
+from companion.contest.outcomes import count_words, kind_of
+from companion.guard import SHIFTED, TEMPERATURE, shifted
+from companion.measurement.contest import sliding_observables, token_confidences
+from companion.measurement.guard_schema import (
+    DAMPED,
+    DAMPED_RANDOM,
+    GUARD,
+    NO_REPEAT,
+    RESTORED,
+    RESTORED_RANDOM,
+    TRANSCRIBE,
+    TRANSCRIBE_SILENCE,
+)
+from companion.measurement.settings import ListeningSettings
+from companion.measurement.texts import Row
+from companion.models.capture import HIDDEN_STATE, Recording, capture
+from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
+from companion.models.interventions import (
+    Damping,
+    Randomly,
+    Restoring,
+    aligned_directions,
+    intervening,
+)
+from companion.models.openai_model import OpenAIModel
+from companion.models.rules import UNRESTRICTED, Rule
+from companion.models.view import SpeechModel
+from companion.speech.corpus import SAMPLE_RATE
+from companion.speech.text import compression_ratio
+from companion.stress.mixture import Mixture
+from companion.stress.scoring import wer
+from spectral._validation import whole_number
+from spectral.monitor import FEATURES
+from spectral.whisper import COMPONENTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings(ListeningSettings):
+    """Parameters of the ways to decode.
+
+    window: outputs that slide, in what is weighed and where rank is restored. shift: seconds of
+    silence before the sound. temperatures: of samples. no_repeat: tokens of a run that may not come
+    again. power: of the singular values that are restored. tokens: of a text, at which its aligned
+    direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
+    """
+
+    window: int
+    shift: float
+    temperatures: tuple[float, ...]
+    no_repeat: int
+    power: float
+    tokens: int
+    silence_threshold: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "temperatures", tuple(self.temperatures))
+        for name, least in (("window", 2), ("no_repeat", 2), ("tokens", 1)):
+            whole_number(getattr(self, name), name, least=least)
+        for temperature in self.temperatures:
+            if not 0 < temperature < math.inf:
+                raise ValueError(f"temperatures has {temperature!r}; give numbers above 0")
+
+
+@torch.inference_mode()
+def guard_rows(
+    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: GuardSettings
+) -> list[Row]:
+    """All rows of a batch."""
+    rows: list[Row] = []
+    for condition, mixtures in batch.items():
+        for name, texts in _every(model, [mixture.wave for mixture in mixtures], settings):
+            for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
+                row = _scored(model, mixture, transcript)
+                rows.append(row | weighed | {"condition": condition, "rule": name})
+    return [{name: row[name] for name in GUARD.names} for row in rows]
+
+
+Text = tuple[Transcript, Row]
+"""What was written, and what of it is weighed."""
+
+
+def _every(
+    model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings
+) -> Iterator[tuple[str, list[Text]]]:
+    """Every way by its name, and a text for every wave."""
+    rule, heard = settings.rule, hear(model, waves)
+    first = _weighed_texts(model, heard, rule, settings)
+    yield rule.name, first
+    for temperature in settings.temperatures:
+        sampling = replace(rule, temperatures=(temperature,))
+        name = f"{TEMPERATURE}{temperature:g}"
+        yield name, _weighed_texts(model, heard, sampling, settings)
+    if rule is not UNRESTRICTED:
+        yield UNRESTRICTED.name, _texts(transcribe_heard(model, heard, UNRESTRICTED))
+    yield NO_REPEAT, _texts(_unrepeated(model, heard, [text for text, _ in first], settings))
+    later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
+    yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
+    yield from _changed(model, heard, [text for text, _ in first], settings)
+    if isinstance(model, OpenAIModel):
+        pairs = [_by_library(model, wave, settings.silence_threshold) for wave in waves]
+        for i, name in enumerate((TRANSCRIBE, TRANSCRIBE_SILENCE)):
+            yield name, _texts([pair[i] for pair in pairs])
+
+
+def _changed(
+    model: SpeechModel, heard: Heard, first: Sequence[Transcript], settings: GuardSettings
+) -> Iterator[tuple[str, list[Text]]]:
+    """The interventions and their controls."""
+    vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
+    changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {
+        DAMPED: (Damping(vectors), last - 1),
+        DAMPED_RANDOM: (Randomly(Damping(vectors), model.width, fixed=True), last - 1),
+        RESTORED: (Restoring(settings.window, settings.power), last),
+        RESTORED_RANDOM: (
+            Randomly(Restoring(settings.window, settings.power), model.width, fixed=False),
+            last,
+        ),
+    }
+    for name, (change, layers) in changes.items():
+        with intervening(model, change, layers):
+            texts = transcribe_heard(model, heard, settings.rule)
+        yield name, _texts(texts)
+
+
+def _unrepeated(
+    model: SpeechModel, heard: Heard, first: Sequence[Transcript], settings: GuardSettings
+) -> list[Transcript]:
+    """Without repeated runs; a text that has none of them is what it was."""
+    size, result, start = settings.no_repeat, [], 0
+    rule = replace(settings.rule, no_repeat=size)
+    for text, count in zip(first, heard.windows, strict=True):
+        context = heard.context[start : start + count]
+        again = any(_repeats(window, size) for window in text.windows)
+        result += transcribe_heard(model, Heard(context, (count,)), rule) if again else [text]
+        start += count
+    return result
+
+
+def _repeats(tokens: Sequence[int], size: int) -> bool:
+    runs = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+    return len({*runs}) < len(runs)
+
+
+def _texts(transcripts: Sequence[Transcript]) -> list[Text]:
+    """Texts of which nothing is weighed but the first step."""
+    texts: list[Text] = []
+    for transcript in transcripts:
+        weighed: Row = dict.fromkeys(FEATURES, math.nan)
+        weighed["forbidden_first"] = transcript.forbidden_mass
+        weighed["no_speech_probability"] = transcript.no_speech_probability
+        texts.append((transcript, weighed))
+    return texts
+
+
+def _weighed_texts(
+    model: SpeechModel, heard: Heard, rule: Rule, settings: GuardSettings
+) -> list[Text]:
+    with capture(model) as recording:
+        transcripts = transcribe_heard(model, heard, rule)
+    return [*zip(transcripts, _weighed(model, recording, transcripts, rule, settings), strict=True)]
+
+
+def _weighed(
+    model: SpeechModel,
+    recording: Recording,
+    transcripts: Sequence[Transcript],
+    rule: Rule,
+    settings: GuardSettings,
+) -> Iterator[Row]:
+    """What ``spectral.Monitor`` would weigh of every text; NaN of one without tokens."""
+    states = recording.text_rows(HIDDEN_STATE, transcripts)[0][:, -1]
+    parts = {kind: recording.text_rows(kind, transcripts)[0] for kind in COMPONENTS}
+    for i, transcript in enumerate(transcripts):
+        count = len(transcript.tokens)
+        result: dict[str, object] = dict.fromkeys(FEATURES, math.nan)
+        result["forbidden_first"] = transcript.forbidden_mass
+        result["no_speech_probability"] = transcript.no_speech_probability
+        if count:
+            sure = token_confidences(model, states[i, :count], transcript, rule)
+            result["entropy"] = _mean(sure["entropy"])
+            result["free_log_probability"] = _mean(sure["free_log_probability"])
+            result["forbidden_mean"] = _mean(sure["forbidden"])
+            for part, rows in parts.items():
+                sliding = sliding_observables(rows[i, :, :count], settings.window)
+                result |= {
+                    f"{part}_window_{name}": _mean(values) for name, values in sliding.items()
+                }
+        yield result
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean())
+
+
+def _scored(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+    """What became of a text."""
+    references = mixture.references
+    return {
+        "model": model.name,
+        "parameters": model.parameters,
+        "utterance": mixture.target.id,
+        "speaker": mixture.target.speaker,
+        "reference": mixture.target.reference,
+        "transcript": transcript.text,
+        "kind": str(kind_of(references, transcript.text)),
+        "finished": transcript.finished,
+        "tokens": len(transcript.tokens),
+        **vars(count_words(references, transcript.text)),
+        "wer": wer(references[0], transcript.text),
+        "seconds": mixture.wave.size / SAMPLE_RATE,
+        "average_log_probability": transcript.average_log_probability,
+        "compression_ratio": transcript.compression_ratio,
+    }
+
+
+class _Remembering:
+    """A model for openai-whisper's ``transcribe`` that decodes no window twice.
+
+    With another hallucination_silence_threshold the same windows come, and are read otherwise.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._contexts, self._results = model, {}, {}  # type: ignore[var-annotated]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._model(*arguments)
+
+    def decode(self, segment: Tensor, options: Any) -> Any:
+        """As the library's own, which encodes a window again for every temperature."""
+        window = hashlib.sha256(segment.numpy(force=True).tobytes()).digest()
+        if window not in self._contexts:
+            self._contexts[window] = self._model.encoder(segment[None])[0]
+        key = (window, str(options))
+        if key not in self._results:
+            self._results[key] = self._model.decode(self._contexts[window], options)
+        return self._results[key]
+
+
+def _by_library(
+    model: OpenAIModel, wave: np.ndarray, silence: float
+) -> tuple[Transcript, Transcript]:
+    """The texts of ``transcribe`` by its defaults, and with a threshold of silence."""
+    module: Any = model.module
+    if model.name in whisper._ALIGNMENT_HEADS:
+        module.set_alignment_heads(whisper._ALIGNMENT_HEADS[model.name])
+    remembering: Any = _Remembering(module)
+    texts, threads = [], torch.get_num_threads()
+    for options in ({}, {"word_timestamps": True, "hallucination_silence_threshold": silence}):
+        with torch.random.fork_rng():
+            torch.manual_seed(len(wave))
+            result = whisper.transcribe(
+                remembering, np.ascontiguousarray(wave, np.float32), language="en", fp16=False,
+                **options,
+            )  # fmt: skip
+        texts.append(_text(model, result))
+    torch.set_num_threads(threads)  # numba, by which words are aligned, sets all there are
+    return texts[0], texts[1]
+
+
+def _text(model: OpenAIModel, result: Mapping[str, Any]) -> Transcript:
+    """A transcript of what the library returns, whose averages it says of each segment alone."""
+    segments, nan = result["segments"], math.nan
+    tokens = tuple(t for segment in segments for t in segment["tokens"] if t < model.tokens.end)
+    text = " ".join(part for segment in segments if (part := segment["text"].strip()))
+    return Transcript(text, tokens, nan, nan, nan, nan, compression_ratio(text), nan, True)

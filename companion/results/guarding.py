@@ -1,0 +1,169 @@
+"""What a guard returns, decided from rows: invented and deleted words, WER, and texts by decision.
+
+Rows have every sound decoded in every way (``companion.measurement.guard``); a policy picks among
+them by the risks that ``spectral.Monitor`` would give, so that no sound is decoded again.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from companion.contest.outcomes import INVENTED, Kind
+from companion.guard import POLICIES, Attempt, Decision, Guarded, guarded
+from companion.measurement.schemas import NONSPEECH
+from companion.results.intervals import (
+    NOTHING,
+    Interval,
+    fraction,
+    interval,
+    interval_columns,
+    ratio,
+)
+from spectral.monitor import Score
+from spectral.whisper import COMPONENTS
+
+FALLBACK = "transcribe's fallback"
+VOICE = "silero-vad"
+GUARD = "guard: "
+"""Before the name of a policy."""
+
+_PROBABILITIES = ("forbidden_first", "no_speech_probability", "forbidden_mean")
+_LEAST_PROBABILITY = 1e-8
+
+
+def risks(rows: pd.DataFrame, score: Score) -> tuple[np.ndarray, np.ndarray]:
+    """The monitor's risk of every row, NaN of a text without tokens, and what raises it most."""
+    odds = np.full(len(rows), score.bias)
+    parts = {part: np.zeros(len(rows)) for part in ("confidence", *COMPONENTS)}
+    for name, weight in score.weights.items():
+        values = rows[name].to_numpy(float)
+        if name in _PROBABILITIES:
+            values = np.log10(np.maximum(values, _LEAST_PROBABILITY))
+        added = weight * (values - score.means[name])
+        odds = odds + added
+        parts[next((part for part in COMPONENTS if name.startswith(part)), "confidence")] += added
+    result = np.where(rows.tokens > 0, 1 / (1 + np.exp(-np.clip(odds, -700, 700))), math.nan)
+    names = np.array([*parts])[np.argmax(np.stack([*parts.values()]), axis=0)]
+    return result, names
+
+
+def attempts(rows: pd.DataFrame, score: Score) -> dict[tuple[str, str], dict[str, Attempt]]:
+    """By utterance and condition, and then by the way to decode."""
+    result: dict[tuple[str, str], dict[str, Attempt]] = {}
+    columns = (rows.utterance, rows.condition, rows.rule, rows.transcript, *risks(rows, score))
+    for utterance, condition, way, text, risk, part in zip(*columns, strict=True):
+        alarm = bool(risk >= score.threshold)
+        chosen = result.setdefault((utterance, condition), {})
+        chosen[way] = Attempt(way, text, float(risk), alarm, None if math.isnan(risk) else part)
+    return result
+
+
+def decisions(rows: pd.DataFrame, score: Score, default: str, policy: str) -> dict[
+    tuple[str, str], Guarded
+]:  # fmt: skip
+    """What a guard makes of every sound, by utterance and condition."""
+    return {
+        sound: guarded(chosen[default], chosen.__getitem__, POLICIES[policy])
+        for sound, chosen in attempts(rows, score).items()
+    }
+
+
+def returned(rows: pd.DataFrame, scores: dict[str, Score], default: str) -> pd.DataFrame:
+    """A row per sound and rule: every way that was decoded, and every guard and drop built on it.
+
+    ``decision``: of a guard. Beside the guards, what drops by other means: openai-whisper's own
+    thresholds on the default text without a second try, and, where rows say of ``speech_fraction``,
+    sounds in which a detector of speakers hears nobody.
+    """
+    tables = [rows.assign(decision="")]
+    for model, chosen in rows.groupby("model", sort=False):
+        first = chosen[chosen.rule == default]
+        for policy in POLICIES if model in scores else ():
+            made = decisions(chosen, scores[str(model)], default, policy)
+            tables.append(_guarded(chosen, made, f"{GUARD}{policy}"))
+        bad = (first.compression_ratio > 2.4) | (first.average_log_probability < -1)
+        tables.append(_dropping(first, bad.to_numpy(), FALLBACK))
+        if "speech_fraction" in rows:
+            tables.append(_dropping(first, (first.speech_fraction == 0).to_numpy(), VOICE))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _guarded(chosen: pd.DataFrame, made: dict[tuple[str, str], Guarded], rule: str) -> pd.DataFrame:
+    """The rows of the ways whose texts are returned, of dropped texts as of nothing written."""
+    decided = pd.DataFrame(
+        [
+            {"utterance": utterance, "condition": condition, "rule": _returned(outcome),
+             "decision": str(outcome.decision)}
+            for (utterance, condition), outcome in made.items()
+        ]
+    )  # fmt: skip
+    rows = decided.merge(chosen.drop(columns="decision", errors="ignore"), validate="one_to_one")
+    dropped = (rows.decision == Decision.DROPPED).to_numpy()
+    return _emptied(rows.assign(rule=rule), dropped)
+
+
+def _returned(made: Guarded) -> str:
+    """The way whose text a guard returns; of a dropped one, the first."""
+    return made.attempts[-1 if made.decision is Decision.REPLACED else 0].way
+
+
+def _emptied(rows: pd.DataFrame, dropped: np.ndarray) -> pd.DataFrame:
+    """Nothing in the place of the texts that are dropped."""
+    rows = rows.copy()
+    rows.loc[dropped, ["transcript", "kind"]] = ["", str(Kind.EMPTY)]
+    rows.loc[dropped, ["tokens", "written", "invented"]] = 0
+    rows.loc[dropped, "deleted"] = rows.said[dropped]
+    rows.loc[dropped, "wer"] = (rows.said[dropped] > 0).astype("float32")
+    return rows
+
+
+def _dropping(first: pd.DataFrame, alarms: np.ndarray, rule: str) -> pd.DataFrame:
+    decision = np.where(alarms, str(Decision.DROPPED), str(Decision.KEPT))
+    return _emptied(first.assign(rule=rule, decision=decision), alarms)
+
+
+def table(rows: pd.DataFrame, default: str) -> pd.DataFrame:
+    """A row per model, rule and condition, with 95 % intervals over speakers; of ``returned`` rows.
+
+    texts: sounds. ``invented``: % of texts that are inventions or loops; ``invented_per_minute``
+    (F) and ``deleted_per_minute`` (D) words by minute of sound; ``wer`` in %.
+    ``invented_change`` and ``wer_change``: differences from the ``default`` rule on the same
+    sounds, in percentage points.
+    """
+    return pd.DataFrame(_rows(rows, default))
+
+
+def _rows(rows: pd.DataFrame, default: str) -> Iterator[dict[str, object]]:
+    keys = ["utterance", "condition"]
+    rows = rows.assign(bad=rows.kind.isin([*INVENTED]).astype(float))
+    for model, chosen in rows.groupby("model", sort=False):
+        plain = chosen[chosen.rule == default].set_index(keys)[["bad", "wer"]].astype(float)
+        for (rule, condition), part in chosen.groupby(["rule", "condition"], sort=False):
+            before = plain.reindex(pd.MultiIndex.from_frame(part[keys]))
+            row = {"model": model, "rule": rule, "condition": condition, "texts": len(part)}
+            numbers = _numbers(part, before, spoken=condition != NONSPEECH)
+            for name, result in numbers.items():
+                row |= interval_columns(name, result)
+            yield {name: value for name, value in row.items() if not name.endswith("_speakers")}
+
+
+def _numbers(part: pd.DataFrame, before: pd.DataFrame, spoken: bool) -> dict[str, Interval]:
+    """Of one rule's rows, and what the default rule made of the same sounds."""
+    speakers, said = part.speaker.to_numpy(), part.said.to_numpy(float)
+    minutes, texts = part.seconds.to_numpy(float) / 60, np.ones(len(part))
+    bad, errors = (part[name].to_numpy(float) for name in ("bad", "wer"))
+    new_bad, new_errors = bad - before.bad.to_numpy(), errors - before.wer.to_numpy()
+
+    def of(parts: np.ndarray, wholes: np.ndarray) -> Interval:
+        return interval(lambda weights: ratio(weights, parts, wholes), speakers)
+
+    return {
+        "invented": fraction(bad, texts, speakers),
+        "invented_change": of(100 * new_bad, texts),
+        "invented_per_minute": of(part.invented.to_numpy(float), minutes),
+        "deleted_per_minute": of(part.deleted.to_numpy(float), minutes),
+        "wer": of(100 * errors * said, said) if spoken else NOTHING,
+        "wer_change": of(100 * new_errors * said, said) if spoken else NOTHING,
+    }
