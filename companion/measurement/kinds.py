@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import pyarrow as pa
@@ -76,5 +77,14 @@ KINDS: dict[str, Kind] = {
     ),
     "subtle": Kind(SubtleSettings, measure_subtle, subtle_rows, SUBTLE, checks.subtle),
     "warnings": Kind(WarningSettings, measure_warnings, warning_rows, WARNINGS, checks.warnings),
-    "contest": Kind(ContestSettings, measure_contest, contest_rows, CONTEST, checks.contest),
+    **{
+        kind: Kind(
+            ContestSettings,
+            partial(measure_contest, kind=kind),
+            contest_rows,
+            CONTEST,
+            checks.contest,
+        )
+        for kind in ("contest", "fitting", "recordings")
+    },
 }

@@ -6,7 +6,8 @@ import numpy as np
 
 BITS = 12
 OTHERS: Mapping[str, int] = {
-    "choices": 7, "nulls": 7, "stresses": 7, "warnings": 10, "contest": 10, "pooling": 24,
+    "choices": 7, "nulls": 7, "stresses": 7, "warnings": 10, "contest": 10, "fitting": 10,
+    "recordings": 10, "pooling": 24,
 }  # fmt: skip
 """Bits of the kinds with thousands of spectra: read as means over utterances, warnings and the
 contest as ranks; of pooled ones a jackknife reads how little they change without a speaker."""

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from companion.measurement.contest_schema import HEADS, STEPS
 from companion.measurement.readings import READINGS
 
 REFERENCE_CONDITION = "clean"
@@ -74,7 +75,7 @@ NULLS = pa.schema(
 )  # fmt: skip
 """One row per utterance, null, draw, condition, matched length, component, layer, K."""
 
-ABSENT = {_DRAW.name: 0}
+ABSENT: dict[str, object] = {_DRAW.name: 0, **dict.fromkeys((*HEADS, *STEPS, "word_starts"))}
 """Columns that older rows lack, and what all of them would say there."""
 
 SHUFFLED, GAUSSIAN, INITIALISED, FORCED, SWAPPED = (

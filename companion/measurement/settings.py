@@ -9,7 +9,7 @@ from companion.measurement.keys import parameters, unpaired_with
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.models.rules import Rule, rule
 from companion.speech.corpus import Corpus, find_clips
-from companion.stress.conditions import condition
+from companion.stress.conditions import OR, condition
 from spectral._validation import whole_number
 
 
@@ -42,8 +42,9 @@ class Settings:
         if self.parts is not None:
             object.__setattr__(self, "parts", Path(self.parts))
         object.__setattr__(self, "conditions", tuple(self.conditions))  # notebooks have lists
-        for name in self.conditions:
-            condition(name)
+        for names in self.conditions:
+            for name in names.split(OR):
+                condition(name)
         rule(self.decoding)
         if self.conditions[:1] != (REFERENCE_CONDITION,):
             raise ValueError(

@@ -13,7 +13,7 @@ import pyarrow as pa
 from companion.measurement.kinds import KINDS, Kind
 from companion.measurement.rounding import bits_of, rounded
 from companion.measurement.run import batches, stressed
-from companion.measurement.schemas import LATER
+from companion.measurement.schemas import ABSENT, LATER
 from companion.measurement.settings import Settings
 from companion.measurement.store import read, read_meta
 from companion.models.loading import choose_device, load
@@ -73,7 +73,7 @@ def verify(
     settings = _settings(KINDS[kind], files[model], ladder, corpus, device)
     names, again = _measured_again(KINDS[kind], settings, rng)
     kept = _of_the_same(kept, again)
-    unknown = [name for name in LATER if name in kept and kept[name].isna().all()]
+    unknown = [name for name in (*LATER, *ABSENT) if name in kept and kept[name].isna().all()]
     kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
     if not set(names) & set(kept.utterance):
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
