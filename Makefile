@@ -52,7 +52,7 @@ ladder: $(ENV) ## train the models of data/ladder/ that are missing, for hours (
 	$(BIN)/python -m companion.training $(if $(SIZES),--models $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS))
 corpus: $(ENV) ## synthesise the test corpus again, the same sample for sample
 	$(BIN)/python -m companion.speech.embedded data/corpus
-librispeech: $(ENV) ## fetch LibriSpeech's test sets into data/librispeech (700 MB; MIRROR=url)
+librispeech: $(ENV) ## fetch LibriSpeech's test sets, dev-clean and train-clean-5 into data/librispeech (1.4 GB; MIRROR=url)
 	$(BIN)/python -m companion.speech.librispeech data/librispeech $(if $(MIRROR),--mirror $(MIRROR))
 weights: $(WEIGHTS) ## install OpenAI's tiny.en and base (200 MB), which figures does too unless WHISPER=no
 bench: $(ENV) ## time the kernels beside their rivals, into data/benchmarks/ (about 15 min on two cores)

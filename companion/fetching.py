@@ -84,6 +84,7 @@ class ResumedDownload:
 def retrieve(url: str, folder: Path, checksum: str) -> Path:
     """The file behind a URL in ``folder``, downloaded unless it is there; its SHA-256 is verified.
 
+    Where an algorithm stands before the checksum, as in ``md5:``, that is what it is of.
     What arrived before a failure stays beside it as NAME.part, and the next call goes on from it.
     Raises OSError where it cannot be had, ValueError where it is not the right one.
     """
@@ -91,7 +92,7 @@ def retrieve(url: str, folder: Path, checksum: str) -> Path:
     name = Path(urlsplit(url).path).name
     found = pooch.retrieve(
         url,
-        known_hash=f"sha256:{checksum}",
+        known_hash=checksum if ":" in checksum else f"sha256:{checksum}",
         fname=name,
         path=folder,
         downloader=ResumedDownload(folder / f"{name}.part"),

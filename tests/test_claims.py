@@ -438,6 +438,25 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
     assert part.verdict == UNDECIDED
 
 
+def test_the_contest_counts_where_there_is_one(tmp_path: Path) -> None:
+    tables = _tables(tmp_path)
+    assert len(sweeps.subtle(tables)) == 2
+    row = {"parameters": 1, "model": "base", "set": "unseen stresses", "prefix": 0}
+    pd.DataFrame(
+        row | {"confident": confident, "contestant": score} | _number("auroc", value, 0.05)
+        for score, value, confident in [
+            ("ffn: alpha", 0.2, False), ("ffn: alpha", 0.9, True), ("log-probability", 0.9, False)
+        ]
+    ).to_csv(tmp_path / "contest.csv", index=False)  # fmt: skip
+    pd.DataFrame(
+        {"parameters": 1, "model": "base", "condition": name} | _number("invented", value, 1.0)
+        for name, value in [("everyday changes", 1.5), ("repeated", 40.0)]
+    ).to_csv(tmp_path / "contest_honest.csv", index=False)
+    assert sweeps.early_warning(tables)[-1].verdict == FAILS
+    assert sweeps.subtle(tables)[-1].verdict == FAILS
+    assert answers.confidence(tables)[-1].verdict == FAILS
+
+
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
 def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
     sign, reach = SIDES[planted]

@@ -15,9 +15,9 @@ from companion.contest.contest import (
     average_precision,
     contest,
     false_alarms,
+    fitted_elsewhere,
     folds_of,
     guard,
-    out_of_fold,
     outcomes,
     sets,
     texts,
@@ -68,6 +68,9 @@ LONG = "THE WEATHER IF WE MAY USE THAT TERM WILL CHANGE BEFORE LONG"
         ([""], ".", Kind.EMPTY),
         ([""], "(laughs)", Kind.ANNOTATION),
         (["VERY " * 8], "very very very very very very very very", Kind.CORRECT),
+        (["WE LIGHTED A FIRE " * 8], "We light at far. " * 8, Kind.MISHEARD),  # honest repetition
+        (["THE OLD CAT SLEPT " * 8], "The old cat slept. " * 3, Kind.MISHEARD),  # of which some
+        (["WE LIGHTED A FIRE " * 8], "We lighted a fire. " * 20, Kind.LOOP),
     ],
 )
 def test_kinds_are_told_apart(references: Sequence[str], transcript: str, kind: Kind) -> None:
@@ -247,8 +250,14 @@ def planted(shift: float = 3.0, speakers: int = 24, seed: int = 0) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def fit_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are fitted on: those of two conditions."""
+    return rows[rows.condition.isin(FITTED)]
+
+
 def test_a_planted_warning_is_found_as_large_as_it_is() -> None:
-    table = contest(planted(2.0), FITTED)
+    rows = planted(2.0)
+    table = contest(rows, fit_of(rows))
     own = table[(table.set == "unseen stresses") & ~table.confident].set_index("contestant")
     row, expected = own.loc["cross-attention: size"], stats.norm.cdf(2 / np.sqrt(2))
     assert row.auroc == pytest.approx(expected, abs=0.08)
@@ -264,26 +273,49 @@ def test_a_planted_warning_is_found_as_large_as_it_is() -> None:
 
 def test_a_fit_sees_neither_the_speakers_nor_the_stresses_it_is_scored_on() -> None:
     rows = texts(planted())
-    one = next(each for each in contestants() if each.name == "cross-attention: size")
-    before = out_of_fold(one, rows, FITTED)
+    one = next(each for each in contestants(rows) if each.name == "cross-attention: size")
+    before = fitted_elsewhere(one, rows, fit_of(rows))
     fold = folds_of(rows.speaker)
     scored = (fold == 3) & (rows.condition == "stretch").to_numpy()
     other = rows.copy()
     unseen = (fold == 3) | ~rows.condition.isin(FITTED).to_numpy()
     other.loc[unseen & ~scored, "cross_attention_log10_variance"] += 100
     other.loc[unseen, "target"] = ~other.target[unseen]
-    after = out_of_fold(one, other, FITTED)
+    after = fitted_elsewhere(one, other, fit_of(other))
     for name in ("ranks", "thresholds", "risks"):
         np.testing.assert_array_equal(getattr(before, name)[scored], getattr(after, name)[scored])
     assert len(np.unique(fold)) == 8
     assert all(len({*fold[rows.speaker == name]}) == 1 for name in rows.speaker.unique())
 
 
+def test_a_fit_on_other_speakers_is_one_for_all() -> None:
+    rows, other = texts(planted()), texts(planted(seed=1))
+    fit = fit_of(other.assign(speaker="other " + other.speaker))
+    one = next(each for each in contestants(rows) if each.name == "cross-attention: size")
+    fits = fitted_elsewhere(one, rows, fit)
+    assert len(np.unique(fits.thresholds)) == 1
+    model = Logistic.fit(one.values(fit), fit.target.to_numpy())
+    np.testing.assert_allclose(fits.risks, 1 / (1 + np.exp(-model.log_odds(one.values(rows)))))
+
+
+def test_rows_from_before_a_score_are_left_out_of_it() -> None:
+    rows = planted()
+    fit = fit_of(rows)
+    rows = rows.astype({"lookback": object})
+    old = rows.condition == "stretch"
+    rows.loc[old, "lookback"] = None
+    table = contest(rows, fit).set_index(["set", "contestant", "confident"])
+    heads = table.loc[("unseen stresses", "heads: lookback", False)]
+    others = table.loc[("unseen stresses", "log-probability", False)]
+    assert heads.invented + heads.others == 48 == (others.invented + others.others) / 2
+    assert heads.undefined == 0
+
+
 def test_nan_loses_and_is_counted() -> None:
     rows = planted()
     silent = rows.index[rows.condition == "stretch"]
     rows.loc[silent, "cross_attention_log10_variance"] = np.nan
-    table = contest(rows, FITTED).set_index(["set", "contestant", "confident"])
+    table = contest(rows, fit_of(rows)).set_index(["set", "contestant", "confident"])
     own = table.loc[("stretch", "cross-attention: size", False)]
     assert own.undefined == len(silent)
     assert own.auroc == 0
@@ -297,10 +329,10 @@ def test_a_known_direction_is_not_fitted() -> None:
     sign = np.where(rows.kind == "invention", 1.0, -1.0)
     rows["average_log_probability"] = -1 + np.where(seen, sign, -sign) * 0.5
     own = texts(rows)
-    one = next(each for each in contestants() if each.name == "log-probability")
-    fits = out_of_fold(one, own, FITTED)
+    one = next(each for each in contestants(rows) if each.name == "log-probability")
+    fits = fitted_elsewhere(one, own, fit_of(own))
     np.testing.assert_array_equal(fits.ranks, -own.average_log_probability)
-    free = out_of_fold(replace(one, direction=0), own, FITTED)
+    free = fitted_elsewhere(replace(one, direction=0), own, fit_of(own))
     np.testing.assert_array_equal(free.ranks, own.average_log_probability)
 
 
@@ -314,7 +346,7 @@ def test_sets_are_of_unseen_stresses() -> None:
 
 def test_alarms_on_honest_texts_and_outcomes_are_counted() -> None:
     rows = planted()
-    table = false_alarms(rows, FITTED).set_index(["contestant", "condition"])
+    table = false_alarms(rows, fit_of(rows)).set_index(["contestant", "condition"])
     assert table.loc[("cross-attention: size", "repeated"), "texts"] == 48
     assert table.alarms.between(0, 100).all()
     kinds = outcomes(rows).set_index("condition")
@@ -329,7 +361,7 @@ def test_a_guard_deletes_what_was_said_and_leaves_what_it_does_not_doubt() -> No
     rows = rows.assign(wer=0.4, no_speech_probability=0.0, average_log_probability=-0.2)
     loud = rows.condition == "hell"
     rows.loc[loud, ["no_speech_probability", "average_log_probability"]] = [0.9, -2.0]
-    table = guard(rows, FITTED).set_index(["rule", "condition"])
+    table = guard(rows, fit_of(rows)).set_index(["rule", "condition"])
     for rule in ("none", "transcribe's silence"):
         kept = table.loc[(rule, "stretch")]
         assert (kept.worded, kept.invented_per_minute, kept.deleted_per_minute) == (100, 40, 20)
@@ -352,4 +384,4 @@ def test_the_monitor_s_score_is_a_contestant_of_its_features() -> None:
     rows = texts(planted())
     one: Contestant = monitor()
     assert one.values(rows).shape == (len(rows), len(CHOSEN))
-    assert one.name in {each.name for each in contestants()}
+    assert one.name in {each.name for each in contestants(rows)}

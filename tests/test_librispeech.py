@@ -173,6 +173,13 @@ def test_no_server_at_all_names_what_is_missing_and_where_to_put_it(
         librispeech.main()
 
 
+def test_a_checksum_may_be_of_another_algorithm(server: Server, tmp_path: Path) -> None:
+    own = "md5:" + hashlib.md5(WHOLE).hexdigest()
+    assert fetch(tmp_path / "right", SUBSET, server.url, own).is_dir()
+    with pytest.raises(FetchError, match="hash of downloaded file"):
+        fetch(tmp_path / "wrong", SUBSET, server.url, "md5:" + "0" * 32)
+
+
 def test_an_unknown_subset_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no subset 'test-noisy'; choose from test-clean"):
         fetch(tmp_path, "test-noisy")

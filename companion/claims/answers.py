@@ -7,6 +7,7 @@ import pandas as pd
 from companion.claims.numbers import Tables, by_model, of, only, with_bounds
 from companion.claims.roles import LARGEST, SMALLEST, every_model, models_of
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
+from companion.claims.sweeps import Bound, contested
 from companion.results.intervals import complement, exact, mean, scaled
 from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY
 
@@ -65,6 +66,8 @@ def confidence(tables: Tables) -> list[Part]:
              "confidence", _separation(tables), _CHANCE),
         part(f"{says} candidates from other transcripts under one stress (AUC)", _WITHIN,
              _separation_within(tables), _CHANCE, mixed),
+        *contested(tables, f"{says} invented texts from others, on stresses of all kinds (AUC)",
+                   "log-probability", Bound(BELOW, _WARNS, _CHANCE)),
     ]  # fmt: skip
 
 

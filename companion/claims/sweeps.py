@@ -1,12 +1,15 @@
 """Claims 7, 9, 12 and 13: milder stresses, subtle ones, and convergence."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pandas as pd
 
 from companion.claims.numbers import MODEL_KEYS, Tables, by_model, of, only, with_bounds
 from companion.claims.roles import LARGEST, models_of
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
+from companion.measurement.contest_schema import EVERYDAY_CHANGES
+from companion.measurement.contest_schema import WHOLE as WHOLE_TEXT
 from companion.measurement.dynamics_schemas import CENTRED_DISTANCE, DISTANCE
 from companion.models.capture import COMPONENTS
 from companion.results.intervals import Interval, difference
@@ -20,6 +23,7 @@ _MODES = 50
 _AUC, _SLOPE, _MANY, _NEARER, _ALIKE, _NEW = 0.6, 0.1, 0.75, 5.0, 1.0, 5.0
 """The smallest that would matter: AUC, slope, fraction of steps; nearer, alike and new in %."""
 
+CONTEST, HONEST, UNSEEN = "contest", "contest_honest", "unseen stresses"
 _STRESS = "hell"
 _WITHIN = f"within_conditions_k{_MODES}"
 _DISTANCES = "attraction_distances"
@@ -43,6 +47,8 @@ def early_warning(tables: Tables) -> list[Part]:
             part(f"{name}: alpha is higher before a hallucination, in the same stress",
                  "early_warning", _before(tables, component), _AUC, few),
         ]  # fmt: skip
+        says = f"{name}: alpha tells invented texts from others, on stresses of all kinds (AUC)"
+        parts += contested(tables, says, f"{name}: alpha", Bound(ABOVE, _CHANCE, _AUC))
     return parts
 
 
@@ -61,6 +67,30 @@ def _before(tables: Tables, component: str) -> Iterator[Statement]:
     means = table[(table.prefix == MEAN) & (table.when == BEFORE) & (table.observable == "alpha")]
     for model, found in by_model(means[means.component == component], "auc"):
         yield Statement(model, found, ABOVE, _CHANCE)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Which side of what, and the smallest number that would matter."""
+
+    side: str
+    bound: float
+    expected: float
+
+
+def contested(tables: Tables, says: str, score: str, bound: Bound) -> list[Part]:
+    """How well a score tells invented texts from others in the contest: stretched or in Hell.
+
+    The contest is of OpenAI's models alone: no part where there is no such table.
+    """
+    if not tables.path(CONTEST).exists():
+        return []
+    keys = [*MODEL_KEYS, "set", "prefix", "confident", "contestant"]
+    table = tables.read(CONTEST, [*keys, *with_bounds("auroc")])
+    whole = table[(table.set == UNSEEN) & (table.prefix == WHOLE_TEXT) & ~table.confident]
+    found = by_model(whole[whole.contestant == score], "auroc")
+    statements = [Statement(model, one, bound.side, bound.bound) for model, one in found]
+    return [part(says, CONTEST, statements, bound.expected)]
 
 
 def transition(tables: Tables) -> list[Part]:
@@ -149,10 +179,20 @@ DIRECTIONS = ("singular", "random")
 def subtle(tables: Tables) -> list[Part]:
     """Claim 13: the least change of clean speech that was tried makes new hallucinations."""
     says = "the least changes of the log-mel make new hallucinations (% of transcripts)"
-    return [
+    parts = [
         part(f"{name} direction: {says}", "subtle_stress", _new_candidates(tables, name), _NEW)
         for name in DIRECTIONS
     ]
+    if tables.path(HONEST).exists():  # of OpenAI's models alone
+        says = "room tone, a low level, clipping or a telephone line make inventions of 5 % or more"
+        parts.append(part(says, HONEST, _everyday(tables), 2 * _NEW))
+    return parts
+
+
+def _everyday(tables: Tables) -> Iterator[Statement]:
+    table = tables.read(HONEST, [*MODEL_KEYS, "condition", *with_bounds("invented")])
+    for model, found in by_model(table[table.condition == EVERYDAY_CHANGES], "invented"):
+        yield Statement(model, found, ABOVE, _NEW)
 
 
 def subtle_rows(tables: Tables) -> pd.DataFrame:

@@ -1,16 +1,17 @@
 """Who contends: every score's features, and the rules that come with their own threshold."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from companion.measurement.contest_schema import WHOLE
+from companion.measurement.contest_schema import HEADS, WHOLE
 from spectral.monitor import FEATURES, FIRST, MEANS
 from spectral.whisper import COMPONENTS
 
 LOG_PROBABILITY, LENGTH = "log-probability", "tokens"
+_TITLES = ("heads: lookback", "heads: entropy of cross-attention", "heads: heard")
 _LEAST_PROBABILITY = 1e-8
 _ENTROPY_TOKENS = 32  # before so many whisper.cpp does not look
 
@@ -28,7 +29,7 @@ class Contestant:
 
     values: of rows, (texts, features). ``rule``: whether it alarms by its own defaults, (texts,),
     for those that have some. direction: 1 where large values are known to be bad, -1 where small
-    ones are, 0 where the fit has to find it out.
+    ones are, 0 where the fit has to find it out. later: a column that older rows lack.
     """
 
     name: str
@@ -36,6 +37,13 @@ class Contestant:
     values: Callable[[pd.DataFrame], np.ndarray]
     rule: Callable[[pd.DataFrame], np.ndarray] | None = None
     direction: int = 0
+    later: str | None = None
+
+    def measured(self, rows: pd.DataFrame) -> np.ndarray:
+        """Which texts have the score at all, were it NaN: (texts,)."""
+        if self.later is None:
+            return np.ones(len(rows), bool)
+        return rows[self.later].notna().to_numpy()
 
 
 def log_probability(rows: pd.DataFrame) -> pd.Series:
@@ -43,10 +51,11 @@ def log_probability(rows: pd.DataFrame) -> pd.Series:
     return rows.average_log_probability.where(rows.prefix == WHOLE, rows.log_probability)
 
 
-def contestants(voice: bool = False) -> list[Contestant]:
-    """All of them; the readings of a beginning are of its tokens alone.
+def contestants(rows: pd.DataFrame) -> list[Contestant]:
+    """All that can be fitted on these rows; the readings of a beginning are of its tokens alone.
 
-    ``voice``: with a detector of voices, whose columns the rows then have (``contest.voice``).
+    A detector of voices is one where the rows have its columns (``contest.voice``), and so are the
+    heads of attention.
     """
     found = [
         Contestant(
@@ -56,6 +65,7 @@ def contestants(voice: bool = False) -> list[Contestant]:
         _column("compression ratio", "built in", "compression_ratio", 1, lambda x: x > 2.4),
         _column("no-speech probability", "built in", "no_speech_probability", 1, lambda x: x > 0.6),
         Contestant("transcribe's fallback", "built in", _fallback, _falls_back, 1),
+        Contestant("transcribe's silence", "built in", _silence, _is_silent, 1),
         Contestant("whisper.cpp's entropy", "built in", _repetition, _is_repetitive, 1),
         _column("forbidden mass, first step", "confidence", "forbidden_first", 1),
         _column("forbidden mass, mean", "confidence", "forbidden_mean", 1),
@@ -64,14 +74,11 @@ def contestants(voice: bool = False) -> list[Contestant]:
         Contestant(
             "characters per second", "text", lambda r: _matrix(r.characters / r.seconds)
         ),
-        Contestant(
-            LENGTH, "text",
-            lambda r: _matrix(np.log(r.tokens.where(r.prefix == WHOLE, r.prefix).clip(lower=1))),
-        ),
+        Contestant(LENGTH, "text", lambda r: _matrix(_log_length(r))),
         _column("level", "sound", "level_db"),
         _column("range of levels", "sound", "level_range_db", -1),
     ]  # fmt: skip
-    if voice:
+    if "speech_fraction" in rows:
         found.append(_column("silero-vad, fraction of speech", "sound", "speech_fraction", -1))
         found.append(_column("silero-vad, mean", "sound", "speech_mean", -1))
     for part in COMPONENTS:
@@ -81,7 +88,11 @@ def contestants(voice: bool = False) -> list[Contestant]:
             ("size", "log10_variance"), ("N_eff, sliding", "window_n_eff"),
             ("size, sliding", "window_log10_size"),
         ):  # fmt: skip
-            found.append(_column(f"{title}: {name}", "spectral", f"{part}_{column}"))
+            claimed = 1 if column == "alpha" else 0  # a high slope goes with failures
+            found.append(_column(f"{title}: {name}", "spectral", f"{part}_{column}", claimed))
+    if rows[HEADS[0]].notna().any():
+        found += [_heads(title, (column,)) for title, column in zip(_TITLES, HEADS, strict=True)]
+        found.append(_heads("heads: all", HEADS))
     found += [
         Contestant("LapEigvals", "attention", lambda r: np.stack(r.laplacian.to_list())),
         Contestant("linear probe", "probe", lambda r: np.stack(r.state.to_list())),
@@ -100,18 +111,18 @@ def monitor() -> Contestant:
 
 def with_rival(one: Contestant) -> Contestant:
     """A score together with log-probability and length."""
-    return Contestant(
-        one.name, one.family, lambda rows: np.column_stack([rival().values(rows), one.values(rows)])
+    return replace(
+        one,
+        values=lambda rows: np.column_stack([rival().values(rows), one.values(rows)]),
+        direction=0,
     )
 
 
 def rival() -> Contestant:
     """Log-probability and length: what everybody has."""
-    own = {each.name: each for each in contestants()}
-    parts = [own[LOG_PROBABILITY], own[LENGTH]]
     return Contestant(
         "log-probability and length", "fusion",
-        lambda rows: np.column_stack([each.values(rows) for each in parts]),
+        lambda rows: np.column_stack([log_probability(rows), _log_length(rows)]),
     )  # fmt: skip
 
 
@@ -135,12 +146,49 @@ def _columns(name: str, family: str, columns: tuple[str, ...]) -> Contestant:
 def _values(rows: pd.DataFrame, column: str) -> np.ndarray:
     values = rows[column].to_numpy(float)
     if column.startswith("forbidden") or column == "no_speech_probability":
-        return np.asarray(np.log10(np.maximum(values, _LEAST_PROBABILITY)))
+        return in_decades(values)
     return values
+
+
+def in_decades(probabilities: np.ndarray) -> np.ndarray:
+    """log10 of probabilities, as the monitor takes it."""
+    return np.asarray(np.log10(np.maximum(probabilities, _LEAST_PROBABILITY)))
 
 
 def _matrix(column: pd.Series) -> np.ndarray:
     return np.asarray(column.to_numpy(float)[:, None])
+
+
+def _log_length(rows: pd.DataFrame) -> pd.Series:
+    """Of the number of tokens, at least one."""
+    return np.log(rows.tokens.where(rows.prefix == WHOLE, rows.prefix).clip(lower=1))
+
+
+def _heads(name: str, columns: tuple[str, ...]) -> Contestant:
+    """Of every head; NaN in rows from before heads were measured."""
+    return Contestant(
+        f"{name}", "attention",
+        lambda rows: np.column_stack([_stacked(rows[each]) for each in columns]),
+        later=columns[0],
+    )  # fmt: skip
+
+
+def _stacked(lists: pd.Series) -> np.ndarray:
+    """Lists of one length as rows, NaN for a missing one."""
+    there = lists.notna()
+    width = len(lists[there].iloc[0]) if there.any() else 1
+    missing = np.full(width, np.nan)
+    return np.stack([each if has else missing for each, has in zip(lists, there, strict=True)])
+
+
+def _silence(rows: pd.DataFrame) -> np.ndarray:
+    """transcribe() writes nothing for a window that is likely silent and improbable as a text."""
+    silent = (rows.no_speech_probability > 0.6) & (log_probability(rows) < -1)
+    return _matrix(silent.astype(float))
+
+
+def _is_silent(rows: pd.DataFrame) -> np.ndarray:
+    return np.asarray(_silence(rows)[:, 0] > 0)
 
 
 def _fallback(rows: pd.DataFrame) -> np.ndarray:

@@ -10,7 +10,7 @@ from enum import StrEnum
 import jiwer
 
 from companion.speech.text import normalise, without_annotations
-from companion.stress.scoring import Outcome, outcome
+from companion.stress.scoring import FRAGMENT_FRACTION, Outcome, is_loop, outcome, said_fraction
 
 MISHEARD_ERROR = 0.5
 """Character error of a misheard text at most: unrelated English sentences have 0.7 or more."""
@@ -42,7 +42,8 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
     misheard, where half of the words stand in runs of three that somebody said, or where the
     character error against the target is at most ``MISHEARD_ERROR``; invention, all else. The
     character error is Levenshtein's distance of the normalised texts by the length of the
-    reference's.
+    reference's. Where the speech repeats itself, a text that does is misheard by the same rules,
+    by the first of them only where it has no more words than were said.
     """
     found = outcome(references, transcript, None)
     if found is Outcome.CORRECT and not normalise(without_annotations(transcript)):
@@ -53,8 +54,13 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
         normalise(references[0]),
         normalise(without_annotations(transcript)),
     )
+    repeated = found is Outcome.LOOP and is_loop(references[0])
+    kept = repeated and len(transcript_words.split()) <= len(reference_words.split())
+    if kept and said_fraction(references, transcript_words) >= FRAGMENT_FRACTION:
+        return Kind.MISHEARD
+    doubted = found is Outcome.INVENTION or repeated
     if (
-        found is Outcome.INVENTION
+        doubted
         and reference_words
         and jiwer.cer(reference_words, transcript_words) <= MISHEARD_ERROR
     ):

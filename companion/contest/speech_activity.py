@@ -3,8 +3,8 @@
     pip install silero-vad
     python -m companion.contest.speech_activity
 
-measures, by the section ``contest`` of params/whisper.yml, the same sounds that the contest's rows
-are of, and writes data/results/whisper/speech_activity.parquet. The detector is no part of the
+measures, by the sections of params/whisper.yml that the contest's rows are measured by, the same
+sounds, and writes data/results/whisper/speech_activity.parquet. The detector is no part of the
 environment.
 """
 
@@ -26,6 +26,7 @@ from companion.measurement.run import batches, stressed
 from companion.measurement.store import write
 from companion.measurement.texts import Row
 from companion.speech.corpus import SAMPLE_RATE, find_utterances
+from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Speakers
 
 VOICE = pa.schema(
@@ -39,6 +40,9 @@ VOICE = pa.schema(
 )
 """Of the probabilities of speech of a sound's frames of 32 ms: mean, share above 0.5, largest."""
 
+KINDS = ("contest", "fitting", "recordings")
+"""Measured by which sections."""
+
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 """Whisper's window."""
 
@@ -51,14 +55,14 @@ def voice_rows(settings: ContestSettings) -> Iterator[Row]:
     groups = [*batches(corpus.utterances, settings), clips.utterances]
     for group in tqdm([group for group in groups if group]):
         batch, _ = stressed(group, speakers, settings)
-        for condition, mixtures in _every(batch, settings):
+        for names, mixtures in _every(batch, settings):
             for mixture in mixtures:
                 with torch.inference_mode():
                     found = detector.audio_forward(torch.from_numpy(mixture.wave), sr=SAMPLE_RATE)
                 chances = found.numpy().astype(np.float64).ravel()
                 yield {
                     "utterance": mixture.target.id,
-                    "condition": condition,
+                    "condition": in_turn(names, mixture.target.id, settings.seed),
                     "speech_mean": float(chances.mean()),
                     "speech_fraction": float((chances > 0.5).mean()),
                     "speech_most": float(chances.max()),
@@ -68,7 +72,7 @@ def voice_rows(settings: ContestSettings) -> Iterator[Row]:
 def _every(
     batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
 ) -> Iterator[tuple[str, Sequence[Mixture]]]:
-    return all_conditions(WINDOW_SAMPLES, batch, settings)
+    return all_conditions(WINDOW_SAMPLES, batch, settings, settings.windows)
 
 
 def main() -> None:
@@ -78,20 +82,28 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("data/results/whisper/speech_activity.parquet")
     )
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     arguments = parser.parse_args()
-    values = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8"))["contest"]
+    sections = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8"))
     folder = arguments.parameters.parent
-    for name in ("ladder", "corpus", "nonspeech"):
-        values[name] = folder / values[name]
-    settings = ContestSettings(model="none", output=arguments.output, **values)
-    speech = [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
+    rows: list[Row] = []
+    parameters: dict[str, object] = {}
+    heard = []
+    for kind in arguments.kinds:
+        values = sections[kind]
+        for name in {"ladder", "corpus", "nonspeech"} & values.keys():
+            values[name] = folder / values[name]
+        settings = ContestSettings(model="none", output=arguments.output, **values)
+        heard += [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
+        parameters[kind] = {k: v for k, v in settings.plain().items() if k != "model"}
+        rows += voice_rows(settings)
     meta = {
         "kind": "voice",
-        "speech": speech_digest(speech),
+        "speech": speech_digest(heard),
         "detector": version("silero-vad"),
-        "parameters": {k: v for k, v in settings.plain().items() if k != "model"},
+        "parameters": parameters,
     }
-    write([*voice_rows(settings)], arguments.output, meta, VOICE)
+    write(rows, arguments.output, meta, VOICE)
     print(arguments.output)
 
 

@@ -2,9 +2,9 @@
 
     python -m companion.contest.thresholds
 
-takes the contest's rows of every model in data/results/whisper/contest and writes
-spectral/thresholds.json. Fits are on all that was measured, whatever the stress: what they are
-worth on stresses that they never saw is not said there, but by the contest.
+takes the rows of every model in data/results/whisper/fitting, of the development sets alone, and
+writes spectral/thresholds.json. What the fits are worth on other speakers, and on stresses that
+they never saw, is said by the contest.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from companion.contest.contest import out_of_fold, texts
+from companion.contest.contest import fitted_elsewhere, quiet_threshold, texts
 from companion.contest.contestants import CHOSEN, monitor
 from companion.contest.fitting import Logistic
 from companion.measurement.contest_schema import CONTEST
@@ -23,9 +23,6 @@ from companion.models.loading import choose_device, load
 from companion.models.view import SpeechModel
 from companion.results.tables import write_text
 from spectral.monitor import THRESHOLDS
-
-FALSE_ALARMS = 0.02
-"""Texts that are no inventions and alarm, at most, by fits on other speakers."""
 
 _DIGITS = 6
 
@@ -36,8 +33,8 @@ def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
     target = own.target.to_numpy()
     found = Logistic.fit(monitor().values(own), target)
     conditions = [str(each) for each in pd.unique(own.condition)]
-    risks = out_of_fold(monitor(), own, conditions).risks
-    threshold = float(np.quantile(risks[~target], 1 - FALSE_ALARMS))
+    risks = fitted_elsewhere(monitor(), own, own).risks
+    threshold = quiet_threshold(own)
     alarms = risks > threshold
     key = read_meta(path)["key"]
     return {
@@ -73,7 +70,7 @@ def _named(values: np.ndarray) -> dict[str, float]:
 def main() -> None:
     """Fit those of every model that was measured."""
     parser = argparse.ArgumentParser(prog="python -m companion.contest.thresholds")
-    parser.add_argument("--rows", type=Path, default=Path("data/results/whisper/contest"))
+    parser.add_argument("--rows", type=Path, default=Path("data/results/whisper/fitting"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="where weights may lie")
     parser.add_argument("--output", type=Path, default=THRESHOLDS)
     arguments = parser.parse_args()

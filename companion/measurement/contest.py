@@ -9,29 +9,30 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from companion.contest.outcomes import count_words, kind_of
-from companion.measurement.contest_schema import CONTEST, REPEATED, ROOM_TONE, WHOLE
-from companion.measurement.run import Summary, measure
+from companion.measurement.attention import head_columns
+from companion.measurement.contest_schema import CONTEST, HEADS, REPEATED, ROOM_TONE, STEPS, WHOLE
 from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.measurement.settings import ListeningSettings
-from companion.measurement.spectra import Decoded, decode
+from companion.measurement.settings import ListeningSettings, Positive
+from companion.measurement.spectra import Decoded, decode_heard
 from companion.measurement.texts import Row
-from companion.measurement.warnings import first_wrong_token, prefix_observables
+from companion.measurement.warnings import first_wrong_token, prefix_observables, words_begun
 from companion.models.capture import COMPONENTS, HIDDEN_STATE
-from companion.models.decoding import Transcript
+from companion.models.decoding import Heard, Transcript, hear
 from companion.models.rules import Rule, forbidden
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
+from companion.stress.conditions import in_turn
 from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
 from companion.stress.inputs import pink_noise
 from companion.stress.mixture import Mixture, digest, rms
-from spectral._validation import whole_number
 from spectral.spectra import effective_rank
 
 LAST_TOKENS = 32
@@ -46,6 +47,7 @@ DIRECTIONS = 32
 FRAME = 400
 """Samples, 25 ms: as long as one frame of Whisper's log-mel."""
 
+_AT_ONCE = 32  # sounds: what each leaves behind while it is decoded is large
 _LEAST_ROWS = 3  # two modes, which a slope needs
 _SILENT_DB = -200.0
 
@@ -54,28 +56,23 @@ _SILENT_DB = -200.0
 class ContestSettings(ListeningSettings):
     """Parameters: ``prefixes`` are numbers of tokens, ``window`` rows slide, ``epsilon`` is Kf's.
 
-    Beside the ``conditions``: the clean utterance with room tone to ``room_tone`` seconds, and the
-    utterance said as often as fits into the model's window, ``repeats`` times at most.
+    Beside the ``conditions``: the clean utterance with room tone to ``room_tone`` seconds, or to
+    one of several such lengths in turn, and the utterance said as often as fits into the model's
+    window, or into ``windows`` of these where that is drawn, ``repeats`` times at most. Without
+    lengths there is no room tone, and with one repeat no repetition.
     """
 
-    prefixes: tuple[int, ...]
-    window: int
-    room_tone: float
-    repeats: int
+    prefixes: Annotated[tuple[int, ...], _LEAST_ROWS]
+    window: Annotated[int, 2]
+    room_tone: float | tuple[float, ...]
+    repeats: Positive
     epsilon: float
+    windows: Positive = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "prefixes", tuple(self.prefixes))
-        for prefix in self.prefixes:
-            whole_number(prefix, "prefixes", least=_LEAST_ROWS)
-        whole_number(self.window, "window", least=2)
-        whole_number(self.repeats, "repeats", least=2)
-
-
-def measure_contest(settings: ContestSettings) -> Summary:
-    """All that might warn, of every transcript: :func:`measure` with ``contest_rows``."""
-    return measure("contest", settings, contest_rows, CONTEST)
+        if isinstance(self.room_tone, Sequence):
+            object.__setattr__(self, "room_tone", tuple(self.room_tone))
 
 
 @torch.inference_mode()
@@ -83,35 +80,79 @@ def contest_rows(
     model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
 ) -> list[Row]:
     """All rows of a batch; a text of n tokens or fewer has none of its first n."""
+    conditions = all_conditions(model.window_samples, batch, settings, settings.windows)
+    every = [(names, mixture) for names, mixtures in conditions for mixture in mixtures]
     rows: list[Row] = []
-    for condition, mixtures in all_conditions(model.window_samples, batch, settings):
-        decoded = decode(model, mixtures, settings.rule)
-        inside = _Inside(model, decoded)
-        for i, mixture in enumerate(mixtures):
+    for start in range(0, len(every), _AT_ONCE):
+        part = every[start : start + _AT_ONCE]
+        mixtures = [mixture for _, mixture in part]
+        heard = hear(model, [mixture.wave for mixture in mixtures])
+        decoded = decode_heard(model, mixtures, heard, settings.rule)
+        inside = _Inside(model, decoded, heard, [mixture.wave.size for mixture in mixtures])
+        for i, (names, mixture) in enumerate(part):
             wrong = first_wrong_token(model, mixture.target.reference, decoded.transcripts[i])
             shared = _shared(decoded, i, mixture)
-            shared |= {"condition": condition, "first_wrong": wrong}
-            text = _Text(model, inside, i, decoded.transcripts[i], settings.rule)
+            shared["condition"] = in_turn(names, mixture.target.id, settings.seed)
+            shared["first_wrong"] = wrong
+            text = _Text(model, inside, i, decoded.transcripts[i], settings)
             count = len(decoded.transcripts[i].tokens)
             for prefix in (WHOLE, *(n for n in settings.prefixes if n < count)):
                 numbers = text.numbers(prefix or count, settings)
-                rows.append(shared | numbers | {"prefix": prefix})
+                steps = text.steps() if prefix == WHOLE else dict.fromkeys((*STEPS, "word_starts"))
+                rows.append(shared | numbers | steps | {"prefix": prefix})
     return [{name: row[name] for name in CONTEST.names} for row in rows]
 
 
+class Honest(Protocol):
+    """Settings with the conditions that are made of clean speech."""
+
+    @property
+    def seed(self) -> int:
+        """Of what is drawn."""
+
+    @property
+    def room_tone(self) -> float | tuple[float, ...]:
+        """Seconds, one or several in turn."""
+
+    @property
+    def repeats(self) -> int:
+        """How often an utterance is said at most."""
+
+
 def all_conditions(
-    window_samples: int, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
+    window_samples: int,
+    batch: Mapping[str, Sequence[Mixture]],
+    settings: Honest,
+    windows: int = 1,
 ) -> Iterator[tuple[str, Sequence[Mixture]]]:
-    """The mixtures of a batch by condition, those that are made of clean speech among them."""
+    """The mixtures of a batch by condition, those that are made of clean speech among them.
+
+    An utterance is said as often as fits into one of the model's windows, or into ``windows``.
+    """
     yield from batch.items()
     clean = batch.get(REFERENCE_CONDITION, ())
-    if clean:
-        samples = round(settings.room_tone * SAMPLE_RATE)
-        yield ROOM_TONE, [_with_room_tone(each, samples, settings.seed) for each in clean]
-    times = [min(settings.repeats, window_samples // each.wave.size) for each in clean]
+    seed, tones = settings.seed, settings.room_tone
+    lengths = tones if isinstance(tones, Sequence) else (tones,)
+    if clean and lengths:
+        seconds = [lengths[_drawn(seed, each, ROOM_TONE, len(lengths))] for each in clean]
+        yield (
+            ROOM_TONE,
+            [
+                _with_room_tone(each, round(length * SAMPLE_RATE), seed)
+                for each, length in zip(clean, seconds, strict=True)
+            ],
+        )
+    room = [window_samples * (1 + _drawn(seed, each, REPEATED, windows)) for each in clean]
+    times = [
+        min(settings.repeats, n // each.wave.size) for each, n in zip(clean, room, strict=True)
+    ]
     again = [_again(each, n) for each, n in zip(clean, times, strict=True) if n > 1]
     if again:
         yield REPEATED, again
+
+
+def _drawn(seed: int, mixture: Mixture, what: str, count: int) -> int:
+    return int.from_bytes(digest(seed, mixture.target.id, what)) % count
 
 
 def _with_room_tone(mixture: Mixture, samples: int, seed: int) -> Mixture:
@@ -163,10 +204,13 @@ class _Inside:
     """What went on inside while a batch was written, of the rows that predict its texts.
 
     rows: by component (batch, layers, T, width), and of the last layer's output (batch, T, width).
-    diagonals: see ``_laplacian``, (batch, layers, heads, T).
+    diagonals: see ``_laplacian``, (batch, layers, heads, T). heads: by name of ``HEADS``, what
+    each token's attention looks at, a tensor (layers, heads, T) for every text.
     """
 
-    def __init__(self, model: SpeechModel, decoded: Decoded) -> None:
+    def __init__(
+        self, model: SpeechModel, decoded: Decoded, heard: Heard, samples: Sequence[int]
+    ) -> None:
         texts, recording = decoded.transcripts, decoded.recording
         self.rows = {kind: recording.text_rows(kind, texts)[0] for kind in COMPONENTS}
         self.states = recording.text_rows(HIDDEN_STATE, texts)[0][:, -1]
@@ -175,24 +219,51 @@ class _Inside:
         self.diagonals = self.states.new_zeros(
             len(texts), len(model.layers), model.heads, longest, dtype=torch.float64
         )
+        prompted = torch.zeros_like(self.diagonals)
         for layer in range(len(model.layers)):
             weights = recording.attention(texts, layer)
             for i, count in enumerate(counts):
                 self.diagonals[i, layer, :, :count] = _laplacian(weights[i], count)
+                prompted[i, layer, :, :count] = 1 - weights[i, :, :count, :count].sum(-1)
+        before = recording.text_rows(HIDDEN_STATE, texts)[0]  # what the queries are made of
+        before = before - self.rows["ffn"] - self.rows["cross_attention"]
+        columns = head_columns(model, before, texts, heard, samples)
+        self.heads = {HEADS[0]: list(prompted), **dict(zip(HEADS[1:], columns, strict=True))}
 
 
 class _Text:
     """One transcript and what went on while it was written, token by token."""
 
     def __init__(
-        self, model: SpeechModel, inside: _Inside, i: int, transcript: Transcript, rule: Rule
+        self,
+        model: SpeechModel,
+        inside: _Inside,
+        i: int,
+        transcript: Transcript,
+        settings: ContestSettings,
     ) -> None:
         self._model, self.transcript = model, transcript
         count = len(transcript.tokens)
         self._rows = {kind: rows[i, :, :count] for kind, rows in inside.rows.items()}
         self._states = inside.states[i, :count]
         self._diagonals = inside.diagonals[i]
-        self._confidence = token_confidences(model, self._states, transcript, rule)
+        self._heads = {name: texts[i] for name, texts in inside.heads.items()}
+        self._confidence = token_confidences(model, self._states, transcript, settings.rule)
+        self._sliding = {
+            kind: sliding_observables(rows, settings.window) for kind, rows in self._rows.items()
+        }
+
+    def steps(self) -> Row:
+        """What every token shows, and the token with which each word begins."""
+        begun = [*words_begun(self._model, self.transcript)]
+        words = range(begun[-1] if begun else 0)
+        return {
+            "step_entropy": self._confidence["entropy"].tolist(),
+            "step_n_eff": self._sliding["cross_attention"]["n_eff"].tolist(),
+            "word_starts": [
+                next(i for i, count in enumerate(begun) if count > word) for word in words
+            ],
+        }
 
     def numbers(self, count: int, settings: ContestSettings) -> Row:
         """What the first ``count`` tokens show; NaN of none, and of spectra of fewer than three."""
@@ -212,25 +283,28 @@ class _Text:
             "laplacian": _means_of_largest(self._diagonals[:, :, :count], LARGEST),
             "state": [0.0] * DIRECTIONS,
         }
+        for name, column in self._heads.items():
+            means = column[..., :count].mean(-1).flatten()
+            found[name] = means.tolist() if not empty else [0.0] * len(means)
         if not empty:
             mean = self._states[:count].double().mean(0)
             found["state"] = (mean.cpu() @ directions(len(mean))).tolist()
         for component in COMPONENTS:
-            rows = self._rows[component][:, :count]
-            found |= {f"{component}_{name}": value for name, value in _spectral(rows, settings)}
+            numbers = _spectral(self._rows[component][:, :count], settings.epsilon)
+            found |= {f"{component}_{name}": value for name, value in numbers}
+            for name, column in self._sliding[component].items():
+                found[f"{component}_window_{name}"] = _mean(column[:count])
         return found
 
 
-def _spectral(rows: Tensor, settings: ContestSettings) -> Iterator[tuple[str, float]]:
+def _spectral(rows: Tensor, epsilon: float) -> Iterator[tuple[str, float]]:
     """Names and numbers of one component's rows (layers, tokens, width), means over layers."""
     names = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
     if rows.shape[1] < _LEAST_ROWS:
         yield from ((name, math.nan) for name in names)
     else:
-        numbers, _ = prefix_observables(rows[None], rows.shape[1], settings.epsilon)
+        numbers, _ = prefix_observables(rows[None], rows.shape[1], epsilon)
         yield from ((name, numbers[name].item()) for name in names)
-    sliding = sliding_observables(rows, settings.window)
-    yield from ((f"window_{name}", _mean(column)) for name, column in sliding.items())
 
 
 def sliding_observables(rows: Tensor, window: int) -> dict[str, Tensor]:

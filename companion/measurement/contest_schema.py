@@ -8,6 +8,15 @@ WHOLE = 0
 ROOM_TONE, REPEATED = "room-tone", "repeated"
 """Conditions beside those of the parameters."""
 
+EVERYDAY_CHANGES = "everyday changes"
+"""In tables: room tone after speech, very quiet, clipped and telephone speech together."""
+
+HEADS = ("lookback", "cross_entropy", "cross_heard")
+"""By layer and head, means over tokens: of attention to the prompt, and of that to the audio."""
+
+STEPS = ("step_entropy", "step_n_eff")
+"""Of whole texts, token by token: entropy, and cross-attention's sliding effective rank."""
+
 _SPECTRAL = (
     "n_eff", "alpha", "log10_kf_resolved", "log10_variance", "window_log10_size", "window_n_eff",
 )  # fmt: skip
@@ -42,6 +51,9 @@ CONTEST = pa.schema(
         *[(name, pa.float32()) for name in _NUMBERS],
         ("laplacian", pa.list_(pa.float32())),
         ("state", pa.list_(pa.float32())),
+        *[(name, pa.list_(pa.float32())) for name in HEADS],
+        *[(name, pa.list_(pa.float32())) for name in STEPS],
+        ("word_starts", pa.list_(pa.int32())),
     ]
 )  # fmt: skip
 """One row per utterance or clip, condition and prefix: data/README.md."""

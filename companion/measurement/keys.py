@@ -29,6 +29,8 @@ VERSIONS: dict[str, int] = {
     "subtle": 1,
     "warnings": 1,
     "contest": 1,
+    "fitting": 1,
+    "recordings": 1,
     "guards": 1,
 }
 """The kinds of measurement, what matters most first, and the version of what each measures.
@@ -37,13 +39,16 @@ A version is raised where a kind's numbers, rows or columns change: older rows a
 """
 
 FORMER: dict[str, Mapping[str, object]] = {
-    "nulls": {"orders": 1, "draws": 0, "draw_utterances": None, "unpaired": []}
+    "nulls": {"orders": 1, "draws": 0, "draw_utterances": None, "unpaired": []},
+    "contest": {"windows": 1},
+    "fitting": {"windows": 1},
 }
 """Parameters that older rows of a kind lack, and the values that they were measured with."""
 
 _ALL = (
     "ladder", "corpus", "conditions", "decoding", "seed", "batch", "device", "utterances",
 )  # fmt: skip
+_CONTEST = (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon")
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "measure": (*_ALL, "modes", "epsilon"),
     "pooling": (
@@ -58,7 +63,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "dynamics": (*_ALL, "steps", "folds"),
     "subtle": (*_ALL, "levels_db", "draws", "tokens"),
     "warnings": (*_ALL, "prefixes", "epsilon"),
-    "contest": (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon"),
+    "contest": _CONTEST,
+    "fitting": _CONTEST,
+    "recordings": (*_CONTEST, "windows"),
     "guards": (
         *_ALL, "window", "shift", "temperatures", "no_repeat", "power", "tokens",
         "silence_threshold",

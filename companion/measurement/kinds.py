@@ -85,7 +85,10 @@ _KINDS = (
     Kind("dynamics", DynamicsSettings, dynamics_rows, DYNAMICS, checks.dynamics, compared=True),
     Kind("subtle", SubtleSettings, subtle_rows, SUBTLE, checks.subtle),
     Kind("warnings", WarningSettings, warning_rows, WARNINGS, checks.warnings),
-    Kind("contest", ContestSettings, contest_rows, CONTEST, checks.contest),
+    *(
+        Kind(name, ContestSettings, contest_rows, CONTEST, checks.contest)
+        for name in ("contest", "fitting", "recordings")
+    ),
     Kind("guards", GuardSettings, guard_rows, GUARD, checks.guards),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

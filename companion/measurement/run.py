@@ -18,7 +18,7 @@ from companion.measurement.texts import Batch, Row
 from companion.models.loading import choose_device, load
 from companion.models.view import SpeechModel
 from companion.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
-from companion.stress.conditions import condition
+from companion.stress.conditions import condition, in_turn
 from companion.stress.mixture import Mixture, Speakers
 
 B = TypeVar("B")
@@ -157,7 +157,8 @@ def stressed(
 ) -> tuple[Batch, dict[str, str]]:
     """The usable utterances' mixtures by condition, and why the others are not usable.
 
-    Clips without a reference, of which a batch has all or none, are under no stress.
+    Clips without a reference, of which a batch has all or none, are under no stress. Of conditions
+    such as ``noise|hell`` every utterance is under one.
     """
     spoken = any(utterance.reference for utterance in utterances)
     names = settings.conditions if spoken else (NONSPEECH,)
@@ -167,7 +168,7 @@ def stressed(
         try:
             clean = Mixture.of(utterance, read_wave(utterance))
             mixtures = {
-                name: condition(name).apply(clean, speakers, settings.seed) if spoken else clean
+                name: _under(name, clean, speakers, settings.seed) if spoken else clean
                 for name in names
             }
         except UnusableUtterance as error:
@@ -176,6 +177,10 @@ def stressed(
         for name, mixture in mixtures.items():
             batch[name].append(mixture)
     return batch, unusable
+
+
+def _under(names: str, clean: Mixture, speakers: Speakers, seed: int) -> Mixture:
+    return condition(in_turn(names, clean.target.id, seed)).apply(clean, speakers, seed)
 
 
 def spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:

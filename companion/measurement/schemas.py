@@ -6,6 +6,7 @@ float64 or, in files of many rows, in float32.
 
 import pyarrow as pa
 
+from companion.measurement.contest_schema import HEADS, STEPS
 from companion.measurement.readings import READINGS
 
 REFERENCE_CONDITION = "clean"
@@ -22,7 +23,7 @@ CONFIDENCES = (
 LATER = ("average_log_probability", "forbidden_mass", "mean_forbidden_mass", "windows")
 """Columns that are empty in rows from before there were decoding rules."""
 
-ABSENT = {"draw": 0}
+ABSENT: dict[str, object] = {"draw": 0, **dict.fromkeys((*HEADS, *STEPS, "word_starts"))}
 """Columns that older rows lack, and what all of them would say there."""
 
 SHUFFLED, GAUSSIAN, INITIALISED, FORCED, SWAPPED = (

@@ -10,7 +10,7 @@ from companion.measurement.keys import parameters, unpaired_with
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.models.rules import Rule, rule
 from companion.speech.corpus import Corpus, find_clips
-from companion.stress.conditions import condition
+from companion.stress.conditions import OR, condition
 from spectral._validation import whole_number
 
 MODES = 50
@@ -49,8 +49,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             object.__setattr__(self, name, _checked(getattr(self, name), name, hint))
-        for name in self.conditions:
-            condition(name)
+        for names in self.conditions:
+            for name in names.split(OR):
+                condition(name)
         rule(self.decoding)
         if self.conditions[:1] != (REFERENCE_CONDITION,):
             raise ValueError(

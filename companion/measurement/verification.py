@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from companion.measurement.kinds import KINDS, Kind
 from companion.measurement.run import batches, stressed
-from companion.measurement.schemas import LATER
+from companion.measurement.schemas import ABSENT, LATER
 from companion.measurement.settings import Settings
 from companion.measurement.store import bits_of, read, read_meta, rounded
 from companion.models.loading import choose_device, load
@@ -72,7 +72,7 @@ def verify(
     settings = _settings(KINDS[kind], files[model], ladder, corpus, device)
     names, again = _measured_again(KINDS[kind], settings, rng)
     kept = _of_the_same(kept, again)
-    unknown = [name for name in LATER if name in kept and kept[name].isna().all()]
+    unknown = [name for name in (*LATER, *ABSENT) if name in kept and kept[name].isna().all()]
     kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
     if not set(names) & set(kept.utterance):
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")

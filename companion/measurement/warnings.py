@@ -106,10 +106,10 @@ def first_wrong_token(model: SpeechModel, reference: str, text: Transcript) -> i
     word = first_wrong_word(reference, text.text)
     if word is None:
         return None
-    return next(i for i, begun in enumerate(_words_begun(model, text)) if begun > word)
+    return next(i for i, begun in enumerate(words_begun(model, text)) if begun > word)
 
 
-def _words_begun(model: SpeechModel, text: Transcript) -> Iterator[int]:
+def words_begun(model: SpeechModel, text: Transcript) -> Iterator[int]:
     """How many words the text has after each of its tokens."""
     before = 0
     for window in text.windows:

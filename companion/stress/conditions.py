@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from itertools import permutations
 
-from companion.stress.mixture import Mixture, Speakers
+from companion.stress.everyday import Clip, Gain, Telephone
+from companion.stress.mixture import Mixture, Speakers, digest
 from companion.stress.perturbations import (
     GaussianNoise,
     Perturbation,
@@ -66,6 +67,16 @@ CONDITIONS: dict[str, Stress] = {
     )
 }
 
+EVERYDAY: dict[str, Stress] = {
+    "quiet": Stress("quiet", (Gain(-50.0),)),
+    "clipped": Stress("clipped", (Clip(0.1),)),
+    "telephone": Stress("telephone", (Telephone(),)),
+}
+"""What commonly happens to recordings: conditions without milder forms."""
+
+OR = "|"
+"""Stands between conditions of which each utterance is under one, as :func:`in_turn` draws it."""
+
 GRADED = tuple(
     name
     for name, stress in CONDITIONS.items()
@@ -79,15 +90,22 @@ def condition(name: str) -> Stress:
 
     Raises ValueError, saying which names there are, for any other name.
     """
-    if name in CONDITIONS:
-        return CONDITIONS[name]
+    known = CONDITIONS | EVERYDAY
+    if name in known:
+        return known[name]
     base, severity = split_severity(name)
     if base not in GRADED or not 0 < severity < 1 or name != f"{base}-{severity:g}":
         raise ValueError(
-            f"no condition {name!r}; choose from {', '.join(CONDITIONS)}, or a severity between "
+            f"no condition {name!r}; choose from {', '.join(known)}, or a severity between "
             f"0 and 1 of {', '.join(GRADED)}, written hell-0.5"
         )
     return CONDITIONS[base].at_severity(severity)
+
+
+def in_turn(names: str, utterance: str, seed: int) -> str:
+    """The one of ``noise|hell`` and the like that an utterance is under, drawn by seed and id."""
+    choices = names.split(OR)
+    return choices[int.from_bytes(digest(seed, utterance, names)) % len(choices)]
 
 
 def split_severity(name: str) -> tuple[str, float]:
