@@ -380,10 +380,12 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     for end, unsaid in nothing.items():
         part = folder / f"{name}.part.{end}"
         figure.savefig(part, metadata=dict.fromkeys(unsaid), bbox_inches=inches)
-        if end == "png":  # without alpha, and in few colours, it takes half of the bytes
+        if end == "png":  # without alpha, and with a palette where that tints nothing, it is small
             with Image.open(part) as drawn:
-                few = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-            few.save(part, optimize=True, dpi=drawn.info["dpi"])
+                plain = drawn.convert("RGB")
+            few = plain.quantize(256, dither=Image.Dither.NONE)
+            exact = few.convert("RGB").tobytes() == plain.tobytes()
+            (few if exact else plain).save(part, optimize=True, dpi=drawn.info["dpi"])
         os.replace(part, folder / f"{name}.{end}")
     plt.close(figure)
     display(Shown(filename=folder / f"{name}.png"))
