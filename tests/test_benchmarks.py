@@ -27,8 +27,7 @@ from companion.benchmarks.rivals import (
     numpy_spectra,
 )
 from companion.benchmarks.timing import OURS, Case, Way, measured
-from companion.models.loading import initialised
-from companion.models.openai_model import OpenAIModel
+from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.random_layers import random_layer
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer

@@ -11,7 +11,7 @@ import torch
 from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, pooled
 from companion.measurement.kinds import KINDS
 from companion.measurement.observables import spectra_of
-from companion.measurement.run import Halving, by_voice, fitting
+from companion.measurement.run import Halving, by_speaker, fitting
 from companion.measurement.schemas import CHOICES
 from companion.measurement.settings import Settings
 from companion.measurement.spectra import Side
@@ -85,7 +85,7 @@ def test_pooled_rows_are_of_whole_voices_where_a_batch_would_part_them(rows: pd.
 
 def test_voices_are_never_parted() -> None:
     utterances = [Utterance(f"{v}-{i}", v, "A", Path()) for i, v in enumerate("aabbbc")]
-    sizes = {size: fitting(utterances, size, by_voice) for size in (1, 2, 4, 5, 6)}
+    sizes = {size: fitting(utterances, size, by_speaker) for size in (1, 2, 4, 5, 6)}
     assert sizes == {1: 2, 2: 2, 4: 2, 5: 5, 6: 6}
     batch: Batch = {"clean": [Mixture.of(one, np.ones(9, np.float32)) for one in utterances]}
     tried: list[list[str]] = []
@@ -96,14 +96,14 @@ def test_voices_are_never_parted() -> None:
             raise MemoryError("full")
         return []
 
-    Halving(crowded, 6, by_voice).rows(batch)
+    Halving(crowded, 6, by_speaker).rows(batch)
     assert ["".join(names) for names in tried] == ["aabbbc", "aa", "bbb", "c"]
 
     def full(part: Batch) -> list[dict[str, object]]:
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="a-0: not enough memory for the 2 utterances of its"):
-        Halving(full, 6, by_voice).rows(batch)
+        Halving(full, 6, by_speaker).rows(batch)
 
 
 def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, speech: Path) -> None:

@@ -198,7 +198,9 @@ def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:
 
 def test_training_records_run_on_from_stage_to_stage(tmp_path: Path) -> None:
     rows = [("words", 200), ("words", 400), ("sentences", 200)]
-    record = [{"stage": stage, "step": step, "loss": 1.0, "wer": 1.0} for stage, step in rows]
+    record = [
+        {"stage": stage, "step": step, "loss": 1.0, "word_error": 1.0} for stage, step in rows
+    ]
     (tmp_path / "training.json").write_text(json.dumps({"parameters": 5, "record": record}))
     assert list(training_records([tmp_path]).total_step) == [200, 400, 600]
 

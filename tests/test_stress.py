@@ -444,7 +444,7 @@ def test_the_mixture_given_is_never_written_to() -> None:
     wave = wave_of(TARGET)
     wave.flags.writeable = False
     hell = under(*CONDITIONS["hell"].perturbations, on=Mixture.of(TARGET, wave))
-    assert not np.fractions_memory(hell.wave, wave)
+    assert not np.shares_memory(hell.wave, wave)
 
 
 def test_too_few_other_speakers() -> None:

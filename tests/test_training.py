@@ -453,7 +453,7 @@ def test_a_run_records_every_checkpoint_of_every_stage(
     record = uninterrupted[1].record
     steps = [(entry["stage"], entry["step"]) for entry in record]
     assert steps == [("words", s) for s in (2, 4, 6)] + [("sentences", s) for s in (2, 4, 6, 7)]
-    assert all(entry["wer"] == 0.5 for entry in record)
+    assert all(entry["word_error"] == 0.5 for entry in record)
     assert all(math.isfinite(float(str(entry["loss"]))) for entry in record)
 
 

@@ -54,8 +54,8 @@ def log_probability(rows: pd.DataFrame) -> pd.Series:
 def contestants(rows: pd.DataFrame) -> list[Contestant]:
     """All that can be fitted on these rows; the readings of a beginning are of its tokens alone.
 
-    A detector of voices is one where the rows have its columns (``contest.speech_activity``), and so are the
-    heads of attention.
+    A detector of voices is one where the rows have its columns (``contest.speech_activity``), and
+    so are the heads of attention.
     """
     found = [
         Contestant(

@@ -84,7 +84,7 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
             variants=len(TRAINING_VARIANTS),
             stages=", then ".join(f"{count} {name}" for name, count in steps.items()),
             loss=last["loss"],
-            development=100 * last["wer"],
+            development=100 * last["word_error"],
             minutes=training["seconds"] / 60,
             results=results.to_markdown(index=False),
             **{name: training[name] for name in ("size", "seed", "device", "threads", "torch")},

@@ -183,7 +183,7 @@ def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     ``along`` is "severity" (``of`` a family, clean as 0) or "depth" (``of`` a condition, its
     layers, all T tokens). Over severity the raw curve is of values, the length-matched one of
     changes from clean, each at the length of its own pair. The transcripts' own have component
-    "answer" and K 0.
+    "transcript" and K 0.
     """
     table = []
     names = {column: pd.factorize(rows[column], sort=True)[0] for column in _UNITS}
@@ -271,8 +271,8 @@ def factorial(rows: pd.DataFrame) -> pd.DataFrame:
     """Every effect on every observable: one row per GROUP, length, observable and effect.
 
     A cell is the change from clean, at the length of that pair where rows are cut; N_eff in %, all
-    others by difference. ``component`` is "answer" and K 0 for word error (mean over utterances)
-    and candidates in points of %, log-probability and tokens. Utterances count whose value exists
+    others by difference. ``component`` is "transcript" and K 0 for word
+    error (mean over utterances) and candidates in points of %, log-probability and tokens. Utterances count whose value exists
     in every cell. Raises ValueError where a condition is missing.
     """
     missing = [name for name in CELLS if name not in set(rows.condition.unique())]

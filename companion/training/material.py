@@ -114,7 +114,7 @@ _TEXTS: dict[str, Callable[[np.random.Generator], str]] = {
 def _disturb(wave: np.ndarray, material: Material, rng: np.random.Generator) -> np.ndarray:
     lead = rng.uniform(*LEAD_SECONDS, size=2) * SAMPLE_RATE
     wave = np.pad(wave, lead.astype(int))
-    if rng.random() < material.noise_fraction:
+    if rng.random() < material.noise_share:
         level = np.sqrt(np.mean(wave**2)) * 10 ** (-rng.uniform(*material.noise_snr_db) / 20)
         wave = wave + level * rng.standard_normal(len(wave))
     return wave.astype(np.float32)

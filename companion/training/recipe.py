@@ -34,7 +34,7 @@ class Material:
     jumble_shards: int
     development_utterances: int
     no_speech_clips: int
-    noise_fraction: float
+    noise_share: float
     noise_snr_db: tuple[float, float]
 
 

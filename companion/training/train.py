@@ -189,7 +189,7 @@ def _run_stage(
             learner.train()
             progress.seconds += time.monotonic() - began
             entry = {"stage": progress.stage, "step": progress.step, "loss": round(mean, 4)}
-            entry |= {"wer": round(error, 4), "seconds": round(progress.seconds, 1)}
+            entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
             progress.record.append(entry)
             run.save()
             print(

@@ -43,7 +43,7 @@ def layer_gains(triplets: Sequence[SingularTriplets]) -> LayerGains:
     Example:
         >>> from spectral.jacobians.triplets import top_singular_triplets
         >>> layers = torch.tensor([[2.0, 1.0], [4.0, 3.0]]).diag_embed()
-        >>> layer_gains([top_singular_triplets(one) for one in layers]).gap
+        >>> layer_gains([top_singular_triplets(one) for one in layers]).singular_value_ratio
         tensor([0.5000, 0.7500])
     """
     if not triplets:
