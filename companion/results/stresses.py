@@ -271,9 +271,9 @@ def factorial(rows: pd.DataFrame) -> pd.DataFrame:
     """Every effect on every observable: one row per GROUP, length, observable and effect.
 
     A cell is the change from clean, at the length of that pair where rows are cut; N_eff in %, all
-    others by difference. ``component`` is "transcript" and K 0 for word
-    error (mean over utterances) and candidates in points of %, log-probability and tokens.
-    Utterances count whose value exists in every cell. Raises ValueError where a condition is missing.
+    others by difference. ``component`` is "transcript" and K 0 for word error (the mean over
+    utterances) and candidates in points of %, log-probability and tokens. Utterances count whose
+    value exists in every cell. Raises ValueError where a condition is missing.
     """
     missing = [name for name in CELLS if name not in set(rows.condition.unique())]
     if missing:
