@@ -136,13 +136,13 @@ def confirm(first: Attempt, decode: Decode) -> Guarded:
     attempts = [first]
     if is_loop(without_annotations(first.text)):
         return Guarded("", Decision.DROPPED, f"{_doubt(first)}; it repeats itself", (first,))
-    for way, reference_words in (
+    for way, when in (
         (UNRESTRICTED.name, "where no token is forbidden"),
         (SHIFTED, "heard later"),
     ):
         attempts.append(decode(way))
         if not agree(first.text, attempts[-1].text):
-            why = f"{_doubt(first)}; {reference_words} {_quoted(attempts[-1])} is written"
+            why = f"{_doubt(first)}; {when} {_quoted(attempts[-1])} is written"
             return Guarded("", Decision.DROPPED, why, tuple(attempts))
     why = f"{_doubt(first)}; where no token is forbidden and heard later the same is written"
     return Guarded(first.text, Decision.CONFIRMED, why, tuple(attempts))

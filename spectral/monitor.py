@@ -69,13 +69,13 @@ class Score:
             )
 
     @classmethod
-    def read(cls, path: Path, name: str | None, size: Mapping[str, int]) -> "Score":
+    def read(cls, path: Path, name: str | None, size: Mapping[str, int] | None = None) -> "Score":
         """The score of a model in a file of thresholds, by its name, or else by its size."""
         models = json.loads(path.read_text(encoding="utf-8"))["models"]
         fitted = [
             model
             for other, model in models.items()
-            if (name == other if name else all(model[key] == size[key] for key in size))
+            if (name == other if name else size and all(model[key] == size[key] for key in size))
         ]
         if not fitted:
             raise ValueError(

@@ -113,9 +113,9 @@ def _emptied(rows: pd.DataFrame, dropped: np.ndarray) -> pd.DataFrame:
     """Nothing in the place of the texts that are dropped."""
     rows = rows.copy()
     rows.loc[dropped, ["transcript", "kind"]] = ["", str(Kind.EMPTY)]
-    rows.loc[dropped, ["tokens", "written", "invented"]] = 0
-    rows.loc[dropped, "deleted"] = rows.said[dropped]
-    rows.loc[dropped, "wer"] = (rows.said[dropped] > 0).astype("float32")
+    rows.loc[dropped, ["tokens", "transcript_words", "invented"]] = 0
+    rows.loc[dropped, "deleted"] = rows.reference_words[dropped]
+    rows.loc[dropped, "wer"] = (rows.reference_words[dropped] > 0).astype("float32")
     return rows
 
 
@@ -151,7 +151,7 @@ def _rows(rows: pd.DataFrame, default: str) -> Iterator[dict[str, object]]:
 
 def _numbers(part: pd.DataFrame, before: pd.DataFrame, spoken: bool) -> dict[str, Interval]:
     """Of one rule's rows, and what the default rule made of the same sounds."""
-    speakers, said = part.speaker.to_numpy(), part.said.to_numpy(float)
+    speakers, said = part.speaker.to_numpy(), part.reference_words.to_numpy(float)
     minutes, texts = part.seconds.to_numpy(float) / 60, np.ones(len(part))
     bad, errors = (part[name].to_numpy(float) for name in ("bad", "wer"))
     new_bad, new_errors = bad - before.bad.to_numpy(), errors - before.wer.to_numpy()
