@@ -212,3 +212,37 @@ PHRASES = (
 @pytest.mark.parametrize("phrase", PHRASES, ids=lambda phrase: phrase.__name__)
 def test_the_page_says_what_its_table_says(phrase: Callable[[], str]) -> None:
     assert phrase() in PROSE
+
+
+GUARDS = {  # what a line of the guard's page begins with, and the rules that it is of
+    "`openai`": ("openai",),
+    "`transcribe`": ("transcribe",),
+    "the same with": ("transcribe, silence threshold",),
+    "its two thresholds": ("transcribe's fallback",),
+    "`no_repeat_ngram_size`": ("no-repeat-ngram",),
+    "silero-vad": ("silero-vad",),
+    "every text without": ("unrestricted",),
+    "guard: `drop`, `draw`": ("guard: drop", "guard: draw"),
+    "guard: `annotate`": ("guard: annotate",),
+    "guard: `confirm`": ("guard: confirm",),
+}
+
+
+@pytest.mark.parametrize("begin", GUARDS)
+def test_the_guards_page_says_what_its_table_says(begin: str) -> None:
+    lines = (ROOT / "docs" / "guard.md").read_text(encoding="utf-8").split("\n")
+    (line,) = (line for line in lines if line.startswith(f"| {begin}"))
+    clips, hell, noise, clean = (cell.strip() for cell in line.split("|")[2:6])
+    table = pd.read_csv(WHISPER / "guard.csv").set_index(["rule", "condition"])
+    for rule in GUARDS[begin]:
+        row = table.loc[(rule, "nonspeech")]
+        shown = (row.invented, row.invented_low, row.invented_high)
+        assert clips == "{:.1f} [{:.1f}, {:.1f}]".format(*shown)
+        assert hell == f"{table.invented[rule, 'hell']:.0f} " + _interval(
+            table.loc[(rule, "hell")], "invented"
+        )
+        assert noise == f"{table.wer[rule, 'noise']:.0f} " + _interval(
+            table.loc[(rule, "noise")], "wer"
+        )
+        change = table.wer_change[rule, "clean"]
+        assert clean.split(" ")[0] in ("", "0" if change == 0 else f"{change:+.1f}")
