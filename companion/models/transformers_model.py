@@ -130,10 +130,11 @@ def _tokens(
             )
         return openai_tokens(vocabulary, rows)
     missing = [token for token in SPECIAL_TOKENS if token not in known]
-    if missing:
+    if missing or known[END] < 1 or any(known[token] <= known[END] for token in PROMPT):
         raise ValueError(
-            f"{name}: a vocabulary of {len(known)} tokens is not Whisper's (missing: {missing}); "
-            "give the folder its tokenizer.json, or vocab.json and merges.txt"
+            f"{name}: a vocabulary of {len(known)} tokens is not Whisper's (missing: {missing}; "
+            "special tokens must follow the text); give the folder its tokenizer.json, or "
+            "vocab.json and merges.txt"
         )
     other = [number for number in range(rows) if number > known[END]]
     return Tokens(
