@@ -1,5 +1,6 @@
 """The figures that come with the project can be printed, and how models look in them."""
 
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ from PIL import Image
 
 from companion.figures.style import (
     PAGE,
+    as_png,
     draw_panels,
     legend_labels,
     model_colours,
@@ -110,3 +112,16 @@ def test_panels_across_have_a_line_per_category_and_no_bars_where_models_are_man
         ends = np.concatenate([bar.get_segments() for bar in ax.collections])[:, :, 0]
         assert bool(np.ptp(ends, axis=1).any()) == bars
         plt.close(figure)
+
+
+@pytest.mark.parametrize("colours", [2, 256, 257, 4000])
+def test_a_png_is_the_image_pixel_for_pixel(colours: int) -> None:
+    rng = np.random.default_rng(colours)
+    known = rng.permutation(2**24)[:colours]
+    drawn = np.concatenate([known, rng.choice(known, 80 * 90 - colours)]).astype(np.uint32)
+    pixels = np.stack([drawn >> 16 & 255, drawn >> 8 & 255, drawn & 255], axis=-1)
+    image = Image.fromarray(pixels.reshape(80, 90, 3).astype(np.uint8))
+    image.info["dpi"] = (150.0, 150.0)
+    with Image.open(BytesIO(as_png(image))) as again:
+        assert again.info["dpi"] == pytest.approx((150, 150), abs=0.02)
+        np.testing.assert_array_equal(np.asarray(again.convert("RGB")), np.asarray(image))
