@@ -29,7 +29,7 @@ from companion.measurement.guard_schema import (
     TRANSCRIBE_SILENCE,
 )
 from companion.measurement.settings import ListeningSettings
-from companion.measurement.texts import Row
+from companion.measurement.texts import Row, names_of
 from companion.models.capture import HIDDEN_STATE, Recording, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
 from companion.models.interventions import (
@@ -214,12 +214,7 @@ def _scored(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row
     """What became of a text."""
     references = mixture.references
     return {
-        "model": model.name,
-        "parameters": model.parameters,
-        "utterance": mixture.target.id,
-        "speaker": mixture.target.speaker,
-        "reference": mixture.target.reference,
-        "transcript": transcript.text,
+        **names_of(model, mixture, transcript),
         "kind": str(kind_of(references, transcript.text)),
         "finished": transcript.finished,
         "tokens": len(transcript.tokens),

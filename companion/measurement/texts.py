@@ -14,10 +14,8 @@ Batch = Mapping[str, Sequence[Mixture]]
 """Utterances' mixtures by condition."""
 
 
-def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
-    """What an utterance and its transcript have in common with all rows."""
-    known = vocabulary() if model.spells else None
-    errors = score(mixture.references, transcript.text)
+def names_of(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+    """Who wrote what of which utterance."""
     return {
         "model": model.name,
         "parameters": model.parameters,
@@ -25,6 +23,15 @@ def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -
         "speaker": mixture.target.speaker,
         "reference": mixture.target.reference,
         "transcript": transcript.text,
+    }
+
+
+def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+    """What an utterance and its transcript have in common with all rows."""
+    known = vocabulary() if model.spells else None
+    errors = score(mixture.references, transcript.text)
+    return {
+        **names_of(model, mixture, transcript),
         "wer": errors.target,
         "interferers": [part.utterance.id for part in mixture.parts[1:]],
         "interferer_wers": list(errors.interferers),
