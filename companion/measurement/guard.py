@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from companion.measurement.guard_schema import (
     TRANSCRIBE,
     TRANSCRIBE_SILENCE,
 )
-from companion.measurement.settings import ListeningSettings
+from companion.measurement.settings import ListeningSettings, Positive
 from companion.measurement.texts import Row, names_of
 from companion.models.capture import HIDDEN_STATE, Recording, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
@@ -46,34 +46,38 @@ from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import wer
-from spectral._validation import whole_number
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuardSettings(ListeningSettings):
-    """Parameters of the ways to decode.
+class AlarmSettings(ListeningSettings):
+    """Parameters of the ways to decode by which a guard confirms a text.
 
-    window: outputs that slide, in what is weighed and where rank is restored. shift: seconds of
-    silence before the sound. temperatures: of samples. no_repeat: tokens of a run that may not come
+    window: outputs that slide in what is weighed. shift: seconds of silence before the sound.
+    """
+
+    window: Annotated[int, 2]
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings(AlarmSettings):
+    """Parameters of all the ways to decode; rank is restored in the same ``window``.
+
+    temperatures: of samples. no_repeat: tokens of a run that may not come
     again. power: of the singular values that are restored. tokens: of a text, at which its aligned
     direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
     """
 
-    window: int
-    shift: float
     temperatures: tuple[float, ...]
-    no_repeat: int
+    no_repeat: Annotated[int, 2]
     power: float
-    tokens: int
+    tokens: Positive
     silence_threshold: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "temperatures", tuple(self.temperatures))
-        for name, least in (("window", 2), ("no_repeat", 2), ("tokens", 1)):
-            whole_number(getattr(self, name), name, least=least)
         for temperature in self.temperatures:
             if not 0 < temperature < math.inf:
                 raise ValueError(f"temperatures has {temperature!r}; give numbers above 0")
@@ -81,12 +85,13 @@ class GuardSettings(ListeningSettings):
 
 @torch.inference_mode()
 def guard_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: GuardSettings
+    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: AlarmSettings
 ) -> list[Row]:
-    """All rows of a batch."""
+    """All rows of a batch: in every way for GuardSettings, else in those by which one confirms."""
     rows: list[Row] = []
+    ways = _every if isinstance(settings, GuardSettings) else _confirming
     for condition, mixtures in batch.items():
-        for name, texts in _every(model, [mixture.wave for mixture in mixtures], settings):
+        for name, texts in ways(model, [mixture.wave for mixture in mixtures], settings):
             for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
                 row = _scored(model, mixture, transcript)
                 rows.append(row | weighed | {"condition": condition, "rule": name})
@@ -97,22 +102,34 @@ Text = tuple[Transcript, Row]
 """What was written, and what of it is weighed."""
 
 
+def _confirming(
+    model: SpeechModel, waves: Sequence[np.ndarray], settings: AlarmSettings
+) -> Iterator[tuple[str, list[Text]]]:
+    """The ways by which a guard confirms, and a text for every wave."""
+    rule, heard = settings.rule, hear(model, waves)
+    yield rule.name, _weighed_texts(model, heard, rule, settings)
+    if rule is not UNRESTRICTED:
+        yield UNRESTRICTED.name, _texts(transcribe_heard(model, heard, UNRESTRICTED))
+    later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
+    yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
+
+
 def _every(
     model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings
 ) -> Iterator[tuple[str, list[Text]]]:
     """Every way by its name, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
-    first = _weighed_texts(model, heard, rule, settings)
+    confirming = dict(_confirming(model, waves, settings))
+    first = confirming[rule.name]
     yield rule.name, first
     for temperature in settings.temperatures:
         sampling = replace(rule, temperatures=(temperature,))
         name = f"{TEMPERATURE}{temperature:g}"
         yield name, _weighed_texts(model, heard, sampling, settings)
     if rule is not UNRESTRICTED:
-        yield UNRESTRICTED.name, _texts(transcribe_heard(model, heard, UNRESTRICTED))
+        yield UNRESTRICTED.name, confirming[UNRESTRICTED.name]
     yield NO_REPEAT, _texts(_unrepeated(model, heard, [text for text, _ in first], settings))
-    later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
-    yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
+    yield SHIFTED, confirming[SHIFTED]
     yield from _changed(model, heard, [text for text, _ in first], settings)
     if isinstance(model, OpenAIModel):
         pairs = [_by_library(model, wave, settings.silence_threshold) for wave in waves]
@@ -171,7 +188,7 @@ def _texts(transcripts: Sequence[Transcript]) -> list[Text]:
 
 
 def _weighed_texts(
-    model: SpeechModel, heard: Heard, rule: Rule, settings: GuardSettings
+    model: SpeechModel, heard: Heard, rule: Rule, settings: AlarmSettings
 ) -> list[Text]:
     with capture(model) as recording:
         transcripts = transcribe_heard(model, heard, rule)
@@ -183,7 +200,7 @@ def _weighed(
     recording: Recording,
     transcripts: Sequence[Transcript],
     rule: Rule,
-    settings: GuardSettings,
+    settings: AlarmSettings,
 ) -> Iterator[Row]:
     """What ``spectral.Monitor`` would weigh of every text; NaN of one without tokens."""
     states = recording.text_rows(HIDDEN_STATE, transcripts)[0][:, -1]
