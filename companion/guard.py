@@ -110,7 +110,7 @@ def draw(first: Attempt, decode: Decode) -> Guarded:
         if not attempts[-1].alarm:
             why = f"{_doubt(first)}; a sample at temperature {temperature:g} does not alarm"
             return Guarded(attempts[-1].text, Decision.REPLACED, why, tuple(attempts))
-    why = f"{_doubt(first)}; so do samples at again temperatures"
+    why = f"{_doubt(first)}; so do samples at higher temperatures"
     return Guarded("", Decision.DROPPED, why, tuple(attempts))
 
 

@@ -15,7 +15,7 @@ import torch
 import whisper
 from torch import Tensor
 
-from companion.contest.outcomes import count_words, kind_of
+from companion.contest.outcomes import by_segment, count_words, kind_of
 from companion.guard import SHIFTED, TEMPERATURE, shifted
 from companion.measurement.contest import sliding_observables, token_confidences
 from companion.measurement.guard_schema import (
@@ -28,10 +28,11 @@ from companion.measurement.guard_schema import (
     TRANSCRIBE,
     TRANSCRIBE_SILENCE,
 )
+from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.settings import ListeningSettings, Positive
-from companion.measurement.texts import Row, names_of
+from companion.measurement.texts import Batch, Row, names_of
 from companion.models.capture import HIDDEN_STATE, Recording, capture
-from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
+from companion.models.decoding import Heard, Transcript, hear, transcribe_heard, windows
 from companion.models.interventions import (
     Damping,
     Randomly,
@@ -44,7 +45,8 @@ from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
-from companion.stress.mixture import Mixture
+from companion.stress.conditions import OR, in_turn
+from companion.stress.mixture import Mixture, Part
 from companion.stress.scoring import wer
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
@@ -59,6 +61,20 @@ class AlarmSettings(ListeningSettings):
 
     window: Annotated[int, 2]
     shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkSettings(AlarmSettings):
+    """Parameters of talks: ``pause``, seconds of silence between utterances."""
+
+    pause: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if OR in "".join(self.conditions):
+            raise ValueError(
+                f"conditions is {list(self.conditions)}; a talk is under one at a time"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,28 +99,106 @@ class GuardSettings(AlarmSettings):
                 raise ValueError(f"temperatures has {temperature!r}; give numbers above 0")
 
 
-@torch.inference_mode()
-def guard_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: AlarmSettings
-) -> list[Row]:
-    """All rows of a batch: in every way for GuardSettings, else in those by which one confirms."""
-    rows: list[Row] = []
-    ways = _every if isinstance(settings, GuardSettings) else _confirming
-    for condition, mixtures in batch.items():
-        for name, texts in ways(model, [mixture.wave for mixture in mixtures], settings):
-            for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
-                row = _scored(model, mixture, transcript)
-                rows.append(row | weighed | {"condition": condition, "rule": name})
-    return [{name: row[name] for name in GUARD.names} for row in rows]
-
-
 Text = tuple[Transcript, Row]
 """What was written, and what of it is weighed."""
+
+Way = tuple[str, list[Text]]
+"""A way to decode by its name, and a text for every wave."""
+
+
+def guard_rows(model: SpeechModel, batch: Batch, settings: GuardSettings) -> list[Row]:
+    """All rows of a batch, in every way to decode."""
+    return [
+        row
+        for names, mixtures in batch.items()
+        for row in _rows(
+            model, names, mixtures, _every(model, _waves(mixtures), settings), settings
+        )
+    ]
+
+
+def alarm_rows(model: SpeechModel, batch: Batch, settings: AlarmSettings) -> list[Row]:
+    """All rows of a batch, in the ways by which a guard confirms."""
+    return [
+        row
+        for names, mixtures in batch.items()
+        for row in _rows(
+            model, names, mixtures, _confirming(model, _waves(mixtures), settings), settings
+        )
+    ]
+
+
+@torch.inference_mode()
+def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[Row]:
+    """The same of every window of a talk: all utterances of a speaker, every second one stressed.
+
+    A window's reference is what its text is aligned with of all that was said.
+    """
+    rows: list[Row] = []
+    for names, mixtures in batch.items():
+        clean, pause = batch[REFERENCE_CONDITION], settings.pause
+        talks = [
+            _talk([(mixtures if i % 2 else clean)[place] for i, place in enumerate(places)], pause)
+            for places in _places_by_speaker(clean)
+        ]
+        pieces = [[*windows(talk.wave, model.window_samples)] for talk in talks]
+        ways = [*_confirming(model, [piece for talk in pieces for piece in talk], settings)]
+        texts = iter([transcript.text for transcript, _ in ways[0][1]])
+        sounds: list[Mixture] = []
+        for talk, own in zip(talks, pieces, strict=True):
+            parts = by_segment(talk.target.reference, [next(texts) for _ in own])
+            for i, (piece, reference) in enumerate(zip(own, parts, strict=True)):
+                target = replace(talk.target, id=f"{talk.target.id} {i}", reference=reference)
+                whole = (Part(target, 0.0), *talk.parts[1:])
+                sounds.append(replace(talk, wave=piece, parts=whole))
+        rows += _rows(model, names, sounds, iter(ways), settings)
+    return rows
+
+
+def _waves(mixtures: Sequence[Mixture]) -> list[np.ndarray]:
+    return [mixture.wave for mixture in mixtures]
+
+
+def _places_by_speaker(mixtures: Sequence[Mixture]) -> list[list[int]]:
+    speakers = [mixture.target.speaker for mixture in mixtures]
+    return [
+        [i for i, name in enumerate(speakers) if name == speaker]
+        for speaker in dict.fromkeys(speakers)
+    ]
+
+
+def _talk(mixtures: Sequence[Mixture], pause: float) -> Mixture:
+    """One sound of several, silence between them, and everybody who speaks in it."""
+    silence = np.zeros(round(pause * SAMPLE_RATE), np.float32)
+    waves = [wave for mixture in mixtures for wave in (silence, mixture.wave)][1:]
+    first = mixtures[0].target
+    reference = " ".join(mixture.target.reference for mixture in mixtures)
+    target = Part(replace(first, id=first.speaker, reference=reference), 0.0)
+    others = [part for mixture in mixtures for part in mixture.parts[1:]]
+    return replace(mixtures[0], wave=np.concatenate(waves), parts=(target, *others))
+
+
+@torch.inference_mode()
+def _rows(
+    model: SpeechModel,
+    names: str,
+    mixtures: Sequence[Mixture],
+    ways: Iterator[Way],
+    settings: AlarmSettings,
+) -> list[Row]:
+    rows: list[Row] = []
+    for rule, texts in ways:
+        for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
+            condition = in_turn(names, mixture.target.id, settings.seed)
+            row = _scored(model, mixture, transcript) | weighed
+            row |= {"condition": condition, "rule": rule}
+            rows.append({name: row[name] for name in GUARD.names})
+    return rows
 
 
 def _confirming(
     model: SpeechModel, waves: Sequence[np.ndarray], settings: AlarmSettings
-) -> Iterator[tuple[str, list[Text]]]:
+) -> Iterator[Way]:
     """The ways by which a guard confirms, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
     yield rule.name, _weighed_texts(model, heard, rule, settings)
@@ -116,7 +210,7 @@ def _confirming(
 
 def _every(
     model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings
-) -> Iterator[tuple[str, list[Text]]]:
+) -> Iterator[Way]:
     """Every way by its name, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
     confirming = dict(_confirming(model, waves, settings))
@@ -139,7 +233,7 @@ def _every(
 
 def _changed(
     model: SpeechModel, heard: Heard, first: Sequence[Transcript], settings: GuardSettings
-) -> Iterator[tuple[str, list[Text]]]:
+) -> Iterator[Way]:
     """The interventions and their controls."""
     vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
     changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {

@@ -13,7 +13,14 @@ from companion.measurement.contest import ContestSettings, contest_rows
 from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows
 from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
-from companion.measurement.guard import AlarmSettings, GuardSettings, guard_rows
+from companion.measurement.guard import (
+    AlarmSettings,
+    GuardSettings,
+    TalkSettings,
+    alarm_rows,
+    guard_rows,
+    talk_rows,
+)
 from companion.measurement.guard_schema import GUARD
 from companion.measurement.jacobians import jacobian_rows
 from companion.measurement.listening import listening_rows
@@ -90,6 +97,7 @@ _KINDS = (
         for name in ("contest", "fitting", "recordings")
     ),
     Kind("guards", GuardSettings, guard_rows, GUARD, checks.guards),
-    Kind("alarms", AlarmSettings, guard_rows, GUARD, checks.guards),
+    Kind("alarms", AlarmSettings, alarm_rows, GUARD, checks.guards),
+    Kind("talks", TalkSettings, talk_rows, GUARD, checks.guards, by_speaker),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}
