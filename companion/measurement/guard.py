@@ -16,7 +16,7 @@ import whisper
 from torch import Tensor
 
 from companion.contest.outcomes import by_segment, count_words, kind_of
-from companion.guard import SHIFTED, TEMPERATURE, shifted
+from companion.guard import SHIFTED, TEMPERATURE, levelled, shifted
 from companion.measurement.contest import sliding_observables, token_confidences
 from companion.measurement.guard_schema import (
     DAMPED,
@@ -203,7 +203,8 @@ def _confirming(
     rule, heard = settings.rule, hear(model, waves)
     yield rule.name, _weighed_texts(model, heard, rule, settings)
     if rule is not UNRESTRICTED:
-        yield UNRESTRICTED.name, _texts(transcribe_heard(model, heard, UNRESTRICTED))
+        loud = hear(model, [levelled(wave) for wave in waves])
+        yield UNRESTRICTED.name, _texts(transcribe_heard(model, loud, UNRESTRICTED))
     later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
     yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
 
