@@ -141,7 +141,10 @@ def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[
             _talk([(mixtures if i % 2 else clean)[place] for i, place in enumerate(places)], pause)
             for places in _places_by_speaker(clean)
         ]
-        pieces = [[*windows(talk.wave, model.window_samples)] for talk in talks]
+        pieces = [  # the last may be an utterance's silent end
+            [piece for piece in windows(talk.wave, model.window_samples) if piece.any()]
+            for talk in talks
+        ]
         ways = [*_confirming(model, [piece for talk in pieces for piece in talk], settings)]
         texts = iter([transcript.text for transcript, _ in ways[0][1]])
         sounds: list[Mixture] = []
