@@ -251,7 +251,7 @@ def known_options(module: str, command: str = "") -> set[str]:
     assert spec.origin
     if not module.startswith("companion"):
         words = [sys.executable, "-m", module, *([command] if module == "pip" else []), "--help"]
-        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
     elif "argparse" in Path(spec.origin).read_text():
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
             patch.setattr(sys, "argv", [module, "--help"])
