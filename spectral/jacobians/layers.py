@@ -58,23 +58,6 @@ class FeedForward:
     out_bias: Tensor  # (width,)
 
 
-_AXES = {
-    "query_weight": ("inner", "width"),
-    "query_bias": ("inner",),
-    "key_weight": ("inner", "source"),
-    "key_bias": ("inner",),
-    "value_weight": ("inner", "source"),
-    "value_bias": ("inner",),
-    "in_weight": ("inner", "width"),
-    "in_bias": ("inner",),
-    "out_weight": ("width", "inner"),
-    "out_bias": ("width",),
-    "norm.weight": ("width",),
-    "norm.bias": ("width",),
-}
-"""Of the tensors of a sub-layer; ``inner`` of an FFN is its hidden width."""
-
-
 @dataclass(frozen=True)
 class Layer:
     """One pre-norm layer: each sub-layer's output is added to the residual stream.
@@ -102,9 +85,13 @@ class Layer:
                     f"{name}.heads must divide {inner}, its inner width, got {part.heads}"
                 )
             source = part.key_weight.shape[-1] if name == "cross_attention" else self.width
-            sizes = {"width": self.width, "inner": inner, "source": source}
             for field, tensor in _tensors(part):
-                shape = tuple(sizes[axis] for axis in _AXES[field])
+                outer = field.startswith(("out", "norm"))
+                shape: tuple[int, ...] = (self.width if outer else inner,)
+                if field.endswith("_weight"):
+                    shape += (inner if outer else self.width,)
+                if field in ("key_weight", "value_weight"):
+                    shape = inner, source
                 if tensor.shape != shape:
                     raise ValueError(
                         f"{name}.{field} must have shape {shape}, got {tuple(tensor.shape)}"

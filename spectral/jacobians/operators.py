@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,14 +27,12 @@ class LinearOperator:
     def transpose(self) -> "LinearOperator":
         """The operator of A'."""
         *batch, rows, columns = self.shape
-        shape = torch.Size([*batch, columns, rows])
-        return LinearOperator(
-            shape,
-            self.rmatmat,
-            self.matmat,
-            self.dtype,
-            self.device,
-            lambda index: self.at(index).transpose(),
+        return replace(
+            self,
+            shape=torch.Size([*batch, columns, rows]),
+            matmat=self.rmatmat,
+            rmatmat=self.matmat,
+            select=lambda index: self.at(index).transpose(),
         )
 
     def at(self, index: Tensor) -> "LinearOperator":
@@ -48,13 +47,8 @@ class LinearOperator:
             result = of(padded.reshape(*batch, *vectors.shape[1:]))
             return result.reshape(len(padded), *result.shape[-2:])[index]
 
-        return LinearOperator(
-            torch.Size([len(index), rows, columns]),
-            lambda vectors: product(self.matmat, vectors),
-            lambda vectors: product(self.rmatmat, vectors),
-            self.dtype,
-            self.device,
-        )
+        both = {name: partial(product, getattr(self, name)) for name in ("matmat", "rmatmat")}
+        return replace(self, shape=torch.Size([len(index), rows, columns]), **both)
 
 
 def dense_operator(matrix: Tensor) -> LinearOperator:

@@ -146,10 +146,7 @@ class LinearisedLayers:
         if any(len(point.parts) != count for point in self.points):
             raise ValueError("some layers have cross-attention and others none: linearise apart")
 
-        def factor(i: int) -> Tensor:
-            return self._stack(lambda parts: parts[i].transposed())
-
-        factors = [factor(i) for i in range(count)]
+        factors = [self._stack(lambda parts, i=i: parts[i].transposed()) for i in range(count)]
         return SubLayerJacobians(factors[0], factors[1] if count == 3 else None, factors[-1])
 
     def operator(self) -> LinearOperator:
@@ -161,13 +158,14 @@ class LinearisedLayers:
         layers = [point.operator() for point in self.points]
         if not self.stacked:
             return layers[0]
-        return LinearOperator(
-            torch.Size([len(layers), *layers[0].shape]),
-            lambda v: torch.stack([w.matmat(part) for w, part in zip(layers, v, strict=True)]),
-            lambda u: torch.stack([w.rmatmat(part) for w, part in zip(layers, u, strict=True)]),
-            layers[0].dtype,
-            layers[0].device,
-        )
+
+        def product(name: str, columns: Tensor) -> Tensor:
+            pairs = zip(layers, columns, strict=True)
+            return torch.stack([getattr(layer, name)(part) for layer, part in pairs])
+
+        whole = {name: partial(product, name) for name in ("matmat", "rmatmat")}
+        shape = torch.Size([len(layers), *layers[0].shape])
+        return replace(layers[0], shape=shape, **whole, select=None)
 
     def injection(self, layer: int = 0) -> ContextJacobian:
         """G_l = df_l/dc of one layer of the stack, from 0, ``(*batch, T)`` matrices of D x (S C).
@@ -215,7 +213,7 @@ class LinearisedLayers:
     def _injected(self, layer: int) -> Tensor:
         point = self.points[layer]
         if point.crossed is None:
-            return torch.full(point.shape, torch.nan, dtype=point.layer.dtype)
+            return point.parts[0].direction.new_full(point.shape, torch.nan)
         grams = self.injection(layer).gram()
         diagonal = grams.diagonal(dim1=-2, dim2=-1).sum(-1)
         return (diagonal - grams.sum((-2, -1)) / grams.shape[-1]).clamp(min=0).sqrt()
@@ -303,9 +301,17 @@ def linearise(
             f"give one hidden state per layer, and at least one, got {len(states)} for "
             f"{len(layers)} layers"
         )
-    pairs = zip(layers, states, strict=True)
-    points = tuple(_linearised(*pair, context, mask, tokens, chunk) for pair in pairs)
-    return LinearisedLayers(points, stacked, chunk)
+    points = []
+    for one, stream in zip(layers, states, strict=True):
+        rows, source, real = checked(one, stream, context, mask)
+        keys = max(rows.shape[-2], 0 if source is None else source.shape[-2])
+        size = as_chunk(chunk, one.width * (len(one.ffn.in_bias) + keys), one.device)
+        seen = run(one, rows, source, real, tokens)
+        if real is not None:
+            real = None if bool(real[..., tokens].all()) else real[..., tokens].flatten()
+        parts, shape = sublayer_jacobians(seen, tokens, size), rows[..., tokens, 0].shape
+        points.append(Linearisation(one, shape, parts, seen.cross_attended, real, size))
+    return LinearisedLayers(tuple(points), stacked, chunk)
 
 
 def propagators(
@@ -413,25 +419,6 @@ def _as_rows(rows: Tensor, name: str, layout: str, layer: Layer, width: int) -> 
             f"{rows.dtype} on {rows.device}: use .to, or Layer.to"
         )
     return rows.detach()
-
-
-def _linearised(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor | None,
-    mask: Tensor | None,
-    tokens: slice,
-    chunk: int | None,
-) -> Linearisation:
-    hidden, context, real = checked(layer, hidden, context, mask)
-    frames = max(hidden.shape[-2], 0 if context is None else context.shape[-2])
-    size = as_chunk(chunk, layer.width * (len(layer.ffn.in_bias) + frames), layer.device)
-    seen = run(layer, hidden, context, real, tokens)
-    if real is not None:
-        real = None if bool(real[..., tokens].all()) else real[..., tokens].flatten()
-    parts = sublayer_jacobians(seen, tokens, size)
-    shape = hidden[..., tokens, 0].shape
-    return Linearisation(layer, shape, parts, seen.cross_attended, real, size)
 
 
 def _product(parts: tuple[SubLayerJacobian, ...]) -> Tensor:
