@@ -96,7 +96,7 @@ def test_risks_are_those_of_the_captured_rows(case: Case, thresholds: Path) -> N
         Monitor(case.model, thresholds=thresholds, watch=readings.append) as monitor,
     ):
         case.decode(case.features)
-    vocabulary = monitor._follower.words
+    vocabulary = monitor
     score = monitor.score
     for row, segment in enumerate(monitor.segments):
         count = len(segment.tokens)
@@ -168,14 +168,14 @@ def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path
     held: dict[int, int] = {}
 
     def weigh(reading: Reading) -> None:
-        (run,) = monitor._follower.runs
+        (run,) = monitor.runs
         assert not run.calls
         kept = vars(run.state).values()
         held[reading.index] = sum(each.numel() for each in kept if torch.is_tensor(each))
 
     with Monitor(openai.model, thresholds=thresholds, watch=weigh) as monitor:
         openai.model.decode(openai.features, plain(64))
-        assert not monitor._follower.runs, "the cache is let go with the call"
+        assert not monitor.runs, "the cache is let go with the call"
     assert max(held) == 62
     assert len(set(held.values())) == 1
 

@@ -11,15 +11,16 @@ from spectral.tracing.runs import Follower, Run
 
 
 @contextmanager
-def told(follower: Follower) -> Iterator[None]:
-    """Listen to openai-whisper's ``decode`` or transformers' ``generate`` of the model itself.
+def following(follower: Follower, watchers: list[Any] | None = None) -> Iterator[None]:
+    """Its hooks, and an ear for openai-whisper's ``decode`` or transformers' ``generate``.
 
-    Its runs are closed when the call is over. Raises ValueError for more than one beam, before
-    anything is decoded.
+    That of the model itself, whose runs are closed when the call is over. Raises ValueError for
+    more than one beam, before anything is decoded. ``watchers``: as of ``listening``.
     """
     model, name = follower.decoder.model, follower.decoder.entry
     if name is None:
-        yield
+        with follower.listening(watchers):
+            yield
         return
     original, before = getattr(model, name), model.__dict__.get(name)
     enter: Callable[..., Any] = _decode if name == "decode" else _generate
@@ -33,7 +34,8 @@ def told(follower: Follower) -> Iterator[None]:
 
     setattr(model, name, listening)
     try:
-        yield
+        with follower.listening(watchers):
+            yield
     finally:
         delattr(model, name)
         if before is not None:

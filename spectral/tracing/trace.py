@@ -13,7 +13,7 @@ from spectral._validation import whole_number
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
 from spectral.jacobians.propagators import linearise
 from spectral.spectra import eigenvalues, observables, slope_reason
-from spectral.tracing.entries import told
+from spectral.tracing.entries import following
 from spectral.tracing.runs import EMBEDDING, GramRecorder, Recorder, Run, self_attention
 from spectral.whisper import COMPONENTS, HIDDEN_STATE, KEY, QUERY, as_layer, recognise
 
@@ -113,7 +113,7 @@ def attach(
         raise ValueError(f"keep must be 'rows' or 'gram', got {keep!r}")
     recorder = (GramRecorder if keep == "gram" else Recorder)(recognise(model, start, end))
     watchers = None if isinstance(model, nn.Module) else getattr(model, "watchers", None)
-    with told(recorder), recorder.listening(watchers):
+    with following(recorder, watchers):
         yield Trace(recorder)
 
 
