@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.tracing.entries import following
-from spectral.tracing.runs import Call, Follower, Run
+from spectral.tracing.runs import Call, Follower, Run, following
 from spectral.whisper import COMPONENTS, Decoder, recognise
 
 THRESHOLDS = Path(__file__).with_name("thresholds.json")

@@ -201,12 +201,12 @@ def test_a_clip_alone_in_five_and_beside_longer_ones(tiny: SpeechModel, ragged: 
     with spectral.attach(tiny.module) as alone:
         ladder_texts(tiny, ragged[:1])
     (window,) = alone.windows
-    rank = alone.spectra(k=10).columns["n_eff"]
+    rank = alone.spectra(k=10).to_frame()["n_eff"]
     for batch in (ragged[[0] * 5], ragged):
         with spectral.attach(tiny.module) as trace:
             ladder_texts(tiny, batch)
         assert trace.windows[0].tokens == window.tokens
-        found = trace.spectra(k=10).columns["n_eff"][: len(rank)]
+        found = trace.spectra(k=10).to_frame()["n_eff"][: len(rank)]
         np.testing.assert_allclose(found, rank, rtol=1e-5)
 
 
@@ -266,7 +266,7 @@ def test_of_several_samples_the_one_that_is_taken_is_known(openai: Case) -> None
     assert len(trace.windows) == 4
     (kept,) = [window for window in trace.windows if window.kept]
     assert list(kept.tokens) == [token for token in result.tokens if token < 50257]
-    assert len(trace.jacobians(1, [kept.row])) == 2
+    assert len(trace.jacobians(1, [kept.row]).rows) == 2
 
 
 def test_long_form_generation_has_rows_for_every_window(transformers: Case) -> None:
@@ -503,8 +503,8 @@ def test_spectra_of_the_first_rows_are_those_of_these_rows_alone(
 ) -> None:
     with spectral.attach(tiny.module) as trace:
         ladder_texts(tiny, ragged[:3])
-    table = trace.spectra(10, rows=5).columns
-    assert table["T"] == [min(len(w.tokens), 5) for w in trace.windows for _ in range(6)]
+    table = trace.spectra(10, rows=5).to_frame()
+    assert table["T"].tolist() == [min(len(w.tokens), 5) for w in trace.windows for _ in range(6)]
     for component, name in (("ffn", "mlp.out"), ("cross_attention", "cross_attn.out")):
         for i, found in enumerate(trace.eigenvalues(component, 5)):
             rows = torch.stack([trace[f"decoder.{layer}.{name}"][i][:5] for layer in range(2)])
