@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.tracing.runs import Call, Follower, Run, following
+from spectral.tracing.runs import Call, Recorder, Run, following
 from spectral.whisper import COMPONENTS, Decoder, recognise
 
 THRESHOLDS = Path(__file__).with_name("thresholds.json")
@@ -155,7 +155,7 @@ class Segment:
         return max(self.contributions, key=self.contributions.__getitem__, default=None)
 
 
-class Monitor(Follower):
+class Monitor(Recorder):
     """Watch a Whisper while its own library decodes with it: ``with Monitor(model) as monitor:``.
 
     Texts and confidences stay as they are without it. Inside the block the model may ``decode``,
@@ -180,6 +180,8 @@ class Monitor(Follower):
         ...     model.transcribe("talk.mp3")
         >>> [(s.risk, s.component) for s in monitor.segments if s.alarm]  # doctest: +SKIP
     """
+
+    copies_context = False
 
     def __init__(
         self,

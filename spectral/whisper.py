@@ -4,6 +4,7 @@ Its layers as the plain tensors that the kernels take, its decoder as tracing se
 a while, the one way in which anything here is watched. Neither library is imported.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ def decoder_layers(decoder: Any) -> list[DecoderLayer]:
         if parts is None or parts[2] is None:
             return []
         own, cross, ffn = parts[0], parts[2], parts[6]
-        found.append(DecoderLayer(own, cross, ffn, *attention_parts(own)[:2], layer))
+        query, key, *_ = attention_parts(own)
+        found.append(DecoderLayer(own, cross, ffn, query, key, layer))
     return found
 
 
@@ -233,15 +235,11 @@ def _norm(norm: Any) -> LayerNorm:
 
 def _parts(layer: Any, library: str) -> list[Any] | None:
     """The parts of a layer, None for a cross-attention that it lacks; None of another structure."""
-    found = []
-    for name in _LAYERS[library].split():
-        part = layer
-        for step in name.split("."):
-            part = getattr(part, step, None)
-        if part is None and "cross" not in name and "encoder" not in name:
-            return None
-        found.append(part)
-    return found
+    found = [
+        functools.reduce(lambda part, step: getattr(part, step, None), name.split("."), layer)
+        for name in _LAYERS[library].split()
+    ]
+    return None if None in (*found[:2], *found[4:]) else found
 
 
 def _require_eager(model: nn.Module) -> None:

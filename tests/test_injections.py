@@ -19,7 +19,7 @@ from spectral import (
     top_singular_triplets,
 )
 from spectral.jacobians.context_jacobian import joined
-from spectral.jacobians.operators import dense_operator
+from spectral.jacobians.triplets import dense_operator
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from spectral._validation import as_chunk
 from spectral.jacobians.layers import Attended, Attention
-from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.sublayers import by_token
+from spectral.jacobians.triplets import LinearOperator
 
 _BLOCK = 256
 """Columns of a block: a matrix product has no faster way to a symmetric result."""
@@ -54,13 +54,9 @@ class ContextJacobian:
         D N d + N d C + S N (2 C + d) multiply-adds per token and vector.
         """
         frames, source = self.weights.shape[-1], self.keys.shape[-1]
-        return LinearOperator(
-            torch.Size([*self.shape, self.ways.shape[-2], frames * source]),
-            self._matmat,
-            self._rmatmat,
-            self.ways.dtype,
-            self.ways.device,
-        )
+        shape = torch.Size([*self.shape, self.ways.shape[-2], frames * source])
+        products = self._matmat, self._rmatmat
+        return LinearOperator(shape, *products, self.ways.dtype, self.ways.device)
 
     def frame_norms(self) -> Tensor:
         r"""Frobenius norm of every frame's block of J: how closely the token listens to it.
@@ -204,16 +200,10 @@ def through_heads(attention: Attention, attended: Attended, ways: Tensor) -> Con
         by_token(rows).reshape(items, tokens, heads, rows.shape[-1])
         for rows in (attended.weights, attended.output, asked)
     )
-    return ContextJacobian(
-        shape=torch.Size([*batch, tokens]),
-        ways=ways.reshape(items, tokens, *ways.shape[-2:]),
-        weights=weights,
-        values=attended.value.reshape(items, *attended.value.shape[-3:]),
-        outputs=outputs,
-        keys=keys,
-        value_weights=value_weight,
-        chunk=1,
-    )
+    ways = ways.reshape(items, tokens, *ways.shape[-2:])
+    values = attended.value.reshape(items, *attended.value.shape[-3:])
+    shape = torch.Size([*batch, tokens])
+    return ContextJacobian(shape, ways, weights, values, outputs, keys, value_weight, chunk=1)
 
 
 def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> ContextJacobian:
@@ -223,13 +213,10 @@ def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> Contex
         raise ValueError(f"all heads must have one width, got {sorted(widths)}")
     inner = sum(part.ways.shape[-1] for part in parts)
     numbers = 2 * inner * (parts[0].weights.shape[-1] + 2 * inner)
-    tensors = {
-        name: torch.cat([getattr(part, name) for part in parts], dim)
-        for name, dim in _HEADS_ALONG.items()
-    }
-    return ContextJacobian(
-        parts[0].shape, **tensors, chunk=as_chunk(chunk, numbers, parts[0].ways.device)
-    )
+    chunk = as_chunk(chunk, numbers, parts[0].ways.device)
+    along = _HEADS_ALONG.items()
+    whole = {name: torch.cat([getattr(part, name) for part in parts], dim) for name, dim in along}
+    return ContextJacobian(parts[0].shape, **whole, chunk=chunk)
 
 
 def _symmetric(rows: Tensor) -> Tensor:

@@ -19,10 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from spectral._validation import as_chunk, as_mask, require_finite
 from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
 from spectral.jacobians.layers import ALL, Attended, Layer, run
-from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.stability import layer_gains, unstable_dimensions
 from spectral.jacobians.sublayers import SubLayerJacobian, sublayer_jacobians, without_mean
-from spectral.jacobians.triplets import top_singular_triplets
+from spectral.jacobians.triplets import LinearOperator, top_singular_triplets
 
 _TOLERANCE = 1e-9
 
@@ -146,7 +145,7 @@ class LinearisedLayers:
         if any(len(point.parts) != count for point in self.points):
             raise ValueError("some layers have cross-attention and others none: linearise apart")
 
-        factors = [self._stack(lambda parts, i=i: parts[i].transposed()) for i in range(count)]
+        factors = [self._stack(partial(_factor, i)) for i in range(count)]
         return SubLayerJacobians(factors[0], factors[1] if count == 3 else None, factors[-1])
 
     def operator(self) -> LinearOperator:
@@ -163,9 +162,9 @@ class LinearisedLayers:
             pairs = zip(layers, columns, strict=True)
             return torch.stack([getattr(layer, name)(part) for layer, part in pairs])
 
-        whole = {name: partial(product, name) for name in ("matmat", "rmatmat")}
+        products = partial(product, "matmat"), partial(product, "rmatmat")
         shape = torch.Size([len(layers), *layers[0].shape])
-        return replace(layers[0], shape=shape, **whole, select=None)
+        return LinearOperator(shape, *products, layers[0].dtype, layers[0].device)
 
     def injection(self, layer: int = 0) -> ContextJacobian:
         """G_l = df_l/dc of one layer of the stack, from 0, ``(*batch, T)`` matrices of D x (S C).
@@ -419,6 +418,10 @@ def _as_rows(rows: Tensor, name: str, layout: str, layer: Layer, width: int) -> 
             f"{rows.dtype} on {rows.device}: use .to, or Layer.to"
         )
     return rows.detach()
+
+
+def _factor(i: int, parts: tuple[SubLayerJacobian, ...]) -> Tensor:
+    return parts[i].transposed()
 
 
 def _product(parts: tuple[SubLayerJacobian, ...]) -> Tensor:

@@ -48,7 +48,7 @@ class Run:
 
     attempt: which one, from 1. kept: by window, None where that is not known. chosen: (windows,),
     what was written after the last call, as far as the library said so, -1 elsewhere. state: what
-    else a follower keeps of it.
+    else a recorder keeps of it.
     """
 
     cache: Any
@@ -137,14 +137,15 @@ class Run:
         return first
 
 
-class Follower:
-    """Listens to a decoder, and tells its subclass which run each call is of and what it gave.
+class Recorder:
+    """Keeps the runs of a decoder, in the order in which they began, with copies of all they had.
 
-    ``kinds``: of every layer's outputs. ``attempt``: of the runs that begin now, at this ``audio``.
-    ``last``: the module whose end is the call's, and whose output is told; by default the decoder.
+    A subclass is told which run each call is of and what it gave, and may keep less. ``kinds``: of
+    every layer's outputs. ``attempt``: of the runs that begin now, at this ``audio``. ``last``: the
+    module whose end is the call's, and whose output is told; by default the decoder.
     """
 
-    copies_context = False
+    copies_context = True
 
     def __init__(
         self, decoder: Decoder, kinds: Sequence[str] = KINDS, last: nn.Module | None = None
@@ -163,9 +164,15 @@ class Follower:
 
     def ended(self, run: Run, call: Call, output: Any) -> None:
         """What a call gave."""
+        run.calls.append(call)
 
     def closed(self, run: Run) -> None:
         """No more calls."""
+
+    def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
+        """Positions and tokens of the text of each window of a run."""
+        start, end = self.decoder.start, self.decoder.end
+        return [run.text(window, start, end) for window in range(run.windows)]
 
     @contextmanager
     def listening(self, watchers: list[Any] | None = None) -> Iterator[None]:
@@ -205,11 +212,10 @@ class Follower:
 
     def chose(self, tokens: Tensor, *_: object) -> Tensor:
         """A stopping criterion of transformers that stops nothing: tokens (windows, so far)."""
-        shape = tokens.shape
-        fits = [run for run in self._open if (run.windows, run.length + 1) == shape]
-        fits = [run for run in fits if run.chosen is None]
-        for run in sorted(fits, key=lambda run: run.cached)[-1:]:
-            run.chosen = tokens[:, -1].clone()
+        for run in sorted(self._open[::-1], key=lambda run: not run.cached):
+            if run.chosen is None and (run.windows, run.length + 1) == tokens.shape:
+                run.chosen = tokens[:, -1].clone()
+                break
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
     def _close(self, run: Run) -> None:
@@ -233,7 +239,8 @@ class Follower:
             self._open = [run for run in self._open if run.steps]
             if self.copies_context and context is not None:
                 context = context.detach().clone()
-            run = Run(cache, context, _padding(mask, tokens), *tokens.shape, self.attempt)
+            windows, prompt = tokens.shape
+            run = Run(cache, context, _padding(mask, tokens), windows, prompt, self.attempt)
         self._open.append(run)
         new = tokens[:, skip:].clone()
         self._again, self._call = False, (run, Call(run.held, new, {}))
@@ -303,24 +310,6 @@ class Follower:
         run.held, run.keys = run.held[rows.cpu()], None
 
 
-class Recorder(Follower):
-    """Keeps the runs of a decoder, in the order in which they began, with copies of all they had.
-
-    Hooks are on every kind of output.
-    """
-
-    copies_context = True
-
-    def ended(self, run: Run, call: Call, output: Any) -> None:
-        """One more call."""
-        run.calls.append(call)
-
-    def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
-        """Positions and tokens of the text of each window of a run."""
-        start, end = self.decoder.start, self.decoder.end
-        return [run.text(window, start, end) for window in range(run.windows)]
-
-
 class GramRecorder(Recorder):
     """Keeps only what has the Gram matrices of a text's rows, as the state of a run that is over.
 
@@ -349,15 +338,15 @@ class GramRecorder(Recorder):
 
 
 @contextmanager
-def following(follower: Follower, watchers: list[Any] | None = None) -> Iterator[None]:
+def following(recorder: Recorder, watchers: list[Any] | None = None) -> Iterator[None]:
     """Its hooks, and an ear for openai-whisper's ``decode`` or transformers' ``generate``.
 
     That of the model itself, whose runs are closed when the call is over. Raises ValueError for
     more than one beam, before anything is decoded. ``watchers``: as of ``listening``.
     """
-    model, name = follower.decoder.model, follower.decoder.entry
+    model, name = recorder.decoder.model, recorder.decoder.entry
     if name is None:
-        with follower.listening(watchers):
+        with recorder.listening(watchers):
             yield
         return
     original, before = getattr(model, name), model.__dict__.get(name)
@@ -366,13 +355,13 @@ def following(follower: Follower, watchers: list[Any] | None = None) -> Iterator
     @functools.wraps(original)
     def listening(*arguments: Any, **named: Any) -> Any:
         try:
-            return enter(follower, original, *arguments, **named)
+            return enter(recorder, original, *arguments, **named)
         finally:
-            follower.close()
+            recorder.close()
 
     setattr(model, name, listening)
     try:
-        with follower.listening(watchers):
+        with recorder.listening(watchers):
             yield
     finally:
         delattr(model, name)
@@ -381,18 +370,18 @@ def following(follower: Follower, watchers: list[Any] | None = None) -> Iterator
 
 
 def _generate(
-    follower: Follower, original: Callable[..., Any], *arguments: Any, **named: Any
+    recorder: Recorder, original: Callable[..., Any], *arguments: Any, **named: Any
 ) -> Any:
     """transformers' ``generate``: a stopping criterion that stops nothing hears every token."""
     names = ("input_features", "generation_config", "logits_processor", "stopping_criteria")
     named = dict(zip(names, arguments, strict=False)) | named
-    config = named.get("generation_config") or follower.decoder.model.generation_config
+    config = named.get("generation_config") or recorder.decoder.model.generation_config
     _require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
-    named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), follower.chose]
-    before = list(follower.runs)
+    named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), recorder.chose]
+    before = list(recorder.runs)
     result = original(*arguments[len(names) :], **named)
-    new = [run for run in follower.runs if run not in before]
-    follower.forget([run for run in new if run.chosen is None])  # language, no-speech
+    new = [run for run in recorder.runs if run not in before]
+    recorder.forget([run for run in new if run.chosen is None])  # language, no-speech
     temperature: Any = named.get("temperature")
     if not isinstance(temperature, list | tuple) or len(temperature) < 2:
         for run in new:
@@ -402,21 +391,21 @@ def _generate(
 
 
 def _decode(
-    follower: Follower, original: Callable[..., Any], mel: Any, *arguments: Any, **named: Any
+    recorder: Recorder, original: Callable[..., Any], mel: Any, *arguments: Any, **named: Any
 ) -> Any:
     """openai-whisper's ``decode``, which its ``transcribe`` calls for every attempt at a window."""
     options = arguments[0] if arguments else named.get("options")
     _require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
     warmer = (named.get("temperature", getattr(options, "temperature", None)) or 0.0) > 0
-    follower.attempt = follower.attempt + 1 if warmer and mel is follower.audio else 1
-    follower.audio, before = mel, list(follower.runs)
+    recorder.attempt = recorder.attempt + 1 if warmer and mel is recorder.audio else 1
+    recorder.audio, before = mel, list(recorder.runs)
     result = original(mel, *arguments, **named)
-    new = [run for run in follower.runs if run not in before]
-    follower.forget([run for run in new if not run.cached])  # the language
+    new = [run for run in recorder.runs if run not in before]
+    recorder.forget([run for run in new if not run.cached])  # the language
     for run in (run for run in new if run.calls and run.cached):
         if run.attempt > 1 and before:
             before[-1].kept = [False] * before[-1].windows
-        _tell(run, result if isinstance(result, list) else [result], follower.decoder.end)
+        _tell(run, result if isinstance(result, list) else [result], recorder.decoder.end)
     return result
 
 
