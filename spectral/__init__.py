@@ -10,10 +10,11 @@ from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
 from spectral.jacobians.propagators import (
     LinearisedLayers,
     autodiff_propagators,
+    layer_gains,
     linearise,
     propagators,
+    unstable_dimensions,
 )
-from spectral.jacobians.stability import layer_gains, unstable_dimensions
 from spectral.jacobians.triplets import LinearOperator, top_singular_triplets
 from spectral.monitor import Monitor
 from spectral.spectra import (

@@ -6,7 +6,7 @@ a while, the one way in which anything here is watched. Neither library is impor
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,11 +111,8 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
         raise TypeError(f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}")
     _require_eager(model)
     decoder: Any
-    for part in (model, getattr(model, "model", None)):
-        decoder = getattr(part, "decoder", None)
-        if layers := decoder_layers(decoder):
-            break
-    else:
+    decoder = getattr(model, "decoder", None) or getattr(getattr(model, "model", 0), "decoder", 0)
+    if not (layers := decoder_layers(decoder)):
         raise TypeError(
             f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}: its "
             "decoder's layers have other parts"
@@ -170,16 +167,12 @@ def hooked(
     library's own tensors: copy what is to be kept, as some layers hand out a buffer that a later
     operation overwrites in place.
     """
-    handles: list[Any] = []
-    try:
+    with ExitStack() as block:
         for module, hook in after:
-            handles.append(module.register_forward_hook(hook))
+            block.callback(module.register_forward_hook(hook).remove)
         for module, hook in before:
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            block.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def past(cache: Any) -> int:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from companion.measurement.bounds import growing_dimensions
 from companion.models.random_layers import random_layer
-from spectral.jacobians.propagators import linearise, propagators
-from spectral.jacobians.stability import (
+from spectral.jacobians.propagators import (
     layer_gains,
+    linearise,
+    propagators,
     unstable_dimensions,
 )
 from spectral.jacobians.triplets import (

@@ -79,19 +79,15 @@ class ContextJacobian:
         """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token.
 
         The roots of its eigenvalues are the singular values of J, rounding below the root of the
-        dtype's eps times the largest; for vectors give :meth:`operator` to
-        ``top_singular_triplets``.
+        dtype's eps times the largest.
         """
         return self.gram_and_cores(1)[0]
 
     def gram_and_cores(self, parts: int) -> tuple[Tensor, Tensor]:
         """J J' and, of so many parts of equally many heads, what lies between their ways in it.
 
-        A part by itself, with its own heads' ways, has the Gram matrix ways @ core @ ways'. As many
-        operations as :meth:`gram`.
-
-        Returns:
-            Shapes ``(*batch, T, D, D)`` and ``(*batch, T, parts, N d / parts, N d / parts)``.
+        A part by itself, with its own heads' ways, has the Gram matrix ways @ core @ ways': cores
+        of shape ``(*batch, T, parts, N d / parts, N d / parts)``.
         """
         width, inner = self.ways.shape[-2:]
         size = inner // parts
@@ -102,9 +98,8 @@ class ContextJacobian:
             result[where] = ways @ summed @ ways.mT
             own = torch.unflatten(torch.unflatten(summed, 2, (parts, size)), 1, (parts, size))
             cores[where] = own.diagonal(dim1=1, dim2=3).movedim(-1, 1)
-        return result.reshape(*self.shape, width, width), cores.reshape(
-            *self.shape, *cores.shape[2:]
-        )
+        cores = cores.reshape(*self.shape, *cores.shape[2:])
+        return result.reshape(*self.shape, width, width), cores
 
     def then(self, matrix: Tensor) -> "ContextJacobian":
         """M J for matrices M ``(*batch, T, rows, D)``: rows D N d multiply-adds per token."""
