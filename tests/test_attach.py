@@ -2,9 +2,10 @@
 
 import copy
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -555,30 +556,28 @@ def test_jacobians_are_those_of_the_measurement(tiny: SpeechModel, ragged: Tenso
 # --- OpenAI's weights -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["tiny.en", "base"])
-def real(request: pytest.FixtureRequest) -> Iterator[SpeechModel]:
-    if not is_here(request.param, NOWHERE):
-        pytest.skip(f"{request.param} is not installed")
-    return load(request.param, NOWHERE, CPU)
+def real(name: str) -> tuple[SpeechModel, Tensor]:
+    """One of OpenAI's models, and features of two utterances."""
+    if not is_here(name, NOWHERE):
+        pytest.skip(f"{name} is not installed")
+    model = load(name, NOWHERE, CPU)
+    waves = [read_wave(u) for u in find_utterances(CORPUS).utterances[:40:25]]
+    return model, model.features(waves)
 
 
-@pytest.fixture(scope="module")
-def features(real: SpeechModel) -> Tensor:
-    return real.features([read_wave(u) for u in find_utterances(CORPUS).utterances[:40:25]])
-
-
-def test_real_weights_write_the_same_and_have_the_measurement_s_spectra(
-    real: SpeechModel, features: Tensor
-) -> None:
+@pytest.mark.parametrize("name", ["tiny.en", "base"])
+def test_real_weights_write_the_same_and_have_the_measurement_s_spectra(name: str) -> None:
+    whole, features = real(name)
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
-    with capture(real) as recording:
-        transcripts = greedy(real, features, OPENAI)
-    before = real.module.decode(features, options)  # type: ignore[operator]
-    with spectral.attach(real.module) as trace:
-        after = real.module.decode(features, options)  # type: ignore[operator]
+    model: Any = whole.module
+    with capture(whole) as recording:
+        transcripts = greedy(whole, features, OPENAI)
+    before = model.decode(features, options)
+    with spectral.attach(model) as trace:
+        after = model.decode(features, options)
     assert [(r.tokens, r.avg_logprob) for r in before] == [(r.tokens, r.avg_logprob) for r in after]
     require_measured(trace, recording, transcripts)
-    for layer in range(len(real.layers)):
+    for layer in range(len(whole.layers)):
         weights = recording.attention(transcripts, layer)
         for i, window in enumerate(trace.windows):
             count = len(window.tokens)
@@ -600,15 +599,14 @@ def require_measured(trace: Trace, recording: object, transcripts: list) -> None
             close(found / wanted[i].max(), wanted[i, :, : found.shape[-1]] / wanted[i].max())
 
 
-def test_real_weights_in_transformers_have_the_same_spectra(
-    real: SpeechModel, features: Tensor, tmp_path: Path
-) -> None:
-    folder = write_transformers(tmp_path / "real", real.module)  # type: ignore[arg-type]
+def test_real_weights_in_transformers_have_the_same_spectra(tmp_path: Path) -> None:
+    whole, features = real("tiny.en")
+    folder = write_transformers(tmp_path / "real", whole.module)  # type: ignore[arg-type]
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    with capture(real) as recording:
-        transcripts = greedy(real, features, UNRESTRICTED)
-    prompt = torch.tensor([real.tokens.prompt] * len(features))
-    settings = {"suppress_tokens": list(real.tokens.suppressed), "max_new_tokens": real.limit}
+    with capture(whole) as recording:
+        transcripts = greedy(whole, features, UNRESTRICTED)
+    prompt = torch.tensor([whole.tokens.prompt] * len(features))
+    settings = {"suppress_tokens": list(whole.tokens.suppressed), "max_new_tokens": whole.limit}
     before = model.generate(features, decoder_input_ids=prompt, **settings)
     with spectral.attach(model) as trace:
         after = model.generate(features, decoder_input_ids=prompt, **settings)
