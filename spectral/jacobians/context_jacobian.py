@@ -63,11 +63,9 @@ class ContextJacobian:
 
         .. math:: |J^s|^2 = z_s' Q z_s, \qquad z_s = (a_{ns} \delta_{ns}, a_{ns})_n
 
-        with Q from inner products of the :math:`\Phi_n`, :math:`k_n` and :math:`V_n` alone. (S + D)
-        (N d)^2 multiply-adds per token; memory 2 S N d + 4 (N d)^2 numbers per token of a chunk.
-
-        Returns:
-            Shape ``(*batch, T, S)``. The root of its sum of squares is the Frobenius norm of J.
+        with Q from inner products of the :math:`\Phi_n`, :math:`k_n` and :math:`V_n` alone, shape
+        ``(*batch, T, S)``. (S + D) (N d)^2 multiply-adds per token; memory 2 S N d + 4 (N d)^2
+        numbers per token of a chunk.
         """
         result = torch.empty_like(self.weights[:, :, 0])
         for where in self._blocks():

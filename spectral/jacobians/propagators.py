@@ -58,15 +58,16 @@ class Linearisation:
     real: Tensor | None  # (n,) bool: false where a token is none, and has no Jacobian
     chunk: int  # tokens assembled at a time
 
-    def assemble(self, transposed: Callable[[tuple[SubLayerJacobian, ...]], Tensor]) -> Tensor:
-        """Matrices ``(*batch, tokens, D, D)`` from a function to their transposes."""
+    def assemble(self, part: int | None = None) -> Tensor:
+        """W at every token, or the Jacobian of one of the parts: ``(*batch, tokens, D, D)``."""
         like, width = self.parts[0].direction, self.layer.width
         result = like.new_zeros(self.shape.numel(), width, width)
         index = None if self.real is None else self.real.nonzero()[:, 0]
         for start in range(0, len(like if index is None else index), self.chunk):
             some = slice(start, start + self.chunk)
             where = some if index is None else index[some]
-            result[where] = transposed(tuple(part.at(where) for part in self.parts))
+            parts = [one.at(where) for one in self.parts]
+            result[where] = _product(parts) if part is None else parts[part].transposed()
         return torch.unflatten(result.mT, 0, self.shape)
 
     def operator(self) -> LinearOperator:
@@ -123,18 +124,15 @@ class LinearisedLayers:
         .. math:: W = (I + F)(I + C)(I + A)
 
         with A, C and F the Jacobians of self-attention, cross-attention (decoder layers) and FFN at
-        their places in the residual stream. For an encoder layer all frames' keys and values other
-        than the frame's own are held fixed: the diagonal blocks of the full Jacobian.
-
-        8 D^3 multiply-adds per token with an FFN of width 4 D (A and C 1 D^3 each, F 4, the
-        products 1 each; 6 without cross-attention), all in matrix products. Memory beside the
-        result: about 8 D^2 + S D numbers per token of a chunk.
+        their places in the residual stream. 8 D^3 multiply-adds per token with an FFN of width 4 D
+        (A and C 1 D^3 each, F 4, the products 1 each; 6 without cross-attention), all in matrix
+        products. Memory beside the result: about 8 D^2 + S D numbers per token of a chunk.
 
         Returns:
             Shape ``(*batch, T, D, D)``, W[..., i, j] = dh_l[i] / dh_{l-1}[j], in the layer's dtype,
             strided as a transpose. Zeros where the mask is false.
         """
-        return self._stack(_product)
+        return self._stack()
 
     def sublayers(self) -> SubLayerJacobians:
         """The factors of W less their identities; 6 D^3 multiply-adds per token.
@@ -144,8 +142,7 @@ class LinearisedLayers:
         count = len(self.points[0].parts)
         if any(len(point.parts) != count for point in self.points):
             raise ValueError("some layers have cross-attention and others none: linearise apart")
-
-        factors = [self._stack(partial(_factor, i)) for i in range(count)]
+        factors = [self._stack(i) for i in range(count)]
         return SubLayerJacobians(factors[0], factors[1] if count == 3 else None, factors[-1])
 
     def operator(self) -> LinearOperator:
@@ -194,7 +191,7 @@ class LinearisedLayers:
         gain, NaN for the last; unstable: eigenvalues of modulus above one; injection: Frobenius
         norm of G_l, NaN without cross-attention. See :func:`spectral.layer_gains`.
         """
-        whole = torch.stack([point.assemble(_product) for point in self.points])
+        whole = torch.stack([point.assemble() for point in self.points])
         found = top_singular_triplets(
             without_mean(whole), tolerance=_TOLERANCE, limit=whole.shape[-1]
         )
@@ -227,8 +224,8 @@ class LinearisedLayers:
         values = {name: column.flatten().tolist() for name, column in columns.items()}
         return pandas.DataFrame(values, index=index).reset_index()
 
-    def _stack(self, transposed: Callable[[tuple[SubLayerJacobian, ...]], Tensor]) -> Tensor:
-        found = [point.assemble(transposed) for point in self.points]
+    def _stack(self, part: int | None = None) -> Tensor:
+        found = [point.assemble(part) for point in self.points]
         return torch.stack(found) if self.stacked else found[0]
 
     def _summed_ways(self, points: Sequence[Linearisation]) -> ContextJacobian:
@@ -247,9 +244,8 @@ class LinearisedLayers:
             below, crossing, ffn = point.parts
             point.append_to(upper, ffn)
             found.append(through_heads(attention, crossed, upper @ attention.out_weight))
-            if len(found) < len(points):
-                point.append_to(upper, crossing)
-                point.append_to(upper, below)
+            for part in (crossing, below) if len(found) < len(points) else ():
+                point.append_to(upper, part)
         return joined(found[::-1], self.chunk)
 
 
@@ -513,11 +509,7 @@ def _as_rows(rows: Tensor, name: str, layout: str, layer: Layer, width: int) -> 
     return rows.detach()
 
 
-def _factor(i: int, parts: tuple[SubLayerJacobian, ...]) -> Tensor:
-    return parts[i].transposed()
-
-
-def _product(parts: tuple[SubLayerJacobian, ...]) -> Tensor:
+def _product(parts: Sequence[SubLayerJacobian]) -> Tensor:
     """W' = (I + A')(I + C')(I + F')."""
     result = parts[0].transposed()
     result.diagonal(dim1=-2, dim2=-1).add_(1)
