@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -524,17 +525,19 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
 
 
 def test_kills_lose_nothing_that_was_made(project: Path) -> None:
-    """Of a job, of the engine alone, and of everything; then the same command makes the rest."""
+    """Of jobs, of the engine alone, and of everything; then the same command makes the rest."""
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
     for name in wanted:
         (project / "figures" / name).unlink()
     (project / "slow").touch()
-    for word in ("scripts/execute.py", "--snakefile", ""):
+    rng = random.Random(0)
+    for word in ("scripts/execute.py", "--snakefile", "") * 2:
         run = _start(project)
         while not (jobs := _running(run, "scripts/execute.py")) and run.poll() is None:
             time.sleep(0.05)
         assert jobs, "it was killed at work"
+        time.sleep(rng.uniform(0, 1.5))
         if word:
             for process in _running(run, word):
                 process.kill()
