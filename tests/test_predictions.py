@@ -7,19 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from companion.claims.layers import FRACTIONS
 from companion.claims.numbers import NotMeasured, Tables
 from companion.claims.predictions import (
     BOTH,
     COMMIT,
     FALSE,
+    NUMBERS,
     TRUE,
     UNMEASURED,
     Prediction,
     judge,
     read_predictions,
 )
-from companion.claims.registered import NUMBERS
 from companion.claims.rules import ABOVE, BELOW, OPEN
 from companion.results.intervals import Interval
 
@@ -162,8 +161,7 @@ def _plant_all(folder: Path) -> dict[str, float]:
                                         (2, "hell", 0.5))
     ]  # fmt: skip
     _plant(own, "propagators", *layers, wrong={"network": "random"})
-    others = [name for name in FRACTIONS if name not in ("product_decays", "rank_one_fraction")]
-    fractions = dict.fromkeys(others, WRONG) | {"product_decays": 0.05, "rank_one_fraction": 0.25}
+    fractions = {"gain_below_one": WRONG, "product_decays": 0.05, "rank_one_fraction": 0.25}
     theorem = {"network": "trained", "condition": "hell", **_columns(**fractions)}
     _plant(own, "hypotheses", theorem, wrong={"network": "random", "condition": "clean"})
     _plant(own, "noise_width", _columns(width_db=7.0), wrong={})

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from companion.claims.findings import summary
 from companion.claims.numbers import Tables
-from companion.claims.summary import summary
 
 WRONG = 99.0
 KNOWN = pd.DataFrame(
@@ -34,7 +34,9 @@ def _pooled(value: float, **where: object) -> dict[str, object]:
 
 def _write(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
     folder.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+    table = pd.DataFrame(rows)
+    sizes = table.model.map({"tiny.en": 1, "base": 2, "xs-0": 1, "l-0": 3})
+    table.assign(parameters=sizes).to_csv(folder / f"{name}.csv", index=False)
 
 
 def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -> Tables:

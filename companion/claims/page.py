@@ -145,3 +145,63 @@ def _together(part: Part) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def as_table(groups: Groups) -> pd.DataFrame:
+    """One row per statement about a group of models: every number of the page, with all digits."""
+    rows = []
+    for group, found in groups.items():
+        for one in found:
+            for part in one.parts:
+                head = {
+                    "claim": one.claim.number, "group": group, "verdict": one.verdict,
+                    "part": part.says, "part_verdict": part.verdict, "table": part.source,
+                    "lacks": part.lacks,
+                } | _joint_columns(part)  # fmt: skip
+                rows += [
+                    head | {
+                        "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
+                        "high": s.found.high, "side": s.side, "bound": s.bound,
+                        "decision": s.decision,
+                    }
+                    for s in part.statements
+                ] or [head]  # fmt: skip
+    return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
+
+
+def _joint_columns(part: Part) -> dict[str, float | str]:
+    """The joint estimate of a part, as columns."""
+    if not part.statements:
+        return {}
+    whole = part.joint
+    return {
+        "part_estimate": whole.found.estimate, "part_low": whole.found.low,
+        "part_high": whole.found.high, "sizes": whole.networks, "tau": whole.tau,
+        "next_low": whole.predicted.low, "next_high": whole.predicted.high,
+        "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
+    }  # fmt: skip
+
+
+def published_numbers(known: pd.DataFrame) -> dict[int, str]:
+    """The paper's numbers on a claim, where they are known, from the rows of its table."""
+    rank, slope = ("delta_n_eff", "{:+.2f} %"), ("delta_alpha", "{:+.3g}")
+    cross, own, ffn = (
+        f"effective rank: {_of_models(known, component, *rank)}"
+        for component in ("cross_attention", "self_attention", "ffn")
+    )
+    kirchhoff = known.delta_log10_kf
+    return {
+        1: cross,
+        2: f"{own}; slope: {_of_models(known, 'self_attention', *slope)}",
+        3: ffn,
+        4: f"log10 Kf: {kirchhoff.min():+.2f} to {kirchhoff.max():+.2f}",
+        6: "large-v3-turbo: above 9; tail eigenvalues up to 1.05 of the clean ones",
+    }
+
+
+def _of_models(known: pd.DataFrame, component: str, column: str, style: str) -> str:
+    rows = known[known.component == component]
+    return ", ".join(
+        f"{model} {style.format(value)}"
+        for model, value in zip(rows.model, rows[column], strict=True)
+    )

@@ -9,13 +9,13 @@ claim   fails if a part fails, holds if all hold; not measured if no part was; e
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from scipy import stats
 
-from companion.claims.numbers import NotMeasured
+from companion.claims.numbers import EVERY, NotMeasured, Number, Tables
 from companion.results.effects import size_of
 from companion.results.intervals import Interval, Joint, joint, mean
 
@@ -123,18 +123,34 @@ def joint_over_sizes(found: dict[str, Interval]) -> Joint:
     return joint([mean(seeds) for seeds in sizes.values()])
 
 
-def part(
-    says: str, source: str, statements: Iterable[Statement], expected: float, without: str = ""
-) -> Part:
-    """A part of these statements; not measured where there is none, or making them says why.
+@dataclass(frozen=True)
+class Row:
+    """One thing that a claim says: that a number lies on one side of a bound, in models of a role.
 
-    ``without`` is what there is not where no statement can be made.
+    ``expected`` is the number that was published, or the smallest that would matter; ``without``
+    says what there is not where no model has the number. ``beside`` the others it may be left out,
+    where nothing of the kind was measured.
     """
-    try:
-        made = list(statements)
-    except NotMeasured as reason:
-        return Part(says, source, expected=expected, lacks=str(reason))
-    return Part(says, source, made, expected, "" if made else without)
+
+    says: str
+    number: Number
+    side: str
+    bound: float
+    expected: float
+    role: str = EVERY
+    without: str = ""
+    beside: bool = False
+
+    def weigh(self, tables: Tables) -> Part:
+        """The part, by the tables of a group; not measured where reading them says why."""
+        lacks, statements = self.without, []
+        try:
+            for about, found in self.number.each(tables, self.role):
+                statements.append(Statement(about, found, self.side, self.bound))
+        except NotMeasured as reason:
+            lacks, statements = str(reason), []
+        source = tables.path(self.number.table).stem
+        return Part(self.says, source, statements, self.expected, "" if statements else lacks)
 
 
 def claim_verdict(found: Sequence[str]) -> str:
