@@ -441,7 +441,7 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
     _write(tmp_path, "subtle_stress", rows)
     unknown, part = _parts(tmp_path, 13)
     assert unknown.verdict == NOT_MEASURED
-    assert [statement.found.estimate for statement in part.statements] == [0.5]
+    assert [statement.interval.estimate for statement in part.statements] == [0.5]
     assert part.verdict == UNDECIDED
 
 
@@ -553,7 +553,7 @@ def test_single_networks_of_openais_are_compared_by_their_own_intervals(tmp_path
     (contrast,) = _parts(tmp_path, 1)[-1].statements
     assert contrast.about == "tiny.en minus large-v3-turbo"
     assert contrast.decision == "supported"
-    assert contrast.found.high - contrast.found.low == pytest.approx(0.1 * math.sqrt(2))
+    assert contrast.interval.high - contrast.interval.low == pytest.approx(0.1 * math.sqrt(2))
 
 
 # --- the page -----------------------------------------------------------------------------------

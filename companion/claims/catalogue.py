@@ -63,7 +63,7 @@ from companion.results.scale import PREDICTORS
 from companion.results.shapes import LEAST_MARGIN, STEP
 from companion.results.stresses import ALL_LAYERS, BEYOND, RANDOM, TRAINED
 from companion.results.tails import EIGENVALUE, FRACTION, TAIL
-from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY, SAID
+from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY, REFERENCES
 from companion.results.warnings import BEFORE
 
 _RANK = {CROSS: -4.70, "self_attention": -2.34, "ffn": -13.59}
@@ -310,7 +310,7 @@ def _attraction(tables: Tables) -> Rows:
         yield Row(f"{name}: by more than in the randomly initialised control (%)", beyond, BELOW, 0,
                   -5, LARGEST)  # fmt: skip
     yield Row("more pairs share their text in Hell than were said alike (%)",
-              alike(STRESS) - alike(SAID), ABOVE, 0, 1, LARGEST)  # fmt: skip
+              alike(STRESS) - alike(REFERENCES), ABOVE, 0, 1, LARGEST)  # fmt: skip
 
 
 def _subtle(tables: Tables) -> Rows:

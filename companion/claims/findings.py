@@ -267,7 +267,7 @@ def _together(tables: Tables, number: Number, style: str) -> str:
     numbers = dict(number.each(tables))
     if not numbers:
         return "n/a"
-    found = joint_over_sizes(numbers).found
+    found = joint_over_sizes(numbers).interval
     return f"{found.estimate:{style}} [{found.low:{style}}, {found.high:{style}}]"
 
 

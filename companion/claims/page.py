@@ -70,7 +70,7 @@ def outcomes(judged: pd.DataFrame) -> str:
 
 def cells(statement: Statement) -> tuple[str, str, str, str]:
     """A statement to read: of what, the number with its interval, the claim, the decision."""
-    found = statement.found
+    found = statement.interval
     return (
         statement.about,
         _number(found.estimate, found.low, found.high),
@@ -132,7 +132,7 @@ def _heading(part: Part) -> str:
 
 def _together(part: Part) -> str:
     """The joint estimate in words."""
-    whole, found = part.joint, part.joint.found
+    whole, found = part.joint, part.joint.interval
     first = part.statements[0]
     said = f"{_number(found.estimate, found.low, found.high)}, claimed {first.side} {first.bound:g}"
     if whole.networks > 1:
@@ -160,8 +160,8 @@ def as_table(groups: Groups) -> pd.DataFrame:
                 } | _joint_columns(part)  # fmt: skip
                 rows += [
                     head | {
-                        "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
-                        "high": s.found.high, "side": s.side, "bound": s.bound,
+                        "about": s.about, "estimate": s.interval.estimate, "low": s.interval.low,
+                        "high": s.interval.high, "side": s.side, "bound": s.bound,
                         "decision": s.decision,
                     }
                     for s in part.statements
@@ -175,8 +175,8 @@ def _joint_columns(part: Part) -> dict[str, float | str]:
         return {}
     whole = part.joint
     return {
-        "part_estimate": whole.found.estimate, "part_low": whole.found.low,
-        "part_high": whole.found.high, "sizes": whole.networks, "tau": whole.tau,
+        "part_estimate": whole.interval.estimate, "part_low": whole.interval.low,
+        "part_high": whole.interval.high, "sizes": whole.networks, "tau": whole.tau,
         "next_low": whole.predicted.low, "next_high": whole.predicted.high,
         "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
     }  # fmt: skip

@@ -34,7 +34,7 @@ from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.effects import FIRST_ROWS
 from companion.results.intervals import Interval, complement, difference, mean, scaled
-from companion.results.transcripts import ANSWER, PER_WORD_PIECE
+from companion.results.transcripts import PER_WORD_PIECE, TRANSCRIPT
 from companion.results.warnings import ANY
 
 COMMIT = "365e973"
@@ -123,8 +123,8 @@ def _over_components(
 
 
 _ALPHA = beginnings(ANY, CROSS, "alpha")
-_CONFIDENCE = beginnings(ANY, ANSWER, PER_WORD_PIECE).then(complement)
-_WHOLE_TEXT = {"component": ANSWER, "observable": PER_WORD_PIECE}
+_CONFIDENCE = beginnings(ANY, TRANSCRIPT, PER_WORD_PIECE).then(complement)
+_WHOLE_TEXT = {"component": TRANSCRIPT, "observable": PER_WORD_PIECE}
 _PERTURBED = {"condition": "clean", "direction": "singular", "level_db": 20.0}
 
 NUMBERS: Mapping[str, Read] = {

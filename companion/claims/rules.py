@@ -31,16 +31,16 @@ class Statement:
     """Of one model or pair of models: that a number is on one side of a bound."""
 
     about: str
-    found: Interval
+    interval: Interval
     side: str
     bound: float
 
     @property
     def decision(self) -> str:
         """Supported, opposed or open; a number without an interval is open."""
-        if not self.found.low <= self.found.high:
+        if not self.interval.low <= self.interval.high:
             return OPEN
-        above, below = self.found.low > self.bound, self.found.high < self.bound
+        above, below = self.interval.low > self.bound, self.interval.high < self.bound
         if above == below:
             return OPEN
         return SUPPORTED if above == (self.side == ABOVE) else OPPOSED
@@ -65,13 +65,13 @@ class Part:
 
         Raises ValueError where there is no number.
         """
-        return joint_over_sizes({one.about: one.found for one in self.statements})
+        return joint_over_sizes({one.about: one.interval for one in self.statements})
 
     @property
     def decided(self) -> Statement:
         """The joint estimate, as a statement."""
         first = self.statements[0]
-        return Statement("together", self.joint.found, first.side, first.bound)
+        return Statement("together", self.joint.interval, first.side, first.bound)
 
     @property
     def verdict(self) -> str:
@@ -95,7 +95,7 @@ class Part:
     def on_side(self) -> int:
         """How many models' estimates are on the claimed side, which decides nothing."""
         sign = 1 if self.statements[0].side == ABOVE else -1
-        return sum(sign * (one.found.estimate - one.bound) > 0 for one in self.statements)
+        return sum(sign * (one.interval.estimate - one.bound) > 0 for one in self.statements)
 
     @property
     def power(self) -> float:
@@ -103,7 +103,7 @@ class Part:
 
         That is Phi((distance from the bound - half the interval) / standard error).
         """
-        first, found = self.statements[0], self.joint.found
+        first, found = self.statements[0], self.joint.interval
         up = first.side == ABOVE
         distance = self.expected - first.bound if up else first.bound - self.expected
         half = found.estimate - found.low if up else found.high - found.estimate
@@ -145,8 +145,8 @@ class Row:
         """The part, by the tables of a group; not measured where reading them says why."""
         lacks, statements = self.without, []
         try:
-            for about, found in self.number.each(tables, self.role):
-                statements.append(Statement(about, found, self.side, self.bound))
+            for about, number in self.number.each(tables, self.role):
+                statements.append(Statement(about, number, self.side, self.bound))
         except NotMeasured as reason:
             lacks, statements = str(reason), []
         source = tables.path(self.number.table).stem

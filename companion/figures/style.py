@@ -281,17 +281,17 @@ def draw_panels(
     crowded = across and colour == "model" and table.model.nunique() > MOST_BARS
     groups = list(dict.fromkeys([row, column, *by, "model"]))
     for (r, c, *kind), part in table.groupby(groups, observed=True, sort=False):
-        ax, own = grid[r, c], part.sort_values(x)
-        place = pd.Series([places.index(each) for each in own[x]] if across else own[x].to_numpy())
+        ax, points = grid[r, c], part.sort_values(x)
+        place = points[x].map(places.index) if across else points[x]
         look = {"colour": colours[kind[0]], "marker": kind[1], "control": kind[2]}
         if band:
-            ax.plot(place, own.value, color=look["colour"])
-            ax.fill_between(place, own.low, own.high, color=look["colour"], alpha=0.15, lw=0)
+            ax.plot(place, points.value, color=look["colour"])
+            ax.fill_between(place, points.low, points.high, color=look["colour"], alpha=0.15, lw=0)
             continue
         if crowded:
-            own = own.assign(low=np.nan, high=np.nan)
+            points = points.assign(low=np.nan, high=np.nan)
         at = place.to_numpy(float) + shifts[marks.index(tuple(kind[: len(by)]))]
-        draw_intervals(ax, own, "value", at, across=across, line=line, **look)
+        draw_intervals(ax, points, "value", at, across=across, line=line, **look)
     for (r, c), ax in grid.items():
         if r == rows[0]:
             ax.set_title(c)
@@ -305,12 +305,12 @@ def draw_panels(
         axes[i if across else -1, len(columns) // 2].set_xlabel(r)
     figure.align_ylabels()
     handles = model_keys(table) if colour == "model" else [
-        key(str(name).capitalize() if colour == "condition" else str(name), own)
-        for name, own in colours.items()
+        key(str(name).capitalize() if colour == "condition" else str(name), shade)
+        for name, shade in colours.items()
     ]  # fmt: skip
     kinds = kinds or (LENGTH_KINDS if "length" in table else {})
     there = set(table.marker)
-    handles += [key(said, marker=marker) for marker, said in kinds.items() if marker in there]
+    handles += [key(label, marker=marker) for marker, label in kinds.items() if marker in there]
     handles += [key(control, control=True)] * bool(table.control.any())
     figure.legend(handles=handles, loc="outside lower center", ncols=legend, columnspacing=1.0)
     return figure, grid
@@ -332,9 +332,9 @@ def draw_arrows(
         layout="constrained",
     )  # fmt: skip
     colours = model_colours(model_order(table))
-    for (name, model, control), own in table.groupby([panel, "model", "control"], observed=True):
+    for (name, model, control), ends in table.groupby([panel, "model", "control"], observed=True):
         ax, look = axes[panels.index(name)], {"colour": colours[model], "control": control}
-        first, last = own[own[side] == "clean"], own[own[side] != "clean"]
+        first, last = ends[ends[side] == "clean"], ends[ends[side] != "clean"]
         if not control:
             start, stop = (end[[x, y]].to_numpy()[0] for end in (first, last))
             ax.annotate("", stop, start, arrowprops={"arrowstyle": "->", "color": colours[model]})
@@ -361,7 +361,7 @@ def _colours(table: pd.DataFrame, colour: str) -> dict[Any, Any]:
         return model_colours(model_order(table))
     names = _categories(table[colour])
     if set(names) <= set(CONDITION_COLOURS):
-        return {name: own for name, own in CONDITION_COLOURS.items() if name in names}
+        return {name: shade for name, shade in CONDITION_COLOURS.items() if name in names}
     published = {"published": PUBLISHED_COLOUR} if "published" in names else {}
     return (
         dict(zip([n for n in names if n not in published], OTHER_COLOURS, strict=False)) | published

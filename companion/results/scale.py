@@ -67,8 +67,8 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
     for folder in folders:
         training = json.loads((folder / "training.json").read_text())
         config = json.loads((folder / "config.json").read_text())
-        own = errors[errors.model == folder.name]
-        results = own[["material", "n"]].assign(**{"word error (%)": with_interval(own, "wer", 1)})
+        rows = errors[errors.model == folder.name]
+        rows = rows.assign(**{"word error (%)": with_interval(rows, "wer", 1)})
         last = training["record"][-1]
         steps: dict[str, int] = {row["stage"]: row["step"] for row in training["record"]}
         text = _CARD.format(
@@ -86,7 +86,7 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
             loss=last["loss"],
             development=100 * last["word_error"],
             minutes=training["seconds"] / 60,
-            results=results.to_markdown(index=False),
+            results=rows[["material", "n", "word error (%)"]].to_markdown(index=False),
             **{name: training[name] for name in ("size", "seed", "device", "threads", "torch")},
         )
         written.append(output / f"{folder.name}.md")
@@ -122,10 +122,10 @@ def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> p
     One row per model, component and observable, with ``change``, ``low``, ``high`` and ``n``.
     """
     table = effects(rows[(rows.modes == MODES) & (rows.matched_with != "")], condition)
-    found = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
+    changes = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
     numbers = ["change", "low", "high", "change_speakers", "n"]
     columns = ["model", "parameters", "component", "observable", *numbers]
-    joined = shapes.merge(found[columns], on="model", validate="one_to_many")
+    joined = shapes.merge(changes[columns], on="model", validate="one_to_many")
     return joined.sort_values(["parameters", "model", "component", "observable"], ignore_index=True)
 
 
@@ -137,10 +137,10 @@ def in_proportion(rows: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     """
     modes = shapes.set_index("model").width.map(modes_in_proportion)
     parts = []
-    for model, own in rows[rows.modes == MODES].groupby("model", sort=False):
-        spectra = torch.from_numpy(np.stack(own.eigenvalues.to_list()).astype(float))
+    for model, group in rows[rows.modes == MODES].groupby("model", sort=False):
+        spectra = torch.from_numpy(np.stack(group.eigenvalues.to_list()).astype(float))
         if (k := int(modes[model])) <= spectra.shape[-1]:
-            parts.append(own.assign(n_eff=effective_rank(spectra, k).numpy()))
+            parts.append(group.assign(n_eff=effective_rank(spectra, k).numpy()))
     return pd.concat(parts)
 
 
@@ -152,17 +152,17 @@ def pairs(shapes: pd.DataFrame) -> list[tuple[str, str, str]]:
     """
     sizes = shapes.drop_duplicates("size").set_index("size")[["width", "depth"]]
     ordered = sizes.sort_values(["width", "depth"])
-    found = []
+    differing = []
     for small, large in combinations(ordered.index, 2):
         wider, deeper = ordered.loc[large] > ordered.loc[small]
         if deeper and not wider:
-            found.append((DEPTH, large, small))
+            differing.append((DEPTH, large, small))
         elif wider and ordered.depth[large] == ordered.depth[small]:
-            found.append((WIDTH, large, small))
+            differing.append((WIDTH, large, small))
     first, last = ordered.index[[0, -1]]
     if (ordered.loc[last] > ordered.loc[first]).all():
-        found.append((BOTH, last, first))
-    return sorted(found, key=lambda pair: [DEPTH, WIDTH, BOTH].index(pair[0]))
+        differing.append((BOTH, last, first))
+    return sorted(differing, key=lambda pair: [DEPTH, WIDTH, BOTH].index(pair[0]))
 
 
 def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     ``seeds`` tells how many networks are on each side. One row per pair, component and observable.
     """
     counts = shapes["size"].value_counts()
-    found: list[Columns] = []
+    rows: list[Columns] = []
     for differs, larger, smaller in pairs(shapes):
         for (component, name), group in table.groupby(["component", "observable"], sort=False):
             sizes = group.groupby("size").change_speakers.agg(list)
@@ -184,10 +184,10 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
                 "observable": name,
             }
             row |= interval_columns("change", between(sizes.to_dict(), larger, smaller))
-            found.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
+            rows.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
     columns = ["differs", "contrast", "seeds", "component", "observable"]
     numbers = ["change", "change_low", "change_high", "change_speakers", "n"]
-    return pd.DataFrame(found, columns=[*columns, *numbers])
+    return pd.DataFrame(rows, columns=[*columns, *numbers])
 
 
 @dataclass(frozen=True)
@@ -225,13 +225,13 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
         observed(clean, "alpha"),
         observed(clean, "log10_kf_resolved"),
     )
-    found = {}
+    ratios = {}
     for name, value in zip(PREDICTORS, values, strict=True):
         groups = clean.assign(value=value).groupby(["utterance", "speaker", "model"]).value
         wide = groups.mean().where(groups.count() == groups.size()).unstack("model")
         wholes = wide.notna().mul(np.isfinite(wide).all(axis=1), axis=0).astype(float)
-        found[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
-    return found
+        ratios[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
+    return ratios
 
 
 def targets(
@@ -253,11 +253,11 @@ def targets(
     }
 
 
-def left_out(found: Mapping[str, Ratio]) -> list[str]:
+def left_out(ratios: Mapping[str, Ratio]) -> list[str]:
     """Why a target has no forecast, a line each."""
     return [
         f"{name}: too few sizes, {count}; a line that can be wrong needs {LEAST}"
-        for name, ratio in found.items()
+        for name, ratio in ratios.items()
         if (count := len(set(map(size_of, ratio.parts.columns)))) < LEAST
     ]
 
@@ -287,9 +287,9 @@ def forecast(
             read, hit = (partial(one.of, models, utterances) for one in (spectra, ratio))
             for rival, others in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
                 skill = partial(_skill, known=read, wanted=hit, rival=others, sizes=sizes)
-                found = interval(skill, utterances.get_level_values("speaker").to_numpy())
+                number = interval(skill, utterances.get_level_values("speaker").to_numpy())
                 row = {"target": target, "predictor": predictor, "rival": rival}
-                table.append(row | interval_columns("skill", found) | {"n": len(models)})
+                table.append(row | interval_columns("skill", number) | {"n": len(models)})
     return pd.DataFrame(table, columns=COLUMNS)
 
 
@@ -298,7 +298,7 @@ def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
     Where x of the others does not differ the line is flat: their mean.
     """
-    found = np.empty_like(y)
+    forecasts = np.empty_like(y)
     for j, size in enumerate(sizes):
         others = sizes != size
         x_mean, y_mean = (side[:, others].mean(axis=1, keepdims=True) for side in (x, y))
@@ -306,8 +306,8 @@ def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         spread = (away**2).sum(axis=1)
         shared = (away * (y[:, others] - y_mean)).sum(axis=1)
         slope = np.divide(shared, spread, out=np.zeros_like(spread), where=spread > 0)
-        found[:, j] = y_mean[:, 0] + slope * (x[:, j] - x_mean[:, 0])
-    return found
+        forecasts[:, j] = y_mean[:, 0] + slope * (x[:, j] - x_mean[:, 0])
+    return forecasts
 
 
 def _skill(
@@ -319,23 +319,23 @@ def _skill(
 ) -> np.ndarray:
     """Skill against a line in ``rival`` (models,), for weighted utterances: (rows,)."""
     x, y = known(weights), wanted(weights)
-    own, other = (
+    errors, rival_errors = (
         ((held_out(np.broadcast_to(values, y.shape), y, sizes) - y) ** 2).sum(axis=1)
         for values in (x, rival)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - own / other)
+        return np.asarray(1 - errors / rival_errors)
 
 
 def _answers(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
-    said = transcripts(rows[rows.condition == condition])
-    if said.empty:
+    texts = transcripts(rows[rows.condition == condition])
+    if texts.empty:
         raise ValueError(f"no rows of {condition!r}; measure this condition, or name another")
-    words = word_counts(said.reference)
-    numbers = {"words": words, "edits": 100 * words * said.wer,
-               "candidate": 100.0 * said.candidate, "one": 1.0}  # fmt: skip
-    return said.assign(**numbers).set_index(["utterance", "speaker", "model"])[[*numbers]]
+    words = word_counts(texts.reference)
+    numbers = {"words": words, "edits": 100 * words * texts.wer,
+               "candidate": 100.0 * texts.candidate, "one": 1.0}  # fmt: skip
+    return texts.assign(**numbers).set_index(["utterance", "speaker", "model"])[[*numbers]]
 
 
-def _ratio(answers: pd.DataFrame, part: str, whole: str) -> Ratio:
-    return Ratio(*(answers[name].unstack("model").fillna(0.0) for name in (part, whole)))
+def _ratio(texts: pd.DataFrame, part: str, whole: str) -> Ratio:
+    return Ratio(*(texts[name].unstack("model").fillna(0.0) for name in (part, whole)))
