@@ -35,7 +35,6 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from companion.results.effects import size_of
-from companion.results.transcripts import CONFIDENCES
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
 COMPONENT_NAMES = {
@@ -51,16 +50,6 @@ OBSERVABLE_NAMES = {
     "log10_attention_kf": r"$\log_{10}$ Kf, attention graph",
     "log10_similarity_kf": r"$\log_{10}$ Kf, similarity graph",
 }
-SHORT_NAMES = {
-    "wer": "WER",
-    "candidate_fraction": "candidates",
-    **CONFIDENCES,
-    "tokens": "tokens $T$",
-    "n_eff": r"$N_{\mathrm{eff}}$",
-    "alpha": r"$\alpha$",
-    "log10_kf": r"$\log_{10}$ Kf, padded",
-    "log10_kf_resolved": r"$\log_{10}$ Kf, resolved",
-}
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 LENGTH_KINDS = {"o": "raw", "D": "length-matched (first rows)"}
@@ -68,7 +57,6 @@ OTHER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999999
 PUBLISHED_COLOUR = "#555555"
 SHADE = "#f2f2f2"
 CHANCE_LINE: dict[str, Any] = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
-ZERO_LINE: dict[str, Any] = {"color": "black", "lw": 0.5}
 MOST_BARS = 6
 """Of more models side by side the intervals are in the tables alone."""
 _PALE = 0.35
@@ -282,7 +270,7 @@ def draw_panels(
     groups = list(dict.fromkeys([row, column, *by, "model"]))
     for (r, c, *kind), part in table.groupby(groups, observed=True, sort=False):
         ax, points = grid[r, c], part.sort_values(x)
-        place = points[x].map(places.index) if across else points[x]
+        place = np.array([places.index(at) for at in points[x]] if across else points[x], float)
         look = {"colour": colours[kind[0]], "marker": kind[1], "control": kind[2]}
         if band:
             ax.plot(place, points.value, color=look["colour"])
@@ -290,8 +278,8 @@ def draw_panels(
             continue
         if crowded:
             points = points.assign(low=np.nan, high=np.nan)
-        at = place.to_numpy(float) + shifts[marks.index(tuple(kind[: len(by)]))]
-        draw_intervals(ax, points, "value", at, across=across, line=line, **look)
+        place = place + shifts[marks.index(tuple(kind[: len(by)]))]
+        draw_intervals(ax, points, "value", place, across=across, line=line, **look)
     for (r, c), ax in grid.items():
         if r == rows[0]:
             ax.set_title(c)
@@ -314,6 +302,36 @@ def draw_panels(
     handles += [key(control, control=True)] * bool(table.control.any())
     figure.legend(handles=handles, loc="outside lower center", ncols=legend, columnspacing=1.0)
     return figure, grid
+
+
+def draw_lines(
+    panels: Mapping[str, tuple[pd.DataFrame, str]],
+    line: str,
+    lines: Sequence[str],
+    models: list[str],
+    chance: float = 0.0,
+    height: float = 0.22,
+) -> tuple[Figure, Sequence[Axes]]:
+    """A panel per title, of a table and one of its numbers, with the models side by side.
+
+    The categories of the column ``line`` are the ``lines`` of a panel from below, each ``height``
+    inches high.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), sharey=True, figsize=(PAGE, height * len(lines) + 0.8), layout="constrained"
+    )
+    for ax, (title, (table, name)) in zip(axes, panels.items(), strict=True):
+        for i, (model, colour) in enumerate(model_colours(models).items()):
+            part = table[(table.model == model) & table[line].isin(lines)].dropna(subset=name)
+            y = part[line].map(lines.index).astype(float) + 0.3 * (i - (len(models) - 1) / 2)
+            ax.hlines(y, part[f"{name}_low"], part[f"{name}_high"], color=colour)
+            ax.plot(part[name], y, "o", color=colour, label=model, markersize=3)
+        ax.axvline(chance, color="grey", linewidth=0.6, zorder=0)
+        ax.set(title=title, ylim=(-0.7, len(lines) - 0.3))
+    axes[0].set_yticks(range(len(lines)), lines)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(models))
+    return figure, axes
 
 
 def draw_arrows(

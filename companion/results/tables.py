@@ -23,12 +23,12 @@ def save_table(table: pd.DataFrame, shown: pd.DataFrame, folder: Path, name: str
     The intervals in columns <number>_speakers go to name.speakers.parquet: ``row`` and ``number``
     of the table, its ``estimate``, ``besides``, and the deviation of every speaker (``Interval``).
     """
-    whole = [column for column in table if str(column).endswith(SPEAKERS)]
-    plain = table.drop(columns=whole)
+    plain = without_speakers(table)
+    whole = table.columns.difference(plain.columns, sort=False)
     write_text(
         folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     )
-    if whole:
+    if len(whole):
         _save_speakers(table[whole], speakers_path(folder / f"{name}.csv"))
     write_text(folder / f"{name}.md", _markdown(shown))
 
@@ -62,6 +62,18 @@ def readable(table: pd.DataFrame, keys: str, numbers: Mapping[str, str]) -> pd.D
             digits, sign = int(style.strip("+.f")), style.startswith("+")
             made[label] = with_interval(table, column, digits, sign)
     return made
+
+
+def save_rounded(table: pd.DataFrame, folder: Path, name: str, digits: int = 1) -> pd.DataFrame:
+    """Save a table without what speakers contribute, to read rounded, and give that back."""
+    plain = without_speakers(table)
+    save_table(plain, rounded := plain.round(digits), folder, name)
+    return rounded
+
+
+def without_speakers(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns <number>_speakers."""
+    return table[[column for column in table if not str(column).endswith(SPEAKERS)]]
 
 
 def _markdown(table: pd.DataFrame) -> str:
