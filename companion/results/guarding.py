@@ -150,13 +150,19 @@ def _rows(rows: pd.DataFrame, default: str) -> Iterator[dict[str, object]]:
 
 def _numbers(part: pd.DataFrame, before: pd.DataFrame, spoken: bool) -> dict[str, Interval]:
     """Of one rule's rows, and what the default rule made of the same sounds."""
-    speakers, words, minutes = part.speaker, part.reference_words, part.seconds / 60
-    more_errors = part.wer.to_numpy(float) - before.wer.to_numpy()
-    return {
-        "invented": mean_over(100 * part.bad, speakers, 100),
-        "invented_change": mean_over(100 * (part.bad.to_numpy() - before.bad.to_numpy()), speakers),
-        "invented_per_minute": ratio_over(part.invented, minutes, speakers),
-        "deleted_per_minute": ratio_over(part.deleted, minutes, speakers),
-        "wer": ratio_over(100 * part.wer * words, words, speakers) if spoken else NOTHING,
-        "wer_change": ratio_over(100 * more_errors * words, words, speakers) if spoken else NOTHING,
+    names = ["reference_words", "seconds", "wer", "bad", "invented", "deleted"]
+    speakers, numbers = part.speaker, part[names].astype(float)
+    words, minutes = numbers.reference_words, numbers.seconds / 60
+    more_bad, more_errors = (numbers[name].to_numpy() - before[name] for name in ("bad", "wer"))
+    rates = {
+        "invented": mean_over(100 * numbers.bad, speakers, 100),
+        "invented_change": mean_over(100 * more_bad, speakers),
+        "invented_per_minute": ratio_over(numbers.invented, minutes, speakers),
+        "deleted_per_minute": ratio_over(numbers.deleted, minutes, speakers),
+        "wer": NOTHING,
+        "wer_change": NOTHING,
     }
+    if spoken:
+        rates["wer"] = ratio_over(100 * numbers.wer * words, words, speakers)
+        rates["wer_change"] = ratio_over(100 * more_errors.to_numpy() * words, words, speakers)
+    return rates
