@@ -1,9 +1,8 @@
 """Scale: sizes and cards of models, effects by width and depth, forecasts from clean spectra."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -14,7 +13,13 @@ import torch
 from companion.measurement.readings import modes_in_proportion
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.effects import effects, observable_rows, observed, size_of
-from companion.results.intervals import Columns, between, interval, interval_columns
+from companion.results.intervals import (
+    Columns,
+    between,
+    deletions,
+    interval_columns,
+    jackknife,
+)
 from companion.results.tables import with_interval, write_text
 from companion.results.transcripts import transcripts, word_counts
 from companion.speech.grammar import vocabulary
@@ -242,7 +247,7 @@ def targets(
     A milder stress counts for the models that it makes invent something, but not always: at
     a fraction of 0 or 100 % candidates say nothing about how prone a model is.
     """
-    hell, mild = _answers(rows, condition), _answers(stress_rows, milder)
+    hell, mild = _texts(rows, condition), _texts(stress_rows, milder)
     fraction = mild.candidate.groupby("model").mean()
     between = fraction.index[(fraction > 0) & (fraction < 100)]
     mild = mild[mild.index.get_level_values("model").isin(between)]
@@ -284,13 +289,21 @@ def forecast(
         log_sizes = np.log10([parameters[model] for model in models])
         for predictor, spectra in known.items():
             utterances = spectra.parts.index.union(ratio.parts.index)
-            read, hit = (partial(one.of, models, utterances) for one in (spectra, ratio))
-            for rival, others in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
-                skill = partial(_skill, known=read, wanted=hit, rival=others, sizes=sizes)
-                number = interval(skill, utterances.get_level_values("speaker").to_numpy())
+            speakers = utterances.get_level_values("speaker").to_numpy()
+            weights = deletions(speakers)
+            x, y = (one.of(models, utterances, weights) for one in (spectra, ratio))
+            errors = _squared_errors(x, y, sizes)
+            for rival, other in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
+                rivals = _squared_errors(np.broadcast_to(other, y.shape), y, sizes)
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    skill = jackknife(1 - errors / rivals, np.unique(speakers))
                 row = {"target": target, "predictor": predictor, "rival": rival}
-                table.append(row | interval_columns("skill", number) | {"n": len(models)})
+                table.append(row | interval_columns("skill", skill) | {"n": len(models)})
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def _squared_errors(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return np.asarray(((held_out(x, y, sizes) - y) ** 2).sum(axis=1))
 
 
 def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -310,24 +323,7 @@ def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return forecasts
 
 
-def _skill(
-    weights: np.ndarray,
-    known: Callable[[np.ndarray], np.ndarray],
-    wanted: Callable[[np.ndarray], np.ndarray],
-    rival: np.ndarray,
-    sizes: np.ndarray,
-) -> np.ndarray:
-    """Skill against a line in ``rival`` (models,), for weighted utterances: (rows,)."""
-    x, y = known(weights), wanted(weights)
-    errors, rival_errors = (
-        ((held_out(np.broadcast_to(values, y.shape), y, sizes) - y) ** 2).sum(axis=1)
-        for values in (x, rival)
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - errors / rival_errors)
-
-
-def _answers(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+def _texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     texts = transcripts(rows[rows.condition == condition])
     if texts.empty:
         raise ValueError(f"no rows of {condition!r}; measure this condition, or name another")
