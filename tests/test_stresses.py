@@ -17,7 +17,6 @@ from companion.results.stresses import (
     DIFFERS,
     EFFECTS,
     STRESSES,
-    contrasts,
     factorial,
     noise_width,
     speakers_means,
@@ -147,14 +146,6 @@ def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
         expected.append(n * np.log(left @ left / n) + (k + 1) * np.log(n))
     # a logistic is not so much better than the square itself that its third parameter pays
     assert shape(values, X).bic[SMOOTH] == pytest.approx(min(expected))
-
-
-def test_contrasts_are_orthogonal_and_add_up_to_hell() -> None:
-    table = contrasts()
-    np.testing.assert_allclose(table @ table.T, np.eye(7) / 2)
-    np.testing.assert_allclose(table.sum(1), 0, atol=1e-15)
-    odd = [name.count(" x ") != 1 for name in EFFECTS]
-    np.testing.assert_allclose(table[odd].sum(0), [-1, 0, 0, 0, 0, 0, 0, 1], atol=1e-15)
 
 
 def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:

@@ -38,8 +38,8 @@ from companion.claims.numbers import (
     cell,
     chosen,
     is_openai,
-    number,
     of,
+    per_model,
     with_bounds,
 )
 from companion.claims.rules import ABOVE, BELOW, Part, Row, claim_verdict, reason
@@ -101,14 +101,14 @@ def _falls(
     ways = {"pooled": pooled(observable, component=component)}
     for says, way in (("raw", RAW), _equal(tables)):
         ways[says] = changed(observable, way, component)
-    for says, found in ways.items():
-        yield Row(f"{name} {verb}, {says}", found, side, 0, expected, role)
+    for says, number in ways.items():
+        yield Row(f"{name} {verb}, {says}", number, side, 0, expected, role)
     networks = {"randomly initialised control": INITIALISED, "random vectors": SPECTRUM}
     for says, control in (networks | {"unpaired training": UNPAIRED}).items():
-        found = beside_control("remaining", control, observable, component)
-        found, beside = (found.if_known(), True) if control == UNPAIRED else (found, False)
+        number = beside_control("remaining", control, observable, component)
+        number, beside = (number.if_known(), True) if control == UNPAIRED else (number, False)
         says = f"{name} {verb} more than with {says}, {_FIRST}"
-        yield Row(says, found, side, 0, expected / 2, role, beside=beside)
+        yield Row(says, number, side, 0, expected / 2, role, beside=beside)
     says = f"{name} {verb} more than with other speech, {_FIRST}"
     yield Row(says, beyond_speech(observable, component), side, 0, expected / 2, role)
 
@@ -133,8 +133,8 @@ def _smallest_minus_largest(change: Number) -> Number:
     def read(tables: Tables, name: str) -> Interval:
         one, other = name.split(" minus ")
         every: dict[str, list[Interval]] = {}
-        for model, found in change.each(tables):
-            every.setdefault(size_of(model), []).append(found)
+        for model, number in change.each(tables):
+            every.setdefault(size_of(model), []).append(number)
         if one in change.names(tables, EVERY):
             return difference(*every[one], *every[other])
         return between(every, one, other)
@@ -160,8 +160,8 @@ def _resistance(tables: Tables) -> Rows:
         (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", _DECADES),
     ):
         for part in COMPONENTS:
-            found = pooled(name, component=part)
-            yield Row(f"{_named(part)}: {says}", found, ABOVE, bound, _INDEX)
+            number = pooled(name, component=part)
+            yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
     equal, kept = _equal(tables)
     for says, name, way, bound in (
         ("the padded index rises, raw", "log10_kf", RAW, 0.0),
@@ -170,15 +170,15 @@ def _resistance(tables: Tables) -> Rows:
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
     ):
         for part in COMPONENTS:
-            found = changed(name, way, part)
-            yield Row(f"{_named(part)}: {says}", found, ABOVE, bound, _INDEX)
+            number = changed(name, way, part)
+            yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
 
 
 def _either_regime(tables: Tables) -> Rows:
     for says, way in (("raw", RAW), _equal(tables)):
         for part in COMPONENTS:
-            found = changed("n_eff", way, part)
-            yield Row(f"{_named(part)}: effective rank falls, {says}", found, BELOW, 0, _RANK[part])
+            falls = f"{_named(part)}: effective rank falls, {says}"
+            yield Row(falls, changed("n_eff", way, part), BELOW, 0, _RANK[part])
 
 
 def _hardening(tables: Tables) -> Rows:
@@ -187,21 +187,22 @@ def _hardening(tables: Tables) -> Rows:
     larger activations, in all modes alike, do not raise."""
     says = f"alpha exceeds {_ALPHA:g} under stress"
     for part in COMPONENTS:
-        found = pooled("alpha_stressed", component=part)
-        yield Row(f"{_named(part)}: {says}, pooled, K = {MODES}", found, ABOVE, _ALPHA, _ALPHA + 1,
+        number = pooled("alpha_stressed", component=part)
+        yield Row(f"{_named(part)}: {says}, pooled, K = {MODES}", number, ABOVE, _ALPHA, _ALPHA + 1,
                   LARGEST)  # fmt: skip
     for part in COMPONENTS:
-        found = average("phase_diagram", "alpha", side="stressed", component=part)
-        yield Row(f"{_named(part)}: {says}, mean over K", found, ABOVE, _ALPHA, _ALPHA + 1, LARGEST)
+        number = average("phase_diagram", "alpha", side="stressed", component=part)
+        over_k = f"{_named(part)}: {says}, mean over K"
+        yield Row(over_k, number, ABOVE, _ALPHA, _ALPHA + 1, LARGEST)
     for way, length, measure in (
         ("raw", RAW, EIGENVALUE),
         (_FIRST, MATCHED, EIGENVALUE),
         (f"as fractions of their sum, {_FIRST}", MATCHED, FRACTION),
     ):
         where = {"component": "self_attention", "length": length, "measure": measure, "part": TAIL}
-        found = cell("tail_eigenvalues", "ratio", **where)
+        number = cell("tail_eigenvalues", "ratio", **where)
         says = f"self-attention's tail eigenvalues exceed the clean ones, {way}"
-        yield Row(says, found, ABOVE, 1, _RATIO, LARGEST)
+        yield Row(says, number, ABOVE, 1, _RATIO, LARGEST)
 
 
 def _early_warning(tables: Tables) -> Rows:
@@ -240,8 +241,8 @@ def _unstable(tables: Tables) -> Rows:
         ("by more than in their randomly initialised controls, at equal length", "adjusted",
          BEYOND),
     ):  # fmt: skip
-        found = average("unstable_dimensions", name, layer=ALL_LAYERS, network=network)
-        yield Row(says, found, ABOVE, 0, 1.0, without=_MIXED)
+        number = average("unstable_dimensions", name, layer=ALL_LAYERS, network=network)
+        yield Row(says, number, ABOVE, 0, 1.0, without=_MIXED)
 
 
 def _transition(tables: Tables) -> Rows:
@@ -266,7 +267,7 @@ def _steps(along: str) -> Number:
         high = float((~(curves.margin_high < LEAST_MARGIN)).mean())
         return Interval(float((curves.verdict == STEP).mean()), low, high)
 
-    return number("transitions", read)
+    return per_model("transitions", read)
 
 
 def _decay(tables: Tables) -> Rows:
@@ -317,9 +318,9 @@ def _subtle(tables: Tables) -> Rows:
     """The least change of clean speech that was tried makes new hallucinations."""
     for name in ("singular", "random"):
         where = {"condition": "clean", "level_db": max, "direction": name}  # below the log-mel
-        found = average("subtle_stress", "new_candidates", **where)
+        number = average("subtle_stress", "new_candidates", **where)
         says = "the least changes of the log-mel make new hallucinations (% of transcripts)"
-        yield Row(f"{name} direction: {says}", found, ABOVE, 0, 5)
+        yield Row(f"{name} direction: {says}", number, ABOVE, 0, 5)
     everyday = average("contest_honest", "invented", condition=EVERYDAY_CHANGES)
     says = "room tone, a low level, clipping or a telephone line make inventions of 5 % or more"
     yield Row(says, everyday, ABOVE, 5, 10, beside=True)
@@ -369,7 +370,7 @@ def _kinds(kinds: list[str]) -> Number:
             return exact(count, total)
         return scaled(mean([of(row, "fraction") for _, row in own.iterrows()]), len(own))
 
-    return number("outcome_confidence", read)
+    return per_model("outcome_confidence", read)
 
 
 def _confidence(tables: Tables) -> Rows:
@@ -396,9 +397,9 @@ def _separation() -> Number:
 
     def read(tables: Tables, model: str) -> Interval:
         both = (unit.read(tables, model) for unit in units)
-        return next((found for found in both if found is not NOTHING), NOTHING)
+        return next((number for number in both if number is not NOTHING), NOTHING)
 
-    return number("confidence", read)
+    return per_model("confidence", read)
 
 
 PAPER, ARTICLE, BOTH = "paper", "article", "paper, article"

@@ -54,21 +54,23 @@ def findings(groups: Mapping[str, Tables]) -> pd.DataFrame:
 
     A line that rests on a table that no group has is left out.
     """
-    found = {name: _lines(tables) for name, tables in groups.items()}
-    longest = max(found.values(), key=len)
-    lines = dict.fromkeys([*longest, *(line for own in found.values() for line in own)])
-    columns = {name: [own.get(line, NOT_MEASURED) for line in lines] for name, own in found.items()}
-    return pd.DataFrame({"measured": list(lines)} | columns)
+    lines_of = {name: _lines(tables) for name, tables in groups.items()}
+    longest = max(lines_of.values(), key=len)
+    every = dict.fromkeys([*longest, *(line for lines in lines_of.values() for line in lines)])
+    columns = {
+        name: [lines.get(line, NOT_MEASURED) for line in every] for name, lines in lines_of.items()
+    }
+    return pd.DataFrame({"measured": list(every)} | columns)
 
 
 def _lines(tables: Tables) -> dict[str, str]:
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for lines in _LINES:
         try:
-            found |= lines(tables)
+            result |= lines(tables)
         except NotMeasured:
             continue
-    return found
+    return result
 
 
 def _ranges(
@@ -89,16 +91,16 @@ def _pooled(tables: Tables) -> Lines:
     names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
     rows = chosen(tables, POOLED, ["component", *names], **where, sample=own_sample)
     for _, part in rows.groupby("component"):
-        for name, said in names.items():
+        for name, quantity in names.items():
             digits = 0 if name == "n_eff" else 2
-            yield from _ranges(part, "component", {name: says.format(said)}, digits, sign=True)
+            yield from _ranges(part, "component", {name: says.format(quantity)}, digits, sign=True)
 
 
 def _without_loops(tables: Tables) -> Lines:
     kept = rows_kept(tables)
     for component in sorted(COMPONENTS):
         raw, cut = (
-            span((found.estimate for _, found in changed("n_eff", way, component).each(tables)),
+            span((number.estimate for _, number in changed("n_eff", way, component).each(tables)),
                  sign=True)
             for way in (RAW, kept)
         )  # fmt: skip
@@ -110,7 +112,7 @@ def _without_loops(tables: Tables) -> Lines:
 
 def _transcripts(tables: Tables) -> Lines:
     rows = tables.read("wer", ["condition", "wer", "candidates", *CONFIDENCES])
-    names = {name: f"average {said}, {{}}" for name, said in CONFIDENCES.items()}
+    names = {name: f"average {confidence}, {{}}" for name, confidence in CONFIDENCES.items()}
     counts = {
         "wer": "word error, {} (%)",
         "candidates": "hallucination candidates, {} (% of transcripts)",
@@ -123,11 +125,11 @@ def _transcripts(tables: Tables) -> Lines:
 def _separations(tables: Tables) -> Lines:
     """Of right transcripts and inventions, the probability that the right one is the more
     confident."""
-    columns = {f"auc_{name}": said for name, said in CONFIDENCES.items()}
+    columns = {f"auc_{name}": confidence for name, confidence in CONFIDENCES.items()}
     rows = tables.read("confidence", list(columns))
-    for name, said in columns.items():
+    for name, confidence in columns.items():
         if rows[name].notna().any():
-            yield f"{said}, right transcripts from inventions (AUC)", span(rows[name], 2)
+            yield f"{confidence}, right transcripts from inventions (AUC)", span(rows[name], 2)
 
 
 def _effects(tables: Tables) -> Lines:
@@ -138,8 +140,8 @@ def _effects(tables: Tables) -> Lines:
     decided = verdicts(table)
     ways = {(MODEL, RAW): "raw", (SHUFFLED, MATCHED): "cut"}
     keys = pd.MultiIndex.from_frame(table[["source", "length"]])
-    own = table.assign(way=keys.map(ways.get)).dropna(subset=["way", "change"])
-    for (component, observable), part in own.groupby(["component", "observable"]):
+    compared = table.assign(way=keys.map(ways.get)).dropna(subset=["way", "change"])
+    for (component, observable), part in compared.groupby(["component", "observable"]):
         same = (decided.component == component) & (decided.observable == observable)
         judged = decided.verdict[same & decided.matched.notna()]
         digits = 0 if observable == "n_eff" else 2
@@ -203,10 +205,10 @@ def _beginnings(tables: Tables) -> Lines:
     means = chosen(tables, "early_warning", ["component", "observable", "auc"], **where)
     known = means.dropna(subset="auc").groupby(["component", "observable"]).groups
     for component in ("cross_attention", "transcript"):
-        for observable in (one for part, one in known if part == component and one in _NAMES):
-            own = where | {"component": component, "observable": observable}
-            auc = _together(tables, average("early_warning", "auc", **own), ".2f")
-            gain = _together(tables, average("early_warning", "gain", **own), "+.2f")
+        for observable in (name for part, name in known if part == component and name in _NAMES):
+            place = where | {"component": component, "observable": observable}
+            auc = _together(tables, average("early_warning", "auc", **place), ".2f")
+            gain = _together(tables, average("early_warning", "gain", **place), "+.2f")
             better = f"; beyond the log-probability {gain}" if component != "transcript" else ""
             yield (
                 f"{_NAMES[component]}: {_NAMES[observable].split(' (')[0]}, before the first wrong "
@@ -241,9 +243,9 @@ def _gains(tables: Tables) -> Lines:
     }
     rows = chosen(tables, "hypotheses", ["network", *names], condition=["clean", STRESS])
     for network in (TRAINED, RANDOM):
-        own = rows[rows.network == network]
+        part = rows[rows.network == network]
         yield from _ranges(
-            own.assign(**{name: 100 * own[name] for name in names}), "network", names
+            part.assign(**{name: 100 * part[name] for name in names}), "network", names
         )
 
 
@@ -267,8 +269,8 @@ def _together(tables: Tables, number: Number, style: str) -> str:
     numbers = dict(number.each(tables))
     if not numbers:
         return "n/a"
-    found = joint_over_sizes(numbers).interval
-    return f"{found.estimate:{style}} [{found.low:{style}}, {found.high:{style}}]"
+    interval = joint_over_sizes(numbers).interval
+    return f"{interval.estimate:{style}} [{interval.low:{style}}, {interval.high:{style}}]"
 
 
 def span(values: Iterable[float], digits: int = 0, sign: bool = False) -> str:
@@ -297,10 +299,10 @@ def summary(groups: Mapping[str, Tables], whole: str, known: pd.DataFrame) -> pd
         row = {"Hell against clean speech": says, "published (Tiny)": published.format(theirs)}
         for group, tables in groups.items():
             try:
-                found = cells(tables)
+                texts = cells(tables)
             except NotMeasured:
-                found = {}
-            row |= {group: _range(found)} if group == whole else found
+                texts = {}
+            row |= {group: _range(texts)} if group == whole else texts
         rows.append(row)
     models = [name for row in rows for name in row if name != whole]
     return pd.DataFrame(rows, columns=[*dict.fromkeys(models), whole]).fillna(NOT_MEASURED)
@@ -310,11 +312,12 @@ def _of_models(number: Number, style: str) -> Callable[[Tables], dict[str, str]]
     """A number in words, by model."""
 
     def cells(tables: Tables) -> dict[str, str]:
-        return {
-            model: style.format(found.estimate)
-            + (f" [{style}, {style}]".format(found.low, found.high) * (found.low <= found.high))
-            for model, found in number.if_known().each(tables)
-        }
+        texts = {}
+        for model, interval in number.if_known().each(tables):
+            known = interval.low <= interval.high
+            ends = f" [{style}, {style}]".format(interval.low, interval.high) if known else ""
+            texts[model] = style.format(interval.estimate) + ends
+        return texts
 
     return cells
 

@@ -19,8 +19,8 @@ from companion.claims.numbers import (
     average,
     cell,
     chosen,
-    number,
     of,
+    per_model,
     with_bounds,
 )
 from companion.measurement.pooling import ALL, UNSEEN
@@ -107,7 +107,7 @@ def beyond_speech(observable: str, component: str) -> Number:
             raise NotMeasured(f"there are {len(rows)} rows of {model}, {component}, {observable}")
         return difference(*(of(rows.loc[source], "change") for source in (MODEL, SWAPPED)))
 
-    return number(EVIDENCE, read)
+    return per_model(EVIDENCE, read)
 
 
 def hypothesis(name: str, network: str = TRAINED) -> Number:
@@ -121,13 +121,16 @@ def unstable_rise(network: str = TRAINED) -> Number:
     def read(tables: Tables, model: str) -> Interval:
         where = {"model": model, "network": network, "condition": [STRESS, "clean"]}
         rows = chosen(tables, "propagators", ["layer", *with_bounds("unstable")], **where)
-        layers = [own.set_index("condition") for _, own in rows.groupby("layer")]
-        if not layers or any(len(own) != 2 or not own.index.is_unique for own in layers):
+        sides = [
+            rows[rows.condition == side].set_index("layer", verify_integrity=True).sort_index()
+            for side in (STRESS, "clean")
+        ]
+        if rows.empty or not sides[0].index.equals(sides[1].index):
             raise NotMeasured(f"there are no layers of {model} on both sides")
-        return mean([difference(*(of(own.loc[side], "unstable") for side in (STRESS, "clean")))
-                     for own in layers])  # fmt: skip
+        numbers = ([of(row, "unstable") for _, row in side.iterrows()] for side in sides)
+        return mean(list(map(difference, *numbers)))
 
-    return number("propagators", read)
+    return per_model("propagators", read)
 
 
 def distance(quantity: str, column: str, network: str = TRAINED) -> Number:
@@ -164,7 +167,7 @@ def halves(column: str, holds: Callable[["pd.Series[float]"], "pd.Series[bool]"]
             raise NotMeasured(f"there are no halves of {model}")
         return scaled(exact(int(holds(rows[column].abs()).sum()), len(rows)), 0.01)
 
-    return number(HALVES, read)
+    return per_model(HALVES, read)
 
 
 def words_from_nonspeech(decoding: str) -> Number:
@@ -177,4 +180,4 @@ def words_from_nonspeech(decoding: str) -> Number:
             raise NotMeasured(f"there are {len(rows)} rows of {model}, {decoding}")
         return exact(int(rows.with_words.item()), int(rows.clips.item()))
 
-    return number("words_from_nonspeech", read)
+    return per_model("words_from_nonspeech", read)

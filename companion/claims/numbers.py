@@ -96,17 +96,17 @@ def models_of(table: pd.DataFrame, role: str) -> list[str]:
     if role == EVERY:
         return models
     if any(map(is_openai, models)):
-        found = [model for model in models if _OPENAI.get(model.removesuffix(".en")) == role]
-        if not found:
+        chosen = [model for model in models if _OPENAI.get(model.removesuffix(".en")) == role]
+        if not chosen:
             raise NotMeasured(_LACKING[role])
-        return found
+        return chosen
     if len(groups) < 2:
         raise NotMeasured("models of one size were measured")
     between = [model for group in groups[1:-1] for model in group]
-    found = {SMALLEST: groups[0], INTERMEDIATE: between, LARGEST: groups[-1]}[role]
-    if not found:
+    chosen = {SMALLEST: groups[0], INTERMEDIATE: between, LARGEST: groups[-1]}[role]
+    if not chosen:
         raise NotMeasured(f"no model of {role} size was measured")
-    return found
+    return chosen
 
 
 def models_in(name: str) -> "Names":
@@ -132,16 +132,16 @@ class Number:
 
     def __call__(self, tables: Tables, model: str) -> Interval:
         """The number of one model; NotMeasured where it does not count."""
-        found = self.read(tables, model)
-        if found is NOTHING:
+        number = self.read(tables, model)
+        if number is NOTHING:
             raise NotMeasured(f"{self.table} has no such number of {model}")
-        return found
+        return number
 
     def each(self, tables: Tables, role: str = EVERY) -> Iterator[tuple[str, Interval]]:
         """The models of a role that count, from the smallest, with their numbers."""
         for name in self.names(tables, role):
-            if (found := self.read(tables, name)) is not NOTHING:
-                yield name, found
+            if (number := self.read(tables, name)) is not NOTHING:
+                yield name, number
 
     def __sub__(self, other: "Number") -> "Number":
         return self.of(lambda tables, name: difference(self(tables, name), other(tables, name)))
@@ -150,8 +150,8 @@ class Number:
         """What something makes of it, where it counts."""
 
         def read(tables: Tables, name: str) -> Interval:
-            found = self.read(tables, name)
-            return found if found is NOTHING else change(found)
+            number = self.read(tables, name)
+            return number if number is NOTHING else change(number)
 
         return self.of(read)
 
@@ -160,10 +160,10 @@ class Number:
 
         def read(tables: Tables, name: str) -> Interval:
             try:
-                found = self.read(tables, name)
+                number = self.read(tables, name)
             except NotMeasured:
                 return NOTHING
-            return NOTHING if math.isnan(found.estimate) else found
+            return NOTHING if math.isnan(number.estimate) else number
 
         return self.of(read)
 
@@ -172,7 +172,7 @@ class Number:
         return Number(self.table, read, self.names)
 
 
-def number(table: str, read: Read) -> Number:
+def per_model(table: str, read: Read) -> Number:
     """A number of the models of a table."""
     return Number(table, read, models_in(table))
 
@@ -190,7 +190,7 @@ def cell(table: str, column: str, **where: object) -> Number:
             raise NotMeasured(f"there are {len(rows)} rows of {', '.join(named)}")
         return of(rows.iloc[0], column)
 
-    return number(table, read)
+    return per_model(table, read)
 
 
 def average(table: str, column: str, **where: object) -> Number:
@@ -201,7 +201,7 @@ def average(table: str, column: str, **where: object) -> Number:
         known = [of(row, column) for _, row in rows.dropna(subset=column).iterrows()]
         return mean(known) if known else NOTHING
 
-    return number(table, read)
+    return per_model(table, read)
 
 
 def chosen(tables: Tables, table: str, columns: Sequence[str], **where: object) -> pd.DataFrame:
@@ -226,7 +226,7 @@ def of(row: "pd.Series[float]", name: str) -> Interval:
     speakers' parts in it."""
     ends = with_bounds(name) if f"{name}_low" in row else (name, "low", "high")
     estimate, low, high = (float(row[end]) for end in ends)
-    found = row.get(f"{name}{SPEAKERS}")
-    if not isinstance(found, Interval):
+    interval = row.get(f"{name}{SPEAKERS}")
+    if not isinstance(interval, Interval):
         return Interval(estimate, low, high)
-    return Interval(estimate, low, high, found.deviations, found.besides)
+    return Interval(estimate, low, high, interval.deviations, interval.besides)

@@ -61,7 +61,7 @@ class Prediction:
 
 def read_predictions(page: Path) -> list[Prediction]:
     """The lines of a page, one per model that they name; ValueError for a line that is none."""
-    found = []
+    predictions = []
     for line in page.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|") or cells[0].startswith(":") or tuple(cells) == _COLUMNS:
@@ -69,11 +69,11 @@ def read_predictions(page: Path) -> list[Prediction]:
         if len(cells) != len(_COLUMNS) or cells[5] not in (ABOVE, BELOW):
             raise ValueError(f"{page}: {line!r} is no prediction; write {' | '.join(_COLUMNS)}")
         name, claim, says, number, models, side, bound = cells
-        found += [
+        predictions += [
             Prediction(name, int(claim), says, number, model.strip(), side, float(bound))
             for model in models.split(",")
         ]
-    return found
+    return predictions
 
 
 def judge(
@@ -84,29 +84,29 @@ def judge(
     A number of a table or model that is not there is not measured; ``lacks`` says why.
     """
     rows = []
-    for one in predictions:
-        found, lacks = None, ""
+    for line in predictions:
+        number, lacks = None, ""
         try:
-            found = numbers[one.number](tables, one.model)
+            number = numbers[line.number](tables, line.model)
         except NotMeasured as reason:
             lacks = str(reason)
         rows.append(
             {
-                "id": one.id, "claim": one.claim, "expected": one.says, "model": one.model,
-                "side": one.side, "bound": one.bound,
-                "estimate": found.estimate if found else math.nan,
-                "estimate_low": found.low if found else math.nan,
-                "estimate_high": found.high if found else math.nan,
-                "outcome": _outcome(one, found), "lacks": lacks,
+                "id": line.id, "claim": line.claim, "expected": line.says, "model": line.model,
+                "side": line.side, "bound": line.bound,
+                "estimate": number.estimate if number else math.nan,
+                "estimate_low": number.low if number else math.nan,
+                "estimate_high": number.high if number else math.nan,
+                "outcome": _outcome(line, number), "lacks": lacks,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _outcome(one: Prediction, found: Interval | None) -> str:
-    if found is None:
+def _outcome(line: Prediction, number: Interval | None) -> str:
+    if number is None:
         return UNMEASURED
-    decision = Statement(one.model, found, one.side, one.bound).decision
+    decision = Statement(line.model, number, line.side, line.bound).decision
     return {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)
 
 
@@ -141,7 +141,7 @@ NUMBERS: Mapping[str, Read] = {
     "pooled n_eff, base minus tiny.en": _both,
     "pooled slope, largest": _over_components(
         lambda part: pooled("alpha_stressed", component=part),
-        lambda found: max(found, key=lambda one: one.estimate),
+        lambda numbers: max(numbers, key=lambda number: number.estimate),
     ),
     "halves n_eff below 6": halves("n_eff", lambda size: size < 6),
     "halves log10 difference above 1.5": halves("difference", lambda size: size > 10**1.5),
@@ -155,7 +155,7 @@ NUMBERS: Mapping[str, Read] = {
     "alpha AUC": _ALPHA,
     "log-probability AUC minus alpha AUC": _CONFIDENCE - _ALPHA,
     "log-probability AUC": average(WITHIN, "auc", **_WHOLE_TEXT).then(complement),
-    "unstable": unstable_rise().then(lambda found: scaled(found, 100)),
+    "unstable": unstable_rise().then(lambda number: scaled(number, 100)),
     "noise, 10 to 90 %": cell("noise_width", "width_db"),
     "product decays": hypothesis("product_decays"),
     "rank-one fraction": hypothesis("rank_one_fraction"),

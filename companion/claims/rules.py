@@ -65,7 +65,7 @@ class Part:
 
         Raises ValueError where there is no number.
         """
-        return joint_over_sizes({one.about: one.interval for one in self.statements})
+        return joint_over_sizes({made.about: made.interval for made in self.statements})
 
     @property
     def decided(self) -> Statement:
@@ -83,7 +83,7 @@ class Part:
     @property
     def by_votes(self) -> str:
         """The verdict if the intervals of all models had to agree, which decides nothing either."""
-        decisions = {one.decision for one in self.statements}
+        decisions = {statement.decision for statement in self.statements}
         votes = {
             frozenset({SUPPORTED}): HOLDS,
             frozenset({OPPOSED}): FAILS,
@@ -95,7 +95,7 @@ class Part:
     def on_side(self) -> int:
         """How many models' estimates are on the claimed side, which decides nothing."""
         sign = 1 if self.statements[0].side == ABOVE else -1
-        return sum(sign * (one.interval.estimate - one.bound) > 0 for one in self.statements)
+        return sum(sign * (made.interval.estimate - made.bound) > 0 for made in self.statements)
 
     @property
     def power(self) -> float:
@@ -103,21 +103,21 @@ class Part:
 
         That is Phi((distance from the bound - half the interval) / standard error).
         """
-        first, found = self.statements[0], self.joint.interval
+        first, interval = self.statements[0], self.joint.interval
         up = first.side == ABOVE
         distance = self.expected - first.bound if up else first.bound - self.expected
-        half = found.estimate - found.low if up else found.high - found.estimate
+        half = interval.estimate - interval.low if up else interval.high - interval.estimate
         if self.joint.error == 0:
             return float(distance > half)
         return float(stats.norm.cdf((distance - half) / self.joint.error))
 
 
-def joint_over_sizes(found: dict[str, Interval]) -> Joint:
+def joint_over_sizes(numbers: dict[str, Interval]) -> Joint:
     """``joint`` of models by name: over the means of sizes, or over the seeds of a single one."""
-    known = {model: one for model, one in found.items() if one.low <= one.high}
+    known = {model: number for model, number in numbers.items() if number.low <= number.high}
     sizes: dict[str, list[Interval]] = {}
-    for model, one in (known or found).items():
-        sizes.setdefault(size_of(model), []).append(one)
+    for model, number in (known or numbers).items():
+        sizes.setdefault(size_of(model), []).append(number)
     if len(sizes) == 1:
         return joint(next(iter(sizes.values())))
     return joint([mean(seeds) for seeds in sizes.values()])
@@ -153,13 +153,13 @@ class Row:
         return Part(self.says, source, statements, self.expected, "" if statements else lacks)
 
 
-def claim_verdict(found: Sequence[str]) -> str:
+def claim_verdict(verdicts: Sequence[str]) -> str:
     """The verdict on a claim, from those on its parts."""
-    if FAILS in found:
+    if FAILS in verdicts:
         return FAILS
-    if set(found) == {HOLDS}:
+    if set(verdicts) == {HOLDS}:
         return HOLDS
-    return NOT_MEASURED if set(found) == {NOT_MEASURED} else UNDECIDED
+    return NOT_MEASURED if set(verdicts) == {NOT_MEASURED} else UNDECIDED
 
 
 def reason(parts: Sequence[Part]) -> str:

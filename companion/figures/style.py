@@ -235,7 +235,6 @@ def draw_panels(
     blocks: Sequence[int] = (),
     chance: float | None = None,
     sharex: bool | Literal["all", "col", "row"] = "all",
-    sharey: bool | Literal["all", "col", "row"] = "row",
     height: float = 0.0,
     xlabel: str = "",
     legend: int = 3,
@@ -257,7 +256,7 @@ def draw_panels(
     rows, columns, places = (_categories(table[name]) for name in (row, column, x))
     height = height or (0.2 * len(places) + 0.3 if across else 1.3)
     figure, axes = plt.subplots(
-        len(rows), len(columns), squeeze=False, sharex=sharex, sharey=sharey, layout="constrained",
+        len(rows), len(columns), squeeze=False, sharex=sharex, sharey="row", layout="constrained",
         figsize=(COLUMN if len(columns) <= 2 else PAGE, height * len(rows) + 0.9),
     )  # fmt: skip
     grid = {(r, c): axes[i, j] for i, r in enumerate(rows) for j, c in enumerate(columns)}

@@ -89,9 +89,6 @@ _BLOCKS = (
     {(null, RAW): name for null, name in _NULLS.items()},
     {(null, MATCHED): f"{name}, first rows" for null, name in _NULLS.items()},
 )
-NULL_BLOCKS = 2
-"""So many of the blocks, the last ones, are nulls, not the model itself."""
-
 CONTROLS = {key: label for block in _BLOCKS for key, label in block.items()}
 """By source and length, what a reader compares, in the order to read it. Random rows are the
 headline at equal length; the same text, forced on both sounds, has equal length by itself."""

@@ -25,15 +25,14 @@ OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
 """Change of N_eff in %; of alpha; of the index of shares; and of its log10."""
 
 
-def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
-    """Every pooled change from clean speech, with a 95 % interval over speakers.
+def changes(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Every pooled change from clean speech, mean over layers, with its interval over speakers.
 
     The statistic is taken without each speaker in turn, by ``jackknife``. ``log10_difference`` is
     log10 of the difference of the index, with the interval of the difference: minus infinity where
-    that reaches zero, NaN where the index did not rise. Of one layer there are changes without
-    intervals; 0 is the mean over layers.
+    that reaches zero, NaN where the index did not rise.
     """
-    kept = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
+    kept = rows[(rows["sample"] != HALVES) & (rows.layer == 0) & (rows.network == TRAINED)]
     table = []
     for keys, clean, stressed in _sides(kept, (REFERENCE_CONDITION, condition), "without"):
         line = keys | {

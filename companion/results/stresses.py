@@ -253,7 +253,7 @@ def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def contrasts() -> np.ndarray:
+def _contrasts() -> np.ndarray:
     """The coefficients of each effect on clean and ``CELLS``: (7 effects, 8 cells).
 
     Yates's contrasts of a 2^3 design: the mean where an even number of the named stresses is
@@ -306,7 +306,7 @@ def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator
     weights = deletions(speakers)
     means = (weighted_mean(weights, np.where(usable[:, None], s, np.nan)) for s in (before, after))
     cells = np.column_stack([np.zeros(len(weights)), change(name, *means)])
-    for effect, coefficients in zip(EFFECTS, contrasts(), strict=True):
+    for effect, coefficients in zip(EFFECTS, _contrasts(), strict=True):
         number = jackknife(cells @ coefficients, np.unique(speakers))
         columns = {"change": number.estimate, "low": number.low, "high": number.high}
         yield {"effect": effect, **columns, "n": int(usable.sum())}
