@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import number
 
 from companion.claims.catalogue import CLAIMS, weigh
 from companion.claims.findings import count, findings, span
@@ -45,10 +46,6 @@ MODELS = {"xs-0": 1, "xs-1": 1, "s-0": 2, "s-1": 2, "l-0": 3, "l-1": 3}
 WHISPER_MODELS = {"tiny.en": 1, "base": 2}
 SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
 OUTCOMES = {"true": HOLDS, "false": FAILS, "wide": UNDECIDED}
-
-
-def _number(name: str, value: float, reach: float) -> dict[str, float]:
-    return {name: value, f"{name}_low": value - reach, f"{name}_high": value + reach}
 
 
 def _tables(folder: Path) -> Tables:
@@ -129,19 +126,19 @@ def _changes(folder: Path, planted: str, models: Mapping[str, int] = MODELS) -> 
                            "loops": loops, "modes": 50}
                 )  # fmt: skip
                 for name, value in own.items():
-                    pooled[-1] |= _number(name, times * value, reach)
+                    pooled[-1] |= number(name, times * value, reach)
             for length in ("raw", "length-matched"):
                 for outcome, times in (("without loops", 1), ("all", -1)):
                     outcomes.append(row | {"length": length, "outcome": outcome, "modes": 50})
                     for name in effects:
-                        outcomes[-1] |= _number(f"delta_{name}", times * own[name], reach)
+                        outcomes[-1] |= number(f"delta_{name}", times * own[name], reach)
             for name in effects:
                 shared = row | {"observable": name, "length": "length-matched"}
                 for modes, times in ((50, 1), (10, -1)):
                     controls += [
                         shared | {"control": control, "modes": modes}
-                        | _number("remaining", times * own[name], reach)
-                        | _number("fraction", 0.0, reach)
+                        | number("remaining", times * own[name], reach)
+                        | number("fraction", 0.0, reach)
                         for control in ("initialised", "spectrum")
                     ]  # fmt: skip
                     evidence += [
@@ -166,8 +163,8 @@ def _equal(folder: Path, value: float, models: Mapping[str, int]) -> None:
     names = ("n_eff", "alpha", "log10_kf", "log10_kf_resolved")
     rows = [
         {"parameters": size, "model": model, "component": component, "modes": 50, "rows": kept}
-        | {key: number for name in names
-           for key, number in _number(f"delta_{name}", times * value, 0.05).items()}
+        | {key: end for name in names
+           for key, end in number(f"delta_{name}", times * value, 0.05).items()}
         for model, size in models.items() for component in COMPONENTS
         for kept, times in (("random rows", 1), ("first rows", -1))
     ]  # fmt: skip
@@ -214,14 +211,14 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
         own = fraction_ if network == "trained" else 0.5
         row = {"parameters": size, "model": model, "network": network, "condition": condition}
         for name in names:
-            row |= _number(name, own, reach)
-        row |= {"layer": 1} | _number("singular_value_ratio", 1 - fraction_, reach)
-        rows.append(row | _number("unstable", own if condition == "hell" else 0.5, reach))
+            row |= number(name, own, reach)
+        row |= {"layer": 1} | number("singular_value_ratio", 1 - fraction_, reach)
+        rows.append(row | number("unstable", own if condition == "hell" else 0.5, reach))
     sign, spread = SIDES[planted]
     within = [
         {"parameters": size, "model": model, "condition": condition, "network": network,
          "layer": layer}
-        | _number("difference", number, spread) | _number("adjusted", number, spread)
+        | number("difference", number, spread) | number("adjusted", number, spread)
         for model, size in MODELS.items()
         for condition, effect in (("hell", math.nan), ("noise", 5 * sign))
         for network in ("trained", "random", "trained minus random")
@@ -240,12 +237,12 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
 
 
 def test_unstable_dimensions_need_a_stress_that_divides_answers(tmp_path: Path) -> None:
-    row = {"parameters": 1, "model": "xs-0", "layer": 1} | _number("unstable", 0.5, 0.1)
+    row = {"parameters": 1, "model": "xs-0", "layer": 1} | number("unstable", 0.5, 0.1)
     pd.DataFrame(
         [row | {"network": network, "condition": condition}
          for network in ("trained", "random") for condition in ("clean", "hell")]
     ).to_csv(tmp_path / "propagators.csv", index=False)  # fmt: skip
-    nothing = _number("difference", math.nan, 0) | _number("adjusted", math.nan, 0)
+    nothing = number("difference", math.nan, 0) | number("adjusted", math.nan, 0)
     pd.DataFrame(
         [row | nothing | {"network": network, "condition": "hell", "layer": "mean"}
          for network in ("trained", "random", "trained minus random")]
@@ -269,7 +266,7 @@ def test_planted_answers_are_found(
     said = {1: small, 2: {"loop": 100.0}, 3: large}
     rows = [
         {"parameters": size, "model": model, "condition": "hell", "outcome": kind,
-         "n": round(0.64 * said[size].get(kind, 0.0))} | _number("fraction", fraction_, 10.0)
+         "n": round(0.64 * said[size].get(kind, 0.0))} | number("fraction", fraction_, 10.0)
         for model, size in MODELS.items()
         for kind in ("loop", "gibberish", "invention", "fragment")
         for fraction_ in [said[size].get(kind, 0.0)]
@@ -303,18 +300,18 @@ def _plant_confidence(folder: Path, auc: float, passing: float, reach: float, un
     of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
     units = ("log_probability_per_word_piece", "log_probability_per_character")
     apart = [
-        model | {name: value for one in units for name, value in _number(
+        model | {name: value for one in units for name, value in number(
             f"auc_{one}", auc if one == unit else math.nan, reach).items()}
         for model in of_model
     ]  # fmt: skip
     kept = [
         model | {"condition": condition, "outcome": kind}
-        | _number("passing", passing if (condition, kind) == ("hell", "invention") else 50, 1.0)
+        | number("passing", passing if (condition, kind) == ("hell", "invention") else 50, 1.0)
         for model in of_model for condition in ("clean", "hell") for kind in ("invention", "loop")
     ]  # fmt: skip
     within = [
         model | {"component": "transcript", "condition": "noise", "observable": name}
-        | _number("auc", 1 - auc if name == unit else 0.5, reach)
+        | number("auc", 1 - auc if name == unit else 0.5, reach)
         for model in of_model for name in (unit, "tokens")
     ]  # fmt: skip
     tables = {"confidence": apart, "outcome_confidence": kept, "within_conditions_k50": within}
@@ -330,13 +327,13 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
     of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
     slopes = [
         model | {"component": component, "modes": 50, "length": "raw", "side": "stressed"}
-        | _number("alpha", alpha if model["parameters"] == 3 else 5.0, reach)
+        | number("alpha", alpha if model["parameters"] == 3 else 5.0, reach)
         for model in of_model for component in COMPONENTS
     ]  # fmt: skip
     tails = [
         model
         | {"component": component, "length": length, "measure": measure, "part": part}
-        | _number("ratio", claimed if part == "tail" else 1.0, reach)
+        | number("ratio", claimed if part == "tail" else 1.0, reach)
         for model in of_model
         for component in COMPONENTS
         for length in ("raw", "length-matched")
@@ -355,7 +352,7 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
 def test_forecasts_need_an_advantage_of_every_predictor_over_every_rival(tmp_path: Path) -> None:
     skills = [("mean", "alpha", 0.5), ("mean", "n_eff / width", -0.5), ("size", "alpha", -0.5)]
     rows = [
-        {"target": "wer", "predictor": predictor, "rival": rival} | _number("skill", skill, 0.1)
+        {"target": "wer", "predictor": predictor, "rival": rival} | number("skill", skill, 0.1)
         for rival, predictor, skill in skills
     ]
     _write(tmp_path, "forecast", rows)
@@ -383,7 +380,7 @@ def test_courses_decide_only_where_their_margin_does(
     rows = [
         {"parameters": 1, "model": "xs-0", "component": "ffn", "modes": 50, "length": "raw",
          "along": along, "verdict": verdict}
-        | _number("margin", 10.0 if verdict == "step" else -10.0, reach)
+        | number("margin", 10.0 if verdict == "step" else -10.0, reach)
         for along in ("severity", "depth") for verdict in verdicts
     ]  # fmt: skip
     _write(tmp_path, "transitions", rows)
@@ -395,15 +392,15 @@ def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
     sign, reach = SIDES[planted]
     states = [
         {"parameters": size, "model": model, "network": network, "quantity": quantity}
-        | _number("ratio_stressed", 1 - 0.5 * sign, reach)
-        | _number("change", -20 * sign if network == "trained" else 0.0, 10 * reach)
+        | number("ratio_stressed", 1 - 0.5 * sign, reach)
+        | number("change", -20 * sign if network == "trained" else 0.0, 10 * reach)
         for model, size in MODELS.items()
         for network in ("trained", "random")
         for quantity in ("distance", "centred_distance")
     ]
     texts = [
         {"parameters": size, "model": model, "side": side, "words": 0}
-        | _number("alike", 50 + 20 * sign * (side == "hell"), reach)
+        | number("alike", 50 + 20 * sign * (side == "hell"), reach)
         for model, size in MODELS.items()
         for side in ("said", "clean", "hell")
     ]
@@ -415,8 +412,8 @@ def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
 def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) -> None:
     rows = [
         {"parameters": 1, "model": "xs-0", "condition": condition, "direction": "random",
-         "level_db": level} | _number("new_candidates", value, 1.0)
-        | _number("changed", 50.0, 1.0)
+         "level_db": level} | number("new_candidates", value, 1.0)
+        | number("changed", 50.0, 1.0)
         for condition, level, value in [
             ("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9.0)
         ]
@@ -432,13 +429,13 @@ def test_the_contest_counts_where_there_is_one(tmp_path: Path) -> None:
     assert len(_parts(tmp_path, 13)) == 2
     row = {"parameters": 1, "model": "base", "set": "unseen stresses", "prefix": 0}
     pd.DataFrame(
-        row | {"confident": confident, "contestant": score} | _number("auroc", value, 0.05)
+        row | {"confident": confident, "contestant": score} | number("auroc", value, 0.05)
         for score, value, confident in [
             ("ffn: alpha", 0.2, False), ("ffn: alpha", 0.9, True), ("log-probability", 0.9, False)
         ]
     ).to_csv(tmp_path / "contest.csv", index=False)  # fmt: skip
     pd.DataFrame(
-        {"parameters": 1, "model": "base", "condition": name} | _number("invented", value, 1.0)
+        {"parameters": 1, "model": "base", "condition": name} | number("invented", value, 1.0)
         for name, value in [("everyday changes", 1.5), ("repeated", 40.0)]
     ).to_csv(tmp_path / "contest_honest.csv", index=False)
     assert _parts(tmp_path, 7)[-1].verdict == FAILS
@@ -452,14 +449,14 @@ def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
     rows = [
         {"parameters": 1, "model": "xs-0", "component": component, "modes": 50, "condition": "mix",
          "observable": "alpha", "verdict": "differs"}
-        | _number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | _number("adjusted", sign, reach)
+        | number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | number("adjusted", sign, reach)
         for component in COMPONENTS
     ]  # fmt: skip
     _write(tmp_path, "within_conditions_k50", rows)
     early = [
         {"parameters": 1, "model": "xs-0", "component": component, "condition": "mix",
          "observable": observable, "when": when, "prefix": prefix}
-        | _number("auc", 0.5 + 0.3 * sign * is_it, 0.2 * reach)
+        | number("auc", 0.5 + 0.3 * sign * is_it, 0.2 * reach)
         for component in COMPONENTS
         for observable, when, prefix, is_it in [
             ("alpha", "before", 0, 1), ("alpha", "before", 8, -1), ("alpha", "any", 0, -1),

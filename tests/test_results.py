@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted import spectra_row
 
 from companion.results.effects import (
     MATCHED,
@@ -50,17 +51,14 @@ def gaussian_rows(tokens: dict[str, int], gain: float = 1.0, utterances: int = 1
                 factor = gain if side == "hell" else 1.0
                 spectrum = eigenvalues(factor * drawn[side][:kept])
                 rows.append(
-                    {
-                        "model": "planted", "parameters": 1, "component": "ffn", "modes": 50,
-                        "utterance": f"{i}", "speaker": f"{i % 4}", "condition": side,
-                        "matched_with": partner, "layer": 1, "tokens": kept,
-                        "n_eff": effective_rank(spectrum, 50).item(),
-                        "alpha": spectral_slope(spectrum, 1, 10).item(),
-                        "kirchhoff": kirchhoff_index(spectrum, 50, 1e-6).item(),
-                        "kirchhoff_resolved": kirchhoff_index(spectrum, kept - 1, 1e-6).item(),
-                        "attention_kirchhoff": 1.0, "attention_kirchhoff_heads": 1.0,
-                        "similarity_kirchhoff": 1.0, "eigenvalues": spectrum[:50].tolist(),
-                    }
+                    spectra_row(
+                        utterance=f"{i}", speaker=f"{i % 4}", condition=side, matched_with=partner,
+                        tokens=kept, n_eff=effective_rank(spectrum, 50).item(),
+                        alpha=spectral_slope(spectrum, 1, 10).item(), attention_kirchhoff=1.0,
+                        kirchhoff=kirchhoff_index(spectrum, 50, 1e-6).item(),
+                        kirchhoff_resolved=kirchhoff_index(spectrum, kept - 1, 1e-6).item(),
+                        eigenvalues=spectrum[:50].tolist(),
+                    )
                 )  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import spectra_row
 
 from companion.results.intervals import adjusted_difference, larger_probability
 from companion.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
@@ -153,17 +154,11 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
     table = []
     for name, n_eff in value.items():
         for i in range(VOICES * EACH):
-            shared = {
-                "model": "planted-0", "parameters": 1, "utterance": f"{i}",
-                "speaker": f"{i % VOICES}", "condition": name, "component": "ffn", "layer": 1,
-                "modes": 10, "tokens": tokens[i], "n_eff": n_eff[i], "alpha": n_eff[i] / 10,
-                "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "c",
-                "wer": 0.9 * candidate[i], "candidate": bool(candidate[i]),
-                "outcome": "invention", "text_log_probability": -0.1,
-                "average_log_probability": -0.1,
-                "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
-                "windows": 1,
-            }  # fmt: skip
+            shared = spectra_row(
+                utterance=f"{i}", speaker=f"{i % VOICES}", condition=name, modes=10,
+                tokens=tokens[i], n_eff=n_eff[i], alpha=n_eff[i] / 10, transcript="c",
+                wer=0.9 * candidate[i], candidate=bool(candidate[i]), outcome="invention",
+            )  # fmt: skip
             partners = [p for p in value if p != "clean"] if name == "clean" else ["clean"]
             table += [shared | {"matched_with": partner} for partner in ("", *partners)]
     return pd.DataFrame(table)
