@@ -218,12 +218,12 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
     within = [
         {"parameters": size, "model": model, "condition": condition, "network": network,
          "layer": layer}
-        | number("difference", number, spread) | number("adjusted", number, spread)
+        | number("difference", rise, spread) | number("adjusted", rise, spread)
         for model, size in MODELS.items()
         for condition, effect in (("hell", math.nan), ("noise", 5 * sign))
         for network in ("trained", "random", "trained minus random")
         for layer in ("1", "mean")
-        for number in [effect * (network != "random" and layer == "mean")]
+        for rise in [effect * (network != "random" and layer == "mean")]
     ]  # fmt: skip
     for name, table in (
         ("hypotheses", rows), ("propagators", rows), ("unstable_dimensions", within)

@@ -121,14 +121,13 @@ def unstable_rise(network: str = TRAINED) -> Number:
     def read(tables: Tables, model: str) -> Interval:
         where = {"model": model, "network": network, "condition": [STRESS, "clean"]}
         rows = chosen(tables, "propagators", ["layer", *with_bounds("unstable")], **where)
-        sides = [
-            rows[rows.condition == side].set_index("layer", verify_integrity=True).sort_index()
-            for side in (STRESS, "clean")
-        ]
-        if rows.empty or not sides[0].index.equals(sides[1].index):
+        layers = [layer.set_index("condition") for _, layer in rows.groupby("layer")]
+        if not layers or any(sorted(layer.index) != ["clean", STRESS] for layer in layers):
             raise NotMeasured(f"there are no layers of {model} on both sides")
-        numbers = ([of(row, "unstable") for _, row in side.iterrows()] for side in sides)
-        return mean(list(map(difference, *numbers)))
+        pairs = (
+            [of(layer.loc[side], "unstable") for side in (STRESS, "clean")] for layer in layers
+        )
+        return mean([difference(*pair) for pair in pairs])
 
     return per_model("propagators", read)
 
