@@ -19,7 +19,6 @@ from spectral import (
     top_singular_triplets,
 )
 from spectral.jacobians.context_jacobian import joined
-from spectral.jacobians.operators import dense_operator
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
@@ -296,15 +295,6 @@ def test_from_the_log_mel_input_on() -> None:
     got = top_singular_triplets(operator, k=1, block=2, tolerance=1e-6)
     assert got.converged.all()
     assert_equal(got.sigma, torch.linalg.svdvals(dense)[:, :1])
-
-
-def test_dense_and_transposed_operators() -> None:
-    matrix, vectors = gaussian(2, 4, 3), gaussian(2, 3, 1)
-    operator = dense_operator(matrix)
-    assert torch.equal(operator.matmat(vectors), matrix @ vectors)
-    turned = operator.transpose()
-    assert turned.shape == (2, 3, 4)
-    assert torch.equal(turned.rmatmat(vectors), matrix @ vectors)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
