@@ -5,7 +5,7 @@ them by the risks that ``spectral.Monitor`` would give, so that no sound is deco
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,12 @@ def decisions(rows: pd.DataFrame, score: Score, default: str, policy: str) -> di
     }
 
 
-def returned(rows: pd.DataFrame, scores: dict[str, Score], default: str) -> pd.DataFrame:
+def returned(
+    rows: pd.DataFrame,
+    scores: dict[str, Score],
+    default: str,
+    policies: Iterable[str] = tuple(POLICIES),
+) -> pd.DataFrame:
     """A row per sound and rule: every way that was decoded, and every guard and drop built on it.
 
     ``decision``: of a guard. Beside the guards, what drops by other means: openai-whisper's own
@@ -79,7 +84,7 @@ def returned(rows: pd.DataFrame, scores: dict[str, Score], default: str) -> pd.D
     tables = [rows.assign(decision="")]
     for model, chosen in rows.groupby("model", sort=False):
         first = chosen[chosen.rule == default]
-        for policy in POLICIES if model in scores else ():
+        for policy in policies if model in scores else ():
             made = decisions(chosen, scores[str(model)], default, policy)
             tables.append(_guarded(chosen, made, f"{GUARD}{policy}"))
         bad = (first.compression_ratio > 2.4) | (first.average_log_probability < -1)
@@ -129,7 +134,8 @@ def table(rows: pd.DataFrame, default: str) -> pd.DataFrame:
     texts: sounds. ``invented``: % of texts that are inventions or loops; ``invented_per_minute``
     (F) and ``deleted_per_minute`` (D) words by minute of sound; ``wer`` in %.
     ``invented_change`` and ``wer_change``: differences from the ``default`` rule on the same
-    sounds, in percentage points.
+    sounds, in percentage points. ``alarms``: % of texts, of what drops or guards alone.
+    ``invented_left``: % of the default rule's inventions and loops in whose place is one still.
     """
     return pd.DataFrame(_rows(rows, default))
 
@@ -159,9 +165,13 @@ def _numbers(part: pd.DataFrame, before: pd.DataFrame, spoken: bool) -> dict[str
         "invented_change": mean_over(100 * more_bad, speakers),
         "invented_per_minute": ratio_over(numbers.invented, minutes, speakers),
         "deleted_per_minute": ratio_over(numbers.deleted, minutes, speakers),
-        "wer": NOTHING,
-        "wer_change": NOTHING,
+        **dict.fromkeys(("wer", "wer_change", "alarms", "invented_left"), NOTHING),
     }
+    if (part.decision != "").all():
+        rates["alarms"] = mean_over(100 * (part.decision != Decision.KEPT), speakers, 100)
+    if before.bad.any():
+        left = (100 * numbers.bad).where(before.bad.to_numpy() > 0)
+        rates["invented_left"] = mean_over(left, speakers, 100)
     if spoken:
         rates["wer"] = ratio_over(100 * numbers.wer * words, words, speakers)
         rates["wer_change"] = ratio_over(100 * more_errors.to_numpy() * words, words, speakers)
