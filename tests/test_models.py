@@ -6,7 +6,7 @@ import pickle
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -64,35 +64,49 @@ def reference_model(folder: Path) -> WhisperForConditionalGeneration:
     ).eval()
 
 
-@pytest.fixture(scope="module")
-def reference(ladder: Path) -> WhisperForConditionalGeneration:
-    return reference_model(ladder / "tiny-0")
-
-
 @torch.no_grad()
-def teacher_forced(
-    model: WhisperForConditionalGeneration, features: torch.Tensor, tokens: Sequence[int]
-) -> torch.Tensor:
-    """Logits (positions, vocabulary) of one whole sequence fed at once, without a cache."""
-    inputs = torch.tensor([list(tokens)])
-    logits = model(input_features=features[None], decoder_input_ids=inputs, use_cache=False).logits
-    return logits[0].double()
-
-
-def expected_log_probability(
-    model: SpeechModel,
-    reference: WhisperForConditionalGeneration,
-    features: torch.Tensor,
-    transcript: Transcript,
-    among_text: bool,
-) -> float:
+def require_the_librarys(
+    model: SpeechModel, reference: WhisperForConditionalGeneration, waves: list[np.ndarray]
+) -> None:
+    """Tokens of its own greedy search, confidences of one pass over each text without a cache."""
+    features = model.features(waves)
+    answers = greedy(model, features, UNRESTRICTED)
+    assert [answer.tokens for answer in answers] == generated(model, reference, features)
     prompt, end = model.tokens.prompt, model.tokens.end
-    logits = teacher_forced(reference, features, prompt + transcript.tokens)
-    if among_text:
-        logits[:, list(model.tokens.suppressed)] = -math.inf
-    said = list(transcript.tokens) + [end] * transcript.finished
-    scores = logits[len(prompt) - 1 :].log_softmax(-1)[range(len(said)), said]
-    return float(scores.sum()) / (len(transcript.tokens) + 1)
+    for row, answer in zip(features, answers, strict=True):
+        inputs = torch.tensor([[*prompt, *answer.tokens]])
+        logits = reference(input_features=row[None], decoder_input_ids=inputs, use_cache=False)
+        logits = logits.logits[0].double()
+        among_text = logits.index_fill(-1, torch.tensor(model.tokens.suppressed), -torch.inf)
+        said = [*answer.tokens, *[end] * answer.finished]
+        of_all, of_text = (
+            float(each[len(prompt) - 1 :].log_softmax(-1)[range(len(said)), said].sum())
+            / (len(answer.tokens) + 1)
+            for each in (logits, among_text)
+        )
+        assert answer.average_log_probability == pytest.approx(of_all, abs=1e-5)
+        assert answer.text_log_probability == pytest.approx(of_text, abs=1e-5)
+        no_speech = float(logits[0].softmax(-1)[model.tokens.no_speech])
+        assert answer.no_speech_probability == pytest.approx(no_speech, abs=1e-6)
+        assert answer.compression_ratio == whisper_compression_ratio(answer.text)
+
+
+def generated(
+    model: SpeechModel, reference: WhisperForConditionalGeneration, features: torch.Tensor
+) -> list[tuple[int, ...]]:
+    """What the library's own greedy search writes, with the same tokens suppressed."""
+    output = GenerationMixin.generate(
+        reference,
+        inputs=features,
+        decoder_input_ids=torch.tensor([model.tokens.prompt] * len(features)),
+        suppress_tokens=list(model.tokens.suppressed),
+        max_new_tokens=model.limit,
+        do_sample=False,
+        num_beams=1,
+    )
+    rows = output[:, len(model.tokens.prompt) :].tolist()
+    end = model.tokens.end
+    return [tuple(row[: row.index(end)] if end in row else row) for row in rows]
 
 
 # --- the tokenizer ------------------------------------------------------------------------------
@@ -284,10 +298,9 @@ def test_a_wave_longer_than_the_window_is_cut_and_a_shorter_one_padded(tiny: Spe
     assert features.isfinite().all()
 
 
-def test_parameters_count_tied_weights_once(
-    tiny: SpeechModel, reference: WhisperForConditionalGeneration
-) -> None:
-    tensors = {weight.data_ptr(): weight.numel() for weight in reference.state_dict().values()}
+def test_parameters_count_tied_weights_once(ladder: Path, tiny: SpeechModel) -> None:
+    state = reference_model(ladder / "tiny-0").state_dict()
+    tensors = {weight.data_ptr(): weight.numel() for weight in state.values()}
     assert tiny.parameters == sum(tensors.values())
 
 
@@ -301,6 +314,8 @@ def test_the_tiny_model_makes_answers_of_several_lengths_some_unfinished(
     assert len({len(transcript.tokens) for transcript in transcripts}) >= 2
     assert len({transcript.text for transcript in transcripts}) >= 3
     assert {transcript.finished for transcript in transcripts} == {True, False}
+    for transcript in transcripts:  # special tokens take their share
+        assert transcript.average_log_probability < transcript.text_log_probability - 1e-3
 
 
 def test_an_utterance_is_decoded_alike_alone_and_in_a_ragged_batch(
@@ -315,55 +330,10 @@ def test_an_utterance_is_decoded_alike_alone_and_in_a_ragged_batch(
             assert getattr(alone, name) == pytest.approx(getattr(together, name), abs=1e-6)
 
 
-def test_both_log_probabilities_are_those_of_one_forward_pass_over_the_whole_answer(
-    tiny: SpeechModel,
-    reference: WhisperForConditionalGeneration,
-    waves: list[np.ndarray],
-    transcripts: list[Transcript],
+def test_the_tiny_model_writes_what_the_library_does_with_its_confidences(
+    ladder: Path, tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
-    features = tiny.features(waves)
-    for row, transcript in zip(features, transcripts, strict=True):
-        of_all, of_text = (
-            expected_log_probability(tiny, reference, row, transcript, among_text=text)
-            for text in (False, True)
-        )
-        assert of_all < of_text - 1e-3, "special tokens take their share here"
-        assert transcript.average_log_probability == pytest.approx(of_all, abs=1e-5)
-        assert transcript.text_log_probability == pytest.approx(of_text, abs=1e-5)
-
-
-def generated(
-    model: SpeechModel, reference: WhisperForConditionalGeneration, features: torch.Tensor
-) -> list[tuple[int, ...]]:
-    """What the library's own greedy search writes, with the same tokens suppressed."""
-    output = GenerationMixin.generate(
-        reference,
-        inputs=features,
-        decoder_input_ids=torch.tensor([model.tokens.prompt] * len(features)),
-        suppress_tokens=list(model.tokens.suppressed),
-        max_new_tokens=model.limit,
-        do_sample=False,
-        num_beams=1,
-    )
-    rows = output[:, len(model.tokens.prompt) :].tolist()
-    end = model.tokens.end
-    return [tuple(row[: row.index(end)] if end in row else row) for row in rows]
-
-
-def test_tokens_and_the_no_speech_probability_are_the_librarys(
-    tiny: SpeechModel,
-    reference: WhisperForConditionalGeneration,
-    waves: list[np.ndarray],
-    transcripts: list[Transcript],
-) -> None:
-    """By its own greedy search; the probability is of the first position, over all tokens."""
-    features = tiny.features(waves)
-    assert [each.tokens for each in transcripts] == generated(tiny, reference, features)
-    for row, transcript in zip(features, transcripts, strict=True):
-        logits = teacher_forced(reference, row, tiny.tokens.prompt[:1])
-        expected = float(logits[0].softmax(-1)[tiny.tokens.no_speech])
-        assert transcript.no_speech_probability == pytest.approx(expected, abs=1e-6)
-        assert transcript.compression_ratio == whisper_compression_ratio(transcript.text)
+    require_the_librarys(tiny, reference_model(ladder / "tiny-0"), waves)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 1000])
@@ -478,14 +448,8 @@ def shipped_model(name: str) -> SpeechModel:
 def test_a_shipped_model_decodes_as_the_library_does_with_recomputable_confidences(
     name: str,
 ) -> None:
-    model, reference = shipped_model(name), reference_model(SHIPPED / name)
-    utterances = find_utterances(CORPUS).utterances[::64]
-    features = model.features([read_wave(utterance) for utterance in utterances])
-    answers = greedy(model, features, UNRESTRICTED)
-    assert [answer.tokens for answer in answers] == generated(model, reference, features)
-    for row, answer in zip(features, answers, strict=True):
-        expected = expected_log_probability(model, reference, row, answer, among_text=False)
-        assert answer.average_log_probability == pytest.approx(expected, abs=1e-5)
+    waves = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::64]]
+    require_the_librarys(shipped_model(name), reference_model(SHIPPED / name), waves)
 
 
 @shipped

@@ -1,6 +1,5 @@
 """Hidden states of encoder and decoder, utterance by utterance, for texts that are given."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +33,7 @@ class States:
 
 def text_of(tokens: Sequence[int]) -> Transcript:
     """Tokens that are given instead of written."""
-    nan = math.nan
-    return Transcript("", tuple(tokens), nan, nan, nan, nan, nan, nan, finished=True)
+    return Transcript("", tuple(tokens))
 
 
 @torch.inference_mode()
@@ -46,11 +44,8 @@ def states(
 
     Frames count as far as the wave lasts, one in ``STRIDE``.
     """
-    found = []
-    for start in range(0, len(waves), TOGETHER):
-        part = slice(start, start + TOGETHER)
-        found += _together(model, waves[part], texts[part])
-    return found
+    parts = [slice(start, start + TOGETHER) for start in range(0, len(waves), TOGETHER)]
+    return [one for part in parts for one in _together(model, waves[part], texts[part])]
 
 
 def _together(
