@@ -92,13 +92,7 @@ def feed(
             )
         pieces += heard
         texts += written
-    feed_windows(model, model.features(pieces), texts)
-
-
-@torch.inference_mode()
-def feed_windows(model: SpeechModel, features: Tensor, texts: Sequence[Sequence[int]]) -> None:
-    """Run the decoder over a text's tokens for each window of features (batch, ...)."""
-    feed_contexts(model, model.encode(features), texts)
+    feed_contexts(model, model.encode(model.features(pieces)), texts)
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """Hidden states of encoder and decoder, utterance by utterance, for texts that are given."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Transcript
-from companion.models.forcing import feed_windows
+from companion.models.forcing import feed_contexts
 from companion.models.view import SpeechModel
 from spectral.whisper import hooked
 
@@ -50,36 +49,24 @@ def states(
 
 def _together(
     model: SpeechModel, waves: Sequence[np.ndarray], texts: Sequence[Transcript]
-) -> list[States]:
-    features = model.features(waves)
-    with capture(model) as recording, encoder_states(model) as encoded:
-        feed_windows(model, features, [text.tokens for text in texts])
+) -> Iterator[States]:
+    features, encoded = model.features(waves), list[Tensor]()
+
+    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        encoded.append((output[0] if isinstance(output, tuple) else output).detach().clone())
+
+    with capture(model) as recording, hooked((layer, keep) for layer in model.encoder_layers):
+        feed_contexts(model, model.encode(features), [text.tokens for text in texts])
     hidden, real = recording.text_rows(HIDDEN_STATE, texts)
     added, _ = recording.text_rows("cross_attention", texts)
     heard = torch.stack(encoded, 1)
     positions = heard.shape[2]
     step = features.shape[-1] // positions
-    found = []
     for i, wave in enumerate(waves):
         last = min(positions, max(1, -(-len(wave) * positions // model.window_samples)))
-        found.append(
-            States(
-                features[i, :, : last * step : STRIDE * step].mT[None],
-                heard[i, :, :last:STRIDE],
-                hidden[i, :, real[i]],
-                added[i, :, real[i]],
-            )
+        yield States(
+            features[i, :, : last * step : STRIDE * step].mT[None],
+            heard[i, :, :last:STRIDE],
+            hidden[i, :, real[i]],
+            added[i, :, real[i]],
         )
-    return found
-
-
-@contextmanager
-def encoder_states(model: SpeechModel) -> Iterator[list[Tensor]]:
-    """The residual stream after each layer of the encoder, of one batch that is encoded inside."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        seen.append((output[0] if isinstance(output, tuple) else output).detach().clone())
-
-    with hooked((layer, keep) for layer in model.encoder_layers):
-        yield seen
