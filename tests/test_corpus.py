@@ -31,7 +31,6 @@ from companion.speech.grammar import (
     has_held_out_pair,
     jumble,
     pair_is_held_out,
-    random_words,
     training_sentence,
     vocabulary,
 )
@@ -283,17 +282,11 @@ def test_channels_are_averaged_and_floats_read_unscaled(tmp_path: Path) -> None:
 FLAC = (SHIPPED / "101" / "1" / "101-1-0000.flac").read_bytes()
 
 
-@law
-@given(st.floats(0.0, 1.0, exclude_max=True))
-def test_a_flac_cut_anywhere_is_unusable_and_never_a_shorter_wave(fraction: float) -> None:
-    with TemporaryDirectory() as name:
-        reason_of_bytes(Path(name) / "a.flac", FLAC[: int(fraction * len(FLAC))])
-
-
-def test_a_flac_cut_in_its_header_or_between_two_frames_is_unusable(tmp_path: Path) -> None:
+def test_a_flac_cut_anywhere_is_unusable_and_never_a_shorter_wave(tmp_path: Path) -> None:
+    """In its header, within a frame, between two."""
     frames = [i for i in range(100, len(FLAC)) if FLAC[i : i + 2] == b"\xff\xf8"]
     assert len(frames) > 5
-    for kept in (0, 1, 4, 8, 20, 42, 43, 50, 86, 100, 500, *frames):
+    for kept in (0, 1, 4, 8, 20, 42, 43, 50, 86, 100, *frames, *range(500, len(FLAC), 1999)):
         assert "fetch it again" in reason_of_bytes(tmp_path / "a.flac", FLAC[:kept])
 
 
@@ -439,14 +432,6 @@ def test_held_out_constructions_share_no_first_clause_with_training() -> None:
     for text in unseen:
         assert any(matches(held, text) for held in HELD_OUT_CONSTRUCTIONS)
         assert not any(matches(known, text) for known in TRAINING_CONSTRUCTIONS)
-
-
-def test_random_words_and_sentences_depend_on_the_generator_alone() -> None:
-    first, second = (
-        [random_words(rng, 3), training_sentence(rng).text, sentence_for_the_test(rng).text]
-        for rng in (np.random.default_rng(3), np.random.default_rng(3))
-    )
-    assert first == second
 
 
 def test_training_voices_are_never_held_out() -> None:

@@ -39,7 +39,7 @@ LIBRARY = "openai-whisper, decoding alone"
 def main() -> None:
     """Time every model under clean speech alone, and under both conditions."""
     parser = options("companion.benchmarks.measuring", __doc__, repeats=3)
-    parser.add_argument("--models", nargs="+")
+    parser.add_argument("--models", nargs="+", help="tiny.en and base by default")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--batch", type=int, default=16, help="utterances, all at once")
     time_models(parser, "measuring", lambda _: ("tiny.en", "base"), _timed)

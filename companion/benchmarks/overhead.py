@@ -26,7 +26,7 @@ def main() -> None:
     """Time every model with and without it."""
     parser = options("companion.benchmarks.overhead", __doc__, repeats=11)
     parser.set_defaults(device="cpu")
-    parser.add_argument("--models", nargs="+")
+    parser.add_argument("--models", nargs="+", help="tiny.en and base by default")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     time_models(parser, "monitor", lambda _: ("tiny.en", "base"), overheads)
 
