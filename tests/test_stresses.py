@@ -295,7 +295,7 @@ LEVELS = ("clean", "noise-0.5", "noise-0.75", "noise-0.9", "noise")
     ("fractions", "width", "whole"),
     [
         ((0, 0, 0.25, 0.75, 1), 12 - 1.2, True),  # 10 % at -12 dB, 90 % at -1.2 dB
-        ((0, 0.25, 0, 0, 1), 15 - 3 + 3 * (0.65 / 0.75), True),  # what comes and goes stays
+        ((0, 0.25, 0, 0, 1), 15 - 3 + 3 * (0.65 / 0.75), False),  # what comes and goes stays
         ((0, 0, 0.25, 0.75), 12 - 3, False),
         ((0, 0.5, 0.75, None, 1), 15 - 3, False),
         ((0, 0, 0, None, 0), np.nan, False),
