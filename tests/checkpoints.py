@@ -9,15 +9,12 @@ from pathlib import Path
 import torch
 import whisper
 from tiktoken.load import load_tiktoken_bpe
-from transformers import (
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperTokenizer,
-)
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import get_tokenizer
+
+from companion.models.ladder import ladder_config
 
 MULTILINGUAL, ENGLISH = 51865, 51864
 TINY_WINDOW_SECONDS = 2  # of the tiny ladder
@@ -59,26 +56,12 @@ def write_transformers(folder: Path, model: Whisper) -> Path:
     """The same weights as a folder of transformers: safetensors, configuration, tokenizer."""
     dims = model.dims
     tokenizer = transformers_tokenizer(dims.n_vocab)
-    numbers = tokenizer.get_vocab()
-    config = WhisperConfig(
-        vocab_size=dims.n_vocab,
-        num_mel_bins=dims.n_mels,
-        d_model=dims.n_text_state,
-        encoder_layers=dims.n_audio_layer,
-        encoder_attention_heads=dims.n_audio_head,
-        decoder_layers=dims.n_text_layer,
-        decoder_attention_heads=dims.n_text_head,
-        encoder_ffn_dim=4 * dims.n_audio_state,
-        decoder_ffn_dim=4 * dims.n_text_state,
-        max_source_positions=dims.n_audio_ctx,
-        max_target_positions=dims.n_text_ctx,
-        decoder_start_token_id=numbers["<|startoftranscript|>"],
-        bos_token_id=numbers["<|endoftext|>"],
-        eos_token_id=numbers["<|endoftext|>"],
-        pad_token_id=numbers["<|endoftext|>"],
-        suppress_tokens=None,
-        begin_suppress_tokens=None,
+    layers = (dims.n_audio_layer, dims.n_text_layer)
+    config = ladder_config(
+        dims.n_text_state, dims.n_text_head, *layers, 30, dims.n_text_ctx, tokenizer
     )
+    config.num_mel_bins = dims.n_mels
+    assert config.vocab_size == dims.n_vocab
     initialised = WhisperForConditionalGeneration(config)
     state = {_renamed(name): weight for name, weight in model.state_dict().items()}
     missing, unexpected = initialised.load_state_dict(state, strict=False)
