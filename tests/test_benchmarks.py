@@ -109,9 +109,7 @@ def test_operations_are_dominated_by_eight_cubes_per_token() -> None:
     assert many == pytest.approx(2 * 3 * 8 * 10_000**3, rel=0.02)
 
 
-def test_throughput_counts_what_measuring_adds_to_decoding(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_throughput_counts_what_measuring_adds_to_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a small size, since it only has to run here: rates and shares follow from the times."""
     monkeypatch.setattr(throughput_module, "SIZES", {"mini": throughput_module.Size(64, 1, 2)})
     monkeypatch.setattr(throughput_module, "TOKENS", 4)

@@ -50,13 +50,7 @@ WHOLE = archive(
         f"{CHAPTER}-0000.flac": flac(2.0),
     }
 )
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-DIGEST = sha256(WHOLE)
+DIGEST = hashlib.sha256(WHOLE).hexdigest()
 
 
 class Server:
@@ -117,19 +111,13 @@ def test_a_subset_is_fetched_unpacked_and_read_as_any_other_corpus(
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize(
-    ("plan", "ranges", "asked"),
-    [
-        ([1000, 2000, 0], True, [None, "bytes=1000-", "bytes=3000-", "bytes=3000-"]),
-        ([1000], False, [None, "bytes=1000-"]),
-    ],
-)
+@pytest.mark.parametrize("ranges", [True, False])
 def test_a_connection_that_breaks_goes_on_where_it_was_or_without_ranges_starts_over(
-    server: Server, tmp_path: Path, plan: list[int], ranges: bool, asked: list[str | None]
+    server: Server, tmp_path: Path, ranges: bool
 ) -> None:
-    server.plan, server.ranges = plan, ranges
+    server.plan, server.ranges = [1000, 2000, 0] if ranges else [1000], ranges
     fetch(tmp_path, SUBSET, server.url, DIGEST)
-    assert server.asked == asked
+    assert server.asked == [None, "bytes=1000-", *(["bytes=3000-"] * 2 if ranges else [])]
     assert (tmp_path / f"{SUBSET}.tar.gz").read_bytes() == WHOLE
 
 
@@ -211,6 +199,6 @@ def test_an_archive_that_leads_out_of_its_folder_or_is_of_something_else_is_refu
     server.content = archive({name: b"", **own}, change)
     folder = tmp_path / "deep" / "folder"
     with pytest.raises(FetchError, match=told):
-        fetch(folder, SUBSET, server.url, sha256(server.content))
+        fetch(folder, SUBSET, server.url, hashlib.sha256(server.content).hexdigest())
     assert not (folder / "LibriSpeech" / SUBSET).exists()
     assert not list(tmp_path.rglob("outside"))

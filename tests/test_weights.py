@@ -177,9 +177,7 @@ def as_converted(folder: Path, into: Path, names: list[str]) -> Path:
     return into
 
 
-def test_padding_leaves_an_english_model_english_and_is_never_written(
-    tmp_path: Path,
-) -> None:
+def test_padding_leaves_an_english_model_english_and_is_never_written(tmp_path: Path) -> None:
     plain = load(str(write_transformers(tmp_path / "plain", rounded(ENGLISH))), NOWHERE, CPU)
     folder = enlarged(tmp_path / "padded", PADDED)
     converted = as_converted(folder, tmp_path / "converted", token_names(ENGLISH))
@@ -217,9 +215,7 @@ def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(tmp_path
     assert load(str(folder), NOWHERE, CPU).tokens == named
 
 
-def test_added_text_can_be_written_and_added_special_tokens_cannot(
-    tmp_path: Path,
-) -> None:
+def test_added_text_can_be_written_and_added_special_tokens_cannot(tmp_path: Path) -> None:
     text = enlarged(tmp_path / "text", ENGLISH + 1, WORD)
     special = enlarged(tmp_path / "special", ENGLISH + 1, special=("[PAD]",))
     names = token_names(ENGLISH)

@@ -13,15 +13,7 @@ from companion.benchmarks.cases import (
     spectra_case,
     triplet_case,
 )
-from companion.benchmarks.timing import (
-    OURS,
-    Case,
-    keep,
-    machine,
-    measured,
-    options,
-    product_rate,
-)
+from companion.benchmarks.timing import OURS, Case, keep, machine, measured, options, product_rate
 from companion.models.loading import choose_device
 
 SHAPES = ((384, 16), (384, 64), (768, 64), (1280, 64))  # Tiny, Tiny, Small, Turbo

@@ -14,15 +14,7 @@ import torch
 import whisper
 from whisper import DecodingOptions, DecodingResult
 
-from companion.benchmarks.timing import (
-    OURS,
-    Case,
-    Way,
-    measured,
-    of_openai,
-    options,
-    time_models,
-)
+from companion.benchmarks.timing import OURS, Case, Way, measured, of_openai, options, time_models
 from companion.measurement.run import spread
 from companion.measurement.settings import SpectralSettings
 from companion.measurement.spectra import spectral_rows

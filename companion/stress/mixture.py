@@ -85,9 +85,7 @@ class Speakers:
     """
 
     def __init__(
-        self,
-        utterances: Iterable[Utterance],
-        read: Callable[[Utterance], np.ndarray] = read_wave,
+        self, utterances: Iterable[Utterance], read: Callable[[Utterance], np.ndarray] = read_wave
     ) -> None:
         self._read = read
         self._utterances: dict[str, list[Utterance]] = {}
