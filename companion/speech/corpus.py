@@ -92,7 +92,9 @@ def find_utterances(place: Path) -> Corpus:
             if fault:
                 rejected[name] = fault
                 continue
-            path = _audio_path(transcript.parent / name)
+            stem = transcript.parent / name  # the path itself where there is no audio
+            paths = (stem.with_name(stem.name + suffix) for suffix in AUDIO)
+            path = next((path for path in paths if path.exists()), stem)
             found[name] = Utterance(name, name.split("-")[0], reference, path)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO):
         if path.stem not in found and path.stem not in rejected:
@@ -310,9 +312,3 @@ def _entries(transcript: Path) -> Iterator[tuple[str, str, str]]:
         elif not reference:
             fault = f"{transcript}: {name} has an empty reference; add its words"
         yield name, reference, fault
-
-
-def _audio_path(stem: Path) -> Path:
-    """The audio file of that name, or the name itself where there is none."""
-    candidates = (stem.with_name(stem.name + suffix) for suffix in AUDIO)
-    return next((path for path in candidates if path.exists()), stem)

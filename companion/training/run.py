@@ -118,13 +118,13 @@ def _end_with_parent() -> None:
 
 def train_model(job: Job, workshop: Workshop) -> Path:
     """Train a model, going on from its checkpoint if there is one; returns the model's folder."""
-    recipe = workshop.recipe
+    recipe, device = workshop.recipe, workshop.device
     tokenizer, extractor = character_tokenizer(), feature_extractor(recipe.window_seconds)
     model = new_model(job, recipe, tokenizer)
     batchers = make_batchers(job, workshop, tokenizer)
     held_back = recipe.material.development_utterances
     development = load(workshop.material, "sentences")[-held_back:]
-    features = _full_windows(development, extractor).to(workshop.device)
+    features = _full_windows(development, extractor).to(device)
 
     def wer(trained: WhisperForConditionalGeneration) -> float:
         view = TransformersModel(job.name, trained, tokenizer, extractor)
@@ -133,11 +133,11 @@ def train_model(job: Job, workshop: Workshop) -> Path:
 
     folder, target = workshop.build / job.name, workshop.ladder / job.name
     stages = recipe.curriculum(job.size)
-    progress = train(model, batchers, stages, recipe, folder, wer, job.seed, workshop.device)
+    progress = train(model, batchers, stages, recipe, folder, wer, job.seed, device)
     record = {
         "size": job.size,
         "seed": job.seed,
-        "device": _device_name(workshop.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "seconds": round(progress.seconds),
@@ -212,7 +212,3 @@ def _full_windows(clips: Clips, extractor: WhisperFeatureExtractor) -> Tensor:
     frames = extractor.n_samples // extractor.hop_length
     pairs = zip(clips.mels, clips.silence, strict=True)
     return torch.stack([torch.from_numpy(padded(mel, frames, silence)) for mel, silence in pairs])
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
