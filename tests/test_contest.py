@@ -34,7 +34,7 @@ from companion.measurement.contest import (
     sound_levels,
     token_confidences,
 )
-from companion.measurement.contest_schema import CONTEST, WHOLE
+from companion.measurement.schemas import CONTEST, WHOLE
 from companion.measurement.spectra import decode
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.measurement.dynamics import centre, partners, ranks_without, relative_distances
-from companion.measurement.dynamics_schemas import DYNAMICS
 from companion.measurement.kinds import KINDS
 from companion.measurement.probes import linear_probe, majority
 from companion.measurement.run import batches, stressed
+from companion.measurement.schemas import DYNAMICS
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture

@@ -25,7 +25,7 @@ from companion.guard import (
     guarded,
     shifted,
 )
-from companion.measurement.guard_schema import GUARD
+from companion.measurement.schemas import GUARD
 from companion.measurement.store import read
 from companion.models.decoding import Heard, hear, transcribe_heard
 from companion.models.interventions import (

@@ -17,8 +17,7 @@ from companion.contest.propagators import jacobian_scores
 from companion.contest.sounds import sound
 from companion.measurement.attention import head_columns
 from companion.measurement.contest import all_conditions
-from companion.measurement.contest_schema import CONTEST
-from companion.measurement.schemas import JACOBIANS, SPECTRA
+from companion.measurement.schemas import CONTEST, JACOBIANS, SPECTRA
 from companion.measurement.settings import Settings
 from companion.measurement.spectra import decode_heard
 from companion.measurement.store import read

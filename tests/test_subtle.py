@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.dynamics_schemas import SUBTLE
 from companion.measurement.hearing import encoder_operator, mel_operator
 from companion.measurement.kinds import KINDS
+from companion.measurement.schemas import SUBTLE
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.store import read
 from companion.measurement.subtle import _random, _singular

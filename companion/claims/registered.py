@@ -18,8 +18,7 @@ from companion.claims.numbers import (
 )
 from companion.claims.predictions import BOTH, Number
 from companion.claims.sweeps import alike, distance_row, subtle_rows
-from companion.measurement.dynamics_schemas import DISTANCE
-from companion.measurement.schemas import SPECTRUM
+from companion.measurement.schemas import DISTANCE, SPECTRUM
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.effects import FIRST_ROWS

@@ -8,9 +8,8 @@ import pandas as pd
 from companion.claims.numbers import MODEL_KEYS, Tables, by_model, of, only, with_bounds
 from companion.claims.roles import LARGEST, models_of
 from companion.claims.rules import ABOVE, BELOW, Part, Statement, part
-from companion.measurement.contest_schema import EVERYDAY_CHANGES
-from companion.measurement.contest_schema import WHOLE as WHOLE_TEXT
-from companion.measurement.dynamics_schemas import CENTRED_DISTANCE, DISTANCE
+from companion.measurement.schemas import CENTRED_DISTANCE, DISTANCE, EVERYDAY_CHANGES
+from companion.measurement.schemas import WHOLE as WHOLE_TEXT
 from companion.models.capture import COMPONENTS
 from companion.results.intervals import Interval, difference
 from companion.results.shapes import LEAST_MARGIN, STEP

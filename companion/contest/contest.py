@@ -13,8 +13,14 @@ from sklearn.metrics import average_precision_score
 from companion.contest.contestants import Contestant, contestants, monitor, rival, with_rival
 from companion.contest.fitting import Logistic, best_threshold, probabilities
 from companion.contest.outcomes import INVENTED, WORDLESS
-from companion.measurement.contest_schema import EVERYDAY_CHANGES, REPEATED, ROOM_TONE, WHOLE
-from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
+from companion.measurement.schemas import (
+    EVERYDAY_CHANGES,
+    NONSPEECH,
+    REFERENCE_CONDITION,
+    REPEATED,
+    ROOM_TONE,
+    WHOLE,
+)
 from companion.results.intervals import (
     NOTHING,
     interval,

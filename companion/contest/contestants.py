@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from companion.measurement.contest_schema import HEADS, WHOLE
+from companion.measurement.schemas import HEADS, WHOLE
 from spectral.monitor import FEATURES, FIRST, MEANS
 from spectral.whisper import COMPONENTS
 

@@ -17,8 +17,15 @@ from torch import Tensor
 
 from companion.contest.outcomes import count_words, kind_of
 from companion.measurement.attention import head_columns
-from companion.measurement.contest_schema import CONTEST, HEADS, REPEATED, ROOM_TONE, STEPS, WHOLE
-from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.measurement.schemas import (
+    CONTEST,
+    HEADS,
+    REFERENCE_CONDITION,
+    REPEATED,
+    ROOM_TONE,
+    STEPS,
+    WHOLE,
+)
 from companion.measurement.settings import ListeningSettings, Positive
 from companion.measurement.spectra import Decoded, decode_heard
 from companion.measurement.texts import Row

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from companion.measurement.controls import random_control
-from companion.measurement.dynamics_schemas import (
+from companion.measurement.probes import linear_probe, majority
+from companion.measurement.schemas import (
     CENTRED_DISTANCE,
     CHANCE,
     CROSS_ATTENTION,
@@ -22,12 +23,12 @@ from companion.measurement.dynamics_schemas import (
     ENCODER,
     INPUT,
     OWN,
+    RANDOM,
     RANK,
     READOUT,
     SWAPPED_AUDIO,
+    TRAINED,
 )
-from companion.measurement.probes import linear_probe, majority
-from companion.measurement.schemas import RANDOM, TRAINED
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.surrogates import generator
 from companion.measurement.texts import Batch, Row

@@ -18,7 +18,7 @@ from torch import Tensor
 from companion.contest.outcomes import count_words, kind_of
 from companion.guard import SHIFTED, TEMPERATURE, shifted
 from companion.measurement.contest import sliding_observables, token_confidences
-from companion.measurement.guard_schema import (
+from companion.measurement.schemas import (
     DAMPED,
     DAMPED_RANDOM,
     GUARD,

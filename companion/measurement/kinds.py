@@ -10,11 +10,8 @@ import pyarrow as pa
 from companion.measurement import checks
 from companion.measurement.choices import choice_rows
 from companion.measurement.contest import ContestSettings, contest_rows
-from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows
-from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
 from companion.measurement.guard import GuardSettings, guard_rows
-from companion.measurement.guard_schema import GUARD
 from companion.measurement.jacobians import jacobian_rows
 from companion.measurement.listening import listening_rows
 from companion.measurement.nulls import null_rows
@@ -22,11 +19,15 @@ from companion.measurement.pooling import POOLING, kept_activations, measure_poo
 from companion.measurement.run import Summary, Together, by_speaker, by_utterance, measure
 from companion.measurement.schemas import (
     CHOICES,
+    CONTEST,
+    DYNAMICS,
+    GUARD,
     JACOBIANS,
     LISTENING,
     NULLS,
     SPECTRA,
     STRESSES,
+    SUBTLE,
     WARNINGS,
 )
 from companion.measurement.settings import (

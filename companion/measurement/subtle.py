@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from companion.measurement.controls import random_control
-from companion.measurement.dynamics_schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION
 from companion.measurement.hearing import encoder_operator, mel_operator
+from companion.measurement.schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.surrogates import generator
 from companion.measurement.texts import Batch, Row

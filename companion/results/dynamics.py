@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from companion.measurement.dynamics_schemas import (
+from companion.measurement.schemas import (
     CENTRED_DISTANCE,
     CHANCE,
     DECODER,
@@ -18,9 +18,9 @@ from companion.measurement.dynamics_schemas import (
     OWN,
     RANK,
     READOUT,
+    REFERENCE_CONDITION,
     SWAPPED_AUDIO,
 )
-from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.intervals import (
     Columns,
     Interval,
