@@ -10,11 +10,10 @@ import torch
 
 from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, pooled
 from companion.measurement.kinds import KINDS
-from companion.measurement.observables import spectra_of
 from companion.measurement.run import Halving, by_speaker, fitting
 from companion.measurement.schemas import CHOICES
 from companion.measurement.settings import Settings
-from companion.measurement.spectra import Side
+from companion.measurement.spectra import Side, spectra_of
 from companion.measurement.store import read
 from companion.measurement.texts import Batch
 from companion.models.capture import capture

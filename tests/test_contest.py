@@ -23,8 +23,14 @@ from companion.contest.contest import (
     texts,
     with_voice,
 )
-from companion.contest.contestants import CHOSEN, Contestant, contestants, monitor
-from companion.contest.fitting import Logistic, best_threshold
+from companion.contest.contestants import (
+    CHOSEN,
+    Contestant,
+    Logistic,
+    best_threshold,
+    contestants,
+    monitor,
+)
 from companion.contest.outcomes import Kind, count_words, kind_of
 from companion.measurement.contest import (
     ContestSettings,

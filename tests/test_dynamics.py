@@ -12,9 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.measurement.dynamics import centre, partners, ranks_without, relative_distances
+from companion.measurement.dynamics import (
+    centre,
+    linear_probe,
+    majority,
+    partners,
+    ranks_without,
+    relative_distances,
+)
 from companion.measurement.kinds import KINDS
-from companion.measurement.probes import linear_probe, majority
 from companion.measurement.run import batches, stressed
 from companion.measurement.schemas import DYNAMICS
 from companion.measurement.settings import DynamicsSettings

@@ -35,8 +35,7 @@ from companion.measurement.keys import (
 )
 from companion.measurement.kinds import KINDS
 from companion.measurement.merging import merge_shards
-from companion.measurement.provenance import key_of_parts, key_of_run
-from companion.measurement.run import Halving, RowsOf, Summary, measure
+from companion.measurement.run import Halving, RowsOf, Summary, key_of_parts, key_of_run, measure
 from companion.measurement.schemas import CONFIDENCES, SPECTRA
 from companion.measurement.settings import SpectralSettings
 from companion.measurement.spectra import spectral_rows

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from companion.measurement.controls import continued, gaussian, generator, shuffled
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
 from companion.measurement.nulls import (
@@ -35,7 +36,6 @@ from companion.measurement.schemas import (
 from companion.measurement.settings import NullSettings
 from companion.measurement.spectra import Side
 from companion.measurement.store import read
-from companion.measurement.surrogates import continued, gaussian, generator, shuffled
 from companion.measurement.texts import Row
 from companion.models.capture import COMPONENTS, capture
 from companion.models.checksums import write_checksums

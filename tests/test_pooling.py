@@ -9,14 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from companion.measurement.activations import (
-    ACTIVATIONS,
-    TRAINED,
-    column_of,
-    control_name,
-    kept_rows,
-)
 from companion.measurement.pooling import (
+    ACTIVATIONS,
     ALL,
     CAP,
     CAPPED,
@@ -24,8 +18,12 @@ from companion.measurement.pooling import (
     HALVES,
     KEPT,
     MATCHED,
+    TRAINED,
     UNSEEN,
     PoolingSettings,
+    column_of,
+    control_name,
+    kept_rows,
     pooled_rows,
 )
 from companion.measurement.store import write

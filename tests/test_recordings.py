@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from companion.contest.contest import honest_inventions, texts
-from companion.contest.contestants import CHOSEN, monitor
-from companion.contest.fitting import Logistic
+from companion.contest.contestants import CHOSEN, Logistic, monitor
 from companion.contest.leads import leads, step_values, weighed
 from companion.contest.propagators import jacobian_scores
-from companion.contest.sounds import sound
-from companion.measurement.attention import head_columns
-from companion.measurement.contest import all_conditions
+from companion.contest.speech_activity import sound
+from companion.measurement.contest import all_conditions, head_columns
 from companion.measurement.schemas import CONTEST, JACOBIANS, SPECTRA
 from companion.measurement.settings import Settings
 from companion.measurement.spectra import decode_heard

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.hearing import encoder_operator, mel_operator
+from companion.measurement.hearing import _random, _singular, encoder_operator, mel_operator
 from companion.measurement.kinds import KINDS
 from companion.measurement.schemas import SUBTLE
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.store import read
-from companion.measurement.subtle import _random, _singular
 from companion.measurement.tangents import function_operator
 from companion.models.decoding import greedy
 from companion.models.rules import UNRESTRICTED

@@ -10,8 +10,16 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from companion.contest.contestants import Contestant, contestants, monitor, rival, with_rival
-from companion.contest.fitting import Logistic, best_threshold, probabilities
+from companion.contest.contestants import (
+    Contestant,
+    Logistic,
+    best_threshold,
+    contestants,
+    monitor,
+    probabilities,
+    rival,
+    with_rival,
+)
 from companion.contest.outcomes import INVENTED, WORDLESS
 from companion.measurement.schemas import (
     EVERYDAY_CHANGES,

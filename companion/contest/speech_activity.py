@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +22,35 @@ import yaml
 from tqdm import tqdm
 
 from companion.measurement.contest import ContestSettings, all_conditions
-from companion.measurement.keys import speech_digest
+from companion.measurement.keys import read_meta, speech_digest
 from companion.measurement.run import batches, stressed
 from companion.measurement.store import write
 from companion.measurement.texts import Row
 from companion.speech.corpus import SAMPLE_RATE, find_utterances
 from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Speakers
+
+WINDOW_SAMPLES = 480_000
+"""Whisper's window of 30 s."""
+
+
+def sound(rows: Path, corpus: Path, utterance: str, condition: str) -> Mixture:
+    """What one row was measured on, sample for sample, from the speech itself.
+
+    Raises ValueError where the rows' parameters have no such utterance or condition.
+    """
+    values: dict[str, Any] = dict(read_meta(rows)["key"]["parameters"])
+    values |= {"ladder": corpus, "corpus": corpus, "output": rows, "device": "cpu"}
+    settings = ContestSettings(**values)
+    speech = find_utterances(settings.corpus).utterances
+    own = [each for each in speech if each.id == utterance]
+    batch, _ = stressed(own, Speakers(speech), settings)
+    for names, mixtures in all_conditions(WINDOW_SAMPLES, batch, settings, settings.windows):
+        for mixture in mixtures:
+            if in_turn(names, utterance, settings.seed) == condition:
+                return mixture
+    raise ValueError(f"{rows}: no {condition!r} of {utterance!r}; take a row's own")
+
 
 VOICE = pa.schema(
     [

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from companion.contest.fitting import probabilities
+from companion.contest.contestants import probabilities
 from companion.contest.leads import step_values, weighed
 from companion.figures.style import PAGE
 from spectral.monitor import Score

@@ -12,8 +12,8 @@ from companion.measurement.choices import choice_rows
 from companion.measurement.contest import ContestSettings, contest_rows
 from companion.measurement.dynamics import dynamics_rows
 from companion.measurement.guard import GuardSettings, guard_rows
+from companion.measurement.hearing import subtle_rows
 from companion.measurement.jacobians import jacobian_rows
-from companion.measurement.listening import listening_rows
 from companion.measurement.nulls import null_rows
 from companion.measurement.pooling import POOLING, kept_activations, measure_pooling
 from companion.measurement.run import Summary, Together, by_speaker, by_utterance, measure
@@ -42,8 +42,7 @@ from companion.measurement.settings import (
     WarningSettings,
 )
 from companion.measurement.spectra import spectral_rows, stress_rows
-from companion.measurement.subtle import subtle_rows
-from companion.measurement.texts import Row
+from companion.measurement.texts import Row, listening_rows
 from companion.measurement.warnings import warning_rows
 
 

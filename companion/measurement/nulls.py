@@ -21,12 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion.measurement.controls import drawn_for, further_draws, random_control
-from companion.measurement.observables import (
-    Numbers,
-    component_numbers,
-    matched_rows,
-    spectra_of,
+from companion.measurement.controls import (
+    LEAST_MODES,
+    continued,
+    drawn_for,
+    further_draws,
+    gaussian,
+    generator,
+    random_control,
+    shuffled,
 )
 from companion.measurement.schemas import (
     FORCED,
@@ -38,9 +41,17 @@ from companion.measurement.schemas import (
     SWAPPED,
 )
 from companion.measurement.settings import NullSettings, SpectralSettings
-from companion.measurement.spectra import Decoded, Side, Sides, decode, of_schema
-from companion.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
-from companion.measurement.texts import Batch, Row
+from companion.measurement.spectra import (
+    Decoded,
+    Numbers,
+    Side,
+    Sides,
+    component_numbers,
+    decode,
+    matched_rows,
+    spectra_of,
+)
+from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import windows
 from companion.models.forcing import feed

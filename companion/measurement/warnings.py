@@ -11,8 +11,8 @@ from torch import Tensor
 
 from companion.measurement.schemas import REFERENCE_CONDITION, WARNINGS
 from companion.measurement.settings import WarningSettings
-from companion.measurement.spectra import Decoded, decode, of_schema
-from companion.measurement.texts import Batch, Row
+from companion.measurement.spectra import Decoded, decode
+from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import Transcript
 from companion.models.forcing import token_log_probabilities
