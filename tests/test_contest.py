@@ -153,7 +153,7 @@ def test_confidences_are_those_of_decoding(
             found = token_confidences(model, states[i, :count], text, UNRESTRICTED)
         total = text.text_log_probability * (count + 1)
         assert -5 < total - found["log_probability"].sum().item() < 1e-4  # what is left is the end
-        assert found["forbidden"][0].item() == pytest.approx(text.forbidden_mass, abs=1e-6)
+        assert found["forbidden_mean"][0].item() == pytest.approx(text.forbidden_mass, abs=1e-6)
         assert (found["free_log_probability"] <= found["log_probability"] + 1e-9).all()
         assert found["entropy"].min() >= 0
 

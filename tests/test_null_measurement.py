@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from companion.measurement.controls import continued, gaussian, generator, shuffled
+from companion.measurement.controls import continued, gaussian, generator
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
 from companion.measurement.nulls import (
@@ -346,7 +346,9 @@ def test_texts_too_short_for_a_law_are_left_out_of_the_gaussian_null() -> None:
 
 def test_shuffling_moves_rows_among_the_real_ones_alike_in_all_layers() -> None:
     rows = torch.arange(10.0)[:, None].expand(2, 3, 10, 1).clone()
-    found = shuffled(rows, torch.tensor([6, 10]), [generator(0, "a"), generator(0, "b")])
+    texts = [{"utterance": "a"}, {"utterance": "b"}]
+    side = Side(texts, rows, torch.tensor([6, 10]))
+    found = shuffled_sides({"clean": side}, 0)["clean"].activations
     assert (found == found[:, :1]).all()
     assert sorted(found[0, 0, :6, 0].tolist()) == list(range(6))
     assert found[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]

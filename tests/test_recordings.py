@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -62,14 +63,11 @@ def test_conditions_in_turn_are_each_drawn_and_always_the_same() -> None:
         Settings("xs-0", DATA, DATA, DATA, ("clean", "quiet|loud"), "openai", 0, 1, "cpu", 1)
 
 
-class _Honest:
-    seed, room_tone, repeats = 0, (5.0, 7.0), 32
-
-
 def test_room_tone_and_repetitions_come_in_turn() -> None:
     mixtures = [Mixture.of(each, read_wave(each)) for each in FOUND[:12]]
     window = 6 * SAMPLE_RATE
-    found = dict(all_conditions(window, {"clean": mixtures}, _Honest(), windows=2))
+    settings = SimpleNamespace(seed=0, room_tone=(5.0, 7.0), repeats=32, windows=2)
+    found = dict(all_conditions(window, {"clean": mixtures}, settings))  # type: ignore[arg-type]
     assert {each.wave.size / SAMPLE_RATE for each in found["room-tone"]} == {5.0, 7.0}
     sizes = [each.wave.size for each in found["repeated"]]
     assert window < max(sizes) <= 2 * window

@@ -1,6 +1,6 @@
 """What a measured model is compared with: random networks, and rows with one thing true of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,22 +25,6 @@ LEAST_MODES = 4
 def generator(seed: int, *key: str) -> np.random.Generator:
     """A generator that depends on the seed and the key alone, not on batches."""
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))
-
-
-def shuffled(
-    activations: Tensor, lengths: Tensor, generators: Sequence[np.random.Generator]
-) -> Tensor:
-    """The real rows of each utterance in another order, the same in all layers.
-
-    A spectrum of all rows is what it was; the first rows are now a random subset. activations
-    (batch, layers, tokens, width), lengths (batch,), a generator per utterance.
-    """
-    order = torch.arange(activations.shape[2]).repeat(len(lengths), 1)
-    for row, length, rng in zip(order, lengths.tolist(), generators, strict=True):
-        row[:length] = torch.from_numpy(rng.permutation(length))
-    layers = torch.arange(activations.shape[1])[:, None]
-    batch = torch.arange(len(lengths))[:, None, None]
-    return activations[batch, layers, order[:, None]]
 
 
 def continued(spectrum: Tensor, width: int) -> Tensor:
@@ -77,11 +61,13 @@ def random_control(settings: Settings, device: torch.device) -> SpeechModel:
     return _initialised(settings.model, settings.ladder, device, settings.seed)
 
 
+_initialised = lru_cache(maxsize=1)(load_random_control)
+
+
 def further_draws(
     model: SpeechModel, settings: NullSettings
 ) -> Iterator[tuple[str, int, SpeechModel]]:
-    """Null, draw and network of all controls of several draws, but ``random_control``, draw 0 of
-    its.
+    """Null, draw and network of all controls of several draws, but ``random_control``, draw 0.
 
     The draws of those that were trained on unpaired audio and text are the seeds of their training.
     """
@@ -89,18 +75,10 @@ def further_draws(
         yield SPECTRUM, draw, spectrum_preserving(model, draw, settings.seed)
     for draw in range(1, min(settings.draws, PLAIN)):
         seed = draw_seed(settings.model, draw, settings.seed)
-        yield (
-            INITIALISED,
-            draw,
-            load_random_control(settings.model, settings.ladder, model.device, seed),
-        )
+        network = load_random_control(settings.model, settings.ladder, model.device, seed)
+        yield INITIALISED, draw, network
     for draw, name in enumerate(settings.unpaired):
         yield UNPAIRED, draw, load(name, settings.ladder, model.device)
-
-
-def drawn_for(settings: NullSettings) -> frozenset[str]:
-    """The utterances, by id, that are fed to ``further_draws``."""
-    return sampled(settings.corpus, settings.utterances, settings.draw_utterances)
 
 
 @lru_cache(maxsize=1)
@@ -108,8 +86,3 @@ def sampled(corpus: Path, measured: int | None, count: int | None) -> frozenset[
     """``count`` utterances, by id, spread evenly over those of a corpus that are measured."""
     chosen = spread(spread(find_utterances(corpus).utterances, measured), count)
     return frozenset(utterance.id for utterance in chosen)
-
-
-@lru_cache(maxsize=1)
-def _initialised(name: str, ladder: Path, device: torch.device, seed: int) -> SpeechModel:
-    return load_random_control(name, ladder, device, seed)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from companion.contest.outcomes import count_words, kind_of
 from companion.guard import SHIFTED, TEMPERATURE, shifted
-from companion.measurement.contest import sliding_observables, token_confidences
+from companion.measurement.contest import mean, token_columns
 from companion.measurement.schemas import (
     DAMPED,
     DAMPED_RANDOM,
@@ -29,8 +29,8 @@ from companion.measurement.schemas import (
     TRANSCRIBE_SILENCE,
 )
 from companion.measurement.settings import ListeningSettings
-from companion.measurement.texts import Row, names_of
-from companion.models.capture import HIDDEN_STATE, Recording, capture
+from companion.measurement.texts import Batch, Row, names_of, of_schema
+from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
 from companion.models.interventions import (
     Damping,
@@ -80,9 +80,7 @@ class GuardSettings(ListeningSettings):
 
 
 @torch.inference_mode()
-def guard_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: GuardSettings
-) -> list[Row]:
+def guard_rows(model: SpeechModel, batch: Batch, settings: GuardSettings) -> list[Row]:
     """All rows of a batch."""
     rows: list[Row] = []
     for condition, mixtures in batch.items():
@@ -90,7 +88,7 @@ def guard_rows(
             for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
                 row = _scored(model, mixture, transcript)
                 rows.append(row | weighed | {"condition": condition, "rule": name})
-    return [{name: row[name] for name in GUARD.names} for row in rows]
+    return list(of_schema(GUARD, rows))
 
 
 Text = tuple[Transcript, Row]
@@ -102,42 +100,33 @@ def _every(
 ) -> Iterator[tuple[str, list[Text]]]:
     """Every way by its name, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
-    first = _weighed_texts(model, heard, rule, settings)
-    yield rule.name, first
+    weighed = _weighed(model, heard, rule, settings.window)
+    first = [transcript for transcript, _ in weighed]
+    yield rule.name, weighed
     for temperature in settings.temperatures:
         sampling = replace(rule, temperatures=(temperature,))
-        name = f"{TEMPERATURE}{temperature:g}"
-        yield name, _weighed_texts(model, heard, sampling, settings)
+        yield f"{TEMPERATURE}{temperature:g}", _weighed(model, heard, sampling, settings.window)
     if rule is not UNRESTRICTED:
         yield UNRESTRICTED.name, _texts(transcribe_heard(model, heard, UNRESTRICTED))
-    yield NO_REPEAT, _texts(_unrepeated(model, heard, [text for text, _ in first], settings))
+    yield NO_REPEAT, _texts(_unrepeated(model, heard, first, settings))
     later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
     yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
-    yield from _changed(model, heard, [text for text, _ in first], settings)
+    vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
+    flattening = settings.window, settings.power
+    changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {
+        DAMPED: (Damping(vectors), last - 1),
+        DAMPED_RANDOM: (Randomly(Damping(vectors), model.width, fixed=True), last - 1),
+        RESTORED: (Restoring(*flattening), last),
+        RESTORED_RANDOM: (Randomly(Restoring(*flattening), model.width, fixed=False), last),
+    }
+    for name, (change, layers) in changes.items():
+        with intervening(model, change, layers):
+            transcripts = transcribe_heard(model, heard, rule)
+        yield name, _texts(transcripts)
     if isinstance(model, OpenAIModel):
         pairs = [_by_library(model, wave, settings.silence_threshold) for wave in waves]
         for i, name in enumerate((TRANSCRIBE, TRANSCRIBE_SILENCE)):
             yield name, _texts([pair[i] for pair in pairs])
-
-
-def _changed(
-    model: SpeechModel, heard: Heard, first: Sequence[Transcript], settings: GuardSettings
-) -> Iterator[tuple[str, list[Text]]]:
-    """The interventions and their controls."""
-    vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
-    changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {
-        DAMPED: (Damping(vectors), last - 1),
-        DAMPED_RANDOM: (Randomly(Damping(vectors), model.width, fixed=True), last - 1),
-        RESTORED: (Restoring(settings.window, settings.power), last),
-        RESTORED_RANDOM: (
-            Randomly(Restoring(settings.window, settings.power), model.width, fixed=False),
-            last,
-        ),
-    }
-    for name, (change, layers) in changes.items():
-        with intervening(model, change, layers):
-            texts = transcribe_heard(model, heard, settings.rule)
-        yield name, _texts(texts)
 
 
 def _unrepeated(
@@ -161,53 +150,28 @@ def _repeats(tokens: Sequence[int], size: int) -> bool:
 
 def _texts(transcripts: Sequence[Transcript]) -> list[Text]:
     """Texts of which nothing is weighed but the first step."""
-    texts: list[Text] = []
-    for transcript in transcripts:
-        weighed: Row = dict.fromkeys(FEATURES, math.nan)
-        weighed["forbidden_first"] = transcript.forbidden_mass
-        weighed["no_speech_probability"] = transcript.no_speech_probability
-        texts.append((transcript, weighed))
-    return texts
+    none: Row = dict.fromkeys(FEATURES, math.nan)
+    names = {"forbidden_first": "forbidden_mass", "no_speech_probability": "no_speech_probability"}
+    return [
+        (text, none | {name: getattr(text, own) for name, own in names.items()})
+        for text in transcripts
+    ]
 
 
-def _weighed_texts(
-    model: SpeechModel, heard: Heard, rule: Rule, settings: GuardSettings
-) -> list[Text]:
+def _weighed(model: SpeechModel, heard: Heard, rule: Rule, window: int) -> list[Text]:
+    """Texts, and what ``spectral.Monitor`` would weigh of each; NaN of one without tokens."""
     with capture(model) as recording:
         transcripts = transcribe_heard(model, heard, rule)
-    return [*zip(transcripts, _weighed(model, recording, transcripts, rule, settings), strict=True)]
-
-
-def _weighed(
-    model: SpeechModel,
-    recording: Recording,
-    transcripts: Sequence[Transcript],
-    rule: Rule,
-    settings: GuardSettings,
-) -> Iterator[Row]:
-    """What ``spectral.Monitor`` would weigh of every text; NaN of one without tokens."""
     states = recording.text_rows(HIDDEN_STATE, transcripts)[0][:, -1]
     parts = {kind: recording.text_rows(kind, transcripts)[0] for kind in COMPONENTS}
-    for i, transcript in enumerate(transcripts):
+    texts = []
+    for i, (transcript, weighed) in enumerate(_texts(transcripts)):
         count = len(transcript.tokens)
-        result: dict[str, object] = dict.fromkeys(FEATURES, math.nan)
-        result["forbidden_first"] = transcript.forbidden_mass
-        result["no_speech_probability"] = transcript.no_speech_probability
-        if count:
-            sure = token_confidences(model, states[i, :count], transcript, rule)
-            result["entropy"] = _mean(sure["entropy"])
-            result["free_log_probability"] = _mean(sure["free_log_probability"])
-            result["forbidden_mean"] = _mean(sure["forbidden"])
-            for part, rows in parts.items():
-                sliding = sliding_observables(rows[i, :, :count], settings.window)
-                result |= {
-                    f"{part}_window_{name}": _mean(values) for name, values in sliding.items()
-                }
-        yield result
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.mean())
+        rows = {kind: part[i, :, :count] for kind, part in parts.items()}
+        columns = token_columns(model, states[i, :count], rows, transcript, rule, window)
+        means = {name: mean(column) for name, column in columns.items() if name in FEATURES}
+        texts.append((transcript, weighed | means))
+    return texts
 
 
 def _scored(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
