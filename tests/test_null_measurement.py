@@ -1,7 +1,7 @@
 """Measured nulls against what they are said to be, computed another way."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
@@ -46,7 +46,7 @@ from companion.models.loading import load, load_random_control
 from companion.models.rules import UNRESTRICTED
 from companion.models.states import text_of
 from companion.models.view import SpeechModel
-from companion.speech.corpus import find_utterances, read_wave
+from companion.speech.corpus import Utterance, find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
 
@@ -93,6 +93,18 @@ def own(settings: NullSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.
 
 def of(rows: pd.DataFrame, null: str, draw: int = 0) -> pd.DataFrame:
     return rows[(rows.null == null) & (rows.draw == draw)].set_index(KEY).sort_index()
+
+
+def in_hell(corpus: Sequence[Utterance], known: Utterance) -> np.ndarray:
+    clean = Mixture.of(known, read_wave(known))
+    return condition("hell").apply(clean, Speakers(corpus), SEED).wave
+
+
+def rank(text: np.ndarray) -> float:
+    """The effective rank of the ten largest modes, by numpy."""
+    values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
+    p = values[values > 0] / values.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
@@ -153,9 +165,8 @@ def test_random_networks_are_drawn_for_a_sample_and_each_draw_differs(rows: pd.D
     chosen = twins[0][::2]  # every second of six makes three
     assert all(kept == chosen for kept in (*twins[1:], *controls))
     assert sorted(rows.utterance[rows.null == UNPAIRED].unique()) == chosen
-    assert set(rows.draw[~rows.null.isin([INITIALISED, SPECTRUM])]) == {
-        0
-    }  # one model is of this size
+    others = ~rows.null.isin([INITIALISED, SPECTRUM])
+    assert set(rows.draw[others]) == {0}, "one model is of this size"
     for null in (INITIALISED, SPECTRUM):
         first, second = (of(rows, null, draw).n_eff for draw in (1, 2))
         assert ((first - second).abs() > 1e-6).all(), null
@@ -167,8 +178,7 @@ def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
 ) -> None:
     corpus = find_utterances(settings.corpus).utterances
     known = next(u for u in corpus if u.id == of(rows, SPECTRUM).index[0][0])
-    clean = Mixture.of(known, read_wave(known))
-    wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
+    wave = in_hell(corpus, known)
     texts = transcribe(tiny, [wave], UNRESTRICTED)
     if null == SPECTRUM:
         control = spectrum_preserving(tiny, draw, SEED)
@@ -177,10 +187,8 @@ def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
     with capture(control) as recording:
         feed(control, [wave], texts)
     text = recording.text_rows("ffn", texts)[0][0, 1].double().numpy()
-    values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
-    p = values[values > 0] / values.sum()
     found = of(rows, null, draw).loc[(known.id, "hell", "", "ffn", 2, 10)]
-    assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
+    assert found.n_eff == pytest.approx(rank(text), rel=1e-3)
 
 
 def test_draws_depend_on_the_seed_and_not_on_the_batch(
@@ -191,11 +199,8 @@ def test_draws_depend_on_the_seed_and_not_on_the_batch(
     single, reseeded = (
         read([KINDS["nulls"].measure(asked).output], NULLS) for asked in (alone, other)
     )
-    for null, draw in (
-        (SHUFFLED, 0),
-        (GAUSSIAN, 0),
-        *product((INITIALISED, SPECTRUM), range(1, DRAWS)),
-    ):
+    drawn = product((INITIALISED, SPECTRUM), range(1, DRAWS))
+    for null, draw in ((SHUFFLED, 0), (GAUSSIAN, 0), *drawn):
         first, again = (of(table, null, draw) for table in (rows, single))
         assert (first.index == again.index).all()
         np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
@@ -229,19 +234,19 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
 
 
 def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
-    row: Row = {
-        "n_eff": 2.0,
-        "alpha": 1.0,
-        "kirchhoff": 4.0,
-        "kirchhoff_resolved": 0.0,
-        "resolved": 3,
-    }
+    row: Row = {"n_eff": 2.0, "alpha": 1.0, "kirchhoff": 4.0, "kirchhoff_resolved": 0.0}
+    row |= {"resolved": 3}
     mean = averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
     assert np.isnan(float(str(mean["alpha"])))
     assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
 
 
-def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSettings) -> None:
+def test_a_key_has_controls_of_the_model_s_size_and_older_rows_have_former_values(
+    settings: NullSettings,
+) -> None:
+    assert unpaired_with("xs-3", ["xs-shuffled-0", "s-shuffled-0", "xs-0"]) == ("xs-shuffled-0",)
+    assert settings.unpaired == (CONTROL,)
+
     def key(values: dict[str, object]) -> dict[str, object]:
         return key_of("nulls", values, "weights", "speech")
 
@@ -249,12 +254,6 @@ def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSetti
     old = {name: value for name, value in former.items() if name not in FORMER["nulls"]}
     assert difference(key(old), key(former)) is None
     assert difference(key(old), key(settings.plain())) is not None
-
-
-def test_the_controls_of_other_sizes_are_no_part_of_a_model_s_key() -> None:
-    controls = ["xs-shuffled-0", "s-shuffled-0", "xs-shuffled-1", "xs-0"]
-    assert unpaired_with("xs-3", controls) == ("xs-shuffled-0", "xs-shuffled-1")
-    assert unpaired_with("narrow-deep-0", controls) == unpaired_with("tiny.en", controls) == ()
 
 
 def test_older_rows_without_draws_are_read_as_of_the_first(
@@ -272,8 +271,7 @@ def test_the_control_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
 ) -> None:
     """Token by token, and with numpy's eigenvalues."""
     corpus = find_utterances(settings.corpus).utterances
-    clean = Mixture.of(corpus[0], read_wave(corpus[0]))
-    wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
+    wave = in_hell(corpus, corpus[0])
     tokens = transcribe(tiny, [wave], UNRESTRICTED)[0].tokens
     initialised = load_random_control("tiny-0", settings.ladder, torch.device("cpu"), SEED)
     seen: list[np.ndarray] = []
@@ -287,11 +285,9 @@ def test_the_control_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
             initialised.step(torch.tensor([[token]]), context, cache)
     handle.remove()
     text = np.concatenate(seen)[len(initialised.tokens.prompt) - 1 :].astype(float)
-    values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
-    p = values[values > 0] / values.sum()
     found = of(rows, INITIALISED).loc[(corpus[0].id, "hell", "", "cross_attention", 2, 10)]
     assert found.tokens == len(tokens) == len(text)
-    assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
+    assert found.n_eff == pytest.approx(rank(text), rel=1e-3)
 
 
 def test_a_model_fed_its_own_text_does_what_it_did(tiny: SpeechModel, speech: Path) -> None:
