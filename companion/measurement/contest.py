@@ -28,7 +28,7 @@ from companion.measurement.schemas import (
     STEPS,
     WHOLE,
 )
-from companion.measurement.settings import ListeningSettings, Positive
+from companion.measurement.settings import Above0, ListeningSettings, Positive
 from companion.measurement.spectra import Decoded, decode_heard
 from companion.measurement.texts import Batch, Row, of_schema
 from companion.measurement.warnings import first_wrong_token, prefix_observables, words_begun
@@ -77,13 +77,8 @@ class ContestSettings(ListeningSettings):
     window: Annotated[int, 2]
     room_tone: float | tuple[float, ...]
     repeats: Positive
-    epsilon: float
+    epsilon: Above0
     windows: Positive = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.room_tone, Sequence):
-            object.__setattr__(self, "room_tone", tuple(self.room_tone))
 
 
 @torch.inference_mode()
@@ -149,7 +144,7 @@ def _shared(model: SpeechModel, mixture: Mixture, text: Row, transcript: Transcr
     return {
         **text,
         "kind": str(kind_of(references, transcript.text)),
-        **vars(count_words(references, transcript.text)),
+        **count_words(references, transcript.text),
         "first_wrong": first_wrong_token(model, mixture.target.reference, transcript),
         "tokens": len(transcript.tokens),
         "seconds": mixture.wave.size / SAMPLE_RATE,

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from companion.measurement.schemas import (
     TRANSCRIBE,
     TRANSCRIBE_SILENCE,
 )
-from companion.measurement.settings import ListeningSettings
+from companion.measurement.settings import ListeningSettings, Positive
 from companion.measurement.texts import Batch, Row, names_of, of_schema
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
@@ -46,7 +46,6 @@ from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import wer
-from spectral._validation import whole_number
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
 
@@ -61,22 +60,13 @@ class GuardSettings(ListeningSettings):
     direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
     """
 
-    window: int
+    window: Annotated[int, 2]
     shift: float
-    temperatures: tuple[float, ...]
-    no_repeat: int
+    temperatures: Annotated[tuple[float, ...], "numbers above 0"]
+    no_repeat: Annotated[int, 2]
     power: float
-    tokens: int
+    tokens: Positive
     silence_threshold: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "temperatures", tuple(self.temperatures))
-        for name, least in (("window", 2), ("no_repeat", 2), ("tokens", 1)):
-            whole_number(getattr(self, name), name, least=least)
-        for temperature in self.temperatures:
-            if not 0 < temperature < math.inf:
-                raise ValueError(f"temperatures has {temperature!r}; give numbers above 0")
 
 
 @torch.inference_mode()
@@ -182,7 +172,7 @@ def _scored(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row
         "kind": str(kind_of(references, transcript.text)),
         "finished": transcript.finished,
         "tokens": len(transcript.tokens),
-        **vars(count_words(references, transcript.text)),
+        **count_words(references, transcript.text),
         "wer": wer(references[0], transcript.text),
         "seconds": mixture.wave.size / SAMPLE_RATE,
         "average_log_probability": transcript.average_log_probability,

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -88,6 +89,10 @@ RowsOf = Callable[[SpeechModel, Batch, S], list[Row]]
 Together = Callable[[Utterance], str]
 """Neighbours for which this is equal stay in one batch."""
 
+by_utterance: Together = attrgetter("id")
+by_speaker: Together = attrgetter("speaker")
+"""Batches may be cut anywhere; or all utterances of a speaker are together."""
+
 _CPU_ALLOCATOR = "can't allocate memory"  # torch has no class of error for it
 
 
@@ -108,16 +113,6 @@ class Summary:
         ]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
-
-
-def by_utterance(utterance: Utterance) -> str:
-    """Every utterance by itself: batches may be cut anywhere."""
-    return utterance.id
-
-
-def by_speaker(utterance: Utterance) -> str:
-    """All utterances of a speaker together."""
-    return utterance.speaker
 
 
 def measure(
