@@ -163,7 +163,7 @@ def spectral_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) 
     return [
         {**this.texts[i], **columns}
         for name, this in decoded.items()
-        for i, columns in matched_rows(name, lengths_of, _WithGraphs(this, settings))
+        for i, columns in matched_rows(name, lengths_of, _with_graphs(this, settings))
     ]
 
 
@@ -192,35 +192,32 @@ def _slim_rows(
         yield from of_schema(STRESSES, ({**decoded.texts[i], **columns} for i, columns in rows))
 
 
-@dataclass(frozen=True)
-class _WithGraphs:
+def _with_graphs(decoded: Decoded, settings: SpectralSettings) -> Numbers:
     """The spectral columns of all components, and the indices of the latent graphs beside them."""
 
-    decoded: Decoded
-    settings: SpectralSettings
-
-    def __call__(self, chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
-        graphs = self._graph_columns(chosen, lengths) if chosen else {}
+    def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+        graphs = _graph_columns(decoded, chosen, lengths) if chosen else {}
         for component in COMPONENTS if chosen else ():
-            activations = self.decoded.activations(component)
-            numbers = component_numbers(component, activations, self.settings)
-            for i, columns in numbers(chosen, lengths):
+            spectral = component_numbers(component, decoded.activations(component), settings)
+            for i, columns in spectral(chosen, lengths):
                 at, layer = chosen.index(i), int(str(columns["layer"])) - 1
                 yield i, columns | {name: column[at][layer] for name, column in graphs.items()}
 
-    def _graph_columns(self, chosen: list[int], lengths: Tensor) -> dict[str, list[list[float]]]:
-        """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
-        states = self.decoded.activations(HIDDEN_STATE)[chosen]
-        mask = first_rows(lengths.to(states.device), states.shape[2])
-        attention = self.decoded.recording.attention
-        by_layer = [
-            _graphs(attention(self.decoded.transcripts, i)[chosen], states[:, i], mask)
-            for i in range(states.shape[1])
-        ]
-        return {
-            name: torch.stack([graphs[name] for graphs in by_layer], -1).tolist()
-            for name in by_layer[0]
-        }
+    return numbers
+
+
+def _graph_columns(
+    decoded: Decoded, chosen: list[int], lengths: Tensor
+) -> dict[str, list[list[float]]]:
+    """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
+    states = decoded.activations(HIDDEN_STATE)[chosen]
+    mask = first_rows(lengths.to(states.device), states.shape[2])
+    attention, texts = decoded.recording.attention, decoded.transcripts
+    by_layer = [
+        _graphs(attention(texts, i)[chosen], states[:, i], mask) for i in range(states.shape[1])
+    ]
+    columns = {name: [graphs[name] for graphs in by_layer] for name in by_layer[0]}
+    return {name: torch.stack(layers, -1).tolist() for name, layers in columns.items()}
 
 
 def _graphs(attention: Tensor, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
