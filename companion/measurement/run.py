@@ -83,7 +83,6 @@ def _commit() -> str:
     return run.stdout.strip()
 
 
-B = TypeVar("B")
 S = TypeVar("S", bound=Settings)
 RowsOf = Callable[[SpeechModel, Batch, S], list[Row]]
 Together = Callable[[Utterance], str]
@@ -135,7 +134,9 @@ def measure(
     corpus, clips = find_utterances(settings.corpus), settings.clips()
     every = batches(corpus.utterances, settings, together)
     every += batches(clips.utterances, settings, together, of_all=True)
-    chosen = of_shard(list(enumerate(every)), settings.shard)
+    which, count = settings.shard  # of neighbours, about as many in every shard
+    bounds = which * len(every) // count, (which + 1) * len(every) // count
+    chosen = list(enumerate(every))[slice(*bounds)]
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
@@ -172,12 +173,6 @@ def measure(
     if settings.parts is None:
         shutil.rmtree(folder, ignore_errors=True)  # there is none of a shard without utterances
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
-
-
-def of_shard(batches: Sequence[B], shard: Sequence[int]) -> Sequence[B]:
-    """The batches of one shard: neighbours, about as many in every shard, in order."""
-    which, count = shard
-    return batches[which * len(batches) // count : (which + 1) * len(batches) // count]
 
 
 def batches(
@@ -223,20 +218,16 @@ def stressed(
     for utterance in utterances:
         try:
             clean = Mixture.of(utterance, read_wave(utterance))
-            mixtures = {
-                name: _under(name, clean, speakers, settings.seed) if spoken else clean
-                for name in names
-            }
+            mixtures = dict.fromkeys(names, clean)
+            for name in names if spoken else ():
+                stress = condition(in_turn(name, utterance.id, settings.seed))
+                mixtures[name] = stress.apply(clean, speakers, settings.seed)
         except UnusableUtterance as error:
             unusable[utterance.id] = str(error)
             continue
         for name, mixture in mixtures.items():
             batch[name].append(mixture)
     return batch, unusable
-
-
-def _under(names: str, clean: Mixture, speakers: Speakers, seed: int) -> Mixture:
-    return condition(in_turn(names, clean.target.id, seed)).apply(clean, speakers, seed)
 
 
 def spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:
