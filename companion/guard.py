@@ -36,6 +36,13 @@ TEMPERATURE = "temperature-"
 SHIFT = 1.0
 """Seconds of silence before a sound that is heard once more."""
 
+FAINT, LEVEL = 1e-3, 0.05
+"""RMS about the mean below which a sound is made louder for a second opinion, and how loud.
+
+Speech so faint is written the same when it is louder; near silence, of which Whisper's features
+hold little but their floor, is then heard as the noise that it is.
+"""
+
 TEMPERATURES = (0.4, 0.8)
 """At which a text is drawn again, in turn."""
 
@@ -206,18 +213,22 @@ class Guard:
         return [self._window(piece) for piece in windows(wave, self._model.window_samples)]
 
     def _window(self, piece: np.ndarray) -> Guarded:
-        heard = hear(self._model, [piece])
+        heard, loud = hear(self._model, [piece]), levelled(piece)
+        first = self._attempt(OPENAI.name, heard, OPENAI)
+        if not loud.any() and self._policy is not tell:
+            return Guarded("", Decision.DROPPED, "the sound is silent", (first,))
 
         def decode(way: str) -> Attempt:
             if way == SHIFTED:
                 later = shifted(piece, SHIFT, self._model.window_samples)
                 return self._attempt(way, hear(self._model, [later]), OPENAI)
             if way == UNRESTRICTED.name:
-                return self._attempt(way, heard, UNRESTRICTED)
+                again = heard if loud is piece else hear(self._model, [loud])
+                return self._attempt(way, again, UNRESTRICTED)
             sampling = replace(OPENAI, temperatures=(float(way.removeprefix(TEMPERATURE)),))
             return self._attempt(way, heard, sampling)
 
-        return guarded(self._attempt(OPENAI.name, heard, OPENAI), decode, self._policy)
+        return guarded(first, decode, self._policy)
 
     def _attempt(self, way: str, heard: Heard, rule: Rule) -> Attempt:
         with Monitor(self._model, **self._monitor) as monitor:
@@ -230,6 +241,18 @@ def shifted(wave: np.ndarray, seconds: float, window_samples: int) -> np.ndarray
     """The wave after so many seconds of zeros; of what fits one window, no more than a window."""
     later = np.concatenate([np.zeros(round(seconds * SAMPLE_RATE), wave.dtype), wave])
     return later[:window_samples] if len(wave) <= window_samples else later
+
+
+def levelled(wave: np.ndarray) -> np.ndarray:
+    """The wave about its mean at an RMS of ``LEVEL`` where it is fainter than ``FAINT``.
+
+    All zeros of a wave that is constant.
+    """
+    about = wave - wave.mean()
+    rms = float(np.sqrt(np.mean(np.square(about, dtype=np.float64))))
+    if rms >= FAINT:
+        return wave
+    return about * np.float32(LEVEL / rms if np.ptp(wave) else 0.0)
 
 
 def _view(model: Any, processor: Any) -> SpeechModel:

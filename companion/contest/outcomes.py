@@ -5,6 +5,7 @@ Nothing that a model computes goes in, so that what a model computes can be test
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 
 import jiwer
 
@@ -75,3 +76,25 @@ def count_words(references: Sequence[str], transcript: str) -> dict[str, int]:
         "invented": min(each.substitutions + each.insertions for each in aligned),
         "deleted": aligned[0].substitutions + aligned[0].deletions,
     }
+
+
+def by_segment(reference: str, segments: Sequence[str]) -> list[str]:
+    """The part of a reference that each segment of its transcript writes down, normalised.
+
+    By the alignment of least edits of all words, brackets left out; words that no segment writes go
+    with those before them.
+    """
+    written = [normalise(without_annotations(segment)) for segment in segments]
+    (chunks,) = jiwer.process_words(
+        normalise(reference), " ".join(filter(None, written))
+    ).alignments
+    words, places = normalise(reference).split(), []
+    for chunk in chunks:
+        inside = range(chunk.ref_start_idx, chunk.ref_end_idx)
+        count = chunk.hyp_end_idx - chunk.hyp_start_idx
+        places += [*inside] if len(inside) == count else [chunk.ref_start_idx] * count
+    ends = [0]
+    for text in written:
+        ends.append(ends[-1] + len(text.split()))
+    cuts = [0, *([*places, len(words)][end] for end in ends[1:-1]), len(words)]
+    return [" ".join(words[start:stop]) for start, stop in pairwise(cuts)]

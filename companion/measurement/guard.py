@@ -6,23 +6,24 @@ Rows say what each way writes and what a monitor would weigh of it; which text a
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 import whisper
 from torch import Tensor
 
-from companion.contest.outcomes import count_words, kind_of
-from companion.guard import SHIFTED, TEMPERATURE, shifted
+from companion.contest.outcomes import by_segment, count_words, kind_of
+from companion.guard import SHIFTED, TEMPERATURE, levelled, shifted
 from companion.measurement.contest import mean, token_columns
 from companion.measurement.schemas import (
     DAMPED,
     DAMPED_RANDOM,
     GUARD,
     NO_REPEAT,
+    REFERENCE_CONDITION,
     RESTORED,
     RESTORED_RANDOM,
     TRANSCRIBE,
@@ -31,7 +32,7 @@ from companion.measurement.schemas import (
 from companion.measurement.settings import ListeningSettings, Positive
 from companion.measurement.texts import Batch, Row, names_of, of_schema
 from companion.models.capture import HIDDEN_STATE, capture
-from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
+from companion.models.decoding import Heard, Transcript, hear, transcribe_heard, windows
 from companion.models.interventions import (
     Damping,
     Randomly,
@@ -44,24 +45,47 @@ from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
-from companion.stress.mixture import Mixture
+from companion.stress.conditions import OR, in_turn
+from companion.stress.mixture import Mixture, Part
 from companion.stress.scoring import wer
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuardSettings(ListeningSettings):
-    """Parameters of the ways to decode.
+class AlarmSettings(ListeningSettings):
+    """Parameters of the ways to decode by which a guard confirms a text.
 
-    window: outputs that slide, in what is weighed and where rank is restored. shift: seconds of
-    silence before the sound. temperatures: of samples. no_repeat: tokens of a run that may not come
-    again. power: of the singular values that are restored. tokens: of a text, at which its aligned
-    direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
+    window: outputs that slide in what is weighed. shift: seconds of silence before the sound.
     """
 
     window: Annotated[int, 2]
     shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkSettings(AlarmSettings):
+    """Parameters of talks: ``pause``, seconds of silence between utterances."""
+
+    pause: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if OR in "".join(self.conditions):
+            raise ValueError(
+                f"conditions is {list(self.conditions)}; a talk is under one at a time"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings(AlarmSettings):
+    """Parameters of all the ways to decode; rank is restored in the same ``window``.
+
+    temperatures: of samples. no_repeat: tokens of a run that may not come
+    again. power: of the singular values that are restored. tokens: of a text, at which its aligned
+    direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
+    """
+
     temperatures: Annotated[tuple[float, ...], "numbers above 0"]
     no_repeat: Annotated[int, 2]
     power: float
@@ -69,38 +93,115 @@ class GuardSettings(ListeningSettings):
     silence_threshold: float
 
 
-@torch.inference_mode()
-def guard_rows(model: SpeechModel, batch: Batch, settings: GuardSettings) -> list[Row]:
-    """All rows of a batch."""
-    rows: list[Row] = []
-    for condition, mixtures in batch.items():
-        for name, texts in _every(model, [mixture.wave for mixture in mixtures], settings):
-            for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
-                row = _scored(model, mixture, transcript)
-                rows.append(row | weighed | {"condition": condition, "rule": name})
-    return list(of_schema(GUARD, rows))
-
-
 Text = tuple[Transcript, Row]
 """What was written, and what of it is weighed."""
 
+Ways = Iterator[tuple[str, list[Text]]]
+"""Ways to decode by their names, and a text for every wave."""
 
-def _every(
-    model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings
-) -> Iterator[tuple[str, list[Text]]]:
+
+def guard_rows(model: SpeechModel, batch: Batch, settings: GuardSettings) -> list[Row]:
+    """All rows of a batch, in every way to decode."""
+    return _by_condition(model, batch, settings, _every)
+
+
+def alarm_rows(model: SpeechModel, batch: Batch, settings: AlarmSettings) -> list[Row]:
+    """All rows of a batch, in the ways by which a guard confirms."""
+    return _by_condition(model, batch, settings, _confirming)
+
+
+@torch.inference_mode()
+def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[Row]:
+    """The same of every window of a talk: all utterances of a speaker, every second one stressed.
+
+    A window's reference is what its text is aligned with of all that was said.
+    """
+    rows: list[Row] = []
+    clean, places = batch[REFERENCE_CONDITION], dict[str, list[int]]()
+    for place, mixture in enumerate(clean):
+        places.setdefault(mixture.target.speaker, []).append(place)
+    for names, mixtures in batch.items():
+        talks = [
+            _talk([(mixtures if i % 2 else clean)[k] for i, k in enumerate(own)], settings.pause)
+            for own in places.values()
+        ]
+        pieces = [  # the last may be an utterance's silent end
+            [piece for piece in windows(talk.wave, model.window_samples) if piece.any()]
+            for talk in talks
+        ]
+        ways = [*_confirming(model, [piece for talk in pieces for piece in talk], settings)]
+        texts = iter([transcript.text for transcript, _ in ways[0][1]])
+        sounds: list[Mixture] = []
+        for talk, own in zip(talks, pieces, strict=True):
+            parts = by_segment(talk.target.reference, [next(texts) for _ in own])
+            for i, (piece, reference) in enumerate(zip(own, parts, strict=True)):
+                target = replace(talk.target, id=f"{talk.target.id} {i}", reference=reference)
+                whole = (Part(target, 0.0), *talk.parts[1:])
+                sounds.append(replace(talk, wave=piece, parts=whole))
+        rows += _rows(model, names, sounds, iter(ways), settings.seed)
+    return rows
+
+
+def _talk(mixtures: Sequence[Mixture], pause: float) -> Mixture:
+    """One sound of several, silence between them, and everybody who speaks in it."""
+    silence = np.zeros(round(pause * SAMPLE_RATE), np.float32)
+    waves = [wave for mixture in mixtures for wave in (silence, mixture.wave)][1:]
+    first = mixtures[0].target
+    reference = " ".join(mixture.target.reference for mixture in mixtures)
+    target = Part(replace(first, id=first.speaker, reference=reference), 0.0)
+    others = [part for mixture in mixtures for part in mixture.parts[1:]]
+    return replace(mixtures[0], wave=np.concatenate(waves), parts=(target, *others))
+
+
+S = TypeVar("S", bound=AlarmSettings)
+
+
+@torch.inference_mode()
+def _by_condition(
+    model: SpeechModel, batch: Batch, settings: S,
+    ways_of: Callable[[SpeechModel, Sequence[np.ndarray], S], Ways],
+) -> list[Row]:  # fmt: skip
+    rows: list[Row] = []
+    for names, mixtures in batch.items():
+        ways = ways_of(model, [mixture.wave for mixture in mixtures], settings)
+        rows += _rows(model, names, mixtures, ways, settings.seed)
+    return rows
+
+
+def _rows(
+    model: SpeechModel, names: str, mixtures: Sequence[Mixture], ways: Ways, seed: int
+) -> Iterator[Row]:
+    for rule, texts in ways:
+        for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
+            condition = in_turn(names, mixture.target.id, seed)
+            row = _scored(model, mixture, transcript) | weighed
+            yield from of_schema(GUARD, [row | {"condition": condition, "rule": rule}])
+
+
+def _confirming(model: SpeechModel, waves: Sequence[np.ndarray], settings: AlarmSettings) -> Ways:
+    """The ways by which a guard confirms, and a text for every wave."""
+    rule, heard = settings.rule, hear(model, waves)
+    yield rule.name, _weighed(model, heard, rule, settings.window)
+    if rule is not UNRESTRICTED:
+        loud = hear(model, [levelled(wave) for wave in waves])
+        yield UNRESTRICTED.name, _texts(transcribe_heard(model, loud, UNRESTRICTED))
+    later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
+    yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
+
+
+def _every(model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings) -> Ways:
     """Every way by its name, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
-    weighed = _weighed(model, heard, rule, settings.window)
-    first = [transcript for transcript, _ in weighed]
-    yield rule.name, weighed
+    confirming = dict(_confirming(model, waves, settings))
+    first = [transcript for transcript, _ in confirming[rule.name]]
+    yield rule.name, confirming[rule.name]
     for temperature in settings.temperatures:
         sampling = replace(rule, temperatures=(temperature,))
         yield f"{TEMPERATURE}{temperature:g}", _weighed(model, heard, sampling, settings.window)
     if rule is not UNRESTRICTED:
-        yield UNRESTRICTED.name, _texts(transcribe_heard(model, heard, UNRESTRICTED))
+        yield UNRESTRICTED.name, confirming[UNRESTRICTED.name]
     yield NO_REPEAT, _texts(_unrepeated(model, heard, first, settings))
-    later = [shifted(wave, settings.shift, model.window_samples) for wave in waves]
-    yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
+    yield SHIFTED, confirming[SHIFTED]
     vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
     flattening = settings.window, settings.power
     changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {

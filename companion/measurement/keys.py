@@ -32,6 +32,8 @@ VERSIONS: dict[str, int] = {
     "fitting": 1,
     "recordings": 1,
     "guards": 1,
+    "alarms": 1,
+    "talks": 1,
 }
 """The kinds of measurement, what matters most first, and the version of what each measures.
 
@@ -70,6 +72,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         *_ALL, "window", "shift", "temperatures", "no_repeat", "power", "tokens",
         "silence_threshold",
     ),
+    "alarms": (*_ALL, "window", "shift"),
+    "talks": (*_ALL, "window", "shift", "pause"),
 }  # fmt: skip
 """What a section of params/ says of every kind, beside the model and where rows go."""
 

@@ -11,7 +11,14 @@ from companion.measurement import checks
 from companion.measurement.choices import choice_rows
 from companion.measurement.contest import ContestSettings, contest_rows
 from companion.measurement.dynamics import dynamics_rows
-from companion.measurement.guard import GuardSettings, guard_rows
+from companion.measurement.guard import (
+    AlarmSettings,
+    GuardSettings,
+    TalkSettings,
+    alarm_rows,
+    guard_rows,
+    talk_rows,
+)
 from companion.measurement.hearing import subtle_rows
 from companion.measurement.jacobians import jacobian_rows
 from companion.measurement.nulls import null_rows
@@ -90,5 +97,7 @@ _KINDS = (
         for name in ("contest", "fitting", "recordings")
     ),
     Kind("guards", GuardSettings, guard_rows, GUARD, checks.guards),
+    Kind("alarms", AlarmSettings, alarm_rows, GUARD, checks.guards),
+    Kind("talks", TalkSettings, talk_rows, GUARD, checks.guards, by_speaker),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}
