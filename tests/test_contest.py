@@ -24,12 +24,9 @@ from companion.contest.contest import (
     with_voice,
 )
 from companion.contest.contestants import (
-    CHOSEN,
-    Contestant,
     Logistic,
     best_threshold,
     contestants,
-    monitor,
 )
 from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
 from companion.measurement.contest import (
@@ -405,10 +402,3 @@ def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:
     assert len(with_voice(rows, voice)) == len(rows)
     with pytest.raises(ValueError, match="has not heard 1 sounds"):
         with_voice(rows, voice.iloc[1:])
-
-
-def test_the_monitor_s_score_is_a_contestant_of_its_features() -> None:
-    rows = texts(planted())
-    one: Contestant = monitor()
-    assert one.values(rows).shape == (len(rows), len(CHOSEN))
-    assert one.name in {each.name for each in contestants(rows)}
