@@ -6,6 +6,7 @@ The change is a fraction of the log-mel as the network hears it: of -20 dB its F
 the frames in which there is audio, is a tenth of theirs.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ from companion.stress.scoring import score
 from spectral import LinearOperator, linearise, top_singular_triplets
 from spectral.jacobians.triplets import SingularTriplets
 from spectral.whisper import as_layer
+
+_TOLERANCE, _VECTORS = 1e-2, 60  # of the singular triplets, relative to sigma_1
 
 
 @dataclass(frozen=True)
@@ -135,25 +138,13 @@ def mel_directions(
     encoder = encoder_operator(model, hearing.features[None].to(model.device))
     return [
         top_singular_triplets(
-            mel_operator(model, hearing.streams, encoder, token), k=k, tolerance=1e-2, limit=60
+            mel_operator(model, hearing.streams, encoder, token),
+            k=k,
+            tolerance=_TOLERANCE,
+            limit=_VECTORS,
         )
         for token in tokens
     ]
-
-
-_TOLERANCE, _VECTORS = 1e-2, 60  # of the singular triplets, relative to sigma_1
-
-
-@dataclass(frozen=True)
-class _Perturbation:
-    """A direction of norm one, and where it comes from."""
-
-    delta: Tensor  # (mels, frames)
-    direction: str
-    index: int  # number of the draw, or token of the text, from 1
-    sign: int
-    sigma: float
-    converged: bool
 
 
 def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> list[Row]:
@@ -163,18 +154,15 @@ def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> l
     model whose layers have no closed form.
     """
     initialised = random_control(settings, model.device)
-    return [
-        {"model": model.name, "parameters": model.parameters}
-        | {
-            "condition": condition,
-            "utterance": mixture.target.id,
-            "speaker": mixture.target.speaker,
-        }
+    rows = (
+        {"model": model.name, "parameters": model.parameters, "condition": condition}
+        | {"utterance": mixture.target.id, "speaker": mixture.target.speaker}
         | row
         for condition, mixtures in batch.items()
         for mixture in mixtures
         for row in _rows(model, initialised, mixture, condition, settings)
-    ]
+    )
+    return list(rows)
 
 
 def _rows(
@@ -200,24 +188,18 @@ def _rows(
     still = encoded(initialised, features)
     for level in settings.levels_db:
         fraction = 10 ** (-level / 20)
-        moved = torch.stack(
-            [features[0] + fraction * size * perturbation.delta for perturbation in subtle]
-        )
+        moved = torch.stack([features[0] + fraction * size * delta for delta, _ in subtle])
         heard, other = (encoded(network, moved) for network in (model, initialised))
         written = transcribe_heard(model, Heard(heard, (1,) * len(subtle)), settings.rule)
         growth = [
             _growth(model, torch.cat([context, heard]), text, fraction),
             _growth(initialised, torch.cat([still, other]), text, fraction),
         ]
-        for perturbation, said, grown, random in zip(subtle, written, *growth, strict=True):
+        for (_, moving), said, grown, random in zip(subtle, written, *growth, strict=True):
             after = score(mixture.references, said.text)
-            yield {
-                "direction": perturbation.direction, "index": perturbation.index,
-                "sign": perturbation.sign,
-                "level_db": float(level), "sigma_1": perturbation.sigma,
-                "converged": perturbation.converged,
-                "tokens": len(text.tokens), "before": text.text, "transcript": said.text,
-                "unchanged": said.text == text.text,
+            yield moving | {
+                "level_db": float(level), "tokens": len(text.tokens), "before": text.text,
+                "transcript": said.text, "unchanged": said.text == text.text,
                 "character_edits": edits(text.text, said.text),
                 "reference_words": len(normalise(mixture.target.reference).split()),
                 "wer_before": before.target, "wer": after.target,
@@ -234,40 +216,36 @@ def _sounding(model: SpeechModel, mixture: Mixture, features: Tensor) -> int:
 
 def _random(
     features: Tensor, sounding: int, settings: SubtleSettings, key: tuple[str, str]
-) -> Iterator[_Perturbation]:
-    """Gaussian directions over the frames that have audio."""
+) -> Iterator[tuple[Tensor, Row]]:
+    """Gaussian directions of norm one over the frames that have audio, and their columns."""
     for draw in range(1, settings.draws + 1):
         rng = generator(settings.seed, RANDOM_DIRECTION, *key, str(draw))
         delta = torch.zeros_like(features[0])
         drawn = torch.from_numpy(rng.standard_normal((features.shape[1], sounding)))
         delta[:, :sounding] = drawn.to(delta)
-        yield _Perturbation(delta / delta.norm(), RANDOM_DIRECTION, draw, 1, float("nan"), True)
+        named: Row = {"direction": RANDOM_DIRECTION, "index": draw, "sign": 1}
+        yield delta / delta.norm(), named | {"sigma_1": math.nan, "converged": True}
 
 
 def _singular(
     model: SpeechModel, features: Tensor, streams: Streams, tokens: Sequence[int]
-) -> Iterator[_Perturbation]:
+) -> Iterator[tuple[Tensor, Row]]:
     """Both ways along the first right singular vector of the log-mel's Jacobian at some tokens.
 
-    A token that the text does not have is left out.
+    A token, from 1, that the text does not have is left out.
     """
     there = [token for token in tokens if token <= streams.text.stop - streams.text.start]
     if not there:
         return
     encoder = encoder_operator(model, features)
     for token in there:
-        found = top_singular_triplets(
-            mel_operator(model, streams, encoder, token - 1),
-            k=1,
-            tolerance=_TOLERANCE,
-            limit=_VECTORS,
-        )
+        operator = mel_operator(model, streams, encoder, token - 1)
+        found = top_singular_triplets(operator, k=1, tolerance=_TOLERANCE, limit=_VECTORS)
         delta = found.v[:, 0].reshape(features.shape[1:])
+        told: Row = {"sigma_1": found.sigma[0].item(), "converged": bool(found.converged)}
         for sign in (1, -1):
-            yield _Perturbation(
-                sign * delta, SINGULAR_DIRECTION, token, sign, found.sigma[0].item(),
-                bool(found.converged),
-            )  # fmt: skip
+            named: Row = {"direction": SINGULAR_DIRECTION, "index": token, "sign": sign}
+            yield sign * delta, named | told
 
 
 def _growth(
