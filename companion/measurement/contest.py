@@ -30,7 +30,7 @@ from companion.measurement.schemas import (
 )
 from companion.measurement.settings import Above0, ListeningSettings, Positive
 from companion.measurement.spectra import Decoded, decode_heard
-from companion.measurement.texts import Batch, Row, of_schema
+from companion.measurement.texts import Batch, Row, names_of, of_schema
 from companion.measurement.warnings import first_wrong_token, prefix_observables, words_begun
 from companion.models.capture import COMPONENTS, HIDDEN_STATE
 from companion.models.decoding import Heard, Transcript, hear
@@ -42,6 +42,7 @@ from companion.stress.conditions import in_turn
 from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
 from companion.stress.inputs import pink_noise
 from companion.stress.mixture import Mixture, digest, rms
+from companion.stress.scoring import wer
 from spectral.jacobians.layers import Attention, normalised
 from spectral.spectra import effective_rank
 from spectral.whisper import as_layer
@@ -93,8 +94,10 @@ def contest_rows(model: SpeechModel, batch: Batch, settings: ContestSettings) ->
         heard = hear(model, [mixture.wave for mixture in mixtures])
         decoded = decode_heard(model, mixtures, heard, settings.rule)
         texts = _texts(model, decoded, heard, [each.wave.size for each in mixtures], settings)
-        for i, (text, (names, mixture)) in enumerate(zip(texts, part, strict=True)):
-            shared = _shared(model, mixture, decoded.texts[i], text.transcript)
+        for text, (names, mixture) in zip(texts, part, strict=True):
+            shared = told(model, mixture, text.transcript) | sound_levels(mixture.wave)
+            reference = mixture.target.reference
+            shared["first_wrong"] = first_wrong_token(model, reference, text.transcript)
             shared["condition"] = in_turn(names, mixture.target.id, settings.seed)
             count = len(text.transcript.tokens)
             for prefix in (WHOLE, *(n for n in settings.prefixes if n < count)):
@@ -138,18 +141,22 @@ def _with_room_tone(mixture: Mixture, seconds: float, seed: int) -> Mixture:
     return mixture.after(ROOM_TONE, np.concatenate([mixture.wave, noise]))
 
 
-def _shared(model: SpeechModel, mixture: Mixture, text: Row, transcript: Transcript) -> Row:
-    """What is known of a transcript as a whole, and of the sound."""
+def told(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+    """What became of a sound, judged from its text, and what decoding says of it as a whole."""
     references = mixture.references
     return {
-        **text,
+        **names_of(model, mixture, transcript),
         "kind": str(kind_of(references, transcript.text)),
         **count_words(references, transcript.text),
-        "first_wrong": first_wrong_token(model, mixture.target.reference, transcript),
+        "wer": wer(references[0], transcript.text),
+        "finished": transcript.finished,
         "tokens": len(transcript.tokens),
+        "windows": len(transcript.windows),
         "seconds": mixture.wave.size / SAMPLE_RATE,
+        "no_speech_probability": transcript.no_speech_probability,
         "forbidden_first": transcript.forbidden_mass,
-        **sound_levels(mixture.wave),
+        "average_log_probability": transcript.average_log_probability,
+        "compression_ratio": transcript.compression_ratio,
     }
 
 

@@ -15,9 +15,9 @@ import torch
 import whisper
 from torch import Tensor
 
-from companion.contest.outcomes import by_segment, count_words, kind_of
+from companion.contest.outcomes import by_segment
 from companion.guard import SHIFTED, TEMPERATURE, levelled, shifted
-from companion.measurement.contest import mean, token_columns
+from companion.measurement.contest import mean, token_columns, told
 from companion.measurement.schemas import (
     DAMPED,
     DAMPED_RANDOM,
@@ -30,7 +30,7 @@ from companion.measurement.schemas import (
     TRANSCRIBE_SILENCE,
 )
 from companion.measurement.settings import ListeningSettings, Positive
-from companion.measurement.texts import Batch, Row, names_of, of_schema
+from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard, windows
 from companion.models.interventions import (
@@ -47,7 +47,6 @@ from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
 from companion.stress.conditions import OR, in_turn
 from companion.stress.mixture import Mixture, Part
-from companion.stress.scoring import wer
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
 
@@ -171,10 +170,11 @@ def _by_condition(
 def _rows(
     model: SpeechModel, names: str, mixtures: Sequence[Mixture], ways: Ways, seed: int
 ) -> Iterator[Row]:
+    nothing: Row = dict.fromkeys(FEATURES, math.nan)
     for rule, texts in ways:
         for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
             condition = in_turn(names, mixture.target.id, seed)
-            row = _scored(model, mixture, transcript) | weighed
+            row = {**nothing, **told(model, mixture, transcript), **weighed}
             yield from of_schema(GUARD, [row | {"condition": condition, "rule": rule}])
 
 
@@ -240,13 +240,8 @@ def _repeats(tokens: Sequence[int], size: int) -> bool:
 
 
 def _texts(transcripts: Sequence[Transcript]) -> list[Text]:
-    """Texts of which nothing is weighed but the first step."""
-    none: Row = dict.fromkeys(FEATURES, math.nan)
-    names = {"forbidden_first": "forbidden_mass", "no_speech_probability": "no_speech_probability"}
-    return [
-        (text, none | {name: getattr(text, own) for name, own in names.items()})
-        for text in transcripts
-    ]
+    """Texts of which nothing is weighed but what decoding says anyway."""
+    return [(transcript, {}) for transcript in transcripts]
 
 
 def _weighed(model: SpeechModel, heard: Heard, rule: Rule, window: int) -> list[Text]:
@@ -256,29 +251,13 @@ def _weighed(model: SpeechModel, heard: Heard, rule: Rule, window: int) -> list[
     states = recording.text_rows(HIDDEN_STATE, transcripts)[0][:, -1]
     parts = {kind: recording.text_rows(kind, transcripts)[0] for kind in COMPONENTS}
     texts = []
-    for i, (transcript, weighed) in enumerate(_texts(transcripts)):
+    for i, transcript in enumerate(transcripts):
         count = len(transcript.tokens)
         rows = {kind: part[i, :, :count] for kind, part in parts.items()}
         columns = token_columns(model, states[i, :count], rows, transcript, rule, window)
-        means = {name: mean(column) for name, column in columns.items() if name in FEATURES}
-        texts.append((transcript, weighed | means))
+        weighed: Row = {name: mean(column) for name, column in columns.items()}
+        texts.append((transcript, weighed))
     return texts
-
-
-def _scored(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
-    """What became of a text."""
-    references = mixture.references
-    return {
-        **names_of(model, mixture, transcript),
-        "kind": str(kind_of(references, transcript.text)),
-        "finished": transcript.finished,
-        "tokens": len(transcript.tokens),
-        **count_words(references, transcript.text),
-        "wer": wer(references[0], transcript.text),
-        "seconds": mixture.wave.size / SAMPLE_RATE,
-        "average_log_probability": transcript.average_log_probability,
-        "compression_ratio": transcript.compression_ratio,
-    }
 
 
 class _Remembering:
