@@ -256,21 +256,9 @@ def relative_distances(first: Tensor, second: Tensor) -> Tensor:
     The root mean square of d_t over positions is their distance as a whole: 0 where they are equal,
     :math:`\sqrt 2` where they are orthogonal, 2 where they are opposite. Unchanged by a common
     factor and by a common rotation; a common offset brings states closer, so subtract what all
-    states share where that is not meant. O(T D).
-
-    Args:
-        first: Shape ``(*batch, positions, width)``, finite.
-        second: The same shape.
-
-    Returns:
-        Shape ``(*batch, positions)``, float64. 0 where both sequences are zero.
-
-    Raises:
-        ValueError: For other shapes, a dtype that is not floating, NaN or infinity.
-
-    Example:
-        >>> relative_distances(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
-        tensor([1.4142], dtype=torch.float64)
+    states share where that is not meant. Both (*batch, positions, width) and finite -> (*batch,
+    positions), float64, 0 where both are zero. Raises ValueError for other shapes, a dtype that is
+    not floating, NaN or infinity.
     """
     shape = "(*batch, positions, width)"
     a, b = as_float64(first, "first", shape), as_float64(second, "second", shape)

@@ -301,13 +301,9 @@ def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor,
     zero; all zeros for one row or none. Rows whose mean is far larger than what they differ by
     lose digits here, by the square of that ratio times 1e-16. O(D^3) each.
 
-    Args:
-        rows: Shape ``(tokens, width)``, finite.
-        group: Shape ``(tokens,)``, whole numbers from 0: the group that each row belongs to.
-        weights: Shape ``(unions, groups)``, how often a union takes the rows of each group.
-
-    Raises:
-        ValueError: For NaN, infinity, or a dtype that is not floating.
+    rows (tokens, width) are finite, group (tokens,) says which group each belongs to, from 0, and
+    weights (unions, groups) how often a union takes the rows of each. Raises ValueError for NaN,
+    infinity, or a dtype that is not floating.
     """
     values = as_float64(rows, "rows", "(tokens, width)")
     require_finite(values, "rows", "leave out the rows that are not real")
