@@ -74,7 +74,7 @@ def verify(
     kept = _of_the_same(kept, again)
     unknown = [name for name in (*LATER, *ABSENT) if name in kept and kept[name].isna().all()]
     kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
-    if not set(names) & set(kept.utterance):
+    if kept.empty:
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
     found = difference(kept, again, bits_of(kind))
     return {"kind": kind, "model": model, **vars(found), "again": found.again}
