@@ -56,12 +56,12 @@ def _mathml(translator: object, node: nodes.math | nodes.math_block) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Equations as MathML; the front page also under the name that servers look for."""
+    """Equations as MathML, links as they are from each page, and what `_finished` adds."""
     app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
     app.config.html_math_renderer = "mathml"
     app.connect("source-read", _linked)
     app.connect("include-read", _linked_where_included)
-    app.connect("build-finished", _front_page)
+    app.connect("build-finished", _finished)
     app.connect("autodoc-process-docstring", _escaped)
 
 
@@ -100,7 +100,25 @@ def _escaped(
             lines[i] = "".join(parts)
 
 
-def _front_page(app: Sphinx, error: Exception | None) -> None:
-    if error is None:
-        page = '<meta http-equiv="refresh" content="0; url=docs/index.html">'
-        (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
+ACCESSIBLE = {  # what the theme leaves out, for screen readers and keys
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
+    '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+    "<pre>": '<pre tabindex="0">',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    '<div class="output text_html">': '<div tabindex="0" class="output text_html">',
+    "<th></th>": "<td></td>",
+}
+
+
+def _finished(app: Sphinx, error: Exception | None) -> None:
+    """Pages that all can read, and a front page under the name that servers look for."""
+    if error is not None:
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        for without, with_it in ACCESSIBLE.items():
+            text = text.replace(without, with_it)
+        path.write_text(text, encoding="utf-8")
+    page = '<meta http-equiv="refresh" content="0; url=docs/index.html">'
+    (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")

@@ -33,14 +33,14 @@ def one_file(site: Path, page: str) -> Path:
         return f"{tag[1]}data:{kind};base64,{b64encode(path.read_bytes()).decode()}{tag[3]}"
 
     def link(tag: re.Match[str]) -> str:
-        inside = os.path.normpath(Path(page).parent / tag[1])
-        return f'href="{inside}{tag[2]}"'
+        inside = os.path.normpath(Path(page).parent / tag[2])
+        return f'{tag[1]}="{inside}{tag[3]}"'
 
     text = re.sub(r'<link rel="(?:index|search|prev|next|icon)"[^>]*>', "", text)
     text = re.sub(r'<link rel="stylesheet"[^>]*href="([^"]+)"[^>]*>', style, text)
     text = re.sub(r'<script [^>]*src="([^"]+)"[^>]*></script>', "\0\\1\0", text)
     text = re.sub(r'(<img [^>]*src=")([^":]+)(")', picture, text)
-    text = re.sub(r'href="(?![a-z]+:|#)([^"#?]+)([^"]*)"', link, text)
+    text = re.sub(r'(href|action)="(?![a-z]+:|#)([^"#?]+)([^"]*)"', link, text)
     scripts = "".join(script(found) for found in re.finditer("\0(.*?)\0", text))
     text = re.sub("\0.*?\0", "", text).replace("</body>", f"{scripts}</body>")
     whole = site / Path(page).name

@@ -111,8 +111,9 @@ def blank(tmp_path: Path) -> Iterator[Page]:
     browser = [str(CHROMIUM), *(f"--{flag}" for flag in flags), "--remote-debugging-port=0"]
     browser += [f"--user-data-dir={profile}", "--window-size=1280,2200", "about:blank"]
     with _running(browser, tmp_path, HOME=str(tmp_path)):
-        _until((profile / "DevToolsActivePort").exists, "the browser does not start")
-        debugger = (profile / "DevToolsActivePort").read_text().split()[0]
+        told = profile / "DevToolsActivePort"  # empty at first
+        _until(lambda: told.exists() and told.read_text(), "the browser does not start")
+        debugger = told.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{debugger}/json") as answer:
             tabs = json.load(answer)
         yield Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))

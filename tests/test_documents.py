@@ -1,16 +1,27 @@
-"""The pages of docs/ can be followed to the letter: what they say to write and to run is done."""
+"""What documents say to write and to run is done; their commands, links and tables are real.
+
+What a command does in the end is tried elsewhere: figures, evidence and plan in test_workflow, the
+environment in test_environment, notebooks by `make test` itself.
+"""
 
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import whisper
+from agreement import disagreements
 from checkpoints import dimensions, random_whisper
 from sections import Profile
 
@@ -19,6 +30,8 @@ from companion.speech.corpus import find_utterances, read_wave
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "data" / "README.md"])
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 COPIED = ("companion", "spectral", "params")
 _BLOCK = re.compile(
     r"(?:^`(?P<file>[^`\n]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
@@ -107,40 +120,189 @@ def test_your_own_model_stress_observable_and_kind_are_added_by_the_page_alone(c
         assert checked.returncode == 0, checked.stdout
 
 
-def test_the_page_s_profile_asks_for_its_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(ROOT / "params", tmp_path / "params")
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    monkeypatch.chdir(tmp_path)
-    mine = next(block for block in blocks(DOCS / "extending.md") if block.kind == "yaml")
-    Path("params/mine.yml").write_text(mine.text)
-    profile = Profile("mine", models="", utterances="")
-    rows = [f"build/mine/measure/{name}.parquet" for name in ("xs-0", "mine")]
-    assert profile.rows("spectra") == rows
+PROFILES = {
+    path.stem: block.text
+    for page in ("extending", "method")
+    for block in blocks(DOCS / f"{page}.md")
+    if block.file and (path := Path(block.file)).match("params/*.yml") and block.kind == "yaml"
+}
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as links, with the profiles of the pages beside its own."""
+    folder = tmp_path_factory.mktemp("profiled")
+    for path in ROOT.iterdir():
+        if path.name not in ("params", ".venv"):
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "params", folder / "params")
+    for name, text in PROFILES.items():
+        (folder / "params" / f"{name}.yml").write_text(text)
+    return folder
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/attach.md", "docs/kernels.md", "docs/tutorial.md"]
+    ("name", "section", "models"),
+    [("mine", "spectra", ["xs-0", "mine"]), ("rest", "spectra", ["tiny.en"]),
+     ("again", "transcripts", ["xs-0"])],
+)  # fmt: skip
+def test_a_profile_of_a_page_asks_for_its_models(
+    profiled: Path, monkeypatch: pytest.MonkeyPatch, name: str, section: str, models: list[str]
+) -> None:
+    monkeypatch.chdir(profiled)
+    rows = Profile(name, models="", utterances="").rows(section)
+    assert rows == [f"build/{name}/measure/{model}.parquet" for model in models]
+
+
+def commands(text: str) -> set[str]:
+    """The commands of a document: in blocks for a shell, indented, and in a sentence."""
+    found = re.findall(
+        r"^ *```sh\n(.*?)^ *```$|^    ((?:make|\S*python|conda|docker) [^\n]*)$"
+        r"|`((?:make|\S*python -m) [^`]*)`",
+        text,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    lines = (
+        line.split("   #")[0].strip() for each in found for line in "\n".join(each).split("\n")
+    )
+    return {line for line in lines if line}
+
+
+COMMENTS = (
+    (ROOT / name).read_text().replace("#   ", "    ") for name in ("Dockerfile", "environment.yml")
 )
+COMMANDS = sorted(set().union(*map(commands, [*TEXTS.values(), *COMMENTS])))
+
+
+def test_the_documents_have_commands() -> None:
+    assert len(COMMANDS) >= 45
+    assert commands("say `make lab`:\n\n```sh\nmake env\n```\n\n    make docs   # pages\n") == {
+        "make lab", "make env", "make docs",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_starts(command: str, profiled: Path) -> None:
+    for words in simple_commands(command.replace('"$CONDA_PREFIX"', sys.prefix)):
+        starts(words, profiled)
+
+
+WRONG = (
+    "make figure",
+    "make figures PROFILE=none",
+    "nothing --here",
+    "python -m companion.trainings",
+    "python -m companion.training --model xs",
+    "python scripts/no.py",
+)
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_command_that_does_not_start_is_found(command: str, profiled: Path) -> None:
+    with pytest.raises(AssertionError):
+        starts(command.split(), profiled)
+
+
+def simple_commands(line: str) -> list[list[str]]:
+    """The words of every simple command of a line for a shell, less what it sets or redirects."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in words:
+        if word in ("&&", "||", "|", ";", "{", "}", ">&"):
+            found.append([])
+        elif found[-1] or "=" not in word:
+            found[-1].append(word)
+    return [each for each in found if each and not re.match(r"exit|\d", each[0])]
+
+
+def starts(words: list[str], folder: Path) -> None:
+    """Fail unless program, module, options and files are there; of make, of all it would run."""
+    if words[0] == "docker" and "make" in words:
+        words = words[words.index("make") :]
+    if words[0] == "make":
+        command = ["make", "-n", f"VENV={sys.prefix}", *words[1:]]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        for line in run.stdout.replace("\\\n", " ").splitlines():
+            for each in simple_commands(line):
+                starts(each, folder)
+        return
+    elsewhere = ("docker", "conda", "python", "try/", "build/")  # of the reader, or not yet made
+    assert words[0].startswith(elsewhere) or shutil.which(words[0]), f"no program {words[0]}"
+    for word in words[1:] if words[0] != "cp" else words[1:-1]:
+        if word.endswith((".py", ".sh", ".yml", ".lock", ".weights", ".ipynb", "Snakefile")):
+            assert (folder / word).exists(), f"no file {word}"
+    if words[1:2] == ["-m"]:
+        options = {word.split("=")[0] for word in words[3:] if word.startswith("--")}
+        missing = options - known_options(*words[2 : 4 if words[2] == "pip" else 3])
+        assert not missing, f"{words[2]} has no {missing}"
+    elif words[1:2] == ["-c"]:
+        exec(words[2], {})
+
+
+@cache
+def known_options(module: str, command: str = "") -> set[str]:
+    """The options that a module names when it is asked for help; of pip, its command."""
+    spec = find_spec(module)
+    if spec and spec.submodule_search_locations:
+        spec = find_spec(f"{module}.__main__")
+    assert spec, f"no module {module}"
+    assert spec.origin
+    if not module.startswith("companion"):
+        words = [sys.executable, "-m", module, *filter(None, [command]), "--help"]
+        told = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
+    elif "argparse" in Path(spec.origin).read_text():
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
+            patch.setattr(sys, "argv", [module, "--help"])
+            with pytest.raises(SystemExit):
+                runpy.run_module(module, run_name="__main__")
+        told = output.getvalue()
+    else:
+        told = ""
+    return set(re.findall(r"--[\w-]+", told))
+
+
+@pytest.mark.parametrize(
+    ("document", "link"),
+    [
+        (document, link)
+        for document, text in TEXTS.items()
+        for link in sorted(set(re.findall(r"\]\(([^)#:]+)\)", text)))
+    ],
+)
+def test_a_link_leads_somewhere(document: str, link: str) -> None:
+    assert (ROOT / Path(document).parent / link).exists()
+
+
+def test_a_table_of_the_readme_is_the_one_that_was_written() -> None:
+    pattern = r"<!-- (figures/\S+\.md) -->\n(.*?)<!-- end -->"
+    ((name, shown),) = re.findall(pattern, TEXTS["README.md"], flags=re.DOTALL)
+    assert name == "figures/summary.md"
+    written = (ROOT / name).read_text(encoding="utf-8")
+    assert disagreements(shown, written) == [], f"copy {name} into README.md"
+
+
+OWN_PYTHON = [page for page in TEXTS if page != "docs/extending.md" and "```python" in TEXTS[page]]
+
+
+@pytest.mark.parametrize("page", OWN_PYTHON)
 def test_the_python_of_a_page_runs(
     page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Block after block; a small Whisper and an utterance stand in for the reader's own."""
     utterance = find_utterances(ROOT / "data" / "corpus").utterances[0]
-    monkeypatch.setattr(whisper, "load_model", _small_whisper)
-    monkeypatch.setattr(whisper.audio, "load_audio", lambda file: read_wave(utterance))
+    watched = page in ("docs/guard.md", "docs/monitor.md")  # which need thresholds of this size
+    sizes = dimensions(512, 8, 6, 51865, 80) if watched else dimensions(64, 2, 3, 51865, 80)
+    small = random_whisper(replace(sizes, n_text_ctx=40, n_audio_layer=1))
+    monkeypatch.setattr(whisper, "load_model", {"base": small}.__getitem__)
+    for module in (whisper, whisper.audio):
+        monkeypatch.setattr(module, "load_audio", lambda file: read_wave(utterance))
     monkeypatch.chdir(ROOT)
     program = [block.text for block in blocks(ROOT / page) if block.kind == "python"]
-    assert program
     exec(compile("\n".join(program), page, "exec"), {})
     if page == "docs/tutorial.md":
         assert utterance.reference.lower() in capsys.readouterr().out
-
-
-def _small_whisper(name: str) -> whisper.Whisper:
-    assert name in whisper.available_models()
-    return random_whisper(replace(dimensions(64, 2, 3, 51865, 80), n_text_ctx=40))
 
 
 def test_the_front_page_leads_to_every_page() -> None:

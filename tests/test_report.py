@@ -76,3 +76,13 @@ def test_it_is_dark_where_that_is_preferred_and_says_its_language(report: str) -
     assert "prefers-color-scheme: dark" in report or "prefers-color-scheme:dark" in report
     assert '<html class="no-js" lang="en"' in report
     assert 'name="viewport"' in report
+
+
+def test_screen_readers_and_keys_reach_all_of_it(report: str) -> None:
+    for tag in re.findall(r'<(?:pre|div class="[^"]*table-wrapper|div[^>]*equation)[^>]*>', report):
+        assert 'tabindex="0"' in tag, "what scrolls is reached by keys"
+    assert all("aria-level" in tag for tag in re.findall(r'<[^>]*role="heading"[^>]*>', report))
+    asides = re.findall(r"<aside[^>]*>", report)
+    labels = {label for tag in asides for label in re.findall(r'aria-label="([^"]+)"', tag)}
+    assert len(labels) == len(asides) == 2
+    assert re.findall(r'action="([^"]+)"', report) == ["search.html"]
