@@ -7,15 +7,15 @@ Importing this package needs torch alone.
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
-from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.propagators import (
     LinearisedLayers,
     autodiff_propagators,
+    layer_gains,
     linearise,
     propagators,
+    unstable_dimensions,
 )
-from spectral.jacobians.stability import layer_gains, unstable_dimensions
-from spectral.jacobians.triplets import top_singular_triplets
+from spectral.jacobians.triplets import LinearOperator, top_singular_triplets
 from spectral.monitor import Monitor
 from spectral.spectra import (
     effective_rank,

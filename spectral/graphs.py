@@ -148,16 +148,11 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     unit = power_of_two_near(largest).flatten()
     mask, weights = mask.reshape(-1, nodes), weights.reshape(-1, nodes, nodes)
 
-    def graphs(some: Tensor | slice) -> Tensor:
-        """Without loops, and of largest weight near 1."""
-        scaled = weights[some] / unit[some, None, None]
-        scaled.diagonal(dim1=-2, dim2=-1).zero_()
-        return scaled
-
-    index, error = by_cholesky(graphs(slice(None)), mask)
+    index, error = by_cholesky(_without_loops(weights / unit[:, None, None]), mask)
     rest = (~(error <= TRUSTED)).nonzero()[:, 0]  # NaN is not trusted either
     if len(rest):
-        index[rest] = by_elimination(graphs(rest), mask[rest])
+        few = _without_loops(weights[rest] / unit[rest, None, None])
+        index[rest] = by_elimination(few, mask[rest])
     return (index / unit).reshape(batch)
 
 
@@ -181,7 +176,7 @@ def _between_real_nodes(
 
 
 def _without_loops(weights: Tensor) -> Tensor:
-    weights = weights.clone()
+    """In place."""
     weights.diagonal(dim1=-2, dim2=-1).zero_()
     return weights
 
@@ -318,13 +313,9 @@ def by_elimination(weights: Tensor, mask: Tensor) -> Tensor:
 def _grounded_inverse(weights: Tensor, to_ground: Tensor) -> Tensor:
     """Inverse of diag(to_ground + row sums of weights) - weights, by non-negative sums alone.
 
-    Args:
-        weights: Shape ``(batch, n, n)``, of which the part above the diagonal is read.
-        to_ground: Shape ``(batch, n)``: what each diagonal entry exceeds the row's weights by.
-
-    Returns:
-        Shape ``(batch, n, n)``, non-negative; infinity or NaN on the diagonal of a node that no
-        path of weights links to ground.
+    Of weights ``(batch, n, n)``, read above the diagonal, and what each diagonal entry exceeds the
+    row's weights by, ``(batch, n)``. Infinity or NaN on the diagonal of a node that no path of
+    weights links to ground.
     """
     n = to_ground.shape[-1]
     if n <= _BLOCK:

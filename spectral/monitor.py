@@ -10,17 +10,15 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectral.tracing.entries import told
-from spectral.tracing.runs import Call, Follower, Run
+from spectral.tracing.runs import Call, Recorder, Run, following
 from spectral.whisper import COMPONENTS, Decoder, recognise
 
 THRESHOLDS = Path(__file__).with_name("thresholds.json")
@@ -72,18 +70,48 @@ class Score:
     def read(cls, path: Path, name: str | None, size: Mapping[str, int] | None = None) -> "Score":
         """The score of a model in a file of thresholds, by its name, or else by its size."""
         models = json.loads(path.read_text(encoding="utf-8"))["models"]
-        fitted = [
-            model
-            for other, model in models.items()
-            if (name == other if name else size and all(model[key] == size[key] for key in size))
-        ]
-        if not fitted:
+        alike = (other for other in models if size and size.items() <= models[other].items())
+        found = models.get(name or next(alike, None))
+        if found is None:
             raise ValueError(
                 f"{path}: no thresholds of {repr(name) if name else f'a model of {size}'}; there "
                 f"are {', '.join(models)}: name one of them, Monitor(model, name=...), or fit "
                 "others and give their file as thresholds"
             )
-        return cls(**{field: fitted[0][field] for field in cls.__dataclass_fields__})
+        return cls(**{field.name: found[field.name] for field in fields(cls)})
+
+    @cached_property
+    def heard(self) -> list[str]:
+        """The components that it weighs."""
+        return [part for part in COMPONENTS if any(n.startswith(part) for n in self.weights)]
+
+    @cached_property
+    def _terms(self) -> list[tuple[str, int, float, float, str]]:
+        """By feature: its name, place among the values, weight, mean, and whose it is."""
+        slid = [f"{part}_{name}" for name in (SIZE, RANK) for part in self.heard]
+        place = [*FIRST, *MEANS, *slid].index
+        owner = {name: part for name in slid for part in self.heard if name.startswith(part)}
+        return [
+            (name, place(name), weight, self.means[name], owner.get(name, CONFIDENCE))
+            for name, weight in self.weights.items()
+        ]
+
+    def risk(self, values: Sequence[float]) -> tuple[float, dict[str, float]]:
+        """The risk, and every part's contribution to its log-odds.
+
+        values: ``FIRST``, ``MEANS``, and the sizes and then the ranks of what is ``heard``. Raises
+        ValueError for NaN or infinity. In plain numbers: of so few, tensors take longer.
+        """
+        parts = dict.fromkeys((CONFIDENCE, *COMPONENTS), 0.0)
+        for name, place, weight, mean, owner in self._terms:
+            value = values[place]
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: check the weights of the model and the sound")
+            if name in _PROBABILITIES:
+                value = math.log10(max(value, _LEAST_PROBABILITY))
+            parts[owner] += weight * (value - mean)
+        odds = self.bias + sum(parts.values())
+        return 1 / (1 + math.exp(-max(min(odds, _MOST_ODDS), -_MOST_ODDS))), parts
 
 
 @dataclass(frozen=True)
@@ -127,7 +155,7 @@ class Segment:
         return max(self.contributions, key=self.contributions.__getitem__, default=None)
 
 
-class Monitor:
+class Monitor(Recorder):
     """Watch a Whisper while its own library decodes with it: ``with Monitor(model) as monitor:``.
 
     Texts and confidences stay as they are without it. Inside the block the model may ``decode``,
@@ -153,6 +181,8 @@ class Monitor:
         >>> [(s.risk, s.component) for s in monitor.segments if s.alarm]  # doctest: +SKIP
     """
 
+    copies_context = False
+
     def __init__(
         self,
         model: Any,
@@ -163,211 +193,165 @@ class Monitor:
         forbidden: Sequence[int] | None = None,
     ) -> None:
         decoder = recognise(model)
+        whole: Any = decoder.model
         if decoder.entry is None:
             raise ValueError("the model has neither `decode` nor `generate`: give the whole model")
-        self.score = Score.read(Path(thresholds), name, _size(decoder))
-        vocabulary = _Vocabulary.of(decoder, forbidden)
-        self._follower = _Watcher(decoder, _Weighed(self.score), vocabulary, watch)
-        self._block = ExitStack()
+        width = next(decoder.decoder.parameters()).shape[-1]
+        size = {"layers": len(decoder.layers), "width": width, "vocabulary": decoder.vocabulary}
+        self.score = Score.read(Path(thresholds), name, size)
+        last = whole.proj_out if decoder.entry == "generate" else decoder.decoder
+        super().__init__(decoder, self.score.heard, last)
+        never, blank, self.no_speech = _said_by_library(decoder)
+        never = never if forbidden is None else [*forbidden]
+        if not never:
+            raise ValueError(
+                "the model's generation_config says nothing of suppress_tokens: give "
+                "Monitor(model, forbidden=...), the tokens that are forbidden at every step"
+            )
+        tokens, device = ({*never}, {*never, *blank, decoder.end}), next(whole.parameters()).device
+        self.forbidden, self.forbidden_first = (
+            torch.tensor(sorted(each), device=device) for each in tokens
+        )
+        self.watch, self._past, self._count = watch, list[Segment](), 0
 
     @property
     def segments(self) -> list[Segment]:
         """All texts so far, in the order in which they began."""
-        follower = self._follower
-        present = [run.state for run in follower.runs if run.state is not None]
-        found = [*follower.segments, *(s for batch in present for s in batch.segments())]
+        present = (run.state.segments() for run in self.runs if run.state is not None)
+        found = [*self._past, *(segment for batch in present for segment in batch)]
         return sorted(found, key=lambda segment: (segment.run, segment.row))
 
     def __enter__(self) -> "Monitor":
-        with ExitStack() as block:
-            block.enter_context(told(self._follower))
-            block.enter_context(self._follower.listening())
-            self._block = block.pop_all()
+        self._block = following(self)
+        self._block.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._block.__exit__(kind, error, trace)
-
-
-class _Watcher(Follower):
-    """Weighs what every call of the decoder gave."""
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        weighed: "_Weighed",
-        words: "_Vocabulary",
-        watch: Callable[[Reading], None] | None,
-    ) -> None:
-        model: Any = decoder.model
-        last = model.proj_out if decoder.entry == "generate" else decoder.decoder
-        super().__init__(decoder, weighed.heard, last)
-        self.weighed, self.words, self.watch = weighed, words, watch
-        self.segments: list[Segment] = []
-        self.count = 0
+    def __exit__(self, *error: Any) -> None:
+        self._block.__exit__(*error)
 
     def began(self, run: Run, tokens: Tensor) -> None:
         """What these tokens say of the call before."""
-        if run.state is not None:
-            for reading in run.state.take(tokens[:, -1]):
-                if self.watch is not None:
-                    self.watch(reading)
+        for reading in run.state.take(tokens[:, -1]) if run.state is not None else ():
+            if self.watch is not None:
+                self.watch(reading)
 
     def ended(self, run: Run, call: Call, output: Any) -> None:
         """What a call says of the token to come; one that decodes nothing has no cache."""
         if not run.cached:
             return
-        if run.state is None:
-            run.state = _Batch(self.count, run, self.weighed, self.words)
-            self.count += 1
         with torch.no_grad():
-            run.state.give([rows[:, -1] for rows in call.outputs.values()], output, call.tokens)
+            if run.state is None:
+                run.state = _Batch(self, self._count, run, output, call.tokens)
+                self._count += 1
+            run.state.give([rows[:, -1] for rows in call.outputs.values()], output[:, -1])
 
     def closed(self, run: Run) -> None:
         """Its texts, which are all that stays of it."""
         self.runs.remove(run)
         if run.state is not None:
-            self.segments += run.state.segments()
+            self._past += run.state.segments()
 
 
-class _Weighed:
-    """A score, which of the features it needs, and what it makes of them.
+class _Text:
+    """What is known of one row of a batch: its tokens, and the numbers that a risk is made of."""
 
-    Plain numbers: for a few rows of a few features tensors take longer.
-    """
+    def __init__(self, window: int, no_speech: float) -> None:
+        self.tokens: list[int] = []
+        self.risks: list[float] = []
+        self.finished = False
+        self.first = [0.0, no_speech]
+        self.recent: deque[list[float]] = deque(maxlen=window)
+        self.sums: list[float] = []
 
-    def __init__(self, score: Score) -> None:
-        self.bias, self.window, self.threshold = score.bias, score.window, score.threshold
-        owner = {
-            name: next((part for part in COMPONENTS if name.startswith(part)), CONFIDENCE)
-            for name in score.weights
-        }
-        self.heard = [part for part in COMPONENTS if part in owner.values()]
-        self.ranks = any(name.endswith(RANK) for name in owner)
-        self.at_first = bool({*FIRST} & {*owner})
-        self.at_every = bool({*MEANS} & {*owner})
-        columns = [*FIRST, *MEANS, *(f"{part}_{SIZE}" for part in self.heard)]
-        columns += [f"{part}_{RANK}" for part in self.heard] if self.ranks else []
-        self.terms = [
-            (name, columns.index(name), weight, score.means[name], owner[name])
-            for name, weight in score.weights.items()
-        ]
-
-    def __call__(self, values: Sequence[float]) -> tuple[float, dict[str, float]]:
-        """The risk, and every part's contribution to its log-odds."""
-        parts = dict.fromkeys((CONFIDENCE, *COMPONENTS), 0.0)
-        for name, column, weight, mean, owner in self.terms:
-            value = values[column]
-            if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}: check the weights of the model and the sound")
-            if name in _PROBABILITIES:
-                value = math.log10(max(value, _LEAST_PROBABILITY))
-            parts[owner] += weight * (value - mean)
-        odds = self.bias + sum(parts.values())
-        return 1 / (1 + math.exp(-max(min(odds, _MOST_ODDS), -_MOST_ODDS))), parts
+    def averages(self) -> list[float]:
+        """Of all tokens so far."""
+        return self.first + [total / len(self.tokens) for total in self.sums]
 
 
 class _Batch:
-    """One batch from its prompt on: the last rows, their Gram matrices, and sums."""
+    """One batch from its prompt on: the last rows, their Gram matrices, and its texts."""
 
-    def __init__(self, number: int, run: Run, weighed: _Weighed, words: "_Vocabulary") -> None:
-        self.number, self.attempt, self.rows = number, run.attempt, run.windows
-        self.weighed, self.words = weighed, words
-        self.finished = [False] * self.rows
-        self.tokens: list[list[int]] = [[] for _ in range(self.rows)]
-        self.risks: list[list[float]] = [[] for _ in range(self.rows)]
-        self.first = [[0.0] * len(FIRST) for _ in range(self.rows)]
-        self.recent: list[deque[list[float]]] = [
-            deque(maxlen=weighed.window) for _ in range(self.rows)
-        ]
-        self.sums: list[list[float]] = [[] for _ in range(self.rows)]
-        self.ring: Tensor | None = None
-        self.logits: Tensor | None = None
+    def __init__(
+        self, monitor: Monitor, number: int, run: Run, output: Tensor, fed: Tensor
+    ) -> None:
+        """From the logits of its prompt, ``fed``."""
+        self.monitor, self.score, self.number, self.attempt = (
+            monitor, monitor.score, number, run.attempt
+        )  # fmt: skip
+        at = (fed[0] == monitor.decoder.start).nonzero()
+        if not len(at):
+            start = monitor.decoder.start
+            raise ValueError(f"a prompt {fed[0].tolist()} without the start token {start}")
+        chances = output[:, int(at[-1])].double().softmax(-1)[:, monitor.no_speech].tolist()
+        self.texts = [_Text(self.score.window, chance) for chance in chances]
+        self.ring = self.grams = output.new_zeros(0)
 
-    def give(self, rows: Sequence[Tensor], output: Tensor, fed: Tensor) -> None:
-        """What one call says of the next token: rows, (batch, width) each, and all logits."""
-        weighed, words = self.weighed, self.words
-        if self.ring is None:
-            shape = (self.rows, len(rows), weighed.window, rows[0].shape[1] if rows else 0)
-            self.ring = output.new_zeros(shape, dtype=torch.float32)
-            self.grams = self.ring.new_zeros(*shape[:3], weighed.window)
-            if weighed.at_first:
-                for first, chance in zip(self.first, _no_speech(output, fed, words), strict=True):
-                    first[1] = chance
+    def give(self, rows: Sequence[Tensor], logits: Tensor) -> None:
+        """What one call says of the next token: rows, (batch, width) each, and its logits."""
         if rows:
             self.pending = torch.stack([*rows], 1).float()
-        begins = weighed.at_first and not all(self.tokens)
-        if not (begins or weighed.at_every):
-            return
-        self.logits = output[:, -1]
-        scores = self.logits.float()
+            if not len(self.ring):
+                places, width = self.pending.shape[:2], self.pending.shape[2]
+                self.ring = self.pending.new_zeros(*places, self.score.window, width)
+                self.grams = self.ring.new_zeros(*self.ring.shape[:3], self.score.window)
+        self.logits = logits
+        scores = logits.float()
         largest = scores.amax(-1, keepdim=True)
         parts = (scores - largest).exp_()
         whole = parts.sum(-1)
         self.total = largest[:, 0] + whole.log()
         self.entropy = self.total - (parts[:, None] @ scores[..., None])[:, 0, 0] / whole
-        self.mass = parts[:, words.forbidden].sum(-1) / whole
-        if begins:
-            masses = (parts[:, words.forbidden_first].sum(-1) / whole).tolist()
-            for first, tokens, mass in zip(self.first, self.tokens, masses, strict=True):
-                if not tokens:
-                    first[0] = mass
+        self.mass = parts[:, self.monitor.forbidden].sum(-1) / whole
+        if not all(text.tokens for text in self.texts):
+            masses = parts[:, self.monitor.forbidden_first].sum(-1) / whole
+            for text, mass in zip(self.texts, masses.tolist(), strict=True):
+                text.first[0] = text.first[0] if text.tokens else mass
 
     def take(self, tokens: Tensor) -> Iterator[Reading]:
         """The tokens (batch,) that were written: only now is it known which rows are of text."""
-        written, weighed, end = tokens.tolist(), self.weighed, self.words.end
-        who = [i for i, x in enumerate(written) if x < end and not self.finished[i]]
-        self.finished = [over or x == end for over, x in zip(self.finished, written, strict=True)]
+        written, end = tokens.tolist(), self.monitor.decoder.end
+        pairs = list(zip(self.texts, written, strict=True))
+        who = [i for i, (text, token) in enumerate(pairs) if token < end and not text.finished]
+        for text, token in pairs:
+            text.finished = text.finished or token == end
         if not who:
             return
-        confidences = [[0.0] * len(MEANS)] * self.rows
-        if weighed.at_every:
-            assert self.logits is not None
-            chosen = self.logits.gather(1, tokens[:, None])[:, 0].float() - self.total
-            confidences = torch.stack([self.entropy, chosen, self.mass], 1).tolist()
+        chosen = self.logits.gather(1, tokens[:, None])[:, 0].float() - self.total
+        confidences = torch.stack([self.entropy, chosen, self.mass], 1).tolist()
         for row, spectral in zip(who, self._slide(who), strict=True):
-            values = confidences[row] + spectral
-            recent, sums = self.recent[row], self.sums[row]
-            recent.append(confidences[row])
-            self.sums[row] = [a + b for a, b in zip(sums, values, strict=True)] if sums else values
-            self.tokens[row].append(written[row])
-            means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
-            risk, parts = weighed(self.first[row] + means + spectral)
-            self.risks[row].append(risk)
-            place, worst = len(self.tokens[row]) - 1, max(parts, key=parts.__getitem__)
-            yield Reading(row, place, written[row], risk, self._judged(row)[0], worst)
+            text, values = self.texts[row], confidences[row] + spectral
+            text.recent.append(confidences[row])
+            text.sums = [
+                a + b for a, b in zip(text.sums or [0.0] * len(values), values, strict=True)
+            ]
+            text.tokens.append(written[row])
+            means = [sum(column) / len(text.recent) for column in zip(*text.recent, strict=True)]
+            risk, parts = self.score.risk(text.first + means + spectral)
+            text.risks.append(risk)
+            so_far, _ = self.score.risk(text.averages())
+            place, worst = len(text.tokens) - 1, max(parts, key=parts.__getitem__)
+            yield Reading(row, place, written[row], risk, so_far, worst)
 
     def segments(self) -> list[Segment]:
         """What is known of each row so far."""
         found = []
-        for row, tokens in enumerate(self.tokens):
-            risk, parts = self._judged(row) if tokens else (math.nan, {})
-            alarm = risk >= self.weighed.threshold  # NaN is none
-            what = tuple(tokens), tuple(self.risks[row]), risk, alarm, parts
+        for row, text in enumerate(self.texts):
+            risk, parts = self.score.risk(text.averages()) if text.tokens else (math.nan, {})
+            alarm = risk >= self.score.threshold  # NaN is none
+            what = tuple(text.tokens), tuple(text.risks), risk, alarm, parts
             found.append(Segment(self.number, row, self.attempt, *what))
         return found
 
-    def _judged(self, row: int) -> tuple[float, dict[str, float]]:
-        """The risk of a row's text so far, and what contributes to it."""
-        count = len(self.tokens[row])
-        return self.weighed(self.first[row] + [total / count for total in self.sums[row]])
-
     def _slide(self, who: Sequence[int]) -> list[list[float]]:
-        """One more row for these: sizes, and ranks where they count, by component."""
-        weighed = self.weighed
-        if not weighed.heard:
+        """One more row for these: sizes and ranks by component."""
+        heard, window = self.score.heard, self.score.window
+        if not heard:
             return [[] for _ in who]
-        assert self.ring is not None
-        counts = [len(self.tokens[row]) for row in who]
-        places = [count % weighed.window for count in counts]
+        counts = [len(self.texts[row].tokens) for row in who]
+        places = [count % window for count in counts]
         rows: Any = slice(None)
         at: Any = places[0]
-        if len(who) < self.rows or len({*places}) > 1:  # slices are faster than indices
+        if len(who) < len(self.texts) or len({*places}) > 1:  # slices are faster than indices
             rows, at = (torch.tensor(each, device=self.ring.device) for each in (who, places))
         new = self.pending[rows]
         self.ring[rows, :, at] = new
@@ -375,48 +359,20 @@ class _Batch:
         self.grams[rows, :, at] = products
         self.grams[rows, :, :, at] = products
         exact = self.grams[rows].double()
-        held = [min(count + 1, weighed.window) for count in counts]
+        held = [min(count + 1, window) for count in counts]
         squares = exact.diagonal(dim1=-2, dim2=-1).sum(-1)
         if not bool(squares.isfinite().all()):
             raise ValueError(
-                f"{' or '.join(weighed.heard)} gave NaN or infinity: check the weights of the "
+                f"{' or '.join(heard)} gave NaN or infinity: check the weights of the "
                 "model and the sound"
             )
-        columns = [(squares / squares.new_tensor(held)[:, None]).log10()]
-        if weighed.ranks:
-            modes = torch.linalg.eigvalsh(exact).clamp_(min=0)
-            total = modes.sum(-1)
-            columns.append((total.log() - torch.xlogy(modes, modes).sum(-1) / total).exp())
-        parts = len(weighed.heard)
-        by_layer = [each.reshape(len(who), -1, parts).mean(1) for each in columns]
+        sizes = (squares / squares.new_tensor(held)[:, None]).log10()
+        modes = torch.linalg.eigvalsh(exact).clamp_(min=0)
+        total = modes.sum(-1)
+        ranks = (total.log() - torch.xlogy(modes, modes).sum(-1) / total).exp()
+        by_layer = [each.reshape(len(who), -1, len(heard)).mean(1) for each in (sizes, ranks)]
         found: list[list[float]] = torch.cat(by_layer, 1).tolist()
         return found
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """Tokens with a meaning: ``forbidden`` at every step, more at the first."""
-
-    start: int
-    end: int
-    no_speech: int
-    forbidden: Tensor
-    forbidden_first: Tensor
-
-    @classmethod
-    def of(cls, decoder: Decoder, forbidden: Sequence[int] | None) -> "_Vocabulary":
-        never, blank, no_speech = _said_by_library(decoder)
-        if forbidden is not None:
-            never = [*forbidden]
-        if not never:
-            raise ValueError(
-                "the model's generation_config says nothing of suppress_tokens: give "
-                "Monitor(model, forbidden=...), the tokens that are forbidden at every step"
-            )
-        device = next(decoder.model.parameters()).device
-        first = sorted({*never, *blank, decoder.end})
-        parts = (torch.tensor(each, device=device) for each in (sorted({*never}), first))
-        return cls(decoder.start, decoder.end, no_speech, *parts)
 
 
 def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
@@ -440,20 +396,3 @@ def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
     ]  # fmt: skip
     never = [*tokenizer.non_speech_tokens, *steering]
     return never, tokenizer.encode(" "), tokenizer.no_speech
-
-
-def _no_speech(output: Tensor, fed: Tensor, words: _Vocabulary) -> list[float]:
-    """Of the logits of a prompt (batch, positions, vocabulary), after its start token, by row."""
-    starts = fed[0] == words.start
-    if not bool(starts.any()):
-        raise ValueError(f"a prompt {fed[0].tolist()} without the start token {words.start}")
-    at = int(starts.nonzero()[-1])
-    found: list[float] = output[:, at].double().softmax(-1)[:, words.no_speech].tolist()
-    return found
-
-
-def _size(decoder: Decoder) -> dict[str, int]:
-    inner: Any = decoder.decoder
-    openai = hasattr(inner, "blocks")
-    rows, width = (inner.token_embedding if openai else inner.embed_tokens).weight.shape
-    return {"layers": len(decoder.layers), "width": width, "vocabulary": rows}

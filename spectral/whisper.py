@@ -4,8 +4,9 @@ Its layers as the plain tensors that the kernels take, its decoder as tracing se
 a while, the one way in which anything here is watched. Neither library is imported.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,15 @@ KINDS = (*COMPONENTS, HIDDEN_STATE, QUERY, KEY)
 _OPENAI = {51864: (50257, 50256), 51865: (50258, 50257), 51866: (50258, 50257)}
 """Start and end token by the size of OpenAI's own vocabularies."""
 
+_LAYERS = {
+    "blocks": "attn attn_ln cross_attn cross_attn_ln mlp.0 mlp.1 mlp.2 mlp_ln",
+    "layers": "self_attn self_attn_layer_norm encoder_attn encoder_attn_layer_norm "
+    "fc1 activation_fn fc2 final_layer_norm",
+}
+"""What a library calls its layers, and their attentions and FFN, each before its norm."""
+
+_ATTENTION = ("query key value out n_head", "q_proj k_proj v_proj out_proj num_heads")
+
 
 @dataclass(frozen=True)
 class DecoderLayer:
@@ -34,7 +44,7 @@ class DecoderLayer:
 
     self_attention: nn.Module
     cross_attention: nn.Module
-    ffn: nn.Module  # its last part, where the library has no module for the whole
+    ffn: nn.Module  # its last part, as transformers has no module for the whole
     query: nn.Module
     key: nn.Module
     layer: nn.Module
@@ -55,6 +65,7 @@ class Decoder:
     start: int
     end: int
     entry: str | None
+    vocabulary: int
 
 
 def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
@@ -65,22 +76,13 @@ def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
     by default that of the weights, and float32 for half precision. Raises TypeError for any other
     module, ValueError if its activation is not the exact gelu.
     """
-    if isinstance(getattr(module, "self_attn", None), nn.Module) and hasattr(module, "fc1"):
-        own, own_norm = module.self_attn, module.self_attn_layer_norm
-        cross = getattr(module, "encoder_attn", None)
-        cross_norm = getattr(module, "encoder_attn_layer_norm", None)
-        first, activation, second = module.fc1, module.activation_fn, module.fc2
-        ffn_norm = module.final_layer_norm
-    elif isinstance(getattr(module, "attn", None), nn.Module) and hasattr(module, "mlp_ln"):
-        own, own_norm, cross, cross_norm = (
-            getattr(module, name) for name in ("attn", "attn_ln", "cross_attn", "cross_attn_ln")
-        )
-        (first, activation, second), ffn_norm = module.mlp, module.mlp_ln
-    else:
+    parts = _parts(module, "blocks") or _parts(module, "layers")
+    if parts is None:
         raise TypeError(
             f"expected a Whisper layer of transformers or openai-whisper, got {_kind(module)}: "
             "build spectral.Layer from its weights, or use spectral.autodiff_propagators"
         )
+    own, own_norm, cross, cross_norm, first, activation, second, ffn_norm = parts
     x = torch.linspace(-4, 4, 9, dtype=torch.float64)
     if not torch.allclose(activation(x), functional.gelu(x), rtol=0, atol=1e-9):
         raise ValueError(
@@ -108,42 +110,50 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}")
     _require_eager(model)
-    decoder = _decoder(model)
-    known: Any
-    if hasattr(decoder, "blocks"):
-        heads, rows, entry = decoder.blocks[0].attn.n_head, decoder.token_embedding, "decode"
-        known = _OPENAI.get(len(rows.weight), (None, None))
-    else:
-        heads, rows, entry = decoder.layers[0].self_attn.num_heads, decoder.embed_tokens, "generate"
+    decoder: Any
+    decoder = getattr(model, "decoder", None) or getattr(getattr(model, "model", 0), "decoder", 0)
+    if not (layers := decoder_layers(decoder)):
+        raise TypeError(
+            f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}: its "
+            "decoder's layers have other parts"
+        )
+    openai = hasattr(decoder, "blocks")
+    tokens = len((decoder.token_embedding if openai else decoder.embed_tokens).weight)
+    known = _OPENAI.get(tokens, (None, None))
+    if not openai:
         known = decoder.config.decoder_start_token_id, decoder.config.eos_token_id
     start, end = known[0] if start is None else start, known[1] if end is None else end
     if not isinstance(start, int) or not isinstance(end, int):
         raise ValueError(
-            f"a vocabulary of {len(rows.weight)} tokens says nothing of its start and end: give "
+            f"a vocabulary of {tokens} tokens says nothing of its start and end: give "
             "attach(model, start=..., end=...), the numbers of <|startoftranscript|> and "
             "<|endoftext|>"
         )
+    heads = attention_parts(layers[0].self_attention)[-1]
+    entry = "decode" if openai else "generate"
     named = entry if hasattr(model, entry) else None
-    return Decoder(model, decoder, decoder_layers(decoder), heads, start, end, named)
+    return Decoder(model, decoder, layers, heads, start, end, named, tokens)
 
 
 def decoder_layers(decoder: Any) -> list[DecoderLayer]:
-    """The layers of a decoder of either library."""
+    """The layers of a decoder of either library; none of what has other parts."""
+    name = "blocks" if hasattr(decoder, "blocks") else "layers"
     found = []
-    for layer in getattr(decoder, "blocks", None) or decoder.layers:
-        if hasattr(layer, "attn"):
-            own, cross, ffn = layer.attn, layer.cross_attn, layer.mlp
-        else:
-            own, cross, ffn = layer.self_attn, layer.encoder_attn, layer.fc2
-        found.append(DecoderLayer(own, cross, ffn, *query_and_key(own), layer))
+    for layer in getattr(decoder, name, ()):
+        parts = _parts(layer, name)
+        if parts is None or parts[2] is None:
+            return []
+        own, cross, ffn = parts[0], parts[2], parts[6]
+        query, key, *_ = attention_parts(own)
+        found.append(DecoderLayer(own, cross, ffn, query, key, layer))
     return found
 
 
-def query_and_key(attention: Any) -> tuple[nn.Module, nn.Module]:
-    """The modules that make an attention's queries and its keys."""
-    if hasattr(attention, "q_proj"):
-        return attention.q_proj, attention.k_proj
-    return attention.query, attention.key
+def attention_parts(attention: Any) -> list[Any]:
+    """The modules of an attention's queries, keys, values and output, and how many heads it has."""
+    openai, transformers = (names.split() for names in _ATTENTION)
+    names = openai if hasattr(attention, openai[0]) else transformers
+    return [getattr(attention, name) for name in names]
 
 
 @contextmanager
@@ -157,16 +167,12 @@ def hooked(
     library's own tensors: copy what is to be kept, as some layers hand out a buffer that a later
     operation overwrites in place.
     """
-    handles: list[Any] = []
-    try:
+    with ExitStack() as block:
         for module, hook in after:
-            handles.append(module.register_forward_hook(hook))
+            block.callback(module.register_forward_hook(hook).remove)
         for module, hook in before:
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            block.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def past(cache: Any) -> int:
@@ -203,12 +209,8 @@ def first_keys(decoder: Decoder, cache: Any) -> Any:
 
 def _attention(part: Any, norm: Any) -> Attention:
     """transformers multiplies queries by ``scaling``, openai-whisper products by d^-1/2."""
-    if hasattr(part, "q_proj"):
-        query, key, value, out = part.q_proj, part.k_proj, part.v_proj, part.out_proj
-        heads, scale = part.num_heads, part.scaling
-    else:
-        query, key, value, out = part.query, part.key, part.value, part.out
-        heads, scale = part.n_head, (query.out_features // part.n_head) ** -0.5
+    query, key, value, out, heads = attention_parts(part)
+    scale = getattr(part, "scaling", (query.out_features // heads) ** -0.5)
     inward = (*_linear(query), *_linear(key), *_linear(value))
     return Attention(_norm(norm), *inward, *_linear(out), heads, scale)
 
@@ -224,19 +226,13 @@ def _norm(norm: Any) -> LayerNorm:
     return LayerNorm(norm.weight.detach(), norm.bias.detach(), norm.eps)
 
 
-def _decoder(model: Any) -> Any:
-    for part in (model, getattr(model, "model", None)):
-        decoder = getattr(part, "decoder", None)
-        blocks = getattr(decoder, "blocks", None) or getattr(decoder, "layers", None)
-        if isinstance(blocks, nn.ModuleList) and len(blocks):
-            openai = hasattr(decoder, "blocks")
-            names = "attn cross_attn mlp mlp_ln" if openai else "self_attn fc2 encoder_attn"
-            if all(hasattr(blocks[0], name) for name in names.split()):
-                return decoder
-    raise TypeError(
-        f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}: its decoder's "
-        "layers have other parts"
-    )
+def _parts(layer: Any, library: str) -> list[Any] | None:
+    """The parts of a layer, None for a cross-attention that it lacks; None of another structure."""
+    found = [
+        functools.reduce(lambda part, step: getattr(part, step, None), name.split("."), layer)
+        for name in _LAYERS[library].split()
+    ]
+    return None if None in (*found[:2], *found[4:]) else found
 
 
 def _require_eager(model: nn.Module) -> None:

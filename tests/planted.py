@@ -47,6 +47,23 @@ class Plan:
     seed: int = 0
 
 
+def spectra_row(**columns: object) -> dict[str, object]:
+    """A row of `measure`, of one layer's FFN and a right transcript, but for these columns."""
+    return {
+        "parameters": 1, "model": "planted-0", "component": "ffn", "modes": 50, "layer": 1,
+        "condition": "clean", "matched_with": "", "tokens": 40, "n_eff": 20.0, "alpha": 1.0,
+        "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "a b",
+        "wer": 0.0, "candidate": False, "outcome": "correct", "text_log_probability": -0.1,
+        "average_log_probability": -0.1, "compression_ratio": 1.0, "no_speech_probability": 0.0,
+        "finished": True, "windows": 1, **columns,
+    }  # fmt: skip
+
+
+def number(name: str, value: float, reach: float) -> dict[str, float]:
+    """The columns of a number and of its interval."""
+    return {name: value, f"{name}_low": value - reach, f"{name}_high": value + reach}
+
+
 def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of `measure` and of `nulls` of a model for which ``plan`` is true.
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted import spectra_row
 
 from companion.results.effects import ALL, LEAST, WITHOUT_LOOPS, effects_by_outcome
 
@@ -18,13 +19,11 @@ def _rows(counts: dict[str, int]) -> pd.DataFrame:
             clean = rng.uniform(5, 6)
             for condition in ("clean", "hell"):
                 stressed = condition == "hell"
-                shared = {
-                    "parameters": 1, "model": "planted", "modes": 10, "component": "ffn",
-                    "utterance": f"u{number}", "speaker": f"s{i % 8}", "condition": condition,
-                    "layer": 1, "tokens": 20, "outcome": outcome if stressed else "correct",
-                    "n_eff": clean * (FALLS[outcome] if stressed else 1.0), "alpha": 1.0,
-                    "kirchhoff": 1.0, "kirchhoff_resolved": 1.0,
-                }  # fmt: skip
+                shared = spectra_row(
+                    utterance=f"u{number}", speaker=f"s{i % 8}", condition=condition,
+                    outcome=outcome if stressed else "correct",
+                    n_eff=clean * (FALLS[outcome] if stressed else 1.0),
+                )  # fmt: skip
                 partner = "clean" if stressed else "hell"
                 rows += [shared | {"matched_with": ""}, shared | {"matched_with": partner}]
     return pd.DataFrame(rows)

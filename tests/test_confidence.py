@@ -9,9 +9,9 @@ from companion.results.transcripts import (
     CONFIDENCES,
     PER_CHARACTER,
     PER_WORD_PIECE,
-    answers,
     outcome_confidence,
     separation,
+    transcript_values,
     wers,
     with_confidence,
     writes_characters,
@@ -73,7 +73,8 @@ def test_a_threshold_of_word_pieces_is_not_put_to_characters() -> None:
 def test_an_answer_has_the_log_probability_of_its_own_tokens() -> None:
     rows = pd.concat([_said("xs-0", len(TEXT), -11.0), _said("tiny.en", PIECES, -11.0)])
     rows = rows.assign(matched_with="", compression_ratio=1.0, no_speech_probability=0.0)
-    found = answers(rows.assign(finished=True)).groupby("model")[list(CONFIDENCES)].count()
+    values = transcript_values(rows.assign(finished=True))
+    found = values.groupby("model")[list(CONFIDENCES)].count()
     assert found.loc["xs-0"].to_dict() == {PER_WORD_PIECE: 0, PER_CHARACTER: 8}
     assert found.loc["tiny.en"].to_dict() == {PER_WORD_PIECE: 8, PER_CHARACTER: 0}
 

@@ -46,7 +46,7 @@ from companion.results.guarding import GUARD as NAMED
 from companion.results.guarding import returned, risks, table
 from companion.speech.corpus import find_utterances, read_wave
 from spectral import effective_rank
-from spectral.monitor import FEATURES, Score, _Weighed
+from spectral.monitor import FEATURES, Score
 
 DATA = Path(__file__).parents[1] / "data"
 RNG = np.random.default_rng(0)
@@ -391,10 +391,9 @@ def planted(speakers: int = 6) -> pd.DataFrame:
 def test_risks_of_rows_are_the_monitor_s() -> None:
     rows = planted()
     result, parts = risks(rows, SCORE)
-    weighed = _Weighed(SCORE)
     for row, risk, part in zip(rows.to_dict("records"), result, parts, strict=True):
         values = [row[name] if name in SCORE.weights else 0.0 for name in FEATURES[:5]]
-        expected, item = weighed(values)
+        expected, item = SCORE.risk(values)
         assert risk == pytest.approx(expected)
         assert part == max(item, key=item.__getitem__)
     empty, _ = risks(rows.assign(tokens=0), SCORE)

@@ -17,7 +17,6 @@ from spectral import (
     top_singular_triplets,
 )
 from spectral.jacobians.context_jacobian import joined
-from spectral.jacobians.operators import dense_operator
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
@@ -241,15 +240,6 @@ def test_injections_carried_on_add_up_to_the_sensitivity_and_come_with_their_par
         ways = part.ways.reshape(2, 2, 12, -1)
         assert_equal(ways @ cores[..., i, :, :] @ ways.mT, part.gram())
     assert whole.to(torch.float32).gram().dtype == torch.float32
-
-
-def test_dense_and_transposed_operators() -> None:
-    matrix, vectors = gaussian(2, 4, 3), gaussian(2, 3, 1)
-    operator = dense_operator(matrix)
-    assert torch.equal(operator.matmat(vectors), matrix @ vectors)
-    turned = operator.transpose()
-    assert turned.shape == (2, 3, 4)
-    assert torch.equal(turned.rmatmat(vectors), matrix @ vectors)
 
 
 def test_stacks_that_do_not_fit_are_refused() -> None:

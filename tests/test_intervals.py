@@ -13,13 +13,13 @@ from companion.results.intervals import (
     between,
     difference,
     exact,
-    fraction,
     interval,
     interval_columns,
     jackknife,
     joint,
     larger_probability,
     mean,
+    mean_over,
     reaches,
     weighted_mean,
 )
@@ -105,13 +105,13 @@ def test_pairs_are_left_out_with_either_end() -> None:
 
 def test_shares_stay_within_their_bounds_and_none_of_them_is_exact() -> None:
     speakers, ones = DESIGNS[16].astype(str), np.ones(64)
-    none, every = fraction(0 * ones, ones, speakers), fraction(ones, ones, speakers)
+    none, every = (mean_over(x * ones, speakers, 100) for x in (0, 100))
     assert (none.low, none.high) == (0, exact(0, 64).high)
     assert none.high == pytest.approx(100 * (1 - 0.025 ** (1 / 64)))  # Clopper and Pearson's
     assert (every.low, every.high) == (100 - none.high, 100)
     rng, covered = np.random.default_rng(0), []
     for _ in range(1500):
-        found = fraction((rng.random(64) < 0.15).astype(float), ones, speakers)
+        found = mean_over(100 * (rng.random(64) < 0.15), speakers, 100)
         assert 0 <= found.low <= found.high <= 100
         covered.append(covers(found, 15.0))
     assert 0.93 <= np.mean(covered) <= 0.98
@@ -155,7 +155,7 @@ def test_joint_intervals_cover_whatever_networks_share(
     networks: int, tau: float, alike: float
 ) -> None:
     rng = np.random.default_rng(0)
-    found = [covers(joint(crossed(networks, tau, alike, rng)).found) for _ in range(500)]
+    found = [covers(joint(crossed(networks, tau, alike, rng)).interval) for _ in range(500)]
     assert np.mean(found) >= 0.92
     if networks >= 6:
         assert np.mean(found) <= 0.995
@@ -166,7 +166,7 @@ def test_estimates_that_lie_close_by_chance_narrow_nothing(networks: int) -> Non
     rows = np.random.default_rng(0).normal(size=(networks, 16))
     names = np.arange(16)
     alone = [of_mean(row - row.mean(), names) for row in rows]  # all of them exactly 0
-    found = joint(alone).found
+    found = joint(alone).interval
     sampled = mean(alone)
     assert found.high >= 0.95 * sampled.high, "no narrower than what speakers alone make of it"
 
@@ -229,11 +229,11 @@ def test_seeds_of_one_size_do_not_count_as_sizes() -> None:
 def test_zero_counts_of_every_model_decide_nothing_and_keep_their_interval() -> None:
     none = exact(0, 64)
     found = part([none] * 6, expected=20.0)
-    assert (found.joint.found.low, found.joint.found.high) == pytest.approx((0, none.high))
+    assert (found.joint.interval.low, found.joint.interval.high) == pytest.approx((0, none.high))
     assert found.verdict == UNDECIDED
     assert found.power > 0.99
     some = of_mean(5 + np.random.default_rng(0).normal(size=16), np.arange(16))
-    mixed = joint([none, some, some]).found
+    mixed = joint([none, some, some]).interval
     assert mixed.low < 0 < mixed.high, "the widest, where one is known by its ends alone"
 
 

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -461,33 +461,31 @@ def test_an_official_name_with_other_weights_is_refused_and_the_file_left_alone(
     assert file.read_bytes() == before
 
 
-def test_a_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"cannot be loaded .*model\.safetensors"):
-        load(str(tmp_path), NOWHERE, CPU)
-
-
-def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
-    folder = write_transformers(tmp_path / "whole", small())
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"tokenizer\.json"):
-        load(str(folder), NOWHERE, CPU)
-
-
-@pytest.mark.parametrize("lost", ["model.decoder.layers.0.fc1.weight", "model.encoder.conv1.bias"])
-def test_weights_that_are_missing_are_not_made_up(lost: str, tmp_path: Path) -> None:
-    folder = write_transformers(tmp_path / "whole", small())
-    state = load_file(folder / "model.safetensors")
+def without(file: Path, lost: str) -> None:
+    """Weights of which one is missing."""
+    state = load_file(file)
     del state[lost]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"do not fit its configuration .*{lost}"):
-        load(str(folder), NOWHERE, CPU)
+    save_file(state, file, metadata={"format": "pt"})
 
 
-def test_a_truncated_safetensors_file_is_named(tmp_path: Path) -> None:
-    folder = write_transformers(tmp_path / "cut", small())
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cut: no speech model of transformers"):
+FC1 = "model.decoder.layers.0.fc1.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, r"cannot be loaded .*model\.safetensors"),
+        (lambda weights: (weights.parent / "tokenizer.json").unlink(), r"tokenizer\.json"),
+        (lambda weights: without(weights, FC1), f"do not fit its configuration .*{FC1}"),
+        (lambda weights: weights.write_bytes(b"cut"), "folder: no speech model of transformers"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_and_nothing_made_up(
+    spoil: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    folder = write_transformers(tmp_path / "folder", small())
+    spoil(folder / "model.safetensors")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         load(str(folder), NOWHERE, CPU)
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from planted import spectra_row
 from scipy import stats
 
 from companion.results import intervals
@@ -120,14 +121,11 @@ def rows(
     """Rows of one component whose observable is T / 10, times 1 + ``shift`` under stress."""
     return pd.DataFrame(
         [
-            {
-                "model": model, "parameters": 1, "component": "ffn", "modes": 50, "layer": 1,
-                "utterance": f"{i:03d}", "speaker": f"{i % 8}", "condition": side,
-                "matched_with": "", "tokens": int(length[i]),
-                "n_eff": length[i] / 10 * (1 + shift[model] * (side == "hell")),
-                "alpha": 1.0 + shift[model] * (side == "hell") + noise[i],
-                "kirchhoff": 1.0,
-            }
+            spectra_row(
+                model=model, utterance=f"{i:03d}", speaker=f"{i % 8}", condition=side,
+                tokens=int(length[i]), n_eff=length[i] / 10 * (1 + shift[model] * (side == "hell")),
+                alpha=1.0 + shift[model] * (side == "hell") + noise[i],
+            )
             for model in models
             for side, length in lengths.items()
             for noise in [np.random.default_rng(len(model)).normal(0, 0.01, len(length))]

@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 
 from companion.measurement.bounds import ProductBounds, product_bounds, stationary_rates
 from companion.models.random_layers import random_stack
-from spectral.jacobians.stability import layer_gains
+from spectral.jacobians.propagators import layer_gains
 from spectral.jacobians.triplets import top_singular_triplets
 
 ROUNDING = 1e-9  # relative, of bounds; ratios of singular values are resolved to 1e-13

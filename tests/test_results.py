@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted import spectra_row
 
 from companion.results.effects import (
     MATCHED,
@@ -16,7 +17,6 @@ from companion.results.effects import (
     layer_means,
     sides,
 )
-from companion.results.intervals import deletions, interval, weighted_mean
 from companion.results.tables import save_table, speakers_path, with_interval, with_speakers
 from companion.results.tails import spectrum_summary
 from companion.results.transcripts import (
@@ -30,8 +30,6 @@ from companion.results.transcripts import (
 )
 from companion.speech.text import normalise
 from spectral import effective_rank, eigenvalues, kirchhoff_index, spectral_slope
-
-SPEAKERS = np.repeat(["a", "b", "c", "d"], [3, 5, 2, 6])
 
 
 def gaussian_rows(tokens: dict[str, int], gain: float = 1.0, utterances: int = 12) -> pd.DataFrame:
@@ -53,17 +51,14 @@ def gaussian_rows(tokens: dict[str, int], gain: float = 1.0, utterances: int = 1
                 factor = gain if side == "hell" else 1.0
                 spectrum = eigenvalues(factor * drawn[side][:kept])
                 rows.append(
-                    {
-                        "model": "planted", "parameters": 1, "component": "ffn", "modes": 50,
-                        "utterance": f"{i}", "speaker": f"{i % 4}", "condition": side,
-                        "matched_with": partner, "layer": 1, "tokens": kept,
-                        "n_eff": effective_rank(spectrum, 50).item(),
-                        "alpha": spectral_slope(spectrum, 1, 10).item(),
-                        "kirchhoff": kirchhoff_index(spectrum, 50, 1e-6).item(),
-                        "kirchhoff_resolved": kirchhoff_index(spectrum, kept - 1, 1e-6).item(),
-                        "attention_kirchhoff": 1.0, "attention_kirchhoff_heads": 1.0,
-                        "similarity_kirchhoff": 1.0, "eigenvalues": spectrum[:50].tolist(),
-                    }
+                    spectra_row(
+                        utterance=f"{i}", speaker=f"{i % 4}", condition=side, matched_with=partner,
+                        tokens=kept, n_eff=effective_rank(spectrum, 50).item(),
+                        alpha=spectral_slope(spectrum, 1, 10).item(), attention_kirchhoff=1.0,
+                        kirchhoff=kirchhoff_index(spectrum, 50, 1e-6).item(),
+                        kirchhoff_resolved=kirchhoff_index(spectrum, kept - 1, 1e-6).item(),
+                        eigenvalues=spectrum[:50].tolist(),
+                    )
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -71,25 +66,6 @@ def gaussian_rows(tokens: dict[str, int], gain: float = 1.0, utterances: int = 1
 def effect(rows: pd.DataFrame, length: str) -> pd.Series:
     table = effects(rows, "hell")
     return table[table.length == length].iloc[0]
-
-
-def test_each_speaker_is_left_out_once() -> None:
-    weights = deletions(SPEAKERS)
-    assert (weights[0] == 1).all()
-    for row, speaker in zip(weights[1:], "abcd", strict=True):
-        assert np.array_equal(row == 0, speaker == SPEAKERS)
-
-
-def test_means_leave_out_what_is_not_finite() -> None:
-    weights = np.array([[1.0, 1, 1], [0, 2, 0]])
-    assert weighted_mean(weights, np.array([1.0, np.nan, 3])) == pytest.approx(
-        [2.0, np.nan], nan_ok=True
-    )
-
-
-def test_a_statistic_without_a_value_has_no_interval() -> None:
-    found = interval(lambda weights: weighted_mean(weights, np.full(16, np.nan)), SPEAKERS)
-    assert np.isnan([found.estimate, found.low, found.high]).all()
 
 
 def test_a_pure_length_drop_is_seen_raw_and_gone_when_matched() -> None:
@@ -101,20 +77,6 @@ def test_a_pure_length_drop_is_seen_raw_and_gone_when_matched() -> None:
     assert abs(matched.delta_log10_kf) < 0.2
     assert (raw.tokens_clean, raw.tokens_stressed) == (60, 44)
     assert (matched.tokens_clean, matched.tokens_stressed) == (44, 44)
-
-
-def test_a_planted_rank_drop_is_found_at_its_size() -> None:
-    rows = gaussian_rows({"clean": 60, "hell": 60})
-    hell = rows.condition == "hell"
-    clean = rows[~hell].set_index(["utterance", "matched_with"]).n_eff
-    for i in rows[hell].index:
-        partner = "hell" if rows.matched_with[i] else ""
-        rows.loc[i, "n_eff"] = 0.9 * clean[rows.utterance[i], partner]
-    for length in (RAW, MATCHED):
-        found = effect(rows, length)
-        assert [found.delta_n_eff, found.delta_n_eff_low, found.delta_n_eff_high] == pytest.approx(
-            [-10] * 3
-        )
 
 
 def test_a_change_of_scale_moves_the_kirchhoff_index_alone() -> None:

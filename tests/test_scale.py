@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted import spectra_row
 
 from companion.measurement.readings import modes_in_proportion
 from companion.results.scale import (
@@ -61,18 +62,14 @@ def _rows(
                 kept = (1 - side * (0.2 + 0.02 * SHAPES[model][1])) * np.exp(noise[side])
                 wrong = error(model) if side else 0.0
                 table += [
-                    {
-                        "model": model, "parameters": PARAMETERS[model], "utterance": f"u{i}",
-                        "speaker": f"v{i % VOICES}", "matched_with": matched, "layer": layer,
-                        "condition": condition if side else "clean", "component": component,
-                        "modes": 50, "tokens": 60, "n_eff": n_eff(model) * kept,
-                        "alpha": 2 + noise[side], "kirchhoff_resolved": 10 ** (3 + noise[side]),
-                        "reference": "one two three four", "transcript": "", "wer": wrong,
-                        "candidate": drawn < wrong, "outcome": "",
-                        "text_log_probability": 0.0, "average_log_probability": 0.0,
-                        "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
-                        "windows": 1,
-                    }
+                    spectra_row(
+                        model=model, parameters=PARAMETERS[model], utterance=f"u{i}",
+                        speaker=f"v{i % VOICES}", matched_with=matched, layer=layer,
+                        condition=condition if side else "clean", component=component,
+                        n_eff=n_eff(model) * kept, alpha=2 + noise[side],
+                        kirchhoff_resolved=10 ** (3 + noise[side]), transcript="",
+                        reference="one two three four", wer=wrong, candidate=drawn < wrong,
+                    )
                     for matched in ("", partner)
                     for component in ("cross_attention", "ffn")
                     for layer in (1, 2)

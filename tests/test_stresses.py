@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import spectra_row
 
 from companion.results.intervals import adjusted_difference, larger_probability
 from companion.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
@@ -17,7 +18,6 @@ from companion.results.stresses import (
     DIFFERS,
     EFFECTS,
     STRESSES,
-    contrasts,
     factorial,
     noise_width,
     speakers_means,
@@ -149,30 +149,16 @@ def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
     assert shape(values, X).bic[SMOOTH] == pytest.approx(min(expected))
 
 
-def test_contrasts_are_orthogonal_and_add_up_to_hell() -> None:
-    table = contrasts()
-    np.testing.assert_allclose(table @ table.T, np.eye(7) / 2)
-    np.testing.assert_allclose(table.sum(1), 0, atol=1e-15)
-    odd = [name.count(" x ") != 1 for name in EFFECTS]
-    np.testing.assert_allclose(table[odd].sum(0), [-1, 0, 0, 0, 0, 0, 0, 1], atol=1e-15)
-
-
 def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     """Rows of one layer as `stresses` has them; N_eff and alpha by condition (utterances,)."""
     table = []
     for name, n_eff in value.items():
         for i in range(VOICES * EACH):
-            shared = {
-                "model": "planted-0", "parameters": 1, "utterance": f"{i}",
-                "speaker": f"{i % VOICES}", "condition": name, "component": "ffn", "layer": 1,
-                "modes": 10, "tokens": tokens[i], "n_eff": n_eff[i], "alpha": n_eff[i] / 10,
-                "kirchhoff": 1.0, "kirchhoff_resolved": 1.0, "reference": "a b", "transcript": "c",
-                "wer": 0.9 * candidate[i], "candidate": bool(candidate[i]),
-                "outcome": "invention", "text_log_probability": -0.1,
-                "average_log_probability": -0.1,
-                "compression_ratio": 1.0, "no_speech_probability": 0.0, "finished": True,
-                "windows": 1,
-            }  # fmt: skip
+            shared = spectra_row(
+                utterance=f"{i}", speaker=f"{i % VOICES}", condition=name, modes=10,
+                tokens=tokens[i], n_eff=n_eff[i], alpha=n_eff[i] / 10, transcript="c",
+                wer=0.9 * candidate[i], candidate=bool(candidate[i]), outcome="invention",
+            )  # fmt: skip
             partners = [p for p in value if p != "clean"] if name == "clean" else ["clean"]
             table += [shared | {"matched_with": partner} for partner in ("", *partners)]
     return pd.DataFrame(table)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pandas as pd
+from planted import number
 
+from companion.claims.findings import summary
 from companion.claims.numbers import Tables
-from companion.claims.summary import summary
 
 WRONG = 99.0
 KNOWN = pd.DataFrame(
@@ -18,23 +19,21 @@ KNOWN = pd.DataFrame(
 )
 
 
-def _number(name: str, value: float) -> dict[str, float]:
-    return {name: value, f"{name}_low": value - 1, f"{name}_high": value + 1}
-
-
 def _pooled(value: float, **where: object) -> dict[str, object]:
     row: dict[str, object] = {
         "of": "measured", "model": "tiny.en", "decoding": "openai", "sample": "unseen",
         "loops": "dropped", "component": "cross_attention", "modes": 50,
     }  # fmt: skip
     for name in ("n_eff", "alpha", "log10_difference", "log10_ratio"):
-        row |= _number(name, value)
+        row |= number(name, value, 1)
     return row | where
 
 
 def _write(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
     folder.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+    table = pd.DataFrame(rows)
+    sizes = table.model.map({"tiny.en": 1, "base": 2, "xs-0": 1, "l-0": 3})
+    table.assign(parameters=sizes).to_csv(folder / f"{name}.csv", index=False)
 
 
 def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -> Tables:
@@ -51,12 +50,12 @@ def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -
         place = {"model": model, "component": "cross_attention", "modes": 50,
                  "length": "length-matched", "outcome": "without loops"}  # fmt: skip
         by_outcome += [
-            place | {name: other} | _number("delta_n_eff", WRONG)
+            place | {name: other} | number("delta_n_eff", WRONG, 1)
             for name, other in (("length", "raw"), ("outcome", "all"), ("component", "ffn"))
         ]
-        by_outcome.append(place | _number("delta_n_eff", 2 * value))
+        by_outcome.append(place | number("delta_n_eff", 2 * value, 1))
         for kept, change in (("random rows", 3 * value), ("first rows", WRONG)):
-            equal.append(place | {"rows": kept} | _number("delta_n_eff", change))
+            equal.append(place | {"rows": kept} | number("delta_n_eff", change, 1))
         for condition, error in (("hell", 300.0), ("clean", 7.0), ("noise", WRONG)):
             errors.append({"model": model, "condition": condition, "wer": error})
             kinds.append({"model": model, "condition": condition, "invention": error / 4})

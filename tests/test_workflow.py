@@ -109,6 +109,7 @@ if "kind" in values:
     rows = "notebooks" / Path(values["output"])
     rows.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, rows)
+    time.sleep(Path("slow").exists())
     if Path("fails").exists():
         sys.exit("error: rows that are no rows")
     target.touch()
@@ -511,12 +512,8 @@ def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None
 
 
 def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> None:
-    _replace(
-        project / "scripts" / "execute.py",
-        "notebook, target =",
-        "time.sleep(3)\nnotebook, target =",
-    )
-    _replace(project / "spectral" / "kernels.py", "f = 1", "f = 2")
+    (project / "slow").touch()
+    _replace(project / "data" / "corpus" / "1" / "1.flac", "", "louder")
     first = _start(project)
     while _is_free(project / "build" / "running"):
         time.sleep(0.1)
@@ -527,31 +524,29 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     assert _stale(project) == set()
 
 
-@pytest.mark.parametrize(
-    "killed", [("job", "engine"), ("everything", "job"), ("engine", "everything")]
-)
-def test_a_kill_at_any_moment_loses_nothing_that_was_made(
-    killed: tuple[str, str], project: Path
-) -> None:
-    """Of a job, the engine alone, or everything; then the same command makes the rest."""
+def test_kills_lose_nothing_that_was_made(project: Path) -> None:
+    """Of jobs, of the engine alone, and of everything; then the same command makes the rest."""
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
-    for path in (project / "figures").glob("*.png"):
-        path.unlink()
-    rng = random.Random(killed[0])
-    for what in killed:
+    for name in wanted:
+        (project / "figures" / name).unlink()
+    (project / "slow").touch()
+    rng = random.Random(0)
+    for word in ("scripts/execute.py", "--snakefile", "") * 2:
         run = _start(project)
-        time.sleep(rng.uniform(1, 6))
-        if what == "everything":
+        while not (jobs := _running(run, "scripts/execute.py")) and run.poll() is None:
+            time.sleep(0.05)
+        assert jobs, "it was killed at work"
+        time.sleep(rng.uniform(0, 1.5))
+        if word:
+            for process in _running(run, word):
+                process.kill()
+        else:
             os.killpg(run.pid, signal.SIGKILL)
-        word = {"job": "scripts/execute.py", "engine": "--snakefile"}.get(what)
-        for process in psutil.Process(run.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if word in process.cmdline():
-                    process.kill()
         run.wait()
         rows = list((project / "build" / "ladder").rglob("*.parquet"))
         assert all(pq.read_table(path).num_rows == 1 for path in rows)
+    (project / "slow").unlink()
     deadline = time.monotonic() + 60
     while (done := _make(project, "figures")).returncode:  # orphans may still be at work
         assert time.monotonic() < deadline, done.stderr
@@ -652,6 +647,15 @@ def _start(folder: Path) -> subprocess.Popen[str]:
         cwd=folder, env=_environment(), text=True, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def _running(run: subprocess.Popen[str], word: str) -> list[psutil.Process]:
+    """Its processes with this word in their command line."""
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [process] if word in process.cmdline() else []
+    return found
 
 
 def _is_free(path: Path) -> bool:

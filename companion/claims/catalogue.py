@@ -1,60 +1,428 @@
-"""The sixteen claims, in our words, each with the function that weighs it."""
+"""The sixteen claims, in our words, each with the rows that weigh it.
 
-from collections.abc import Callable, Mapping, Sequence
+Beyond a null half of what was published would matter; where nothing was published, ``expected`` is
+the smallest number that would matter.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from companion.claims import answers, changes, layers, scale, sweeps
-from companion.claims.numbers import Tables
-from companion.claims.rules import Part, claim_verdict, reason
+from companion.claims.measured import (
+    CROSS,
+    MODES,
+    STRESS,
+    WITHIN,
+    alike,
+    beginnings,
+    beside_control,
+    beyond_speech,
+    changed,
+    distance,
+    hypothesis,
+    outcome,
+    pooled,
+    rows_kept,
+    unstable_rise,
+)
+from companion.claims.numbers import (
+    EVERY,
+    INTERMEDIATE,
+    LARGEST,
+    SMALLEST,
+    NotMeasured,
+    Number,
+    Tables,
+    average,
+    cell,
+    chosen,
+    is_openai,
+    of,
+    per_model,
+    with_bounds,
+)
+from companion.claims.rules import ABOVE, BELOW, Part, Row, claim_verdict, reason
+from companion.measurement.schemas import (
+    CENTRED_DISTANCE,
+    DISTANCE,
+    EVERYDAY_CHANGES,
+    INITIALISED,
+    SPECTRUM,
+    UNPAIRED,
+)
+from companion.measurement.schemas import WHOLE as WHOLE_TEXT
+from companion.models.capture import COMPONENTS
+from companion.results.effects import FIRST_ROWS, MATCHED, RAW, size_of
+from companion.results.intervals import (
+    NOTHING,
+    Interval,
+    between,
+    complement,
+    difference,
+    exact,
+    mean,
+    scaled,
+)
+from companion.results.scale import PREDICTORS
+from companion.results.shapes import LEAST_MARGIN, STEP
+from companion.results.stresses import ALL_LAYERS, BEYOND, RANDOM, TRAINED
+from companion.results.tails import EIGENVALUE, FRACTION, TAIL
+from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY, REFERENCES
+from companion.results.warnings import BEFORE
+
+_RANK = {CROSS: -4.70, "self_attention": -2.34, "ffn": -13.59}
+"""Published falls of rank in %, of several models the least."""
+
+_SLOPE, _CONTRAST, _INDEX, _RATIO = 0.008, -11.98 + 4.70, 3.87, 1.05
+"""Other published sizes: self-attention's slope, Tiny minus Turbo, Small's index, tails."""
+
+_DECADES, _ALPHA = 2.9, 9.0
+_FIRST = f"{FIRST_ROWS} of equal number"
+_CHANCE, _WARNS = 0.5, 0.6
+"""AUC of no warning, and the least of a warning that would matter."""
+
+_MIXED = "there is no stress under which some transcripts are hallucinated"
+_AUC = "on stresses of all kinds (AUC)"
+Rows = Iterator[Row]
+
+
+def _named(component: str) -> str:
+    return component.replace("_", "-")
+
+
+def _equal(tables: Tables) -> tuple[str, str]:
+    """How equal length reads, and which rows it keeps."""
+    return f"{(kept := rows_kept(tables))} of equal number", kept
+
+
+def _falls(
+    tables: Tables, component: str, observable: str = "n_eff", role: str = EVERY, side: str = BELOW
+) -> Rows:
+    """That a change has a side: pooled, raw, at equal length, and there beyond each null."""
+    name = f"{_named(component)}'s {'effective rank' if observable == 'n_eff' else 'slope'}"
+    verb = "falls" if side == BELOW else "rises"
+    expected = _RANK[component] if observable == "n_eff" else _SLOPE
+    ways = {"pooled": pooled(observable, component=component)}
+    for says, way in (("raw", RAW), _equal(tables)):
+        ways[says] = changed(observable, way, component)
+    for says, number in ways.items():
+        yield Row(f"{name} {verb}, {says}", number, side, 0, expected, role)
+    networks = {"randomly initialised control": INITIALISED, "random vectors": SPECTRUM}
+    for says, control in (networks | {"unpaired training": UNPAIRED}).items():
+        number = beside_control("remaining", control, observable, component)
+        number, beside = (number.if_known(), True) if control == UNPAIRED else (number, False)
+        says = f"{name} {verb} more than with {says}, {_FIRST}"
+        yield Row(says, number, side, 0, expected / 2, role, beside=beside)
+    says = f"{name} {verb} more than with other speech, {_FIRST}"
+    yield Row(says, beyond_speech(observable, component), side, 0, expected / 2, role)
+
+
+def _signal_loss(tables: Tables) -> Rows:
+    yield from _falls(tables, CROSS)
+    says, way = _equal(tables)
+    contrast = _smallest_minus_largest(changed("n_eff", way))
+    yield Row(f"the smallest size falls more than the largest, {says}", contrast, BELOW, 0,
+              _CONTRAST)  # fmt: skip
+
+
+def _smallest_minus_largest(change: Number) -> Number:
+    """Over seeds; OpenAI's networks are no sample of seeds, and each stands for itself."""
+
+    def names(tables: Tables, role: str) -> list[str]:
+        ends = [change.names(tables, end) for end in (SMALLEST, LARGEST)]
+        if not all(is_openai(model) for models in ends for model in models):
+            ends = [[size_of(models[0])] for models in ends]
+        return [f"{one} minus {other}" for one in ends[0] for other in ends[1]]
+
+    def read(tables: Tables, name: str) -> Interval:
+        one, other = name.split(" minus ")
+        every: dict[str, list[Interval]] = {}
+        for model, number in change.each(tables):
+            every.setdefault(size_of(model), []).append(number)
+        if one in change.names(tables, EVERY):
+            return difference(*every[one], *every[other])
+        return between(every, one, other)
+
+    return Number(change.table, read, names)
+
+
+def _compression(tables: Tables) -> Rows:
+    yield from _falls(tables, "self_attention", role=LARGEST)
+    yield from _falls(tables, "self_attention", "alpha", LARGEST, ABOVE)
+
+
+def _collapse(tables: Tables) -> Rows:
+    return _falls(tables, "ffn", role=INTERMEDIATE)
+
+
+def _resistance(tables: Tables) -> Rows:
+    """Pooled, by both readings of a change of log10 Kf: the logarithm of the difference, under
+    which the published numbers come out again, and the difference of the logarithms."""
+    for says, name, bound in (
+        (f"pooled, log10 of its difference is {_DECADES} or more", "log10_difference", _DECADES),
+        ("pooled, its log10 rises", "log10_ratio", 0.0),
+        (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", _DECADES),
+    ):
+        for part in COMPONENTS:
+            number = pooled(name, component=part)
+            yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
+    equal, kept = _equal(tables)
+    for says, name, way, bound in (
+        ("the padded index rises, raw", "log10_kf", RAW, 0.0),
+        (f"it rises, {equal}", "log10_kf", kept, 0.0),
+        (f"resolved, it rises, {equal}", "log10_kf_resolved", kept, 0.0),
+        (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
+    ):
+        for part in COMPONENTS:
+            number = changed(name, way, part)
+            yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
+
+
+def _either_regime(tables: Tables) -> Rows:
+    for says, way in (("raw", RAW), _equal(tables)):
+        for part in COMPONENTS:
+            falls = f"{_named(part)}: effective rank falls, {says}"
+            yield Row(falls, changed("n_eff", way, part), BELOW, 0, _RANK[part])
+
+
+def _hardening(tables: Tables) -> Rows:
+    """Of which component the tail is, is not said: compression is claimed of self-attention alone,
+    so its tail counts; the table has the others. Ratios of fractions of the sum are those that
+    larger activations, in all modes alike, do not raise."""
+    says = f"alpha exceeds {_ALPHA:g} under stress"
+    for part in COMPONENTS:
+        number = pooled("alpha_stressed", component=part)
+        yield Row(f"{_named(part)}: {says}, pooled, K = {MODES}", number, ABOVE, _ALPHA, _ALPHA + 1,
+                  LARGEST)  # fmt: skip
+    for part in COMPONENTS:
+        number = average("phase_diagram", "alpha", side="stressed", component=part)
+        over_k = f"{_named(part)}: {says}, mean over K"
+        yield Row(over_k, number, ABOVE, _ALPHA, _ALPHA + 1, LARGEST)
+    for way, length, measure in (
+        ("raw", RAW, EIGENVALUE),
+        (_FIRST, MATCHED, EIGENVALUE),
+        (f"as fractions of their sum, {_FIRST}", MATCHED, FRACTION),
+    ):
+        where = {"component": "self_attention", "length": length, "measure": measure, "part": TAIL}
+        number = cell("tail_eigenvalues", "ratio", **where)
+        says = f"self-attention's tail eigenvalues exceed the clean ones, {way}"
+        yield Row(says, number, ABOVE, 1, _RATIO, LARGEST)
+
+
+def _early_warning(tables: Tables) -> Rows:
+    for part in COMPONENTS:
+        where = {"observable": "alpha", "modes": MODES, "component": part}
+        auc, adjusted = (average(WITHIN, name, **where) for name in ("auc", "adjusted"))
+        before = beginnings(BEFORE, part, "alpha")
+        name = _named(part)
+        yield Row(f"{name}: a hallucinated transcript's alpha is more likely the higher one", auc,
+                  ABOVE, _CHANCE, _WARNS, without=_MIXED)  # fmt: skip
+        yield Row(f"{name}: hallucinated transcripts have the higher alpha, at equal length",
+                  adjusted, ABOVE, 0, 0.1, without=_MIXED)  # fmt: skip
+        yield Row(f"{name}: alpha is higher before a hallucination, in the same stress", before,
+                  ABOVE, _CHANCE, _WARNS,
+                  without="too few transcripts have beginnings that are still right")  # fmt: skip
+        yield Row(f"{name}: alpha tells invented texts from others, {_AUC}",
+                  _contested(f"{name}: alpha"), ABOVE, _CHANCE, _WARNS, beside=True)  # fmt: skip
+
+
+def _contested(score: str) -> Number:
+    """AUC of inventions and loops in the contest, of OpenAI's models alone: stretched, in Hell."""
+    where = {"set": "unseen stresses", "prefix": WHOLE_TEXT, "confident": False}
+    return average("contest", "auroc", **where, contestant=score)
+
+
+def _unstable(tables: Tables) -> Rows:
+    own = unstable_rise()
+    yield Row("more unstable dimensions in Hell than on clean speech, mean over layers", own, ABOVE,
+              0, 0.01)  # fmt: skip
+    yield Row("the rise is larger than of the randomly initialised control, mean over layers",
+              own - unstable_rise(RANDOM), ABOVE, 0, 0.01)  # fmt: skip
+    more = "under one stress, hallucinated transcripts have more of them"
+    for says, name, network in (
+        (f"{more}, raw", "difference", TRAINED),
+        (f"{more}, at equal length", "adjusted", TRAINED),
+        ("by more than in their randomly initialised controls, at equal length", "adjusted",
+         BEYOND),
+    ):  # fmt: skip
+        number = average("unstable_dimensions", name, layer=ALL_LAYERS, network=network)
+        yield Row(says, number, ABOVE, 0, 1.0, without=_MIXED)
+
+
+def _transition(tables: Tables) -> Rows:
+    for along in ("severity", "depth"):
+        yield Row(f"most curves over {along} are a step", _steps(along), ABOVE, 0.5, 0.75,
+                  without="there is no curve of four points or more")  # fmt: skip
+
+
+def _steps(along: str) -> Number:
+    """The fraction of steps, bounded by taking all curves that are not decided for none, or all.
+
+    A curve is decided where the interval of its margin is on one side of the least that leads.
+    """
+
+    def read(tables: Tables, model: str) -> Interval:
+        columns = ["verdict", *with_bounds("margin")]
+        curves = chosen(tables, "transitions", columns, along=along, model=model)
+        curves = curves[curves.verdict != "too few"]
+        if curves.empty:
+            return NOTHING
+        low = float((curves.margin_low > LEAST_MARGIN).mean())
+        high = float((~(curves.margin_high < LEAST_MARGIN)).mean())
+        return Interval(float((curves.verdict == STEP).mean()), low, high)
+
+    return per_model("transitions", read)
+
+
+def _decay(tables: Tables) -> Rows:
+    """Modulo the direction 1, for in the whole space no product can decay; an injection by its
+    fraction of the hidden state, and by what the final norm passes on of it."""
+    normed = "normed_injection_decays"
+    for says, name in (
+        ("every gain is below one, at most tokens", "gain_below_one"),
+        ("the product of layers decays, at most tokens", "product_decays"),
+        ("the first injection decays relative to the hidden state, at most tokens",
+         "relative_injection_decays"),
+        ("the first injection decays after the final norm, at most tokens", normed),
+    ):  # fmt: skip
+        yield Row(says, hypothesis(name), ABOVE, 0.5, 0.75, SMALLEST)
+    yield Row("it does so after the final norm oftener than in the randomly initialised control",
+              hypothesis(normed) - hypothesis(normed, RANDOM), ABOVE, 0, 0.1, SMALLEST)  # fmt: skip
+
+
+def _rank_one(tables: Tables) -> Rows:
+    name = "rank_one_fraction"
+    yield Row("most of the sensitivity is in one direction", hypothesis(name), ABOVE, 0.5, 0.75,
+              LARGEST)  # fmt: skip
+    yield Row("more of it than in the randomly initialised control",
+              hypothesis(name) - hypothesis(name, RANDOM), ABOVE, 0, 0.1, LARGEST)  # fmt: skip
+    yield Row("the product is of rank one, at most tokens", hypothesis("product_rank_one"), ABOVE,
+              0.5, 0.75, LARGEST)  # fmt: skip
+    where = {"network": TRAINED, "condition": STRESS}
+    ratio = average("propagators", "singular_value_ratio", **where)
+    yield Row("gaps are below 0.5, mean over layers", ratio, BELOW, 0.5, 0.25, LARGEST)
+
+
+def _attraction(tables: Tables) -> Rows:
+    for quantity in (DISTANCE, CENTRED_DISTANCE):
+        name = quantity.replace("_", " ")
+        change = distance(quantity, "change")
+        beyond = change - distance(quantity, "change", RANDOM)
+        yield Row(f"{name}: states in Hell are closer at the last layer than at input",
+                  distance(quantity, "ratio_stressed"), BELOW, 1, 0.95, LARGEST)  # fmt: skip
+        yield Row(f"{name}: they are closer in Hell than on clean speech (%)", change, BELOW, 0, -5,
+                  LARGEST)  # fmt: skip
+        yield Row(f"{name}: by more than in the randomly initialised control (%)", beyond, BELOW, 0,
+                  -5, LARGEST)  # fmt: skip
+    yield Row("more pairs share their text in Hell than were said alike (%)",
+              alike(STRESS) - alike(REFERENCES), ABOVE, 0, 1, LARGEST)  # fmt: skip
+
+
+def _subtle(tables: Tables) -> Rows:
+    """The least change of clean speech that was tried makes new hallucinations."""
+    for name in ("singular", "random"):
+        where = {"condition": "clean", "level_db": max, "direction": name}  # below the log-mel
+        number = average("subtle_stress", "new_candidates", **where)
+        says = "the least changes of the log-mel make new hallucinations (% of transcripts)"
+        yield Row(f"{name} direction: {says}", number, ABOVE, 0, 5)
+    everyday = average("contest_honest", "invented", condition=EVERYDAY_CHANGES)
+    says = "room tone, a low level, clipping or a telephone line make inventions of 5 % or more"
+    yield Row(says, everyday, ABOVE, 5, 10, beside=True)
+
+
+def _forecast(tables: Tables) -> Rows:
+    for rival, name in (("mean", "the mean of the others"), ("size", "size alone")):
+        for predictor in PREDICTORS:
+            yield Row(f"{predictor} forecasts better than {name} (skill)", _skill(predictor, rival),
+                      ABOVE, 0, 0.2, without="there is no target with enough models")  # fmt: skip
+
+
+def _skill(predictor: str, rival: str) -> Number:
+    """Targets stand in the place of models, which a skill is over."""
+
+    def rows(tables: Tables, **where: str) -> pd.DataFrame:
+        if not tables.path("forecast").exists():
+            raise NotMeasured("there is no forecast.csv; it takes more sizes than two")
+        columns = ["target", *with_bounds("skill")]
+        return chosen(tables, "forecast", columns, predictor=predictor, rival=rival, **where)
+
+    return Number(
+        "forecast",
+        lambda tables, target: of(rows(tables, target=target).iloc[0], "skill"),
+        lambda tables, role: list(rows(tables).target),
+    )
+
+
+def _fluency(tables: Tables) -> Rows:
+    for role, says, kinds in (
+        (SMALLEST, "incoherent", ["loop", "fragment", "gibberish"]),
+        (LARGEST, "fluent inventions", ["invention"]),
+    ):
+        says = f"most transcripts of the {role} size are {says} (%)"
+        yield Row(says, _kinds(kinds), ABOVE, 50, 75, role)
+
+
+def _kinds(kinds: list[str]) -> Number:
+    """Fractions of kinds add up, speaker by speaker; of none or all it is exact."""
+
+    def read(tables: Tables, model: str) -> Interval:
+        columns = ["outcome", "n", *with_bounds("fraction")]
+        rows = chosen(tables, "outcome_confidence", columns, condition=STRESS, model=model)
+        own = rows[rows.outcome.isin(kinds) & (rows.n > 0)]
+        count, total = int(own.n.sum()), int(rows.n.sum())
+        if not 0 < count < total:
+            return exact(count, total)
+        return scaled(mean([of(row, "fraction") for _, row in own.iterrows()]), len(own))
+
+    return per_model("outcome_confidence", read)
+
+
+def _confidence(tables: Tables) -> Rows:
+    """The threshold is one per word piece. An AUC is the probability that of a right transcript and
+    an invention the right one is the more confident, so its unit does not matter within a model;
+    under one stress it is that of other transcripts and candidates."""
+    says = "most inventions in Hell have a log-probability per word piece above"
+    other = "Whisper's threshold is per word piece, and these models write characters"
+    passing = outcome("invention", "passing").if_known()
+    yield Row(f"{says} {LEAST_LOG_PROBABILITY:g} (%)", passing, ABOVE, 50, 75, without=other)
+    says = "the log-probability does not tell"
+    yield Row(f"{says} inventions from right transcripts, on clean speech and in Hell (AUC)",
+              _separation(), BELOW, _WARNS, _CHANCE)  # fmt: skip
+    within = average(WITHIN, "auc", observable=list(CONFIDENCES)).then(complement)
+    yield Row(f"{says} candidates from other transcripts under one stress (AUC)", within, BELOW,
+              _WARNS, _CHANCE, without=_MIXED)  # fmt: skip
+    yield Row(f"{says} invented texts from others, {_AUC}", _contested("log-probability"), BELOW,
+              _WARNS, _CHANCE, beside=True)  # fmt: skip
+
+
+def _separation() -> Number:
+    """By the log-probability of the model's own tokens, word pieces or characters."""
+    units = [cell("confidence", f"auc_{name}").if_known() for name in CONFIDENCES]
+
+    def read(tables: Tables, model: str) -> Interval:
+        both = (unit.read(tables, model) for unit in units)
+        return next((number for number in both if number is not NOTHING), NOTHING)
+
+    return per_model("confidence", read)
+
 
 PAPER, ARTICLE, BOTH = "paper", "article", "paper, article"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, by whom, and how it is weighed."""
+    """What is claimed, by whom, and the rows that weigh it, which depend on what was measured."""
 
     number: int
     source: str
     text: str
-    weigh: Callable[[Tables], list[Part]]
+    rows: Callable[[Tables], Rows]
 
-
-CLAIMS = (
-    Claim(1, BOTH, "Stress lowers the effective rank of cross-attention, most in small models: "
-          "they lose the signal.", changes.signal_loss),
-    Claim(2, BOTH, "Large models compress: the effective rank of self-attention falls and its "
-          "slope rises.", changes.compression),
-    Claim(3, PAPER, "In models of intermediate size the FFN loses effective rank.",
-          changes.collapse),
-    Claim(4, BOTH, "Stress raises the Kirchhoff index in both regimes, by 2.9 decades or more.",
-          changes.resistance),
-    Claim(5, ARTICLE, "Effective rank falls on entering either regime.", changes.either_regime),
-    Claim(6, BOTH, "In large models the slope exceeds nine, and tail eigenvalues the clean ones.",
-          changes.hardening),
-    Claim(7, ARTICLE, "A high slope goes with failures, and comes before them.",
-          sweeps.early_warning),
-    Claim(8, ARTICLE, "The more unstable dimensions the Jacobian has, the more is hallucinated.",
-          layers.unstable),
-    Claim(9, BOTH, "The passage into hallucination is a distinct step, not a gradual drift.",
-          sweeps.transition),
-    Claim(10, PAPER, "In small models gains are below one, and what early layers inject decays.",
-          layers.decay),
-    Claim(11, PAPER, "In large models the sensitivity to the audio is of rank one, and gaps "
-          "are small.",
-          layers.rank_one),
-    Claim(12, ARTICLE, "Large models are drawn to a few states, whatever they hear.",
-          sweeps.attraction),
-    Claim(13, ARTICLE, "Even subtle perturbations make models hallucinate.", sweeps.subtle),
-    Claim(14, ARTICLE, "Spectra forecast how prone a model is; its size alone does not.",
-          scale.forecast),
-    Claim(15, BOTH, "Small models answer incoherently, large ones with fluent inventions.",
-          answers.fluency),
-    Claim(16, PAPER, "Log-probabilities stay high in hallucinations: confidence does not warn.",
-          answers.confidence),
-)  # fmt: skip
+    def weigh(self, tables: Tables) -> "Weighed":
+        """The claim with its parts; parts whose table is not there are not measured."""
+        parts = [(row, row.weigh(tables)) for row in self.rows(tables)]
+        return Weighed(self, [part for row, part in parts if part.statements or not row.beside])
 
 
 @dataclass(frozen=True)
@@ -80,63 +448,37 @@ class Weighed:
         return reason(self.parts)
 
 
+CLAIMS = (
+    Claim(1, BOTH, "Stress lowers the effective rank of cross-attention, most in small models: "
+          "they lose the signal.", _signal_loss),
+    Claim(2, BOTH, "Large models compress: the effective rank of self-attention falls and its "
+          "slope rises.", _compression),
+    Claim(3, PAPER, "In models of intermediate size the FFN loses effective rank.", _collapse),
+    Claim(4, BOTH, "Stress raises the Kirchhoff index in both regimes, by 2.9 decades or more.",
+          _resistance),
+    Claim(5, ARTICLE, "Effective rank falls on entering either regime.", _either_regime),
+    Claim(6, BOTH, "In large models the slope exceeds nine, and tail eigenvalues the clean ones.",
+          _hardening),
+    Claim(7, ARTICLE, "A high slope goes with failures, and comes before them.", _early_warning),
+    Claim(8, ARTICLE, "The more unstable dimensions the Jacobian has, the more is hallucinated.",
+          _unstable),
+    Claim(9, BOTH, "The passage into hallucination is a distinct step, not a gradual drift.",
+          _transition),
+    Claim(10, PAPER, "In small models gains are below one, and what early layers inject decays.",
+          _decay),
+    Claim(11, PAPER, "In large models the sensitivity to the audio is of rank one, and gaps "
+          "are small.", _rank_one),
+    Claim(12, ARTICLE, "Large models are drawn to a few states, whatever they hear.", _attraction),
+    Claim(13, ARTICLE, "Even subtle perturbations make models hallucinate.", _subtle),
+    Claim(14, ARTICLE, "Spectra forecast how prone a model is; its size alone does not.",
+          _forecast),
+    Claim(15, BOTH, "Small models answer incoherently, large ones with fluent inventions.",
+          _fluency),
+    Claim(16, PAPER, "Log-probabilities stay high in hallucinations: confidence does not warn.",
+          _confidence),
+)  # fmt: skip
+
+
 def weigh(tables: Tables) -> list[Weighed]:
-    """All claims by the tables of a group; parts whose table is not there are not measured."""
-    return [Weighed(claim, claim.weigh(tables)) for claim in CLAIMS]
-
-
-def as_table(groups: Mapping[str, Sequence[Weighed]]) -> pd.DataFrame:
-    """One row per statement about a group of models: every number of the page, with all digits."""
-    rows = []
-    for group, found in groups.items():
-        for one in found:
-            for part in one.parts:
-                head = {
-                    "claim": one.claim.number, "group": group, "verdict": one.verdict,
-                    "part": part.says, "part_verdict": part.verdict, "table": part.source,
-                    "lacks": part.lacks,
-                } | _together(part)  # fmt: skip
-                rows += [
-                    head | {
-                        "about": s.about, "estimate": s.found.estimate, "low": s.found.low,
-                        "high": s.found.high, "side": s.side, "bound": s.bound,
-                        "decision": s.decision,
-                    }
-                    for s in part.statements
-                ] or [head]  # fmt: skip
-    return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
-
-
-def _together(part: Part) -> dict[str, float | str]:
-    """The joint estimate of a part, as columns."""
-    if not part.statements:
-        return {}
-    whole = part.joint
-    return {
-        "part_estimate": whole.found.estimate, "part_low": whole.found.low,
-        "part_high": whole.found.high, "sizes": whole.networks, "tau": whole.tau,
-        "next_low": whole.predicted.low, "next_high": whole.predicted.high,
-        "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
-    }  # fmt: skip
-
-
-def published_numbers(known: pd.DataFrame) -> dict[int, str]:
-    """The paper's numbers on a claim, where they are known, from the rows of its table."""
-    rank, slope = ("delta_n_eff", "{:+.2f} %"), ("delta_alpha", "{:+.3g}")
-    cross, own, ffn = ("cross_attention", "self_attention", "ffn")
-    kirchhoff = known.delta_log10_kf
-    return {
-        1: f"effective rank: {_cells(known, cross, *rank)}",
-        2: f"effective rank: {_cells(known, own, *rank)}; slope: {_cells(known, own, *slope)}",
-        3: f"effective rank: {_cells(known, ffn, *rank)}",
-        4: f"log10 Kf: {kirchhoff.min():+.2f} to {kirchhoff.max():+.2f}",
-        6: "large-v3-turbo: above 9; tail eigenvalues up to 1.05 of the clean ones",
-    }
-
-
-def _cells(known: pd.DataFrame, component: str, column: str, style: str) -> str:
-    rows = known[known.component == component]
-    return ", ".join(
-        f"{model} {style.format(value)}"
-        for model, value in zip(rows.model, rows[column], strict=True)
-    )
+    """All claims by the tables of a group."""
+    return [claim.weigh(tables) for claim in CLAIMS]

@@ -1,40 +1,47 @@
-"""What the tables say in a few lines: ranges over models, and joint estimates."""
+"""What the tables say in a few lines, as ranges over models, and in the README's table."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from companion.claims.changes import changed_row, rows_kept
+from companion.claims.measured import (
+    EVIDENCE,
+    MODES,
+    STRESS,
+    changed,
+    own_rule,
+    own_sample,
+    pooled,
+    rows_kept,
+)
 from companion.claims.numbers import (
-    MODEL_KEYS,
     POOLED,
     NotMeasured,
+    Number,
     Tables,
-    by_model,
-    with_bounds,
+    average,
+    chosen,
 )
 from companion.claims.rules import NOT_MEASURED, joint_over_sizes
-from companion.measurement.pooling import ALL, UNSEEN
 from companion.measurement.schemas import INITIALISED, SHUFFLED, SPECTRUM, UNPAIRED
-from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.results.effects import MATCHED, RAW, WITHOUT_LOOPS
+from companion.models.capture import COMPONENTS
+from companion.results.effects import FIRST_ROWS, MATCHED, RANDOM_ROWS, RAW
 from companion.results.evidence import EFFECT, MODEL, SURVIVES, verdicts
 from companion.results.stresses import ALL_LAYERS, RANDOM, TRAINED
 from companion.results.tails import EIGENVALUE, TAIL
 from companion.results.transcripts import CONFIDENCES
 from companion.results.warnings import BEFORE, MEAN
 
-Line = tuple[str, str]
+Lines = Iterator[tuple[str, str]]
 """What was measured, and what came out."""
 
-_MODES = 50
 _NAMES = {
     "self_attention": "self-attention", "cross_attention": "cross-attention", "ffn": "FFN",
     "n_eff": "effective rank (%)", "alpha": "slope", "log10_kf": "padded Kf (decades)",
     "log10_kf_resolved": "resolved Kf (decades)", "log10_variance": "size",
     **CONFIDENCES, "transcript": "transcript", "smooth": "smooth", "step": "a step",
 }  # fmt: skip
-_CONTROLS = {
+CONTROLS = {
     INITIALISED: "random weights",
     SPECTRUM: "random vectors",
     UNPAIRED: "unpaired training",
@@ -47,93 +54,94 @@ def findings(groups: Mapping[str, Tables]) -> pd.DataFrame:
 
     A line that rests on a table that no group has is left out.
     """
-    found = {name: _lines(tables) for name, tables in groups.items()}
-    longest = max(found, key=lambda name: len(found[name]))
-    lines = list(found[longest]) + [
-        line for own in found.values() for line in own if line not in found[longest]
-    ]
-    return pd.DataFrame(
-        {"measured": lines}
-        | {name: [own.get(line, NOT_MEASURED) for line in lines] for name, own in found.items()}
-    )
+    lines_of = {name: _lines(tables) for name, tables in groups.items()}
+    longest = max(lines_of.values(), key=len)
+    every = dict.fromkeys([*longest, *(line for lines in lines_of.values() for line in lines)])
+    columns = {
+        name: [lines.get(line, NOT_MEASURED) for line in every] for name, lines in lines_of.items()
+    }
+    return pd.DataFrame({"measured": list(every)} | columns)
 
 
 def _lines(tables: Tables) -> dict[str, str]:
-    found: list[Line] = []
+    result: dict[str, str] = {}
     for lines in _LINES:
         try:
-            found += lines(tables)
+            result |= lines(tables)
         except NotMeasured:
             continue
-    return dict(found)
+    return result
 
 
-def _pooled(tables: Tables) -> Iterator[Line]:
+def _ranges(
+    rows: pd.DataFrame, by: str, numbers: Mapping[str, str], digits: int = 0, sign: bool = False
+) -> Lines:
+    """The ranges of columns by the values of another, which take their place in what is said."""
+    for value, part in rows.groupby(by):
+        for column, says in numbers.items():
+            if part[column].notna().any():
+                place = _NAMES.get(str(value), value)
+                yield says.format(place), span(part[column], digits, sign)
+
+
+def _pooled(tables: Tables) -> Lines:
     """The paper's convention, without loops and by the rule of the group's own."""
-    names = {"n_eff": "effective rank (%)", "alpha": "slope", "log10_ratio": "log10 of the index"}
-    keys = ["of", "model", "decoding", "sample", "loops", "component", "modes"]
-    table = tables.read(POOLED, [*keys, *names])
-    rule = OPENAI.name if OPENAI.name in set(table.decoding) else UNRESTRICTED.name
-    sample = UNSEEN if UNSEEN in set(table["sample"]) else ALL
-    chosen = (table.of == "measured") & (table.modes == _MODES) & (table.loops == "dropped")
-    table = table[chosen & (table.decoding == rule) & (table["sample"] == sample)]
-    for component, part in table.groupby("component"):
-        for name, said in names.items():
+    says = "{{}}: {}, change in Hell, pooled, loops dropped"
+    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": own_rule}
+    names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
+    rows = chosen(tables, POOLED, ["component", *names], **where, sample=own_sample)
+    for _, part in rows.groupby("component"):
+        for name, quantity in names.items():
             digits = 0 if name == "n_eff" else 2
-            yield (
-                f"{_NAMES[component]}: {said}, change in Hell, pooled, loops dropped",
-                span(part[name], digits, sign=True),
-            )
+            yield from _ranges(part, "component", {name: says.format(quantity)}, digits, sign=True)
 
 
-def _without_loops(tables: Tables) -> Iterator[Line]:
-    keys = [*MODEL_KEYS, "component", "modes", "length", "outcome", "utterances"]
-    table = tables.read("by_outcome", [*keys, "delta_n_eff"])
-    kept = table[(table.outcome == WITHOUT_LOOPS) & (table.modes == _MODES)]
-    rows = rows_kept(tables)
-    for component, part in kept.groupby("component"):
+def _without_loops(tables: Tables) -> Lines:
+    kept = rows_kept(tables)
+    for component in sorted(COMPONENTS):
         raw, cut = (
-            span((changed_row(tables, model, component, "n_eff", way).delta_n_eff
-                  for model in part.model.unique()), sign=True)
-            for way in (RAW, rows)
+            span((number.estimate for _, number in changed("n_eff", way, component).each(tables)),
+                 sign=True)
+            for way in (RAW, kept)
         )  # fmt: skip
         yield (
             f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops",
-            f"{raw} raw, {cut} with {rows} of equal number",
+            f"{raw} raw, {cut} with {kept} of equal number",
         )
 
 
-def _answers(tables: Tables) -> Iterator[Line]:
-    columns = ["condition", "wer", "candidates", *CONFIDENCES]
-    table = tables.read("wer", [*MODEL_KEYS, *columns])
-    for condition, part in table.groupby("condition"):
-        yield f"word error, {condition} (%)", span(part.wer)
-        yield f"hallucination candidates, {condition} (% of transcripts)", span(part.candidates)
-        for name, said in CONFIDENCES.items():
-            if part[name].notna().any():
-                yield f"average {said}, {condition}", span(part[name], 2)
+def _transcripts(tables: Tables) -> Lines:
+    rows = tables.read("wer", ["condition", "wer", "candidates", *CONFIDENCES])
+    names = {name: f"average {confidence}, {{}}" for name, confidence in CONFIDENCES.items()}
+    counts = {
+        "wer": "word error, {} (%)",
+        "candidates": "hallucination candidates, {} (% of transcripts)",
+    }
+    for _, part in rows.groupby("condition"):
+        yield from _ranges(part, "condition", counts)
+        yield from _ranges(part, "condition", names, digits=2)
 
 
-def _separations(tables: Tables) -> Iterator[Line]:
+def _separations(tables: Tables) -> Lines:
     """Of right transcripts and inventions, the probability that the right one is the more
     confident."""
-    columns = {f"auc_{name}": said for name, said in CONFIDENCES.items()}
-    table = tables.read("confidence", [*MODEL_KEYS, *columns])
-    for name, said in columns.items():
-        if table[name].notna().any():
-            yield f"{said}, right transcripts from inventions (AUC)", span(table[name], 2)
+    columns = {f"auc_{name}": confidence for name, confidence in CONFIDENCES.items()}
+    rows = tables.read("confidence", list(columns))
+    for name, confidence in columns.items():
+        if rows[name].notna().any():
+            yield f"{confidence}, right transcripts from inventions (AUC)", span(rows[name], 2)
 
 
-def _effects(tables: Tables) -> Iterator[Line]:
+def _effects(tables: Tables) -> Lines:
     """Changes from clean speech to Hell, and in how many models they survive the controls."""
     columns = [*EFFECT, "source", "length", "change", "low", "high"]
-    table = tables.read("evidence_k50", columns)
-    table = table[(table.modes == _MODES) & table.observable.isin(list(_NAMES))]
+    table = tables.read(EVIDENCE, columns)
+    table = table[(table.modes == MODES) & table.observable.isin(list(_NAMES))]
     decided = verdicts(table)
     ways = {(MODEL, RAW): "raw", (SHUFFLED, MATCHED): "cut"}
     keys = pd.MultiIndex.from_frame(table[["source", "length"]])
-    own = table.assign(way=keys.map(ways.get)).dropna(subset=["way", "change"])
-    for (component, observable), part in own.groupby(["component", "observable"]):
+    compared = table.assign(way=keys.map(ways.get)).dropna(subset=["way", "change"])
+    for (component, observable), part in compared.groupby(["component", "observable"]):
         same = (decided.component == component) & (decided.observable == observable)
         judged = decided.verdict[same & decided.matched.notna()]
         digits = 0 if observable == "n_eff" else 2
@@ -144,26 +152,24 @@ def _effects(tables: Tables) -> Iterator[Line]:
         )
 
 
-def _controls(tables: Tables) -> Iterator[Line]:
+def _controls(tables: Tables) -> Lines:
     """What networks that cannot listen show, beside the trained ones; means over networks."""
-    columns = ["control", "component", "modes", "length", "observable", "random", "trained"]
-    table = tables.read("controls", columns)
-    chosen = (table.modes == _MODES) & (table.length == MATCHED) & (table.observable == "n_eff")
-    for (control, component), part in table[chosen].groupby(["control", "component"]):
+    where = {"modes": MODES, "length": MATCHED, "observable": "n_eff"}
+    rows = chosen(tables, "controls", ["control", "component", "random", "trained"], **where)
+    means = rows.groupby(["control", "component"])[["random", "trained"]].mean()
+    for (control, component), mean in means.iterrows():
         yield (
             f"{_NAMES[component]}: {_NAMES['n_eff']}, first rows, mean over "
-            f"networks: {_CONTROLS[control]}",
-            f"{span([part.random.mean()], sign=True)}, "
-            f"trained {span([part.trained.mean()], sign=True)}",
+            f"networks: {CONTROLS[control]}",
+            f"{span([mean.random], sign=True)}, trained {span([mean.trained], sign=True)}",
         )
 
 
-def _contrasts(tables: Tables) -> Iterator[Line]:
+def _contrasts(tables: Tables) -> Lines:
     """Between sizes of equal width or depth, over speakers and seeds."""
-    columns = ["differs", "contrast", "seeds", "component", "observable"]
-    table = tables.read("scale_contrasts", [*columns, "change", "change_low", "change_high"])
-    chosen = (table.component == "cross_attention") & (table.observable == "n_eff")
-    for row in table[chosen].itertuples():
+    columns = ["differs", "contrast", "seeds", "change", "change_low", "change_high"]
+    where = {"component": "cross_attention", "observable": "n_eff"}
+    for row in chosen(tables, "scale_contrasts", columns, **where).itertuples():
         yield (
             f"cross-attention: {_NAMES['n_eff']}, {row.contrast}, first rows of equal number",
             f"{row.change:+.1f} [{row.change_low:.1f}, {row.change_high:.1f}] "
@@ -171,87 +177,80 @@ def _contrasts(tables: Tables) -> Iterator[Line]:
         )
 
 
-def _tails(tables: Tables) -> Iterator[Line]:
-    columns = [*MODEL_KEYS, "component", "length", "measure", "part", "ratio"]
-    table = tables.read("tail_eigenvalues", columns)
-    table = table[(table.measure == EIGENVALUE) & (table.part == TAIL)]
-    own = table[table.component == "self_attention"]
-    raw, cut = (span(own.ratio[own.length == way], 2) for way in (RAW, MATCHED))
+def _tails(tables: Tables) -> Lines:
+    where = {"component": "self_attention", "measure": EIGENVALUE, "part": TAIL}
+    rows = chosen(tables, "tail_eigenvalues", ["length", "ratio"], **where)
+    raw, cut = (span(rows.ratio[rows.length == way], 2) for way in (RAW, MATCHED))
     yield (
         "self-attention: eigenvalues 11 to 50, Hell over clean",
         f"{raw} raw, {cut} with first rows of equal number",
     )
 
 
-def _unstable(tables: Tables) -> Iterator[Line]:
-    columns = [*MODEL_KEYS, "network", "layer", *with_bounds("difference", "adjusted")]
-    table = tables.read("unstable_dimensions", columns)
-    own = table[(table.layer == ALL_LAYERS) & (table.network == TRAINED)]
-    raw, cut = (_together(own, name, "+.1f") for name in ("difference", "adjusted"))
+def _unstable(tables: Tables) -> Lines:
+    where = {"layer": ALL_LAYERS, "network": TRAINED}
+    raw, cut = (
+        _together(tables, average("unstable_dimensions", name, **where), "+.1f")
+        for name in ("difference", "adjusted")
+    )
     yield (
         "unstable dimensions, hallucinated minus other transcripts under one stress, all models",
         f"{raw}; at equal length {cut}",
     )
 
 
-def _beginnings(tables: Tables) -> Iterator[Line]:
+def _beginnings(tables: Tables) -> Lines:
     """AUC of later hallucinations, and how much farther from one half than log-probability's."""
-    columns = [*MODEL_KEYS, "condition", "when", "component", "observable", "prefix"]
-    table = tables.read("early_warning", [*columns, *with_bounds("auc", "gain")])
-    means = table[(table.prefix == MEAN) & (table.when == BEFORE)].dropna(subset="auc")
+    where: dict[str, object] = {"prefix": MEAN, "when": BEFORE}
+    means = chosen(tables, "early_warning", ["component", "observable", "auc"], **where)
+    known = means.dropna(subset="auc").groupby(["component", "observable"]).groups
     for component in ("cross_attention", "transcript"):
-        own = means[(means.component == component) & means.observable.isin(list(_NAMES))]
-        for observable, part in own.groupby("observable"):
-            name = f"{_NAMES[component]}: {_NAMES[observable].split(' (')[0]}"
-            better = f"; beyond the log-probability {_together(part, 'gain', '+.2f')}"
+        for observable in (name for part, name in known if part == component and name in _NAMES):
+            place = where | {"component": component, "observable": observable}
+            auc = _together(tables, average("early_warning", "auc", **place), ".2f")
+            gain = _together(tables, average("early_warning", "gain", **place), "+.2f")
+            better = f"; beyond the log-probability {gain}" if component != "transcript" else ""
             yield (
-                f"{name}, before the first wrong word: AUC of later hallucinations, all models",
-                _together(part, "auc", ".2f") + (better if component != "transcript" else ""),
+                f"{_NAMES[component]}: {_NAMES[observable].split(' (')[0]}, before the first wrong "
+                "word: AUC of later hallucinations, all models",
+                f"{auc}{better}",
             )
 
 
-def _curves(tables: Tables) -> Iterator[Line]:
+def _curves(tables: Tables) -> Lines:
     table = tables.read("transitions", ["along", "verdict"])
-    long = table[table.verdict != "too few"]
-    for along, part in long.groupby("along"):
+    for along, part in table[table.verdict != "too few"].groupby("along"):
         counts = part.verdict.value_counts()
         kinds = ", ".join(f"{number} {_NAMES.get(name, name)}" for name, number in counts.items())
         yield f"curves over {along}", kinds
 
 
-def _subtle(tables: Tables) -> Iterator[Line]:
-    columns = [*MODEL_KEYS, "condition", "direction", "level_db", "changed", "new_candidates"]
-    table = tables.read("subtle_stress", columns)
-    clean = table[table.condition == "clean"]
-    loudest = clean[clean.level_db == clean.level_db.min()]
-    level = loudest.level_db.min()
-    for direction, part in loudest.groupby("direction"):
+def _subtle(tables: Tables) -> Lines:
+    where = {"condition": "clean", "level_db": min}
+    columns = ["direction", "changed", "new_candidates"]
+    for direction, part in chosen(tables, "subtle_stress", columns, **where).groupby("direction"):
         yield (
-            f"clean texts changed by {_DIRECTIONS[str(direction)]} direction, {level:g} dB below "
-            "the log-mel (%)",
+            f"clean texts changed by {_DIRECTIONS[str(direction)]} direction, "
+            f"{part.level_db.min():g} dB below the log-mel (%)",
             f"{span(part.changed)}; new candidates {span(part.new_candidates)}",
         )
 
 
-def _gains(tables: Tables) -> Iterator[Line]:
-    columns = [*MODEL_KEYS, "network", "condition", "gain_below_one", "rank_one_fraction"]
-    table = tables.read("hypotheses", columns)
-    table = table[table.condition.isin(["clean", "hell"])]
+def _gains(tables: Tables) -> Lines:
+    names = {
+        "gain_below_one": "{} weights: every gain below 1 (% of tokens)",
+        "rank_one_fraction": "{} weights: sensitivity to the audio in its first direction (%)",
+    }
+    rows = chosen(tables, "hypotheses", ["network", *names], condition=["clean", STRESS])
     for network in (TRAINED, RANDOM):
-        own = table[table.network == network]
-        yield (
-            f"{network} weights: every gain below 1 (% of tokens)",
-            span(100 * own.gain_below_one),
-        )
-        yield (
-            f"{network} weights: sensitivity to the audio in its first direction (%)",
-            span(100 * own.rank_one_fraction),
+        part = rows[rows.network == network]
+        yield from _ranges(
+            part.assign(**{name: 100 * part[name] for name in names}), "network", names
         )
 
 
-def _forecasts(tables: Tables) -> Iterator[Line]:
-    columns = ["target", "predictor", "rival", "skill_low", "skill_high"]
-    table = tables.read("forecast", columns)
+def _forecasts(tables: Tables) -> Lines:
+    table = tables.read("forecast", ["rival", "skill_low", "skill_high"])
     for rival, part in table.groupby("rival"):
         yield (
             f"forecasts of models left out from clean spectra, against the {rival}",
@@ -260,18 +259,18 @@ def _forecasts(tables: Tables) -> Iterator[Line]:
 
 
 _LINES = (
-    _answers, _separations, _pooled, _without_loops, _effects, _controls, _contrasts, _tails,
+    _transcripts, _separations, _pooled, _without_loops, _effects, _controls, _contrasts, _tails,
     _unstable, _beginnings, _curves, _subtle, _gains, _forecasts,
 )  # fmt: skip
 
 
-def _together(rows: pd.DataFrame, name: str, style: str) -> str:
+def _together(tables: Tables, number: Number, style: str) -> str:
     """The joint estimate over models, as on the page of claims."""
-    numbers = dict(by_model(rows, name))
+    numbers = dict(number.each(tables))
     if not numbers:
         return "n/a"
-    found = joint_over_sizes(numbers).found
-    return f"{found.estimate:{style}} [{found.low:{style}}, {found.high:{style}}]"
+    interval = joint_over_sizes(numbers).interval
+    return f"{interval.estimate:{style}} [{interval.low:{style}}, {interval.high:{style}}]"
 
 
 def span(values: Iterable[float], digits: int = 0, sign: bool = False) -> str:
@@ -287,3 +286,76 @@ def span(values: Iterable[float], digits: int = 0, sign: bool = False) -> str:
 def count(true: "pd.Series[bool]") -> str:
     """How many of how many."""
     return f"{int(true.sum())} of {len(true)}"
+
+
+def summary(groups: Mapping[str, Tables], whole: str, known: pd.DataFrame) -> pd.DataFrame:
+    """The README's table: a row per quantity, as published, of every model, and ranges of a group.
+
+    ``whole`` names the group whose models are one column; ``known`` the published rows.
+    """
+    (theirs,) = known[(known.component == "cross_attention") & (known.model == "tiny")].itertuples()
+    rows = []
+    for says, published, cells in _SUMMARY:
+        row = {"Hell against clean speech": says, "published (Tiny)": published.format(theirs)}
+        for group, tables in groups.items():
+            try:
+                texts = cells(tables)
+            except NotMeasured:
+                texts = {}
+            row |= {group: _range(texts)} if group == whole else texts
+        rows.append(row)
+    models = [name for row in rows for name in row if name != whole]
+    return pd.DataFrame(rows, columns=[*dict.fromkeys(models), whole]).fillna(NOT_MEASURED)
+
+
+def _of_models(number: Number, style: str) -> Callable[[Tables], dict[str, str]]:
+    """A number in words, by model."""
+
+    def cells(tables: Tables) -> dict[str, str]:
+        texts = {}
+        for model, interval in number.if_known().each(tables):
+            known = interval.low <= interval.high
+            ends = f" [{style}, {style}]".format(interval.low, interval.high) if known else ""
+            texts[model] = style.format(interval.estimate) + ends
+        return texts
+
+    return cells
+
+
+def _wer(tables: Tables) -> dict[str, str]:
+    rows = tables.read("wer", ["model", "condition", "wer"])
+    wide = rows.pivot(index="model", columns="condition", values="wer")
+    return {str(model): f"{row['clean']:.0f}, {row[STRESS]:.0f}" for model, row in wide.iterrows()}
+
+
+def _outcomes(tables: Tables) -> dict[str, str]:
+    rows = chosen(tables, "outcomes", ["model"], condition=STRESS).set_index("model")
+    kinds = rows.reindex(columns=["invention", "loop"]).fillna(0.0)
+    return {str(model): f"{row.invention:.0f}, {row.loop:.0f}" for model, row in kinds.iterrows()}
+
+
+def _range(cells: Mapping[str, str]) -> str:
+    """From the lowest to the highest of what the cells begin with."""
+    first = (cell.split(" [")[0].split(", ") for cell in cells.values())
+    columns = [sorted(set(column), key=float) for column in zip(*first, strict=True)]
+    return ", ".join(c[0] if len(c) == 1 else f"{c[0]} to {c[-1]}" for c in columns) or NOT_MEASURED
+
+
+_SUMMARY: tuple[tuple[str, str, Callable[[Tables], dict[str, str]]], ...] = (
+    ("pooled: effective rank (%)", "{0.delta_n_eff:+.1f}",
+     _of_models(pooled("n_eff"), "{:+.1f}")),
+    ("pooled: spectral slope", "{0.delta_alpha:+.2f}",
+     _of_models(pooled("alpha"), "{:+.2f}")),
+    ("pooled: log10 of the difference of Kf", "{0.delta_log10_kf:.2f}",
+     _of_models(pooled("log10_difference"), "{:.2f}")),
+    ("pooled: difference of log10 Kf", "",
+     _of_models(pooled("log10_ratio"), "{:+.2f}")),
+    ("pooled, random networks with the same singular values: effective rank (%)", "",
+     _of_models(pooled("n_eff", of="controls"), "{:+.1f}")),
+    ("by utterance, as many random rows, no loops: effective rank (%)", "",
+     _of_models(changed("n_eff", RANDOM_ROWS), "{:+.1f}")),
+    ("by utterance, as many first rows, no loops: effective rank (%)", "",
+     _of_models(changed("n_eff", FIRST_ROWS), "{:+.1f}")),
+    ("WER on clean speech and in Hell (%)", "", _wer),
+    ("inventions and loops in Hell (% of transcripts)", "", _outcomes),
+)  # fmt: skip

@@ -1,18 +1,40 @@
-"""Intervals of tables, and of differences between rows of them."""
+"""Numbers of tables with their intervals, and which models a claim is about.
 
-from collections.abc import Iterator, Mapping, Sequence
+OpenAI's models have fixed roles, so that no model stands in for another that was not measured.
+Those of the ladder are a family of their own: the smallest size, the largest, and those between.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
-from companion.results.intervals import Interval, mean
+from companion.results.effects import size_of
+from companion.results.intervals import NOTHING, Interval, difference, mean
 from companion.results.tables import SPEAKERS, SUPPLEMENT, speakers_path, with_speakers
 
 MODEL_KEYS = ["parameters", "model"]
-POOLED, HALVES, NONSPEECH = "pooled", "halves", "words_from_nonspeech"
-"""The pooled table, that of halves of clean speech beside it, and that of clips."""
+POOLED, HALVES = "pooled", "halves"
+"""The pooled table, and that of halves of clean speech beside it."""
+
+EVERY, SMALLEST, INTERMEDIATE, LARGEST = "every", "smallest", "intermediate", "largest"
+"""The models of a table that a claim is about."""
+
+_LARGE = ("large", "large-v1", "large-v2", "large-v3", "large-v3-turbo", "turbo")
+_OPENAI = {
+    "tiny": SMALLEST,
+    **dict.fromkeys(["base", "small", "medium"], INTERMEDIATE),
+    **dict.fromkeys(_LARGE, LARGEST),
+}
+_LACKING = {
+    SMALLEST: "tiny.en is not measured yet; `make evidence PROFILE=whisper` does it",
+    INTERMEDIATE: "base is not measured yet; `make evidence PROFILE=whisper` does it",
+    LARGEST: "these weights could not be had; "
+    '`make evidence PROFILE=whisper MODELS="small large-v3-turbo"` measures them, on any GPU',
+}
 
 
 class NotMeasured(Exception):
@@ -30,11 +52,11 @@ class Tables:
         """Where a table is: in ``folder``, or in the supplement where it has hundreds of rows."""
         if name == POOLED:
             return self.pooled
-        folder, known = self.folder, name
+        folder = self.folder
         if name == HALVES:
-            folder, known = self.pooled.parent, f"{self.pooled.stem}_halves"
-        beside = folder / SUPPLEMENT / f"{known}.csv"
-        return beside if beside.exists() else folder / f"{known}.csv"
+            folder, name = self.pooled.parent, f"{self.pooled.stem}_halves"
+        beside = folder / SUPPLEMENT / f"{name}.csv"
+        return beside if beside.exists() else folder / f"{name}.csv"
 
     def read(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """A table; NotMeasured where there is none, ValueError where a column lacks."""
@@ -55,22 +77,143 @@ def _read(path: Path, changed: int) -> pd.DataFrame:
     return with_speakers(table, beside) if beside.exists() else table
 
 
-def only(table: pd.DataFrame, chosen: Mapping[str, object]) -> pd.Series:
-    """The one row that has these values; NotMeasured where there is none, or more than one."""
-    rows = table
-    for name, value in chosen.items():
-        rows = rows[rows[name] == value]
-    if len(rows) != 1:
-        said = ", ".join(map(str, chosen.values()))
-        raise NotMeasured(f"there are {len(rows)} rows of {said}")
-    return rows.iloc[0]
+def is_openai(model: str) -> bool:
+    """Whether a name is one of OpenAI's, with or without ``.en``; the ladder's end in a seed."""
+    return model.removesuffix(".en") in _OPENAI
 
 
-def by_model(rows: pd.DataFrame, name: str) -> Iterator[tuple[str, Interval]]:
-    """Each model's mean over the rows that have the number."""
-    known = rows.dropna(subset=name).sort_values(MODEL_KEYS)
-    for model, own in known.groupby("model", sort=False):
-        yield str(model), mean([of(row, name) for _, row in own.iterrows()])
+def sizes(table: pd.DataFrame) -> list[list[str]]:
+    """The models of a table by size, from the smallest; seeds of one size are together."""
+    models = table[MODEL_KEYS].drop_duplicates().sort_values(MODEL_KEYS)
+    groups = models.groupby(models.model.map(size_of), sort=False).model
+    return [list(group) for _, group in groups]
+
+
+def models_of(table: pd.DataFrame, role: str) -> list[str]:
+    """The models of a role, from the smallest; NotMeasured, saying why, where there is none."""
+    groups = sizes(table)
+    models = [model for group in groups for model in group]
+    if role == EVERY:
+        return models
+    if any(map(is_openai, models)):
+        chosen = [model for model in models if _OPENAI.get(model.removesuffix(".en")) == role]
+        if not chosen:
+            raise NotMeasured(_LACKING[role])
+        return chosen
+    if len(groups) < 2:
+        raise NotMeasured("models of one size were measured")
+    between = [model for group in groups[1:-1] for model in group]
+    chosen = {SMALLEST: groups[0], INTERMEDIATE: between, LARGEST: groups[-1]}[role]
+    if not chosen:
+        raise NotMeasured(f"no model of {role} size was measured")
+    return chosen
+
+
+def models_in(name: str) -> "Names":
+    """The models that a table has, by role."""
+    return lambda tables, role: models_of(tables.read(name, MODEL_KEYS), role)
+
+
+Read = Callable[[Tables, str], Interval]
+Names = Callable[[Tables, str], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of every model, the table that it is from, and how it is read there.
+
+    ``read`` raises NotMeasured where there is none, or gives NOTHING of a model that does not
+    count; ``names`` are the models of a role, or what else there is a number of.
+    """
+
+    table: str
+    read: Read
+    names: Names
+
+    def __call__(self, tables: Tables, model: str) -> Interval:
+        """The number of one model; NotMeasured where it does not count."""
+        number = self.read(tables, model)
+        if number is NOTHING:
+            raise NotMeasured(f"{self.table} has no such number of {model}")
+        return number
+
+    def each(self, tables: Tables, role: str = EVERY) -> Iterator[tuple[str, Interval]]:
+        """The models of a role that count, from the smallest, with their numbers."""
+        for name in self.names(tables, role):
+            if (number := self.read(tables, name)) is not NOTHING:
+                yield name, number
+
+    def __sub__(self, other: "Number") -> "Number":
+        return self.of(lambda tables, name: difference(self(tables, name), other(tables, name)))
+
+    def then(self, change: Callable[[Interval], Interval]) -> "Number":
+        """What something makes of it, where it counts."""
+
+        def read(tables: Tables, name: str) -> Interval:
+            number = self.read(tables, name)
+            return number if number is NOTHING else change(number)
+
+        return self.of(read)
+
+    def if_known(self) -> "Number":
+        """The same of the models that have it, where the others do not count."""
+
+        def read(tables: Tables, name: str) -> Interval:
+            try:
+                number = self.read(tables, name)
+            except NotMeasured:
+                return NOTHING
+            return NOTHING if math.isnan(number.estimate) else number
+
+        return self.of(read)
+
+    def of(self, read: Read) -> "Number":
+        """Another number of the same models."""
+        return Number(self.table, read, self.names)
+
+
+def per_model(table: str, read: Read) -> Number:
+    """A number of the models of a table."""
+    return Number(table, read, models_in(table))
+
+
+def cell(table: str, column: str, **where: object) -> Number:
+    """The number in the one row of a model that ``where`` chooses (``chosen``).
+
+    Where there is no such row, or more than one, it is not measured.
+    """
+
+    def read(tables: Tables, model: str) -> Interval:
+        rows = chosen(tables, table, with_bounds(column), model=model, **where)
+        if len(rows) != 1:
+            named = [str(value) for value in (model, *where.values()) if not callable(value)]
+            raise NotMeasured(f"there are {len(rows)} rows of {', '.join(named)}")
+        return of(rows.iloc[0], column)
+
+    return per_model(table, read)
+
+
+def average(table: str, column: str, **where: object) -> Number:
+    """The mean over the rows of a model that have the number; of the models that have one."""
+
+    def read(tables: Tables, model: str) -> Interval:
+        rows = chosen(tables, table, with_bounds(column), model=model, **where)
+        known = [of(row, column) for _, row in rows.dropna(subset=column).iterrows()]
+        return mean(known) if known else NOTHING
+
+    return per_model(table, read)
+
+
+def chosen(tables: Tables, table: str, columns: Sequence[str], **where: object) -> pd.DataFrame:
+    """The rows whose columns have the values in ``where``, or one of a list of them.
+
+    A function there, as max, finds the value in its column of the whole table.
+    """
+    whole = rows = tables.read(table, [*where, *columns])
+    for name, value in where.items():
+        value = value(whole[name]) if callable(value) else value
+        rows = rows[rows[name].isin(value) if isinstance(value, list) else rows[name] == value]
+    return rows
 
 
 def with_bounds(*names: str) -> list[str]:
@@ -78,10 +221,12 @@ def with_bounds(*names: str) -> list[str]:
     return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
-def of(row: pd.Series, name: str, ends: Sequence[str] = ("", "_low", "_high")) -> Interval:
-    """The interval in the columns name, name_low and name_high, with the speakers' parts in it."""
-    estimate, low, high = (float(row[end if end in row else f"{name}{end}"]) for end in ends)
-    found = row.get(f"{name}{SPEAKERS}")
-    if not isinstance(found, Interval):
+def of(row: "pd.Series[float]", name: str) -> Interval:
+    """The interval in the columns name, name_low and name_high, or low and high, with the
+    speakers' parts in it."""
+    ends = with_bounds(name) if f"{name}_low" in row else (name, "low", "high")
+    estimate, low, high = (float(row[end]) for end in ends)
+    interval = row.get(f"{name}{SPEAKERS}")
+    if not isinstance(interval, Interval):
         return Interval(estimate, low, high)
-    return Interval(estimate, low, high, found.deviations, found.besides)
+    return Interval(estimate, low, high, interval.deviations, interval.besides)

@@ -38,15 +38,15 @@ Groups = Mapping[str, Sequence[Weighed]]
 def markdown(groups: Groups, published: Mapping[int, str], judged: pd.DataFrame) -> str:
     """The page: a table of verdicts, the predictions of ``judge``, then claim by claim."""
     lines = [f"# {TITLE}", "", INTRODUCTION, ""]
-    lines += [f"{name}, {counts(found)}.\n" for name, found in groups.items()]
+    lines += [f"{name}, {counts(claims)}.\n" for name, claims in groups.items()]
     names = list(groups)
     lines += [f"| # | claim | published | {' | '.join(names)} |"]
     lines += [f"|--:|:--|:--|{':--|' * len(names)}"]
     for together in zip(*groups.values(), strict=True):
         claim = together[0].claim
-        said = published.get(claim.number, "no number is known")
+        number = published.get(claim.number, "no number is known")
         verdicts = " | ".join(f"**{weighed.verdict}**" for weighed in together)
-        lines += [f"| {claim.number} | {claim.text} | {said} | {verdicts} |"]
+        lines += [f"| {claim.number} | {claim.text} | {number} | {verdicts} |"]
     lines += _votes(groups)
     lines += ["", "## What became of the predictions", "", PREDICTED.format(commit=COMMIT), ""]
     lines += [f"{outcomes(judged)}.", "", *_predictions(judged)]
@@ -55,25 +55,25 @@ def markdown(groups: Groups, published: Mapping[int, str], judged: pd.DataFrame)
     return "\n".join(lines) + "\n"
 
 
-def counts(found: Sequence[Weighed]) -> str:
+def counts(claims: Sequence[Weighed]) -> str:
     """How many claims have each verdict."""
-    number = Counter(weighed.verdict for weighed in found)
-    return f"of {len(found)} claims: " + ", ".join(f"{name} {number[name]}" for name in VERDICTS)
+    verdicts = Counter(weighed.verdict for weighed in claims)
+    return f"of {len(claims)} claims: " + ", ".join(f"{name} {verdicts[name]}" for name in VERDICTS)
 
 
 def outcomes(judged: pd.DataFrame) -> str:
     """How many predictions came out how."""
     number = judged.outcome.value_counts()
-    said = ", ".join(f"{number.get(name, 0)} {name}" for name in OUTCOMES)
-    return f"Of {len(judged)} lines, a line once for each model: {said}"
+    counted = ", ".join(f"{number.get(name, 0)} {name}" for name in OUTCOMES)
+    return f"Of {len(judged)} lines, a line once for each model: {counted}"
 
 
 def cells(statement: Statement) -> tuple[str, str, str, str]:
     """A statement to read: of what, the number with its interval, the claim, the decision."""
-    found = statement.found
+    interval = statement.interval
     return (
         statement.about,
-        _number(found.estimate, found.low, found.high),
+        _number(interval.estimate, interval.low, interval.high),
         f"{statement.side} {statement.bound:g}",
         statement.decision,
     )
@@ -90,8 +90,8 @@ def _predictions(judged: pd.DataFrame) -> list[str]:
         number = (
             row.lacks if row.lacks else _number(row.estimate, row.estimate_low, row.estimate_high)
         )
-        said = f"{row.expected}: {row.side} {row.bound:g}"
-        lines.append(f"| {row.id} | {said} | {row.model} | {number} | **{row.outcome}** |")
+        expected = f"{row.expected}: {row.side} {row.bound:g}"
+        lines.append(f"| {row.id} | {expected} | {row.model} | {number} | **{row.outcome}** |")
     return lines
 
 
@@ -100,19 +100,19 @@ def _votes(groups: Groups) -> list[str]:
     lines = ["", "## What counting votes would have said", "", VOTES, ""]
     lines += ["| # | models | by votes | verdict | because |", "|--:|:--|:--|:--|:--|"]
     return lines + [
-        f"| {one.claim.number} | {name} | {one.by_votes} | **{one.verdict}** | {one.reason} |"
-        for name, found in groups.items()
-        for one in found
-        if one.by_votes != one.verdict
+        f"| {of.claim.number} | {name} | {of.by_votes} | **{of.verdict}** | {of.reason} |"
+        for name, claims in groups.items()
+        for of in claims
+        if of.by_votes != of.verdict
     ]
 
 
 def _claim(groups: Mapping[str, Weighed], judged: pd.DataFrame) -> list[str]:
     claim = next(iter(groups.values())).claim
     lines = ["", f"## {claim.number}. {claim.text}", "", f"From: {claim.source}."]
-    own = judged[judged.claim == claim.number]
-    said = "; ".join(f"{row.id}, {row.model}: {row.outcome}" for row in own.itertuples())
-    lines += ["", f"Predicted of {WHISPER}: {said or 'nothing'}."]
+    predicted = judged[judged.claim == claim.number]
+    outcomes = "; ".join(f"{row.id}, {row.model}: {row.outcome}" for row in predicted.itertuples())
+    lines += ["", f"Predicted of {WHISPER}: {outcomes or 'nothing'}."]
     for name, weighed in groups.items():
         lines += ["", f"### {name}: {weighed.verdict}", "", f"{_sentence(weighed.reason)}."]
         for part in weighed.parts:
@@ -132,16 +132,77 @@ def _heading(part: Part) -> str:
 
 def _together(part: Part) -> str:
     """The joint estimate in words."""
-    whole, found = part.joint, part.joint.found
+    whole, interval = part.joint, part.joint.interval
     first = part.statements[0]
-    said = f"{_number(found.estimate, found.low, found.high)}, claimed {first.side} {first.bound:g}"
+    text = _number(interval.estimate, interval.low, interval.high)
+    text += f", claimed {first.side} {first.bound:g}"
     if whole.networks > 1:
         ends = whole.predicted
-        said += f"; of {whole.networks} sizes or seeds, tau {whole.tau:.2g}"
-        said += f", one more within [{ends.low:.3g}, {ends.high:.3g}]"
-    said += f"; {part.on_side} of {len(part.statements)} on the claimed side"
-    return f"**Together** {said}; power {part.power:.2f} at {part.expected:g}."
+        text += f"; of {whole.networks} sizes or seeds, tau {whole.tau:.2g}"
+        text += f", one more within [{ends.low:.3g}, {ends.high:.3g}]"
+    text += f"; {part.on_side} of {len(part.statements)} on the claimed side"
+    return f"**Together** {text}; power {part.power:.2f} at {part.expected:g}."
 
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def as_table(groups: Groups) -> pd.DataFrame:
+    """One row per statement about a group of models: every number of the page, with all digits."""
+    rows = []
+    for group, claims in groups.items():
+        for weighed in claims:
+            for part in weighed.parts:
+                head = {
+                    "claim": weighed.claim.number, "group": group, "verdict": weighed.verdict,
+                    "part": part.says, "part_verdict": part.verdict, "table": part.source,
+                    "lacks": part.lacks,
+                } | _joint_columns(part)  # fmt: skip
+                rows += [
+                    head | {
+                        "about": s.about, "estimate": s.interval.estimate, "low": s.interval.low,
+                        "high": s.interval.high, "side": s.side, "bound": s.bound,
+                        "decision": s.decision,
+                    }
+                    for s in part.statements
+                ] or [head]  # fmt: skip
+    return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
+
+
+def _joint_columns(part: Part) -> dict[str, float | str]:
+    """The joint estimate of a part, as columns."""
+    if not part.statements:
+        return {}
+    whole = part.joint
+    return {
+        "part_estimate": whole.interval.estimate, "part_low": whole.interval.low,
+        "part_high": whole.interval.high, "sizes": whole.networks, "tau": whole.tau,
+        "next_low": whole.predicted.low, "next_high": whole.predicted.high,
+        "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
+    }  # fmt: skip
+
+
+def published_numbers(known: pd.DataFrame) -> dict[int, str]:
+    """The paper's numbers on a claim, where they are known, from the rows of its table."""
+    rank, slope = ("delta_n_eff", "{:+.2f} %"), ("delta_alpha", "{:+.3g}")
+    cross, itself, ffn = (
+        f"effective rank: {_of_models(known, component, *rank)}"
+        for component in ("cross_attention", "self_attention", "ffn")
+    )
+    kirchhoff = known.delta_log10_kf
+    return {
+        1: cross,
+        2: f"{itself}; slope: {_of_models(known, 'self_attention', *slope)}",
+        3: ffn,
+        4: f"log10 Kf: {kirchhoff.min():+.2f} to {kirchhoff.max():+.2f}",
+        6: "large-v3-turbo: above 9; tail eigenvalues up to 1.05 of the clean ones",
+    }
+
+
+def _of_models(known: pd.DataFrame, component: str, column: str, style: str) -> str:
+    rows = known[known.component == component]
+    return ", ".join(
+        f"{model} {style.format(value)}"
+        for model, value in zip(rows.model, rows[column], strict=True)
+    )

@@ -10,9 +10,31 @@ from pathlib import Path
 
 import pandas as pd
 
-from companion.claims.numbers import NotMeasured, Tables
+from companion.claims.measured import (
+    CROSS,
+    STRESS,
+    WITHIN,
+    alike,
+    beginnings,
+    beside_control,
+    changed,
+    distance,
+    halves,
+    hypothesis,
+    outcome,
+    pooled,
+    unstable_rise,
+    words_from_nonspeech,
+)
+from companion.claims.numbers import NotMeasured, Number, Read, Tables, average, cell
 from companion.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
-from companion.results.intervals import Interval
+from companion.measurement.schemas import DISTANCE, SPECTRUM
+from companion.models.capture import COMPONENTS
+from companion.models.rules import OPENAI, UNRESTRICTED
+from companion.results.effects import FIRST_ROWS
+from companion.results.intervals import Interval, complement, difference, mean, scaled
+from companion.results.transcripts import PER_WORD_PIECE, TRANSCRIPT
+from companion.results.warnings import ANY
 
 COMMIT = "365e973"
 """The commit of the page, from before the first row was measured."""
@@ -21,9 +43,6 @@ TRUE, FALSE, UNMEASURED = "came true", "did not", "not measured"
 OUTCOMES = (TRUE, FALSE, OPEN, UNMEASURED)
 _COLUMNS = ("id", "claim", "what we expect", "number", "models", "side", "bound")
 BOTH = "both"
-
-Number = Callable[[Tables, str], Interval]
-"""A number of the tables, of one model; raises NotMeasured where they have none."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,7 @@ class Prediction:
 
 def read_predictions(page: Path) -> list[Prediction]:
     """The lines of a page, one per model that they name; ValueError for a line that is none."""
-    found = []
+    predictions = []
     for line in page.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|") or cells[0].startswith(":") or tuple(cells) == _COLUMNS:
@@ -49,42 +68,105 @@ def read_predictions(page: Path) -> list[Prediction]:
         if len(cells) != len(_COLUMNS) or cells[5] not in (ABOVE, BELOW):
             raise ValueError(f"{page}: {line!r} is no prediction; write {' | '.join(_COLUMNS)}")
         name, claim, says, number, models, side, bound = cells
-        found += [
+        predictions += [
             Prediction(name, int(claim), says, number, model.strip(), side, float(bound))
             for model in models.split(",")
         ]
-    return found
+    return predictions
 
 
 def judge(
-    predictions: Sequence[Prediction], tables: Tables, numbers: Mapping[str, Number]
+    predictions: Sequence[Prediction], tables: Tables, numbers: Mapping[str, Read]
 ) -> pd.DataFrame:
     """One row per prediction and model, with the number measured and what became of it.
 
     A number of a table or model that is not there is not measured; ``lacks`` says why.
     """
     rows = []
-    for one in predictions:
-        found, lacks = None, ""
+    for line in predictions:
+        number, lacks = None, ""
         try:
-            found = numbers[one.number](tables, one.model)
+            number = numbers[line.number](tables, line.model)
         except NotMeasured as reason:
             lacks = str(reason)
         rows.append(
             {
-                "id": one.id, "claim": one.claim, "expected": one.says, "model": one.model,
-                "side": one.side, "bound": one.bound,
-                "estimate": found.estimate if found else math.nan,
-                "estimate_low": found.low if found else math.nan,
-                "estimate_high": found.high if found else math.nan,
-                "outcome": _outcome(one, found), "lacks": lacks,
+                "id": line.id, "claim": line.claim, "expected": line.says, "model": line.model,
+                "side": line.side, "bound": line.bound,
+                "estimate": number.estimate if number else math.nan,
+                "estimate_low": number.low if number else math.nan,
+                "estimate_high": number.high if number else math.nan,
+                "outcome": _outcome(line, number), "lacks": lacks,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _outcome(one: Prediction, found: Interval | None) -> str:
-    if found is None:
+def _outcome(line: Prediction, number: Interval | None) -> str:
+    if number is None:
         return UNMEASURED
-    decision = Statement(one.model, found, one.side, one.bound).decision
+    decision = Statement(line.model, number, line.side, line.bound).decision
     return {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)
+
+
+def _both(tables: Tables, model: str) -> Interval:
+    if model != BOTH:
+        raise NotMeasured(f"it is of two models, not of {model}")
+    return difference(*(pooled("n_eff")(tables, name) for name in ("base", "tiny.en")))
+
+
+def _over_components(
+    number: Callable[[str], Number], together: Callable[[list[Interval]], Interval]
+) -> Read:
+    return lambda tables, model: together([number(part)(tables, model) for part in COMPONENTS])
+
+
+_ALPHA = beginnings(ANY, CROSS, "alpha")
+_CONFIDENCE = beginnings(ANY, TRANSCRIPT, PER_WORD_PIECE).then(complement)
+_WHOLE_TEXT = {"component": TRANSCRIPT, "observable": PER_WORD_PIECE}
+_PERTURBED = {"condition": "clean", "direction": "singular", "level_db": 20.0}
+
+NUMBERS: Mapping[str, Read] = {
+    "pooled n_eff": pooled("n_eff"),
+    "pooled alpha": pooled("alpha"),
+    "pooled log10 difference": pooled("log10_difference"),
+    "pooled log10 ratio": pooled("log10_ratio"),
+    "pooled n_eff, matched": pooled("n_eff", loops="matched"),
+    "pooled n_eff, unrestricted": pooled("n_eff", decoding=UNRESTRICTED.name),
+    "pooled n_eff, kept": pooled("n_eff", loops="kept"),
+    "pooled n_eff, ffn": pooled("n_eff", component="ffn"),
+    "pooled n_eff, self-attention": pooled("n_eff", component="self_attention"),
+    "pooled n_eff, K = 10": pooled("n_eff", modes=10),
+    "pooled n_eff, base minus tiny.en": _both,
+    "pooled slope, largest": _over_components(
+        lambda part: pooled("alpha_stressed", component=part),
+        lambda numbers: max(numbers, key=lambda number: number.estimate),
+    ),
+    "halves n_eff below 6": halves("n_eff", lambda size: size < 6),
+    "halves log10 difference above 1.5": halves("difference", lambda size: size > 10**1.5),
+    "matched n_eff": changed("n_eff", FIRST_ROWS),
+    "matched n_eff, self-attention": changed("n_eff", FIRST_ROWS, "self_attention"),
+    "matched n_eff, ffn": changed("n_eff", FIRST_ROWS, "ffn"),
+    "matched log10 resolved index": changed("log10_kf_resolved", FIRST_ROWS),
+    "matched n_eff, mean": _over_components(lambda part: changed("n_eff", FIRST_ROWS, part), mean),
+    "matched n_eff beyond controls": beside_control("remaining", SPECTRUM),
+    "control over trained": beside_control("fraction", SPECTRUM),
+    "alpha AUC": _ALPHA,
+    "log-probability AUC minus alpha AUC": _CONFIDENCE - _ALPHA,
+    "log-probability AUC": average(WITHIN, "auc", **_WHOLE_TEXT).then(complement),
+    "unstable": unstable_rise().then(lambda number: scaled(number, 100)),
+    "noise, 10 to 90 %": cell("noise_width", "width_db"),
+    "product decays": hypothesis("product_decays"),
+    "rank-one fraction": hypothesis("rank_one_fraction"),
+    "distance change": distance(DISTANCE, "change"),
+    "pairs alike, Hell": alike(STRESS),
+    "texts changed": cell("subtle_stress", "changed", **_PERTURBED),
+    "new candidates": cell("subtle_stress", "new_candidates", **_PERTURBED),
+    "inventions": outcome("invention", "fraction"),
+    "loops": outcome("loop", "fraction"),
+    "inventions above -1": outcome("invention", "passing"),
+    "words from non-speech": words_from_nonspeech(OPENAI.name),
+    "words from non-speech, unrestricted": words_from_nonspeech(UNRESTRICTED.name),
+}
+"""By the names that docs/predictions.md gives them. Length-matched meant first rows when its lines
+were written, and means it here."""

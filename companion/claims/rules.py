@@ -9,13 +9,13 @@ claim   fails if a part fails, holds if all hold; not measured if no part was; e
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from scipy import stats
 
-from companion.claims.numbers import NotMeasured
+from companion.claims.numbers import EVERY, NotMeasured, Number, Tables
 from companion.results.effects import size_of
 from companion.results.intervals import Interval, Joint, joint, mean
 
@@ -31,16 +31,16 @@ class Statement:
     """Of one model or pair of models: that a number is on one side of a bound."""
 
     about: str
-    found: Interval
+    interval: Interval
     side: str
     bound: float
 
     @property
     def decision(self) -> str:
         """Supported, opposed or open; a number without an interval is open."""
-        if not self.found.low <= self.found.high:
+        if not self.interval.low <= self.interval.high:
             return OPEN
-        above, below = self.found.low > self.bound, self.found.high < self.bound
+        above, below = self.interval.low > self.bound, self.interval.high < self.bound
         if above == below:
             return OPEN
         return SUPPORTED if above == (self.side == ABOVE) else OPPOSED
@@ -65,13 +65,13 @@ class Part:
 
         Raises ValueError where there is no number.
         """
-        return joint_over_sizes({one.about: one.found for one in self.statements})
+        return joint_over_sizes({made.about: made.interval for made in self.statements})
 
     @property
     def decided(self) -> Statement:
         """The joint estimate, as a statement."""
         first = self.statements[0]
-        return Statement("together", self.joint.found, first.side, first.bound)
+        return Statement("together", self.joint.interval, first.side, first.bound)
 
     @property
     def verdict(self) -> str:
@@ -83,7 +83,7 @@ class Part:
     @property
     def by_votes(self) -> str:
         """The verdict if the intervals of all models had to agree, which decides nothing either."""
-        decisions = {one.decision for one in self.statements}
+        decisions = {statement.decision for statement in self.statements}
         votes = {
             frozenset({SUPPORTED}): HOLDS,
             frozenset({OPPOSED}): FAILS,
@@ -95,7 +95,7 @@ class Part:
     def on_side(self) -> int:
         """How many models' estimates are on the claimed side, which decides nothing."""
         sign = 1 if self.statements[0].side == ABOVE else -1
-        return sum(sign * (one.found.estimate - one.bound) > 0 for one in self.statements)
+        return sum(sign * (made.interval.estimate - made.bound) > 0 for made in self.statements)
 
     @property
     def power(self) -> float:
@@ -103,47 +103,63 @@ class Part:
 
         That is Phi((distance from the bound - half the interval) / standard error).
         """
-        first, found = self.statements[0], self.joint.found
+        first, interval = self.statements[0], self.joint.interval
         up = first.side == ABOVE
         distance = self.expected - first.bound if up else first.bound - self.expected
-        half = found.estimate - found.low if up else found.high - found.estimate
+        half = interval.estimate - interval.low if up else interval.high - interval.estimate
         if self.joint.error == 0:
             return float(distance > half)
         return float(stats.norm.cdf((distance - half) / self.joint.error))
 
 
-def joint_over_sizes(found: dict[str, Interval]) -> Joint:
+def joint_over_sizes(numbers: dict[str, Interval]) -> Joint:
     """``joint`` of models by name: over the means of sizes, or over the seeds of a single one."""
-    known = {model: one for model, one in found.items() if one.low <= one.high}
+    known = {model: number for model, number in numbers.items() if number.low <= number.high}
     sizes: dict[str, list[Interval]] = {}
-    for model, one in (known or found).items():
-        sizes.setdefault(size_of(model), []).append(one)
+    for model, number in (known or numbers).items():
+        sizes.setdefault(size_of(model), []).append(number)
     if len(sizes) == 1:
         return joint(next(iter(sizes.values())))
     return joint([mean(seeds) for seeds in sizes.values()])
 
 
-def part(
-    says: str, source: str, statements: Iterable[Statement], expected: float, without: str = ""
-) -> Part:
-    """A part of these statements; not measured where there is none, or making them says why.
+@dataclass(frozen=True)
+class Row:
+    """One thing that a claim says: that a number lies on one side of a bound, in models of a role.
 
-    ``without`` is what there is not where no statement can be made.
+    ``expected`` is the number that was published, or the smallest that would matter; ``without``
+    says what there is not where no model has the number. ``beside`` the others it may be left out,
+    where nothing of the kind was measured.
     """
-    try:
-        made = list(statements)
-    except NotMeasured as reason:
-        return Part(says, source, expected=expected, lacks=str(reason))
-    return Part(says, source, made, expected, "" if made else without)
+
+    says: str
+    number: Number
+    side: str
+    bound: float
+    expected: float
+    role: str = EVERY
+    without: str = ""
+    beside: bool = False
+
+    def weigh(self, tables: Tables) -> Part:
+        """The part, by the tables of a group; not measured where reading them says why."""
+        lacks, statements = self.without, []
+        try:
+            for about, number in self.number.each(tables, self.role):
+                statements.append(Statement(about, number, self.side, self.bound))
+        except NotMeasured as reason:
+            lacks, statements = str(reason), []
+        source = tables.path(self.number.table).stem
+        return Part(self.says, source, statements, self.expected, "" if statements else lacks)
 
 
-def claim_verdict(found: Sequence[str]) -> str:
+def claim_verdict(verdicts: Sequence[str]) -> str:
     """The verdict on a claim, from those on its parts."""
-    if FAILS in found:
+    if FAILS in verdicts:
         return FAILS
-    if set(found) == {HOLDS}:
+    if set(verdicts) == {HOLDS}:
         return HOLDS
-    return NOT_MEASURED if set(found) == {NOT_MEASURED} else UNDECIDED
+    return NOT_MEASURED if set(verdicts) == {NOT_MEASURED} else UNDECIDED
 
 
 def reason(parts: Sequence[Part]) -> str:

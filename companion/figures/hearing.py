@@ -37,9 +37,9 @@ def draw_listening(heard: dict[str, Mixture], transcripts: dict[str, dict[str, s
     ``transcripts`` are by condition and model.
     """
     texts = {}
-    for name, said in transcripts.items():
+    for name, written in transcripts.items():
         lines = [f"reference: {heard[name].target.reference.lower()}"]
-        lines += [f"{model}: {text or '(nothing)'}" for model, text in said.items()]
+        lines += [f"{model}: {text or '(nothing)'}" for model, text in written.items()]
         wrapped = [textwrap.fill(line, 62, subsequent_indent="    ") for line in lines]
         texts[name] = "\n".join(wrapped)
     heights = [0.6, 1.0, 0.115 * max(text.count("\n") + 1 for text in texts.values())]
@@ -102,15 +102,16 @@ def draw_directions(
     )  # fmt: skip
     seconds, text = hearing.features.shape[1] / FRAMES_PER_SECOND, "".join(hearing.characters)
     _draw_map(axes[0], hearing.features, seconds, origin="lower", cmap="magma")
-    for ax, token, found in zip(axes[1:], tokens, directions, strict=True):
-        values = found.v[:, 0].reshape(hearing.features.shape).cpu()
+    for ax, token, triplets in zip(axes[1:], tokens, directions, strict=True):
+        values = triplets.v[:, 0].reshape(hearing.features.shape).cpu()
         most = float(values.abs().max())
         limits = {"vmin": -most, "vmax": most}
         _draw_map(ax, values, seconds, origin="lower", cmap="PuOr_r", **limits)
         figure.colorbar(ax.images[0], ax=ax, ticks=[-most, 0, most], format="%.2f")
-        said = f"{text[max(0, token - 12) : token]!r} then {text[token]!r}"
-        said += f": $\\sigma_1$ = {found.sigma[0]:.2g}" + ", not converged" * (not found.converged)
-        ax.set_title(said, loc="left", fontsize=7)
+        title = f"{text[max(0, token - 12) : token]!r} then {text[token]!r}"
+        title += f": $\\sigma_1$ = {triplets.sigma[0]:.2g}"
+        title += ", not converged" * (not triplets.converged)
+        ax.set_title(title, loc="left", fontsize=7)
     for ax in axes:
         ax.set_ylabel("mel band")
     axes[-1].set(xlabel="time (s)", xlim=(0, _spoken_seconds(hearing.features)))

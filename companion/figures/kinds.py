@@ -47,8 +47,8 @@ def draw_kinds(errors: pd.DataFrame, fractions: dict[str, pd.DataFrame]) -> Figu
         look = {"colour": colour, "control": swapped}
         places = side.model.map(models.index)
         draw_intervals(axes[0], side, "wer", places, across=True, **look)
-        said = "another speaker's audio" if swapped else str(condition).capitalize()
-        handles.append(key(said, **look))
+        label = "another speaker's audio" if swapped else str(condition).capitalize()
+        handles.append(key(label, **look))
     axes[0].axvline(100, **CHANCE_LINE)
     axes[0].set(xlabel="WER (%)", xlim=(0, None))
     axes[0].set_yticks(range(len(models)), [model_label(errors, model) for model in models])

@@ -35,7 +35,6 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from companion.results.effects import size_of
-from companion.results.transcripts import CONFIDENCES
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
 COMPONENT_NAMES = {
@@ -51,16 +50,6 @@ OBSERVABLE_NAMES = {
     "log10_attention_kf": r"$\log_{10}$ Kf, attention graph",
     "log10_similarity_kf": r"$\log_{10}$ Kf, similarity graph",
 }
-SHORT_NAMES = {
-    "wer": "WER",
-    "candidate_fraction": "candidates",
-    **CONFIDENCES,
-    "tokens": "tokens $T$",
-    "n_eff": r"$N_{\mathrm{eff}}$",
-    "alpha": r"$\alpha$",
-    "log10_kf": r"$\log_{10}$ Kf, padded",
-    "log10_kf_resolved": r"$\log_{10}$ Kf, resolved",
-}
 CONDITION_COLOURS = {"clean": "#0072B2", "hell": "#D55E00"}  # Okabe & Ito 2008
 LENGTH_MARKERS = {"raw": "o", "length-matched": "D"}
 LENGTH_KINDS = {"o": "raw", "D": "length-matched (first rows)"}
@@ -68,7 +57,6 @@ OTHER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999999
 PUBLISHED_COLOUR = "#555555"
 SHADE = "#f2f2f2"
 CHANCE_LINE: dict[str, Any] = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
-ZERO_LINE: dict[str, Any] = {"color": "black", "lw": 0.5}
 MOST_BARS = 6
 """Of more models side by side the intervals are in the tables alone."""
 _PALE = 0.35
@@ -247,7 +235,6 @@ def draw_panels(
     blocks: Sequence[int] = (),
     chance: float | None = None,
     sharex: bool | Literal["all", "col", "row"] = "all",
-    sharey: bool | Literal["all", "col", "row"] = "row",
     height: float = 0.0,
     xlabel: str = "",
     legend: int = 3,
@@ -269,7 +256,7 @@ def draw_panels(
     rows, columns, places = (_categories(table[name]) for name in (row, column, x))
     height = height or (0.2 * len(places) + 0.3 if across else 1.3)
     figure, axes = plt.subplots(
-        len(rows), len(columns), squeeze=False, sharex=sharex, sharey=sharey, layout="constrained",
+        len(rows), len(columns), squeeze=False, sharex=sharex, sharey="row", layout="constrained",
         figsize=(COLUMN if len(columns) <= 2 else PAGE, height * len(rows) + 0.9),
     )  # fmt: skip
     grid = {(r, c): axes[i, j] for i, r in enumerate(rows) for j, c in enumerate(columns)}
@@ -281,17 +268,17 @@ def draw_panels(
     crowded = across and colour == "model" and table.model.nunique() > MOST_BARS
     groups = list(dict.fromkeys([row, column, *by, "model"]))
     for (r, c, *kind), part in table.groupby(groups, observed=True, sort=False):
-        ax, own = grid[r, c], part.sort_values(x)
-        place = pd.Series([places.index(each) for each in own[x]] if across else own[x].to_numpy())
+        ax, points = grid[r, c], part.sort_values(x)
+        place = np.array([places.index(at) for at in points[x]] if across else points[x], float)
         look = {"colour": colours[kind[0]], "marker": kind[1], "control": kind[2]}
         if band:
-            ax.plot(place, own.value, color=look["colour"])
-            ax.fill_between(place, own.low, own.high, color=look["colour"], alpha=0.15, lw=0)
+            ax.plot(place, points.value, color=look["colour"])
+            ax.fill_between(place, points.low, points.high, color=look["colour"], alpha=0.15, lw=0)
             continue
         if crowded:
-            own = own.assign(low=np.nan, high=np.nan)
-        at = place.to_numpy(float) + shifts[marks.index(tuple(kind[: len(by)]))]
-        draw_intervals(ax, own, "value", at, across=across, line=line, **look)
+            points = points.assign(low=np.nan, high=np.nan)
+        place = place + shifts[marks.index(tuple(kind[: len(by)]))]
+        draw_intervals(ax, points, "value", place, across=across, line=line, **look)
     for (r, c), ax in grid.items():
         if r == rows[0]:
             ax.set_title(c)
@@ -305,15 +292,45 @@ def draw_panels(
         axes[i if across else -1, len(columns) // 2].set_xlabel(r)
     figure.align_ylabels()
     handles = model_keys(table) if colour == "model" else [
-        key(str(name).capitalize() if colour == "condition" else str(name), own)
-        for name, own in colours.items()
+        key(str(name).capitalize() if colour == "condition" else str(name), shade)
+        for name, shade in colours.items()
     ]  # fmt: skip
     kinds = kinds or (LENGTH_KINDS if "length" in table else {})
     there = set(table.marker)
-    handles += [key(said, marker=marker) for marker, said in kinds.items() if marker in there]
+    handles += [key(label, marker=marker) for marker, label in kinds.items() if marker in there]
     handles += [key(control, control=True)] * bool(table.control.any())
     figure.legend(handles=handles, loc="outside lower center", ncols=legend, columnspacing=1.0)
     return figure, grid
+
+
+def draw_lines(
+    panels: Mapping[str, tuple[pd.DataFrame, str]],
+    line: str,
+    lines: Sequence[str],
+    models: list[str],
+    chance: float = 0.0,
+    height: float = 0.22,
+) -> tuple[Figure, Sequence[Axes]]:
+    """A panel per title, of a table and one of its numbers, with the models side by side.
+
+    The categories of the column ``line`` are the ``lines`` of a panel from below, each ``height``
+    inches high.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), sharey=True, figsize=(PAGE, height * len(lines) + 0.8), layout="constrained"
+    )
+    for ax, (title, (table, name)) in zip(axes, panels.items(), strict=True):
+        for i, (model, colour) in enumerate(model_colours(models).items()):
+            part = table[(table.model == model) & table[line].isin(lines)].dropna(subset=name)
+            y = part[line].map(lines.index).astype(float) + 0.3 * (i - (len(models) - 1) / 2)
+            ax.hlines(y, part[f"{name}_low"], part[f"{name}_high"], color=colour)
+            ax.plot(part[name], y, "o", color=colour, label=model, markersize=3)
+        ax.axvline(chance, color="grey", linewidth=0.6, zorder=0)
+        ax.set(title=title, ylim=(-0.7, len(lines) - 0.3))
+    axes[0].set_yticks(range(len(lines)), lines)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(models))
+    return figure, axes
 
 
 def draw_arrows(
@@ -332,9 +349,9 @@ def draw_arrows(
         layout="constrained",
     )  # fmt: skip
     colours = model_colours(model_order(table))
-    for (name, model, control), own in table.groupby([panel, "model", "control"], observed=True):
+    for (name, model, control), ends in table.groupby([panel, "model", "control"], observed=True):
         ax, look = axes[panels.index(name)], {"colour": colours[model], "control": control}
-        first, last = own[own[side] == "clean"], own[own[side] != "clean"]
+        first, last = ends[ends[side] == "clean"], ends[ends[side] != "clean"]
         if not control:
             start, stop = (end[[x, y]].to_numpy()[0] for end in (first, last))
             ax.annotate("", stop, start, arrowprops={"arrowstyle": "->", "color": colours[model]})
@@ -361,7 +378,7 @@ def _colours(table: pd.DataFrame, colour: str) -> dict[Any, Any]:
         return model_colours(model_order(table))
     names = _categories(table[colour])
     if set(names) <= set(CONDITION_COLOURS):
-        return {name: own for name, own in CONDITION_COLOURS.items() if name in names}
+        return {name: shade for name, shade in CONDITION_COLOURS.items() if name in names}
     published = {"published": PUBLISHED_COLOUR} if "published" in names else {}
     return (
         dict(zip([n for n in names if n not in published], OTHER_COLOURS, strict=False)) | published

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spectral._validation import as_float64, power_of_two_near, require_finite, require_non_negative
-from spectral.jacobians.stability import count_above
+from spectral.jacobians.propagators import count_above
 
 _ROUNDING = 1e-9  # by so much may an alignment, computed from unit vectors, exceed one
 

@@ -23,8 +23,8 @@ from spectral.jacobians.layers import (
     run,
     standardised,
 )
-from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.propagators import checked
+from spectral.jacobians.triplets import LinearOperator
 
 _TOGETHER = 2**22
 """Numbers of directions of the context, or of logits, moved at once by a layer."""

@@ -20,7 +20,7 @@ from companion.speech.corpus import SAMPLE_RATE
 from spectral import Monitor, layer_gains, linearise, top_singular_triplets
 from spectral.jacobians.sublayers import without_mean
 from spectral.monitor import THRESHOLDS, Segment
-from spectral.whisper import as_layer, hooked, query_and_key
+from spectral.whisper import as_layer, attention_parts, hooked
 
 PROFILED = 4
 """Tokens whose propagators are looked at, evenly apart."""
@@ -110,7 +110,7 @@ def _given(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> tuple[
     """Probability (T,) and cross-attention (layers, T, S) of tokens that the model is given."""
     first = len(model.tokens.prompt) - 1
     heard: dict[nn.Module, Tensor] = {}
-    asked = [query_and_key(layer.cross_attention) for layer in model.layers]
+    asked = [attention_parts(layer.cross_attention)[:2] for layer in model.layers]
     parts = [part for pair in asked for part in pair]
     with hooked((part, lambda part, _, output: heard.update({part: output})) for part in parts):
         logits = forced(model, context, [tokens[:-1]])[0, first:].double()

@@ -4,8 +4,6 @@ Distances of two utterances run through depth and steps, ranks are across uttera
 the next token off states, and small changes of the log-mel move texts and states.
 """
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 
@@ -23,14 +21,11 @@ from companion.measurement.schemas import (
 )
 from companion.results.intervals import (
     Columns,
-    Interval,
-    interval,
     interval_columns,
     jackknife,
-    ratio,
+    mean_over,
     ratio_over,
     rows_by,
-    weighted_mean,
 )
 
 NETWORK = ["parameters", "model", "network"]
@@ -46,9 +41,8 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        mean = partial(weighted_mean, values=group.value.to_numpy())
-        found = interval(mean, group[_ENDS].to_numpy(str))
-        return {"n": len(group)} | interval_columns("distance", found)
+        mean = mean_over(group.value, group[_ENDS].to_numpy(str))
+        return {"n": len(group)} | interval_columns("distance", mean)
 
     return rows_by(_pairs(rows), [*NETWORK, "condition", "quantity", *_PLACE], describe)
 
@@ -71,26 +65,16 @@ def convergence(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         speakers = both.index.to_frame()[_ENDS].to_numpy(str)
         clean, stressed = (DECODER, REFERENCE_CONDITION), (DECODER, condition)
         ratios = {
-            "ratio_clean": (clean, (INPUT, REFERENCE_CONDITION)),
-            "ratio_stressed": (stressed, (INPUT, condition)),
-            "change": (stressed, clean),
+            "ratio_clean": (both[clean], both[INPUT, REFERENCE_CONDITION]),
+            "ratio_stressed": (both[stressed], both[INPUT, condition]),
+            "change": (100 * (both[stressed] - both[clean]), both[clean]),
         }
         row: Columns = {"n": len(both)}
-        for name, ends in ratios.items():
-            upper, lower = (both[end].to_numpy() for end in ends)
-            scale = (100.0, -100.0) if name == "change" else (1.0, 0.0)
-            statistic = partial(_ratio, upper=upper, lower=lower, scale=scale)
-            found = interval(statistic, speakers)
-            row |= interval_columns(name, found)
+        for name, (parts, wholes) in ratios.items():
+            row |= interval_columns(name, ratio_over(parts, wholes, speakers))
         return row
 
     return rows_by(_pairs(rows[rows.step == 0]), [*NETWORK, "quantity"], describe)
-
-
-def _ratio(
-    weights: np.ndarray, upper: np.ndarray, lower: np.ndarray, scale: tuple[float, float]
-) -> np.ndarray:
-    return scale[0] * ratio(weights, upper, lower) + scale[1]
 
 
 def ranks(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -178,10 +162,13 @@ def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
 
     def describe(group: pd.DataFrame) -> Columns:
         row: Columns = {"n": len(group), "utterances": group.utterance.nunique()}
-        together = _by_utterance(group, sums)
+        # an utterance's versions are drawn together
+        together = sums.loc[group.index].groupby([group.speaker, group.utterance]).sum()
+        speakers = together.index.get_level_values("speaker")
         for name, (_, whole) in numbers.items():
-            bounds = (100.0, len(together)) if whole is one else (0.0, 0)
-            row |= interval_columns(name, _interval(together[name], *bounds))
+            bounded = 100.0 if whole is one else 0.0
+            part, wholes = (together[name, end] for end in ("part", "whole"))
+            row |= interval_columns(name, ratio_over(part, wholes, speakers, bounded))
         return row
 
     return rows_by(rows, NUDGED, describe)
@@ -198,20 +185,7 @@ def growths(rows: pd.DataFrame) -> pd.DataFrame:
         for key, group in rows.groupby(NUDGED, sort=True):
             grown = np.log10(np.stack(group[column].to_list()))
             for layer, values in enumerate(grown.T, 1):
-                parts = pd.DataFrame({"part": values, "whole": 1.0}, group.index)
                 row = dict(zip(NUDGED, key, strict=True))
                 row |= {"network": network, "layer": layer, "n": len(group)}
-                found = _interval(_by_utterance(group, parts))
-                table.append(row | interval_columns("growth", found))
+                table.append(row | interval_columns("growth", mean_over(values, group.speaker)))
     return pd.DataFrame(table)
-
-
-def _by_utterance(group: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
-    """Sums over an utterance's versions, which are drawn together."""
-    return parts.loc[group.index].groupby([group.speaker, group.utterance]).sum()
-
-
-def _interval(sums: pd.DataFrame, bounded: float = 0, total: int = 0) -> Interval:
-    """A fraction of versions is bounded, and exact where none counts, of independent utterances."""
-    statistic = partial(ratio, parts=sums.part.to_numpy(), wholes=sums.whole.to_numpy())
-    return interval(statistic, sums.index.get_level_values("speaker").to_numpy(), bounded, total)

@@ -135,8 +135,8 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             both = np.isfinite(values).all(1)
             clean, stressed = np.where(both[:, None], values, np.nan).T
             statistic = partial(mean_change, name=name, clean=clean, stressed=stressed)
-            found = interval(statistic, speakers)
-            row |= interval_columns(f"delta_{name}", found)
+            number = interval(statistic, speakers)
+            row |= interval_columns(f"delta_{name}", number)
             row[f"delta_{name}_p"] = paired_p(stressed - clean, speakers)
             row[f"delta_{name}_n"] = int(both.sum())
         return row
@@ -196,7 +196,7 @@ def pair_weights(
     """
     lengths = np.unique(np.concatenate(tokens))
     hot = [
-        (own[:, None] == lengths) & use[:, None] for own, use in zip(tokens, usable, strict=True)
+        (side[:, None] == lengths) & use[:, None] for side, use in zip(tokens, usable, strict=True)
     ]
     return [weights * (weights @ hot[1 - i] @ hot[i].T) for i in range(2)]
 
@@ -206,8 +206,8 @@ def _pair_columns(group: pd.DataFrame) -> Columns:
     once, everyone = np.ones((1, len(group))), [np.ones(len(group), bool)] * 2
     pairs = pair_weights(once, tokens, everyone)
     row: Columns = {"length": PAIRS}
-    for side, own, length in zip(SIDES, pairs, tokens, strict=True):
-        row[f"tokens_{side}"] = float(ratio(own, length, np.ones(len(length)))[0])
+    for side, weights, length in zip(SIDES, pairs, tokens, strict=True):
+        row[f"tokens_{side}"] = float(ratio(weights, length, np.ones(len(length)))[0])
     for name in known_observables(group):
         values = [group[f"{name}_{side}"].to_numpy() for side in SIDES]
         usable = [np.isfinite(side) for side in values]
@@ -296,7 +296,9 @@ def pooled_effects(table: pd.DataFrame) -> pd.DataFrame:
         for name in OBSERVABLES:
             column = f"delta_{name}"
             if column in group:
-                row |= interval_columns(column, joint(group[f"{column}_speakers"].tolist()).found)
+                row |= interval_columns(
+                    column, joint(group[f"{column}_speakers"].tolist()).interval
+                )
                 row |= {f"{column}_p": np.nan, f"{column}_n": group[f"{column}_n"].max()}
         return row
 

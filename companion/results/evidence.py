@@ -89,9 +89,6 @@ _BLOCKS = (
     {(null, RAW): name for null, name in _NULLS.items()},
     {(null, MATCHED): f"{name}, first rows" for null, name in _NULLS.items()},
 )
-NULL_BLOCKS = 2
-"""So many of the blocks, the last ones, are nulls, not the model itself."""
-
 CONTROLS = {key: label for block in _BLOCKS for key, label in block.items()}
 """By source and length, what a reader compares, in the order to read it. Random rows are the
 headline at equal length; the same text, forced on both sounds, has equal length by itself."""
@@ -132,8 +129,8 @@ def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
     One draw has the interval over speakers alone.
     """
     names = np.unique(speakers)
-    found = [jackknife(column, names) for column in values.T if np.isfinite(column).all()]
-    return joint(found).found if found else NOTHING
+    numbers = [jackknife(column, names) for column in values.T if np.isfinite(column).all()]
+    return joint(numbers).interval if numbers else NOTHING
 
 
 def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -149,8 +146,8 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         row: Columns = dict(zip(KEY, key, strict=True)) | mean_tokens(group)
         for name in known_observables(group):
             crossed = _crossed(group, name)
-            found = over_draws(crossed.without(name), crossed.speakers)
-            row |= interval_columns(f"delta_{name}", found) | {
+            number = over_draws(crossed.without(name), crossed.speakers)
+            row |= interval_columns(f"delta_{name}", number) | {
                 f"delta_{name}_p": np.nan,
                 f"delta_{name}_n": int(crossed.both.any(0).sum()),
             }
@@ -173,12 +170,12 @@ def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd
     table = []
     for null in DRAWN:
         for key, group in _drawn_means(null_rows[null_rows.null == null], condition):
-            own = trained.get(key, group.iloc[:0])
-            own = own[own.utterance.isin(group.utterance)]
-            group = group[group.utterance.isin(own.utterance)]
+            means = trained.get(key, group.iloc[:0])
+            means = means[means.utterance.isin(group.utterance)]
+            group = group[group.utterance.isin(means.utterance)]
             for name in known_observables(group) if len(group) else ():
                 row = dict(zip(KEY, key, strict=True)) | {"observable": name, "control": null}
-                table.append(row | _remaining(own, group, name))
+                table.append(row | _remaining(means, group, name))
     return pd.DataFrame(table)
 
 
@@ -187,21 +184,21 @@ _READ = ("trained", "random", "remaining", "fraction")
 
 def readable_remaining(table: pd.DataFrame) -> pd.DataFrame:
     """``remaining`` to read."""
-    said = {name: with_interval(table, name, 2, sign=True) for name in _READ}
+    cells = {name: with_interval(table, name, 2, sign=True) for name in _READ}
     kept = ["model", "component", "modes", "length", "observable", "control", "draws", "n"]
-    return table[kept].assign(**said, draw_sd=table.draw_sd.round(2), as_large=table.as_large)
+    return table[kept].assign(**cells, draw_sd=table.draw_sd.round(2), as_large=table.as_large)
 
 
-def _remaining(own: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
-    model, control = _crossed(own.assign(draw=0), name), _crossed(group, name)
+def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
+    model, control = _crossed(means.assign(draw=0), name), _crossed(group, name)
     ours, theirs = model.without(name), control.without(name)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
-    found = {part: over_draws(each, control.speakers) for part, each in values.items()}
-    if side(found["trained"]) == 0:
-        found["fraction"] = NOTHING
+    numbers = {part: over_draws(each, control.speakers) for part, each in values.items()}
+    if side(numbers["trained"]) == 0:
+        numbers["fraction"] = NOTHING
     row: Columns = {"draws": len(control.clean), "n": len(control.speakers)}
-    for part, each in found.items():
+    for part, each in numbers.items():
         row |= interval_columns(part, each)
     by_draw = theirs[0][np.isfinite(theirs[0])]
     spread = by_draw.std(ddof=1) if len(by_draw) > 1 else np.nan
@@ -264,7 +261,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
     ``matched`` is with random rows, ``first_rows`` with first ones; ``reason`` says why.
     """
-    found = []
+    judged = []
     for key, part in table.groupby(EFFECT, sort=True):
         intervals = {
             (row.source, row.length): Interval(row.change, row.low, row.high)
@@ -282,11 +279,11 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
         numbers = {"raw": (MODEL, RAW), "matched": (SHUFFLED, MATCHED), "first_rows": lengths[1]}
         row = dict(zip(EFFECT, key, strict=True))
         row |= {column: intervals[each].estimate for column, each in numbers.items()}
-        found.append(row | {"verdict": name, "reason": reason})
-    return pd.DataFrame(found)
+        judged.append(row | {"verdict": name, "reason": reason})
+    return pd.DataFrame(judged)
 
 
-def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+def readable_evidence(table: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """``evidence`` to read, an effect a row: its verdict, and its change under every control."""
     named = table.rename(columns={"low": "change_low", "high": "change_high"})
     named = named.assign(
@@ -295,8 +292,8 @@ def readable_evidence(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     )
     wide = named.pivot(index=EFFECT, columns="control", values="cell")
     wide = wide[[name for name in CONTROLS.values() if name in wide]]
-    said = found.set_index(EFFECT)[["verdict", "reason"]]
-    return said.join(wide).reset_index().drop(columns="parameters")
+    reasons = judged.set_index(EFFECT)[["verdict", "reason"]]
+    return reasons.join(wide).reset_index().drop(columns="parameters")
 
 
 def verdict(
@@ -313,17 +310,17 @@ def verdict(
     ``pure_length`` is what the lengths alone make of Gaussian rows.
     """
     everything = {"raw": raw, **controls, **nulls, "Gaussian": pure_length}
-    missing = [name for name, found in everything.items() if not found.low <= found.high]
+    missing = [name for name, number in everything.items() if not number.low <= number.high]
     if missing:
         return UNDECIDED, f"no interval: {', '.join(missing)}"
-    sides = {name: side(found) for name, found in controls.items()}
-    own, matched = side(raw), next(iter(controls.values()))
-    if own == 0:
-        seen = ", ".join(name for name, found in sides.items() if found)
+    sides = {name: side(number) for name, number in controls.items()}
+    raw_side, matched = side(raw), next(iter(controls.values()))
+    if raw_side == 0:
+        seen = ", ".join(name for name, number in sides.items() if number)
         return UNDECIDED, f"none raw, but one at equal length: {seen}" if seen else "no change seen"
-    agreeing = [name for name, found in sides.items() if found == own]
+    agreeing = [name for name, number in sides.items() if number == raw_side]
     if len(agreeing) == len(sides):
-        short = [name for name, found in nulls.items() if not _beyond(controls[like], found)]
+        short = [name for name, number in nulls.items() if not _beyond(controls[like], number)]
         if short:
             return UNDECIDED, f"not beyond: {', '.join(short)}"
         if max(abs(matched.low), abs(matched.high)) < abs(raw.estimate) / 2:
@@ -333,11 +330,11 @@ def verdict(
         return UNDECIDED, f"only some length controls agree: {', '.join(agreeing)}"
     if matched.low <= raw.estimate <= matched.high:
         return UNDECIDED, "equal length leaves it possible"
-    if side(pure_length) != own:
+    if side(pure_length) != raw_side:
         return UNDECIDED, "gone at equal length, yet Gaussian rows do not move so"
     return EXPLAINED, "gone at equal length, and Gaussian rows of these lengths move so"
 
 
-def _beyond(found: Interval, null: Interval) -> bool:
-    """Whether an interval lies wholly farther out, on its own side, than a null's."""
-    return found.low > null.high if side(found) > 0 else found.high < null.low
+def _beyond(number: Interval, null: Interval) -> bool:
+    """Whether an interval lies wholly farther out, on its raw_side side, than a null's."""
+    return number.low > null.high if side(number) > 0 else number.high < null.low

@@ -16,10 +16,9 @@ from companion.measurement.schemas import NONSPEECH
 from companion.results.intervals import (
     NOTHING,
     Interval,
-    fraction,
-    interval,
     interval_columns,
-    ratio,
+    mean_over,
+    ratio_over,
 )
 from spectral.monitor import Score
 from spectral.whisper import COMPONENTS
@@ -151,19 +150,19 @@ def _rows(rows: pd.DataFrame, default: str) -> Iterator[dict[str, object]]:
 
 def _numbers(part: pd.DataFrame, before: pd.DataFrame, spoken: bool) -> dict[str, Interval]:
     """Of one rule's rows, and what the default rule made of the same sounds."""
-    speakers, said = part.speaker.to_numpy(), part.reference_words.to_numpy(float)
-    minutes, texts = part.seconds.to_numpy(float) / 60, np.ones(len(part))
-    bad, errors = (part[name].to_numpy(float) for name in ("bad", "wer"))
-    new_bad, new_errors = bad - before.bad.to_numpy(), errors - before.wer.to_numpy()
-
-    def of(parts: np.ndarray, wholes: np.ndarray) -> Interval:
-        return interval(lambda weights: ratio(weights, parts, wholes), speakers)
-
-    return {
-        "invented": fraction(bad, texts, speakers),
-        "invented_change": of(100 * new_bad, texts),
-        "invented_per_minute": of(part.invented.to_numpy(float), minutes),
-        "deleted_per_minute": of(part.deleted.to_numpy(float), minutes),
-        "wer": of(100 * errors * said, said) if spoken else NOTHING,
-        "wer_change": of(100 * new_errors * said, said) if spoken else NOTHING,
+    names = ["reference_words", "seconds", "wer", "bad", "invented", "deleted"]
+    speakers, numbers = part.speaker, part[names].astype(float)
+    words, minutes = numbers.reference_words, numbers.seconds / 60
+    more_bad, more_errors = (numbers[name].to_numpy() - before[name] for name in ("bad", "wer"))
+    rates = {
+        "invented": mean_over(100 * numbers.bad, speakers, 100),
+        "invented_change": mean_over(100 * more_bad, speakers),
+        "invented_per_minute": ratio_over(numbers.invented, minutes, speakers),
+        "deleted_per_minute": ratio_over(numbers.deleted, minutes, speakers),
+        "wer": NOTHING,
+        "wer_change": NOTHING,
     }
+    if spoken:
+        rates["wer"] = ratio_over(100 * numbers.wer * words, words, speakers)
+        rates["wer_change"] = ratio_over(100 * more_errors.to_numpy() * words, words, speakers)
+    return rates

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -40,12 +40,13 @@ class Interval:
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
 Columns = dict[str, Any]
+Values: TypeAlias = pd.Series | pd.Index | np.ndarray
 
 
-def interval_columns(name: str, found: Interval) -> Columns:
+def interval_columns(name: str, number: Interval) -> Columns:
     """An interval as the columns name, name_low and name_high, and name_speakers: all of it."""
-    ends = {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
-    return ends | {f"{name}_speakers": found}
+    ends = {name: number.estimate, f"{name}_low": number.low, f"{name}_high": number.high}
+    return ends | {f"{name}_speakers": number}
 
 
 def rows_by(
@@ -56,9 +57,9 @@ def rows_by(
     return pd.DataFrame([dict(zip(keys, key, strict=True)) | describe(own) for key, own in groups])
 
 
-def side(found: Interval) -> int:
+def side(number: Interval) -> int:
     """1 above zero, -1 below, 0 where the interval covers it."""
-    return int(found.low > 0) - int(found.high < 0)
+    return int(number.low > 0) - int(number.high < 0)
 
 
 def deletions(speakers: np.ndarray) -> np.ndarray:
@@ -94,7 +95,7 @@ def jackknife(
 
     A speaker who changes nothing, having no value, does not count. The interval is NaN where a
     value is, and where fewer than two speakers count, but for a number that none changes, which is
-    its own interval. A number between 0 and ``bounded``, such as an AUC or a share in %, has its
+    its own interval. A number between 0 and ``bounded``, such as an AUC or a fraction in %, has its
     interval made on the scale of arcsin sqrt, which does not leave these bounds (Anscombe 1948);
     where no speaker changes it, being 0 or all, it is ``exact``, of ``total`` independent units.
     Statistics must be smooth in the weights: means, their ratios, ranks of spectra, no medians.
@@ -105,8 +106,8 @@ def jackknife(
     counts = _counting(np.asarray(values)[:, None])[:, 0]
     if not counts.any():
         if total:
-            found = exact(round(estimate / bounded * total), total)
-            return Interval(estimate, bounded / 100 * found.low, bounded / 100 * found.high)
+            ends = exact(round(estimate / bounded * total), total)
+            return Interval(estimate, bounded / 100 * ends.low, bounded / 100 * ends.high)
         return Interval(estimate, estimate, estimate, dict.fromkeys(map(str, speakers), 0.0))
     if counts.sum() < 2:
         return Interval(estimate, math.nan, math.nan)
@@ -129,9 +130,9 @@ def reaches(values: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         away = np.where(counts, without - without.sum(0) / number, 0.0)
         spread = np.sqrt((number - 1) / number * np.square(away).sum(0))
-        found = stats.t.ppf((1 + LEVEL) / 2, number - 1) * spread
+        reach = stats.t.ppf((1 + LEVEL) / 2, number - 1) * spread
     known = np.isfinite(values).all(0)
-    return np.where(known & (number == 0), 0.0, np.where(known & (number > 1), found, np.nan))
+    return np.where(known & (number == 0), 0.0, np.where(known & (number > 1), reach, np.nan))
 
 
 def _counting(values: np.ndarray) -> np.ndarray:
@@ -157,40 +158,26 @@ def _t(freedom: float) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
-def mean_over(
-    values: pd.Series | np.ndarray, speakers: pd.Series | np.ndarray, bounded: float = 0.0
-) -> Interval:
-    """The mean of values (utterances,); fractions are ``bounded`` by 1, exact if none differs."""
-    own, total = np.asarray(values, float), len(values) if bounded else 0
-    return interval(lambda weights: weighted_mean(weights, own), np.array(speakers), bounded, total)
+def ratio_over(parts: Values, wholes: Values, speakers: Values, bounded: float = 0.0) -> Interval:
+    """The sum of parts (utterances,) by that of wholes; a fraction is ``bounded`` by 1 or by 100.
 
-
-def ratio_over(
-    parts: pd.Series | np.ndarray, wholes: pd.Series | np.ndarray, speakers: pd.Series | np.ndarray
-) -> Interval:
-    """The sum of parts (utterances,) by that of wholes."""
-    over, under = np.asarray(parts, float), np.asarray(wholes, float)
-    return interval(lambda weights: ratio(weights, over, under), np.array(speakers))
-
-
-def fraction(
-    parts: pd.Series | np.ndarray, wholes: pd.Series | np.ndarray, speakers: pd.Series | np.ndarray
-) -> Interval:
-    """A share in %: the sum of parts (utterances,), none larger than its whole, by that of wholes.
-
-    Where none or all is counted, the exact interval takes utterances as independent.
+    Where none or all of a fraction is counted, the exact interval takes utterances as independent.
     """
     over, under = np.asarray(parts, float), np.asarray(wholes, float)
-    total = int(np.count_nonzero(under))
-    return interval(lambda w: 100 * ratio(w, over, under), np.array(speakers), 100, total)
+    total = int(np.count_nonzero(under)) if bounded else 0
+    return interval(lambda weights: ratio(weights, over, under), np.array(speakers), bounded, total)
+
+
+def mean_over(values: Values, speakers: Values, bounded: float = 0.0) -> Interval:
+    """The mean of values (utterances,), those that are not finite left out; as ``ratio_over``."""
+    finite = np.isfinite(np.asarray(values, float))
+    return ratio_over(np.where(finite, values, 0.0), finite, speakers, bounded)
 
 
 def exact(count: int, total: int) -> Interval:
-    """A share in %, with the exact interval of Clopper and Pearson (1934)."""
-    tail = (1 - LEVEL) / 2
-    low = stats.beta.ppf(tail, count, total - count + 1) if count else 0.0
-    high = stats.beta.ppf(1 - tail, count + 1, total - count) if count < total else 1.0
-    return Interval(100 * count / total, 100 * float(low), 100 * float(high))
+    """A fraction in %, with the exact interval of Clopper and Pearson (1934)."""
+    ends = stats.binomtest(count, total).proportion_ci(LEVEL, method="exact")
+    return Interval(100 * count / total, 100 * float(ends.low), 100 * float(ends.high))
 
 
 def ratio(weights: np.ndarray, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
@@ -224,47 +211,48 @@ def difference(one: Interval, other: Interval) -> Interval:
     return Interval(estimate, estimate - low, estimate + high)
 
 
-def mean(found: Sequence[Interval]) -> Interval:
+def mean(numbers: Sequence[Interval]) -> Interval:
     """The mean of numbers of the same speakers: speaker by speaker.
 
     Where only their ends are known, the mean of these: the interval of numbers that vary together.
     """
-    if all(one.deviations for one in found):
-        estimate = float(np.mean([one.estimate for one in found]))
-        besides = float(np.mean([one.besides for one in found]))
-        return _with(estimate, _matrix(found).mean(1), found, besides)
-    ends = np.mean([[one.estimate, one.low, one.high] for one in found], axis=0)
+    if all(one.deviations for one in numbers):
+        estimate = float(np.mean([one.estimate for one in numbers]))
+        besides = float(np.mean([one.besides for one in numbers]))
+        return _with(estimate, _matrix(numbers).mean(1), numbers, besides)
+    ends = np.mean([[one.estimate, one.low, one.high] for one in numbers], axis=0)
     return Interval(float(ends[0]), float(ends[1]), float(ends[2]))
 
 
-def scaled(found: Interval, factor: float) -> Interval:
+def scaled(number: Interval, factor: float) -> Interval:
     """A number times a positive factor."""
-    deviations = {name: factor * own for name, own in found.deviations.items()}
-    ends = (factor * end for end in (found.estimate, found.low, found.high))
-    estimate, low, high = ends
-    return Interval(estimate, low, high, deviations, factor**2 * found.besides)
+    deviations = {name: factor * own for name, own in number.deviations.items()}
+    estimate, low, high = (factor * x for x in (number.estimate, number.low, number.high))
+    return Interval(estimate, low, high, deviations, factor**2 * number.besides)
 
 
-def complement(found: Interval) -> Interval:
+def complement(number: Interval) -> Interval:
     """One minus a number, as of an AUC for the smaller values instead of the larger."""
-    deviations = {name: -own for name, own in found.deviations.items()}
-    ends = 1 - found.estimate, 1 - found.high, 1 - found.low
-    return Interval(*ends, deviations, found.besides)
+    deviations = {name: -own for name, own in number.deviations.items()}
+    ends = 1 - number.estimate, 1 - number.high, 1 - number.low
+    return Interval(*ends, deviations, number.besides)
 
 
-def _names(found: Sequence[Interval]) -> list[str]:
-    return sorted(set().union(*(one.deviations for one in found)))
+def _names(numbers: Sequence[Interval]) -> list[str]:
+    return sorted(set().union(*(one.deviations for one in numbers)))
 
 
-def _matrix(found: Sequence[Interval]) -> np.ndarray:
+def _matrix(numbers: Sequence[Interval]) -> np.ndarray:
     """Deviations (speakers, numbers); 0 of speakers who do not count in one."""
-    return np.array([[one.deviations.get(name, 0.0) for one in found] for name in _names(found)])
+    return np.array(
+        [[one.deviations.get(name, 0.0) for one in numbers] for name in _names(numbers)]
+    )
 
 
 def _with(
-    estimate: float, deviations: np.ndarray, found: Sequence[Interval], besides: float
+    estimate: float, deviations: np.ndarray, numbers: Sequence[Interval], besides: float
 ) -> Interval:
-    own = dict(zip(_names(found), deviations.tolist(), strict=True))
+    own = dict(zip(_names(numbers), deviations.tolist(), strict=True))
     return _student(estimate, own, besides)
 
 
@@ -272,14 +260,14 @@ def _with(
 class Joint:
     """What several networks say together: their mean, and how far they differ."""
 
-    found: Interval
+    interval: Interval
     error: float  # standard error of the mean
     networks: int
     tau: float  # standard deviation between networks, beyond what speakers make of it
     predicted: Interval  # where one more network would lie
 
 
-def joint(found: Sequence[Interval]) -> Joint:
+def joint(numbers: Sequence[Interval]) -> Joint:
     """The mean over networks of numbers of the same speakers, networks and speakers being crossed.
 
     Of M networks the mean varies by s^2 / M + c: s^2 is the variance of their estimates, c the mean
@@ -292,16 +280,17 @@ def joint(found: Sequence[Interval]) -> Joint:
     are taken to vary together, which is the widest that it can be. tau^2 is s^2 less what of it is
     sampling (moments; DerSimonian & Laird 1986). One network has its own interval.
     """
-    count, normal = len(found), _t(math.inf)
+    count, normal = len(numbers), _t(math.inf)
     if count == 1:
-        return Joint(found[0], (found[0].high - found[0].low) / 2 / normal, 1, math.nan, NOTHING)
-    together = mean(found)
+        error = (numbers[0].high - numbers[0].low) / 2 / normal
+        return Joint(numbers[0], error, 1, math.nan, NOTHING)
+    together = mean(numbers)
     estimate, besides = together.estimate, together.besides
-    low = float(np.mean([one.estimate - one.low for one in found]))
-    high = float(np.mean([one.high - one.estimate for one in found]))
+    low = float(np.mean([one.estimate - one.low for one in numbers]))
+    high = float(np.mean([one.high - one.estimate for one in numbers]))
     shared, own, floor = ((low + high) / 2 / normal) ** 2, 0.0, 0.0
-    if all(one.deviations for one in found):
-        matrix = _matrix(found)
+    if all(one.deviations for one in numbers):
+        matrix = _matrix(numbers)
         single = float(np.square(matrix).sum() / count)
         shared = (count * float(np.square(matrix.mean(1)).sum()) - single) / (count - 1)
         shared = max(shared, 0.0)
@@ -309,7 +298,7 @@ def joint(found: Sequence[Interval]) -> Joint:
         low = high = math.sqrt(_t(len(matrix) - 1) ** 2 * shared + besides)
         floor = _t(len(matrix) - 1) * math.sqrt(own / count)
         shared += besides / normal**2
-    variance = float(np.var([one.estimate for one in found], ddof=1))
+    variance = float(np.var([one.estimate for one in numbers], ddof=1))
     tau = math.sqrt(max(variance - own, 0.0))
 
     def around(spread: float) -> Interval:
@@ -329,7 +318,7 @@ def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> In
     in ``joint``. Without two seeds of any size there is no interval.
     """
     over_speakers = difference(mean(sizes[one]), mean(sizes[other]))
-    seeds = [[found.estimate for found in size] for size in sizes.values()]
+    seeds = [[number.estimate for number in size] for size in sizes.values()]
     freedom = sum(len(size) - 1 for size in seeds)
     if freedom == 0:
         return Interval(over_speakers.estimate, math.nan, math.nan)
@@ -382,7 +371,6 @@ EXACT_SPEAKERS = 16
 DRAWS = 99_999
 """Random assignments for more speakers; p is then at least 1 / (DRAWS + 1)."""
 
-_CHUNK = 10_000
 _SLACK = 1e-9
 
 
@@ -403,22 +391,17 @@ def paired_p(differences: np.ndarray, speakers: np.ndarray) -> float:
     sums = np.bincount(speaker, weights=differences[finite])
     observed = abs(sums.sum()) - _SLACK * np.abs(sums).sum()
     signs = _signs(len(sums))
-    count = sum(
-        int((np.abs(signs[i : i + _CHUNK] @ sums) >= observed).sum())
-        for i in range(0, len(signs), _CHUNK)
-    )
+    count = int((np.abs(signs @ sums) >= observed).sum())
     return count / len(signs) if len(sums) <= EXACT_SPEAKERS else (count + 1) / (len(signs) + 1)
 
 
 @lru_cache(maxsize=8)
-def _signs(voices: int) -> np.ndarray:
-    """Signs (assignments, speakers): all of them, the first speaker's fixed by symmetry, or
-    draws."""
-    if voices <= EXACT_SPEAKERS:
-        numbers = np.arange(2 ** (voices - 1))[:, None]
-        bits = numbers >> np.arange(voices) & 1
+def _signs(speakers: int) -> np.ndarray:
+    """Signs (assignments, speakers): all, the first speaker's fixed by symmetry, or draws."""
+    if speakers <= EXACT_SPEAKERS:
+        bits = np.arange(2 ** (speakers - 1))[:, None] >> np.arange(speakers) & 1
     else:
-        bits = np.random.default_rng(0).integers(2, size=(DRAWS, voices))
+        bits = np.random.default_rng(0).integers(2, size=(DRAWS, speakers))
     signs = 1.0 - 2.0 * bits  # as wide as what it multiplies, else each product converts it
     signs.setflags(write=False)  # it is shared between calls
     return signs

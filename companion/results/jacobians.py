@@ -69,8 +69,8 @@ def _means(table: pd.DataFrame, keys: list[str], columns: Sequence[str]) -> pd.D
         row: Columns = {"n": len(utterances), "tokens": len(group)}
         for name in columns:
             bounded = 1.0 if name in _FRACTIONS else 0.0
-            found = mean_over(utterances[name], utterances.speaker, bounded)
-            row |= interval_columns(name, found)
+            number = mean_over(utterances[name], utterances.speaker, bounded)
+            row |= interval_columns(name, number)
         return row
 
     return rows_by(table, keys, describe)
@@ -96,10 +96,10 @@ def layer_summary(rows: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(divide="ignore"):
         logarithms = {f"log10_{name}": np.log10(values) for name, values in positive.items()}
     table = rows.assign(alignment=rows.alignment.abs(), **logarithms)
-    found = _means(table, [*SETTING, "width", "layer"], PER_LAYER)
-    return found.assign(
-        chance=chance_alignment(found.width.to_numpy()),
-        log10_chance_gain=found.log10_gain - found.log10_over_chance,
+    means = _means(table, [*SETTING, "width", "layer"], PER_LAYER)
+    return means.assign(
+        chance=chance_alignment(means.width.to_numpy()),
+        log10_chance_gain=means.log10_gain - means.log10_over_chance,
     )
 
 
@@ -111,14 +111,12 @@ def chance_alignment(width: np.ndarray) -> np.ndarray:
     inequality (1959). (widths,) -> (widths,).
     """
     half = (width - 1) / 2
-    found: np.ndarray = np.exp(gammaln(half) - gammaln(half + 0.5)) / np.sqrt(np.pi)
-    return found
+    return np.asarray(np.exp(gammaln(half) - gammaln(half + 0.5)) / np.sqrt(np.pi))
 
 
 def log10_chance(width: np.ndarray) -> np.ndarray:
     """E log10|cos| of the same: (psi(1/2) - psi(n/2)) / (2 ln 10). (widths,) -> (widths,)."""
-    found: np.ndarray = (digamma(0.5) - digamma((width - 1) / 2)) / (2 * np.log(10))
-    return found
+    return np.asarray((digamma(0.5) - digamma((width - 1) / 2)) / (2 * np.log(10)))
 
 
 def last_state(rows: pd.DataFrame) -> "pd.Series[float]":
@@ -164,15 +162,15 @@ def regimes(rows: pd.DataFrame) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        found = {
+        numbers = {
             name: mean_over(group[name], group.speaker, float(name == "rank_one_fraction"))
             for name in COORDINATES
         }
-        ends = product(*((one.low, one.high) for one in found.values()))
+        ends = product(*((number.low, number.high) for number in numbers.values()))
         corners = np.unique(classify(*np.array(list(ends)).T))
         row: Columns = {"n": len(group)}
-        for name, one in found.items():
-            row |= interval_columns(name, one)
+        for name, number in numbers.items():
+            row |= interval_columns(name, number)
         return row | {"regime": corners[0] if len(corners) == 1 else UNDECIDED}
 
     return rows_by(coordinates(rows), [*SETTING, "reading"], describe)
@@ -224,9 +222,9 @@ def coordinates(rows: pd.DataFrame) -> pd.DataFrame:
         )
     fractions = rows.loc[rows.layer == 1, [*_UTTERANCE, "rank_one_fraction"]]
     parts = [table.groupby(_UTTERANCE).mean() for table in (layers, products, fractions)]
-    found = pd.concat(parts, axis=1).reset_index()
-    normed = found.assign(
-        log10_rate=found.log10_rate - found.growth, log10_product=found.log10_normed
+    means = pd.concat(parts, axis=1).reset_index()
+    normed = means.assign(
+        log10_rate=means.log10_rate - means.growth, log10_product=means.log10_normed
     )
-    both = [found.assign(reading=MODULO_1), normed.assign(reading=NORMED)]
+    both = [means.assign(reading=MODULO_1), normed.assign(reading=NORMED)]
     return pd.concat(both, ignore_index=True)[[*_UTTERANCE, "reading", *COORDINATES]]

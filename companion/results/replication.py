@@ -24,26 +24,25 @@ OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
 """Change of N_eff in %; of alpha; of the index of shares; and of its log10."""
 
 
-def changes(rows: pd.DataFrame, condition: str, layer: int = 0) -> pd.DataFrame:
-    """Every pooled change from clean speech, with a 95 % interval over speakers.
+def changes(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Every pooled change from clean speech, mean over layers, with its interval over speakers.
 
     The statistic is taken without each speaker in turn, by ``jackknife``. ``log10_difference`` is
     log10 of the difference of the index, with the interval of the difference: minus infinity where
-    that reaches zero, NaN where the index did not rise. Of one layer there are changes without
-    intervals; 0 is the mean over layers.
+    that reaches zero, NaN where the index did not rise.
     """
-    own = rows[(rows["sample"] != HALVES) & (rows.layer == layer) & (rows.network == TRAINED)]
-    found = []
-    for keys, clean, stressed in _sides(own, (REFERENCE_CONDITION, condition), "without"):
+    kept = rows[(rows["sample"] != HALVES) & (rows.layer == 0) & (rows.network == TRAINED)]
+    table = []
+    for keys, clean, stressed in _sides(kept, (REFERENCE_CONDITION, condition), "without"):
         line = keys | {
             "utterances": clean.at["", "utterances"], "speakers": clean.at["", "speakers"],
             "tokens_clean": clean.at["", "tokens"], "tokens_stressed": stressed.at["", "tokens"],
         }  # fmt: skip
         values = _values(clean, stressed.loc[clean.index])
-        found.append(line | _columns({
+        table.append(line | _columns({
             name: jackknife(column.to_numpy(), column.index[1:]) for name, column in values.items()
         }))  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(table)
 
 
 def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -52,12 +51,12 @@ def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     The interval is where one more draw would lie, 95 % of the time (Student's t, so it takes three
     draws or more); it holds the variance between draws, and that is by far the larger part of it.
     """
-    own = rows[(rows.network != TRAINED) & (rows.layer == 0)]
-    found = []
-    for keys, clean, stressed in _sides(own, (REFERENCE_CONDITION, condition), "network"):
+    kept = rows[(rows.network != TRAINED) & (rows.layer == 0)]
+    table = []
+    for keys, clean, stressed in _sides(kept, (REFERENCE_CONDITION, condition), "network"):
         values = _values(clean, stressed)
         drawn = {name: next_draw(column.to_numpy()) for name, column in values.items()}
-        found.append(keys | {"draws": len(clean)} | _columns(drawn))
+        table.append(keys | {"draws": len(clean)} | _columns(drawn))
     numbers = [
         f"{name}{end}"
         for name in (*OBSERVABLES, "log10_difference")
@@ -66,7 +65,7 @@ def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     empty = pd.DataFrame(columns=[*KEYS, *numbers]).astype(
         dict.fromkeys([*numbers, "modes"], float)
     )
-    return pd.DataFrame(found) if found else empty
+    return pd.DataFrame(table) if table else empty
 
 
 def next_draw(values: np.ndarray) -> Interval:
@@ -81,12 +80,12 @@ def next_draw(values: np.ndarray) -> Interval:
 
 def halves(rows: pd.DataFrame) -> pd.DataFrame:
     """The same changes between random halves of clean speech, a row per draw."""
-    own = rows[(rows["sample"] == HALVES) & (rows.layer == 0)]
-    found = [
+    kept = rows[(rows["sample"] == HALVES) & (rows.layer == 0)]
+    draws = [
         pd.DataFrame(_values(first, second)).rename_axis("draw").reset_index().assign(**keys)
-        for keys, first, second in _sides(own, (FIRST, SECOND), "without")
+        for keys, first, second in _sides(kept, (FIRST, SECOND), "without")
     ]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=KEYS)
+    return pd.concat(draws, ignore_index=True) if draws else pd.DataFrame(columns=KEYS)
 
 
 def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
@@ -94,13 +93,13 @@ def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
 
     ``difference`` is taken without its sign: which half is called the first is a coin's toss.
     """
-    found = []
+    table = []
     for keys, group in drawn.groupby(KEYS, sort=False):
         values = group.assign(difference=group.difference.abs())[["alpha_stressed", *OBSERVABLES]]
         spread = values.quantile([0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
         line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(group)}
-        found.append(line | _columns({name: Interval(*spread[name]) for name in values}))
-    return pd.DataFrame(found)
+        table.append(line | _columns({name: Interval(*spread[name]) for name in values}))
+    return pd.DataFrame(table)
 
 
 def _sides(
@@ -114,10 +113,10 @@ def _sides(
         yield dict(zip(KEYS, keys, strict=True)), first, second
 
 
-def _columns(found: dict[str, Interval]) -> Columns:
+def _columns(numbers: dict[str, Interval]) -> Columns:
     columns: Columns = {}
-    for name, one in (found | {"log10_difference": _logarithm(found["difference"])}).items():
-        columns |= interval_columns(name, one)
+    for name, number in (numbers | {"log10_difference": _logarithm(numbers["difference"])}).items():
+        columns |= interval_columns(name, number)
     return columns
 
 
@@ -172,12 +171,12 @@ def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series
     }
 
 
-def _logarithm(found: Interval) -> Interval:
+def _logarithm(change: Interval) -> Interval:
     """log10 of the difference of the index, as the paper may have meant its change of log10 Kf."""
-    if not found.estimate > 0:
+    if not change.estimate > 0:
         return NOTHING
-    low = -math.inf if found.low <= 0 else math.log10(found.low)
+    low = -math.inf if change.low <= 0 else math.log10(change.low)
     # to first order, on the scale of logarithms
-    own = {name: d / found.estimate / math.log(10) for name, d in found.deviations.items()}
-    estimate, high = (math.log10(end) for end in (found.estimate, found.high))
-    return Interval(estimate, low, high, own if found.low > 0 else {})
+    deviations = {name: d / change.estimate / math.log(10) for name, d in change.deviations.items()}
+    estimate, high = (math.log10(end) for end in (change.estimate, change.high))
+    return Interval(estimate, low, high, deviations if change.low > 0 else {})

@@ -1,9 +1,8 @@
 """Scale: sizes and cards of models, effects by width and depth, forecasts from clean spectra."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -14,7 +13,13 @@ import torch
 from companion.measurement.readings import modes_in_proportion
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.effects import effects, observable_rows, observed, size_of
-from companion.results.intervals import Columns, between, interval, interval_columns
+from companion.results.intervals import (
+    Columns,
+    between,
+    deletions,
+    interval_columns,
+    jackknife,
+)
 from companion.results.tables import with_interval, write_text
 from companion.results.transcripts import transcripts, word_counts
 from companion.speech.grammar import vocabulary
@@ -67,8 +72,8 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
     for folder in folders:
         training = json.loads((folder / "training.json").read_text())
         config = json.loads((folder / "config.json").read_text())
-        own = errors[errors.model == folder.name]
-        results = own[["material", "n"]].assign(**{"word error (%)": with_interval(own, "wer", 1)})
+        rows = errors[errors.model == folder.name]
+        rows = rows.assign(**{"word error (%)": with_interval(rows, "wer", 1)})
         last = training["record"][-1]
         steps: dict[str, int] = {row["stage"]: row["step"] for row in training["record"]}
         text = _CARD.format(
@@ -86,7 +91,7 @@ def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list
             loss=last["loss"],
             development=100 * last["word_error"],
             minutes=training["seconds"] / 60,
-            results=results.to_markdown(index=False),
+            results=rows[["material", "n", "word error (%)"]].to_markdown(index=False),
             **{name: training[name] for name in ("size", "seed", "device", "threads", "torch")},
         )
         written.append(output / f"{folder.name}.md")
@@ -122,10 +127,10 @@ def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> p
     One row per model, component and observable, with ``change``, ``low``, ``high`` and ``n``.
     """
     table = effects(rows[(rows.modes == MODES) & (rows.matched_with != "")], condition)
-    found = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
+    changes = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
     numbers = ["change", "low", "high", "change_speakers", "n"]
     columns = ["model", "parameters", "component", "observable", *numbers]
-    joined = shapes.merge(found[columns], on="model", validate="one_to_many")
+    joined = shapes.merge(changes[columns], on="model", validate="one_to_many")
     return joined.sort_values(["parameters", "model", "component", "observable"], ignore_index=True)
 
 
@@ -137,10 +142,10 @@ def in_proportion(rows: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     """
     modes = shapes.set_index("model").width.map(modes_in_proportion)
     parts = []
-    for model, own in rows[rows.modes == MODES].groupby("model", sort=False):
-        spectra = torch.from_numpy(np.stack(own.eigenvalues.to_list()).astype(float))
+    for model, group in rows[rows.modes == MODES].groupby("model", sort=False):
+        spectra = torch.from_numpy(np.stack(group.eigenvalues.to_list()).astype(float))
         if (k := int(modes[model])) <= spectra.shape[-1]:
-            parts.append(own.assign(n_eff=effective_rank(spectra, k).numpy()))
+            parts.append(group.assign(n_eff=effective_rank(spectra, k).numpy()))
     return pd.concat(parts)
 
 
@@ -152,17 +157,17 @@ def pairs(shapes: pd.DataFrame) -> list[tuple[str, str, str]]:
     """
     sizes = shapes.drop_duplicates("size").set_index("size")[["width", "depth"]]
     ordered = sizes.sort_values(["width", "depth"])
-    found = []
+    differing = []
     for small, large in combinations(ordered.index, 2):
         wider, deeper = ordered.loc[large] > ordered.loc[small]
         if deeper and not wider:
-            found.append((DEPTH, large, small))
+            differing.append((DEPTH, large, small))
         elif wider and ordered.depth[large] == ordered.depth[small]:
-            found.append((WIDTH, large, small))
+            differing.append((WIDTH, large, small))
     first, last = ordered.index[[0, -1]]
     if (ordered.loc[last] > ordered.loc[first]).all():
-        found.append((BOTH, last, first))
-    return sorted(found, key=lambda pair: [DEPTH, WIDTH, BOTH].index(pair[0]))
+        differing.append((BOTH, last, first))
+    return sorted(differing, key=lambda pair: [DEPTH, WIDTH, BOTH].index(pair[0]))
 
 
 def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +177,7 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     ``seeds`` tells how many networks are on each side. One row per pair, component and observable.
     """
     counts = shapes["size"].value_counts()
-    found: list[Columns] = []
+    rows: list[Columns] = []
     for differs, larger, smaller in pairs(shapes):
         for (component, name), group in table.groupby(["component", "observable"], sort=False):
             sizes = group.groupby("size").change_speakers.agg(list)
@@ -184,10 +189,10 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
                 "observable": name,
             }
             row |= interval_columns("change", between(sizes.to_dict(), larger, smaller))
-            found.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
+            rows.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
     columns = ["differs", "contrast", "seeds", "component", "observable"]
     numbers = ["change", "change_low", "change_high", "change_speakers", "n"]
-    return pd.DataFrame(found, columns=[*columns, *numbers])
+    return pd.DataFrame(rows, columns=[*columns, *numbers])
 
 
 @dataclass(frozen=True)
@@ -225,13 +230,13 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
         observed(clean, "alpha"),
         observed(clean, "log10_kf_resolved"),
     )
-    found = {}
+    ratios = {}
     for name, value in zip(PREDICTORS, values, strict=True):
         groups = clean.assign(value=value).groupby(["utterance", "speaker", "model"]).value
         wide = groups.mean().where(groups.count() == groups.size()).unstack("model")
         wholes = wide.notna().mul(np.isfinite(wide).all(axis=1), axis=0).astype(float)
-        found[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
-    return found
+        ratios[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
+    return ratios
 
 
 def targets(
@@ -242,7 +247,7 @@ def targets(
     A milder stress counts for the models that it makes invent something, but not always: at
     a fraction of 0 or 100 % candidates say nothing about how prone a model is.
     """
-    hell, mild = _answers(rows, condition), _answers(stress_rows, milder)
+    hell, mild = _texts(rows, condition), _texts(stress_rows, milder)
     fraction = mild.candidate.groupby("model").mean()
     between = fraction.index[(fraction > 0) & (fraction < 100)]
     mild = mild[mild.index.get_level_values("model").isin(between)]
@@ -253,11 +258,11 @@ def targets(
     }
 
 
-def left_out(found: Mapping[str, Ratio]) -> list[str]:
+def left_out(ratios: Mapping[str, Ratio]) -> list[str]:
     """Why a target has no forecast, a line each."""
     return [
         f"{name}: too few sizes, {count}; a line that can be wrong needs {LEAST}"
-        for name, ratio in found.items()
+        for name, ratio in ratios.items()
         if (count := len(set(map(size_of, ratio.parts.columns)))) < LEAST
     ]
 
@@ -284,13 +289,21 @@ def forecast(
         log_sizes = np.log10([parameters[model] for model in models])
         for predictor, spectra in known.items():
             utterances = spectra.parts.index.union(ratio.parts.index)
-            read, hit = (partial(one.of, models, utterances) for one in (spectra, ratio))
-            for rival, others in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
-                skill = partial(_skill, known=read, wanted=hit, rival=others, sizes=sizes)
-                found = interval(skill, utterances.get_level_values("speaker").to_numpy())
+            speakers = utterances.get_level_values("speaker").to_numpy()
+            weights = deletions(speakers)
+            x, y = (one.of(models, utterances, weights) for one in (spectra, ratio))
+            errors = _squared_errors(x, y, sizes)
+            for rival, other in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
+                rivals = _squared_errors(np.broadcast_to(other, y.shape), y, sizes)
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    skill = jackknife(1 - errors / rivals, np.unique(speakers))
                 row = {"target": target, "predictor": predictor, "rival": rival}
-                table.append(row | interval_columns("skill", found) | {"n": len(models)})
+                table.append(row | interval_columns("skill", skill) | {"n": len(models)})
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def _squared_errors(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return np.asarray(((held_out(x, y, sizes) - y) ** 2).sum(axis=1))
 
 
 def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -298,7 +311,7 @@ def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
     Where x of the others does not differ the line is flat: their mean.
     """
-    found = np.empty_like(y)
+    forecasts = np.empty_like(y)
     for j, size in enumerate(sizes):
         others = sizes != size
         x_mean, y_mean = (side[:, others].mean(axis=1, keepdims=True) for side in (x, y))
@@ -306,36 +319,19 @@ def held_out(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         spread = (away**2).sum(axis=1)
         shared = (away * (y[:, others] - y_mean)).sum(axis=1)
         slope = np.divide(shared, spread, out=np.zeros_like(spread), where=spread > 0)
-        found[:, j] = y_mean[:, 0] + slope * (x[:, j] - x_mean[:, 0])
-    return found
+        forecasts[:, j] = y_mean[:, 0] + slope * (x[:, j] - x_mean[:, 0])
+    return forecasts
 
 
-def _skill(
-    weights: np.ndarray,
-    known: Callable[[np.ndarray], np.ndarray],
-    wanted: Callable[[np.ndarray], np.ndarray],
-    rival: np.ndarray,
-    sizes: np.ndarray,
-) -> np.ndarray:
-    """Skill against a line in ``rival`` (models,), for weighted utterances: (rows,)."""
-    x, y = known(weights), wanted(weights)
-    own, other = (
-        ((held_out(np.broadcast_to(values, y.shape), y, sizes) - y) ** 2).sum(axis=1)
-        for values in (x, rival)
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - own / other)
-
-
-def _answers(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
-    said = transcripts(rows[rows.condition == condition])
-    if said.empty:
+def _texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+    texts = transcripts(rows[rows.condition == condition])
+    if texts.empty:
         raise ValueError(f"no rows of {condition!r}; measure this condition, or name another")
-    words = word_counts(said.reference)
-    numbers = {"words": words, "edits": 100 * words * said.wer,
-               "candidate": 100.0 * said.candidate, "one": 1.0}  # fmt: skip
-    return said.assign(**numbers).set_index(["utterance", "speaker", "model"])[[*numbers]]
+    words = word_counts(texts.reference)
+    numbers = {"words": words, "edits": 100 * words * texts.wer,
+               "candidate": 100.0 * texts.candidate, "one": 1.0}  # fmt: skip
+    return texts.assign(**numbers).set_index(["utterance", "speaker", "model"])[[*numbers]]
 
 
-def _ratio(answers: pd.DataFrame, part: str, whole: str) -> Ratio:
-    return Ratio(*(answers[name].unstack("model").fillna(0.0) for name in (part, whole)))
+def _ratio(texts: pd.DataFrame, part: str, whole: str) -> Ratio:
+    return Ratio(*(texts[name].unstack("model").fillna(0.0) for name in (part, whole)))

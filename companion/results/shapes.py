@@ -51,8 +51,8 @@ def shape(values: np.ndarray, x: np.ndarray) -> Shape:
     names = np.arange(speakers)
     bic, places = _criteria(deletions(names), values, x)
     margin = jackknife(np.minimum(bic[FLAT], bic[SMOOTH]) - bic[STEP], names)
-    own = {name: float(column[0]) for name, column in bic.items()}
-    return Shape(_decided(own), own, margin, int(places[0]))
+    whole = {name: float(column[0]) for name, column in bic.items()}
+    return Shape(_decided(whole), whole, margin, int(places[0]))
 
 
 def _criteria(

@@ -130,7 +130,7 @@ class Comparison:
                 changes[:, of] = change(name, before[:, of], after[:, of])
         middle, half = changes[0], reaches(changes)
         numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": both.sum(0)}
-        named = [{"observable": name, **self.choices, **own} for name, own in self.columns]
+        named = [{"observable": name, **self.choices, **reading} for name, reading in self.columns]
         return pd.DataFrame(named).assign(**numbers)
 
 
@@ -162,7 +162,7 @@ def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
 
     Pooled spectra are of all utterances, as they were measured.
     """
-    columns = [(name, {**own, "layers": "mean"}) for name, own in READINGS.values()]
+    columns = [(name, {**reading, "layers": "mean"}) for name, reading in READINGS.values()]
     names = list(READINGS)
     rows = rows.sort_values(["speaker", "utterance"], ignore_index=True)
     values = rows[names].to_numpy(float)
@@ -174,8 +174,8 @@ def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
         after = rows.iloc[places[1]]
         masks = {EVERYONE: np.ones(len(after), bool)}
         if chosen["pooling"] != POOLED:
-            own = free[free.condition == name]
-            masks = filters(heard.loc[after.utterance], own.loc[after.utterance])
+            stressed = free[free.condition == name]
+            masks = filters(heard.loc[after.utterance], stressed.loc[after.utterance])
         named = _named(chosen, name)
         if chosen["forcing"] != FORCED:  # one text has one length
             named["length"] = MATCHED if after.matched_with.iloc[0] else RAW

@@ -37,11 +37,11 @@ from companion.results.intervals import (
 )
 from companion.results.shapes import FLAT, SMOOTH, STEP, shape
 from companion.results.transcripts import (
-    ANSWER,
-    ANSWERS,
     CONFIDENCES,
     MODEL,
-    answers,
+    TRANSCRIPT,
+    TRANSCRIPT_VALUES,
+    transcript_values,
     transcripts,
     wers,
 )
@@ -70,7 +70,7 @@ def drawn(table: pd.DataFrame) -> pd.DataFrame:
 
     Short texts do not resolve as many modes as the slope over the most of them needs.
     """
-    spectra = table.component != ANSWER
+    spectra = table.component != TRANSCRIPT
     modes = table.modes[spectra]
     wanted = table.observable.eq("alpha").map({True: modes.min(), False: modes.max()})
     return table[~spectra | (table.modes == wanted)]
@@ -82,11 +82,11 @@ def severities(rows: pd.DataFrame, family: str) -> dict[str, float]:
     Raises ValueError where the rows hold no milder form.
     """
     known = {name: split_severity(name) for name in rows.condition.unique()}
-    found = {name: severity for name, (base, severity) in known.items() if base == family}
-    found[REFERENCE_CONDITION] = 0.0
-    if len(found) < 3:
+    doses = {name: severity for name, (base, severity) in known.items() if base == family}
+    doses[REFERENCE_CONDITION] = 0.0
+    if len(doses) < 3:
         raise ValueError(f"rows have no milder {family}; measure conditions such as {family}-0.5")
-    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+    return dict(sorted(doses.items(), key=lambda pair: pair[1]))
 
 
 def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
@@ -102,11 +102,12 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
                 table = effects(rows, name).assign(family=family, severity=severity)
                 tables += [observable_rows(table, one) for one, of in OBSERVABLES.items()
                            if of in rows]  # fmt: skip
-    found = pd.concat(tables, ignore_index=True)
-    first = found[found.severity == 1].assign(severity=0.0, change=0.0, low=0.0, high=0.0, p=1.0)
-    first = first.assign(tokens_stressed=first.tokens_clean)
+    changes = pd.concat(tables, ignore_index=True)
+    first = changes[changes.severity == 1]
+    nothing = dict.fromkeys(["severity", "change", "low", "high"], 0.0)
+    first = first.assign(**nothing, p=1.0, tokens_stressed=first.tokens_clean)
     keys = ["family", *_COURSE, "severity"]
-    return pd.concat([first, found]).sort_values(keys, ignore_index=True)
+    return pd.concat([first, changes]).sort_values(keys, ignore_index=True)
 
 
 def transcript_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
@@ -114,8 +115,8 @@ def transcript_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataF
     errors, tables = wers(transcripts(rows)), []
     for family in families:
         doses = severities(rows, family)
-        own = errors[errors.condition.isin(doses)]
-        tables.append(own.assign(family=family, severity=own.condition.map(doses)))
+        kept = errors[errors.condition.isin(doses)]
+        tables.append(kept.assign(family=family, severity=kept.condition.map(doses)))
     return pd.concat(tables).sort_values(["family", *MODEL, "severity"], ignore_index=True)
 
 
@@ -147,8 +148,8 @@ def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
             width = replace(width, high=float("inf"), deviations={})
         return interval_columns("width_db", width) | {"whole": bool(whole[0])}
 
-    said = answers(rows)
-    return rows_by(said[said.condition.isin(levels)], MODEL, describe)
+    values = transcript_values(rows)
+    return rows_by(values[values.condition.isin(levels)], MODEL, describe)
 
 
 def _level_db(name: str) -> float:
@@ -164,15 +165,15 @@ def _reached(levels: np.ndarray, fractions: np.ndarray, fraction: float) -> np.n
 
     NaN where even the least of the passage is never reached.
     """
-    found = np.empty(len(fractions))
+    reached = np.empty(len(fractions))
     for i, row in enumerate(fractions):
         after = int((row < fraction).sum())
-        found[i] = levels[min(after, len(row) - 1)]
+        reached[i] = levels[min(after, len(row) - 1)]
         if 0 < after < len(row):
-            found[i] = np.interp(
+            reached[i] = np.interp(
                 fraction, row[after - 1 : after + 1], levels[after - 1 : after + 1]
             )
-    return np.where(fractions[:, -1] < _PASSAGE[0], np.nan, found)
+    return np.where(fractions[:, -1] < _PASSAGE[0], np.nan, reached)
 
 
 def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
@@ -201,8 +202,8 @@ def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
 
 def speakers_means(curves: pd.DataFrame) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
     """The speakers' means of every ``_COURSE``, a column per point of the axis ``x``."""
-    for _, own in curves.groupby(MODEL):  # models differ in depth
-        wide = own.pivot(index=[*_COURSE, *_UNITS], columns="x", values="value")
+    for _, group in curves.groupby(MODEL):  # models differ in depth
+        wide = group.pivot(index=[*_COURSE, *_UNITS], columns="x", values="value")
         means = wide.dropna().groupby([*_COURSE, "speaker"]).mean()
         known = dict(iter(means.groupby(_COURSE)))
         for key in wide.groupby(_COURSE).groups:  # also those without a value at every point
@@ -211,16 +212,16 @@ def speakers_means(curves: pd.DataFrame) -> Iterator[tuple[tuple[object, ...], p
 
 def _shape_columns(means: pd.DataFrame) -> Columns:
     x = means.columns.to_numpy(float)
-    found = shape(means.to_numpy(float), x)
+    decided = shape(means.to_numpy(float), x)
     return {
         "points": len(x),
         "speakers": len(means),
-        "verdict": found.verdict,
-        **{f"bic_{name.replace(' ', '_')}": found.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
-        "step_after": x[found.place - 1] if found.place else np.nan,
-        "margin": found.margin.estimate,
-        "margin_low": found.margin.low,
-        "margin_high": found.margin.high,
+        "verdict": decided.verdict,
+        **{f"bic_{name.replace(' ', '_')}": decided.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
+        "step_after": x[decided.place - 1] if decided.place else np.nan,
+        "margin": decided.margin.estimate,
+        "margin_low": decided.margin.low,
+        "margin_high": decided.margin.high,
     }
 
 
@@ -236,9 +237,9 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
             tables.append(part.assign(x=severity, value=value.where(raw, value - clean)))
             if severity == 1:
                 tables.append(part.assign(x=0.0, value=clean.where(raw, 0.0)))
-    said = answers(rows[rows.condition.isin(doses)])
-    said = said.assign(component=ANSWER, modes=0, length=RAW, x=said.condition.map(doses))
-    long = said.melt([*KEY, *_UNITS, "x"], list(ANSWERS), "observable", "value")
+    texts = transcript_values(rows[rows.condition.isin(doses)])
+    texts = texts.assign(component=TRANSCRIPT, modes=0, length=RAW, x=texts.condition.map(doses))
+    long = texts.melt([*KEY, *_UNITS, "x"], list(TRANSCRIPT_VALUES), "observable", "value")
     return pd.concat([*tables, long.dropna(subset="value")])
 
 
@@ -252,7 +253,7 @@ def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def contrasts() -> np.ndarray:
+def _contrasts() -> np.ndarray:
     """The coefficients of each effect on clean and ``CELLS``: (7 effects, 8 cells).
 
     Yates's contrasts of a 2^3 design: the mean where an even number of the named stresses is
@@ -279,20 +280,21 @@ def factorial(rows: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"rows lack {', '.join(missing)}; measure these conditions too")
     means = pd.concat([layer_means(rows, name).assign(condition=name) for name in CELLS])
-    said = answers(rows).assign(component=ANSWER, modes=0, length=RAW)
-    clean = said[said.condition == REFERENCE_CONDITION]
-    said = said[said.condition.isin(CELLS)].merge(
-        clean[[*MODEL, *_UNITS, *ANSWERS]], on=[*MODEL, *_UNITS], suffixes=("_stressed", "_clean")
+    texts = transcript_values(rows).assign(component=TRANSCRIPT, modes=0, length=RAW)
+    clean = texts[texts.condition == REFERENCE_CONDITION]
+    unit = [*MODEL, *_UNITS]
+    texts = texts[texts.condition.isin(CELLS)].merge(
+        clean[[*unit, *TRANSCRIPT_VALUES]], on=unit, suffixes=("_stressed", "_clean")
     )
     table = []
-    for names, sides in ((known_observables(means), means), (ANSWERS, said)):
+    for names, sides in ((known_observables(means), means), (TRANSCRIPT_VALUES, texts)):
         for key, group in sides.groupby(KEY, sort=True):
             wide = group.set_index([*_UNITS, "condition"])
             for name in names:
                 before, after = (wide[f"{name}_{side}"].unstack()[list(CELLS)] for side in SIDES)
                 if before.notna().any(axis=None):
                     row = dict(zip(KEY, key, strict=True)) | {"observable": name}
-                    table += [row | own for own in _effects(name, before, after)]
+                    table += [row | effect for effect in _effects(name, before, after)]
     return pd.DataFrame(table)
 
 
@@ -304,9 +306,9 @@ def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator
     weights = deletions(speakers)
     means = (weighted_mean(weights, np.where(usable[:, None], s, np.nan)) for s in (before, after))
     cells = np.column_stack([np.zeros(len(weights)), change(name, *means)])
-    for effect, coefficients in zip(EFFECTS, contrasts(), strict=True):
-        found = jackknife(cells @ coefficients, np.unique(speakers))
-        columns = {"change": found.estimate, "low": found.low, "high": found.high}
+    for effect, coefficients in zip(EFFECTS, _contrasts(), strict=True):
+        number = jackknife(cells @ coefficients, np.unique(speakers))
+        columns = {"change": number.estimate, "low": number.low, "high": number.high}
         yield {"effect": effect, **columns, "n": int(usable.sum())}
 
 
@@ -326,23 +328,23 @@ def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     and T have "transcript" as component and 0 as K.
     """
     table: list[Columns] = []
-    said = answers(rows).assign(component=ANSWER, modes=0)
+    everything = transcript_values(rows).assign(component=TRANSCRIPT, modes=0)
     for name in [each for each in rows.condition.unique() if each != REFERENCE_CONDITION]:
-        own = said[said.condition == name]
+        stressed = everything[everything.condition == name]
         means = layer_means(rows, name)
-        means = means[means.length == RAW].merge(own[["model", "utterance", "candidate"]])
+        means = means[means.length == RAW].merge(stressed[["model", "utterance", "candidate"]])
         spectra = {f"{one}_stressed": one for one in known_observables(means)}
         texts = {one: one for one in (*CONFIDENCES, "tokens")}
         for group_of, length, columns in (
-            (own, "tokens", texts), (means, "tokens_stressed", spectra)
+            (stressed, "tokens", texts), (means, "tokens_stressed", spectra)
         ):  # fmt: skip
             for key, group in group_of.groupby(GROUP, sort=True):
                 row = dict(zip(GROUP, key, strict=True)) | {"condition": name}
                 for column, observable in columns.items():
                     if observable in CONFIDENCES and group[column].isna().all():
                         continue
-                    found = contrast(group, column, length, least)
-                    table.append({**row, "observable": observable, **found})
+                    numbers = contrast(group, column, length, least)
+                    table.append({**row, "observable": observable, **numbers})
     return pd.DataFrame(table)
 
 
@@ -355,30 +357,30 @@ def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> Colum
     values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
     candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
     columns: Columns = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-    found = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
+    numbers = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
     fewest = min(columns.values())
     if fewest >= least:
-        inside, outside = (np.where(own, values, np.nan) for own in (candidate, ~candidate))
-        found["difference"] = interval(
+        inside, outside = (np.where(mask, values, np.nan) for mask in (candidate, ~candidate))
+        numbers["difference"] = interval(
             lambda w: weighted_mean(w, inside) - weighted_mean(w, outside), speakers
         )
         if column != length:
-            found["adjusted"] = interval(
+            numbers["adjusted"] = interval(
                 lambda w: adjusted_difference(w, values, candidate, tokens), speakers
             )
-        found["auc"] = interval(
+        numbers["auc"] = interval(
             lambda w: larger_probability(w, values, candidate), speakers, 1.0, fewest
         )
-    for name, one in found.items():
-        columns |= interval_columns(name, one)
-    return columns | {"verdict": _within_verdict(found) if fewest >= least else TOO_FEW}
+    for name, number in numbers.items():
+        columns |= interval_columns(name, number)
+    return columns | {"verdict": _within_verdict(numbers) if fewest >= least else TOO_FEW}
 
 
-def _within_verdict(found: dict[str, Interval]) -> str:
-    raw, adjusted = side(found["difference"]), side(found["adjusted"])
+def _within_verdict(numbers: dict[str, Interval]) -> str:
+    raw, adjusted = side(numbers["difference"]), side(numbers["adjusted"])
     if raw == 0:
         return ALIKE
-    unadjusted = np.isnan(found["adjusted"].estimate)  # T itself
+    unadjusted = np.isnan(numbers["adjusted"].estimate)  # T itself
     return DIFFERS if unadjusted or raw == adjusted else BY_LENGTH
 
 

@@ -17,20 +17,20 @@ _PADDED = 60  # rows
 _BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
 
 
-def save_table(table: pd.DataFrame, said: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write ``table`` to name.csv and what is ``said`` of it to name.md, each whole or not at all.
+def save_table(table: pd.DataFrame, shown: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write ``table`` to name.csv and what is ``shown`` of it to name.md, each whole or not at all.
 
     The intervals in columns <number>_speakers go to name.speakers.parquet: ``row`` and ``number``
     of the table, its ``estimate``, ``besides``, and the deviation of every speaker (``Interval``).
     """
-    whole = [column for column in table if str(column).endswith(SPEAKERS)]
-    plain = table.drop(columns=whole)
+    plain = without_speakers(table)
+    whole = table.columns.difference(plain.columns, sort=False)
     write_text(
         folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     )
-    if whole:
+    if len(whole):
         _save_speakers(table[whole], speakers_path(folder / f"{name}.csv"))
-    write_text(folder / f"{name}.md", _markdown(said))
+    write_text(folder / f"{name}.md", _markdown(shown))
 
 
 def save_readable(
@@ -42,9 +42,9 @@ def save_readable(
     shown: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Save a table with its ``readable`` version, of the rows ``shown``, and give that back."""
-    said = readable(table if shown is None else table[shown], keys, numbers)
-    save_table(table, said, folder, name)
-    return said
+    text = readable(table if shown is None else table[shown], keys, numbers)
+    save_table(table, text, folder, name)
+    return text
 
 
 def readable(table: pd.DataFrame, keys: str, numbers: Mapping[str, str]) -> pd.DataFrame:
@@ -54,14 +54,26 @@ def readable(table: pd.DataFrame, keys: str, numbers: Mapping[str, str]) -> pd.D
     ``+.2f`` writes signs. A number that no row has is left out.
     """
     made = table[keys.split()].copy()
-    for label, said in numbers.items():
-        column, style = said.split()
+    for label, source in numbers.items():
+        column, style = source.split()
         if f"{column}_low" not in table:
             made[label] = table[column].map(lambda value, style=style: f"{value:{style}}")
         elif table[column].notna().any():
             digits, sign = int(style.strip("+.f")), style.startswith("+")
             made[label] = with_interval(table, column, digits, sign)
     return made
+
+
+def save_rounded(table: pd.DataFrame, folder: Path, name: str, digits: int = 1) -> pd.DataFrame:
+    """Save a table without what speakers contribute, to read rounded, and give that back."""
+    plain = without_speakers(table)
+    save_table(plain, rounded := plain.round(digits), folder, name)
+    return rounded
+
+
+def without_speakers(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns <number>_speakers."""
+    return table[[column for column in table if not str(column).endswith(SPEAKERS)]]
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -79,11 +91,11 @@ def speakers_path(table: Path) -> Path:
 
 def _save_speakers(columns: pd.DataFrame, path: Path) -> None:
     rows = [
-        {"row": i, "number": str(column).removesuffix(SPEAKERS), "estimate": found.estimate,
-         "besides": found.besides} | dict(found.deviations)
+        {"row": i, "number": str(column).removesuffix(SPEAKERS), "estimate": interval.estimate,
+         "besides": interval.besides} | dict(interval.deviations)
         for column in columns
-        for i, found in enumerate(columns[column])
-        if isinstance(found, Interval) and found.deviations
+        for i, interval in enumerate(columns[column])
+        if isinstance(interval, Interval) and interval.deviations
     ]  # fmt: skip
     part = path.with_name(path.name + ".part")
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=_BEFORE)
@@ -98,15 +110,15 @@ def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """
     saved = pd.read_parquet(path)
     table = table.copy()
-    for number, own in saved.groupby("number"):
-        known = table.get(number, pd.Series(dtype=float)).reindex(own.row).to_numpy(float)
-        if not np.allclose(known, own.estimate, rtol=1e-5, atol=1e-12):
+    for number, rows in saved.groupby("number"):
+        known = table.get(number, pd.Series(dtype=float)).reindex(rows.row).to_numpy(float)
+        if not np.allclose(known, rows.estimate, rtol=1e-5, atol=1e-12):
             continue
-        names = own.columns[len(_BEFORE) :]
-        values = own[names].to_numpy(float)
+        names = rows.columns[len(_BEFORE) :]
+        values = rows[names].to_numpy(float)
         column = pd.Series([None] * len(table), table.index, dtype=object)
         for row, estimate, besides, deviations in zip(
-            own.row, own.estimate, own.besides, values, strict=True
+            rows.row, rows.estimate, rows.besides, values, strict=True
         ):
             parts = dict(zip(names, deviations.tolist(), strict=True))
             there = {name: part for name, part in parts.items() if np.isfinite(part)}

@@ -42,11 +42,11 @@ def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             counts = known.sum(1)
             sums = np.where(known, logs[:, modes], 0.0).sum(1)
             means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
-            (found,) = _ratios(means[:, None], speakers)
+            (ratio,) = _ratios(means[:, None], speakers)
             n = int((counts > 0).sum())
             table.append(
                 {**row, "part": part, "n": n, "modes": counts.sum() / max(n, 1)}
-                | interval_columns("ratio", found)
+                | interval_columns("ratio", ratio)
             )
     return pd.DataFrame(table)
 
@@ -61,9 +61,9 @@ def mode_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     for row, speakers, logs in _log_ratios(rows, condition):
         counts = np.isfinite(logs).sum(0)
         kept = np.flatnonzero(counts >= _MOST * len(logs)).tolist()
-        for i, found in zip(kept, _ratios(logs[:, kept], speakers), strict=True):
+        for i, ratio in zip(kept, _ratios(logs[:, kept], speakers), strict=True):
             n = int(counts[i])
-            table.append({**row, "mode": i + 1, "n": n} | interval_columns("ratio", found))
+            table.append({**row, "mode": i + 1, "n": n} | interval_columns("ratio", ratio))
     return pd.DataFrame(table)
 
 
@@ -111,10 +111,10 @@ def _fractions(logs: np.ndarray) -> np.ndarray:
 def _ratios(logs: np.ndarray, speakers: np.ndarray) -> Iterator[Interval]:
     """Geometric means of every column of logs (utterances, columns); intervals of logarithms."""
     for column in weighted_mean(deletions(speakers), logs).T:
-        found = jackknife(column, np.unique(speakers))
-        estimate, low, high = np.exp([found.estimate, found.low, found.high]).tolist()
+        log = jackknife(column, np.unique(speakers))
+        estimate, low, high = np.exp([log.estimate, log.low, log.high]).tolist()
         # to first order, on the scale of ratios
-        deviations = {name: estimate * own for name, own in found.deviations.items()}
+        deviations = {name: estimate * deviation for name, deviation in log.deviations.items()}
         yield Interval(estimate, low, high, deviations)
 
 

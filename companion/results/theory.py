@@ -14,24 +14,20 @@ KINDS = ("random", "reflections", "rotations")
 
 
 def regime_grid(
-    singular_value_ratios: list[float],
-    points: int,
-    layers: int,
-    width: int,
-    seed: int,
-    highest_gain: float = 2.0,
+    singular_value_ratios: list[float], points: int, layers: int, width: int, seed: int
 ) -> pd.DataFrame:
     """Growth per layer of long stacks of equal layers, over alignment and gain, for some gaps.
 
     One row per gap, gain, alignment: ``fastest`` and ``slowest`` as predicted, and what stacks of
-    every kind did, |W_L ... W_1|^(1/L). Alignments and gains are midpoints of ``points`` cells.
+    every kind did, |W_L ... W_1|^(1/L). Alignments, up to 1, and gains, up to 2, are
+    midpoints of ``points`` cells.
     """
     middle = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     singular_value_ratio, gain, alignment = (
         axis.flatten()
         for axis in torch.meshgrid(
             torch.tensor(singular_value_ratios, dtype=torch.float64),
-            highest_gain * middle,
+            2 * middle,
             middle,
             indexing="ij",
         )

@@ -17,7 +17,6 @@ from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
 from companion.results.intervals import (
     NOTHING,
     Columns,
-    fraction,
     interval,
     interval_columns,
     larger_probability,
@@ -42,11 +41,11 @@ CONFIDENCES = {
 LEAST_LOG_PROBABILITY = -1.0
 """openai-whisper's logprob_threshold, per word piece: below it decoding failed."""
 
-ANSWER = "transcript"
+TRANSCRIPT = "transcript"
 """In the place of a component, for what is no spectrum but read off the transcript itself."""
 
 PERCENT = {"wer": "wer", "candidate_fraction": "candidate"}
-ANSWERS = (*PERCENT, PER_WORD_PIECE, PER_CHARACTER, "tokens")
+TRANSCRIPT_VALUES = (*PERCENT, PER_WORD_PIECE, PER_CHARACTER, "tokens")
 """What is read off a transcript; word error and candidates are in %, and of the two
 log-probabilities a model has that of its own tokens."""
 
@@ -57,7 +56,7 @@ HEARD = (REFERENCE_CONDITION, "swapped")
 NOTHING_SAID = ("silence", "noise-alone", "tones")
 """Conditions in which nobody speaks, made for every utterance; clips are ``NONSPEECH``."""
 
-SAID, WHOLE = "said", 0
+REFERENCES, WHOLE = "said", 0
 """The references, which any count of written texts is held against; all words of a text."""
 
 PREFIXES = (1, 3, WHOLE)
@@ -71,22 +70,21 @@ _LONGEST = 1.5
 def writes_characters(rows: pd.DataFrame) -> pd.Series:
     """Whether the model of each row writes characters, by its transcripts and their tokens."""
     long = rows.transcript.str.len() / rows.tokens.clip(lower=1)
-    found: pd.Series = long.groupby(rows.model).transform("median") < _LONGEST
-    return found
+    return pd.Series(long.groupby(rows.model).transform("median") < _LONGEST)
 
 
-def with_confidence(said: pd.DataFrame) -> pd.DataFrame:
-    """``said`` with the columns ``CONFIDENCES``, from the averages over tokens that it holds.
+def with_confidence(texts: pd.DataFrame) -> pd.DataFrame:
+    """``texts`` with the columns ``CONFIDENCES``, from the averages over tokens that it holds.
 
     An average is over the text's tokens and the end of each window. Per character it is the same
     sum over characters and ends. Per word piece it is NaN for a model that writes characters.
     Rows from before there were decoding rules hold the average among text tokens alone.
     """
-    sure = said.average_log_probability.fillna(said.text_log_probability)
-    ends = said.windows.fillna(1)
-    per_token = (said.tokens + ends) / (said.transcript.str.len() + ends)
-    characters = writes_characters(said)
-    return said.assign(
+    sure = texts.average_log_probability.fillna(texts.text_log_probability)
+    ends = texts.windows.fillna(1)
+    per_token = (texts.tokens + ends) / (texts.transcript.str.len() + ends)
+    characters = writes_characters(texts)
+    return texts.assign(
         **{
             PER_CHARACTER: sure.where(characters, sure * per_token),
             PER_WORD_PIECE: sure.where(~characters),
@@ -102,17 +100,17 @@ def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
         "compression_ratio", "no_speech_probability", "tokens", "finished", "windows",
     ]  # fmt: skip
     raw = rows[rows.matched_with == ""]
-    said = raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
-    return with_confidence(said)
+    texts = raw.drop_duplicates(["model", "condition", "utterance"])[columns].reset_index(drop=True)
+    return with_confidence(texts)
 
 
-def answers(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, condition and utterance: the columns of ``ANSWERS``, and the candidate."""
-    said = transcripts(rows)
-    said[PER_CHARACTER] = said[PER_CHARACTER].where(said[PER_WORD_PIECE].isna())
-    values = {name: 100.0 * said[column] for name, column in PERCENT.items()}
-    values |= {name: said[name].astype(float) for name in ANSWERS if name not in PERCENT}
-    return said[[*SIDE, "utterance", "speaker", "candidate"]].assign(**values)
+def transcript_values(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, condition and utterance: ``TRANSCRIPT_VALUES``, and the candidate."""
+    texts = transcripts(rows)
+    texts[PER_CHARACTER] = texts[PER_CHARACTER].where(texts[PER_WORD_PIECE].isna())
+    values = {name: 100.0 * texts[column] for name, column in PERCENT.items()}
+    values |= {name: texts[name].astype(float) for name in TRANSCRIPT_VALUES if name not in PERCENT}
+    return texts[[*SIDE, "utterance", "speaker", "candidate"]].assign(**values)
 
 
 def word_counts(references: pd.Series) -> pd.Series:
@@ -120,7 +118,7 @@ def word_counts(references: pd.Series) -> pd.Series:
     return references.map(lambda text: len(normalise(text).split())).astype(float)
 
 
-def wers(said: pd.DataFrame) -> pd.DataFrame:
+def wers(texts: pd.DataFrame) -> pd.DataFrame:
     """Corpus word error in % by model and condition: all word edits over all reference words.
 
     Also the fraction of hallucination candidates in %, and the means of ``CONFIDENCES``; each with
@@ -132,22 +130,22 @@ def wers(said: pd.DataFrame) -> pd.DataFrame:
         edits = 100 * words * group.wer
         row: Columns = {"n": len(group)}
         row |= interval_columns("wer", ratio_over(edits, words, speakers))
-        candidates = fraction(group.candidate, np.ones(len(group)), speakers)
+        candidates = mean_over(100 * group.candidate, speakers, 100)
         row |= interval_columns("candidates", candidates)
         for name in CONFIDENCES:
             row |= interval_columns(name, mean_over(group[name], speakers))
         return row
 
-    return rows_by(said, SIDE, describe)
+    return rows_by(texts, SIDE, describe)
 
 
-def outcome_fractions(said: pd.DataFrame) -> pd.DataFrame:
+def outcome_fractions(texts: pd.DataFrame) -> pd.DataFrame:
     """The fraction of each outcome, in %, by model and condition."""
-    fractions = 100 * said.groupby(SIDE).outcome.value_counts(normalize=True)
+    fractions = 100 * texts.groupby(SIDE).outcome.value_counts(normalize=True)
     return fractions.unstack(fill_value=0.0).reset_index()
 
 
-def outcome_confidence(said: pd.DataFrame) -> pd.DataFrame:
+def outcome_confidence(texts: pd.DataFrame) -> pd.DataFrame:
     """What kinds of transcripts there are, and how many of each kind Whisper itself would trust.
 
     One row per model, condition and outcome: ``n`` transcripts; ``fraction`` of all in %;
@@ -155,19 +153,21 @@ def outcome_confidence(said: pd.DataFrame) -> pd.DataFrame:
     keeps, in %, NaN of models that write characters. Intervals are over speakers.
     """
     table = []
-    for key, group in said.groupby(SIDE, sort=True):
+    for key, group in texts.groupby(SIDE, sort=True):
         known = group[PER_WORD_PIECE].notna()
         for kind in Outcome:
-            own = group.outcome == kind
-            confident = own & (group[PER_WORD_PIECE] >= LEAST_LOG_PROBABILITY)
-            row = dict(zip(SIDE, key, strict=True)) | {"outcome": str(kind), "n": int(own.sum())}
-            row |= interval_columns("fraction", fraction(own, np.ones(len(own)), group.speaker))
-            row |= interval_columns("passing", fraction(confident, own & known, group.speaker))
+            of_kind = group.outcome == kind
+            confident = of_kind & (group[PER_WORD_PIECE] >= LEAST_LOG_PROBABILITY)
+            row = dict(zip(SIDE, key, strict=True))
+            row |= {"outcome": str(kind), "n": int(of_kind.sum())}
+            of_all = mean_over(100 * of_kind, group.speaker, 100)
+            passing = ratio_over(100 * confident, of_kind & known, group.speaker, 100)
+            row |= interval_columns("fraction", of_all) | interval_columns("passing", passing)
             table.append(row)
     return pd.DataFrame(table)
 
 
-def separation(said: pd.DataFrame) -> pd.DataFrame:
+def separation(texts: pd.DataFrame) -> pd.DataFrame:
     """How well log-probabilities tell inventions from right transcripts, wherever they are.
 
     One row per model: the numbers of ``inventions`` and of ``right`` ones, whose word error is at
@@ -180,23 +180,23 @@ def separation(said: pd.DataFrame) -> pd.DataFrame:
         row: Columns = {"inventions": int((~right).sum()), "right": int(right.sum())}
         fewest = min(row.values())
         for name in CONFIDENCES:
-            values, found = group[name].to_numpy(float), NOTHING
+            values, number = group[name].to_numpy(float), NOTHING
             if fewest and np.isfinite(values).all():
                 auc = partial(larger_probability, values=values, group=right)
-                found = interval(auc, group.speaker.to_numpy(), 1.0, fewest)
-            row |= interval_columns(f"auc_{name}", found)
+                number = interval(auc, group.speaker.to_numpy(), 1.0, fewest)
+            row |= interval_columns(f"auc_{name}", number)
         return row
 
-    return rows_by(said[said.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
+    return rows_by(texts[texts.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
 
 
-def by_novelty(said: pd.DataFrame, table: Path) -> pd.DataFrame:
+def by_novelty(texts: pd.DataFrame, table: Path) -> pd.DataFrame:
     """``wers`` of clean speech on all utterances, the familiar ones, and each unseen kind.
 
     ``table`` is the embedded corpus's own, which says what training has never met.
     """
     flags = pd.read_csv(table).set_index("id")[list(UNSEEN)]
-    clean = said[said.condition == "clean"].join(flags, on="utterance")
+    clean = texts[texts.condition == "clean"].join(flags, on="utterance")
     missing = clean[clean[UNSEEN[0]].isna()].utterance.unique()
     if len(missing):
         raise ValueError(f"{table}: no row for {', '.join(missing[:3])}; make the corpus again")
@@ -251,18 +251,21 @@ def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         clean, stressed = (
             group[group.condition == name] for name in (REFERENCE_CONDITION, condition)
         )
-        sides = {SAID: (clean, clean.reference), REFERENCE_CONDITION: (clean, clean.transcript)}
-        sides[condition] = stressed, stressed.transcript
-        for side, (own, column) in sides.items():
+        sides = {
+            REFERENCES: (clean, clean.reference),
+            REFERENCE_CONDITION: (clean, clean.transcript),
+            condition: (stressed, stressed.transcript),
+        }
+        for side, (heard, column) in sides.items():
             for words in PREFIXES:
                 kept = column.map(lambda text, count=words: first_words(text, count))
                 pairs = partial(_alike, texts=pd.factorize(kept)[0])
-                found = interval(pairs, own.speaker.to_numpy(), 100, len(kept) // 2)
+                number = interval(pairs, heard.speaker.to_numpy(), 100, len(kept) // 2)
                 fractions = kept.value_counts(normalize=True)
                 row = dict(zip(MODEL, key, strict=True)) | {"side": side, "words": words}
                 row |= {"n": len(kept), "distinct": 100 * len(fractions) / len(kept)}
                 row["entropy"] = float(-(fractions * np.log2(fractions)).sum() + 0.0)
-                table.append(row | interval_columns("alike", found))
+                table.append(row | interval_columns("alike", number))
     return pd.DataFrame(table)
 
 
@@ -285,8 +288,8 @@ def with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with what kind of transcript each transcript is; judged here, as it needs no
     model."""
     words = vocabulary()
-    texts = zip(rows.reference, rows.transcript, strict=True)
-    return rows.assign(outcome=[str(outcome([said], text, words)) for said, text in texts])
+    pairs = zip(rows.reference, rows.transcript, strict=True)
+    return rows.assign(outcome=[str(outcome([spoken], text, words)) for spoken, text in pairs])
 
 
 def written(rows: pd.DataFrame) -> pd.DataFrame:
@@ -295,14 +298,14 @@ def written(rows: pd.DataFrame) -> pd.DataFrame:
     Texts are shortened; the no-speech probability and the forbidden mass do not depend on the rule.
     """
     table = pd.DataFrame({"input": rows.input.unique()}).set_index("input")
-    for model, own in rows.groupby("model", sort=False):
-        first = own.drop_duplicates("input").set_index("input")
+    for model, group in rows.groupby("model", sort=False):
+        first = group.drop_duplicates("input").set_index("input")
         silence, mass = (
             first[name].map("{:.2f}".format) for name in ("no_speech_probability", "forbidden_mass")
         )
         table[f"{model}: no-speech, forbidden"] = silence + ", " + mass
-        for decoding, one in own.groupby("decoding", sort=False):
-            table[f"{model}: {decoding}"] = one.set_index("input").transcript.map(shortened)
+        for decoding, texts in group.groupby("decoding", sort=False):
+            table[f"{model}: {decoding}"] = texts.set_index("input").transcript.map(shortened)
     return table.reset_index()
 
 

@@ -18,10 +18,10 @@ from companion.results.intervals import (
     larger_probability,
 )
 from companion.results.transcripts import (
-    ANSWER,
     PER_CHARACTER,
     PER_WORD_PIECE,
     SIDE,
+    TRANSCRIPT,
     writes_characters,
 )
 
@@ -88,24 +88,24 @@ def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[Columns]:
     weights = deletions(speakers)
     prefixes = sorted(group.prefix.unique())
     tables = _tables(group, when, texts.index, prefixes)
-    confidence = tables[ANSWER, CONFIDENCE]
+    confidence = tables[TRANSCRIPT, CONFIDENCE]
     rivals: dict[tuple[int, bytes], np.ndarray] = {}
     for (component, observable), values in tables.items():
         about: Columns = {"component": component, "observable": observable}
         aucs, gains, counted = [], [], []
         for i, prefix in enumerate(prefixes):
             there = np.isfinite(values[:, i]) & np.isfinite(confidence[:, i])
-            candidate, own = candidates[there], weights[:, there]
+            candidate, kept = candidates[there], weights[:, there]
             sizes = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
             row = about | {"prefix": prefix} | sizes
             if min(sizes.values()) < least:
-                said = " and ".join(f"{count} {name}" for name, count in sizes.items())
-                yield row | _columns([], [], f"{said}, {least} of each are needed", speakers)
+                enough = " and ".join(f"{count} {name}" for name, count in sizes.items())
+                yield row | _columns([], [], f"{enough}, {least} of each are needed", speakers)
                 continue
             same = i, there.tobytes()  # as for most other observables
             if same not in rivals:
-                rivals[same] = larger_probability(own, confidence[there, i], candidate)
-            aucs.append(larger_probability(own, values[there, i], candidate))
+                rivals[same] = larger_probability(kept, confidence[there, i], candidate)
+            aucs.append(larger_probability(kept, values[there, i], candidate))
             gains.append(np.abs(aucs[-1] - CHANCE) - np.abs(rivals[same] - CHANCE))
             counted.append(sizes)
             yield row | _columns(aucs[-1:], gains[-1:], "", speakers)
@@ -123,10 +123,10 @@ def _tables(
     known = group if when == ANY else group.assign(**group[names].where(right))
     tables = {}
     for component in known.component.unique():
-        own = known[known.component == component].pivot(index="utterance", columns="prefix")
+        wide = known[known.component == component].pivot(index="utterance", columns="prefix")
         for name in names:
-            of = component if name in SPECTRAL else ANSWER  # the same beside every component
-            tables[of, name] = own[name].reindex(utterances, columns=prefixes).to_numpy(float)
+            of = component if name in SPECTRAL else TRANSCRIPT  # the same beside every component
+            tables[of, name] = wide[name].reindex(utterances, columns=prefixes).to_numpy(float)
     return tables
 
 
@@ -136,8 +136,8 @@ def _columns(
     """Means over some n with their intervals; of none, NaN and the reason."""
     columns: Columns = {"reason": reason}
     for name, values, bounded in (("auc", aucs, 1.0), ("gain", gains, 0.0)):
-        found = NOTHING
+        number = NOTHING
         if values:
-            found = jackknife(np.mean(values, axis=0), np.unique(speakers), bounded)
-        columns |= interval_columns(name, found)
+            number = jackknife(np.mean(values, axis=0), np.unique(speakers), bounded)
+        columns |= interval_columns(name, number)
     return columns

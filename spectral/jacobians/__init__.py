@@ -1,1 +1,0 @@
-"""Jacobians of transformer layers: exact propagators, matrix-free operators, singular triplets."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from spectral._validation import as_chunk
 from spectral.jacobians.layers import Attended, Attention
-from spectral.jacobians.operators import LinearOperator
 from spectral.jacobians.sublayers import by_token
+from spectral.jacobians.triplets import LinearOperator
 
 _BLOCK = 256
 """Columns of a block: a matrix product has no faster way to a symmetric result."""
@@ -54,24 +54,18 @@ class ContextJacobian:
         D N d + N d C + S N (2 C + d) multiply-adds per token and vector.
         """
         frames, source = self.weights.shape[-1], self.keys.shape[-1]
-        return LinearOperator(
-            torch.Size([*self.shape, self.ways.shape[-2], frames * source]),
-            self._matmat,
-            self._rmatmat,
-            self.ways.dtype,
-            self.ways.device,
-        )
+        shape = torch.Size([*self.shape, self.ways.shape[-2], frames * source])
+        products = self._matmat, self._rmatmat
+        return LinearOperator(shape, *products, self.ways.dtype, self.ways.device)
 
     def frame_norms(self) -> Tensor:
         r"""Frobenius norm of every frame's block of J: how closely the token listens to it.
 
         .. math:: |J^s|^2 = z_s' Q z_s, \qquad z_s = (a_{ns} \delta_{ns}, a_{ns})_n
 
-        with Q from inner products of the :math:`\Phi_n`, :math:`k_n` and :math:`V_n` alone. (S + D)
-        (N d)^2 multiply-adds per token; memory 2 S N d + 4 (N d)^2 numbers per token of a chunk.
-
-        Returns:
-            Shape ``(*batch, T, S)``. The root of its sum of squares is the Frobenius norm of J.
+        with Q from inner products of the :math:`\Phi_n`, :math:`k_n` and :math:`V_n` alone, shape
+        ``(*batch, T, S)``. (S + D) (N d)^2 multiply-adds per token; memory 2 S N d + 4 (N d)^2
+        numbers per token of a chunk.
         """
         result = torch.empty_like(self.weights[:, :, 0])
         for where in self._blocks():
@@ -83,19 +77,15 @@ class ContextJacobian:
         """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token.
 
         The roots of its eigenvalues are the singular values of J, rounding below the root of the
-        dtype's eps times the largest; for vectors give :meth:`operator` to
-        ``top_singular_triplets``.
+        dtype's eps times the largest.
         """
         return self.gram_and_cores(1)[0]
 
     def gram_and_cores(self, parts: int) -> tuple[Tensor, Tensor]:
         """J J' and, of so many parts of equally many heads, what lies between their ways in it.
 
-        A part by itself, with its own heads' ways, has the Gram matrix ways @ core @ ways'. As many
-        operations as :meth:`gram`.
-
-        Returns:
-            Shapes ``(*batch, T, D, D)`` and ``(*batch, T, parts, N d / parts, N d / parts)``.
+        A part by itself, with its own heads' ways, has the Gram matrix ways @ core @ ways': cores
+        of shape ``(*batch, T, parts, N d / parts, N d / parts)``.
         """
         width, inner = self.ways.shape[-2:]
         size = inner // parts
@@ -106,9 +96,8 @@ class ContextJacobian:
             result[where] = ways @ summed @ ways.mT
             own = torch.unflatten(torch.unflatten(summed, 2, (parts, size)), 1, (parts, size))
             cores[where] = own.diagonal(dim1=1, dim2=3).movedim(-1, 1)
-        return result.reshape(*self.shape, width, width), cores.reshape(
-            *self.shape, *cores.shape[2:]
-        )
+        cores = cores.reshape(*self.shape, *cores.shape[2:])
+        return result.reshape(*self.shape, width, width), cores
 
     def then(self, matrix: Tensor) -> "ContextJacobian":
         """M J for matrices M ``(*batch, T, rows, D)``: rows D N d multiply-adds per token."""
@@ -204,16 +193,10 @@ def through_heads(attention: Attention, attended: Attended, ways: Tensor) -> Con
         by_token(rows).reshape(items, tokens, heads, rows.shape[-1])
         for rows in (attended.weights, attended.output, asked)
     )
-    return ContextJacobian(
-        shape=torch.Size([*batch, tokens]),
-        ways=ways.reshape(items, tokens, *ways.shape[-2:]),
-        weights=weights,
-        values=attended.value.reshape(items, *attended.value.shape[-3:]),
-        outputs=outputs,
-        keys=keys,
-        value_weights=value_weight,
-        chunk=1,
-    )
+    ways = ways.reshape(items, tokens, *ways.shape[-2:])
+    values = attended.value.reshape(items, *attended.value.shape[-3:])
+    shape = torch.Size([*batch, tokens])
+    return ContextJacobian(shape, ways, weights, values, outputs, keys, value_weight, chunk=1)
 
 
 def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> ContextJacobian:
@@ -223,13 +206,10 @@ def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> Contex
         raise ValueError(f"all heads must have one width, got {sorted(widths)}")
     inner = sum(part.ways.shape[-1] for part in parts)
     numbers = 2 * inner * (parts[0].weights.shape[-1] + 2 * inner)
-    tensors = {
-        name: torch.cat([getattr(part, name) for part in parts], dim)
-        for name, dim in _HEADS_ALONG.items()
-    }
-    return ContextJacobian(
-        parts[0].shape, **tensors, chunk=as_chunk(chunk, numbers, parts[0].ways.device)
-    )
+    chunk = as_chunk(chunk, numbers, parts[0].ways.device)
+    along = _HEADS_ALONG.items()
+    whole = {name: torch.cat([getattr(part, name) for part in parts], dim) for name, dim in along}
+    return ContextJacobian(parts[0].shape, **whole, chunk=chunk)
 
 
 def _symmetric(rows: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ modules of transformers and openai-whisper.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,23 +59,6 @@ class FeedForward:
     out_bias: Tensor  # (width,)
 
 
-_AXES = {
-    "query_weight": ("inner", "width"),
-    "query_bias": ("inner",),
-    "key_weight": ("inner", "source"),
-    "key_bias": ("inner",),
-    "value_weight": ("inner", "source"),
-    "value_bias": ("inner",),
-    "in_weight": ("inner", "width"),
-    "in_bias": ("inner",),
-    "out_weight": ("width", "inner"),
-    "out_bias": ("width",),
-    "norm.weight": ("width",),
-    "norm.bias": ("width",),
-}
-"""Of the tensors of a sub-layer; ``inner`` of an FFN is its hidden width."""
-
-
 @dataclass(frozen=True)
 class Layer:
     """One pre-norm layer: each sub-layer's output is added to the residual stream.
@@ -102,9 +86,13 @@ class Layer:
                     f"{name}.heads must divide {inner}, its inner width, got {part.heads}"
                 )
             source = part.key_weight.shape[-1] if name == "cross_attention" else self.width
-            sizes = {"width": self.width, "inner": inner, "source": source}
             for field, tensor in _tensors(part):
-                shape = tuple(sizes[axis] for axis in _AXES[field])
+                outer = field.startswith(("out", "norm"))
+                shape: tuple[int, ...] = (self.width if outer else inner,)
+                if field.endswith("_weight"):
+                    shape += (inner if outer else self.width,)
+                if field in ("key_weight", "value_weight"):
+                    shape = inner, source
                 if tensor.shape != shape:
                     raise ValueError(
                         f"{name}.{field} must have shape {shape}, got {tuple(tensor.shape)}"
@@ -137,8 +125,7 @@ class Layer:
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> "Layer":
         """The same layer in another dtype or on another device."""
-        moved = _moved(self, dtype or self.dtype, torch.device(device or self.device))
-        assert isinstance(moved, Layer)
+        moved: Layer = _moved(self, device or self.device, dtype or self.dtype)
         return moved
 
 
@@ -172,8 +159,9 @@ class Pass:
 
     @cached_property
     def slope(self) -> Tensor:
-        """The gelu's derivative at ``inner``."""
-        return gelu_slope(self.inner)
+        """The exact gelu's derivative at ``inner``."""
+        density = (self.inner.square() / -2).exp() / math.sqrt(2 * math.pi)
+        return torch.special.ndtr(self.inner) + self.inner * density
 
 
 def run(
@@ -224,11 +212,6 @@ def standardised(norm: LayerNorm, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return centred * inverse, inverse
 
 
-def gelu_slope(inner: Tensor) -> Tensor:
-    """The derivative of the exact gelu, of any shape."""
-    return torch.special.ndtr(inner) + inner * (inner.square() / -2).exp() / math.sqrt(2 * math.pi)
-
-
 def _attend(
     attention: Attention, queries: Tensor, source: Tensor, seen: Tensor | None = None
 ) -> Attended:
@@ -261,22 +244,18 @@ def _projected(attention: Attention, attended: Attended) -> Tensor:
 _Part = Layer | Attention | FeedForward | LayerNorm
 
 
-def _moved(part: _Part, dtype: torch.dtype, device: torch.device) -> _Part:
-    changed: dict[str, object] = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, Tensor):
-            changed[field.name] = value.to(device, dtype)
-        elif isinstance(value, _Part):
-            changed[field.name] = _moved(value, dtype, device)
-    return replace(part, **changed)  # type: ignore[arg-type]
+def _moved(part: Any, *where: Any) -> Any:
+    if isinstance(part, Tensor):
+        return part.to(*where)
+    if not isinstance(part, _Part):
+        return part
+    return replace(part, **{name: _moved(value, *where) for name, value in vars(part).items()})
 
 
 def _tensors(part: _Part) -> Iterator[tuple[str, Tensor]]:
     """All tensors, by the way to them, such as ``norm.weight``."""
-    for field in fields(part):
-        value = getattr(part, field.name)
+    for field, value in vars(part).items():
         if isinstance(value, Tensor):
-            yield field.name, value
+            yield field, value
         elif isinstance(value, _Part):
-            yield from ((f"{field.name}.{name}", tensor) for name, tensor in _tensors(value))
+            yield from ((f"{field}.{name}", tensor) for name, tensor in _tensors(value))

@@ -1,10 +1,9 @@
 r"""Layers linearised at every token, and all that may be asked of their Jacobians.
 
-Past keys and values are held fixed: the propagator W_l = I + df_l/dh_{l-1} at token t is how that
-token's hidden state after the layer moves with its own hidden state before it, block (t, t) of the
-layer's whole Jacobian; the injection G_l = df_l/dc is how it moves with the context. In closed
-form, as products of matrices (see ``spectral.jacobians.sublayers``), in the dtype and on the device
-of the layer, without gradients. Masked tokens have Jacobians of zeros.
+Past keys and values are held fixed: the propagator W_l = I + df_l/dh_{l-1} at token t is block
+(t, t) of the layer's whole Jacobian, and the injection G_l = df_l/dc the token's by the context. In
+closed form, as products of matrices, in the dtype and on the device of the layer, without
+gradients. Masked tokens have Jacobians of zeros.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from spectral._validation import as_chunk, as_mask, require_finite
+from spectral._validation import as_chunk, as_float64, as_mask, require_finite
 from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
 from spectral.jacobians.layers import ALL, Attended, Layer, run
-from spectral.jacobians.operators import LinearOperator
-from spectral.jacobians.stability import layer_gains, unstable_dimensions
 from spectral.jacobians.sublayers import SubLayerJacobian, sublayer_jacobians, without_mean
-from spectral.jacobians.triplets import top_singular_triplets
+from spectral.jacobians.triplets import LinearOperator, SingularTriplets, top_singular_triplets
 
 _TOLERANCE = 1e-9
+_DOUBT = 10
+"""So many eps |W| may an eigenvalue be off in float32: ten times what propagators show."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,16 @@ class Linearisation:
     real: Tensor | None  # (n,) bool: false where a token is none, and has no Jacobian
     chunk: int  # tokens assembled at a time
 
-    def assemble(self, transposed: Callable[[tuple[SubLayerJacobian, ...]], Tensor]) -> Tensor:
-        """Matrices ``(*batch, tokens, D, D)`` from a function to their transposes."""
+    def assemble(self, part: int | None = None) -> Tensor:
+        """W at every token, or the Jacobian of one of the parts: ``(*batch, tokens, D, D)``."""
         like, width = self.parts[0].direction, self.layer.width
         result = like.new_zeros(self.shape.numel(), width, width)
         index = None if self.real is None else self.real.nonzero()[:, 0]
         for start in range(0, len(like if index is None else index), self.chunk):
             some = slice(start, start + self.chunk)
             where = some if index is None else index[some]
-            result[where] = transposed(tuple(part.at(where) for part in self.parts))
+            parts = [one.at(where) for one in self.parts]
+            result[where] = _product(parts) if part is None else parts[part].transposed()
         return torch.unflatten(result.mT, 0, self.shape)
 
     def operator(self) -> LinearOperator:
@@ -124,18 +124,15 @@ class LinearisedLayers:
         .. math:: W = (I + F)(I + C)(I + A)
 
         with A, C and F the Jacobians of self-attention, cross-attention (decoder layers) and FFN at
-        their places in the residual stream. For an encoder layer all frames' keys and values other
-        than the frame's own are held fixed: the diagonal blocks of the full Jacobian.
-
-        8 D^3 multiply-adds per token with an FFN of width 4 D (A and C 1 D^3 each, F 4, the
-        products 1 each; 6 without cross-attention), all in matrix products. Memory beside the
-        result: about 8 D^2 + S D numbers per token of a chunk.
+        their places in the residual stream. 8 D^3 multiply-adds per token with an FFN of width 4 D
+        (A and C 1 D^3 each, F 4, the products 1 each; 6 without cross-attention), all in matrix
+        products. Memory beside the result: about 8 D^2 + S D numbers per token of a chunk.
 
         Returns:
             Shape ``(*batch, T, D, D)``, W[..., i, j] = dh_l[i] / dh_{l-1}[j], in the layer's dtype,
             strided as a transpose. Zeros where the mask is false.
         """
-        return self._stack(_product)
+        return self._stack()
 
     def sublayers(self) -> SubLayerJacobians:
         """The factors of W less their identities; 6 D^3 multiply-adds per token.
@@ -145,11 +142,7 @@ class LinearisedLayers:
         count = len(self.points[0].parts)
         if any(len(point.parts) != count for point in self.points):
             raise ValueError("some layers have cross-attention and others none: linearise apart")
-
-        def factor(i: int) -> Tensor:
-            return self._stack(lambda parts: parts[i].transposed())
-
-        factors = [factor(i) for i in range(count)]
+        factors = [self._stack(i) for i in range(count)]
         return SubLayerJacobians(factors[0], factors[1] if count == 3 else None, factors[-1])
 
     def operator(self) -> LinearOperator:
@@ -161,13 +154,14 @@ class LinearisedLayers:
         layers = [point.operator() for point in self.points]
         if not self.stacked:
             return layers[0]
-        return LinearOperator(
-            torch.Size([len(layers), *layers[0].shape]),
-            lambda v: torch.stack([w.matmat(part) for w, part in zip(layers, v, strict=True)]),
-            lambda u: torch.stack([w.rmatmat(part) for w, part in zip(layers, u, strict=True)]),
-            layers[0].dtype,
-            layers[0].device,
-        )
+
+        def product(name: str, columns: Tensor) -> Tensor:
+            pairs = zip(layers, columns, strict=True)
+            return torch.stack([getattr(layer, name)(part) for layer, part in pairs])
+
+        products = partial(product, "matmat"), partial(product, "rmatmat")
+        shape = torch.Size([len(layers), *layers[0].shape])
+        return LinearOperator(shape, *products, layers[0].dtype, layers[0].device)
 
     def injection(self, layer: int = 0) -> ContextJacobian:
         """G_l = df_l/dc of one layer of the stack, from 0, ``(*batch, T)`` matrices of D x (S C).
@@ -197,7 +191,7 @@ class LinearisedLayers:
         gain, NaN for the last; unstable: eigenvalues of modulus above one; injection: Frobenius
         norm of G_l, NaN without cross-attention. See :func:`spectral.layer_gains`.
         """
-        whole = torch.stack([point.assemble(_product) for point in self.points])
+        whole = torch.stack([point.assemble() for point in self.points])
         found = top_singular_triplets(
             without_mean(whole), tolerance=_TOLERANCE, limit=whole.shape[-1]
         )
@@ -215,10 +209,9 @@ class LinearisedLayers:
     def _injected(self, layer: int) -> Tensor:
         point = self.points[layer]
         if point.crossed is None:
-            return torch.full(point.shape, torch.nan, dtype=point.layer.dtype)
-        grams = self.injection(layer).gram()
-        diagonal = grams.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return (diagonal - grams.sum((-2, -1)) / grams.shape[-1]).clamp(min=0).sqrt()
+            return point.parts[0].direction.new_full(point.shape, torch.nan)
+        entering = self.injection(layer)
+        return replace(entering, ways=without_mean(entering.ways)).frame_norms().norm(dim=-1)
 
     def to_frame(self) -> Any:
         """:meth:`columns` as a pandas.DataFrame: a row per layer, item of the batch and token."""
@@ -231,8 +224,8 @@ class LinearisedLayers:
         values = {name: column.flatten().tolist() for name, column in columns.items()}
         return pandas.DataFrame(values, index=index).reset_index()
 
-    def _stack(self, transposed: Callable[[tuple[SubLayerJacobian, ...]], Tensor]) -> Tensor:
-        found = [point.assemble(transposed) for point in self.points]
+    def _stack(self, part: int | None = None) -> Tensor:
+        found = [point.assemble(part) for point in self.points]
         return torch.stack(found) if self.stacked else found[0]
 
     def _summed_ways(self, points: Sequence[Linearisation]) -> ContextJacobian:
@@ -251,9 +244,8 @@ class LinearisedLayers:
             below, crossing, ffn = point.parts
             point.append_to(upper, ffn)
             found.append(through_heads(attention, crossed, upper @ attention.out_weight))
-            if len(found) < len(points):
-                point.append_to(upper, crossing)
-                point.append_to(upper, below)
+            for part in (crossing, below) if len(found) < len(points) else ():
+                point.append_to(upper, part)
         return joined(found[::-1], self.chunk)
 
 
@@ -303,9 +295,17 @@ def linearise(
             f"give one hidden state per layer, and at least one, got {len(states)} for "
             f"{len(layers)} layers"
         )
-    pairs = zip(layers, states, strict=True)
-    points = tuple(_linearised(*pair, context, mask, tokens, chunk) for pair in pairs)
-    return LinearisedLayers(points, stacked, chunk)
+    points = []
+    for one, stream in zip(layers, states, strict=True):
+        rows, source, real = checked(one, stream, context, mask)
+        keys = max(rows.shape[-2], 0 if source is None else source.shape[-2])
+        size = as_chunk(chunk, one.width * (len(one.ffn.in_bias) + keys), one.device)
+        seen = run(one, rows, source, real, tokens)
+        if real is not None:
+            real = None if bool(real[..., tokens].all()) else real[..., tokens].flatten()
+        parts, shape = sublayer_jacobians(seen, tokens, size), rows[..., tokens, 0].shape
+        points.append(Linearisation(one, shape, parts, seen.cross_attended, real, size))
+    return LinearisedLayers(tuple(points), stacked, chunk)
 
 
 def propagators(
@@ -370,6 +370,100 @@ def autodiff_propagators(
     return torch.stack(rows)
 
 
+@dataclass(frozen=True)
+class LayerGains:
+    """How the top triplets of L successive propagators fit each other."""
+
+    gain: Tensor  # (L - 1, *batch): rho_l = sigma_{1,l} |kappa_l|
+    alignment: Tensor  # (L - 1, *batch): kappa_l = v_{l+1}' u_l, of arbitrary sign
+    singular_value_ratio: (
+        Tensor  # (L, *batch): xi_l = sigma_{2,l} / sigma_{1,l}, NaN where sigma_1 is 0
+    )
+
+
+def layer_gains(triplets: Sequence[SingularTriplets]) -> LayerGains:
+    r"""Gain, alignment and gap of successive layers.
+
+    .. math:: \rho_l = \sigma_{1,l} |\kappa_l|, \quad \kappa_l = v_{1,l+1}' u_{1,l}, \quad
+              \xi_l = \sigma_{2,l} / \sigma_{1,l}
+
+    Args:
+        triplets: One per layer, from the lowest to the highest, of two triplets or more each and
+            of one batch shape and width.
+
+    Returns:
+        Gains and alignments, one fewer than layers, and gaps.
+
+    Raises:
+        ValueError: For no layers, fewer than two triplets, or shapes that differ.
+
+    Example:
+        >>> from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
+        >>> layers = torch.tensor([[2.0, 1.0], [4.0, 3.0]]).diag_embed()
+        >>> layer_gains([top_singular_triplets(one) for one in layers]).singular_value_ratio
+        tensor([0.5000, 0.7500])
+    """
+    if not triplets:
+        raise ValueError("give the triplets of at least one layer")
+    shapes = {(one.u.shape[:-1], one.v.shape[:-1]) for one in triplets}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 2 or any(a != b for a, b in shapes):
+        raise ValueError(f"all layers must have one batch shape and width, got u and v of {shapes}")
+    if any(one.sigma.shape[-1] < 2 for one in triplets):
+        raise ValueError("the gap takes two triplets of every layer: ask for k=2 or more")
+    sigma = torch.stack([one.sigma[..., :2] for one in triplets])
+    u, v = (torch.stack([getattr(one, name)[..., 0] for one in triplets]) for name in "uv")
+    alignment = (v[1:] * u[:-1]).sum(-1)
+    return LayerGains(
+        sigma[:-1, ..., 0] * alignment.abs(), alignment, sigma[..., 1] / sigma[..., 0]
+    )
+
+
+def unstable_dimensions(matrix: Tensor) -> Tensor:
+    """Number of eigenvalues of modulus above one; about 25 D^3 operations each.
+
+    Of a matrix I + A with a small random A, chance alone puts about half of them there: compare
+    with the randomly initialised control. A modulus counts from 1 + sqrt(eps) of the matrix's
+    dtype. The propagator of a pre-norm layer has an eigenvalue of exactly one, for LayerNorm does
+    not see an equal change of all coordinates, and rounding would put it on either side of one.
+    Matrices modulo that direction have a zero instead. In float32, and again in float64 where that
+    leaves a doubt.
+
+    Args:
+        matrix: Shape ``(*batch, width, width)``.
+
+    Returns:
+        Shape ``(*batch,)``, int64.
+
+    Raises:
+        ValueError: For a matrix that is not square, not real floating point, or not finite.
+
+    Example:
+        >>> unstable_dimensions(torch.diag(torch.tensor([1.5, -1.1, 1.0, 0.2])))
+        tensor(2)
+    """
+    edge = 1 + torch.finfo(matrix.dtype).eps ** 0.5
+    return count_above(matrix, edge, lambda matrix: torch.linalg.eigvals(matrix).abs())
+
+
+def count_above(matrix: Tensor, edge: float, values: Callable[[Tensor], Tensor]) -> Tensor:
+    """How many values of matrices ``(*batch, width, width)`` lie above the edge, ``(*batch,)``.
+
+    In float32, and again in float64 where that leaves a doubt. Raises ValueError as
+    :func:`unstable_dimensions`.
+    """
+    matrix = as_float64(matrix, "matrix", "(*batch, width, width)")
+    if matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"matrix must be square, got {tuple(matrix.shape)}")
+    require_finite(matrix, "matrix", "leave out the tokens that are not real")
+    flat = matrix.reshape(-1, *matrix.shape[-2:])
+    found = values(flat.float())
+    counts = (found > edge).sum(-1)
+    doubt = _DOUBT * torch.finfo(found.dtype).eps * torch.linalg.matrix_norm(flat)
+    doubtful = ((found - edge).abs() <= doubt[:, None]).any(-1).nonzero()[:, 0]
+    counts[doubtful] = (values(flat[doubtful]) > edge).sum(-1)
+    return counts.reshape(matrix.shape[:-2])
+
+
 def checked(
     layer: Layer, hidden: Tensor, context: Tensor | None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -415,26 +509,7 @@ def _as_rows(rows: Tensor, name: str, layout: str, layer: Layer, width: int) -> 
     return rows.detach()
 
 
-def _linearised(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor | None,
-    mask: Tensor | None,
-    tokens: slice,
-    chunk: int | None,
-) -> Linearisation:
-    hidden, context, real = checked(layer, hidden, context, mask)
-    frames = max(hidden.shape[-2], 0 if context is None else context.shape[-2])
-    size = as_chunk(chunk, layer.width * (len(layer.ffn.in_bias) + frames), layer.device)
-    seen = run(layer, hidden, context, real, tokens)
-    if real is not None:
-        real = None if bool(real[..., tokens].all()) else real[..., tokens].flatten()
-    parts = sublayer_jacobians(seen, tokens, size)
-    shape = hidden[..., tokens, 0].shape
-    return Linearisation(layer, shape, parts, seen.cross_attended, real, size)
-
-
-def _product(parts: tuple[SubLayerJacobian, ...]) -> Tensor:
+def _product(parts: Sequence[SubLayerJacobian]) -> Tensor:
     """W' = (I + A')(I + C')(I + F')."""
     result = parts[0].transposed()
     result.diagonal(dim1=-2, dim2=-1).add_(1)

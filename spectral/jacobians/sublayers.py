@@ -19,8 +19,9 @@ that is ever read is the map it induces on the quotient by 1; with :math:`P = I 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,106 +35,62 @@ def without_mean(matrix: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OwnToken:
-    """How a token's own key and value answer, beside its query (self-attention alone)."""
+class SubLayerJacobian:
+    r"""(O sum_i core_i weight_i + sum_h response_h key_h') P at n tokens, ``width x width``.
 
-    value_gain: Tensor  # (n, heads): r a_t
-    value_weight: Tensor  # (inner, width), behind the norm
-    key: Tensor  # (n, heads, width): r gamma q' K, what moves the token's own logit
-    response: Tensor  # (n, heads, width): a_t O (v_t - o), what that does to the output
-
-
-@dataclass(frozen=True)
-class AttentionJacobian:
-    r"""O (blockdiag(M) Q + diag(a) V) P + sum_h response key' P at n tokens, ``width x width``."""
+    A core is a diagonal of blocks: r gamma do/dq of every head and, for the token's own value, r
+    a_t; r gelu' in an FFN. ``key`` and ``response`` are self-attention's way through the token's
+    own key: r gamma q' K, what moves its own logit, and a_t O (v_t - o), what that does to the
+    output.
+    """
 
     direction: Tensor  # (n, width): e
-    heads: Tensor  # (n, heads, d, d): M, with r and gamma in it
-    query_weight: Tensor  # (inner, width): Q, behind the norm
+    ways: tuple[tuple[Tensor, Tensor], ...]  # (n, blocks, d, d); (inner, width), behind the norm
     out_weight: Tensor  # (width, inner): O
-    own: OwnToken | None
+    key: Tensor  # (n, heads or none, width)
+    response: Tensor  # (n, heads or none, width)
 
     def apply(self, rows: Tensor) -> Tensor:
-        """J v for rows v, ``(n, k, width)``; 3 D^2 + d D multiply-adds each, 2 D^2 + d D across."""
+        """J v for rows v, ``(n, k, width)``: 8 D^2 multiply-adds each in an FFN.
+
+        In self-attention 3 D^2 + d D, in cross-attention 2 D^2 + d D.
+        """
         return self._unprojected(_project(rows, self.direction))
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
         """J' u for rows u, ``(n, k, width)``; as many operations as :meth:`apply`."""
         inner = rows @ self.out_weight
-        result = _per_head(inner, self.heads) @ self.query_weight
-        if self.own is not None:
-            result = result + self._gained(inner, self.own) @ self.own.value_weight
-            result = result + (rows @ self.own.response.mT) @ self.own.key
+        result = (rows @ self.response.mT) @ self.key
+        for core, weight in self.ways:
+            result = result + _times(inner, core) @ weight
         return _project(result, self.direction)
 
     def transposed(self) -> Tensor:
-        """J', ``(n, width, width)``; D^3 + d D^2 multiply-adds each, all in matrix products."""
-        split = (self.heads.shape[1], -1)
-        inner = self.heads @ torch.unflatten(self.query_weight, 0, split)
-        left, right = [self.direction[:, :, None]], [-self._unprojected(self.direction[:, None])]
-        if self.own is not None:
-            weight = torch.unflatten(self.own.value_weight, 0, split)
-            inner.addcmul_(self.own.value_gain[:, :, None, None], weight)
-            left, right = [*left, self.own.key.mT], [*right, self.own.response]
+        """J', ``(n, width, width)``, all in matrix products.
+
+        4 D^3 multiply-adds each in an FFN, D^3 + d D^2 in attention.
+        """
+        (core, weight), *own = self.ways
+        weight = torch.unflatten(weight, 0, core.shape[1:3])
+        inner = core * weight if core.shape[-1] == 1 else core @ weight
+        inner = inner.flatten(1, 2)
+        for gain, weight in own:
+            inner.addcmul_(gain[..., 0], weight)
         # The projection and the own key's part have rank 1 + heads together.
-        low_rank = torch.cat(left, 2) @ torch.cat(right, 1)
-        shared = self.out_weight.T.expand(len(inner), -1, -1)
-        return low_rank.baddbmm_(inner.flatten(1, 2).mT, shared)
-
-    def at(self, tokens: Tensor | slice) -> "AttentionJacobian":
-        """The same at some of the n tokens."""
-        own = self.own
-        if own is not None:
-            gain, key, response = (rows[tokens] for rows in (own.value_gain, own.key, own.response))
-            own = OwnToken(gain, own.value_weight, key, response)
-        return replace(self, direction=self.direction[tokens], heads=self.heads[tokens], own=own)
-
-    def _unprojected(self, rows: Tensor) -> Tensor:
-        inner = _per_head(rows @ self.query_weight.T, self.heads.mT)
-        if self.own is None:
-            return inner @ self.out_weight.T
-        inner = inner + self._gained(rows @ self.own.value_weight.T, self.own)
-        return inner @ self.out_weight.T + (rows @ self.own.key.mT) @ self.own.response
-
-    def _gained(self, inner: Tensor, own: OwnToken) -> Tensor:
-        """Rows ``(n, k, inner)``, each head's part times its value's gain."""
-        by_head = torch.unflatten(inner, -1, (self.heads.shape[1], -1))
-        return (by_head * own.value_gain[:, None, :, None]).flatten(-2)
-
-
-@dataclass(frozen=True)
-class FeedForwardJacobian:
-    r"""W_2 diag(gain) W_1 P at n tokens, ``width x width``."""
-
-    direction: Tensor  # (n, width): e
-    gain: Tensor  # (n, hidden width): r gelu'
-    in_weight: Tensor  # (hidden width, width): W_1, behind the norm
-    out_weight: Tensor  # (width, hidden width): W_2
-
-    def apply(self, rows: Tensor) -> Tensor:
-        """J v for rows v, ``(n, k, width)``; 8 D^2 multiply-adds each."""
-        return self._unprojected(_project(rows, self.direction))
-
-    def apply_transpose(self, rows: Tensor) -> Tensor:
-        """J' u for rows u, ``(n, k, width)``; 8 D^2 multiply-adds each."""
-        result = ((rows @ self.out_weight) * self.gain[:, None]) @ self.in_weight
-        return _project(result, self.direction)
-
-    def transposed(self) -> Tensor:
-        """J', ``(n, width, width)``; 4 D^3 multiply-adds each, in one matrix product."""
-        result: Tensor = (self.in_weight.T * self.gain[:, None]) @ self.out_weight.T
         along = self._unprojected(self.direction[:, None])
-        return result.baddbmm_(self.direction[:, :, None], along, alpha=-1)
+        left = torch.cat([self.direction[:, :, None], self.key.mT], 2)
+        low_rank = left @ torch.cat([-along, self.response], 1)
+        return low_rank.baddbmm_(inner.mT, self.out_weight.T.expand(len(inner), -1, -1))
 
-    def at(self, tokens: Tensor | slice) -> "FeedForwardJacobian":
+    def at(self, tokens: Tensor | slice) -> "SubLayerJacobian":
         """The same at some of the n tokens."""
-        return replace(self, direction=self.direction[tokens], gain=self.gain[tokens])
+        ways = tuple((core[tokens], weight) for core, weight in self.ways)
+        own = (rows[tokens] for rows in (self.key, self.response))
+        return SubLayerJacobian(self.direction[tokens], ways, self.out_weight, *own)
 
     def _unprojected(self, rows: Tensor) -> Tensor:
-        return ((rows @ self.in_weight.T) * self.gain[:, None]) @ self.out_weight.T
-
-
-SubLayerJacobian = AttentionJacobian | FeedForwardJacobian
+        inner: Any = sum(_times(rows @ weight.T, core.mT) for core, weight in self.ways)
+        return inner @ self.out_weight.T + (rows @ self.key.mT) @ self.response
 
 
 def sublayer_jacobians(seen: Pass, tokens: slice, chunk: int) -> tuple[SubLayerJacobian, ...]:
@@ -142,33 +99,38 @@ def sublayer_jacobians(seen: Pass, tokens: slice, chunk: int) -> tuple[SubLayerJ
     ``tokens``: those of the layer that were passed, whose own keys are among all keys. S d D
     multiply-adds per token and attention, ``chunk`` tokens of an utterance at a time.
     """
-    layer = seen.layer
-    found: list[SubLayerJacobian] = [
-        _of_attention(layer.self_attention, seen.hidden[0], seen.self_attended, chunk, tokens)
-    ]
-    if layer.cross_attention is not None and seen.cross_attended is not None:
-        found.append(
-            _of_attention(layer.cross_attention, seen.hidden[1], seen.cross_attended, chunk)
-        )
-    direction, inverse = _direction(layer.ffn.norm, seen.hidden[-1])
-    gain = (seen.slope * inverse).flatten(0, -2)
-    weight = _behind(layer.ffn.norm, layer.ffn.in_weight)
-    return (*found, FeedForwardJacobian(direction, gain, weight, layer.ffn.out_weight))
+    own, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
+    found = [_of_attention(own, seen.hidden[0], seen.self_attended, chunk, tokens)]
+    if cross is not None and seen.cross_attended is not None:
+        found.append(_of_attention(cross, seen.hidden[1], seen.cross_attended, chunk))
+    direction, inverse = _direction(ffn.norm, seen.hidden[-1])
+    gain = (seen.slope * inverse).flatten(0, -2)[..., None, None]
+    way = gain, _behind(ffn.norm, ffn.in_weight)
+    nothing = direction[:, None][:, :0]
+    return (*found, SubLayerJacobian(direction, (way,), ffn.out_weight, nothing, nothing))
 
 
 def _of_attention(
     attention: Attention, hidden: Tensor, attended: Attended, chunk: int, own: slice | None = None
-) -> AttentionJacobian:
+) -> SubLayerJacobian:
     """From its input ``(*batch, T, D)``; ``own``: which of self-attention's keys the T have."""
     direction, inverse = _direction(attention.norm, hidden)
     heads = _query_jacobians(attended, chunk) * (attention.scale * inverse[..., None, None])
-    return AttentionJacobian(
-        direction,
-        heads.flatten(0, -4),
-        _behind(attention.norm, attention.query_weight),
-        attention.out_weight,
-        None if own is None else _own_token(attention, attended, inverse, own),
-    )
+    ways = [(heads.flatten(0, -4), _behind(attention.norm, attention.query_weight))]
+    key = response = direction[:, None][:, :0]
+    if own is not None:
+        position = torch.arange(attended.key.shape[-2], device=inverse.device)[own, None]
+        own_weight = attended.weights.gather(-1, position.expand(*attended.weights.shape[:-1], 1))
+        gain = by_token(own_weight * inverse.unsqueeze(-3)).expand(-1, -1, heads.shape[-1])
+        value_weight = _behind(attention.norm, attention.value_weight)
+        ways.append((gain.flatten(1)[..., None, None], value_weight))
+        query = attended.query * (attention.scale * inverse.unsqueeze(-3))
+        moved = own_weight * (attended.value[..., position[:, 0], :] - attended.output)
+        split = (attention.heads, -1)
+        key_weight = torch.unflatten(_behind(attention.norm, attention.key_weight), 0, split)
+        key = by_token(query @ key_weight)
+        response = by_token(moved @ torch.unflatten(attention.out_weight.T, 0, split))
+    return SubLayerJacobian(direction, tuple(ways), attention.out_weight, key, response)
 
 
 def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
@@ -198,27 +160,6 @@ def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
     return result.reshape(*batch, tokens, heads, d, d)
 
 
-def _own_token(
-    attention: Attention, attended: Attended, inverse: Tensor, tokens: slice
-) -> OwnToken:
-    position = torch.arange(attended.key.shape[-2], device=inverse.device)[tokens]
-    own_weight = attended.weights.gather(
-        -1, position[:, None].expand(*attended.weights.shape[:-1], 1)
-    )
-    response = own_weight * (attended.value[..., position, :] - attended.output)
-    inverse = inverse.unsqueeze(-3)
-    query = attended.query * (attention.scale * inverse)
-    split = (attention.heads, -1)
-    key_weight = torch.unflatten(_behind(attention.norm, attention.key_weight), 0, split)
-    out_weight = torch.unflatten(attention.out_weight.T, 0, split)
-    return OwnToken(
-        by_token(own_weight * inverse).squeeze(-1),
-        _behind(attention.norm, attention.value_weight),
-        by_token(query @ key_weight),
-        by_token(response @ out_weight),
-    )
-
-
 def by_token(rows: Tensor) -> Tensor:
     """Rows ``(*batch, heads, T, x)`` as ``(n, heads, x)``, n tokens with the batch flattened."""
     return rows.transpose(-2, -3).flatten(0, -3)
@@ -241,7 +182,9 @@ def _project(rows: Tensor, direction: Tensor) -> Tensor:
     return rows - (rows @ direction[:, :, None]) * direction[:, None]
 
 
-def _per_head(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Rows ``(n, k, inner)``, each head's part times its ``(d, d)`` matrix from the right."""
-    split = torch.unflatten(rows, -1, (matrices.shape[1], -1)).transpose(1, 2)
-    return (split @ matrices).transpose(1, 2).flatten(-2)
+def _times(rows: Tensor, core: Tensor) -> Tensor:
+    """Rows ``(n, k, inner)``, each block's part times its ``(d, d)`` matrix from the right."""
+    if core.shape[-1] == 1:
+        return rows * core[:, None, :, 0, 0]
+    split = torch.unflatten(rows, -1, core.shape[1:3]).transpose(1, 2)
+    return (split @ core).transpose(1, 2).flatten(-2)

@@ -1,4 +1,4 @@
-r"""Top singular triplets of matrices that are known by their products alone.
+r"""Linear operators, known by their products alone, and their top singular triplets.
 
 Block Golub-Kahan-Lanczos bidiagonalisation (Golub, Luk & Overton 1981, "A block Lanczos method for
 computing the singular values and corresponding singular vectors of a matrix") with full
@@ -7,20 +7,82 @@ triplets are asked for, so that singular values that are equal are all found.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spectral._validation import power_of_two_near, require_finite, whole_number
-from spectral.jacobians.operators import LinearOperator, dense_operator
 
 GROWTH = 1.1
 """The small problem is solved again whenever the basis has grown by this factor."""
 
 SAFETY = 0.5
 """Estimated residuals have to fall to this fraction of the tolerance, as rounding adds to them."""
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """A batch of matrices A that nobody stores, through A V and A' U.
+
+    ``matmat`` takes V of shape ``(*batch, columns, k)`` to ``(*batch, rows, k)``, ``rmatmat`` takes
+    U of shape ``(*batch, rows, k)`` to ``(*batch, columns, k)``.
+    """
+
+    shape: torch.Size  # (*batch, rows, columns)
+    matmat: Callable[[Tensor], Tensor]
+    rmatmat: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    device: torch.device
+    select: Callable[[Tensor], "LinearOperator"] | None = None  # a cheaper way for ``at``, if any
+
+    def transpose(self) -> "LinearOperator":
+        """The operator of A'."""
+        *batch, rows, columns = self.shape
+        return replace(
+            self,
+            shape=torch.Size([*batch, columns, rows]),
+            matmat=self.rmatmat,
+            rmatmat=self.matmat,
+            select=lambda index: self.at(index).transpose(),
+        )
+
+    def at(self, index: Tensor) -> "LinearOperator":
+        """Those of the flattened batch that ``index`` (n,) names: ``(n, rows, columns)``."""
+        if self.select is not None:
+            return self.select(index)
+        *batch, rows, columns = self.shape
+
+        def product(of: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+            padded = vectors.new_zeros(math.prod(batch), *vectors.shape[1:])
+            padded[index] = vectors
+            result = of(padded.reshape(*batch, *vectors.shape[1:]))
+            return result.reshape(len(padded), *result.shape[-2:])[index]
+
+        products = partial(product, self.matmat), partial(product, self.rmatmat)
+        shape = torch.Size([len(index), rows, columns])
+        return LinearOperator(shape, *products, self.dtype, self.device)
+
+
+def dense_operator(matrix: Tensor) -> LinearOperator:
+    """The operator of matrices ``(*batch, rows, columns)`` that are stored."""
+    if matrix.ndim < 2 or not matrix.is_floating_point():
+        raise ValueError(
+            "matrix must have shape (*batch, rows, columns) and be real floating point, got "
+            f"{tuple(matrix.shape)} of {matrix.dtype}"
+        )
+    matrix = matrix.detach()
+    return LinearOperator(
+        matrix.shape,
+        lambda columns: matrix @ columns,
+        lambda columns: (columns.mT @ matrix).mT,  # BLAS is slow at matrix.mT @ rows.mT
+        matrix.dtype,
+        matrix.device,
+        lambda index: dense_operator(matrix.reshape(-1, *matrix.shape[-2:])[index]),
+    )
 
 
 @dataclass(frozen=True)
@@ -37,7 +99,6 @@ class SingularTriplets:
     left_residual: Tensor  # (*batch, k): |A v - sigma u|
     right_residual: Tensor  # (*batch, k): |A' u - sigma v|
     converged: Tensor  # (*batch,), bool: every residual at most tolerance times sigma_1
-    iterations: Tensor  # (*batch,), int64: block steps until then, or until the limit
 
     def unbind(self) -> list["SingularTriplets"]:
         """One for each entry of the first dimension of the batch, such as a layer."""
@@ -107,7 +168,7 @@ def top_singular_triplets(
     # The right basis may fill its whole space, so that it has to be the one of the smaller side.
     turned = rows < columns
     start = operator.transpose() if turned else operator
-    left, sigma, right, scale, iterations = _iterate(start, k, SAFETY * tolerance, block, limit)
+    left, sigma, right, scale = _iterate(start, k, SAFETY * tolerance, block, limit)
     u, v = (right, left) if turned else (left, right)
     largest = v.gather(-2, v.abs().argmax(-2, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(v.dtype)
@@ -116,13 +177,13 @@ def top_singular_triplets(
     right = (operator.rmatmat(u) / scale - v * sigma[..., None, :]).norm(dim=-2)
     converged = torch.maximum(left, right).amax(-1) <= tolerance * sigma[..., 0]
     unit = scale[..., 0]
-    return SingularTriplets(sigma * unit, u, v, left * unit, right * unit, converged, iterations)
+    return SingularTriplets(sigma * unit, u, v, left * unit, right * unit, converged)
 
 
 def _iterate(
     operator: LinearOperator, k: int, tolerance: float, block: int, limit: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """U, sigma / scale, V, scale and the number of steps; what has converged leaves the batch."""
+) -> tuple[Tensor, ...]:
+    """U, sigma / scale, V and scale; what has converged leaves the batch."""
     *batch, rows, columns = operator.shape
     count, kind, device = math.prod(batch), operator.dtype, operator.device
     results = (
@@ -131,13 +192,10 @@ def _iterate(
         torch.zeros(count, columns, k, dtype=kind, device=device),
         torch.ones(count, 1, 1, dtype=kind, device=device),
     )
-    iterations = torch.zeros(count, dtype=torch.int64, device=device)
     index = torch.arange(count, device=device)
-    process = _Bidiagonalisation(operator.at(index), block, limit)
-    steps, check = 0, 0.0
+    process, check = _Bidiagonalisation(operator.at(index), block, limit), 0.0
     while len(index):
         process.step()
-        steps += 1
         full = process.size == limit
         if process.size < check and not full:
             continue
@@ -147,11 +205,9 @@ def _iterate(
             found = (*process.triplets(k, ready), process.scale[ready])
             for result, part in zip(results, found, strict=True):
                 result[index[ready]] = part
-            iterations[index[ready]] = steps
             index = index[~ready]
             process.keep(~ready, operator.at(index))
-    u, sigma, v, scale = (one.reshape(torch.Size([*batch, *one.shape[1:]])) for one in results)
-    return u, sigma, v, scale, iterations.reshape(batch)
+    return tuple(one.reshape(torch.Size([*batch, *one.shape[1:]])) for one in results)
 
 
 class _Bidiagonalisation:

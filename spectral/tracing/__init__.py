@@ -1,1 +1,0 @@
-"""What goes on inside the decoder of a Whisper in memory, of either library, while it decodes."""

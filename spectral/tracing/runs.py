@@ -1,9 +1,11 @@
 """Runs of a decoder over batches of windows, put together call by call from what its hooks see.
 
 A run begins where the decoder has no past, as its cache says, and goes on where it is given the
-same cache again. What does not fit together so is refused, and the run is forgotten.
+same cache again. What does not fit together so is refused, and the run is forgotten. Which attempts
+are kept, and their last tokens, is what the libraries' own decoding says.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +48,7 @@ class Run:
 
     attempt: which one, from 1. kept: by window, None where that is not known. chosen: (windows,),
     what was written after the last call, as far as the library said so, -1 elsewhere. state: what
-    else a follower keeps of it.
+    else a recorder keeps of it.
     """
 
     cache: Any
@@ -55,7 +57,6 @@ class Run:
     windows: int
     prompt: int
     attempt: int
-    held: Tensor
     calls: list[Call] = field(default_factory=list)
     steps: int = 0
     length: int = 0
@@ -67,6 +68,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.cached, self.kept = self.cache is not None, [None] * self.windows
+        self.held = torch.arange(self.windows)
 
     def fed(self) -> list[list[int]]:
         """The decoder's input of each window, prompt and all."""
@@ -135,14 +137,15 @@ class Run:
         return first
 
 
-class Follower:
-    """Listens to a decoder, and tells its subclass which run each call is of and what it gave.
+class Recorder:
+    """Keeps the runs of a decoder, in the order in which they began, with copies of all they had.
 
-    ``kinds``: of every layer's outputs. ``attempt``: of the runs that begin now, at this ``audio``.
-    ``last``: the module whose end is the call's, and whose output is told; by default the decoder.
+    A subclass is told which run each call is of and what it gave, and may keep less. ``kinds``: of
+    every layer's outputs. ``attempt``: of the runs that begin now, at this ``audio``. ``last``: the
+    module whose end is the call's, and whose output is told; by default the decoder.
     """
 
-    copies_context = False
+    copies_context = True
 
     def __init__(
         self, decoder: Decoder, kinds: Sequence[str] = KINDS, last: nn.Module | None = None
@@ -153,7 +156,7 @@ class Follower:
         self.attempt = 1
         self._open: list[Run] = []
         self._call: tuple[Run, Call] | None = None
-        self._fired: list[tuple[str, int]] = []
+        self._again = False
         self._expected = {(kind, i) for i in range(len(decoder.layers)) for kind in kinds}
 
     def began(self, run: Run, tokens: Tensor) -> None:
@@ -161,16 +164,25 @@ class Follower:
 
     def ended(self, run: Run, call: Call, output: Any) -> None:
         """What a call gave."""
+        run.calls.append(call)
 
     def closed(self, run: Run) -> None:
         """No more calls."""
+
+    def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
+        """Positions and tokens of the text of each window of a run."""
+        start, end = self.decoder.start, self.decoder.end
+        return [run.text(window, start, end) for window in range(run.windows)]
 
     @contextmanager
     def listening(self, watchers: list[Any] | None = None) -> Iterator[None]:
         """Hooks for a while; ``watchers``: where a model says which rows its batch goes on with."""
         layers = self.decoder.layers
         after = [
-            (layer.layer if kind == HIDDEN_STATE else getattr(layer, kind), self._hearing(kind, i))
+            (
+                layer.layer if kind == HIDDEN_STATE else getattr(layer, kind),
+                functools.partial(self._heard, kind, i),
+            )
             for i, layer in enumerate(layers)
             for kind in self.kinds
         ]
@@ -200,11 +212,10 @@ class Follower:
 
     def chose(self, tokens: Tensor, *_: object) -> Tensor:
         """A stopping criterion of transformers that stops nothing: tokens (windows, so far)."""
-        shape = tokens.shape
-        fits = [run for run in self._open if (run.windows, run.length + 1) == shape]
-        fits = [run for run in fits if run.chosen is None]
-        for run in sorted(fits, key=lambda run: run.cached)[-1:]:
-            run.chosen = tokens[:, -1].clone()
+        for run in sorted(self._open[::-1], key=lambda run: not run.cached):
+            if run.chosen is None and (run.windows, run.length + 1) == tokens.shape:
+                run.chosen = tokens[:, -1].clone()
+                break
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
     def _close(self, run: Run) -> None:
@@ -228,12 +239,11 @@ class Follower:
             self._open = [run for run in self._open if run.steps]
             if self.copies_context and context is not None:
                 context = context.detach().clone()
-            (windows, prompt), real = tokens.shape, _padding(mask, tokens)
-            place = windows, prompt, self.attempt, torch.arange(windows)
-            run = Run(cache, context, real, *place)
+            windows, prompt = tokens.shape
+            run = Run(cache, context, _padding(mask, tokens), windows, prompt, self.attempt)
         self._open.append(run)
         new = tokens[:, skip:].clone()
-        self._fired, self._call = [], (run, Call(run.held, new, {}))
+        self._again, self._call = False, (run, Call(run.held, new, {}))
         self.began(run, new)
 
     def _going_on(self, cache: Any, tokens: Tensor, before: int) -> Run:
@@ -266,25 +276,23 @@ class Follower:
     def _embedded(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._keep(EMBEDDING, 0, arguments[0] if arguments else named["hidden_states"])
 
-    def _hearing(self, kind: str, layer: int) -> Callable[[Any, Any, Any], None]:
-        def hear(module: Any, inputs: Any, output: Any) -> None:
-            self._fired.append((kind, layer))
-            self._keep(kind, layer, output[0] if isinstance(output, tuple) else output)
-
-        return hear
+    def _heard(self, kind: str, layer: int, module: Any, inputs: Any, output: Any) -> None:
+        self._keep(kind, layer, output[0] if isinstance(output, tuple) else output)
 
     def _keep(self, kind: str, layer: int, output: Tensor) -> None:
         if self._call is not None:
             call = self._call[1]  # libraries' own hooks may append to what they cached
+            self._again |= (kind, layer) in call.outputs
             call.outputs[kind, layer] = output.detach()[:, -call.tokens.shape[1] :].clone()
 
     def _finish(self, module: Any, inputs: Any, output: Any) -> None:
         if self._call is None:
             return
         (run, call), self._call = self._call, None
-        if len(self._fired) != len(self._expected) or {*self._fired} != self._expected:
+        missing = self._expected - call.outputs.keys()
+        if missing or self._again:
             self.forget([run])
-            silent = sorted({layer for _, layer in self._expected - {*self._fired}})
+            silent = sorted({layer for _, layer in missing})
             which = ", ".join(f"decoder.{layer}" for layer in silent) or "a layer, more than once"
             raise RuntimeError(
                 f"{which} did not call every hook once: compiled by torch.compile, skipped, or "
@@ -300,24 +308,6 @@ class Follower:
     def _dropped(self, rows: Tensor) -> None:
         run = self._open[-1]
         run.held, run.keys = run.held[rows.cpu()], None
-
-
-class Recorder(Follower):
-    """Keeps the runs of a decoder, in the order in which they began, with copies of all they had.
-
-    Hooks are on every kind of output.
-    """
-
-    copies_context = True
-
-    def ended(self, run: Run, call: Call, output: Any) -> None:
-        """One more call."""
-        run.calls.append(call)
-
-    def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
-        """Positions and tokens of the text of each window of a run."""
-        start, end = self.decoder.start, self.decoder.end
-        return [run.text(window, start, end) for window in range(run.windows)]
 
 
 class GramRecorder(Recorder):
@@ -345,6 +335,103 @@ class GramRecorder(Recorder):
         values = torch.stack([run.outputs(kind, i, window)[rows] for i in layers]).double()
         lower: Tensor = torch.linalg.qr((values - values[:, :1]).mT, mode="r").R.mT
         return lower
+
+
+@contextmanager
+def following(recorder: Recorder, watchers: list[Any] | None = None) -> Iterator[None]:
+    """Its hooks, and an ear for openai-whisper's ``decode`` or transformers' ``generate``.
+
+    That of the model itself, whose runs are closed when the call is over. Raises ValueError for
+    more than one beam, before anything is decoded. ``watchers``: as of ``listening``.
+    """
+    model, name = recorder.decoder.model, recorder.decoder.entry
+    if name is None:
+        with recorder.listening(watchers):
+            yield
+        return
+    original, before = getattr(model, name), model.__dict__.get(name)
+    enter: Callable[..., Any] = _decode if name == "decode" else _generate
+
+    @functools.wraps(original)
+    def listening(*arguments: Any, **named: Any) -> Any:
+        try:
+            return enter(recorder, original, *arguments, **named)
+        finally:
+            recorder.close()
+
+    setattr(model, name, listening)
+    try:
+        with recorder.listening(watchers):
+            yield
+    finally:
+        delattr(model, name)
+        if before is not None:
+            setattr(model, name, before)
+
+
+def _generate(
+    recorder: Recorder, original: Callable[..., Any], *arguments: Any, **named: Any
+) -> Any:
+    """transformers' ``generate``: a stopping criterion that stops nothing hears every token."""
+    names = ("input_features", "generation_config", "logits_processor", "stopping_criteria")
+    named = dict(zip(names, arguments, strict=False)) | named
+    config = named.get("generation_config") or recorder.decoder.model.generation_config
+    _require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
+    named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), recorder.chose]
+    before = list(recorder.runs)
+    result = original(*arguments[len(names) :], **named)
+    new = [run for run in recorder.runs if run not in before]
+    recorder.forget([run for run in new if run.chosen is None])  # language, no-speech
+    temperature: Any = named.get("temperature")
+    if not isinstance(temperature, list | tuple) or len(temperature) < 2:
+        for run in new:
+            run.kept = [True] * run.windows
+            run.temperature = temperature if isinstance(temperature, float) else None
+    return result
+
+
+def _decode(
+    recorder: Recorder, original: Callable[..., Any], mel: Any, *arguments: Any, **named: Any
+) -> Any:
+    """openai-whisper's ``decode``, which its ``transcribe`` calls for every attempt at a window."""
+    options = arguments[0] if arguments else named.get("options")
+    _require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
+    warmer = (named.get("temperature", getattr(options, "temperature", None)) or 0.0) > 0
+    recorder.attempt = recorder.attempt + 1 if warmer and mel is recorder.audio else 1
+    recorder.audio, before = mel, list(recorder.runs)
+    result = original(mel, *arguments, **named)
+    new = [run for run in recorder.runs if run not in before]
+    recorder.forget([run for run in new if not run.cached])  # the language
+    for run in (run for run in new if run.calls and run.cached):
+        if run.attempt > 1 and before:
+            before[-1].kept = [False] * before[-1].windows
+        _tell(run, result if isinstance(result, list) else [result], recorder.decoder.end)
+    return result
+
+
+def _tell(run: Run, results: Sequence[Any], end: int) -> None:
+    """What the run's windows wrote last, and which of them are kept."""
+    run.temperature = results[0].temperature
+    group, fed = run.windows // len(results), run.fed()
+    chosen = [-1] * run.windows
+    run.kept = [False] * run.windows
+    for i, result in enumerate(results):
+        for window in range(i * group, (i + 1) * group):
+            own, said = fed[window][run.prompt :], list(result.tokens)
+            own = own[: own.index(end)] if end in own else own
+            if said[: len(own)] == own and len(said) - len(own) in (0, 1):
+                run.kept[window] = True
+                chosen[window] = said[-1] if len(said) > len(own) else end
+                break
+    run.chosen = torch.tensor(chosen)
+
+
+def _require_no_beams(beams: int | None) -> None:
+    if beams is not None and beams > 1:
+        raise ValueError(
+            f"{beams} beams: a row of the batch is then no longer one text; decode with one, or "
+            "outside of the block"
+        )
 
 
 def self_attention(query: Tensor, key: Tensor, heads: int, real: Tensor | None = None) -> Tensor:

@@ -1,9 +1,9 @@
 """``spectral.attach``: record a Whisper in memory while its own library decodes with it."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -13,8 +13,7 @@ from spectral._validation import whole_number
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
 from spectral.jacobians.propagators import linearise
 from spectral.spectra import eigenvalues, observables, slope_reason
-from spectral.tracing.entries import told
-from spectral.tracing.runs import EMBEDDING, GramRecorder, Recorder, Run, self_attention
+from spectral.tracing.runs import EMBEDDING, GramRecorder, Recorder, Run, following, self_attention
 from spectral.whisper import COMPONENTS, HIDDEN_STATE, KEY, QUERY, as_layer, recognise
 
 NAMES = {
@@ -27,42 +26,36 @@ NAMES = {
 }
 """What a layer's activations are called, beside resid_pre: the stream before it."""
 
-_WINDOW = ("run", "row", "attempt", "temperature", "kept")
-_JACOBIANS = ("window", *_WINDOW, "T", "token", "layer", "sigma_1", "ratio", "alignment", "gain",
-              "unstable", "injection")  # fmt: skip
+_WINDOW = ("window", "run", "row", "attempt", "temperature", "kept")
+_JACOBIANS = (*_WINDOW, "T", "token", "layer", "sigma_1", "ratio", "alignment", "gain", "unstable",
+              "injection")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of results, column by column, all of one length."""
+    """Rows of results by column; ``names`` of the columns where there may be no row."""
 
-    columns: dict[str, list[Any]]
-
-    @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]], names: Iterable[str] = ()) -> "Table":
-        """From rows of one kind, by the first one's names if none are given."""
-        return cls({name: [row[name] for row in rows] for name in names or rows[0]})
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), []))
+    rows: list[dict[str, Any]]
+    names: Sequence[str] | None = None
 
     def to_frame(self) -> Any:
         """A pandas.DataFrame; pandas is imported here alone."""
         import pandas
 
-        return pandas.DataFrame(self.columns)
+        return pandas.DataFrame(self.rows, columns=self.names)
 
 
 @dataclass(frozen=True)
 class Window:
     """One text that was written, or given: a row of a batch in one run of the decoder.
 
-    run, row: which batch and which of its rows, from 0. attempt: which one at this window, from 1,
-    where openai-whisper tries several temperatures; kept: whether it is the one that the library
-    went on with, None where that cannot be known. tokens: of the text, without timestamps.
-    positions: those of the decoder's input that predict them.
+    window: its number, from 0. run, row: which batch and which of its rows, from 0. attempt: which
+    one at this window, from 1, where openai-whisper tries several temperatures; kept: whether it is
+    the one that the library went on with, None where that cannot be known. tokens: of the text,
+    without timestamps. positions: those of the decoder's input that predict them.
     """
 
+    window: int
     run: int
     row: int
     attempt: int
@@ -70,6 +63,11 @@ class Window:
     kept: bool | None
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
+    source: Run = field(repr=False, compare=False)
+
+    def columns(self) -> dict[str, Any]:
+        """What every row of a table says of its window; T: how many tokens it has."""
+        return {name: getattr(self, name) for name in _WINDOW} | {"T": len(self.positions)}
 
 
 @contextmanager
@@ -113,7 +111,7 @@ def attach(
         raise ValueError(f"keep must be 'rows' or 'gram', got {keep!r}")
     recorder = (GramRecorder if keep == "gram" else Recorder)(recognise(model, start, end))
     watchers = None if isinstance(model, nn.Module) else getattr(model, "watchers", None)
-    with told(recorder), recorder.listening(watchers):
+    with following(recorder, watchers):
         yield Trace(recorder)
 
 
@@ -130,7 +128,20 @@ class Trace:
     def windows(self) -> list[Window]:
         """In the order in which they began; a pass that tells of no text, such as the language's,
         is none. Raises RuntimeError where nothing was decoded."""
-        return [window for _, _, window in self._windows()]
+        found: list[Window] = []
+        for number, run in enumerate(self._recorder.runs):
+            texts = self._recorder.texts(run)
+            if not run.cached and run.chosen is None and not any(rows for rows, _ in texts):
+                continue
+            for row, (positions, tokens) in enumerate(texts):
+                place = len(found), number, row, run.attempt, run.temperature, run.kept[row]
+                found.append(Window(*place, tuple(tokens), tuple(positions), run))
+        if not found:
+            raise RuntimeError(
+                "nothing was decoded in the block: call the model inside it; a model that is "
+                "compiled, or another copy of it, calls no hook of this one"
+            )
+        return found
 
     @property
     def names(self) -> list[str]:
@@ -147,10 +158,10 @@ class Trace:
 
         Raises KeyError for a name that is none, ValueError where Gram matrices alone were kept.
         """
-        kind, layer = self._place(name)
+        place = self._place(name)
         return [
-            run.outputs(kind, layer, window.row)[slice(None) if whole else list(window.positions)]
-            for _, run, window in self._windows()
+            one.source.outputs(*place, one.row)[slice(None) if whole else list(one.positions)]
+            for one in self.windows
         ]
 
     def attention(self, layer: int, window: int, whole: bool = False) -> Tensor:
@@ -159,10 +170,10 @@ class Trace:
         Over all earlier positions and the own one; the prompt's columns are then dropped, so rows
         may sum to less than one. ``whole``: between all positions fed.
         """
-        _, run, chosen = self._windows()[window]
+        chosen = self.windows[window]
         self._place(f"decoder.{layer}.self_attn.q")
-        query, key = (run.outputs(kind, layer, chosen.row) for kind in (QUERY, KEY))
-        real = _real(run, chosen.row, len(query))
+        query, key = (chosen.source.outputs(kind, layer, chosen.row) for kind in (QUERY, KEY))
+        real = _real(chosen, len(query))
         weights = self_attention(query, key, self._recorder.decoder.heads, real)
         positions = slice(None) if whole else list(chosen.positions)
         return weights[:, positions][:, :, positions]
@@ -176,11 +187,11 @@ class Trace:
         whole_number(k, "k", least=2)
         modes = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
         found: list[dict[str, Any]] = []
-        for i, (number, _, window) in enumerate(self._windows()):
+        for window in self.windows:
             count = min(len(window.positions), rows or len(window.positions))
-            shared = _columns(number, window) | {"T": count}
+            shared = window.columns() | {"T": count}
             for component in COMPONENTS:
-                columns = observables(modes[component][i], k, eps)
+                columns = observables(modes[component][window.window], k, eps)
                 for layer in range(self._layers):
                     own = {
                         n.replace("kirchhoff", "Kf"): c[layer].item() for n, c in columns.items()
@@ -188,16 +199,13 @@ class Trace:
                     reason = slope_reason(int(own["resolved"]), k)
                     place = {"layer": layer, "component": component, "k": k}
                     found.append(shared | place | own | {"alpha_reason": reason})
-        return Table.of(found)
+        return Table(found)
 
     def eigenvalues(self, component: str, rows: int | None = None) -> list[Tensor]:
         """Covariance eigenvalues of a component, (layers, min(T, width)) of every window."""
         if component not in COMPONENTS:
             raise KeyError(f"no component {component!r}; there are: {', '.join(COMPONENTS)}")
-        return [
-            eigenvalues(self._stacked(run, window, component)[:, :rows])
-            for _, run, window in self._windows()
-        ]
+        return [eigenvalues(self._stacked(one, component)[:, :rows]) for one in self.windows]
 
     def graphs(self) -> Table:
         """Kirchhoff indices of the latent graphs of every window and layer.
@@ -206,19 +214,18 @@ class Trace:
         hidden states after the layer.
         """
         found: list[dict[str, Any]] = []
-        for i, (number, run, window) in enumerate(self._windows()):
-            shared = _columns(number, window)
-            states = self._stacked(run, window, HIDDEN_STATE)
+        for window in self.windows:
+            states = self._stacked(window, HIDDEN_STATE)
             similar = graph_kirchhoff_index(similarity_graph(states)).tolist()
             for layer in range(self._layers):
-                weights = self.attention(layer, i)
+                weights = self.attention(layer, window.window)
                 both = torch.cat([weights.mean(0, keepdim=True), weights])
                 heads = graph_kirchhoff_index(attention_graph(both)).tolist()
-                own = shared | {"layer": layer, "graph": "attention"}
+                own = window.columns() | {"layer": layer, "graph": "attention"}
                 for head, index in enumerate(heads, -1):
                     found.append(own | {"head": None if head < 0 else head, "Kf": index})
                 found.append(own | {"graph": "similarity", "head": None, "Kf": similar[layer]})
-        return Table.of(found)
+        return Table(found)
 
     def jacobians(self, tokens: int = 8, windows: Sequence[int] | None = None) -> Table:
         """Gain, alignment and the like at ``tokens`` positions per window, evenly apart.
@@ -231,35 +238,33 @@ class Trace:
         whole_number(tokens, "tokens", least=1)
         found: list[dict[str, Any]] = []
         layers = [as_layer(layer.layer, torch.float64) for layer in self._recorder.decoder.layers]
-        for number, run, window in self._windows():
-            wanted = window.kept is not False if windows is None else number in windows
-            if not wanted or not window.positions:
+        before = [self._place(f"decoder.{i}.resid_pre") for i in range(self._layers)]
+        for one in self.windows:
+            wanted = one.kept is not False if windows is None else one.window in windows
+            if not wanted or not one.positions:
                 continue
-            first, last = window.positions[0], window.positions[-1] + 1
+            run, first, last = one.source, one.positions[0], one.positions[-1] + 1
             step = -(-(last - first) // tokens)
             chosen = slice(first + (last - first - 1) % step // 2, last, step)
-            before = [(EMBEDDING, 0), *((HIDDEN_STATE, i) for i in range(self._layers - 1))]
-            hidden = [run.outputs(*place, window.row).double() for place in before]
+            hidden = [run.outputs(*place, one.row).double() for place in before]
             assert run.context is not None, "rows are kept with their context"
-            heard = run.context[window.row * len(run.context) // run.windows]  # samples share one
-            mask = _real(run, window.row, len(hidden[0]))
-            point = linearise(layers, hidden, heard.double(), mask, chosen)
+            heard = run.context[one.row * len(run.context) // run.windows]  # samples share one
+            point = linearise(layers, hidden, heard.double(), _real(one, len(hidden[0])), chosen)
             columns = {name: value.tolist() for name, value in point.columns().items()}
-            shared = _columns(number, window)
             for i, position in enumerate(range(last)[chosen]):
-                if position in window.positions:
-                    own = shared | {"token": window.positions.index(position)}
+                if position in one.positions:
+                    own = one.columns() | {"token": one.positions.index(position)}
                     for layer in range(self._layers):
                         values = {name: value[layer][i] for name, value in columns.items()}
                         found.append(own | {"layer": layer} | values)
-        return Table.of(found, _JACOBIANS)
+        return Table(found, _JACOBIANS)
 
-    def _stacked(self, run: Run, window: Window, kind: str) -> Tensor:
+    def _stacked(self, window: Window, kind: str) -> Tensor:
         """All layers' rows that predict text, (layers, T, width), or their reduced form."""
+        run, rows = window.source, list(window.positions)
         if run.state is not None and kind in COMPONENTS:
             reduced: Tensor = run.state[window.row][kind]
             return reduced
-        rows = list(window.positions)
         return torch.stack([run.outputs(kind, i, window.row)[rows] for i in range(self._layers)])
 
     @property
@@ -279,33 +284,10 @@ class Trace:
             )
         return NAMES[kind], layer
 
-    def _windows(self) -> list[tuple[int, Run, Window]]:
-        """Number, run and window; not of passes without a cache that tell of no text."""
-        found: list[tuple[int, Run, Window]] = []
-        for number, run in enumerate(self._recorder.runs):
-            texts = self._recorder.texts(run)
-            if not run.cached and run.chosen is None and not any(rows for rows, _ in texts):
-                continue
-            for row, (positions, tokens) in enumerate(texts):
-                state = run.attempt, run.temperature, run.kept[row]
-                window = Window(number, row, *state, tuple(tokens), tuple(positions))
-                found.append((len(found), run, window))
-        if not found:
-            raise RuntimeError(
-                "nothing was decoded in the block: call the model inside it; a model that is "
-                "compiled, or another copy of it, calls no hook of this one"
-            )
-        return found
 
-
-def _columns(number: int, window: Window) -> dict[str, Any]:
-    shared = {name: getattr(window, name) for name in _WINDOW}
-    return {"window": number, **shared, "T": len(window.positions)}
-
-
-def _real(run: Run, row: int, positions: int) -> Tensor | None:
+def _real(window: Window, positions: int) -> Tensor | None:
     """Which positions are no padding before a prompt, (positions,); None for all."""
-    if run.padding is None:
+    if window.source.padding is None:
         return None
-    known = run.padding[row]
+    known = window.source.padding[window.row]
     return torch.cat([known, known.new_ones(positions - len(known))])
