@@ -101,24 +101,24 @@ Policy = Callable[[Attempt, Decode], Guarded]
 
 def tell(first: Attempt, decode: Decode) -> Guarded:
     """Return the text, and say that it alarms."""
-    return Guarded(first.text, Decision.TOLD, _doubt(first), (first,))
+    return _judged(Decision.TOLD, first.text, "", first)
 
 
 def drop(first: Attempt, decode: Decode) -> Guarded:
     """Return nothing."""
-    return Guarded("", Decision.DROPPED, _doubt(first), (first,))
+    return _judged(Decision.DROPPED, "", "", first)
 
 
 def draw(first: Attempt, decode: Decode) -> Guarded:
     """Sample at rising temperatures until a text does not alarm; else return nothing."""
     attempts = [first]
     for temperature in TEMPERATURES:
-        attempts.append(decode(f"{TEMPERATURE}{temperature:g}"))
-        if not attempts[-1].alarm:
-            why = f"{_doubt(first)}; a sample at temperature {temperature:g} does not alarm"
-            return Guarded(attempts[-1].text, Decision.REPLACED, why, tuple(attempts))
-    why = f"{_doubt(first)}; so do samples at higher temperatures"
-    return Guarded("", Decision.DROPPED, why, tuple(attempts))
+        again = decode(f"{TEMPERATURE}{temperature:g}")
+        attempts.append(again)
+        if not again.alarm:
+            why = f"a sample at temperature {temperature:g} does not alarm"
+            return _judged(Decision.REPLACED, again.text, why, *attempts)
+    return _judged(Decision.DROPPED, "", "so do samples at higher temperatures", *attempts)
 
 
 def annotate(first: Attempt, decode: Decode) -> Guarded:
@@ -126,12 +126,12 @@ def annotate(first: Attempt, decode: Decode) -> Guarded:
     again = decode(UNRESTRICTED.name)
     text = without_annotations(again.text).strip()
     if normalise(text) == normalise(first.text):
-        why = f"{_doubt(first)}; the same is written where no token is forbidden"
-        return Guarded(first.text, Decision.CONFIRMED, why, (first, again))
-    text = text if normalise(text) else ""
-    why = f"{_doubt(first)}; where no token is forbidden {_quoted(again)} is written"
-    decision = Decision.REPLACED if text else Decision.DROPPED
-    return Guarded(text, decision, why, (first, again))
+        why = "the same is written where no token is forbidden"
+        return _judged(Decision.CONFIRMED, first.text, why, first, again)
+    why = f"where no token is forbidden {_quoted(again)} is written"
+    if normalise(text):
+        return _judged(Decision.REPLACED, text, why, first, again)
+    return _judged(Decision.DROPPED, "", why, first, again)
 
 
 def confirm(first: Attempt, decode: Decode) -> Guarded:
@@ -142,17 +142,15 @@ def confirm(first: Attempt, decode: Decode) -> Guarded:
     """
     attempts = [first]
     if is_loop(without_annotations(first.text)):
-        return Guarded("", Decision.DROPPED, f"{_doubt(first)}; it repeats itself", (first,))
-    for way, when in (
-        (UNRESTRICTED.name, "where no token is forbidden"),
-        (SHIFTED, "heard later"),
-    ):
+        return _judged(Decision.DROPPED, "", "it repeats itself", first)
+    ways = {UNRESTRICTED.name: "where no token is forbidden", SHIFTED: "heard later"}
+    for way, when in ways.items():
         attempts.append(decode(way))
         if not agree(first.text, attempts[-1].text):
-            why = f"{_doubt(first)}; {when} {_quoted(attempts[-1])} is written"
-            return Guarded("", Decision.DROPPED, why, tuple(attempts))
-    why = f"{_doubt(first)}; where no token is forbidden and heard later the same is written"
-    return Guarded(first.text, Decision.CONFIRMED, why, tuple(attempts))
+            why = f"{when} {_quoted(attempts[-1])} is written"
+            return _judged(Decision.DROPPED, "", why, *attempts)
+    why = f"{' and '.join(ways.values())} the same is written"
+    return _judged(Decision.CONFIRMED, first.text, why, *attempts)
 
 
 POLICIES: Mapping[str, Policy] = {
@@ -224,9 +222,11 @@ class Guard:
             if way == SHIFTED:
                 later = shifted(piece, SHIFT, self._model.window_samples)
                 return self._attempt(way, hear(self._model, [later]), OPENAI)
-            if way == UNRESTRICTED.name and loud is not piece:
-                return self._attempt(way, hear(self._model, [loud]), UNRESTRICTED)
-            return self._attempt(way, heard, _rule(way))
+            if way == UNRESTRICTED.name:
+                again = heard if loud is piece else hear(self._model, [loud])
+                return self._attempt(way, again, UNRESTRICTED)
+            sampling = replace(OPENAI, temperatures=(float(way.removeprefix(TEMPERATURE)),))
+            return self._attempt(way, heard, sampling)
 
         return guarded(first, decode, self._policy)
 
@@ -255,12 +255,6 @@ def levelled(wave: np.ndarray) -> np.ndarray:
     return about * np.float32(LEVEL / rms if np.ptp(wave) else 0.0)
 
 
-def _rule(way: str) -> Rule:
-    if way == UNRESTRICTED.name:
-        return UNRESTRICTED
-    return replace(OPENAI, temperatures=(float(way.removeprefix(TEMPERATURE)),))
-
-
 def _view(model: Any, processor: Any) -> SpeechModel:
     if isinstance(model, SpeechModel):
         return model
@@ -274,9 +268,12 @@ def _view(model: Any, processor: Any) -> SpeechModel:
     return TransformersModel("whisper", model, processor.tokenizer, processor.feature_extractor)
 
 
-def _doubt(attempt: Attempt) -> str:
-    part = "" if attempt.component is None else f", raised most by {attempt.component}"
-    return f"risk {attempt.risk:.2f}{part.replace('_', '-')}"
+def _judged(decision: Decision, text: str, why: str, *attempts: Attempt) -> Guarded:
+    """What is done about an alarm; ``why`` is told after the risk."""
+    part = attempts[0].component
+    raised = "" if part is None else f", raised most by {part.replace('_', '-')}"
+    doubt = f"risk {attempts[0].risk:.2f}{raised}"
+    return Guarded(text, decision, f"{doubt}; {why}" if why else doubt, attempts)
 
 
 def _quoted(attempt: Attempt) -> str:

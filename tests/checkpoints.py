@@ -9,15 +9,12 @@ from pathlib import Path
 import torch
 import whisper
 from tiktoken.load import load_tiktoken_bpe
-from transformers import (
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperTokenizer,
-)
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import get_tokenizer
+
+from companion.models.ladder import ladder_config
 
 MULTILINGUAL, ENGLISH = 51865, 51864
 TINY_WINDOW_SECONDS = 2  # of the tiny ladder
@@ -31,18 +28,8 @@ def dimensions(
     mels: int,
     decoder_layers: int | None = None,
 ) -> ModelDimensions:
-    return ModelDimensions(
-        n_mels=mels,
-        n_audio_ctx=1500,
-        n_audio_state=width,
-        n_audio_head=heads,
-        n_audio_layer=layers,
-        n_vocab=vocabulary,
-        n_text_ctx=448,
-        n_text_state=width,
-        n_text_head=heads,
-        n_text_layer=decoder_layers or layers,
-    )
+    decoder = decoder_layers or layers
+    return ModelDimensions(mels, 1500, width, heads, layers, vocabulary, 448, width, heads, decoder)
 
 
 def random_whisper(dims: ModelDimensions, seed: int = 0) -> Whisper:
@@ -69,26 +56,12 @@ def write_transformers(folder: Path, model: Whisper) -> Path:
     """The same weights as a folder of transformers: safetensors, configuration, tokenizer."""
     dims = model.dims
     tokenizer = transformers_tokenizer(dims.n_vocab)
-    numbers = tokenizer.get_vocab()
-    config = WhisperConfig(
-        vocab_size=dims.n_vocab,
-        num_mel_bins=dims.n_mels,
-        d_model=dims.n_text_state,
-        encoder_layers=dims.n_audio_layer,
-        encoder_attention_heads=dims.n_audio_head,
-        decoder_layers=dims.n_text_layer,
-        decoder_attention_heads=dims.n_text_head,
-        encoder_ffn_dim=4 * dims.n_audio_state,
-        decoder_ffn_dim=4 * dims.n_text_state,
-        max_source_positions=dims.n_audio_ctx,
-        max_target_positions=dims.n_text_ctx,
-        decoder_start_token_id=numbers["<|startoftranscript|>"],
-        bos_token_id=numbers["<|endoftext|>"],
-        eos_token_id=numbers["<|endoftext|>"],
-        pad_token_id=numbers["<|endoftext|>"],
-        suppress_tokens=None,
-        begin_suppress_tokens=None,
+    layers = (dims.n_audio_layer, dims.n_text_layer)
+    config = ladder_config(
+        dims.n_text_state, dims.n_text_head, *layers, 30, dims.n_text_ctx, tokenizer
     )
+    config.num_mel_bins = dims.n_mels
+    assert config.vocab_size == dims.n_vocab
     initialised = WhisperForConditionalGeneration(config)
     state = {_renamed(name): weight for name, weight in model.state_dict().items()}
     missing, unexpected = initialised.load_state_dict(state, strict=False)
@@ -137,7 +110,6 @@ def _parents(token: bytes, ranks: dict[bytes, int], limit: int) -> tuple[bytes, 
 
 def _renamed(name: str) -> str:
     """openai-whisper's name of a weight in transformers' words."""
-    side = "encoder" if name.startswith("encoder") else "decoder"
     for old, new in {
         "blocks": "layers",
         "mlp.0": "fc1",
@@ -157,7 +129,6 @@ def _renamed(name: str) -> str:
         "token_embedding": "embed_tokens",
     }.items():
         name = name.replace(old, new)
-    assert side in name
     return f"model.{name}"
 
 
@@ -212,27 +183,27 @@ def _variables(model: Whisper, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         for kind, stack in zip(kinds, (weights, biases), strict=True):
             found[f"{ours}/{kind}"] = torch.cat(stack)
 
-    norm = ("gamma", "beta")
+    def norm(ours: str, theirs: str) -> None:
+        take(f"{ours}/layer_norm", theirs, kinds=("gamma", "beta"))
+
+    def attention(ours: str, theirs: str, *stacks: str) -> None:
+        norm(ours, f"{theirs}_ln")
+        for i, stack in enumerate((*stacks, "out")):
+            take(f"{ours}/linear_{i}", *(f"{theirs}.{part}" for part in stack.split()))
+
     for i in (1, 2):
         take(f"encoder/conv{i}", f"encoder.conv{i}")
-    take("encoder/layer_norm", "encoder.ln_post", kinds=norm)
-    take("decoder/layer_norm", "decoder.ln", kinds=norm)
+    norm("encoder", "encoder.ln_post")
+    norm("decoder", "decoder.ln")
     for side, count in (("encoder", dims.n_audio_layer), ("decoder", dims.n_text_layer)):
         for i in range(count):
             ours, theirs = f"{side}/layer_{i}", f"{side}.blocks.{i}"
-            take(f"{ours}/ffn/layer_norm", f"{theirs}.mlp_ln", kinds=norm)
+            norm(f"{ours}/ffn", f"{theirs}.mlp_ln")
             take(f"{ours}/ffn/linear_0", f"{theirs}.mlp.0")
             take(f"{ours}/ffn/linear_1", f"{theirs}.mlp.2")
-            own, other = f"{ours}/self_attention", f"{theirs}.attn"
-            take(f"{own}/layer_norm", f"{other}_ln", kinds=norm)
-            take(f"{own}/linear_0", *(f"{other}.{one}" for one in ("query", "key", "value")))
-            take(f"{own}/linear_1", f"{other}.out")
+            attention(f"{ours}/self_attention", f"{theirs}.attn", "query key value")
             if side == "decoder":
-                own, other = f"{ours}/attention", f"{theirs}.cross_attn"
-                take(f"{own}/layer_norm", f"{other}_ln", kinds=norm)
-                take(f"{own}/linear_0", f"{other}.query")
-                take(f"{own}/linear_1", f"{other}.key", f"{other}.value")
-                take(f"{own}/linear_2", f"{other}.out")
+                attention(f"{ours}/attention", f"{theirs}.cross_attn", "query", "key value")
     return {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in found.items()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from companion.measurement.nulls import gaussian_sides, shuffled_sides, side_rows
-from companion.measurement.observables import component_numbers, matched_rows
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -19,7 +18,7 @@ from companion.measurement.schemas import (
     UNPAIRED,
 )
 from companion.measurement.settings import SpectralSettings
-from companion.measurement.spectra import Side
+from companion.measurement.spectra import Side, component_numbers, matched_rows
 from companion.measurement.texts import Row
 
 WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"

@@ -49,18 +49,15 @@ def point() -> tuple[Layer, Tensor, Tensor]:
     return random_layer(WIDTH, 2, dtype=torch.float64), hidden, context
 
 
-def test_whole_jacobians_hold_the_propagators_on_their_diagonal(
+def test_automatic_differentiation_finds_the_propagators(
     point: tuple[Layer, Tensor, Tensor],
 ) -> None:
     whole = jacrev_rows(*point, rows=TOKENS * WIDTH, chunk=5)
     blocks = whole.reshape(TOKENS, WIDTH, TOKENS, WIDTH)
-    diagonal = torch.stack([blocks[t, :, t] for t in range(TOKENS)])
-    torch.testing.assert_close(diagonal, propagators(*point))
+    exact = propagators(*point)
+    torch.testing.assert_close(torch.stack([blocks[t, :, t] for t in range(TOKENS)]), exact)
     torch.testing.assert_close(autograd_rows(*point, rows=20), whole[:20])
-
-
-def test_cached_tokens_have_the_same_propagators(point: tuple[Layer, Tensor, Tensor]) -> None:
-    torch.testing.assert_close(cached_jacfwd(*point, tokens=[0, 2]), propagators(*point)[[0, 2]])
+    torch.testing.assert_close(cached_jacfwd(*point, tokens=[0, 2]), exact[[0, 2]])
 
 
 def test_curvlinops_finds_the_same_singular_values(point: tuple[Layer, Tensor, Tensor]) -> None:
@@ -101,14 +98,10 @@ def test_ways_take_turns_and_samples_are_scaled_up_and_marked() -> None:
 def test_cases_agree_with_their_rivals_and_grow_one_axis_at_a_time() -> None:
     assert propagator_case(128, 4, CPU).difference() < 1e-4
     assert spectra_case(32, 9, 2, CPU).difference() < 1e-5
-    sizes = [(case.name.split()[-1], dict(case.size)) for case in growth_cases(CPU)]
-    for axis, size in sizes:
-        others = {name: value for name, value in size.items() if name != axis}
-        assert others == {
-            name: value
-            for name, value in {"width": 384, "tokens": 16, "frames": 300, "layers": 1}.items()
-            if name != axis
-        }
+    usual = {"width": 384, "tokens": 16, "frames": 300, "layers": 1}
+    for case in growth_cases(CPU):
+        axis = case.name.split()[-1]
+        assert {**case.size, axis: usual[axis]} == usual
 
 
 def test_operations_are_dominated_by_eight_cubes_per_token() -> None:
@@ -116,9 +109,7 @@ def test_operations_are_dominated_by_eight_cubes_per_token() -> None:
     assert many == pytest.approx(2 * 3 * 8 * 10_000**3, rel=0.02)
 
 
-def test_throughput_counts_what_measuring_adds_to_decoding(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_throughput_counts_what_measuring_adds_to_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a small size, since it only has to run here: rates and shares follow from the times."""
     monkeypatch.setattr(throughput_module, "SIZES", {"mini": throughput_module.Size(64, 1, 2)})
     monkeypatch.setattr(throughput_module, "TOKENS", 4)
@@ -139,20 +130,13 @@ def test_throughput_counts_what_measuring_adds_to_decoding(
     assert 10_000_000 < found["peak_bytes"] < 64 * 2**30
 
 
-def test_measuring_writes_the_texts_that_the_library_writes() -> None:
+def test_measuring_writes_the_texts_that_the_library_writes_and_tiny_has_its_weights() -> None:
     """On random weights, whose texts never end: rows that stop early are tested elsewhere."""
     size = throughput_module.Size(64, 1, 2).dimensions()
     model = OpenAIModel("mini", initialised(size, seed=0))
-    speech = stressed_speech(CORPUS, 1)
-    assert set(speech) == {"clean", "hell"}
-    case = measuring_case(model, speech)
+    case = measuring_case(model, stressed_speech(CORPUS, 1))
     assert set(case.ways) == {OURS, LIBRARY}
     assert dict(case.size) == {"model": "mini", "condition": "clean+hell", "batch": 1}
     assert case.difference() == 0
-
-
-def test_tiny_has_as_many_weights_as_openai_publishes() -> None:
-    """37.76 M with the encoder's fixed positions, which its files hold."""
-    assert OpenAIModel(
-        "tiny", Whisper(throughput_module.SIZES["tiny"].dimensions())
-    ).parameters == (37_760_640)
+    tiny = Whisper(throughput_module.SIZES["tiny"].dimensions())
+    assert OpenAIModel("tiny", tiny).parameters == 37_760_640  # with the encoder's fixed positions

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE, pooled
+from companion.measurement.choices import FORCED, POOLED, pooled
 from companion.measurement.kinds import KINDS
-from companion.measurement.observables import spectra_of
 from companion.measurement.run import Halving, by_speaker, fitting
 from companion.measurement.schemas import CHOICES
 from companion.measurement.settings import Settings
-from companion.measurement.spectra import Side
+from companion.measurement.spectra import Side, spectra_of
 from companion.measurement.store import read
 from companion.measurement.texts import Batch
 from companion.models.capture import capture
@@ -74,15 +73,6 @@ def test_a_pooled_spectrum_is_that_of_the_concatenated_rows() -> None:
     torch.testing.assert_close(spectra[1, 0, :4], eigenvalues(activations[1, 0, :4])[:4])
 
 
-def test_pooled_rows_are_of_whole_voices_where_a_batch_would_part_them(rows: pd.DataFrame) -> None:
-    voices = rows[rows.pooling == POOLED]
-    assert voices.groupby("speaker").ngroups == 7
-    key = ["speaker", "condition", "matched_with", "forcing", "positions", "centred", "component"]
-    assert not voices.duplicated(key).any()
-    utterances = rows[rows.pooling != POOLED].groupby(key).tokens.sum()
-    assert (voices.set_index(key).tokens == utterances[list(voices.set_index(key).index)]).all()
-
-
 def test_voices_are_never_parted() -> None:
     utterances = [Utterance(f"{v}-{i}", v, "A", Path()) for i, v in enumerate("aabbbc")]
     sizes = {size: fitting(utterances, size, by_speaker) for size in (1, 2, 4, 5, 6)}
@@ -130,19 +120,18 @@ def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, speech: Path) -
     assert torch.equal(everything[0, :, 0], decoding.rows("ffn")[0, :, 0])
 
 
-def test_forced_rows_have_one_length_and_centring_changes_no_length(rows: pd.DataFrame) -> None:
-    key = ["utterance", "speaker", "forcing", "positions", "centred", "component", "pooling"]
-    forced = rows[rows.forcing == FORCED]
-    assert (forced.matched_with == "").all()
-    lengths = forced.set_index([*key, "condition"]).tokens.unstack()
-    assert (lengths["clean"] == lengths["hell"]).all()
+def test_rows_are_of_whole_voices_and_each_choice_changes_the_rank(rows: pd.DataFrame) -> None:
+    """The check: rows add up over a voice that a batch would part, forced texts have one length."""
+    assert KINDS["choices"].check(rows).startswith("8 crossed choices")
+    key = ["utterance", "speaker", "forcing", "positions", "component", "pooling", "condition"]
+    assert not rows.duplicated([*key, "matched_with", "centred"]).any()
+    assert rows[rows.pooling == POOLED].speaker.nunique() == 7
+    assert (rows[rows.forcing == FORCED].matched_with == "").all()
     raw = rows[(rows.matched_with == "") & (rows.condition == "hell")]
-    switched = raw.set_index([*key, "condition"])[["tokens", RANK]].unstack("centred")
+    switched = raw.set_index([*key, "centred"])[["tokens", RANK]].unstack("centred")
     assert (switched["tokens"][True] == switched["tokens"][False]).all()
     moved = (switched[RANK][True] - switched[RANK][False]).abs() > 1e-6
     assert moved.mean() > 0.9  # all but those whose mean happens to be near zero
-    positions = raw.set_index([*key, "condition"]).tokens.unstack("positions")
-    assert (positions[WHOLE] > positions[TEXT]).all()
 
 
 def test_slow_speech_counts_where_it_fits_and_says_how_many(

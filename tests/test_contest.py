@@ -23,8 +23,11 @@ from companion.contest.contest import (
     texts,
     with_voice,
 )
-from companion.contest.contestants import CHOSEN, Contestant, contestants, monitor
-from companion.contest.fitting import Logistic, best_threshold
+from companion.contest.contestants import (
+    Logistic,
+    best_threshold,
+    contestants,
+)
 from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
 from companion.measurement.contest import (
     ContestSettings,
@@ -34,7 +37,7 @@ from companion.measurement.contest import (
     sound_levels,
     token_confidences,
 )
-from companion.measurement.contest_schema import CONTEST, WHOLE
+from companion.measurement.schemas import CONTEST, WHOLE
 from companion.measurement.spectra import decode
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
@@ -114,8 +117,7 @@ def test_a_reference_is_parted_as_its_segments_write_it(
 def test_words_are_counted(
     references: Sequence[str], transcript: str, counts: tuple[int, int, int, int]
 ) -> None:
-    found = count_words(references, transcript)
-    assert (found.reference_words, found.transcript_words, found.invented, found.deleted) == counts
+    assert tuple(count_words(references, transcript).values()) == counts
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def test_confidences_are_those_of_decoding(
             found = token_confidences(model, states[i, :count], text, UNRESTRICTED)
         total = text.text_log_probability * (count + 1)
         assert -5 < total - found["log_probability"].sum().item() < 1e-4  # what is left is the end
-        assert found["forbidden"][0].item() == pytest.approx(text.forbidden_mass, abs=1e-6)
+        assert found["forbidden_mean"][0].item() == pytest.approx(text.forbidden_mass, abs=1e-6)
         assert (found["free_log_probability"] <= found["log_probability"] + 1e-9).all()
         assert found["entropy"].min() >= 0
 
@@ -400,10 +402,3 @@ def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:
     assert len(with_voice(rows, voice)) == len(rows)
     with pytest.raises(ValueError, match="has not heard 1 sounds"):
         with_voice(rows, voice.iloc[1:])
-
-
-def test_the_monitor_s_score_is_a_contestant_of_its_features() -> None:
-    rows = texts(planted())
-    one: Contestant = monitor()
-    assert one.values(rows).shape == (len(rows), len(CHOSEN))
-    assert one.name in {each.name for each in contestants(rows)}

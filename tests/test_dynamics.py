@@ -2,7 +2,6 @@
 hand."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.measurement.dynamics import centre, partners, ranks_without, relative_distances
-from companion.measurement.dynamics_schemas import DYNAMICS
+from companion.measurement.dynamics import (
+    centre,
+    linear_probe,
+    majority,
+    partners,
+    ranks_without,
+    relative_distances,
+)
 from companion.measurement.kinds import KINDS
-from companion.measurement.probes import linear_probe, majority
 from companion.measurement.run import batches, stressed
+from companion.measurement.schemas import DYNAMICS
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
@@ -114,14 +119,6 @@ def test_the_majority_is_that_of_the_other_folds_and_one_fold_is_refused() -> No
     assert majority(labels, folds).tolist() == [2, 2, 2, 4, 4, 4]
     with pytest.raises(ValueError, match="one fold only"):
         majority(labels, torch.zeros(6, dtype=torch.long))
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "count"),
-    [("kitten", "sitting", 3), ("", "ab", 2), ("ab", "", 2), ("same", "same", 0), ("ab", "ba", 2)],
-)
-def test_edits_are_levenshtein_s(one: str, other: str, count: int) -> None:
-    assert edits(one, other) == count
 
 
 @given(st.text("ab", max_size=7), st.text("ab", max_size=7))
@@ -228,9 +225,3 @@ def test_readouts_with_another_s_audio_differ_from_the_own(rows: pd.DataFrame) -
     wide = read_off.pivot(index=keys, columns="audio", values="value")
     assert (wide.own != wide.swapped).any()
     assert wide.notna().all(axis=None)
-
-
-def test_a_second_run_gives_the_same_rows(settings: DynamicsSettings, rows: pd.DataFrame,
-                                          tmp_path: Path) -> None:  # fmt: skip
-    again = KINDS["dynamics"].measure(replace(settings, output=tmp_path / "tiny-0.parquet"))
-    pd.testing.assert_frame_equal(read([again.output], DYNAMICS), rows)

@@ -97,14 +97,8 @@ def explorer(monkeypatch: pytest.MonkeyPatch) -> Explorer:
 
 
 def _shown(explorer: Explorer) -> dict[str, object]:
-    return {
-        "text": explorer.text.value,
-        "listening": explorer.listening.value,
-        "profile": explorer.profile.value,
-        "spectra": explorer.spectra.value,
-        "clean": explorer.sound["clean"].value,
-        "stressed": explorer.sound["stressed"].value,
-    }
+    parts = {name: getattr(explorer, name) for name in ("text", "listening", "profile", "spectra")}
+    return {name: part.value for name, part in (parts | explorer.sound).items()}
 
 
 def _file(name: str, content: bytes) -> dict[str, object]:
@@ -201,11 +195,8 @@ def test_what_cannot_be_shown_is_said_and_nothing_old_stays(explorer: Explorer) 
     assert all(_shown(explorer).values())
 
 
-def test_no_corpus_at_all_is_an_error() -> None:
+def test_no_corpus_is_an_error_and_too_short_a_text_has_a_figure_that_says_so() -> None:
     with pytest.raises(FileNotFoundError, match="no such folders"):
         Explorer(ROOT / "data" / "ladder", [ROOT / "nowhere"], "cpu")
-
-
-def test_a_text_too_short_for_a_spectrum_has_a_figure_that_says_so() -> None:
     figure = draw_eigenvalues({}, 1)
     assert all("1 rows have no spectrum" in ax.texts[0].get_text() for ax in figure.axes)

@@ -26,7 +26,7 @@ from companion.guard import (
     levelled,
     shifted,
 )
-from companion.measurement.guard_schema import GUARD
+from companion.measurement.schemas import GUARD
 from companion.measurement.store import read
 from companion.models.decoding import Heard, hear, transcribe_heard
 from companion.models.interventions import (

@@ -1,6 +1,5 @@
 """Jacobians by the context against automatic differentiation, and from the log-mel input on."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import WhisperConfig, WhisperModel
 
-from companion.measurement.tangents import forward, function_operator, total_sensitivity
+from companion.measurement.tangents import forward, total_sensitivity
 from companion.models.random_layers import random_layer
 from spectral import (
     Layer,
@@ -242,66 +240,6 @@ def test_injections_carried_on_add_up_to_the_sensitivity_and_come_with_their_par
         ways = part.ways.reshape(2, 2, 12, -1)
         assert_equal(ways @ cores[..., i, :, :] @ ways.mT, part.gram())
     assert whole.to(torch.float32).gram().dtype == torch.float32
-
-
-def tiny_whisper() -> Callable[[Tensor], Tensor]:
-    """From log-mels (utterances, 8, 20) to the last hidden state of the last of three tokens."""
-    torch.manual_seed(0)
-    model = WhisperModel(
-        WhisperConfig(
-            vocab_size=9,
-            num_mel_bins=8,
-            d_model=12,
-            encoder_layers=1,
-            decoder_layers=2,
-            encoder_attention_heads=3,
-            decoder_attention_heads=3,
-            encoder_ffn_dim=24,
-            decoder_ffn_dim=24,
-            max_source_positions=10,
-            max_target_positions=8,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-            init_std=0.3,
-        )
-    )
-    model = model.double().eval()
-    tokens = torch.tensor([[1, 3, 5]])
-
-    def last_hidden(features: Tensor) -> Tensor:
-        states: Tensor = model(
-            input_features=features, decoder_input_ids=tokens.expand(len(features), -1)
-        ).last_hidden_state
-        return states[:, -1]
-
-    return last_hidden
-
-
-def test_from_the_log_mel_input_on() -> None:
-    last_hidden, features = tiny_whisper(), gaussian(2, 8, 20)
-    operator = function_operator(last_hidden, features, batch_dims=1)
-    assert operator.shape == (2, 12, 160)
-    dense = torch.stack(
-        [
-            torch.autograd.functional.jacobian(lambda x: last_hidden(x[None])[0], item)
-            for item in features
-        ]
-    ).flatten(-2)
-    across, down = gaussian(2, 160, 2), gaussian(2, 12, 2)
-    assert_equal(operator.matmat(across), dense @ across)
-    assert_equal(operator.rmatmat(down), dense.mT @ down)
-    got = top_singular_triplets(operator, k=1, block=2, tolerance=1e-6)
-    assert got.converged.all()
-    assert_equal(got.sigma, torch.linalg.svdvals(dense)[:, :1])
-
-
-def test_batches_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be the same batch"):
-        function_operator(lambda x: x.sum(0), gaussian(2, 3), batch_dims=1)
-    with pytest.raises(ValueError, match="must be the same batch"):
-        function_operator(lambda x: x, gaussian(2), batch_dims=2)
 
 
 def test_stacks_that_do_not_fit_are_refused() -> None:

@@ -284,7 +284,7 @@ def test_a_score_of_some_features_is_that_of_all_with_other_weights_zero(
 
 
 def test_features_are_columns_of_the_contest() -> None:
-    from companion.measurement.contest_schema import CONTEST
+    from companion.measurement.schemas import CONTEST
 
     assert set(FEATURES) <= set(CONTEST.names)
     assert set(FIRST) | set(MEANS) < set(FEATURES)

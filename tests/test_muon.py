@@ -21,11 +21,8 @@ def test_singular_values_move_near_one_and_singular_vectors_stay(shape: tuple[in
     assert resolved.max() < 1.3
 
 
-def test_zeros_stay_zeros() -> None:
+def test_zeros_stay_zeros_and_scale_does_not_matter() -> None:
     assert not orthogonalised(torch.zeros(2, 4, 3)).any()
-
-
-def test_scale_does_not_matter() -> None:
     matrix = torch.randn(6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(orthogonalised(1e-12 * matrix), orthogonalised(matrix))
 
@@ -49,12 +46,9 @@ def test_updates_agree_with_the_library_up_to_its_bfloat16() -> None:
         assert torch.linalg.norm(mine - other) < 0.05 * torch.linalg.norm(other)
 
 
-def test_what_is_no_matrix_is_refused() -> None:
+def test_what_is_no_matrix_is_refused_and_what_has_no_gradient_stays() -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\) is no matrix; use AdamW"):
         Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
-
-
-def test_a_parameter_without_gradient_stays() -> None:
     weight = nn.Parameter(torch.ones(2, 2))
     Muon([weight], lr=0.1, weight_decay=0.5).step()
     assert torch.equal(weight.detach(), torch.ones(2, 2))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from companion.measurement.controls import continued, gaussian, generator
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
 from companion.measurement.nulls import (
@@ -35,7 +36,6 @@ from companion.measurement.schemas import (
 from companion.measurement.settings import NullSettings
 from companion.measurement.spectra import Side
 from companion.measurement.store import read
-from companion.measurement.surrogates import continued, gaussian, generator, shuffled
 from companion.measurement.texts import Row
 from companion.models.capture import COMPONENTS, capture
 from companion.models.checksums import write_checksums
@@ -153,15 +153,14 @@ def test_random_networks_are_drawn_for_a_sample_and_each_draw_differs(rows: pd.D
     chosen = twins[0][::2]  # every second of six makes three
     assert all(kept == chosen for kept in (*twins[1:], *controls))
     assert sorted(rows.utterance[rows.null == UNPAIRED].unique()) == chosen
-    assert set(rows.draw[~rows.null.isin([INITIALISED, SPECTRUM])]) == {
-        0
-    }  # one model is of this size
+    others = ~rows.null.isin([INITIALISED, SPECTRUM])
+    assert set(rows.draw[others]) == {0}, "one model is of this size"
     for null in (INITIALISED, SPECTRUM):
         first, second = (of(rows, null, draw).n_eff for draw in (1, 2))
         assert ((first - second).abs() > 1e-6).all(), null
 
 
-@pytest.mark.parametrize(("null", "draw"), [(SPECTRUM, 1), (UNPAIRED, 0)])
+@pytest.mark.parametrize(("null", "draw"), [(SPECTRUM, 1), (UNPAIRED, 0), (INITIALISED, 0)])
 def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
     null: str, draw: int, rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
 ) -> None:
@@ -172,15 +171,18 @@ def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
     texts = transcribe(tiny, [wave], UNRESTRICTED)
     if null == SPECTRUM:
         control = spectrum_preserving(tiny, draw, SEED)
-    else:
+    elif null == UNPAIRED:
         control = load(CONTROL, settings.ladder, tiny.device)
+    else:
+        control = load_random_control("tiny-0", settings.ladder, tiny.device, SEED)
     with capture(control) as recording:
         feed(control, [wave], texts)
     text = recording.text_rows("ffn", texts)[0][0, 1].double().numpy()
+    found = of(rows, null, draw).loc[(known.id, "hell", "", "ffn", 2, 10)]
     values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
     p = values[values > 0] / values.sum()
-    found = of(rows, null, draw).loc[(known.id, "hell", "", "ffn", 2, 10)]
     assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
+    assert found.tokens == len(texts[0].tokens) == len(text)
 
 
 def test_draws_depend_on_the_seed_and_not_on_the_batch(
@@ -191,11 +193,8 @@ def test_draws_depend_on_the_seed_and_not_on_the_batch(
     single, reseeded = (
         read([KINDS["nulls"].measure(asked).output], NULLS) for asked in (alone, other)
     )
-    for null, draw in (
-        (SHUFFLED, 0),
-        (GAUSSIAN, 0),
-        *product((INITIALISED, SPECTRUM), range(1, DRAWS)),
-    ):
+    drawn = product((INITIALISED, SPECTRUM), range(1, DRAWS))
+    for null, draw in ((SHUFFLED, 0), (GAUSSIAN, 0), *drawn):
         first, again = (of(table, null, draw) for table in (rows, single))
         assert (first.index == again.index).all()
         np.testing.assert_allclose(first.n_eff, again.n_eff, rtol=1e-3)
@@ -229,19 +228,19 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
 
 
 def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
-    row: Row = {
-        "n_eff": 2.0,
-        "alpha": 1.0,
-        "kirchhoff": 4.0,
-        "kirchhoff_resolved": 0.0,
-        "resolved": 3,
-    }
+    row: Row = {"n_eff": 2.0, "alpha": 1.0, "kirchhoff": 4.0, "kirchhoff_resolved": 0.0}
+    row |= {"resolved": 3}
     mean = averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
     assert np.isnan(float(str(mean["alpha"])))
     assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
 
 
-def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSettings) -> None:
+def test_a_key_has_controls_of_the_model_s_size_and_older_rows_have_former_values(
+    settings: NullSettings,
+) -> None:
+    assert unpaired_with("xs-3", ["xs-shuffled-0", "s-shuffled-0", "xs-0"]) == ("xs-shuffled-0",)
+    assert settings.unpaired == (CONTROL,)
+
     def key(values: dict[str, object]) -> dict[str, object]:
         return key_of("nulls", values, "weights", "speech")
 
@@ -249,12 +248,6 @@ def test_rows_older_than_a_parameter_are_of_its_former_value(settings: NullSetti
     old = {name: value for name, value in former.items() if name not in FORMER["nulls"]}
     assert difference(key(old), key(former)) is None
     assert difference(key(old), key(settings.plain())) is not None
-
-
-def test_the_controls_of_other_sizes_are_no_part_of_a_model_s_key() -> None:
-    controls = ["xs-shuffled-0", "s-shuffled-0", "xs-shuffled-1", "xs-0"]
-    assert unpaired_with("xs-3", controls) == ("xs-shuffled-0", "xs-shuffled-1")
-    assert unpaired_with("narrow-deep-0", controls) == unpaired_with("tiny.en", controls) == ()
 
 
 def test_older_rows_without_draws_are_read_as_of_the_first(
@@ -265,49 +258,6 @@ def test_older_rows_without_draws_are_read_as_of_the_first(
     pq.write_table(old, tmp_path / "old.parquet")
     expected = rows[rows.draw == 0].reset_index(drop=True)
     pd.testing.assert_frame_equal(read([tmp_path / "old.parquet"], NULLS), expected)
-
-
-def test_the_control_is_fed_the_model_s_tokens_and_hears_the_stressed_audio(
-    rows: pd.DataFrame, tiny: SpeechModel, settings: NullSettings
-) -> None:
-    """Token by token, and with numpy's eigenvalues."""
-    corpus = find_utterances(settings.corpus).utterances
-    clean = Mixture.of(corpus[0], read_wave(corpus[0]))
-    wave = condition("hell").apply(clean, Speakers(corpus), SEED).wave
-    tokens = transcribe(tiny, [wave], UNRESTRICTED)[0].tokens
-    initialised = load_random_control("tiny-0", settings.ladder, torch.device("cpu"), SEED)
-    seen: list[np.ndarray] = []
-    handle = initialised.layers[1].cross_attention.register_forward_hook(
-        lambda module, inputs, output: seen.append(output[0][0].numpy())
-    )
-    with torch.inference_mode():
-        context, cache = initialised.encode(initialised.features([wave])), initialised.new_cache()
-        initialised.step(torch.tensor([initialised.tokens.prompt]), context, cache)
-        for token in tokens[:-1]:
-            initialised.step(torch.tensor([[token]]), context, cache)
-    handle.remove()
-    text = np.concatenate(seen)[len(initialised.tokens.prompt) - 1 :].astype(float)
-    values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
-    p = values[values > 0] / values.sum()
-    found = of(rows, INITIALISED).loc[(corpus[0].id, "hell", "", "cross_attention", 2, 10)]
-    assert found.tokens == len(tokens) == len(text)
-    assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
-
-
-def test_a_model_fed_its_own_text_does_what_it_did(tiny: SpeechModel, speech: Path) -> None:
-    waves = [read_wave(one) for one in find_utterances(speech).utterances[:3]]
-    waves.append(np.concatenate([waves[0], waves[1], waves[2]]))  # of more than one window
-    with capture(tiny) as decoding:
-        transcripts = transcribe(tiny, waves, UNRESTRICTED)
-    assert transcripts[-1].breaks
-    with capture(tiny) as feeding:
-        feed(tiny, waves, transcripts)
-    for component in COMPONENTS:
-        (first, mask), (again, _) = (
-            recording.text_rows(component, transcripts) for recording in (decoding, feeding)
-        )
-        real = mask[:, None, :, None].expand(first.shape)
-        torch.testing.assert_close(first[real], again[real], rtol=1e-3, atol=1e-4)
 
 
 def test_a_text_of_other_windows_than_its_wave_is_refused(tiny: SpeechModel, speech: Path) -> None:
@@ -346,7 +296,9 @@ def test_texts_too_short_for_a_law_are_left_out_of_the_gaussian_null() -> None:
 
 def test_shuffling_moves_rows_among_the_real_ones_alike_in_all_layers() -> None:
     rows = torch.arange(10.0)[:, None].expand(2, 3, 10, 1).clone()
-    found = shuffled(rows, torch.tensor([6, 10]), [generator(0, "a"), generator(0, "b")])
+    texts = [{"utterance": "a"}, {"utterance": "b"}]
+    side = Side(texts, rows, torch.tensor([6, 10]))
+    found = shuffled_sides({"clean": side}, 0)["clean"].activations
     assert (found == found[:, :1]).all()
     assert sorted(found[0, 0, :6, 0].tolist()) == list(range(6))
     assert found[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]

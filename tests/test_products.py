@@ -80,50 +80,35 @@ def test_bounds_hold_for_any_stack(data: st.DataObject, layers: int, width: int,
     assert bounds.ceiling <= trivial * (1 + ROUNDING), "never worse than the product of norms"
 
 
+def radius(largest: float, ratio: float, cosine: float, kind: str) -> Tensor:
+    """The growth per layer of many equal layers of two dimensions."""
+    sigma = torch.full((2,), largest, dtype=FLOAT64)
+    stack = random_stack(sigma, ratio * sigma, tensor([cosine], dtype=FLOAT64), 2, kind)
+    return torch.linalg.eigvals(stack[1]).abs().max()
+
+
 @law
 @given(st.floats(0.01, 100), st.floats(0, 1), st.floats(0, 1))
-def test_reflections_grow_at_the_fastest_rate(
-    largest: float, cosine: float, singular_value_ratio: float
-) -> None:
-    stack = random_stack(
-        torch.full((2,), largest, dtype=FLOAT64),
-        torch.full((2,), largest * singular_value_ratio, dtype=FLOAT64),
-        tensor([cosine], dtype=FLOAT64),
-        width=2,
-        kind="reflections",
-    )
-    radius = torch.linalg.eigvals(stack[1]).abs().max()
-    rates = stationary_rates(tensor(largest), tensor(cosine), tensor(singular_value_ratio))
-    expected = stationary_rates(
-        *(tensor(x, dtype=FLOAT64) for x in (largest, cosine, singular_value_ratio))
-    )
-    torch.testing.assert_close(radius, expected.fastest, rtol=1e-7, atol=1e-12)
-    assert rates.fastest.dtype == FLOAT64
+def test_reflections_grow_at_the_fastest_rate(largest: float, cosine: float, ratio: float) -> None:
+    rates = stationary_rates(*tensor([largest, cosine, ratio], dtype=FLOAT64))
+    found = radius(largest, ratio, cosine, "reflections")
+    torch.testing.assert_close(found, rates.fastest, rtol=1e-7, atol=1e-12)
 
 
 @law
 @given(st.floats(0.01, 100), st.floats(0.01, 0.9), st.floats(1e-3, 1))
-def test_rotations_grow_at_the_slowest_rate(
-    largest: float, singular_value_ratio: float, above: float
-) -> None:
-    least = 2 * singular_value_ratio**0.5 / (1 + singular_value_ratio)
+def test_rotations_grow_at_the_slowest_rate(largest: float, ratio: float, above: float) -> None:
+    least = 2 * ratio**0.5 / (1 + ratio)
     cosine = least + (1 - least) * above
-    sigma = torch.tensor([largest, largest], dtype=FLOAT64)
-    stack = random_stack(
-        sigma, singular_value_ratio * sigma, tensor([cosine], dtype=FLOAT64), 2, "rotations"
-    )
-    rates = stationary_rates(
-        sigma[0], tensor(cosine, dtype=FLOAT64), tensor(singular_value_ratio, dtype=FLOAT64)
-    )
-    radius = torch.linalg.eigvals(stack[1]).abs().max()
-    torch.testing.assert_close(radius, rates.slowest, rtol=1e-6, atol=1e-12)
+    rates = stationary_rates(*tensor([largest, cosine, ratio], dtype=FLOAT64))
+    found = radius(largest, ratio, cosine, "rotations")
+    torch.testing.assert_close(found, rates.slowest, rtol=1e-6, atol=1e-12)
 
 
 def test_below_the_least_alignment_rotations_have_no_leading_direction() -> None:
     singular_value_ratio = 0.5
-    cosine = tensor(
-        2 * singular_value_ratio**0.5 / (1 + singular_value_ratio) - 1e-3, dtype=FLOAT64
-    )
+    least = 2 * singular_value_ratio**0.5 / (1 + singular_value_ratio)
+    cosine = tensor(least - 1e-3, dtype=FLOAT64)
     rates = stationary_rates(tensor(1.0), cosine, tensor(singular_value_ratio))
     assert rates.slowest == 0
     sigma = torch.ones(2, dtype=FLOAT64)
@@ -132,11 +117,8 @@ def test_below_the_least_alignment_rotations_have_no_leading_direction() -> None
 
 
 def test_the_corrected_condition_of_decay_and_not_the_gain_alone_decides() -> None:
-    sigma_1, cosine, singular_value_ratio = (
-        3 * uniform(5000, seed=1),
-        uniform(5000, seed=2),
-        uniform(5000, seed=3),
-    )
+    sigma, cosine, singular_value_ratio = (uniform(5000, seed=i) for i in (1, 2, 3))
+    sigma_1 = 3 * sigma
     rates = stationary_rates(sigma_1, cosine, singular_value_ratio)
     gain = sigma_1 * cosine
     decays = gain * (1 - singular_value_ratio) + sigma_1.square() * singular_value_ratio < 1

@@ -11,7 +11,7 @@ from transformers import WhisperConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer
 
-from companion.measurement.tangents import forward, function_operator
+from companion.measurement.tangents import forward
 from companion.models.random_layers import random_layer
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
 from spectral.jacobians.propagators import autodiff_propagators, linearise, propagators
@@ -211,22 +211,6 @@ def test_later_tokens_do_not_matter() -> None:
     got = propagators(layer, hidden[:3].clone().requires_grad_(), context)
     assert not got.requires_grad
     assert_equal(got, propagators(layer, hidden, context)[:3])
-
-
-@pytest.mark.parametrize("batch", [(), (2,)])
-def test_the_operator_of_a_whole_layer_as_a_function(batch: tuple[int, ...]) -> None:
-    layer, hidden, _ = case(4, 0, 6, 2, batch, **ENCODER).arguments
-    operator = function_operator(lambda rows: forward(layer, rows), hidden, len(batch))
-    assert operator.shape == (*batch, 24, 24)
-    whole = torch.stack(
-        [
-            torch.func.jacrev(lambda rows: forward(layer, rows))(item).reshape(24, 24)
-            for item in hidden.reshape(-1, 4, 6)
-        ]
-    ).reshape(*batch, 24, 24)
-    one = torch.eye(24, dtype=FLOAT64).expand(*batch, -1, -1)
-    assert_equal(operator.matmat(one), whole)
-    assert_equal(operator.rmatmat(one), whole.mT)
 
 
 def test_a_step_with_cached_keys_has_the_same_propagator() -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,15 +11,12 @@ import pytest
 import torch
 
 from companion.contest.contest import honest_inventions, texts
-from companion.contest.contestants import CHOSEN, monitor
-from companion.contest.fitting import Logistic
+from companion.contest.contestants import CHOSEN, Logistic, monitor
 from companion.contest.leads import leads, step_values, weighed
 from companion.contest.propagators import jacobian_scores
-from companion.contest.sounds import sound
-from companion.measurement.attention import head_columns
-from companion.measurement.contest import all_conditions
-from companion.measurement.contest_schema import CONTEST
-from companion.measurement.schemas import JACOBIANS, SPECTRA
+from companion.contest.speech_activity import sound
+from companion.measurement.contest import all_conditions, head_columns
+from companion.measurement.schemas import CONTEST, JACOBIANS, SPECTRA
 from companion.measurement.settings import Settings
 from companion.measurement.spectra import decode_heard
 from companion.measurement.store import read
@@ -65,14 +63,11 @@ def test_conditions_in_turn_are_each_drawn_and_always_the_same() -> None:
         Settings("xs-0", DATA, DATA, DATA, ("clean", "quiet|loud"), "openai", 0, 1, "cpu", 1)
 
 
-class _Honest:
-    seed, room_tone, repeats = 0, (5.0, 7.0), 32
-
-
 def test_room_tone_and_repetitions_come_in_turn() -> None:
     mixtures = [Mixture.of(each, read_wave(each)) for each in FOUND[:12]]
     window = 6 * SAMPLE_RATE
-    found = dict(all_conditions(window, {"clean": mixtures}, _Honest(), windows=2))
+    settings = SimpleNamespace(seed=0, room_tone=(5.0, 7.0), repeats=32, windows=2)
+    found = dict(all_conditions(window, {"clean": mixtures}, settings))  # type: ignore[arg-type]
     assert {each.wave.size / SAMPLE_RATE for each in found["room-tone"]} == {5.0, 7.0}
     sizes = [each.wave.size for each in found["repeated"]]
     assert window < max(sizes) <= 2 * window

@@ -46,6 +46,8 @@ def test_a_severity_in_a_name_is_that_severity(base: str, percent: int) -> None:
     assert condition(name) == CONDITIONS[base].at_severity(severity)
     assert condition(name).name == name
     assert split_severity(name) == (base, severity)
+    assert split_severity(base) == (base, 1.0)
+    assert split_severity("noise-alone") == ("noise-alone", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +59,6 @@ def test_other_names_are_refused_with_those_there_are(name: str) -> None:
         ValueError, match=f"'{name.replace('+', '.')}'; choose from clean.*hell-0.5"
     ):
         condition(name)
-
-
-def test_names_with_a_dash_have_no_severity() -> None:
-    assert split_severity("noise-alone") == ("noise-alone", 1.0)
-    assert split_severity("hell") == ("hell", 1.0)
 
 
 def _curve(curve: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray:
@@ -103,25 +100,22 @@ def test_a_steep_ramp_with_points_inside_is_smooth_and_the_same_without_them_is_
     assert shape(_curve(outside, noise=0.05), ends).verdict == STEP
 
 
-def test_no_change_is_seen_as_none_and_rarely_as_a_step() -> None:
-    verdicts = [shape(_curve(0 * X, seed=seed), X).verdict for seed in range(200)]
-    assert verdicts.count(FLAT) > 150
-    assert verdicts.count(STEP) < 10
+@pytest.mark.parametrize(("size", "verdict", "least"), [(0.0, FLAT, 0.75), (0.15, UNDECIDED, 0.2)])
+def test_no_change_is_seen_as_none_and_a_faint_one_is_undecided(
+    size: float, verdict: str, least: float
+) -> None:
+    """Half of the faint data cannot tell a step in the middle from a line."""
+    found = [shape(_curve(size * (X >= 0.5), seed=seed), X).verdict for seed in range(200)]
+    assert found.count(verdict) > least * len(found)
+    assert size or found.count(STEP) < 10
 
 
-def test_a_faint_change_is_undecided() -> None:
-    """Half of such data cannot tell a step in the middle from a line."""
-    verdicts = [shape(_curve(0.15 * (X >= 0.5), seed=seed), X).verdict for seed in range(100)]
-    assert verdicts.count(UNDECIDED) > 20
-
-
-def test_three_points_two_voices_and_missing_values_are_too_few() -> None:
+def test_three_points_two_speakers_and_missing_values_are_too_few() -> None:
     values = _curve(X)
-    assert shape(values[:, :3], X[:3]).verdict == TOO_FEW
-    assert shape(values[:2], X).verdict == TOO_FEW
     holes = values.copy()
     holes[:14, 1] = np.nan
-    assert shape(holes, X).verdict == TOO_FEW
+    for given_values, x in ((values[:, :3], X[:3]), (values[:2], X), (holes, X)):
+        assert shape(given_values, x).verdict == TOO_FEW
 
 
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 20))
@@ -231,12 +225,8 @@ def test_adjusted_difference_is_a_weighted_least_squares_coefficient() -> None:
         root = np.sqrt(w)[:, None]
         expected = np.linalg.lstsq(root * design, root[:, 0] * values, rcond=None)[0][1]
         assert found == pytest.approx(expected)
-
-
-def test_groups_told_apart_by_length_alone_have_no_adjusted_difference() -> None:
-    group = np.arange(10) < 5
-    found = adjusted_difference(np.ones((1, 10)), np.arange(10.0), group, 30.0 + 10 * group)
-    assert np.isnan(found).all()
+    by_length_alone = adjusted_difference(weights, values, group, 30.0 + 10 * group)
+    assert np.isnan(by_length_alone).all()
 
 
 def test_larger_probability_counts_pairs() -> None:
@@ -284,40 +274,26 @@ def _noisy(fractions: dict[str, float]) -> pd.DataFrame:
     )
 
 
-def test_the_width_is_that_of_straight_lines_between_levels() -> None:
-    fractions = {
-        "clean": 0.0,
-        "noise-0.5": 0.0,
-        "noise-0.75": 0.25,
-        "noise-0.9": 0.75,
-        "noise": 1.0,
-    }
-    (row,) = noise_width(_noisy(fractions)).itertuples()
-    assert row.width_db == pytest.approx(-1.2 + 12.0)  # 10 % at -12 dB, 90 % at -1.2 dB
-    assert row.whole
-    assert row.width_db_low == pytest.approx(row.width_db_high), "all speakers are alike"
+LEVELS = ("clean", "noise-0.5", "noise-0.75", "noise-0.9", "noise")
 
 
-def test_a_width_that_the_levels_do_not_hold_is_a_least_one_without_an_upper_end() -> None:
-    fractions = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.25, "noise-0.9": 0.75}
-    (row,) = noise_width(_noisy(fractions)).itertuples()
-    assert row.width_db == pytest.approx(-3.0 + 12.0)
-    assert not row.whole
-    assert row.width_db_low == pytest.approx(row.width_db)
-    assert np.isinf(row.width_db_high)
-    early = {"clean": 0.0, "noise-0.5": 0.5, "noise-0.75": 0.75, "noise": 1.0}
-    (row,) = noise_width(_noisy(early)).itertuples()
-    assert row.width_db == pytest.approx(-3.0 + 15.0)
-    assert not row.whole
-
-
-def test_answers_that_hardly_ever_go_wrong_have_no_width() -> None:
-    fractions = {"clean": 0.0, "noise-0.5": 0.0, "noise-0.75": 0.0, "noise": 0.0}
-    (row,) = noise_width(_noisy(fractions)).itertuples()
-    assert np.isnan([row.width_db, row.width_db_low, row.width_db_high]).all()
-
-
-def test_candidates_that_come_and_go_count_as_staying() -> None:
-    fractions = {"clean": 0.0, "noise-0.5": 0.25, "noise-0.75": 0.0, "noise-0.9": 0.0, "noise": 1.0}
-    (row,) = noise_width(_noisy(fractions)).itertuples()
-    assert row.width_db == pytest.approx(-3 + 3 * (0.65 / 0.75) + 15)
+@pytest.mark.parametrize(
+    ("fractions", "width", "whole"),
+    [
+        ((0, 0, 0.25, 0.75, 1), 12 - 1.2, True),  # 10 % at -12 dB, 90 % at -1.2 dB
+        ((0, 0.25, 0, 0, 1), 15 - 3 + 3 * (0.65 / 0.75), False),  # what comes and goes stays
+        ((0, 0, 0.25, 0.75), 12 - 3, False),
+        ((0, 0.5, 0.75, None, 1), 15 - 3, False),
+        ((0, 0, 0, None, 0), np.nan, False),
+    ],
+)
+def test_the_width_is_that_of_straight_lines_or_a_least_one_where_the_levels_do_not_hold_it(
+    fractions: tuple[float | None, ...], width: float, whole: bool
+) -> None:
+    levels = zip(LEVELS, fractions, strict=False)
+    (row,) = noise_width(_noisy({n: f for n, f in levels if f is not None})).itertuples()
+    assert row.width_db == pytest.approx(width, nan_ok=True)
+    assert row.width_db_low == pytest.approx(width, nan_ok=True), "all speakers are alike"
+    if not np.isnan(width):
+        assert row.whole == whole
+        assert row.width_db_high == (pytest.approx(width) if whole else np.inf)

@@ -1,8 +1,6 @@
 """Time the kernels beside their rivals: ``python -m companion.benchmarks --device cpu``."""
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -15,7 +13,7 @@ from companion.benchmarks.cases import (
     spectra_case,
     triplet_case,
 )
-from companion.benchmarks.timing import OURS, Case, keep, machine, measured, product_rate
+from companion.benchmarks.timing import OURS, Case, keep, machine, measured, options, product_rate
 from companion.models.loading import choose_device
 
 SHAPES = ((384, 16), (384, 64), (768, 64), (1280, 64))  # Tiny, Tiny, Small, Turbo
@@ -23,13 +21,8 @@ SHAPES = ((384, 16), (384, 64), (768, 64), (1280, 64))  # Tiny, Tiny, Small, Tur
 
 def main() -> None:
     """Run every case, print the ratios, and keep them beside a description of the machine."""
-    parser = argparse.ArgumentParser(prog="python -m companion.benchmarks", description=__doc__)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--repeats", type=int, default=5, help="turns that every way takes")
-    parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
-    arguments = parser.parse_args()
+    arguments = options("companion.benchmarks", __doc__, repeats=5).parse_args()
     device = choose_device(arguments.device)
-    torch.backends.cuda.matmul.allow_tf32 = False
     rate = product_rate(device)
     described = machine(device, rate)
     table = pd.DataFrame()

@@ -1,7 +1,7 @@
 """The cases of the benchmark: Whisper-shaped layers, spectra of an utterance, graphs of tokens."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import partial
 from importlib.util import find_spec
 
 import networkx
@@ -40,46 +40,34 @@ def layer_and_input(
     hidden, context = (
         torch.randn(rows, width, generator=generator).to(device) for rows in (tokens, frames)
     )
-    return _layer(width).to(device=device), hidden, context
-
-
-@cache
-def _layer(width: int) -> Layer:
-    return random_layer(width, width // HEAD_WIDTH)
+    return random_layer(width, width // HEAD_WIDTH).to(device=device), hidden, context
 
 
 def propagator_case(width: int, tokens: int, device: torch.device) -> Case:
     """Exact propagators at every token of one layer, against automatic differentiation."""
-    layer, hidden, context = layer_and_input(width, tokens, FRAMES, device)
+    point = layer_and_input(width, tokens, FRAMES, device)
     whole = width * tokens
     rows = whole if whole <= _LEAST_WHOLE else _ROWS
     every = list(range(tokens)) if whole <= _LEAST_WHOLE else _spaced(tokens, _TOKENS)
     sampled = min(rows, _ROWS)
 
-    def difference() -> float:
-        ours = propagators(layer, hidden, context)[every[-1:]]
-        theirs = cached_jacfwd(layer, hidden, context, every[-1:])
-        return _relative(ours, theirs)
-
     return Case(
         "propagators",
         {"width": width, "tokens": tokens, "frames": FRAMES},
         {
-            OURS: Way(lambda: propagators(layer, hidden, context)),
+            OURS: Way(lambda: propagators(*point)),
             "jacrev, full sequence": Way(
-                lambda: jacrev_rows(layer, hidden, context, rows, _JACREV_CHUNK), rows / whole, 2
+                lambda: jacrev_rows(*point, rows, _JACREV_CHUNK), rows / whole, 2
             ),
             "jacfwd per token, cached keys": Way(
-                lambda: cached_jacfwd(layer, hidden, context, every),
-                len(every) / tokens,
-                2,
+                lambda: cached_jacfwd(*point, every), len(every) / tokens, 2
             ),
             "autograd.functional.jacobian": Way(
-                lambda: autograd_rows(layer, hidden, context, sampled), sampled / whole, 1
+                lambda: autograd_rows(*point, sampled), sampled / whole, 1
             ),
         },
         propagator_operations(width, tokens, FRAMES),
-        difference,
+        lambda: _relative(propagators(*point)[every[-1:]], cached_jacfwd(*point, every[-1:])),
     )
 
 
@@ -164,19 +152,17 @@ def growth_cases(device: torch.device) -> Iterator[Case]:
     }
     for axis, values in steps.items():
         for value in values:
-            yield _growth_case(axis, {**base, axis: value}, device)
+            size = {**base, axis: value}
+            width, tokens, frames, layers = size.values()
+            point = layer_and_input(width, tokens, frames, device)
+            ours = partial(_one_after_the_other, layers, *point)
+            operations = layers * propagator_operations(width, tokens, frames)
+            yield Case(f"growth with {axis}", size, {OURS: Way(ours)}, operations, lambda: 0.0)
 
 
-def _growth_case(axis: str, size: dict[str, int], device: torch.device) -> Case:
-    layer, hidden, context = layer_and_input(size["width"], size["tokens"], size["frames"], device)
-    operations = propagator_operations(size["width"], size["tokens"], size["frames"])
-    return Case(
-        f"growth with {axis}",
-        size,
-        {OURS: Way(lambda: [propagators(layer, hidden, context) for _ in range(size["layers"])])},
-        operations * size["layers"],
-        lambda: 0.0,
-    )
+def _one_after_the_other(layers: int, layer: Layer, hidden: Tensor, context: Tensor) -> None:
+    for _ in range(layers):
+        propagators(layer, hidden, context)
 
 
 def propagator_operations(width: int, tokens: int, frames: int) -> float:

@@ -4,7 +4,7 @@ On OpenAI's weights and the embedded corpus, clean and in Hell, where openai-whi
 together until its longest text has ended.
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 import whisper
-from tqdm import tqdm
 from whisper import DecodingOptions, DecodingResult
 
-from companion.benchmarks.timing import OURS, Case, Way, keep, machine, measured, product_rate
+from companion.benchmarks.timing import OURS, Case, Way, measured, of_openai, options, time_models
 from companion.measurement.run import spread
 from companion.measurement.settings import SpectralSettings
 from companion.measurement.spectra import spectral_rows
-from companion.models.loading import choose_device, load
 from companion.models.openai_model import OpenAIModel
 from companion.models.rules import OPENAI, Rule
 from companion.speech.corpus import find_utterances, read_wave
@@ -31,31 +29,20 @@ LIBRARY = "openai-whisper, decoding alone"
 
 
 def main() -> None:
-    """Time every model, print the ratios, and keep them beside a description of the machine."""
-    parser = argparse.ArgumentParser(
-        prog="python -m companion.benchmarks.measuring", description=__doc__
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--models", nargs="+", default=["tiny.en", "base"])
+    """Time every model under clean speech alone, and under both conditions."""
+    parser = options("companion.benchmarks.measuring", __doc__, repeats=3)
+    parser.add_argument("--models", nargs="+", help="tiny.en and base by default")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--batch", type=int, default=16, help="utterances, all at once")
-    parser.add_argument("--repeats", type=int, default=3, help="turns that either way takes")
-    parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    described = machine(device, product_rate(device))
-    batch = stressed_speech(arguments.corpus, arguments.batch)
-    tables = []
-    for name in tqdm(arguments.models, desc=str(device), unit="model"):
-        model = load(name, Path("data/ladder"), device)
-        if not isinstance(model, OpenAIModel):
-            raise SystemExit(f"error: {name} is no model of openai-whisper; name one of its own")
-        for conditions in (CONDITIONS[:1], CONDITIONS):
-            chosen = {each: batch[each] for each in conditions}
-            tables.append(measured(measuring_case(model, chosen), arguments.repeats, device))
-            table = pd.concat(tables, ignore_index=True)
-            keep(table, described, arguments.output / f"measuring-{device.type}")
-    print(table.to_string(index=False, float_format="{:.3g}".format))
+    time_models(parser, "measuring", lambda _: ("tiny.en", "base"), _timed)
+
+
+def _timed(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
+    model, batch = of_openai(name, device), stressed_speech(arguments.corpus, arguments.batch)
+    chosen = [{each: batch[each] for each in names} for names in (CONDITIONS[:1], CONDITIONS)]
+    return pd.concat(
+        measured(measuring_case(model, each), arguments.repeats, device) for each in chosen
+    )
 
 
 def in_memory(model: str, conditions: tuple[str, ...], decoding: Rule) -> SpectralSettings:

@@ -3,23 +3,21 @@
 On random weights, so its transcripts mean nothing: throughput and memory, never science.
 """
 
-import argparse
 import resource
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 from whisper.model import ModelDimensions
 
 from companion.benchmarks.measuring import in_memory
-from companion.benchmarks.timing import OURS, Case, Way, keep, machine, measured, product_rate
+from companion.benchmarks.timing import OURS, Case, Way, measured, options, time_models
 from companion.measurement.spectra import spectral_rows
 from companion.models.decoding import transcribe
-from companion.models.loading import choose_device
 from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
@@ -70,25 +68,17 @@ SIZES = {
 
 
 def main() -> None:
-    """Time every size, print what it costs, and keep it beside a description of the machine."""
-    parser = argparse.ArgumentParser(
-        prog="python -m companion.benchmarks.throughput", description=__doc__
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    """Time every size."""
+    parser = options("companion.benchmarks.throughput", __doc__, repeats=3)
     parser.add_argument("--models", nargs="+", choices=list(SIZES), help="tiny on a CPU, else all")
     parser.add_argument("--batch", type=int, default=8, help="utterances at once")
-    parser.add_argument("--repeats", type=int, default=3, help="turns that every way takes")
-    parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    names = arguments.models or (["tiny"] if device.type == "cpu" else list(SIZES))
-    described = machine(device, product_rate(device))
-    rows = []
-    for name in tqdm(names, desc=str(device), unit="model"):
-        rows.append(throughput(name, arguments.batch, arguments.repeats, device))
-        table = pd.DataFrame(rows)
-        keep(table, described, arguments.output / f"throughput-{device.type}")  # not to be lost
-    print(table.to_string(index=False, float_format="{:.3g}".format))
+    time_models(
+        parser, "throughput", lambda device: ["tiny"] if device.type == "cpu" else list(SIZES), _row
+    )
+
+
+def _row(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
+    return pd.DataFrame([throughput(name, arguments.batch, arguments.repeats, device)])
 
 
 def throughput(
@@ -105,25 +95,14 @@ def throughput(
     mixtures = list(_speech(batch))
     waves = [mixture.wave for mixture in mixtures]
     settings = in_memory(name, ("clean",), UNRESTRICTED)
-    decoding = measured(
-        Case(
-            "measuring",
-            {},
-            {
-                OURS: Way(lambda: spectral_rows(model, {"clean": mixtures}, settings)),
-                "plain": Way(lambda: transcribe(model, waves, UNRESTRICTED)),
-            },
-            operations=0,
-            difference=lambda: 0.0,
-        ),
-        repeats,
-        device,
-    ).set_index("way")
-    exact = measured(
-        Case("propagators", {}, {OURS: Way(_propagators(model, mixtures))}, 0, lambda: 0.0),
-        repeats,
-        device,
-    ).set_index("way")
+    ways = {
+        OURS: Way(lambda: spectral_rows(model, {"clean": mixtures}, settings)),
+        "plain": Way(lambda: transcribe(model, waves, UNRESTRICTED)),
+    }
+    decoding, exact = (
+        measured(Case("", {}, each, 0, lambda: 0.0), repeats, device).set_index("way")
+        for each in (ways, {OURS: Way(_propagators(model, mixtures))})
+    )
     taken, plain = decoding["median"][OURS], decoding["median"]["plain"]
     peak = max(decoding.peak_bytes.max(), exact.peak_bytes.max())
     return {
@@ -151,7 +130,7 @@ def _speech(count: int) -> Iterator[Mixture]:
         yield Mixture.of(Utterance(f"{i}-1-0000", str(i), "A WORD", Path(f"{i}.flac")), wave)
 
 
-def _propagators(model: OpenAIModel, mixtures: Sequence[Mixture]):  # type: ignore[no-untyped-def]
+def _propagators(model: OpenAIModel, mixtures: Sequence[Mixture]) -> Callable[[], None]:
     features = model.features([mixtures[0].wave])
     streams = residual_streams(model, features, list(range(TOKENS)))
     layers = [as_layer(layer.layer) for layer in model.layers]

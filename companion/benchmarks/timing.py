@@ -1,15 +1,22 @@
 """Time several ways to one result in turns, so that what slows the machine slows all of them."""
 
+import argparse
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
+
+from companion.measurement.store import whole_or_absent
+from companion.models.loading import choose_device, load
+from companion.models.openai_model import OpenAIModel
 
 OURS = "ours"
 _SHORT = 1.0  # seconds
@@ -66,28 +73,16 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
             peaks[name] = max(peaks[name], peak)
             if turn:  # the first call warms up
                 seconds[name].append(taken / way.fraction)
-    frame = pd.DataFrame(
-        [
-            {
-                "case": case.name,
-                **case.size,
-                "way": name,
-                "median": pd.Series(taken).median(),
-                "low": pd.Series(taken).quantile(0.25),
-                "high": pd.Series(taken).quantile(0.75),
-                "repeats": len(taken),
-                "extrapolated_from": case.ways[name].fraction,
-                "peak_bytes": peaks[name],
-            }
-            for name, taken in seconds.items()
-        ]
-    )
-    ours = frame.loc[frame.way == OURS, "median"].iloc[0]
-    return frame.assign(
-        ratio=frame["median"] / ours,
-        operations=case.operations,
-        difference=case.difference(),
-    )
+    rows = []
+    for name, each in seconds.items():
+        low, median, high = np.percentile(each, [25, 50, 75])
+        rows.append(
+            {"case": case.name, **case.size, "way": name, "median": median, "low": low,
+             "high": high, "repeats": len(each), "extrapolated_from": case.ways[name].fraction,
+             "peak_bytes": peaks[name], "ratio": median / np.median(seconds[OURS]),
+             "operations": case.operations}
+        )  # fmt: skip
+    return pd.DataFrame(rows).assign(difference=case.difference())
 
 
 def product_rate(device: torch.device, size: int = 2048, repeats: int = 9) -> float:
@@ -126,9 +121,46 @@ def machine(device: torch.device, rate: float) -> dict[str, object]:
 
 def keep(table: pd.DataFrame, described: dict[str, object], stem: Path) -> None:
     """Write a table and the machine that it was timed on to stem.csv and stem.json, each whole."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    _replace(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
-    _replace(stem.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
+    csv = table.to_csv(index=False, lineterminator="\n")
+    for end, text in ((".csv", csv), (".json", json.dumps(described, indent=1) + "\n")):
+        with whole_or_absent(stem.with_suffix(end)) as place:
+            place.write_text(text)
+
+
+def options(module: str, about: str | None, repeats: int) -> argparse.ArgumentParser:
+    """What every command of the benchmarks can be told."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--repeats", type=int, default=repeats, help="turns that every way takes")
+    parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
+    return parser
+
+
+def time_models(
+    parser: argparse.ArgumentParser,
+    stem: str,
+    names: Callable[[torch.device], Sequence[str]],
+    timed: Callable[[str, argparse.Namespace, torch.device], pd.DataFrame],
+) -> None:
+    """Time every model, print the table, and keep it beside a description of the machine.
+
+    ``names``: the models where the command names none; ``timed``: a model's rows.
+    """
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    described, table = machine(device, product_rate(device)), pd.DataFrame()
+    for name in tqdm(arguments.models or names(device), desc=str(device), unit="model"):
+        table = pd.concat([table, timed(name, arguments, device)], ignore_index=True)
+        keep(table, described, arguments.output / f"{stem}-{device.type}")  # timed is not lost
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+
+
+def of_openai(name: str, device: torch.device) -> OpenAIModel:
+    """A model of openai-whisper; SystemExit for another's."""
+    model = load(name, Path("data/ladder"), device)
+    if not isinstance(model, OpenAIModel):
+        raise SystemExit(f"error: {name} is no model of openai-whisper; name one of its own")
+    return model
 
 
 def _processor() -> str:
@@ -139,9 +171,3 @@ def _processor() -> str:
         )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

@@ -43,10 +43,15 @@ from companion.claims.numbers import (
     with_bounds,
 )
 from companion.claims.rules import ABOVE, BELOW, Part, Row, claim_verdict, reason
-from companion.measurement.contest_schema import EVERYDAY_CHANGES
-from companion.measurement.contest_schema import WHOLE as WHOLE_TEXT
-from companion.measurement.dynamics_schemas import CENTRED_DISTANCE, DISTANCE
-from companion.measurement.schemas import INITIALISED, SPECTRUM, UNPAIRED
+from companion.measurement.schemas import (
+    CENTRED_DISTANCE,
+    DISTANCE,
+    EVERYDAY_CHANGES,
+    INITIALISED,
+    SPECTRUM,
+    UNPAIRED,
+)
+from companion.measurement.schemas import WHOLE as WHOLE_TEXT
 from companion.models.capture import COMPONENTS
 from companion.results.effects import FIRST_ROWS, MATCHED, RAW, size_of
 from companion.results.intervals import (

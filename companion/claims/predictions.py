@@ -28,8 +28,7 @@ from companion.claims.measured import (
 )
 from companion.claims.numbers import NotMeasured, Number, Read, Tables, average, cell
 from companion.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
-from companion.measurement.dynamics_schemas import DISTANCE
-from companion.measurement.schemas import SPECTRUM
+from companion.measurement.schemas import DISTANCE, SPECTRUM
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.effects import FIRST_ROWS

@@ -10,11 +10,26 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from companion.contest.contestants import Contestant, contestants, monitor, rival, with_rival
-from companion.contest.fitting import Logistic, best_threshold, probabilities
+from companion.contest.contestants import (
+    Contestant,
+    Logistic,
+    best_threshold,
+    contestants,
+    falls_back,
+    is_silent,
+    monitor,
+    rival,
+    with_rival,
+)
 from companion.contest.outcomes import INVENTED, WORDLESS
-from companion.measurement.contest_schema import EVERYDAY_CHANGES, REPEATED, ROOM_TONE, WHOLE
-from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
+from companion.measurement.schemas import (
+    EVERYDAY_CHANGES,
+    NONSPEECH,
+    REFERENCE_CONDITION,
+    REPEATED,
+    ROOM_TONE,
+    WHOLE,
+)
 from companion.results.intervals import (
     NOTHING,
     interval,
@@ -150,7 +165,7 @@ def fitted_elsewhere(one: Contestant, rows: pd.DataFrame, fit: pd.DataFrame) -> 
         ranks[own] = ordered(values[own])
         thresholds[own] = best_threshold(ordered(seen[train]), target[train])
         odds = model.log_odds(values[own])
-        risks[own] = probabilities(odds)
+        risks[own] = expit(odds)
         if values.shape[1] == 1 and one.direction * np.sign(model.weights[0]) < 0:
             risks[own] = np.where(np.isnan(odds), np.nan, target[train].mean())
     return Fitted(ranks, thresholds, risks)
@@ -218,31 +233,25 @@ def _scored(
 ) -> dict[str, object]:
     target, undefined = rows.target.to_numpy(), np.isnan(own.ranks)
     counts = {"invented": int(target.sum()), "others": int((~target).sum())}
-    row: dict[str, object] = {**counts, "undefined": int(undefined.sum())}
-    enough = min(counts.values()) >= LEAST
+    lost, rivals, fused = (_losing(each.ranks, target) for each in (own, base, together))
     auroc = gain = NOTHING
-    if enough:
+    if (least := min(counts.values())) >= LEAST:
         speakers = rows.speaker.to_numpy()
-        lost, rivals, fused = (_losing(e.ranks, target) for e in (own, base, together))
-        auroc = interval(
-            partial(_auroc, values=lost, target=target), speakers, 1.0, min(counts.values())
-        )
-        gain = interval(
-            lambda w: _auroc(w, fused, target) - _auroc(w, rivals, target), speakers
-        )  # fmt: skip
-    row |= interval_columns("auroc", auroc) | interval_columns("gain", gain)
-    row["average_precision"] = average_precision(_losing(own.ranks, target), target)
-    row |= _at(np.where(undefined, ~target, own.ranks >= own.thresholds), target, "")
-    if one.rule is not None:
-        row |= _at(one.rule(rows), target, "default_")
+        score = partial(larger_probability, group=target)
+        auroc = interval(partial(score, values=lost), speakers, 1.0, least)
+        gain = interval(lambda w: score(w, values=fused) - score(w, values=rivals), speakers)
     risks, fractions = own.risks[~undefined], target[~undefined]
-    row["calibration"] = float(risks.mean() - fractions.mean()) if len(risks) else np.nan
-    row["brier"] = float(np.mean((risks - fractions) ** 2)) if len(risks) else np.nan
-    return row
-
-
-def _auroc(weights: np.ndarray, values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return larger_probability(weights, values, target)
+    return {
+        **counts,
+        "undefined": int(undefined.sum()),
+        **interval_columns("auroc", auroc),
+        **interval_columns("gain", gain),
+        "average_precision": average_precision(lost, target),
+        **_at(np.where(undefined, ~target, own.ranks >= own.thresholds), target, ""),
+        **(_at(one.rule(rows), target, "default_") if one.rule is not None else {}),
+        "calibration": float(risks.mean() - fractions.mean()) if len(risks) else np.nan,
+        "brier": float(np.mean((risks - fractions) ** 2)) if len(risks) else np.nan,
+    }
 
 
 def _losing(values: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -285,23 +294,20 @@ def false_alarms(rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
     table = []
     for group, seen in _by_model(rows, fit):
         own, train = texts(group), texts(seen)
-        places = {name: (own.condition == name).to_numpy() for name in HONEST}
-        clean = (own.condition == REFERENCE_CONDITION).to_numpy()
-        short = (own.seconds < SHORT).to_numpy()
+        clean = own.condition == REFERENCE_CONDITION
+        places = {"clean": clean, "very short": clean & (own.seconds < SHORT)}
+        places |= {name: own.condition == name for name in HONEST}
         for one in contestants(train):
             fits = fitted_elsewhere(one, own, train)
             alarms = ~(fits.ranks < fits.thresholds)
-            rule = one.rule(own) if one.rule is not None else None
-            for condition, where in {"clean": clean, "very short": clean & short, **places}.items():
-                honest = where & ~own.target.to_numpy() & one.measured(own)
-                if not honest.any():
-                    continue
-                row = {"model": own.model.iloc[0], "contestant": one.name, "family": one.family}
-                row |= {"condition": condition, "texts": int(honest.sum())}
-                row["alarms"] = 100 * float(alarms[honest].mean())
-                defaults = rule[honest] if rule is not None else np.array([])
-                row["default"] = 100 * float(defaults.mean()) if len(defaults) else np.nan
-                table.append(row)
+            default = one.rule(own) if one.rule is not None else np.full(len(own), np.nan)
+            for condition, where in places.items():
+                honest = where.to_numpy() & ~own.target.to_numpy() & one.measured(own)
+                if honest.any():
+                    row = {"model": own.model.iloc[0], "contestant": one.name, "family": one.family}
+                    row |= {"condition": condition, "texts": int(honest.sum())}
+                    row["alarms"] = 100 * float(alarms[honest].mean())
+                    table.append(row | {"default": 100 * float(default[honest].mean())})
     return pd.DataFrame(table)
 
 
@@ -364,17 +370,12 @@ def guard(rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rules(rows: pd.DataFrame, fit: pd.DataFrame) -> dict[str, np.ndarray]:
-    silent = rows.no_speech_probability > NO_SPEECH
     fits = fitted_elsewhere(monitor(), rows, fit)
     found = {
         "none": np.zeros(len(rows), bool),
-        "transcribe's silence": (silent & (rows.average_log_probability < CONFIDENT)).to_numpy(),
-        "transcribe's fallback": next(
-            each.rule(rows)
-            for each in contestants(fit)
-            if each.name == "transcribe's fallback" and each.rule
-        ),
-        "no-speech probability": silent.to_numpy(),
+        "transcribe's silence": is_silent(rows).to_numpy(),
+        "transcribe's fallback": falls_back(rows).to_numpy(),
+        "no-speech probability": (rows.no_speech_probability > NO_SPEECH).to_numpy(),
     }
     if VOICE in rows:
         found["silero-vad"] = (rows[VOICE] == 0).to_numpy()
@@ -382,14 +383,12 @@ def _rules(rows: pd.DataFrame, fit: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _dropped(rows: pd.DataFrame, alarms: np.ndarray) -> dict[str, float]:
-    minutes, reference_words = rows.seconds.sum() / 60, rows.reference_words.sum()
-    edits = np.where(alarms, rows.reference_words, rows.wer * rows.reference_words).sum()
+    minutes, said = rows.seconds.sum() / 60, rows.reference_words
+    edits = np.where(alarms, said, rows.wer * said).sum()
     return {
         "texts": len(rows),
         "worded": 100 * float(((rows.transcript_words > 0) & ~alarms).mean()),
         "invented_per_minute": float(rows.invented[~alarms].sum() / minutes),
-        "deleted_per_minute": float(
-            np.where(alarms, rows.reference_words, rows.deleted).sum() / minutes
-        ),
-        "wer": 100 * float(edits / reference_words) if reference_words else np.nan,
+        "deleted_per_minute": float(np.where(alarms, said, rows.deleted).sum() / minutes),
+        "wer": 100 * float(edits / said.sum()) if said.sum() else np.nan,
     }

@@ -5,10 +5,59 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from companion.measurement.contest_schema import HEADS, WHOLE
+from companion.measurement.schemas import HEADS, WHOLE
 from spectral.monitor import FEATURES, FIRST, MEANS
 from spectral.whisper import COMPONENTS
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Log-odds ``bias + (x - means) @ weights`` of features x (texts, features).
+
+    weights: by unit of the feature. A text with a NaN has NaN log-odds.
+    """
+
+    means: np.ndarray
+    weights: np.ndarray
+    bias: float
+
+    @classmethod
+    def fit(cls, values: np.ndarray, target: np.ndarray) -> "Logistic":
+        """Of values (texts, features) and a target (texts,); texts with a NaN are left out.
+
+        Of standardised features with C = 1. Raises ValueError where either side of the target has
+        no text left.
+        """
+        there = np.isfinite(values).all(1)
+        values, wanted = values[there], target[there]
+        if not 0 < wanted.sum() < len(wanted):
+            raise ValueError(
+                f"{int(wanted.sum())} of {len(wanted)} texts are invented; fit on texts of both "
+                "kinds, more stress or less of it"
+            )
+        scaler = StandardScaler().fit(values)
+        found = LogisticRegression(tol=1e-8, max_iter=10_000)
+        found.fit(scaler.transform(values), wanted)
+        return cls(scaler.mean_, found.coef_[0] / scaler.scale_, float(found.intercept_[0]))
+
+    def log_odds(self, values: np.ndarray) -> np.ndarray:
+        """Of values (texts, features): (texts,)."""
+        return np.asarray((values - self.means) @ self.weights + self.bias)
+
+
+def best_threshold(values: np.ndarray, target: np.ndarray) -> float:
+    """The value from which on F1 is the largest; texts without one are wrong anyway."""
+    there = np.isfinite(values)
+    order = np.argsort(-values[there], kind="stable")
+    hits = np.cumsum(target[there][order])
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + target.sum())
+    ends = np.append(np.diff(values[there][order]) < 0, True)  # equal values go together
+    best = int(np.argmax(np.where(ends, f1, -1)))
+    return float(values[there][order][best])
+
 
 LOG_PROBABILITY, LENGTH = "log-probability", "tokens"
 _TITLES = ("heads: lookback", "heads: entropy of cross-attention", "heads: heard")
@@ -51,6 +100,20 @@ def log_probability(rows: pd.DataFrame) -> pd.Series:
     return rows.average_log_probability.where(rows.prefix == WHOLE, rows.log_probability)
 
 
+def is_silent(rows: pd.DataFrame) -> pd.Series:
+    """transcribe() writes nothing for a window that is likely silent and improbable as a text."""
+    return (rows.no_speech_probability > 0.6) & (log_probability(rows) < -1)
+
+
+def falls_back(rows: pd.DataFrame) -> pd.Series:
+    """transcribe() decodes again, or drops as silent, a text that is improbable or repetitive.
+
+    Of its three thresholds that of no speech decides which of both, and nothing else: it counts
+    only below the threshold of the log-probability.
+    """
+    return (rows.compression_ratio > 2.4) | (log_probability(rows) < -1)
+
+
 def contestants(rows: pd.DataFrame) -> list[Contestant]:
     """All that can be fitted on these rows; the readings of a beginning are of its tokens alone.
 
@@ -64,9 +127,12 @@ def contestants(rows: pd.DataFrame) -> list[Contestant]:
         ),
         _column("compression ratio", "built in", "compression_ratio", 1, lambda x: x > 2.4),
         _column("no-speech probability", "built in", "no_speech_probability", 1, lambda x: x > 0.6),
-        Contestant("transcribe's fallback", "built in", _fallback, _falls_back, 1),
-        Contestant("transcribe's silence", "built in", _silence, _is_silent, 1),
-        Contestant("whisper.cpp's entropy", "built in", _repetition, _is_repetitive, 1),
+        _rule("transcribe's fallback", falls_back),
+        _rule("transcribe's silence", is_silent),
+        Contestant(
+            "whisper.cpp's entropy", "built in", lambda r: _matrix(-r.token_entropy),
+            lambda r: ((_count(r) > _ENTROPY_TOKENS) & (r.token_entropy < 2.4)).to_numpy(), 1,
+        ),
         _column("forbidden mass, first step", "confidence", "forbidden_first", 1),
         _column("forbidden mass, mean", "confidence", "forbidden_mean", 1),
         _column("entropy of tokens", "confidence", "entropy", 1),
@@ -126,6 +192,17 @@ def rival() -> Contestant:
     )  # fmt: skip
 
 
+def _rule(name: str, alarms: Callable[[pd.DataFrame], pd.Series]) -> Contestant:
+    """A rule by itself, which has no score but whether it alarms."""
+    return Contestant(
+        name,
+        "built in",
+        lambda rows: _matrix(alarms(rows)),
+        lambda rows: alarms(rows).to_numpy(),
+        1,
+    )
+
+
 def _column(
     name: str,
     family: str,
@@ -159,15 +236,20 @@ def _matrix(column: pd.Series) -> np.ndarray:
     return np.asarray(column.to_numpy(float)[:, None])
 
 
+def _count(rows: pd.DataFrame) -> pd.Series:
+    """The number of tokens, of a text or of its beginning."""
+    return rows.tokens.where(rows.prefix == WHOLE, rows.prefix)
+
+
 def _log_length(rows: pd.DataFrame) -> pd.Series:
     """Of the number of tokens, at least one."""
-    return np.log(rows.tokens.where(rows.prefix == WHOLE, rows.prefix).clip(lower=1))
+    return np.log(_count(rows).clip(lower=1))
 
 
 def _heads(name: str, columns: tuple[str, ...]) -> Contestant:
     """Of every head; NaN in rows from before heads were measured."""
     return Contestant(
-        f"{name}", "attention",
+        name, "attention",
         lambda rows: np.column_stack([_stacked(rows[each]) for each in columns]),
         later=columns[0],
     )  # fmt: skip
@@ -179,36 +261,3 @@ def _stacked(lists: pd.Series) -> np.ndarray:
     width = len(lists[there].iloc[0]) if there.any() else 1
     missing = np.full(width, np.nan)
     return np.stack([each if has else missing for each, has in zip(lists, there, strict=True)])
-
-
-def _silence(rows: pd.DataFrame) -> np.ndarray:
-    """transcribe() writes nothing for a window that is likely silent and improbable as a text."""
-    silent = (rows.no_speech_probability > 0.6) & (log_probability(rows) < -1)
-    return _matrix(silent.astype(float))
-
-
-def _is_silent(rows: pd.DataFrame) -> np.ndarray:
-    return np.asarray(_silence(rows)[:, 0] > 0)
-
-
-def _fallback(rows: pd.DataFrame) -> np.ndarray:
-    """transcribe() decodes again, or drops as silent, a text that is improbable or repetitive.
-
-    Of its three thresholds that of no speech decides which of both, and nothing else: it counts
-    only below the threshold of the log-probability.
-    """
-    bad = (rows.compression_ratio > 2.4) | (log_probability(rows) < -1)
-    return _matrix(bad.astype(float))
-
-
-def _falls_back(rows: pd.DataFrame) -> np.ndarray:
-    return np.asarray(_fallback(rows)[:, 0] > 0)
-
-
-def _repetition(rows: pd.DataFrame) -> np.ndarray:
-    return _matrix(-rows.token_entropy)
-
-
-def _is_repetitive(rows: pd.DataFrame) -> np.ndarray:
-    count = rows.tokens.where(rows.prefix == WHOLE, rows.prefix)
-    return np.asarray((count > _ENTROPY_TOKENS) & (rows.token_entropy < 2.4))

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from companion.contest.contest import LEAST, parted, texts
-from companion.contest.contestants import CHOSEN, in_decades, monitor
-from companion.contest.fitting import Logistic
-from companion.measurement.contest_schema import STEPS
+from companion.contest.contestants import CHOSEN, Logistic, in_decades, monitor
+from companion.measurement.schemas import STEPS
 from spectral.monitor import Score
 
 QUIET = 0.05

@@ -4,7 +4,6 @@ Nothing that a model computes goes in, so that what a model computes can be test
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
@@ -51,52 +50,32 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
         return Kind.EMPTY  # where nobody speaks either, and "." is no word
     if found is Outcome.FRAGMENT:
         return Kind.MISHEARD
-    reference_words, transcript_words = (
-        normalise(references[0]),
-        normalise(without_annotations(transcript)),
-    )
+    said, written = normalise(references[0]), normalise(without_annotations(transcript))
     repeated = found is Outcome.LOOP and is_loop(references[0])
-    kept = repeated and len(transcript_words.split()) <= len(reference_words.split())
-    if kept and said_fraction(references, transcript_words) >= FRAGMENT_FRACTION:
+    kept = repeated and len(written.split()) <= len(said.split())
+    if kept and said_fraction(references, written) >= FRAGMENT_FRACTION:
         return Kind.MISHEARD
     doubted = found is Outcome.INVENTION or repeated
-    if (
-        doubted
-        and reference_words
-        and jiwer.cer(reference_words, transcript_words) <= MISHEARD_ERROR
-    ):
+    if doubted and said and jiwer.cer(said, written) <= MISHEARD_ERROR:
         return Kind.MISHEARD
     return Kind(found.value)
 
 
-@dataclass(frozen=True)
-class Words:
-    """Words of a transcript: how many were said, written, invented and deleted."""
+def count_words(references: Sequence[str], transcript: str) -> dict[str, int]:
+    """Words by column: ``reference_words``, ``transcript_words``, ``invented``, ``deleted``.
 
-    reference_words: int
-    transcript_words: int
-    invented: int
-    deleted: int
-
-
-def count_words(references: Sequence[str], transcript: str) -> Words:
-    """Count words after Whisper's English normaliser, brackets left out.
-
-    Invented: substituted or inserted in the alignment of least edits with the reference that
-    leaves the fewest of them, whoever's it is. Deleted: substituted or left out of the target's.
-    A word that stands for another is both.
+    After Whisper's English normaliser, brackets left out. Invented: substituted or inserted in the
+    alignment of least edits with the reference that leaves the fewest of them, whoever's it is.
+    Deleted: substituted or left out of the target's. A word that stands for another is both.
     """
-    transcript_words = normalise(without_annotations(transcript))
-    aligned = [
-        jiwer.process_words(normalise(reference), transcript_words) for reference in references
-    ]
-    target = aligned[0]
-    return Words(
-        reference_words=len(normalise(references[0]).split()),
-        transcript_words=len(transcript_words.split()),
-        invented=min(each.substitutions + each.insertions for each in aligned),
-        deleted=target.substitutions + target.deletions,
-    )
+    written = normalise(without_annotations(transcript))
+    aligned = [jiwer.process_words(normalise(reference), written) for reference in references]
+    return {
+        "reference_words": len(normalise(references[0]).split()),
+        "transcript_words": len(written.split()),
+        "invented": min(each.substitutions + each.insertions for each in aligned),
+        "deleted": aligned[0].substitutions + aligned[0].deletions,
+    }
 
 
 def by_segment(reference: str, segments: Sequence[str]) -> list[str]:

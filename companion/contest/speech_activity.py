@@ -9,10 +9,11 @@ environment.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,30 +22,44 @@ import yaml
 from tqdm import tqdm
 
 from companion.measurement.contest import ContestSettings, all_conditions
-from companion.measurement.keys import speech_digest
+from companion.measurement.keys import read_meta, speech_digest
 from companion.measurement.run import batches, stressed
+from companion.measurement.schemas import schema
 from companion.measurement.store import write
 from companion.measurement.texts import Row
 from companion.speech.corpus import SAMPLE_RATE, find_utterances
 from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Speakers
 
-VOICE = pa.schema(
-    [
-        ("utterance", pa.string()),
-        ("condition", pa.string()),
-        ("speech_mean", pa.float32()),
-        ("speech_fraction", pa.float32()),
-        ("speech_most", pa.float32()),
-    ]
+VOICE = schema(
+    "utterance", "condition", "speech_mean", "speech_fraction", "speech_most", numbers=pa.float32()
 )
 """Of the probabilities of speech of a sound's frames of 32 ms: mean, share above 0.5, largest."""
 
+WINDOW_SAMPLES = 30 * SAMPLE_RATE
+"""Whisper's window of 30 s."""
+
+
+def sound(rows: Path, corpus: Path, utterance: str, condition: str) -> Mixture:
+    """What one row was measured on, sample for sample, from the speech itself.
+
+    Raises ValueError where the rows' parameters have no such utterance or condition.
+    """
+    values: dict[str, Any] = dict(read_meta(rows)["key"]["parameters"])
+    values |= {"ladder": corpus, "corpus": corpus, "output": rows, "device": "cpu"}
+    settings = ContestSettings(**values)
+    speech = find_utterances(settings.corpus).utterances
+    own = [each for each in speech if each.id == utterance]
+    batch, _ = stressed(own, Speakers(speech), settings)
+    for names, mixtures in all_conditions(WINDOW_SAMPLES, batch, settings):
+        for mixture in mixtures:
+            if in_turn(names, utterance, settings.seed) == condition:
+                return mixture
+    raise ValueError(f"{rows}: no {condition!r} of {utterance!r}; take a row's own")
+
+
 KINDS = ("contest", "fitting", "recordings")
 """Measured by which sections."""
-
-WINDOW_SAMPLES = 30 * SAMPLE_RATE
-"""Whisper's window."""
 
 
 def voice_rows(settings: ContestSettings) -> Iterator[Row]:
@@ -55,7 +70,7 @@ def voice_rows(settings: ContestSettings) -> Iterator[Row]:
     groups = [*batches(corpus.utterances, settings), clips.utterances]
     for group in tqdm([group for group in groups if group]):
         batch, _ = stressed(group, speakers, settings)
-        for names, mixtures in _every(batch, settings):
+        for names, mixtures in all_conditions(WINDOW_SAMPLES, batch, settings):
             for mixture in mixtures:
                 with torch.inference_mode():
                     found = detector.audio_forward(torch.from_numpy(mixture.wave), sr=SAMPLE_RATE)
@@ -67,12 +82,6 @@ def voice_rows(settings: ContestSettings) -> Iterator[Row]:
                     "speech_fraction": float((chances > 0.5).mean()),
                     "speech_most": float(chances.max()),
                 }
-
-
-def _every(
-    batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
-) -> Iterator[tuple[str, Sequence[Mixture]]]:
-    return all_conditions(WINDOW_SAMPLES, batch, settings, settings.windows)
 
 
 def main() -> None:
@@ -97,12 +106,8 @@ def main() -> None:
         heard += [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
         parameters[kind] = {k: v for k, v in settings.plain().items() if k != "model"}
         rows += voice_rows(settings)
-    meta = {
-        "kind": "voice",
-        "speech": speech_digest(heard),
-        "detector": version("silero-vad"),
-        "parameters": parameters,
-    }
+    meta = {"kind": "voice", "speech": speech_digest(heard), "parameters": parameters}
+    meta["detector"] = version("silero-vad")
     write(rows, arguments.output, meta, VOICE)
     print(arguments.output)
 

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from companion.contest.contest import fitted_elsewhere, quiet_threshold, texts
-from companion.contest.contestants import CHOSEN, monitor
-from companion.contest.fitting import Logistic
-from companion.measurement.contest_schema import CONTEST
+from companion.contest.contestants import CHOSEN, Logistic, monitor
+from companion.measurement.schemas import CONTEST
 from companion.measurement.store import read, read_meta
 from companion.models.loading import choose_device, load
 from companion.models.view import SpeechModel

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.special import expit
 
-from companion.contest.fitting import probabilities
 from companion.contest.leads import step_values, weighed
 from companion.figures.style import PAGE
 from spectral.monitor import Score
@@ -27,7 +27,7 @@ def risk_curves(rows: Sequence[pd.Series], score: Score) -> Figure:
     )
     for ax, row in zip(axes[:, 0], rows, strict=True):
         risks, so_far = (
-            probabilities(model.log_odds(step_values(row, window)))[:_MOST]
+            expit(model.log_odds(step_values(row, window)))[:_MOST]
             for window in (score.window, None)
         )
         for curve, width, name in ((risks, 1.2, "of the last tokens"), (so_far, 0.6, "so far")):

@@ -21,20 +21,8 @@ _ROUNDING = 1e-9  # by so much may an alignment, computed from unit vectors, exc
 def growing_dimensions(matrix: Tensor) -> Tensor:
     """Number of eigenvalues of (W + W') / 2 above one: dimensions in which |h| grows along W.
 
-    In float32, and again in float64 where that leaves a doubt.
-
-    Args:
-        matrix: Shape ``(*batch, width, width)``.
-
-    Returns:
-        Shape ``(*batch,)``, int64.
-
-    Raises:
-        ValueError: As :func:`spectral.unstable_dimensions`.
-
-    Example:
-        >>> growing_dimensions(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
-        tensor(1)
+    In float32, and again in float64 where that leaves a doubt. matrix (*batch, width, width) ->
+    (*batch,), int64. Raises ValueError as :func:`spectral.unstable_dimensions`.
     """
     return count_above(matrix, 1.0, lambda matrix: torch.linalg.eigvalsh((matrix + matrix.mT) / 2))
 
@@ -149,7 +137,7 @@ def stationary_rates(
         sigma_1: The largest singular value of every layer, of a shape that broadcasts with the
             others'.
         alignment: kappa of successive layers, of either sign.
-        gap: xi of every layer.
+        singular_value_ratio: xi of every layer.
 
     Returns:
         Two tensors of the common shape, float64.

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from companion.measurement.choices import FORCED, POOLED, TEXT, WHOLE
-from companion.measurement.contest_schema import WHOLE as WHOLE_TEXT
 from companion.measurement.pooling import MATCHED
 from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.measurement.schemas import WHOLE as WHOLE_TEXT
 
 _ROUNDING = 1e-9
 

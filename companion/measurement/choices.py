@@ -17,12 +17,18 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from companion.measurement.nulls import forced_pair
-from companion.measurement.observables import kept_lengths, largest, spectra_of
 from companion.measurement.readings import MODES, layer_mean_columns
 from companion.measurement.schemas import CHOICES, REFERENCE_CONDITION
 from companion.measurement.settings import Settings
-from companion.measurement.spectra import Decoded, Side, decode, of_schema
-from companion.measurement.texts import Batch, Row
+from companion.measurement.spectra import (
+    Decoded,
+    Side,
+    decode,
+    kept_lengths,
+    largest,
+    spectra_of,
+)
+from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import COMPONENTS
 from companion.models.view import SpeechModel
 

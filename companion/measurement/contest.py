@@ -9,19 +9,28 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Protocol
+from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from companion.contest.outcomes import count_words, kind_of
-from companion.measurement.attention import head_columns
-from companion.measurement.contest_schema import CONTEST, HEADS, REPEATED, ROOM_TONE, STEPS, WHOLE
-from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.measurement.settings import ListeningSettings, Positive
+from companion.measurement.controls import generator
+from companion.measurement.schemas import (
+    CONTEST,
+    HEADS,
+    REFERENCE_CONDITION,
+    REPEATED,
+    ROOM_TONE,
+    STEPS,
+    WHOLE,
+)
+from companion.measurement.settings import Above0, ListeningSettings, Positive
 from companion.measurement.spectra import Decoded, decode_heard
-from companion.measurement.texts import Row
+from companion.measurement.texts import Batch, Row, names_of, of_schema
 from companion.measurement.warnings import first_wrong_token, prefix_observables, words_begun
 from companion.models.capture import COMPONENTS, HIDDEN_STATE
 from companion.models.decoding import Heard, Transcript, hear
@@ -33,7 +42,10 @@ from companion.stress.conditions import in_turn
 from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
 from companion.stress.inputs import pink_noise
 from companion.stress.mixture import Mixture, digest, rms
+from companion.stress.scoring import wer
+from spectral.jacobians.layers import Attention, normalised
 from spectral.spectra import effective_rank
+from spectral.whisper import as_layer
 
 LAST_TOKENS = 32
 """whisper.cpp's: of so many tokens, the last, it takes the entropy of how often each occurs."""
@@ -66,21 +78,14 @@ class ContestSettings(ListeningSettings):
     window: Annotated[int, 2]
     room_tone: float | tuple[float, ...]
     repeats: Positive
-    epsilon: float
+    epsilon: Above0
     windows: Positive = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.room_tone, Sequence):
-            object.__setattr__(self, "room_tone", tuple(self.room_tone))
 
 
 @torch.inference_mode()
-def contest_rows(
-    model: SpeechModel, batch: Mapping[str, Sequence[Mixture]], settings: ContestSettings
-) -> list[Row]:
+def contest_rows(model: SpeechModel, batch: Batch, settings: ContestSettings) -> list[Row]:
     """All rows of a batch; a text of n tokens or fewer has none of its first n."""
-    conditions = all_conditions(model.window_samples, batch, settings, settings.windows)
+    conditions = all_conditions(model.window_samples, batch, settings)
     every = [(names, mixture) for names, mixtures in conditions for mixture in mixtures]
     rows: list[Row] = []
     for start in range(0, len(every), _AT_ONCE):
@@ -88,65 +93,39 @@ def contest_rows(
         mixtures = [mixture for _, mixture in part]
         heard = hear(model, [mixture.wave for mixture in mixtures])
         decoded = decode_heard(model, mixtures, heard, settings.rule)
-        inside = _Inside(model, decoded, heard, [mixture.wave.size for mixture in mixtures])
-        for i, (names, mixture) in enumerate(part):
-            wrong = first_wrong_token(model, mixture.target.reference, decoded.transcripts[i])
-            shared = _shared(decoded, i, mixture)
+        texts = _texts(model, decoded, heard, [each.wave.size for each in mixtures], settings)
+        for text, (names, mixture) in zip(texts, part, strict=True):
+            shared = told(model, mixture, text.transcript) | sound_levels(mixture.wave)
+            reference = mixture.target.reference
+            shared["first_wrong"] = first_wrong_token(model, reference, text.transcript)
             shared["condition"] = in_turn(names, mixture.target.id, settings.seed)
-            shared["first_wrong"] = wrong
-            text = _Text(model, inside, i, decoded.transcripts[i], settings)
-            count = len(decoded.transcripts[i].tokens)
+            count = len(text.transcript.tokens)
             for prefix in (WHOLE, *(n for n in settings.prefixes if n < count)):
-                numbers = text.numbers(prefix or count, settings)
-                steps = text.steps() if prefix == WHOLE else dict.fromkeys((*STEPS, "word_starts"))
+                numbers = _numbers(model, text, prefix or count, settings.epsilon)
+                steps = dict.fromkeys((*STEPS, "word_starts")) if prefix else _steps(model, text)
                 rows.append(shared | numbers | steps | {"prefix": prefix})
-    return [{name: row[name] for name in CONTEST.names} for row in rows]
-
-
-class Honest(Protocol):
-    """Settings with the conditions that are made of clean speech."""
-
-    @property
-    def seed(self) -> int:
-        """Of what is drawn."""
-
-    @property
-    def room_tone(self) -> float | tuple[float, ...]:
-        """Seconds, one or several in turn."""
-
-    @property
-    def repeats(self) -> int:
-        """How often an utterance is said at most."""
+    return list(of_schema(CONTEST, rows))
 
 
 def all_conditions(
-    window_samples: int,
-    batch: Mapping[str, Sequence[Mixture]],
-    settings: Honest,
-    windows: int = 1,
+    window_samples: int, batch: Batch, settings: ContestSettings
 ) -> Iterator[tuple[str, Sequence[Mixture]]]:
-    """The mixtures of a batch by condition, those that are made of clean speech among them.
-
-    An utterance is said as often as fits into one of the model's windows, or into ``windows``.
-    """
+    """The mixtures of a batch by condition, those that are made of clean speech among them."""
     yield from batch.items()
     clean = batch.get(REFERENCE_CONDITION, ())
     seed, tones = settings.seed, settings.room_tone
     lengths = tones if isinstance(tones, Sequence) else (tones,)
     if clean and lengths:
         seconds = [lengths[_drawn(seed, each, ROOM_TONE, len(lengths))] for each in clean]
-        yield (
-            ROOM_TONE,
-            [
-                _with_room_tone(each, round(length * SAMPLE_RATE), seed)
-                for each, length in zip(clean, seconds, strict=True)
-            ],
-        )
-    room = [window_samples * (1 + _drawn(seed, each, REPEATED, windows)) for each in clean]
-    times = [
-        min(settings.repeats, n // each.wave.size) for each, n in zip(clean, room, strict=True)
-    ]
-    again = [_again(each, n) for each, n in zip(clean, times, strict=True) if n > 1]
+        pairs = zip(clean, seconds, strict=True)
+        yield ROOM_TONE, [_with_room_tone(each, length, seed) for each, length in pairs]
+    again = []
+    for each in clean:
+        room = window_samples * (1 + _drawn(seed, each, REPEATED, settings.windows))
+        times = min(settings.repeats, room // each.wave.size)
+        if times > 1:
+            said = replace(each.target, reference=" ".join([each.target.reference] * times))
+            again.append(Mixture.of(said, np.tile(each.wave, times)))
     if again:
         yield REPEATED, again
 
@@ -155,35 +134,29 @@ def _drawn(seed: int, mixture: Mixture, what: str, count: int) -> int:
     return int.from_bytes(digest(seed, mixture.target.id, what)) % count
 
 
-def _with_room_tone(mixture: Mixture, samples: int, seed: int) -> Mixture:
-    """The wave, then pink noise of a quiet room until it has so many samples."""
-    state = int.from_bytes(digest(seed, mixture.target.id, ROOM_TONE))
-    rest = max(samples - mixture.wave.size, 0)
-    noise = ROOM_LEVEL * pink_noise(rest, np.random.Generator(np.random.PCG64(state)))
+def _with_room_tone(mixture: Mixture, seconds: float, seed: int) -> Mixture:
+    """The wave, then pink noise of a quiet room until it is so long."""
+    rest = max(round(seconds * SAMPLE_RATE) - mixture.wave.size, 0)
+    noise = ROOM_LEVEL * pink_noise(rest, generator(seed, mixture.target.id, ROOM_TONE))
     return mixture.after(ROOM_TONE, np.concatenate([mixture.wave, noise]))
 
 
-def _again(mixture: Mixture, times: int) -> Mixture:
-    reference = " ".join([mixture.target.reference] * times)
-    return Mixture.of(replace(mixture.target, reference=reference), np.tile(mixture.wave, times))
-
-
-def _shared(decoded: Decoded, i: int, mixture: Mixture) -> Row:
-    """What is known of a transcript as a whole, and of the sound."""
-    text, transcript = decoded.texts[i], decoded.transcripts[i]
+def told(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+    """What became of a sound, judged from its text, and what decoding says of it as a whole."""
     references = mixture.references
     return {
-        **{name: text[name] for name in ("model", "parameters", "utterance", "speaker")},
-        **{name: text[name] for name in ("reference", "transcript", "wer", "finished")},
+        **names_of(model, mixture, transcript),
         "kind": str(kind_of(references, transcript.text)),
-        **vars(count_words(references, transcript.text)),
+        **count_words(references, transcript.text),
+        "wer": wer(references[0], transcript.text),
+        "finished": transcript.finished,
         "tokens": len(transcript.tokens),
         "windows": len(transcript.windows),
         "seconds": mixture.wave.size / SAMPLE_RATE,
         "no_speech_probability": transcript.no_speech_probability,
         "forbidden_first": transcript.forbidden_mass,
         "average_log_probability": transcript.average_log_probability,
-        **sound_levels(mixture.wave),
+        "compression_ratio": transcript.compression_ratio,
     }
 
 
@@ -200,111 +173,91 @@ def sound_levels(wave: np.ndarray) -> dict[str, float]:
     return {"level_db": 20 * math.log10(rms(wave)), "level_range_db": float(high - low)}
 
 
-class _Inside:
-    """What went on inside while a batch was written, of the rows that predict its texts.
-
-    rows: by component (batch, layers, T, width), and of the last layer's output (batch, T, width).
-    diagonals: see ``_laplacian``, (batch, layers, heads, T). heads: by name of ``HEADS``, what
-    each token's attention looks at, a tensor (layers, heads, T) for every text.
-    """
-
-    def __init__(
-        self, model: SpeechModel, decoded: Decoded, heard: Heard, samples: Sequence[int]
-    ) -> None:
-        texts, recording = decoded.transcripts, decoded.recording
-        self.rows = {kind: recording.text_rows(kind, texts)[0] for kind in COMPONENTS}
-        self.states = recording.text_rows(HIDDEN_STATE, texts)[0][:, -1]
-        counts = [len(text.tokens) for text in texts]
-        longest = max(counts)
-        self.diagonals = self.states.new_zeros(
-            len(texts), len(model.layers), model.heads, longest, dtype=torch.float64
-        )
-        prompted = torch.zeros_like(self.diagonals)
-        for layer in range(len(model.layers)):
-            weights = recording.attention(texts, layer)
-            for i, count in enumerate(counts):
-                self.diagonals[i, layer, :, :count] = _laplacian(weights[i], count)
-                prompted[i, layer, :, :count] = 1 - weights[i, :, :count, :count].sum(-1)
-        before = recording.text_rows(HIDDEN_STATE, texts)[0]  # what the queries are made of
-        before = before - self.rows["ffn"] - self.rows["cross_attention"]
-        columns = head_columns(model, before, texts, heard, samples)
-        self.heads = {HEADS[0]: list(prompted), **dict(zip(HEADS[1:], columns, strict=True))}
-
-
+@dataclass(frozen=True)
 class _Text:
-    """One transcript and what went on while it was written, token by token."""
+    """One transcript of T tokens, and what went on while it was written, token by token."""
 
-    def __init__(
-        self,
-        model: SpeechModel,
-        inside: _Inside,
-        i: int,
-        transcript: Transcript,
-        settings: ContestSettings,
-    ) -> None:
-        self._model, self.transcript = model, transcript
+    transcript: Transcript
+    rows: Mapping[str, Tensor]  # by component, (layers, T, width)
+    states: Tensor  # of the last layer's output, (T, width)
+    columns: Mapping[str, Tensor]  # of ``token_columns``, (T,)
+    laplacian: Tensor  # see ``_laplacian``, (layers, heads, T)
+    heads: Mapping[str, Tensor]  # by name of ``HEADS``, (layers, heads, T)
+
+
+def _texts(
+    model: SpeechModel, decoded: Decoded, heard: Heard, samples: Sequence[int],
+    settings: ContestSettings,
+) -> Iterator[_Text]:  # fmt: skip
+    transcripts, recording = decoded.transcripts, decoded.recording
+    parts = {kind: decoded.activations(kind) for kind in COMPONENTS}
+    states = decoded.activations(HIDDEN_STATE)
+    looked: list[list[Tensor]] = [[] for _ in transcripts]
+    for layer in range(len(model.layers)):
+        weights = recording.attention(transcripts, layer)
+        for own, found, count in zip(weights, looked, decoded.lengths.tolist(), strict=True):
+            text = own[:, :count, :count]
+            found.append(torch.stack([_laplacian(text), 1 - text.sum(-1)]).double())
+    before = states - parts["ffn"] - parts["cross_attention"]  # what the queries are made of
+    columns = head_columns(model, before, transcripts, heard, samples)
+    for i, (transcript, found, *heads) in enumerate(
+        zip(transcripts, looked, *columns, strict=True)
+    ):
         count = len(transcript.tokens)
-        self._rows = {kind: rows[i, :, :count] for kind, rows in inside.rows.items()}
-        self._states = inside.states[i, :count]
-        self._diagonals = inside.diagonals[i]
-        self._heads = {name: texts[i] for name, texts in inside.heads.items()}
-        self._confidence = token_confidences(model, self._states, transcript, settings.rule)
-        self._sliding = {
-            kind: sliding_observables(rows, settings.window) for kind, rows in self._rows.items()
-        }
-
-    def steps(self) -> Row:
-        """What every token shows, and the token with which each word begins."""
-        begun = [*words_begun(self._model, self.transcript)]
-        words = range(begun[-1] if begun else 0)
-        return {
-            "step_entropy": self._confidence["entropy"].tolist(),
-            "step_n_eff": self._sliding["cross_attention"]["n_eff"].tolist(),
-            "word_starts": [
-                next(i for i, count in enumerate(begun) if count > word) for word in words
-            ],
-        }
-
-    def numbers(self, count: int, settings: ContestSettings) -> Row:
-        """What the first ``count`` tokens show; NaN of none, and of spectra of fewer than three."""
-        tokens = self.transcript.tokens[:count]
-        reference_words = self._model.text(tokens)
-        sure = {name: column[:count] for name, column in self._confidence.items()}
-        empty = not count
-        found: Row = {
-            "log_probability": _mean(sure["log_probability"]),
-            "least_log_probability": math.nan if empty else sure["log_probability"].min().item(),
-            "free_log_probability": _mean(sure["free_log_probability"]),
-            "entropy": _mean(sure["entropy"]),
-            "forbidden_mean": _mean(sure["forbidden"]),
-            "compression_ratio": compression_ratio(reference_words),
-            "token_entropy": repetition_entropy(tokens),
-            "characters": len(reference_words),
-            "laplacian": _means_of_largest(self._diagonals[:, :, :count], LARGEST),
-            "state": [0.0] * DIRECTIONS,
-        }
-        for name, column in self._heads.items():
-            means = column[..., :count].mean(-1).flatten()
-            found[name] = means.tolist() if not empty else [0.0] * len(means)
-        if not empty:
-            mean = self._states[:count].double().mean(0)
-            found["state"] = (mean.cpu() @ directions(len(mean))).tolist()
-        for component in COMPONENTS:
-            numbers = _spectral(self._rows[component][:, :count], settings.epsilon)
-            found |= {f"{component}_{name}": value for name, value in numbers}
-            for name, column in self._sliding[component].items():
-                found[f"{component}_window_{name}"] = _mean(column[:count])
-        return found
+        rows = {kind: part[i, :, :count] for kind, part in parts.items()}
+        last = states[i, -1, :count]
+        laplacian, prompted = torch.stack(found, 1)
+        each = token_columns(model, last, rows, transcript, settings.rule, settings.window)
+        named = dict(zip(HEADS, (prompted, *heads), strict=True))
+        yield _Text(transcript, rows, last, each, laplacian, named)
 
 
-def _spectral(rows: Tensor, epsilon: float) -> Iterator[tuple[str, float]]:
-    """Names and numbers of one component's rows (layers, tokens, width), means over layers."""
-    names = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
-    if rows.shape[1] < _LEAST_ROWS:
-        yield from ((name, math.nan) for name in names)
-    else:
-        numbers, _ = prefix_observables(rows[None], rows.shape[1], epsilon)
-        yield from ((name, numbers[name].item()) for name in names)
+def _steps(model: SpeechModel, text: _Text) -> Row:
+    """What every token shows, and the token with which each word begins."""
+    begun = [*words_begun(model, text.transcript)]
+    words = range(begun[-1] if begun else 0)
+    return {
+        "step_entropy": text.columns["entropy"].tolist(),
+        "step_n_eff": text.columns["cross_attention_window_n_eff"].tolist(),
+        "word_starts": [next(i for i, count in enumerate(begun) if count > word) for word in words],
+    }
+
+
+def _numbers(model: SpeechModel, text: _Text, count: int, epsilon: float) -> Row:
+    """What the first ``count`` tokens show; NaN of none, and of spectra of fewer than three."""
+    tokens = text.transcript.tokens[:count]
+    written = model.text(tokens)
+    sure = text.columns["log_probability"][:count]
+    found: Row = {
+        **{name: mean(column[:count]) for name, column in text.columns.items()},
+        "least_log_probability": sure.min().item() if count else math.nan,
+        "compression_ratio": compression_ratio(written),
+        "token_entropy": repetition_entropy(tokens),
+        "characters": len(written),
+        "laplacian": _means_of_largest(text.laplacian[:, :, :count], LARGEST),
+        **{name: _means(column, count).flatten().tolist() for name, column in text.heads.items()},
+    }
+    state = _means(text.states.double().mT, count).cpu()
+    found["state"] = (state @ directions(len(state))).tolist()
+    for component, rows in text.rows.items():
+        names = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
+        spectra = dict.fromkeys(names, torch.tensor([math.nan]))
+        if count >= _LEAST_ROWS:
+            spectra, _ = prefix_observables(rows[None], count, epsilon)
+        found |= {f"{component}_{name}": value.item() for name, value in spectra.items()}
+    return found
+
+
+def token_columns(
+    model: SpeechModel, states: Tensor, rows: Mapping[str, Tensor], transcript: Transcript,
+    rule: Rule, window: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """``token_confidences``, and ``sliding_observables`` of all components: (tokens,) float64."""
+    columns = token_confidences(model, states, transcript, rule)
+    for component, own in rows.items():
+        sliding = sliding_observables(own, window)
+        columns |= {f"{component}_window_{name}": column for name, column in sliding.items()}
+    return columns
 
 
 def sliding_observables(rows: Tensor, window: int) -> dict[str, Tensor]:
@@ -333,7 +286,7 @@ def token_confidences(
     """What the last layer's states (tokens, width) say at each token: (tokens,) float64 each.
 
     In nats: log_probability of the token among those that the rule allows, free_log_probability
-    among all, entropy of all; forbidden: the probability of what ``openai`` forbids at that step.
+    among all, entropy of all; forbidden_mean: the probability of what ``openai`` forbids then.
     """
     tokens = torch.tensor(transcript.tokens, dtype=torch.long, device=states.device)
     scores = model.logits(states).double().log_softmax(-1)
@@ -353,7 +306,7 @@ def token_confidences(
         "log_probability": free - allowed,
         "free_log_probability": free,
         "entropy": -(scores.exp() * scores).sum(-1),
-        "forbidden": mass,
+        "forbidden_mean": mass,
     }
 
 
@@ -370,15 +323,57 @@ def directions(width: int) -> Tensor:
     return draw.double() / math.sqrt(width)
 
 
-def _laplacian(attention: Tensor, count: int) -> Tensor:
-    """The eigenvalues of the attention's Laplacian by head and token: (heads, T), float64.
+def head_columns(
+    model: SpeechModel,
+    before: Tensor,
+    transcripts: Sequence[Transcript],
+    heard: Heard,
+    samples: Sequence[int],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of cross-attention by text, layer, head and token, two tensors (layers, heads, T) a text.
+
+    The first: the entropy in nats over the encoder's positions; the second: the fraction that is
+    on positions in which there is sound, which padding follows. before: the residual stream before
+    cross-attention, (batch, layers, T, width); samples: of each wave.
+    """
+    parts = [as_layer(layer.layer).cross_attention for layer in model.layers]
+    found, window = [], 0
+    for i, text in enumerate(transcripts):
+        looked, edges = [], [0, *text.breaks, len(text.tokens)]
+        for which, (start, stop) in enumerate(pairwise(edges)):
+            context = heard.context[window + which]
+            left = min(samples[i] - which * model.window_samples, model.window_samples)
+            real = math.ceil(left / model.window_samples * len(context))
+            pairs = zip(parts, before[i, :, start:stop], strict=True)
+            layers = [_looks_at(part, own, context, real) for part, own in pairs if part]
+            looked.append(torch.stack(layers, 1))
+        window += heard.windows[i]
+        found.append(torch.cat(looked, 3))
+    return [one[0] for one in found], [one[1] for one in found]
+
+
+def _looks_at(part: Attention, rows: Tensor, context: Tensor, real: int) -> Tensor:
+    """Entropy and fraction on the first ``real`` positions: (2, heads, tokens)."""
+    query, key = (
+        torch.unflatten(linear(source, weight, bias), -1, (part.heads, -1)).transpose(0, 1)
+        for source, weight, bias in (
+            (normalised(part.norm, rows), part.query_weight, part.query_bias),
+            (context, part.key_weight, part.key_bias),
+        )
+    )
+    fractions = ((query * part.scale) @ key.mT).softmax(-1)
+    entropy = -torch.xlogy(fractions, fractions).sum(-1)
+    return torch.stack([entropy, fractions[..., :real].sum(-1)])
+
+
+def _laplacian(attention: Tensor) -> Tensor:
+    """The eigenvalues of the attention's (heads, T, T) Laplacian by head and token: (heads, T).
 
     Attention is causal, so that L = D - A is triangular and they are its diagonal: what later
     tokens give to token i on average, itself among them, less what it gives to itself.
     """
-    weights = attention[:, :count, :count]
-    after = torch.arange(count, 0, -1, device=weights.device)
-    return weights.sum(1) / after - weights.diagonal(dim1=-2, dim2=-1)
+    after = torch.arange(attention.shape[-1], 0, -1, device=attention.device)
+    return attention.sum(1) / after - attention.diagonal(dim1=-2, dim2=-1)
 
 
 def _means_of_largest(values: Tensor, count: int) -> list[float]:
@@ -393,5 +388,11 @@ def _means_of_largest(values: Tensor, count: int) -> list[float]:
     return found
 
 
-def _mean(values: Tensor) -> float:
+def _means(values: Tensor, count: int) -> Tensor:
+    """Means over the first ``count`` tokens, which come last; zeros of none."""
+    return values[..., :count].mean(-1) if count else values.new_zeros(values.shape[:-1])
+
+
+def mean(values: Tensor) -> float:
+    """Of (tokens,); NaN of none."""
     return float(values.mean()) if len(values) else math.nan

@@ -5,15 +5,16 @@ All utterances are compared with each other, so they make one batch.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from companion.measurement.controls import random_control
-from companion.measurement.dynamics_schemas import (
+from companion.measurement.controls import generator, random_control
+from companion.measurement.schemas import (
     CENTRED_DISTANCE,
     CHANCE,
     CROSS_ATTENTION,
@@ -22,22 +23,25 @@ from companion.measurement.dynamics_schemas import (
     ENCODER,
     INPUT,
     OWN,
+    RANDOM,
     RANK,
     READOUT,
     SWAPPED_AUDIO,
+    TRAINED,
 )
-from companion.measurement.probes import linear_probe, majority
-from companion.measurement.schemas import RANDOM, TRAINED
 from companion.measurement.settings import DynamicsSettings
-from companion.measurement.surrogates import generator
 from companion.measurement.texts import Batch, Row
 from companion.models.decoding import Transcript, transcribe
 from companion.models.rules import Rule, recorded
 from companion.models.states import TOGETHER, States, states, text_of
 from companion.models.view import SpeechModel
+from companion.speech.corpus import Utterance
 from companion.stress.mixture import Mixture
 from spectral._validation import as_float64, require_finite
 from spectral.spectra import effective_rank, eigenvalues
+
+RIDGE = 1e-2
+"""The penalty, in units of the number of training rows: features have variance one."""
 
 _STAGES = {INPUT: "features", ENCODER: "encoder", DECODER: "decoder"}
 
@@ -46,32 +50,25 @@ _STAGES = {INPUT: "features", ENCODER: "encoder", DECODER: "decoder"}
 class Group:
     """The utterances that are compared, each with a partner by another speaker."""
 
-    names: tuple[str, ...]
-    speakers: tuple[str, ...]
-    references: tuple[str, ...]
-    partners: tuple[int, ...]  # every utterance is partner once; empty where there is none
+    utterances: Sequence[Utterance]
+    partners: Sequence[int]  # every utterance is partner once; empty where there is none
 
-    @classmethod
-    def of(cls, mixtures: Sequence[Mixture], seed: int) -> "Group":
-        """Partners by the seed; none where one speaker has more than half of the utterances."""
-        targets = [mixture.target for mixture in mixtures]
-        speakers = tuple(target.speaker for target in targets)
-        references = tuple(target.reference for target in targets)
-        return cls(
-            tuple(target.id for target in targets), speakers, references, partners(speakers, seed)
-        )
+    @property
+    def speakers(self) -> list[str]:
+        """Of every utterance."""
+        return [utterance.speaker for utterance in self.utterances]
 
     def row(self, i: int, quantity: str, stage: str, layer: int, **columns: object) -> Row:
         """One row of an utterance; ``columns`` are the others, where they are not as usual."""
         return {
-            "utterance": self.names[i], "speaker": self.speakers[i], "quantity": quantity,
-            "stage": stage, "layer": layer, "step": 0, "partner": "", "audio": OWN,
-            "without": math.nan, **columns,
+            "utterance": self.utterances[i].id, "speaker": self.utterances[i].speaker,
+            "quantity": quantity, "stage": stage, "layer": layer, "step": 0, "partner": "",
+            "audio": OWN, "without": math.nan, **columns,
         }  # fmt: skip
 
     def partner_of(self, i: int) -> str:
         """The name of an utterance's partner."""
-        return self.names[self.partners[i]]
+        return self.utterances[self.partners[i]].id
 
 
 def partners(speakers: Sequence[str], seed: int) -> tuple[int, ...]:
@@ -92,37 +89,17 @@ def partners(speakers: Sequence[str], seed: int) -> tuple[int, ...]:
     return tuple(partner_of[i] for i in range(count))
 
 
-@dataclass(frozen=True)
-class _Said:
-    """The utterances that can be compared, and what the trained model wrote of them."""
-
-    batch: Batch
-    texts: Mapping[str, Sequence[Transcript]]
-
-
 def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> list[Row]:
     """All rows of the utterances of a batch; the randomly initialised control is fed the model's
     own tokens.
 
     An utterance is left out whose audio takes more than one window in some condition, of which
     nothing is written there, or whose reference the model cannot write. Fewer speakers than there
-    are folds have no rows. Raises ValueError where memory does not suffice: half of the
-    utterances would be another measurement.
+    are folds, or one with more than half of the utterances, have no rows. Raises ValueError where
+    memory does not suffice: half of the utterances would be another measurement.
     """
     try:
-        said = _said(model, batch, settings)
-        group = Group.of(next(iter(said.batch.values())), settings.seed)
-        if not group.partners or len(set(group.speakers)) < settings.folds:
-            return []
-        networks = {TRAINED: model, RANDOM: random_control(settings, model.device)}
-        return [
-            {"model": model.name, "parameters": model.parameters}
-            | {"network": name, "condition": condition}
-            | row
-            for name, network in networks.items()
-            for condition in said.batch
-            for row in _network_rows(network, said, condition, group, settings)
-        ]
+        return list(_all_rows(model, batch, settings))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ValueError(
             f"{model.name}: not enough memory for the states of {settings.utterances} utterances; "
@@ -130,18 +107,33 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
         ) from error
 
 
-def _said(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> _Said:
+def _all_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> Iterator[Row]:
     texts = {name: _written(model, side, recorded(settings.rule)) for name, side in batch.items()}
+    targets = [mixture.target for mixture in next(iter(batch.values()))]
     keep = [
         i
-        for i, mixture in enumerate(next(iter(batch.values())))
-        if _readable(model, mixture.target.reference)
+        for i, target in enumerate(targets)
+        if _readable(model, target.reference)
         and all(side[i].tokens and not side[i].breaks for side in texts.values())
     ]
-    return _Said(
-        {name: [side[i] for i in keep] for name, side in batch.items()},
-        {name: [side[i] for i in keep] for name, side in texts.items()},
-    )
+    utterances = [targets[i] for i in keep]
+    group = Group(utterances, partners([each.speaker for each in utterances], settings.seed))
+    if not group.partners or len({*group.speakers}) < settings.folds:
+        return
+    # the same utterances under every condition, so that ranks are of as many rows
+    least = [min(len(side[i].tokens) for side in texts.values()) for i in keep]
+    networks = {TRAINED: model, RANDOM: random_control(settings, model.device)}
+    for (name, network), condition in product(networks.items(), batch):
+        waves = [batch[condition][i].wave for i in keep]
+        seen = states(network, waves, [texts[condition][i] for i in keep])
+        shared: Row = {"model": model.name, "parameters": model.parameters}
+        shared |= {"network": name, "condition": condition}
+        for row in chain(
+            _distance_rows(seen, group, settings.steps),
+            _rank_rows(seen, group, settings.steps, least),
+            _probe_rows(network, waves, group, settings.folds),
+        ):
+            yield shared | row
 
 
 def _readable(model: SpeechModel, reference: str) -> bool:
@@ -158,32 +150,30 @@ def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> lis
     return [text for i in starts for text in transcribe(model, waves[i : i + TOGETHER], rule)]
 
 
-def _network_rows(
-    network: SpeechModel, said: _Said, condition: str, group: Group, settings: DynamicsSettings
-) -> Iterator[Row]:
-    waves = [mixture.wave for mixture in said.batch[condition]]
-    seen = states(network, waves, said.texts[condition])
-    # the same utterances under every condition, so that ranks are of as many rows
-    least = [min(len(side[i].tokens) for side in said.texts.values()) for i in range(len(waves))]
-    yield from _distance_rows(seen, group, settings.steps)
-    yield from _rank_rows(seen, group, settings.steps, least)
-    yield from _probe_rows(network, waves, group, settings.folds)
-
-
 def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -> Iterator[Row]:
-    """Each utterance and its partner, at every stage; the last decoder layer step by step too."""
+    """Each utterance and its partner, at every stage; the last decoder layer step by step too.
+
+    Layers count from 1, and the input is layer 0; step 0 is the root mean square over all.
+    """
     for stage, attribute in _STAGES.items():
         paths = [getattr(states_of, attribute) for states_of in seen]
         usual = sorted(path.shape[1] for path in paths)[len(paths) // 2]
         paths = [path[:, :usual] for path in paths]
-        centred = centre(paths)
-        for i, partner in enumerate(group.partners):
-            for quantity, these in ((DISTANCE, paths), (CENTRED_DISTANCE, centred)):
-                for layer, step, count, value in _pair(these[i], these[partner], stage, steps):
-                    yield group.row(
-                        i, quantity, stage, layer, step=step, count=count, value=value,
-                        partner=group.partner_of(i),
-                    )  # fmt: skip
+        kinds = {DISTANCE: paths, CENTRED_DISTANCE: centre(paths)}
+        for (i, partner), quantity in product(enumerate(group.partners), kinds):
+            pair = kinds[quantity][i], kinds[quantity][partner]
+            count = min(path.shape[1] for path in pair)
+            apart = relative_distances(*(path[:, :count] for path in pair))
+            whole = apart.square().mean(-1).sqrt().tolist()
+            found = [(layer, 0, count, x) for layer, x in enumerate(whole, stage != INPUT)]
+            for step in steps if stage == DECODER else ():
+                if step <= count:
+                    found.append((len(apart), step, 1, apart[-1, step - 1].item()))
+            for layer, step, positions, value in found:
+                yield group.row(
+                    i, quantity, stage, int(layer), step=step, count=positions, value=value,
+                    partner=group.partner_of(i),
+                )  # fmt: skip
 
 
 def centre(paths: Sequence[Tensor]) -> list[Tensor]:
@@ -192,40 +182,22 @@ def centre(paths: Sequence[Tensor]) -> list[Tensor]:
     return [path.double() - mean for path in paths]
 
 
-def _pair(
-    first: Tensor, second: Tensor, stage: str, steps: Sequence[int]
-) -> Iterator[tuple[int, int, int, float]]:
-    """Layer from 1, step (0 for all), number of positions, and distance; the input has layer 0."""
-    count = min(first.shape[1], second.shape[1])
-    apart = relative_distances(first[:, :count], second[:, :count])
-    for i, whole in enumerate(apart.square().mean(-1).sqrt().tolist()):
-        yield (0 if stage == INPUT else i + 1), 0, count, whole
-    if stage == DECODER:
-        for step in steps:
-            if step <= count:
-                yield len(apart), step, 1, apart[-1, step - 1].item()
-
-
 def _rank_rows(
     seen: Sequence[States], group: Group, steps: Sequence[int], least: Sequence[int]
 ) -> Iterator[Row]:
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
         paths = [getattr(states_of, attribute).double() for states_of in seen]
-        everyone = list(range(len(paths)))
-        kept = {0: (everyone, torch.stack([path.mean(1) for path in paths], 1))}
-        for step in steps if stage == DECODER else ():
-            there = [i for i in everyone if least[i] >= step]
-            if there:
-                kept[step] = there, torch.stack([paths[i][:, step - 1] for i in there], 1)
-        for step, (there, rows) in kept.items():
+        for step in (0, *(steps if stage == DECODER else ())):
+            there = [i for i, count in enumerate(least) if count >= step]
             speakers = [group.speakers[i] for i in there]
-            if len(set(speakers)) < 2:
+            if len({*speakers}) < 2:
                 continue
-            for i, whole, without in ranks_without(rows, speakers):
+            chosen = [paths[i][:, step - 1] if step else paths[i].mean(1) for i in there]
+            for i, whole, without in ranks_without(torch.stack(chosen, 1), speakers):
                 for layer, (value, rest) in enumerate(zip(whole, without, strict=True)):
                     yield group.row(
-                        there[i], RANK, stage, 0 if stage == INPUT else layer + 1, step=step,
+                        there[i], RANK, stage, layer + (stage != INPUT), step=step,
                         count=len(there), value=value, without=rest,
                     )  # fmt: skip
 
@@ -251,7 +223,7 @@ def _probe_rows(
     The network is given every reference with its own audio, or with the partner's. A probe is
     fitted to the speakers of all other folds, under the same condition and audio.
     """
-    texts = [text_of(network.encode_text(reference.lower())) for reference in group.references]
+    texts = [text_of(network.encode_text(u.reference.lower())) for u in group.utterances]
     labels = torch.tensor([token for text in texts for token in text.tokens])
     lengths = [len(text.tokens) for text in texts]
     fold_of = {name: i % folds for i, name in enumerate(sorted(set(group.speakers)))}
@@ -284,21 +256,9 @@ def relative_distances(first: Tensor, second: Tensor) -> Tensor:
     The root mean square of d_t over positions is their distance as a whole: 0 where they are equal,
     :math:`\sqrt 2` where they are orthogonal, 2 where they are opposite. Unchanged by a common
     factor and by a common rotation; a common offset brings states closer, so subtract what all
-    states share where that is not meant. O(T D).
-
-    Args:
-        first: Shape ``(*batch, positions, width)``, finite.
-        second: The same shape.
-
-    Returns:
-        Shape ``(*batch, positions)``, float64. 0 where both sequences are zero.
-
-    Raises:
-        ValueError: For other shapes, a dtype that is not floating, NaN or infinity.
-
-    Example:
-        >>> relative_distances(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
-        tensor([1.4142], dtype=torch.float64)
+    states share where that is not meant. Both (*batch, positions, width) and finite -> (*batch,
+    positions), float64, 0 where both are zero. Raises ValueError for other shapes, a dtype that is
+    not floating, NaN or infinity.
     """
     shape = "(*batch, positions, width)"
     a, b = as_float64(first, "first", shape), as_float64(second, "second", shape)
@@ -312,3 +272,56 @@ def relative_distances(first: Tensor, second: Tensor) -> Tensor:
     square = (a.square().sum(-1) + b.square().sum(-1)).mean(-1) / 2
     apart = (a - b).norm(dim=-1)
     return torch.where(square[..., None] > 0, apart / square[..., None].sqrt(), 0.0)
+
+
+def linear_probe(features: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
+    r"""Labels predicted for each fold by a linear probe that was fitted to all the others.
+
+    Features are scaled to mean 0 and variance 1 over the training rows; the weights minimise
+
+    .. math:: |X W - Y|^2 + 10^{-2} N |W|^2
+
+    with Y the labels as indicator columns less their means, and the largest score decides (Hastie,
+    Tibshirani & Friedman 2009, sec. 4.2, with a penalty). N D^2 + D^3 operations per fold. Features
+    are finite, (rows, width); labels, folds and what is returned are (rows,), int64. Raises
+    ValueError for NaN, infinity, or one fold only.
+    """
+    rows = as_float64(features, "features", "(rows, width)")
+    require_finite(rows, "features", "leave out the rows that are not real")
+
+    def predict(train: Tensor, test: Tensor) -> Tensor:
+        known, column = torch.unique(labels[train], return_inverse=True)
+        mean, deviation = rows[train].mean(0), rows[train].std(0, correction=0)
+        scale = deviation.where(deviation > 0, 1.0)
+        x = (rows[train] - mean) / scale
+        y = torch.nn.functional.one_hot(column, len(known)).to(x.dtype)
+        fraction = y.mean(0)
+        penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        weights = torch.linalg.solve(x.mT @ x + penalty, x.mT @ (y - fraction))
+        return known[((rows[test] - mean) / scale @ weights + fraction).argmax(-1)]
+
+    return _by_fold(predict, labels, folds)
+
+
+def majority(labels: Tensor, folds: Tensor) -> Tensor:
+    """The chance of :func:`linear_probe`: the most frequent label of all other folds.
+
+    All (rows,), int64; of equally frequent labels the smallest. Raises ValueError for one fold.
+    """
+
+    def predict(train: Tensor, test: Tensor) -> Tensor:
+        known, counts = torch.unique(labels[train], return_counts=True)
+        return known[counts.argmax()]
+
+    return _by_fold(predict, labels, folds)
+
+
+def _by_fold(predict: Callable[[Tensor, Tensor], Tensor], labels: Tensor, folds: Tensor) -> Tensor:
+    """What is predicted of each fold from all other rows, both given as masks."""
+    known = torch.unique(folds).tolist()
+    if len(known) < 2:
+        raise ValueError("folds has one fold only; a probe is tested on rows it never saw")
+    predicted = torch.empty_like(labels)
+    for fold in known:
+        predicted[folds == fold] = predict(folds != fold, folds == fold)
+    return predicted

@@ -6,32 +6,32 @@ Rows say what each way writes and what a monitor would weigh of it; which text a
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 import whisper
 from torch import Tensor
 
-from companion.contest.outcomes import by_segment, count_words, kind_of
+from companion.contest.outcomes import by_segment
 from companion.guard import SHIFTED, TEMPERATURE, levelled, shifted
-from companion.measurement.contest import sliding_observables, token_confidences
-from companion.measurement.guard_schema import (
+from companion.measurement.contest import mean, token_columns, told
+from companion.measurement.schemas import (
     DAMPED,
     DAMPED_RANDOM,
     GUARD,
     NO_REPEAT,
+    REFERENCE_CONDITION,
     RESTORED,
     RESTORED_RANDOM,
     TRANSCRIBE,
     TRANSCRIBE_SILENCE,
 )
-from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.settings import ListeningSettings, Positive
-from companion.measurement.texts import Batch, Row, names_of
-from companion.models.capture import HIDDEN_STATE, Recording, capture
+from companion.measurement.texts import Batch, Row, of_schema
+from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard, windows
 from companion.models.interventions import (
     Damping,
@@ -47,7 +47,6 @@ from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import compression_ratio
 from companion.stress.conditions import OR, in_turn
 from companion.stress.mixture import Mixture, Part
-from companion.stress.scoring import wer
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
 
@@ -86,46 +85,28 @@ class GuardSettings(AlarmSettings):
     direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
     """
 
-    temperatures: tuple[float, ...]
+    temperatures: Annotated[tuple[float, ...], "numbers above 0"]
     no_repeat: Annotated[int, 2]
     power: float
     tokens: Positive
     silence_threshold: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for temperature in self.temperatures:
-            if not 0 < temperature < math.inf:
-                raise ValueError(f"temperatures has {temperature!r}; give numbers above 0")
-
 
 Text = tuple[Transcript, Row]
 """What was written, and what of it is weighed."""
 
-Way = tuple[str, list[Text]]
-"""A way to decode by its name, and a text for every wave."""
+Ways = Iterator[tuple[str, list[Text]]]
+"""Ways to decode by their names, and a text for every wave."""
 
 
 def guard_rows(model: SpeechModel, batch: Batch, settings: GuardSettings) -> list[Row]:
     """All rows of a batch, in every way to decode."""
-    return [
-        row
-        for names, mixtures in batch.items()
-        for row in _rows(
-            model, names, mixtures, _every(model, _waves(mixtures), settings), settings
-        )
-    ]
+    return _by_condition(model, batch, settings, _every)
 
 
 def alarm_rows(model: SpeechModel, batch: Batch, settings: AlarmSettings) -> list[Row]:
     """All rows of a batch, in the ways by which a guard confirms."""
-    return [
-        row
-        for names, mixtures in batch.items()
-        for row in _rows(
-            model, names, mixtures, _confirming(model, _waves(mixtures), settings), settings
-        )
-    ]
+    return _by_condition(model, batch, settings, _confirming)
 
 
 @torch.inference_mode()
@@ -135,11 +116,13 @@ def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[
     A window's reference is what its text is aligned with of all that was said.
     """
     rows: list[Row] = []
+    clean, places = batch[REFERENCE_CONDITION], dict[str, list[int]]()
+    for place, mixture in enumerate(clean):
+        places.setdefault(mixture.target.speaker, []).append(place)
     for names, mixtures in batch.items():
-        clean, pause = batch[REFERENCE_CONDITION], settings.pause
         talks = [
-            _talk([(mixtures if i % 2 else clean)[place] for i, place in enumerate(places)], pause)
-            for places in _places_by_speaker(clean)
+            _talk([(mixtures if i % 2 else clean)[k] for i, k in enumerate(own)], settings.pause)
+            for own in places.values()
         ]
         pieces = [  # the last may be an utterance's silent end
             [piece for piece in windows(talk.wave, model.window_samples) if piece.any()]
@@ -154,20 +137,8 @@ def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[
                 target = replace(talk.target, id=f"{talk.target.id} {i}", reference=reference)
                 whole = (Part(target, 0.0), *talk.parts[1:])
                 sounds.append(replace(talk, wave=piece, parts=whole))
-        rows += _rows(model, names, sounds, iter(ways), settings)
+        rows += _rows(model, names, sounds, iter(ways), settings.seed)
     return rows
-
-
-def _waves(mixtures: Sequence[Mixture]) -> list[np.ndarray]:
-    return [mixture.wave for mixture in mixtures]
-
-
-def _places_by_speaker(mixtures: Sequence[Mixture]) -> list[list[int]]:
-    speakers = [mixture.target.speaker for mixture in mixtures]
-    return [
-        [i for i, name in enumerate(speakers) if name == speaker]
-        for speaker in dict.fromkeys(speakers)
-    ]
 
 
 def _talk(mixtures: Sequence[Mixture], pause: float) -> Mixture:
@@ -181,30 +152,36 @@ def _talk(mixtures: Sequence[Mixture], pause: float) -> Mixture:
     return replace(mixtures[0], wave=np.concatenate(waves), parts=(target, *others))
 
 
+S = TypeVar("S", bound=AlarmSettings)
+
+
 @torch.inference_mode()
-def _rows(
-    model: SpeechModel,
-    names: str,
-    mixtures: Sequence[Mixture],
-    ways: Iterator[Way],
-    settings: AlarmSettings,
-) -> list[Row]:
+def _by_condition(
+    model: SpeechModel, batch: Batch, settings: S,
+    ways_of: Callable[[SpeechModel, Sequence[np.ndarray], S], Ways],
+) -> list[Row]:  # fmt: skip
     rows: list[Row] = []
-    for rule, texts in ways:
-        for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
-            condition = in_turn(names, mixture.target.id, settings.seed)
-            row = _scored(model, mixture, transcript) | weighed
-            row |= {"condition": condition, "rule": rule}
-            rows.append({name: row[name] for name in GUARD.names})
+    for names, mixtures in batch.items():
+        ways = ways_of(model, [mixture.wave for mixture in mixtures], settings)
+        rows += _rows(model, names, mixtures, ways, settings.seed)
     return rows
 
 
-def _confirming(
-    model: SpeechModel, waves: Sequence[np.ndarray], settings: AlarmSettings
-) -> Iterator[Way]:
+def _rows(
+    model: SpeechModel, names: str, mixtures: Sequence[Mixture], ways: Ways, seed: int
+) -> Iterator[Row]:
+    nothing: Row = dict.fromkeys(FEATURES, math.nan)
+    for rule, texts in ways:
+        for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
+            condition = in_turn(names, mixture.target.id, seed)
+            row = {**nothing, **told(model, mixture, transcript), **weighed}
+            yield from of_schema(GUARD, [row | {"condition": condition, "rule": rule}])
+
+
+def _confirming(model: SpeechModel, waves: Sequence[np.ndarray], settings: AlarmSettings) -> Ways:
     """The ways by which a guard confirms, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
-    yield rule.name, _weighed_texts(model, heard, rule, settings)
+    yield rule.name, _weighed(model, heard, rule, settings.window)
     if rule is not UNRESTRICTED:
         loud = hear(model, [levelled(wave) for wave in waves])
         yield UNRESTRICTED.name, _texts(transcribe_heard(model, loud, UNRESTRICTED))
@@ -212,47 +189,35 @@ def _confirming(
     yield SHIFTED, _texts(transcribe_heard(model, hear(model, later), rule))
 
 
-def _every(
-    model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings
-) -> Iterator[Way]:
+def _every(model: SpeechModel, waves: Sequence[np.ndarray], settings: GuardSettings) -> Ways:
     """Every way by its name, and a text for every wave."""
     rule, heard = settings.rule, hear(model, waves)
     confirming = dict(_confirming(model, waves, settings))
-    first = confirming[rule.name]
-    yield rule.name, first
+    first = [transcript for transcript, _ in confirming[rule.name]]
+    yield rule.name, confirming[rule.name]
     for temperature in settings.temperatures:
         sampling = replace(rule, temperatures=(temperature,))
-        name = f"{TEMPERATURE}{temperature:g}"
-        yield name, _weighed_texts(model, heard, sampling, settings)
+        yield f"{TEMPERATURE}{temperature:g}", _weighed(model, heard, sampling, settings.window)
     if rule is not UNRESTRICTED:
         yield UNRESTRICTED.name, confirming[UNRESTRICTED.name]
-    yield NO_REPEAT, _texts(_unrepeated(model, heard, [text for text, _ in first], settings))
+    yield NO_REPEAT, _texts(_unrepeated(model, heard, first, settings))
     yield SHIFTED, confirming[SHIFTED]
-    yield from _changed(model, heard, [text for text, _ in first], settings)
+    vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
+    flattening = settings.window, settings.power
+    changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {
+        DAMPED: (Damping(vectors), last - 1),
+        DAMPED_RANDOM: (Randomly(Damping(vectors), model.width, fixed=True), last - 1),
+        RESTORED: (Restoring(*flattening), last),
+        RESTORED_RANDOM: (Randomly(Restoring(*flattening), model.width, fixed=False), last),
+    }
+    for name, (change, layers) in changes.items():
+        with intervening(model, change, layers):
+            transcripts = transcribe_heard(model, heard, rule)
+        yield name, _texts(transcripts)
     if isinstance(model, OpenAIModel):
         pairs = [_by_library(model, wave, settings.silence_threshold) for wave in waves]
         for i, name in enumerate((TRANSCRIBE, TRANSCRIBE_SILENCE)):
             yield name, _texts([pair[i] for pair in pairs])
-
-
-def _changed(
-    model: SpeechModel, heard: Heard, first: Sequence[Transcript], settings: GuardSettings
-) -> Iterator[Way]:
-    """The interventions and their controls."""
-    vectors, last = aligned_directions(model, heard, first, settings.tokens), len(model.layers)
-    changes: dict[str, tuple[Damping | Restoring | Randomly, int]] = {
-        DAMPED: (Damping(vectors), last - 1),
-        DAMPED_RANDOM: (Randomly(Damping(vectors), model.width, fixed=True), last - 1),
-        RESTORED: (Restoring(settings.window, settings.power), last),
-        RESTORED_RANDOM: (
-            Randomly(Restoring(settings.window, settings.power), model.width, fixed=False),
-            last,
-        ),
-    }
-    for name, (change, layers) in changes.items():
-        with intervening(model, change, layers):
-            texts = transcribe_heard(model, heard, settings.rule)
-        yield name, _texts(texts)
 
 
 def _unrepeated(
@@ -275,70 +240,24 @@ def _repeats(tokens: Sequence[int], size: int) -> bool:
 
 
 def _texts(transcripts: Sequence[Transcript]) -> list[Text]:
-    """Texts of which nothing is weighed but the first step."""
-    texts: list[Text] = []
-    for transcript in transcripts:
-        weighed: Row = dict.fromkeys(FEATURES, math.nan)
-        weighed["forbidden_first"] = transcript.forbidden_mass
-        weighed["no_speech_probability"] = transcript.no_speech_probability
-        texts.append((transcript, weighed))
-    return texts
+    """Texts of which nothing is weighed but what decoding says anyway."""
+    return [(transcript, {}) for transcript in transcripts]
 
 
-def _weighed_texts(
-    model: SpeechModel, heard: Heard, rule: Rule, settings: AlarmSettings
-) -> list[Text]:
+def _weighed(model: SpeechModel, heard: Heard, rule: Rule, window: int) -> list[Text]:
+    """Texts, and what ``spectral.Monitor`` would weigh of each; NaN of one without tokens."""
     with capture(model) as recording:
         transcripts = transcribe_heard(model, heard, rule)
-    return [*zip(transcripts, _weighed(model, recording, transcripts, rule, settings), strict=True)]
-
-
-def _weighed(
-    model: SpeechModel,
-    recording: Recording,
-    transcripts: Sequence[Transcript],
-    rule: Rule,
-    settings: AlarmSettings,
-) -> Iterator[Row]:
-    """What ``spectral.Monitor`` would weigh of every text; NaN of one without tokens."""
     states = recording.text_rows(HIDDEN_STATE, transcripts)[0][:, -1]
     parts = {kind: recording.text_rows(kind, transcripts)[0] for kind in COMPONENTS}
+    texts = []
     for i, transcript in enumerate(transcripts):
         count = len(transcript.tokens)
-        result: dict[str, object] = dict.fromkeys(FEATURES, math.nan)
-        result["forbidden_first"] = transcript.forbidden_mass
-        result["no_speech_probability"] = transcript.no_speech_probability
-        if count:
-            sure = token_confidences(model, states[i, :count], transcript, rule)
-            result["entropy"] = _mean(sure["entropy"])
-            result["free_log_probability"] = _mean(sure["free_log_probability"])
-            result["forbidden_mean"] = _mean(sure["forbidden"])
-            for part, rows in parts.items():
-                sliding = sliding_observables(rows[i, :, :count], settings.window)
-                result |= {
-                    f"{part}_window_{name}": _mean(values) for name, values in sliding.items()
-                }
-        yield result
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.mean())
-
-
-def _scored(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
-    """What became of a text."""
-    references = mixture.references
-    return {
-        **names_of(model, mixture, transcript),
-        "kind": str(kind_of(references, transcript.text)),
-        "finished": transcript.finished,
-        "tokens": len(transcript.tokens),
-        **vars(count_words(references, transcript.text)),
-        "wer": wer(references[0], transcript.text),
-        "seconds": mixture.wave.size / SAMPLE_RATE,
-        "average_log_probability": transcript.average_log_probability,
-        "compression_ratio": transcript.compression_ratio,
-    }
+        rows = {kind: part[i, :, :count] for kind, part in parts.items()}
+        columns = token_columns(model, states[i, :count], rows, transcript, rule, window)
+        weighed: Row = {name: mean(column) for name, column in columns.items()}
+        texts.append((transcript, weighed))
+    return texts
 
 
 class _Remembering:

@@ -1,11 +1,22 @@
-"""What a token hears: sensitivity over audio time, and directions of the log-mel that move it."""
+"""What a token hears: sensitivity over audio time, and directions of the log-mel that move it.
 
+Perturbations are measured: an utterance's log-mel moved a little, what becomes of text and states.
+
+The change is a fraction of the log-mel as the network hears it: of -20 dB its Frobenius norm, over
+the frames in which there is audio, is a tenth of theirs.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
+from companion.measurement.controls import generator, random_control
+from companion.measurement.schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION
+from companion.measurement.settings import SubtleSettings
 from companion.measurement.tangents import (
     as_norm,
     layer_cotangents,
@@ -14,13 +25,21 @@ from companion.measurement.tangents import (
     run_all,
     total_sensitivity,
 )
-from companion.models.decoding import greedy
+from companion.measurement.texts import Batch, Row
+from companion.models.capture import HIDDEN_STATE, capture
+from companion.models.decoding import Heard, Transcript, greedy, transcribe_heard
+from companion.models.forcing import feed_contexts
 from companion.models.rules import Rule
-from companion.models.streams import Streams, residual_streams
-from companion.models.view import SpeechModel
+from companion.models.streams import Streams, residual_streams, streams_in
+from companion.models.view import SpeechModel, encoded
+from companion.speech.text import edits, normalise
+from companion.stress.mixture import Mixture
+from companion.stress.scoring import score
 from spectral import LinearOperator, linearise, top_singular_triplets
 from spectral.jacobians.triplets import SingularTriplets
 from spectral.whisper import as_layer
+
+_TOLERANCE, _VECTORS = 1e-2, 60  # of the singular triplets, relative to sigma_1
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,128 @@ def mel_directions(
     encoder = encoder_operator(model, hearing.features[None].to(model.device))
     return [
         top_singular_triplets(
-            mel_operator(model, hearing.streams, encoder, token), k=k, tolerance=1e-2, limit=60
+            mel_operator(model, hearing.streams, encoder, token),
+            k=k,
+            tolerance=_TOLERANCE,
+            limit=_VECTORS,
         )
         for token in tokens
     ]
+
+
+def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> list[Row]:
+    """All rows of a batch of utterances; an utterance without a text in a condition has none.
+
+    Of audio longer than the model's window the first window counts. Raises TypeError for a
+    model whose layers have no closed form.
+    """
+    initialised = random_control(settings, model.device)
+    rows = (
+        {"model": model.name, "parameters": model.parameters, "condition": condition}
+        | {"utterance": mixture.target.id, "speaker": mixture.target.speaker}
+        | row
+        for condition, mixtures in batch.items()
+        for mixture in mixtures
+        for row in _rows(model, initialised, mixture, condition, settings)
+    )
+    return list(rows)
+
+
+def _rows(
+    model: SpeechModel,
+    initialised: SpeechModel,
+    mixture: Mixture,
+    condition: str,
+    settings: SubtleSettings,
+) -> Iterator[Row]:
+    features = model.features([mixture.wave])
+    context = encoded(model, features)
+    (text,) = transcribe_heard(model, Heard(context, (1,)), settings.rule)
+    if not text.tokens:
+        return
+    sounding = _sounding(model, mixture, features)
+    streams = streams_in(model, context, text.tokens)
+    subtle = [
+        *_random(features, sounding, settings, (condition, mixture.target.id)),
+        *_singular(model, features, streams, settings.tokens),
+    ]
+    size = features[0, :, :sounding].norm()
+    before = score(mixture.references, text.text)
+    still = encoded(initialised, features)
+    for level in settings.levels_db:
+        fraction = 10 ** (-level / 20)
+        moved = torch.stack([features[0] + fraction * size * delta for delta, _ in subtle])
+        heard, other = (encoded(network, moved) for network in (model, initialised))
+        written = transcribe_heard(model, Heard(heard, (1,) * len(subtle)), settings.rule)
+        growth = [
+            _growth(model, torch.cat([context, heard]), text, fraction),
+            _growth(initialised, torch.cat([still, other]), text, fraction),
+        ]
+        for (_, moving), said, grown, random in zip(subtle, written, *growth, strict=True):
+            after = score(mixture.references, said.text)
+            yield moving | {
+                "level_db": float(level), "tokens": len(text.tokens), "before": text.text,
+                "transcript": said.text, "unchanged": said.text == text.text,
+                "character_edits": edits(text.text, said.text),
+                "reference_words": len(normalise(mixture.target.reference).split()),
+                "wer_before": before.target, "wer": after.target,
+                "candidate_before": before.is_candidate, "candidate": after.is_candidate,
+                "growth": grown, "control_growth": random,
+            }  # fmt: skip
+
+
+def _sounding(model: SpeechModel, mixture: Mixture, features: Tensor) -> int:
+    """How many frames of the log-mel have audio in them."""
+    frames = features.shape[-1]
+    return min(frames, max(1, -(-len(mixture.wave) * frames // model.window_samples)))
+
+
+def _random(
+    features: Tensor, sounding: int, settings: SubtleSettings, key: tuple[str, str]
+) -> Iterator[tuple[Tensor, Row]]:
+    """Gaussian directions of norm one over the frames that have audio, and their columns."""
+    for draw in range(1, settings.draws + 1):
+        rng = generator(settings.seed, RANDOM_DIRECTION, *key, str(draw))
+        delta = torch.zeros_like(features[0])
+        drawn = torch.from_numpy(rng.standard_normal((features.shape[1], sounding)))
+        delta[:, :sounding] = drawn.to(delta)
+        named: Row = {"direction": RANDOM_DIRECTION, "index": draw, "sign": 1}
+        yield delta / delta.norm(), named | {"sigma_1": math.nan, "converged": True}
+
+
+def _singular(
+    model: SpeechModel, features: Tensor, streams: Streams, tokens: Sequence[int]
+) -> Iterator[tuple[Tensor, Row]]:
+    """Both ways along the first right singular vector of the log-mel's Jacobian at some tokens.
+
+    A token, from 1, that the text does not have is left out.
+    """
+    there = [token for token in tokens if token <= streams.text.stop - streams.text.start]
+    if not there:
+        return
+    encoder = encoder_operator(model, features)
+    for token in there:
+        operator = mel_operator(model, streams, encoder, token - 1)
+        found = top_singular_triplets(operator, k=1, tolerance=_TOLERANCE, limit=_VECTORS)
+        delta = found.v[:, 0].reshape(features.shape[1:])
+        told: Row = {"sigma_1": found.sigma[0].item(), "converged": bool(found.converged)}
+        for sign in (1, -1):
+            named: Row = {"direction": SINGULAR_DIRECTION, "index": token, "sign": sign}
+            yield sign * delta, named | told
+
+
+def _growth(
+    network: SpeechModel, context: Tensor, text: Transcript, fraction: float
+) -> list[list[float]]:
+    """Relative change of the states over that of the log-mel: (perturbations, decoder layers).
+
+    The context (1 + perturbations, S, width) is that of the log-mel as it was, and of the moved
+    ones. The text is given, so that states stand beside their own.
+    """
+    texts = [text] * len(context)
+    with capture(network) as recording:
+        feed_contexts(network, context, [text.tokens for text in texts])
+    states = recording.text_rows(HIDDEN_STATE, texts)[0].double()
+    apart = (states[1:] - states[:1]).flatten(2).norm(dim=-1)
+    grown: list[list[float]] = (apart / states[:1].flatten(2).norm(dim=-1) / fraction).tolist()
+    return grown

@@ -11,6 +11,7 @@ it is of clips in which nobody speaks, instead.
 
 import argparse
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow as pa
 from companion.measurement.schemas import schema
 from companion.measurement.store import write
 from companion.measurement.texts import Row
-from companion.models.decoding import Transcript, transcribe
+from companion.models.decoding import transcribe
 from companion.models.loading import choose_device, load, weights_digest
 from companion.models.rules import OPENAI, RULES, UNRESTRICTED, rule
 from companion.models.view import SpeechModel
@@ -58,59 +59,27 @@ def input_rows(
     model: SpeechModel, given: Sequence[Input], decodings: Sequence[str], batch: int
 ) -> list[Row]:
     """One row per decoding rule and input, ``batch`` inputs at a time."""
-    rows = []
-    for decoding in decodings:
-        for start in range(0, len(given), batch):
-            some = given[start : start + batch]
-            transcripts = transcribe(model, [each.wave for each in some], rule(decoding))
-            rows += [
-                _row(model, decoding, each, transcript)
-                for each, transcript in zip(some, transcripts, strict=True)
-            ]
+    names = (
+        "average_log_probability", "no_speech_probability", "compression_ratio", "forbidden_mass",
+        "finished",
+    )  # fmt: skip
+    rows: list[Row] = []
+    for decoding, start in product(decodings, range(0, len(given), batch)):
+        some = given[start : start + batch]
+        transcripts = transcribe(model, [each.wave for each in some], rule(decoding))
+        for each, transcript in zip(some, transcripts, strict=True):
+            rows.append({
+                "model": model.name, "parameters": model.parameters, "decoding": decoding,
+                "input": each.name, "seconds": len(each.wave) / SAMPLE_RATE,
+                "reference": each.reference, "transcript": transcript.text,
+                "wer": wer(each.reference, transcript.text),
+                **{name: getattr(transcript, name) for name in names},
+            })  # fmt: skip
     return rows
-
-
-def _row(model: SpeechModel, decoding: str, given: Input, transcript: Transcript) -> Row:
-    return {
-        "model": model.name,
-        "parameters": model.parameters,
-        "decoding": decoding,
-        "input": given.name,
-        "seconds": len(given.wave) / SAMPLE_RATE,
-        "reference": given.reference,
-        "transcript": transcript.text,
-        "wer": wer(given.reference, transcript.text),
-        "average_log_probability": transcript.average_log_probability,
-        "no_speech_probability": transcript.no_speech_probability,
-        "compression_ratio": transcript.compression_ratio,
-        "forbidden_mass": transcript.forbidden_mass,
-        "finished": transcript.finished,
-    }
 
 
 def main() -> None:
     """Measure the models named on the command line."""
-    arguments = _arguments()
-    given = (
-        clips(arguments.clips)
-        if arguments.clips
-        else inputs(arguments.corpus, arguments.utterances, arguments.seed)
-    )
-    for name in arguments.models:
-        model = load(name, arguments.ladder, choose_device(arguments.device))
-        path = arguments.output / f"{name}.parquet"
-        meta = {
-            "kind": "inputs",
-            "weights": weights_digest(name, arguments.ladder),
-            "utterances": [] if arguments.clips else list(arguments.utterances),
-            "clips": [each.name for each in given] if arguments.clips else [],
-            "seed": arguments.seed,
-        }
-        write(input_rows(model, given, arguments.decodings, arguments.batch), path, meta, INPUTS)
-        print(f"{path}: {len(given)} inputs under {', '.join(arguments.decodings)}")
-
-
-def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m companion.measurement.inputs")
     parser.add_argument("--models", nargs="+", required=True)
     defaults = [OPENAI.name, UNRESTRICTED.name]
@@ -123,7 +92,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.clips:
+        given = clips(asked.clips)
+    else:
+        given = inputs(asked.corpus, asked.utterances, asked.seed)
+    for name in asked.models:
+        model = load(name, asked.ladder, choose_device(asked.device))
+        path = asked.output / f"{name}.parquet"
+        meta = {
+            "kind": "inputs",
+            "weights": weights_digest(name, asked.ladder),
+            "utterances": [] if asked.clips else list(asked.utterances),
+            "clips": [each.name for each in given] if asked.clips else [],
+            "seed": asked.seed,
+        }
+        write(input_rows(model, given, asked.decodings, asked.batch), path, meta, INPUTS)
+        print(f"{path}: {len(given)} inputs under {', '.join(asked.decodings)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from companion.measurement.bounds import ProductBounds, growing_dimensions, product_bounds
+from companion.measurement.bounds import growing_dimensions, product_bounds
 from companion.measurement.controls import random_control
 from companion.measurement.schemas import RANDOM, TRAINED
 from companion.measurement.settings import JacobianSettings
@@ -38,7 +38,6 @@ from spectral.jacobians.context_jacobian import ContextJacobian, joined, through
 from spectral.jacobians.layers import Layer, LayerNorm
 from spectral.jacobians.propagators import SubLayerJacobians
 from spectral.jacobians.sublayers import without_mean
-from spectral.jacobians.triplets import SingularTriplets
 from spectral.whisper import as_layer
 
 _TOLERANCE = 1e-9  # of the propagators' triplets, whose bounds are held against their products
@@ -61,23 +60,21 @@ def jacobian_rows(model: SpeechModel, batch: Batch, settings: JacobianSettings) 
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
         heard, other = hear(model, waves), encoded(initialised, model.features(waves))
+        transcripts = transcribe_heard(model, heard, recorded(settings.rule))
         first_windows = [0, *accumulate(heard.windows[:-1])]
         contexts = {TRAINED: heard.context[first_windows], RANDOM: other}
-        for i, (mixture, transcript) in enumerate(
-            zip(mixtures, transcribe_heard(model, heard, recorded(settings.rule)), strict=True)
-        ):
+        for i, (mixture, transcript) in enumerate(zip(mixtures, transcripts, strict=True)):
             text, tokens = text_columns(model, mixture, transcript), transcript.first_window
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}
             shared["tokens"] = len(tokens)
-            for name, network in networks.items():
-                if tokens:
-                    streams = streams_in(network, contexts[name][i : i + 1], tokens)
-                    chosen = _spread(streams.text, settings.tokens)
-                    columns = jacobian_columns(
-                        stacks[name], streams, chosen, settings.probes, settings.seed
-                    )
-                    first = streams.text.start
-                    rows += _rows(shared | {"network": name}, columns, chosen, first)
+            for name, network in networks.items() if tokens else ():
+                streams = streams_in(network, contexts[name][i : i + 1], tokens)
+                chosen = _spread(streams.text, settings.tokens)
+                columns = jacobian_columns(
+                    stacks[name], streams, chosen, settings.probes, settings.seed
+                )
+                first = streams.text.start
+                rows += _rows(shared | {"network": name}, columns, chosen, first)
     return rows
 
 
@@ -128,15 +125,38 @@ def jacobian_columns(
     propagators = sublayers.product()
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
+    gains = layer_gains(triplets.unbind())
     uppers = _uppers(matrices)
-    columns = _layer_columns(propagators, matrices, triplets.unbind())
-    columns["state"] = (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1)
-    columns |= _sublayer_columns(sublayers)
-    columns |= _product_columns(uppers, norms, triplets.unbind())
-    injections = list(_injections(found, sublayers))
-    return columns | _context_columns(
-        stack, injections, uppers, norms, streams, chosen, probes, seed
-    )
+    last = torch.full_like(gains.gain[:1], torch.nan)  # nothing to align with above it
+    width = propagators.shape[-1]
+    columns = {
+        "width": torch.full(propagators.shape[:2], width),
+        "sigma_1": triplets.sigma[..., 0],
+        "singular_value_ratio": gains.singular_value_ratio,
+        "alignment": torch.cat([gains.alignment, last]),
+        "gain": torch.cat([gains.gain, last]),
+        "converged": triplets.converged,
+        "unstable": unstable_dimensions(matrices).double() / width,
+        "growing": growing_dimensions(propagators).double() / width,
+        "state": (states[1:] - states[1:].mean(-1, keepdim=True)).norm(dim=-1),
+    }
+    parts = _largest_two(without_mean(torch.stack([getattr(sublayers, n) for n in COMPONENTS])))
+    for name, sigma in zip(COMPONENTS, parts, strict=True):
+        columns |= {f"{name}_sigma_1": sigma[..., 0], f"{name}_singular_value_ratio": _ratio(sigma)}
+    columns |= _product_columns(uppers, norms, triplets.sigma, gains.alignment)
+    single = [one.to(torch.float32) for one in _injections(found, sublayers)]
+    whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
+    gram, cores = whole.gram_and_cores(len(single))
+    ways = torch.stack([one.ways[0] for one in single])
+    columns |= _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
+    size = torch.linalg.eigvalsh(gram).clamp(min=0)
+    per_token = {
+        "sensitivity": size.sum(-1).sqrt(),
+        "rank_one_fraction": size[..., -1] / size.sum(-1),
+        **_total_columns(stack, whole, streams, chosen, probes, seed),
+    }
+    shape = len(stack.layers), -1
+    return columns | {name: value.double().expand(shape) for name, value in per_token.items()}
 
 
 def _uppers(matrices: Tensor) -> Tensor:
@@ -147,38 +167,6 @@ def _uppers(matrices: Tensor) -> Tensor:
     for matrix in matrices.flip(0):
         found.append(found[-1] @ matrix)
     return torch.stack(found[::-1])
-
-
-def _layer_columns(
-    propagators: Tensor, matrices: Tensor, triplets: list[SingularTriplets]
-) -> dict[str, Tensor]:
-    gains = layer_gains(triplets)
-    last = torch.full_like(
-        gains.singular_value_ratio[:1], torch.nan
-    )  # nothing to align with above it
-    width = propagators.shape[-1]
-    return {
-        "width": torch.full(propagators.shape[:2], width),
-        "sigma_1": torch.stack([one.sigma[..., 0] for one in triplets]),
-        "singular_value_ratio": gains.singular_value_ratio,
-        "alignment": torch.cat([gains.alignment, last]),
-        "gain": torch.cat([gains.gain, last]),
-        "converged": torch.stack([one.converged for one in triplets]),
-        "unstable": unstable_dimensions(matrices).double() / width,
-        "growing": growing_dimensions(propagators).double() / width,
-    }
-
-
-def _sublayer_columns(factors: SubLayerJacobians) -> dict[str, Tensor]:
-    """Of the sub-layers' own Jacobians."""
-    sigma = _largest_two(without_mean(torch.stack([getattr(factors, name) for name in COMPONENTS])))
-    columns: dict[str, Tensor] = {}
-    for name, values in zip(COMPONENTS, sigma, strict=True):
-        columns |= {
-            f"{name}_sigma_1": values[..., 0],
-            f"{name}_singular_value_ratio": _ratio(values),
-        }
-    return columns
 
 
 def _largest_two(matrices: Tensor) -> Tensor:
@@ -197,15 +185,18 @@ def _largest_two_exactly(matrices: Tensor) -> Tensor:
 
 
 def _product_columns(
-    uppers: Tensor, norms: LayerNormJacobian, triplets: list[SingularTriplets]
+    uppers: Tensor, norms: LayerNormJacobian, sigma: Tensor, alignment: Tensor
 ) -> dict[str, Tensor]:
     """The product of all layers above and with each: its norm, rank-one ratio, and bounds.
 
     ``normed_direct`` is the norm of the final layer norm alone, at the state before the layer.
     """
-    products = torch.cat([_largest_two_exactly(uppers[:-2]), triplets[-1].sigma[None]])
+    products = torch.cat([_largest_two_exactly(uppers[:-2]), sigma[-1:]])
     normed = _largest_two(norms[-1].apply(uppers[:-1]))
-    bounds = [_bounds(triplets[i:]) for i in range(len(triplets))]
+    bounds = [
+        product_bounds(sigma[i:, ..., 0], sigma[i:, ..., 1], alignment[i:])
+        for i in range(len(sigma))
+    ]
     direct = top_singular_triplets(
         norms[:-1].to(torch.float32).operator(), k=1, tolerance=_SINGLE_TOLERANCE, block=4,
         limit=uppers.shape[-1],
@@ -222,11 +213,6 @@ def _product_columns(
     }
 
 
-def _bounds(triplets: list[SingularTriplets]) -> ProductBounds:
-    sigma = torch.stack([one.sigma for one in triplets])
-    return product_bounds(sigma[..., 0], sigma[..., 1], layer_gains(triplets).alignment)
-
-
 def _injections(found: LinearisedLayers, factors: SubLayerJacobians) -> Iterator[ContextJacobian]:
     """What ``found.injection`` gives of each layer, by the FFN's Jacobians that are there."""
     for point, ffn in zip(found.points, factors.ffn, strict=True):
@@ -235,30 +221,6 @@ def _injections(found: LinearisedLayers, factors: SubLayerJacobians) -> Iterator
         assert crossed is not None
         out = attention.out_weight
         yield through_heads(attention, crossed, ffn @ out + out)
-
-
-def _context_columns(
-    stack: Stack,
-    injections: list[ContextJacobian],
-    uppers: Tensor,
-    norms: LayerNormJacobian,
-    streams: Streams,
-    chosen: slice,
-    probes: int,
-    seed: int,
-) -> dict[str, Tensor]:
-    """Injections, J_L, and how much of the total derivative it explains; in float32."""
-    single = [one.to(torch.float32) for one in injections]
-    whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
-    gram, cores = whole.gram_and_cores(len(single))
-    ways = torch.stack([one.ways[0] for one in single])
-    columns = _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
-    sizes = torch.linalg.eigvalsh(gram).clamp(min=0)
-    norm = sizes.sum(-1).sqrt()
-    per_token = {"sensitivity": norm, "rank_one_fraction": sizes[..., -1] / sizes.sum(-1)}
-    per_token |= _total_columns(stack, whole, streams, chosen, probes, seed)
-    shape = len(stack.layers), -1
-    return columns | {name: value.double().expand(shape) for name, value in per_token.items()}
 
 
 def _injection_columns(
@@ -290,31 +252,21 @@ def _total_columns(
 ) -> dict[str, Tensor]:
     """The total derivative and its share in J_L; one product with each probe tells of all tokens.
 
-    The probes are directions of the context.
+    The probes are directions of the context. Tokens after the last chosen one, which a decoder
+    does not hear, are left out.
     """
     context = streams.context[0].float()
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(context.numel(), probes, generator=generator).to(context.device).mT
-    columns = directions.contiguous().mT
+    columns = torch.randn(context.numel(), probes, generator=generator).to(context.device)
     fixed = whole.operator().matmat(columns.expand(*whole.shape, -1, -1))
-    total = without_mean(_total(stack, streams, context, chosen, columns))
-    size = total.square().sum((-2, -1))
-    left_over = (total - fixed).square().sum((-2, -1))
-    return {"total_sensitivity": (size / probes).sqrt(), "explained": 1 - left_over / size}
-
-
-def _total(
-    stack: Stack, streams: Streams, context: Tensor, chosen: slice, directions: Tensor
-) -> Tensor:
-    """The total derivative's products at every chosen token: (tokens, width, directions).
-
-    Later tokens, which a decoder does not hear, are left out.
-    """
     stop = range(streams.hidden[0].shape[1])[chosen][-1] + 1
     hidden = streams.hidden[0][0, :stop].float()
     singles = [layer.to(torch.float32) for layer in stack.layers]
-    moved = total_sensitivity(singles, hidden, context, chosen).matmat(directions)
-    return torch.unflatten(moved, 0, (-1, hidden.shape[-1]))
+    moved = total_sensitivity(singles, hidden, context, chosen).matmat(columns)
+    total = without_mean(torch.unflatten(moved, 0, (-1, hidden.shape[-1])))
+    size = total.square().sum((-2, -1))
+    left_over = (total - fixed).square().sum((-2, -1))
+    return {"total_sensitivity": (size / probes).sqrt(), "explained": 1 - left_over / size}
 
 
 def _ratio(values: Tensor) -> Tensor:

@@ -84,16 +84,8 @@ OPTIONAL = {
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
 _PLACES = (
-    "ladder",
-    "corpus",
-    "nonspeech",
-    "output",
-    "device",
-    "activations",
-    "seen",
-    "shard",
-    "parts",
-)
+    "ladder", "corpus", "nonspeech", "output", "device", "activations", "seen", "shard", "parts",
+)  # fmt: skip
 
 Key = Mapping[str, Any]
 

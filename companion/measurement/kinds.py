@@ -7,12 +7,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from companion.measurement import checks
+from companion.measurement import checks, schemas
 from companion.measurement.choices import choice_rows
 from companion.measurement.contest import ContestSettings, contest_rows
-from companion.measurement.contest_schema import CONTEST
 from companion.measurement.dynamics import dynamics_rows
-from companion.measurement.dynamics_schemas import DYNAMICS, SUBTLE
 from companion.measurement.guard import (
     AlarmSettings,
     GuardSettings,
@@ -21,21 +19,11 @@ from companion.measurement.guard import (
     guard_rows,
     talk_rows,
 )
-from companion.measurement.guard_schema import GUARD
+from companion.measurement.hearing import subtle_rows
 from companion.measurement.jacobians import jacobian_rows
-from companion.measurement.listening import listening_rows
 from companion.measurement.nulls import null_rows
 from companion.measurement.pooling import POOLING, kept_activations, measure_pooling
 from companion.measurement.run import Summary, Together, by_speaker, by_utterance, measure
-from companion.measurement.schemas import (
-    CHOICES,
-    JACOBIANS,
-    LISTENING,
-    NULLS,
-    SPECTRA,
-    STRESSES,
-    WARNINGS,
-)
 from companion.measurement.settings import (
     DynamicsSettings,
     JacobianSettings,
@@ -48,8 +36,7 @@ from companion.measurement.settings import (
     WarningSettings,
 )
 from companion.measurement.spectra import spectral_rows, stress_rows
-from companion.measurement.subtle import subtle_rows
-from companion.measurement.texts import Row
+from companion.measurement.texts import Row, listening_rows
 from companion.measurement.warnings import warning_rows
 
 
@@ -79,25 +66,26 @@ class Kind:
 
 
 _KINDS = (
-    Kind("measure", SpectralSettings, spectral_rows, SPECTRA, checks.spectra),
+    Kind("measure", SpectralSettings, spectral_rows, schemas.SPECTRA, checks.spectra),
     Kind(
         "pooling", PoolingSettings, kept_activations, POOLING, checks.pooling, compared=True,
         whole=measure_pooling,
     ),
-    Kind("listening", ListeningSettings, listening_rows, LISTENING, checks.listening),
-    Kind("nulls", NullSettings, null_rows, NULLS, checks.nulls),
-    Kind("choices", Settings, choice_rows, CHOICES, checks.choices, by_speaker),
-    Kind("stresses", SpectralSettings, stress_rows, STRESSES, checks.stresses),
-    Kind("jacobians", JacobianSettings, jacobian_rows, JACOBIANS, checks.jacobians),
-    Kind("dynamics", DynamicsSettings, dynamics_rows, DYNAMICS, checks.dynamics, compared=True),
-    Kind("subtle", SubtleSettings, subtle_rows, SUBTLE, checks.subtle),
-    Kind("warnings", WarningSettings, warning_rows, WARNINGS, checks.warnings),
+    Kind("listening", ListeningSettings, listening_rows, schemas.LISTENING, checks.listening),
+    Kind("nulls", NullSettings, null_rows, schemas.NULLS, checks.nulls),
+    Kind("choices", Settings, choice_rows, schemas.CHOICES, checks.choices, by_speaker),
+    Kind("stresses", SpectralSettings, stress_rows, schemas.STRESSES, checks.stresses),
+    Kind("jacobians", JacobianSettings, jacobian_rows, schemas.JACOBIANS, checks.jacobians),
+    Kind("dynamics", DynamicsSettings, dynamics_rows, schemas.DYNAMICS, checks.dynamics,
+         compared=True),
+    Kind("subtle", SubtleSettings, subtle_rows, schemas.SUBTLE, checks.subtle),
+    Kind("warnings", WarningSettings, warning_rows, schemas.WARNINGS, checks.warnings),
     *(
-        Kind(name, ContestSettings, contest_rows, CONTEST, checks.contest)
+        Kind(name, ContestSettings, contest_rows, schemas.CONTEST, checks.contest)
         for name in ("contest", "fitting", "recordings")
     ),
-    Kind("guards", GuardSettings, guard_rows, GUARD, checks.guards),
-    Kind("alarms", AlarmSettings, alarm_rows, GUARD, checks.guards),
-    Kind("talks", TalkSettings, talk_rows, GUARD, checks.guards, by_speaker),
+    Kind("guards", GuardSettings, guard_rows, schemas.GUARD, checks.guards),
+    Kind("alarms", AlarmSettings, alarm_rows, schemas.GUARD, checks.guards),
+    Kind("talks", TalkSettings, talk_rows, schemas.GUARD, checks.guards, by_speaker),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -6,8 +6,7 @@ gaussian: Gaussian rows of the same T and D, with the law of the clean utterance
 randomly initialised control: the same architecture at random weights, fed the same audio and the
 model's own tokens. spectrum: the model with random singular vectors, all else of its weights kept,
 fed alike. unpaired: networks of its architecture, trained on pairs of audio and text that do not
-belong
-    together, fed alike: they know the language and cannot have learned to listen.
+    belong together, fed alike: they know the language and cannot have learned to listen.
 forced: the model itself, fed its clean text with the stressed audio: T is equal, the text too.
 swapped: the model on another speaker's clean utterance, where that is among the conditions.
 
@@ -16,17 +15,20 @@ control hears all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from companion.measurement.controls import drawn_for, further_draws, random_control
-from companion.measurement.observables import (
-    Numbers,
-    component_numbers,
-    matched_rows,
-    spectra_of,
+from companion.measurement.controls import (
+    LEAST_MODES,
+    continued,
+    further_draws,
+    gaussian,
+    generator,
+    random_control,
+    sampled,
 )
 from companion.measurement.schemas import (
     FORCED,
@@ -38,9 +40,17 @@ from companion.measurement.schemas import (
     SWAPPED,
 )
 from companion.measurement.settings import NullSettings, SpectralSettings
-from companion.measurement.spectra import Decoded, Side, Sides, decode, of_schema
-from companion.measurement.surrogates import LEAST_MODES, continued, gaussian, generator, shuffled
-from companion.measurement.texts import Batch, Row
+from companion.measurement.spectra import (
+    Decoded,
+    Numbers,
+    Side,
+    Sides,
+    component_numbers,
+    decode,
+    matched_rows,
+    spectra_of,
+)
+from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import windows
 from companion.models.forcing import feed
@@ -67,10 +77,10 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
     fed = fed_alike(random_control(settings, model.device), written, played, everyone)
     rows += _decoded_rows(INITIALISED, fed, settings)
     rows += _decoded_rows(FORCED, forced_pair(model, written, played), settings)
-    chosen = drawn_for(settings) if settings.draws else ()
+    chosen = sampled(settings.corpus, settings.utterances, settings.draw_utterances)
     texts = written[REFERENCE_CONDITION].texts
     keep = [i for i, text in enumerate(texts) if text["utterance"] in chosen]
-    for null, draw, network in further_draws(model, settings) if keep else ():
+    for null, draw, network in further_draws(model, settings) if keep and settings.draws else ():
         rows += _decoded_rows(null, fed_alike(network, written, played, keep), settings, draw)
     return rows
 
@@ -79,45 +89,43 @@ def side_rows(
     null: str, component: str, sides: Sides, settings: SpectralSettings, draw: int = 0
 ) -> Iterator[Row]:
     """The rows of one component of a null: of all T tokens, and as many as the other side has."""
-
-    def numbers(side: Side) -> Numbers:
-        return component_numbers(component, side.activations, settings)
-
-    return _rows(null, draw, sides, {name: numbers(side) for name, side in sides.items()})
+    numbers = {
+        name: component_numbers(component, side.activations, settings)
+        for name, side in sides.items()
+    }
+    return _rows(null, draw, sides, numbers)
 
 
 def shuffled_rows(component: str, sides: Sides, settings: NullSettings) -> Iterator[Row]:
     """The rows of the model's own in random order; of what is cut the mean of several orders."""
 
-    def of(name: str) -> Numbers:
-        side = sides[name]
-
+    def of(name: str, side: Side) -> Numbers:
         def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
             cut = not torch.equal(lengths, side.lengths[chosen])
             orders = [
-                shuffled_sides({name: side}, settings.seed, order)[name].activations
+                shuffled_sides({name: side}, settings.seed, order)
                 for order in range(settings.orders if cut else 1)
             ]
             by_order = [
-                component_numbers(component, shuffled_rows_of, settings)(chosen, lengths)
-                for shuffled_rows_of in orders
+                component_numbers(component, one[name].activations, settings)(chosen, lengths)
+                for one in orders
             ]
             for same in zip(*by_order, strict=True):
                 yield same[0][0], averaged([columns for _, columns in same])
 
         return numbers
 
-    return _rows(SHUFFLED, 0, sides, {name: of(name) for name in sides})
+    return _rows(SHUFFLED, 0, sides, {name: of(name, side) for name, side in sides.items()})
 
 
 def _rows(null: str, draw: int, sides: Sides, numbers: Mapping[str, Numbers]) -> Iterator[Row]:
     lengths = {name: side.lengths for name, side in sides.items()}
-    for name, side in sides.items():
-        rows = (
-            {**side.texts[i], "null": null, "draw": draw, **columns}
-            for i, columns in matched_rows(name, lengths, numbers[name])
-        )
-        yield from of_schema(NULLS, rows)
+    rows = (
+        {**side.texts[i], "null": null, "draw": draw, **columns}
+        for name, side in sides.items()
+        for i, columns in matched_rows(name, lengths, numbers[name])
+    )
+    return of_schema(NULLS, rows)
 
 
 def averaged(rows: Sequence[Row]) -> Row:
@@ -139,23 +147,19 @@ def averaged(rows: Sequence[Row]) -> Row:
 
 
 def shuffled_sides(sides: Sides, seed: int, order: int = 0) -> dict[str, Side]:
-    """Every utterance's rows in a random order of its own; ``order`` is which of several."""
-    which = [str(order)] if order else []
-    return {
-        name: Side(
-            side.texts,
-            shuffled(
-                side.activations,
-                side.lengths,
-                [
-                    generator(seed, SHUFFLED, name, str(text["utterance"]), *which)
-                    for text in side.texts
-                ],
-            ),
-            side.lengths,
-        )
-        for name, side in sides.items()
-    }
+    """Every utterance's rows in a random order, the same in all layers; ``order`` of several.
+
+    A spectrum of all rows is what it was; the first rows are now a random subset.
+    """
+    found = {}
+    for name, side in sides.items():
+        rows = side.activations.clone()
+        for i, (text, length) in enumerate(zip(side.texts, side.lengths.tolist(), strict=True)):
+            key = [SHUFFLED, name, str(text["utterance"]), *([str(order)] if order else [])]
+            permutation = torch.from_numpy(generator(seed, *key).permutation(length))
+            rows[i, :, :length] = side.activations[i][:, permutation]
+        found[name] = replace(side, activations=rows)
+    return found
 
 
 def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:

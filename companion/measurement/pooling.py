@@ -7,7 +7,7 @@ spectrum is also taken without each speaker in turn, for a jackknife over speake
 random halves of clean speech, where nothing differs but who speaks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,31 +20,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from companion.measurement.activations import (
-    ACTIVATIONS,
-    TEXT,
-    activation_rows,
-    control_rows,
-    kept_rows,
-)
-from companion.measurement.controls import sampled
+from companion.measurement.controls import generator, sampled
 from companion.measurement.keys import staleness
-from companion.measurement.moments import Moments
-from companion.measurement.observables import largest
-from companion.measurement.provenance import key_of_run
-from companion.measurement.run import Summary, measure
+from companion.measurement.nulls import fed_alike
+from companion.measurement.run import Summary, key_of_run, measure
 from companion.measurement.schemas import REFERENCE_CONDITION, TRAINED, schema
 from companion.measurement.settings import MODES, PoolingSettings
+from companion.measurement.spectra import Decoded, decode_heard, largest
 from companion.measurement.store import read_meta, write
-from companion.measurement.surrogates import generator
 from companion.measurement.texts import Batch, Row
 from companion.models.capture import COMPONENTS
+from companion.models.controls import spectrum_preserving
 from companion.models.decoding import hear
 from companion.models.rules import rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances
 from companion.stress.scoring import LOOP_COMPRESSION
-from spectral.spectra import effective_rank, resolved_modes, spectral_slope
+from spectral._validation import as_float64, require_finite
+from spectral.spectra import NOISE, effective_rank, resolved_modes, spectral_slope
 
 KEPT, DROPPED, CAPPED, MATCHED = "kept", "dropped", "capped", "matched"
 """Loops as they are; utterances left out that loop on either side; at most ``CAP`` rows of every
@@ -60,6 +53,25 @@ FIRST, SECOND = "first half", "second half"
 """Clean speech of random halves of the speakers, and its two sides."""
 
 TOGETHER = 64  # unions whose moments are summed at once: so many D x D matrices are held
+MOST_LAYERS = 32  # of a Whisper's decoder
+
+
+def column_of(component: str, layer: int) -> str:
+    """The column that holds the activations of a component in a layer, from 1."""
+    return f"{component}_{layer}"
+
+
+_COLUMNS = [column_of(*place) for place in product(COMPONENTS, range(1, MOST_LAYERS + 1))]
+_TEXT = (
+    "model", "parameters", "decoding", "network", "utterance", "speaker", "subset", "condition",
+    "tokens", "layers", "compression_ratio", "outcome",
+)  # fmt: skip
+ACTIVATIONS = pa.schema([*schema(*_TEXT), *schema(*_COLUMNS, numbers=pa.binary())])
+"""One row per decoding rule, network, utterance and condition, one column per component and layer.
+
+A column holds (tokens, width) in float32; null beyond the last layer. One column is read at a time.
+They are large and stay in build/.
+"""
 
 POOLING: pa.Schema = schema(
     "model", "parameters", "decoding", "network", "sample", "loops", "condition", "without",
@@ -67,8 +79,6 @@ POOLING: pa.Schema = schema(
     "alpha", "kirchhoff_of_fractions", "eigenvalues",
 ).set(7, pa.field("without", pa.string()))  # fmt: skip
 """One row per sample, treatment of loops, condition, speaker left out, component, layer and K."""
-
-_READ = ("n_eff", "alpha", "kirchhoff_of_fractions")
 
 
 @dataclass(frozen=True)
@@ -97,26 +107,72 @@ def measure_pooling(settings: PoolingSettings) -> Summary:
 
 
 def kept_activations(model: SpeechModel, batch: Batch, settings: PoolingSettings) -> list[Row]:
-    """The activations of a batch of utterances, by all rules; each audio is encoded once."""
+    """The activations of a batch of utterances, by all rules; each audio is encoded once.
+
+    By the rule ``decoding`` also those of some utterances in random networks that keep the weights'
+    spectra, fed the model's own texts and the same audio.
+    """
     heard = {name: hear(model, [one.wave for one in played]) for name, played in batch.items()}
     sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
+    played = next(iter(batch.values()))
+    keep = [i for i, mixture in enumerate(played) if mixture.target.id in sample]
     rows: list[Row] = []
     for by in map(rule, settings.decodings):
-        own, decoded = activation_rows(model, batch, heard, by)
-        rows += own
-        if by == settings.rule:
-            how = (by, sample, settings.controls, settings.seed)
-            rows += control_rows(model, batch, decoded, *how)
+        own = {name: decode_heard(model, batch[name], heard[name], by) for name in batch}
+        rows += _activation_rows(own, batch, by.name, TRAINED)
+        for draw in range(settings.controls if keep and by == settings.rule else 0):
+            control = spectrum_preserving(model, draw, settings.seed)
+            fed = fed_alike(control, own, batch, keep)
+            kept = {name: [mixtures[i] for i in keep] for name, mixtures in batch.items()}
+            rows += _activation_rows(fed, kept, by.name, control_name(draw))
     return rows
+
+
+def control_name(draw: int) -> str:
+    """What a control is called in the column ``network``."""
+    return f"control {draw}"
+
+
+def _activation_rows(
+    decoded: Mapping[str, Decoded], batch: Batch, decoding: str, network: str
+) -> Iterator[Row]:
+    """``subset`` is the folder above the speaker's, such as test-clean."""
+    for condition, side in decoded.items():
+        parts = {name: side.activations(name).float().cpu().numpy() for name in COMPONENTS}
+        for i, (text, mixture) in enumerate(zip(side.texts, batch[condition], strict=True)):
+            count, layers = int(side.lengths[i]), parts["ffn"].shape[1]
+            columns: Row = dict.fromkeys(_COLUMNS)
+            for name, layer in product(COMPONENTS, range(layers)):
+                columns[column_of(name, layer + 1)] = parts[name][i, layer, :count].tobytes()
+            own: Row = {
+                "decoding": decoding, "network": network, "condition": condition,
+                "subset": mixture.target.path.parents[2].name, "tokens": count, "layers": layers,
+            }  # fmt: skip
+            yield columns | own | {name: text[name] for name in _TEXT if name not in own}
+
+
+def kept_rows(
+    path: Path, component: str, layer: int, decoding: str, network: str
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Condition, utterance and activations (tokens, width), float32, of one layer of a network.
+
+    An utterance of which nothing was written has none.
+    """
+    name = column_of(component, layer)
+    columns = ["decoding", "network", "condition", "utterance", "tokens", name]
+    for batch in pq.ParquetFile(path).iter_batches(columns=columns, batch_size=256):
+        for row in batch.to_pylist():
+            if (row["decoding"], row["network"]) == (decoding, network) and row["tokens"]:
+                values = torch.frombuffer(bytearray(row[name]), dtype=torch.float32)
+                yield row["condition"], row["utterance"], values.reshape(row["tokens"], -1)
 
 
 def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> list[Row]:
     """All rows of the pooled table by one rule, from a file of ``kept_activations``."""
-    table = pq.read_table(activations, columns=[*TEXT]).to_pandas()
+    table = pq.read_table(activations, columns=[*_TEXT]).to_pandas()
     table = table[table.decoding == decoding]
     answers = _answers(table, frozenset(settings.searched))
-    names = sorted(set(answers.group))
-    unions = [*_samples(answers, names), *_halves(answers, names, settings)]
+    unions = [*_samples(answers), *_halves(answers, settings)]
     plain = [union for union in unions if union.sample == SAMPLED and not union.without]
     networks = {name: unions if name == TRAINED else plain for name in table.network.unique()}
     first = table.iloc[0]
@@ -124,10 +180,10 @@ def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> 
     places = list(product(networks, COMPONENTS, range(1, int(first["layers"]) + 1)))
     frames = []
     for network, component, layer in tqdm(places, desc=f"{shared['model']}, {decoding}"):
-        kept = list(kept_rows(activations, component, layer, decoding, network))
-        rows = _layer_rows(kept, answers, networks[network], settings)
+        kept = kept_rows(activations, component, layer, decoding, network)
+        rows = pd.DataFrame(_layer_rows(kept, answers, networks[network], settings))
         where = {"network": network, "component": component, "layer": layer}
-        frames.append(pd.DataFrame(rows).assign(**where, decoding=decoding, **shared))
+        frames.append(rows.assign(**where, decoding=decoding, **shared))
     return _with_means(pd.concat(frames, ignore_index=True))
 
 
@@ -152,7 +208,7 @@ def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
     return answers
 
 
-def _samples(answers: pd.DataFrame, names: Sequence[int]) -> Iterator[Union]:
+def _samples(answers: pd.DataFrame) -> Iterator[Union]:
     """Every sample, whole and without each of its speakers."""
     subsets = sorted(set(answers.subset))
     samples = {ALL: answers}
@@ -163,96 +219,110 @@ def _samples(answers: pd.DataFrame, names: Sequence[int]) -> Iterator[Union]:
     samples |= {name: answers[answers.subset == name] for name in subsets if len(subsets) > 1}
     for sample, own in samples.items():
         for without in ["", *sorted(set(own.speaker))]:
-            left = own[own.speaker != without]
-            yield Union(sample, without, "", np.isin(names, left.group))
+            yield Union(sample, without, "", _groups(answers, own[own.speaker != without]))
 
 
-def _halves(
-    answers: pd.DataFrame, names: Sequence[int], settings: PoolingSettings
-) -> Iterator[Union]:
+def _halves(answers: pd.DataFrame, settings: PoolingSettings) -> Iterator[Union]:
     """Random halves of the speakers, by number of the draw."""
     speakers = sorted(set(answers.speaker))
     for draw in range(settings.halves):
         order = generator(settings.seed, HALVES, str(draw)).permutation(speakers)
         cut = len(speakers) // 2
         for name, own in ((FIRST, order[:cut]), (SECOND, order[cut:])):
-            groups = answers.group[answers.speaker.isin(own)]
-            yield Union(HALVES, str(draw), name, np.isin(names, groups))
+            members = answers[answers.speaker.isin(own)]
+            yield Union(HALVES, str(draw), name, _groups(answers, members))
+
+
+def _groups(answers: pd.DataFrame, members: pd.DataFrame) -> np.ndarray:
+    return np.isin(sorted(set(answers.group)), members.group)
 
 
 def _layer_rows(
-    kept: Sequence[tuple[str, str, Tensor]],
+    kept: Iterator[tuple[str, str, Tensor]],
     answers: pd.DataFrame,
     unions: Sequence[Union],
     settings: PoolingSettings,
-) -> list[Row]:
+) -> Iterator[Row]:
     """All pooled spectra of one network's component in one layer."""
-    sides: dict[str, list[tuple[str, Tensor]]] = {}
+    sides: dict[str, dict[str, Tensor]] = {}
     for condition, utterance, values in kept:
-        sides.setdefault(condition, []).append((utterance, values))
-    rows: list[Row] = []
+        sides.setdefault(condition, {})[utterance] = values
     for loops, (condition, side) in product((KEPT, DROPPED, CAPPED, MATCHED), sides.items()):
-        taken = _taken(side, condition, loops, answers, settings.seed)
-        chosen = [u for u in unions if u.sample != HALVES or (loops, condition) == _HALVED]
-        if taken:
-            rows += _union_rows(taken, answers, chosen, settings.modes, condition, loops)
-    return rows
-
-
-_HALVED = (DROPPED, REFERENCE_CONDITION)
+        taken = {
+            utterance: _taken(values, (condition, utterance), loops, answers, settings.seed)
+            for utterance, values in side.items()
+            if loops in (KEPT, CAPPED) or not answers.loops[utterance]
+        }
+        halved = (loops, condition) == (DROPPED, REFERENCE_CONDITION)
+        chosen = [union for union in unions if union.sample != HALVES or halved]
+        for row in _union_rows(taken, answers, chosen, settings.modes) if taken else ():
+            yield {**row, "loops": loops, "condition": row["condition"] or condition}
 
 
 def _taken(
-    side: Sequence[tuple[str, Tensor]],
-    condition: str,
-    loops: str,
-    answers: pd.DataFrame,
-    seed: int,
-) -> list[tuple[str, Tensor]]:
-    """The rows of each utterance that are pooled, by what is done about loops."""
-    taken = []
-    for utterance, values in side:
-        answer = answers.loc[utterance]
-        if answer.loops and loops in (DROPPED, MATCHED):
-            continue
-        if loops == CAPPED:
-            values = values[:CAP]
-        if loops == MATCHED:
-            order = generator(seed, MATCHED, condition, utterance).permutation(len(values))
-            values = values[torch.from_numpy(np.sort(order[: answer.least]))]
-        taken.append((utterance, values))
-    return taken
+    values: Tensor, key: tuple[str, str], loops: str, answers: pd.DataFrame, seed: int
+) -> Tensor:
+    """The rows of an utterance that are pooled, by what is done about loops."""
+    if loops == MATCHED:
+        order = generator(seed, MATCHED, *key).permutation(len(values))
+        return values[torch.from_numpy(np.sort(order[: answers.least[key[1]]]))]
+    return values[:CAP] if loops == CAPPED else values
 
 
 def _union_rows(
-    taken: Sequence[tuple[str, Tensor]],
-    answers: pd.DataFrame,
-    unions: Sequence[Union],
+    taken: Mapping[str, Tensor], answers: pd.DataFrame, unions: Sequence[Union],
     modes: Sequence[int],
-    condition: str,
-    loops: str,
-) -> Iterator[Row]:
-    names, values = zip(*taken, strict=True)
-    group = answers.group[list(names)].to_numpy()
-    lengths = torch.tensor([len(each) for each in values])
-    rows = torch.cat(values)
-    of_row = torch.tensor(group).repeat_interleave(lengths)
+) -> Iterator[Row]:  # fmt: skip
+    members = answers.loc[[*taken]]
+    lengths = torch.tensor([len(values) for values in taken.values()])
+    group = torch.tensor(members.group.to_numpy()).repeat_interleave(lengths)
     weights = torch.from_numpy(np.stack([union.groups for union in unions])).double()
-    moments = Moments.of(rows, of_row, weights.shape[1])
-    spectra = torch.cat([moments.summed(w).eigenvalues() for w in torch.split(weights, TOGETHER)])
-    tokens = (weights @ moments.count).long().tolist()
-    speakers = answers.speaker[list(names)].to_numpy()
+    tokens, spectra = union_spectra(torch.cat([*taken.values()]), group, weights)
     for k in modes:
         numbers = pooled_numbers(spectra, k)
         for i, union in enumerate(unions):
-            members = union.groups[group]
+            own = members[union.groups[members.group]]
             yield {
-                "sample": union.sample, "loops": loops, "without": union.without,
-                "condition": union.condition or condition, "modes": k,
-                "utterances": int(members.sum()), "speakers": len(set(speakers[members])),
-                "tokens": tokens[i], "eigenvalues": largest(spectra[i], MODES).tolist(),
+                "sample": union.sample, "without": union.without, "condition": union.condition,
+                "modes": k, "utterances": len(own), "speakers": own.speaker.nunique(),
+                "tokens": int(tokens[i]), "eigenvalues": largest(spectra[i], MODES).tolist(),
                 **{name: column[i] for name, column in numbers.items()},
             }  # fmt: skip
+
+
+def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    r"""How many rows unions of groups have, (unions,), and their spectra, (unions, width).
+
+    Second moments add: one pass over the rows, and then sums of D x D matrices alone.
+
+    .. math:: \lambda_i\Bigl(\frac{A'A - T \bar a \bar a'}{T - 1}\Bigr)
+
+    Those of :func:`spectral.eigenvalues`, with the same modes below 1e-9 of the largest set to
+    zero; all zeros for one row or none. Rows whose mean is far larger than what they differ by
+    lose digits here, by the square of that ratio times 1e-16. O(D^3) each.
+
+    rows (tokens, width) are finite, group (tokens,) says which group each belongs to, from 0, and
+    weights (unions, groups) how often a union takes the rows of each. Raises ValueError for NaN,
+    infinity, or a dtype that is not floating.
+    """
+    values = as_float64(rows, "rows", "(tokens, width)")
+    require_finite(values, "rows", "leave out the rows that are not real")
+    weights, groups, width = weights.to(values), weights.shape[1], values.shape[1]
+    count = torch.bincount(group, minlength=groups).to(values)
+    total = values.new_zeros(groups, width).index_add_(0, group, values)
+    parts = torch.split(values[group.argsort(stable=True)], count.long().tolist())
+    gram = torch.stack([own.mT @ own for own in parts])
+    counts, spectra = weights @ count, []
+    for some, number in zip(
+        *(torch.split(each, TOGETHER) for each in (weights, counts)), strict=True
+    ):
+        means, number = some @ total, number[:, None, None]
+        outer = means[:, :, None] * means[:, None, :] / number.clamp(min=1)
+        moments = (some @ gram.flatten(-2)).reshape(-1, width, width)
+        modes = torch.linalg.eigvalsh((moments - outer) / (number - 1).clamp(min=1)).flip(-1)
+        real = (modes >= NOISE * modes[:, :1]) & (number[:, 0] > 1)
+        spectra.append(modes.where(real & (modes > 0), 0.0))
+    return counts, torch.cat(spectra)
 
 
 def pooled_numbers(spectra: Tensor, k: int) -> dict[str, list[float]]:
@@ -281,7 +351,8 @@ def _with_means(table: pd.DataFrame) -> list[Row]:
         "component", "modes",
     ]  # fmt: skip
     counts = {name: "first" for name in ("utterances", "speakers", "tokens")}
-    means = dict.fromkeys(_READ, lambda layers: layers.mean(skipna=False))
+    read = ("n_eff", "alpha", "kirchhoff_of_fractions")
+    means = dict.fromkeys(read, lambda layers: layers.mean(skipna=False))
     groups = table.groupby(keys, sort=False, as_index=False)
     averaged = groups.agg(counts | {"resolved": "min"} | means)
     averaged = averaged.assign(layer=0, eigenvalues=None)

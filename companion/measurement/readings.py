@@ -1,6 +1,6 @@
 """All that is read off a spectrum, by every choice about it that the paper leaves open."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -26,40 +26,24 @@ Reading = tuple[str, dict[str, str], Tensor]
 """An observable, the choices made, and its values (utterances, layers)."""
 
 
-def readings(spectra: Tensor) -> Iterator[Reading]:
-    """All that is read off spectra (utterances, layers, modes), by every choice about them."""
-    named = {str(k): k for k in MODES}
-    yield from _ranks(spectra, named)
-    for first, last in RANGES:
-        yield "alpha", {"modes fitted": f"{first}-{last}"}, spectral_slope(spectra, first, last)
-    yield from _indices(spectra, named)
+def readings(spectra: Tensor, width: int | None = None) -> Iterator[Reading]:
+    """All that is read off spectra (utterances, layers, modes), by every choice about them.
 
-
-def modes_in_proportion(width: int) -> int:
-    """K for a model of this width, as 50 is for the paper's Tiny."""
-    return round(PROPORTION * width)
-
-
-def proportional_readings(spectra: Tensor, width: int) -> Iterator[Reading]:
-    """``readings`` of K in proportion to the width, named ``IN_PROPORTION``.
-
-    None where spectra (utterances, layers, modes) hold fewer modes than that.
+    Of a ``width``, K in proportion to it alone, named ``IN_PROPORTION``; nothing where the spectra
+    hold fewer modes than that.
     """
-    k = modes_in_proportion(width)
-    if k > spectra.shape[-1]:
-        return
-    yield from _ranks(spectra, {IN_PROPORTION: k})
-    yield "alpha", {"modes fitted": f"1 to {IN_PROPORTION}"}, spectral_slope(spectra, 1, k)
-    yield from _indices(spectra, {IN_PROPORTION: k})
-
-
-def _ranks(spectra: Tensor, named: Mapping[str, int]) -> Iterator[Reading]:
+    named = {str(k): k for k in MODES}
+    ranges = {f"{first}-{last}": (first, last) for first, last in RANGES}
+    if width is not None:
+        named = {IN_PROPORTION: modes_in_proportion(width)}
+        ranges = {f"1 to {IN_PROPORTION}": (1, named[IN_PROPORTION])}
+        if named[IN_PROPORTION] > spectra.shape[-1]:
+            return
     for (name, k), of in product(named.items(), ("eigenvalues", "singular_values")):
         choices = {"K": name, "p": of.replace("_", " ")}
         yield "n_eff", choices, effective_rank(spectra, k, of=of)  # type: ignore[arg-type]
-
-
-def _indices(spectra: Tensor, named: Mapping[str, int]) -> Iterator[Reading]:
+    for name, fitted in ranges.items():
+        yield "alpha", {"modes fitted": name}, spectral_slope(spectra, *fitted)
     kernels = {"padded": kirchhoff_index, "resolved": resolved_kirchhoff_index}
     for (name, k), epsilon in product(named.items(), EPSILONS):
         kept = spectra[..., :k]
@@ -69,6 +53,11 @@ def _indices(spectra: Tensor, named: Mapping[str, int]) -> Iterator[Reading]:
             choices = {"K": name, "missing modes": missing, "eigenvalues": scale}
             index = kernels[missing](scales[scale], k, epsilon).log10()
             yield "log10_kf", choices | {"epsilon": f"{epsilon:.0e}"}, index
+
+
+def modes_in_proportion(width: int) -> int:
+    """K for a model of this width, as 50 is for the paper's Tiny."""
+    return round(PROPORTION * width)
 
 
 def column_of(observable: str, choices: dict[str, str]) -> str:

@@ -1,8 +1,12 @@
 """Measure one model on a corpus: batches of utterances, each kept as soon as it is done."""
 
+import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,22 +14,83 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from companion.measurement.provenance import described, key_of_parts, key_of_run, provenance
+from companion.measurement.keys import Key, key_of, speech_digest
 from companion.measurement.schemas import NONSPEECH
 from companion.measurement.settings import Settings
 from companion.measurement.store import merge, read_meta, write
 from companion.measurement.texts import Batch, Row
-from companion.models.loading import choose_device, load
+from companion.models.loading import choose_device, load, weights_digest
 from companion.models.view import SpeechModel
 from companion.speech.corpus import UnusableUtterance, Utterance, find_utterances, read_wave
 from companion.stress.conditions import condition, in_turn
 from companion.stress.mixture import Mixture, Speakers
 
-B = TypeVar("B")
+_PACKAGES = (
+    "torch", "transformers", "tokenizers", "openai-whisper", "numpy", "scipy", "librosa", "av",
+    "soundfile", "jiwer", "pyarrow",
+)  # fmt: skip
+
+
+def key_of_run(kind: str, settings: Settings, utterances: Iterable[Utterance]) -> Key:
+    """What rows are keyed by, of settings and a corpus that are here."""
+    weights = weights_digest(settings.model, settings.ladder)
+    return key_of(kind, settings.plain(), weights, speech_digest(utterances))
+
+
+def key_of_parts(key: Key, device: torch.device) -> dict[str, object]:
+    """What parts of one file must have in common: the key, device, threads and versions."""
+    return {
+        "key": key,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def described(model: SpeechModel) -> str:
+    """What computes, in one line: weights, precision, and device."""
+    device = _device_name(model.device)
+    threads = f" (threads: {torch.get_num_threads()})" if model.device.type == "cpu" else ""
+    weights = f"{model.parameters / 1e6:.2f} million weights"
+    return f"{model.name}: {weights} in {_dtype_name(model)} on {device}{threads}"
+
+
+def provenance(key: Key, model: SpeechModel) -> dict[str, object]:
+    """What is stored with measured rows: their key, and what else they were measured with."""
+    return {
+        **key_of_parts(key, model.device),
+        "python": platform.python_version(),
+        "dtype": _dtype_name(model),
+        "commit": _commit(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _dtype_name(model: SpeechModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    folder = Path(__file__).parents[1]
+    try:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not a git checkout"
+    return run.stdout.strip()
+
+
 S = TypeVar("S", bound=Settings)
 RowsOf = Callable[[SpeechModel, Batch, S], list[Row]]
 Together = Callable[[Utterance], str]
 """Neighbours for which this is equal stay in one batch."""
+
+by_utterance: Together = attrgetter("id")
+by_speaker: Together = attrgetter("speaker")
+"""Batches may be cut anywhere; or all utterances of a speaker are together."""
 
 _CPU_ALLOCATOR = "can't allocate memory"  # torch has no class of error for it
 
@@ -49,16 +114,6 @@ class Summary:
         return "\n".join(lines)
 
 
-def by_utterance(utterance: Utterance) -> str:
-    """Every utterance by itself: batches may be cut anywhere."""
-    return utterance.id
-
-
-def by_speaker(utterance: Utterance) -> str:
-    """All utterances of a speaker together."""
-    return utterance.speaker
-
-
 def measure(
     kind: str,
     settings: S,
@@ -79,7 +134,9 @@ def measure(
     corpus, clips = find_utterances(settings.corpus), settings.clips()
     every = batches(corpus.utterances, settings, together)
     every += batches(clips.utterances, settings, together, of_all=True)
-    chosen = of_shard(list(enumerate(every)), settings.shard)
+    which, count = settings.shard  # of neighbours, about as many in every shard
+    bounds = which * len(every) // count, (which + 1) * len(every) // count
+    chosen = list(enumerate(every))[slice(*bounds)]
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
@@ -116,12 +173,6 @@ def measure(
     if settings.parts is None:
         shutil.rmtree(folder, ignore_errors=True)  # there is none of a shard without utterances
     return Summary(settings.output, measured, resumed, skipped, pieces.largest)
-
-
-def of_shard(batches: Sequence[B], shard: Sequence[int]) -> Sequence[B]:
-    """The batches of one shard: neighbours, about as many in every shard, in order."""
-    which, count = shard
-    return batches[which * len(batches) // count : (which + 1) * len(batches) // count]
 
 
 def batches(
@@ -167,20 +218,16 @@ def stressed(
     for utterance in utterances:
         try:
             clean = Mixture.of(utterance, read_wave(utterance))
-            mixtures = {
-                name: _under(name, clean, speakers, settings.seed) if spoken else clean
-                for name in names
-            }
+            mixtures = dict.fromkeys(names, clean)
+            for name in names if spoken else ():
+                stress = condition(in_turn(name, utterance.id, settings.seed))
+                mixtures[name] = stress.apply(clean, speakers, settings.seed)
         except UnusableUtterance as error:
             unusable[utterance.id] = str(error)
             continue
         for name, mixture in mixtures.items():
             batch[name].append(mixture)
     return batch, unusable
-
-
-def _under(names: str, clean: Mixture, speakers: Speakers, seed: int) -> Mixture:
-    return condition(in_turn(names, clean.target.id, seed)).apply(clean, speakers, seed)
 
 
 def spread(utterances: Sequence[Utterance], count: int | None) -> Sequence[Utterance]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -19,6 +20,9 @@ MODES = 50
 Positive = Annotated[int, 1]
 """A whole number, and the least that makes sense."""
 
+Above0 = Annotated[float, "a number above 0 (YAML reads 1e-9 as text, write 1.0e-9)"]
+"""A finite number above zero, and what to give in place of another."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -30,7 +34,8 @@ class Settings:
     ``output`` until that is written.
 
     Lists and texts, as notebooks and YAML have them, become tuples and paths. Raises ValueError
-    for a value that makes no sense, by its name: ``Annotated[int, 2]`` says that two is the least.
+    for a value that makes no sense, by its name: ``Annotated[int, 2]`` says that two is the least,
+    ``Annotated[float, "a number above 0"]`` what to give in place of one that is not above zero.
     """
 
     model: str
@@ -77,12 +82,16 @@ class Settings:
 
 def _checked(value: Any, name: str, hint: Any) -> Any:
     """A value as the annotation of its field says."""
-    plain, *least = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    if get_origin(plain) is tuple:
+    plain, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if get_origin(plain) is tuple or isinstance(value, list):
         value = tuple(value)
-    for number in (value if isinstance(value, tuple) else (value,)) if least else ():
-        if number is not None:
-            whole_number(number, name, least=least[0])
+    several = isinstance(value, tuple)
+    for number, limit in product(value if several else (value,), limits):
+        if isinstance(limit, int):
+            if number is not None:
+                whole_number(number, name, least=limit)
+        elif not isinstance(number, int | float) or not 0 < number < math.inf:
+            raise ValueError(f"{name} {'has' if several else 'is'} {number!r}; give {limit}")
     return Path(value) if Path in (plain, *get_args(plain)) and value is not None else value
 
 
@@ -102,17 +111,12 @@ class SpectralSettings(Settings):
     """Parameters of the spectra: ``modes`` are the K to report, ``epsilon`` that of Kf."""
 
     modes: Annotated[tuple[int, ...], 2]  # alpha is a slope over modes 1..k
-    epsilon: float
+    epsilon: Above0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.modes:
             raise ValueError("modes is empty; give the numbers of modes to report, such as 10, 50")
-        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
-            raise ValueError(
-                f"epsilon is {self.epsilon!r}; give a number above 0 (YAML reads 1e-9 as text, "
-                "write 1.0e-9)"
-            )
 
 
 @dataclass(frozen=True)
@@ -173,15 +177,9 @@ class SubtleSettings(Settings):
     ``tokens`` are those of the text, from 1, whose Jacobians give the singular directions.
     """
 
-    levels_db: tuple[float, ...]
+    levels_db: Annotated[tuple[float, ...], "dB below the signal, such as 20"]
     draws: Positive
     tokens: Annotated[tuple[int, ...], 1]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for level in self.levels_db:
-            if not 0 < level < math.inf:
-                raise ValueError(f"levels_db has {level!r}; give dB below the signal, such as 20")
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ class WarningSettings(Settings):
     """
 
     prefixes: Annotated[tuple[int, ...], 3]  # n tokens have n - 1 modes, and a slope needs two
-    epsilon: float
+    epsilon: Above0
 
 
 @dataclass(frozen=True)

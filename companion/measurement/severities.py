@@ -113,36 +113,6 @@ def conditions_of(path: Path) -> list[str]:
 
 def main() -> None:
     """Bisect the severities of the conditions named on the command line, and write the table."""
-    arguments = _arguments()
-    model = load(arguments.model, arguments.ladder, choose_device(arguments.device))
-    utterances = find_utterances(arguments.corpus).utterances
-    clean = usable(spread(utterances, arguments.utterances))
-    speakers = Speakers(utterances)
-    decoding, rows = rule(arguments.decoding), []
-    for name in arguments.conditions:
-        failing = failing_fraction(
-            model, decoding, CONDITIONS[name], clean, speakers, arguments.seed, arguments.batch
-        )
-        for fraction, (severity, measured) in transition(failing).items():
-            rows.append(
-                (
-                    model.name,
-                    decoding.name,
-                    name,
-                    fraction,
-                    severity,
-                    round(measured, 4),
-                    len(clean),
-                )
-            )
-            print(f"{name}: {fraction:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
-    path = arguments.output / f"{arguments.model}.csv"
-    with whole_or_absent(path) as unfinished:
-        pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
-    print(f"conditions: [{', '.join(conditions_of(path))}]")
-
-
-def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m companion.measurement.severities")
     parser.add_argument("--model", required=True)
     parser.add_argument("--conditions", nargs="+", required=True, choices=GRADED)
@@ -154,7 +124,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    model = load(asked.model, asked.ladder, choose_device(asked.device))
+    utterances = find_utterances(asked.corpus).utterances
+    clean, speakers = usable(spread(utterances, asked.utterances)), Speakers(utterances)
+    decoding, rows = rule(asked.decoding), []
+    for name in asked.conditions:
+        failing = failing_fraction(
+            model, decoding, CONDITIONS[name], clean, speakers, asked.seed, asked.batch
+        )
+        for fraction, (severity, measured) in transition(failing).items():
+            found = (fraction, severity, round(measured, 4), len(clean))
+            rows.append((model.name, decoding.name, name, *found))
+            print(f"{name}: {fraction:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
+    path = asked.output / f"{asked.model}.csv"
+    with whole_or_absent(path) as unfinished:
+        pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
+    print(f"conditions: [{', '.join(conditions_of(path))}]")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,102 @@
 """Measure spectra: one decoded batch of utterances, every condition, all components and layers."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
-import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from companion.measurement.observables import component_numbers, first_rows, matched_rows
 from companion.measurement.schemas import REFERENCE_CONDITION, STRESSES
 from companion.measurement.settings import SpectralSettings
-from companion.measurement.texts import Batch, Row, text_columns
+from companion.measurement.texts import Batch, Row, of_schema, text_columns
 from companion.models.capture import COMPONENTS, HIDDEN_STATE, Recording, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard
 from companion.models.rules import Rule
 from companion.models.view import SpeechModel
 from companion.stress.mixture import Mixture
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph
+from spectral.spectra import eigenvalues, observables, slope_reason
+
+Numbers = Callable[[list[int], Tensor], Iterator[tuple[int, Row]]]
+"""Utterance and columns of the chosen utterances' first rows, as many as each one's length."""
+
+
+def kept_lengths(condition: str, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rows to keep per utterance: all of them (""), and as many as both sides of a pair have.
+
+    ``lengths`` holds T (batch,) by condition, the reference condition among them.
+    """
+    own = lengths[condition]
+    others = [name for name in lengths if name != REFERENCE_CONDITION]
+    partners = others if condition == REFERENCE_CONDITION else [REFERENCE_CONDITION]
+    return {"": own} | {other: torch.minimum(own, lengths[other]) for other in partners}
+
+
+def matched_rows(
+    condition: str, lengths: Mapping[str, Tensor], numbers: Numbers
+) -> Iterator[tuple[int, Row]]:
+    """Utterance and columns, of all T rows and length-matched with every partner.
+
+    What loses no row to a partner has its own numbers again.
+    """
+    kept = kept_lengths(condition, lengths)
+    whole = list(numbers(list(range(len(kept[""]))), kept[""]))
+    for partner, limits in kept.items():
+        cut = (limits < kept[""]).nonzero()[:, 0].tolist()
+        again = numbers(cut, limits[cut])
+        for i, columns in whole:
+            columns = next(again)[1] if i in cut else columns
+            yield i, {"condition": condition, "matched_with": partner, **columns}
+
+
+def first_rows(lengths: Tensor, longest: int) -> Tensor:
+    """The mask of each utterance's first rows: lengths (batch,) -> (batch, longest), bool."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+def spectra_of(activations: Tensor, lengths: Tensor, center: bool = True) -> Tensor:
+    """Eigenvalues of the first ``lengths`` rows of activations (batch, layers, tokens, width)."""
+    mask = first_rows(lengths.to(activations.device), activations.shape[2])
+    return eigenvalues(activations, mask[:, None].expand(activations.shape[:-1]), center)
+
+
+def spectral_columns(
+    activations: Tensor, lengths: Tensor, settings: SpectralSettings
+) -> Iterator[tuple[int, Row]]:
+    """Utterance (from 0) and spectral columns of the first ``lengths`` rows, per K and layer."""
+    spectra = spectra_of(activations, lengths)
+    kept = largest(spectra, max(settings.modes))
+    for k in settings.modes:
+        columns = observables(spectra, k, settings.epsilon)
+        numbers = {name: column.tolist() for name, column in columns.items()}
+        for i, layer in product(*map(range, spectra.shape[:2])):
+            yield i, {
+                "layer": layer + 1,
+                "modes": k,
+                "tokens": int(lengths[i]),
+                "alpha_reason": slope_reason(numbers["resolved"][i][layer], k),
+                "eigenvalues": kept[i, layer].tolist(),
+                **{name: column[i][layer] for name, column in numbers.items()},
+            }  # fmt: skip
+
+
+def component_numbers(component: str, activations: Tensor, settings: SpectralSettings) -> Numbers:
+    """The spectral columns of one component's activations (batch, layers, tokens, width)."""
+
+    def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+        if chosen:
+            rows = activations[chosen, :, : max(1, int(lengths.max()))]
+            for i, columns in spectral_columns(rows, lengths, settings):
+                yield chosen[i], {"component": component, **columns}
+
+    return numbers
+
+
+def largest(spectra: Tensor, modes: int) -> Tensor:
+    """So many modes, zeros where there are fewer, however long others of the batch are."""
+    return functional.pad(spectra[..., :modes], (0, max(0, modes - spectra.shape[-1])))
 
 
 @dataclass(frozen=True)
@@ -83,7 +163,7 @@ def spectral_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) 
     return [
         {**this.texts[i], **columns}
         for name, this in decoded.items()
-        for i, columns in matched_rows(name, lengths_of, _WithGraphs(this, settings))
+        for i, columns in matched_rows(name, lengths_of, _with_graphs(this, settings))
     ]
 
 
@@ -112,40 +192,32 @@ def _slim_rows(
         yield from of_schema(STRESSES, ({**decoded.texts[i], **columns} for i, columns in rows))
 
 
-def of_schema(schema: pa.Schema, rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows of the columns of a schema alone."""
-    return ({name: row[name] for name in schema.names} for row in rows)
-
-
-@dataclass(frozen=True)
-class _WithGraphs:
+def _with_graphs(decoded: Decoded, settings: SpectralSettings) -> Numbers:
     """The spectral columns of all components, and the indices of the latent graphs beside them."""
 
-    decoded: Decoded
-    settings: SpectralSettings
-
-    def __call__(self, chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
-        graphs = self._graph_columns(chosen, lengths) if chosen else {}
+    def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+        graphs = _graph_columns(decoded, chosen, lengths) if chosen else {}
         for component in COMPONENTS if chosen else ():
-            activations = self.decoded.activations(component)
-            numbers = component_numbers(component, activations, self.settings)
-            for i, columns in numbers(chosen, lengths):
+            spectral = component_numbers(component, decoded.activations(component), settings)
+            for i, columns in spectral(chosen, lengths):
                 at, layer = chosen.index(i), int(str(columns["layer"])) - 1
                 yield i, columns | {name: column[at][layer] for name, column in graphs.items()}
 
-    def _graph_columns(self, chosen: list[int], lengths: Tensor) -> dict[str, list[list[float]]]:
-        """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
-        states = self.decoded.activations(HIDDEN_STATE)[chosen]
-        mask = first_rows(lengths.to(states.device), states.shape[2])
-        attention = self.decoded.recording.attention
-        by_layer = [
-            _graphs(attention(self.decoded.transcripts, i)[chosen], states[:, i], mask)
-            for i in range(states.shape[1])
-        ]
-        return {
-            name: torch.stack([graphs[name] for graphs in by_layer], -1).tolist()
-            for name in by_layer[0]
-        }
+    return numbers
+
+
+def _graph_columns(
+    decoded: Decoded, chosen: list[int], lengths: Tensor
+) -> dict[str, list[list[float]]]:
+    """Kirchhoff indices of the latent graphs over the text's tokens, by utterance and layer."""
+    states = decoded.activations(HIDDEN_STATE)[chosen]
+    mask = first_rows(lengths.to(states.device), states.shape[2])
+    attention, texts = decoded.recording.attention, decoded.transcripts
+    by_layer = [
+        _graphs(attention(texts, i)[chosen], states[:, i], mask) for i in range(states.shape[1])
+    ]
+    columns = {name: [graphs[name] for graphs in by_layer] for name in by_layer[0]}
+    return {name: torch.stack(layers, -1).tolist() for name, layers in columns.items()}
 
 
 def _graphs(attention: Tensor, states: Tensor, mask: Tensor) -> dict[str, Tensor]:

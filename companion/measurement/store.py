@@ -126,24 +126,21 @@ def rounded(numbers: np.ndarray, bits: int) -> np.ndarray:
 def pack(rows: Path, bits: int) -> None:
     """Round the numbers of a Parquet file and encode it again, whole or not at all."""
     table = pq.read_table(rows)
-    flat: list[str] = []
-    inner: list[str] = []
+    floats: dict[str, str] = {}  # where their bytes are, by column
     for i, field in enumerate(table.schema):
         listed = pa.types.is_list(field.type)
         if pa.types.is_floating(field.type.value_type if listed else field.type):
+            floats[field.name] = f"{field.name}.list.element" if listed else field.name
             column = _rounded_column(table.column(i).combine_chunks(), bits)
             table = table.set_column(i, field, column)
-            (inner if listed else flat).append(
-                f"{field.name}.list.element" if listed else field.name
-            )
     with whole_or_absent(rows) as part:
         pq.write_table(
             table,
             part,
             compression="brotli",
             compression_level=11,
-            use_dictionary=[field.name for field in table.schema if field.name not in flat],
-            use_byte_stream_split=flat + inner,
+            use_dictionary=[name for name in table.column_names if floats.get(name) != name],
+            use_byte_stream_split=[*floats.values()],
         )
 
 

@@ -4,16 +4,15 @@ They stand behind the batch: k tangents or cotangents at ``(B, T, width)`` are `
 All that is large is a product of matrices, and what the point itself gives is computed once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from spectral._validation import as_chunk, whole_number
+from spectral._validation import as_chunk
 from spectral.jacobians.layers import (
     ALL,
     Attended,
@@ -180,69 +179,15 @@ def total_sensitivity(
             stream = forward(layer, stream, context)
         return stream[..., tokens, :]
 
-    pull = cache(lambda: function_operator(last, source, source.ndim - 2).rmatmat)
-    shape = torch.Size([*batch, hidden[..., tokens, :].shape[-2:].numel(), frames * width])
-    return LinearOperator(
-        shape, matmat, lambda columns: pull()(columns), hidden.dtype, hidden.device
-    )
+    pull = cache(lambda: torch.func.vjp(last, source.detach())[1])
+    shape = hidden[..., tokens, :].shape
 
+    def rmatmat(columns: Tensor) -> Tensor:
+        rows = columns.movedim(-1, 0).reshape(-1, *shape)
+        return torch.stack([pull()(row)[0].flatten(-2).detach() for row in rows], -1)
 
-def function_operator(
-    function: Callable[[Tensor], Tensor], point: Tensor, batch_dims: int = 0
-) -> LinearOperator:
-    """The Jacobian of a torch function at a point, through forward and reverse differentiation.
-
-    A column costs one jvp of the function (about three calls of it) or one vjp (about two), in the
-    memory of a single pass. Attention inside the function takes torch's plain path, which alone
-    has forward derivatives.
-
-    Args:
-        function: From a tensor of ``point``'s shape to a tensor; twice the same for the same input
-            (evaluation mode: no dropout).
-        point: Where to differentiate.
-        batch_dims: How many leading dimensions of both input and output are a batch, item by item
-            independent of each other; the product is then taken for all items at once.
-
-    Returns:
-        Shape ``(*batch, outputs, inputs)``, all other dimensions flattened, in the point's dtype.
-
-    Raises:
-        ValueError: If the leading dimensions of the output are not those of the point.
-
-    Example:
-        >>> squares = function_operator(torch.square, torch.tensor([1.0, 2.0]))
-        >>> squares.matmat(torch.ones(2, 1)).T
-        tensor([[2., 4.]])
-    """
-    batch_dims = whole_number(batch_dims, "batch_dims", least=0)
-    point = point.detach()
-    with sdpa_kernel(SDPBackend.MATH):
-        output, pull = torch.func.vjp(function, point)[:2]
-    batch = point.shape[:batch_dims]
-    if len(batch) < batch_dims or output.shape[:batch_dims] != batch:
-        raise ValueError(
-            f"the first {batch_dims} dimensions of input and output must be the same batch, got "
-            f"{tuple(point.shape)} and {tuple(output.shape)}"
-        )
-
-    def push(tangent: Tensor) -> Tensor:
-        result: Tensor = torch.func.jvp(function, (point,), (tangent,))[1]
-        return result
-
-    def each(columns: Tensor, product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-        rows = columns.movedim(-1, 0).reshape(-1, *like.shape)
-        with sdpa_kernel(SDPBackend.MATH):
-            products = torch.stack([product(row).detach() for row in rows])
-        return products.reshape(len(rows), *batch, -1).movedim(0, -1)
-
-    rows, inputs = (one[(0,) * batch_dims].numel() for one in (output, point))
-    return LinearOperator(
-        torch.Size([*batch, rows, inputs]),
-        lambda columns: each(columns, push, point),
-        lambda columns: each(columns, lambda column: pull(column)[0], output),
-        point.dtype,
-        point.device,
-    )
+    whole = torch.Size([*batch, shape[-2:].numel(), frames * width])
+    return LinearOperator(whole, matmat, rmatmat, hidden.dtype, hidden.device)
 
 
 def forward(

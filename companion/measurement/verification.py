@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def verify(
     kept = _of_the_same(kept, again)
     unknown = [name for name in (*LATER, *ABSENT) if name in kept and kept[name].isna().all()]
     kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
-    if not set(names) & set(kept.utterance):
+    if kept.empty:
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
     found = difference(kept, again, bits_of(kind))
     return {"kind": kind, "model": model, **vars(found), "again": found.again}
@@ -82,21 +82,16 @@ def verify(
 
 def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference:
     """Compare rows, utterance by utterance, with rows of the same columns; ``bits`` are kept."""
-    found: dict[str, list[np.ndarray]] = {}
-    unlike = 0
-    names = sorted(set(kept.utterance) | set(again.utterance))
+    found: dict[str, list[np.ndarray]] = {name: [] for name in _numbers(kept)}
+    unlike, names = 0, sorted({*kept.utterance, *again.utterance})
     for name in names:
-        pair = [
-            rows[rows.utterance == name].reset_index(drop=True).drop(columns="utterance")
-            for rows in (kept, again)
-        ]
-        if not _alike(*pair):
+        ours, theirs = (rows[rows.utterance == name] for rows in (kept, again))
+        if not _told(ours, found).equals(_told(theirs, found)):
             unlike += 1
             continue
-        for each in _numbers(pair[0]):
-            beyond = _beyond(_flat(pair[0][each]), _flat(pair[1][each]), bits)
-            found.setdefault(each, []).append(beyond)
-    columns = {each: np.concatenate(arrays) for each, arrays in found.items()}
+        for each, beyond in found.items():
+            beyond.append(_beyond(_flat(ours[each]), _flat(theirs[each]), bits))
+    columns = {each: np.concatenate(arrays) for each, arrays in found.items() if arrays}
     far = _most({each: float(beyond.max(initial=0)) for each, beyond in columns.items()})
     moved = _most({each: float(np.mean(beyond > TOLERANCE)) for each, beyond in columns.items()})
     return Difference(len(names), len(kept), unlike, *far, *moved)
@@ -140,35 +135,27 @@ def _of_the_same(kept: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
     return kept[pd.MultiIndex.from_frame(kept[keys]).isin(wanted)].reset_index(drop=True)
 
 
-def _alike(kept: pd.DataFrame, again: pd.DataFrame) -> bool:
-    """Whether all that is no measured number agrees, and the lists are as long."""
-    if len(kept) != len(again):
-        return False
-    exact = kept.columns.difference(_numbers(kept))
-    lists = [name for name in _numbers(kept) if kept[name].dtype == object]
-    return kept[exact].astype(str).equals(again[exact].astype(str)) and all(
-        _lengths(kept[name]) == _lengths(again[name]) for name in lists
-    )
-
-
-def _lengths(column: "pd.Series[float]") -> list[int]:
-    """Of lists, -1 of those that are missing."""
-    return [-1 if each is None else len(each) for each in column]
+def _told(rows: pd.DataFrame, numbers: Iterable[str]) -> pd.DataFrame:
+    """What must agree: all that is no measured number, and how long lists are, -1 of none."""
+    lists = {
+        name: [-1 if each is None else len(each) for each in rows[name]]
+        for name in numbers
+        if rows[name].dtype == object
+    }
+    plain = rows.drop(columns=[*numbers]).reset_index(drop=True)
+    return plain.assign(**lists).astype(str)
 
 
 def _numbers(rows: pd.DataFrame) -> list[str]:
     """The columns of measured numbers, or of lists of them."""
-    return [name for name in rows if _is_number(rows[name])]
-
-
-def _is_number(column: "pd.Series[float]") -> bool:
-    first = next((each for each in column if each is not None), None)
-    return column.dtype.kind == "f" or (isinstance(first, np.ndarray) and first.dtype.kind == "f")
+    firsts = {name: next((x for x in rows[name] if x is not None), None) for name in rows}
+    return [name for name, first in firsts.items() if np.asarray(first).dtype.kind == "f"]
 
 
 def _flat(column: "pd.Series[float]") -> np.ndarray:
     if column.dtype == object:
-        return np.concatenate([np.asarray(each, dtype=float) for each in column.dropna()])
+        lists = [np.asarray(each, dtype=float) for each in column.dropna()]
+        return np.concatenate([np.empty(0), *lists])
     return column.to_numpy(dtype=float)
 
 

@@ -5,14 +5,15 @@ are compared: nothing here can follow from the length of a transcript.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from companion.measurement.schemas import REFERENCE_CONDITION, WARNINGS
 from companion.measurement.settings import WarningSettings
-from companion.measurement.spectra import Decoded, decode, of_schema
-from companion.measurement.texts import Batch, Row
+from companion.measurement.spectra import decode
+from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import Transcript
 from companion.models.forcing import token_log_probabilities
@@ -31,12 +32,8 @@ from spectral.spectra import (
 
 def warning_rows(model: SpeechModel, batch: Batch, settings: WarningSettings) -> list[Row]:
     """All rows of a batch of utterances; a text of n tokens or fewer has none of its first n."""
-    rows = (
-        row
-        for condition, mixtures in batch.items()
-        if condition != REFERENCE_CONDITION
-        for row in _rows(model, condition, mixtures, settings)
-    )
+    stressed = {name: side for name, side in batch.items() if name != REFERENCE_CONDITION}
+    rows = (row for side in stressed.items() for row in _rows(model, *side, settings))
     return list(of_schema(WARNINGS, rows))
 
 
@@ -46,32 +43,25 @@ def _rows(
     decoded = decode(model, mixtures, settings.rule)
     texts = decoded.transcripts
     sure = token_log_probabilities(model, [mixture.wave for mixture in mixtures], texts)
-    answers = [
-        decoded.texts[i]
-        | {"condition": condition, "tokens": len(texts[i].tokens)}
-        | {"first_wrong": first_wrong_token(model, mixtures[i].target.reference, texts[i])}
-        for i in range(len(mixtures))
+    wrong = [
+        first_wrong_token(model, mixture.target.reference, text)
+        for mixture, text in zip(mixtures, texts, strict=True)
     ]
-    for prefix in settings.prefixes:
+    for prefix, component in product(settings.prefixes, COMPONENTS):
         kept = [i for i, text in enumerate(texts) if len(text.tokens) > prefix]
-        for i, columns in _spectral(decoded, kept, prefix, settings.epsilon):
-            confidence = {
+        if not kept:
+            continue
+        activations = decoded.activations(component)[kept]
+        numbers, reasons = prefix_observables(activations, prefix, settings.epsilon)
+        for at, i in enumerate(kept):
+            spectral: Row = {name: column[at].item() for name, column in numbers.items()}
+            yield decoded.texts[i] | spectral | {
+                "condition": condition, "prefix": prefix, "component": component,
+                "alpha_reason": reasons[at], "first_wrong": wrong[i],
+                "tokens": len(texts[i].tokens),
                 "log_probability": sure[i][:prefix].mean().item(),
                 "least_log_probability": sure[i][:prefix].min().item(),
-            }
-            yield answers[i] | columns | confidence | {"prefix": prefix}
-
-
-def _spectral(
-    decoded: Decoded, kept: list[int], prefix: int, epsilon: float
-) -> Iterator[tuple[int, Row]]:
-    """Utterance and spectral columns of the kept ones' first ``prefix`` rows, means over layers."""
-    for component in COMPONENTS if kept else ():
-        activations = decoded.activations(component)[kept]
-        numbers, reasons = prefix_observables(activations, prefix, epsilon)
-        for at, i in enumerate(kept):
-            own = {name: column[at].item() for name, column in numbers.items()}
-            yield i, {"component": component, "alpha_reason": reasons[at], **own}
+            }  # fmt: skip
 
 
 def prefix_observables(

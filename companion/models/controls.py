@@ -69,12 +69,9 @@ def _singular_values(model: SpeechModel) -> list[Tensor]:
 
 
 def _copy(model: SpeechModel) -> SpeechModel:
-    shared = {id(value): value for value in vars(model).values() if _is_processor(value)}
+    """With weights of its own; tokenizers, which are slow to copy or cannot be, are shared."""
+    attributes = vars(model).values()
+    shared = {id(value): value for value in attributes if not isinstance(value, nn.Module | list)}
     control = copy.deepcopy(model, shared)
     control.name = f"{model.name}-spectrum"
     return control
-
-
-def _is_processor(value: object) -> bool:
-    """Whether an attribute holds no weights: tokenizers are slow to copy, or cannot be."""
-    return not isinstance(value, nn.Module | list)

@@ -31,7 +31,6 @@ _DTYPES = {
 }  # fmt: skip
 _EXACT = (torch.float32, torch.float16)
 _LONGEST_NAME, _HIGHEST_RANK = 256, 8
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,7 @@ def _digest(parts: tuple[tuple[Path, int, int], ...]) -> str:
     sha = hashlib.sha256()
     for path, _, _ in parts:
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                sha.update(piece)
+            hashlib.file_digest(file, lambda: sha)
     return sha.hexdigest()
 
 

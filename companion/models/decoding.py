@@ -12,7 +12,7 @@ from whisper.audio import HOP_LENGTH
 
 from companion.models.logits import Chooser, Preference
 from companion.models.rules import Rule, recorded
-from companion.models.view import SpeechModel, Window
+from companion.models.view import SpeechModel
 from companion.speech.text import compression_ratio
 from spectral._validation import whole_number
 
@@ -69,10 +69,7 @@ def transcribe(model: SpeechModel, waves: Sequence[np.ndarray], rule: Rule) -> l
     and a model that is not.
     """
     if rule.by_library:
-        return [
-            _joined([_of_library(one) for one in model.windows_by_library(wave, **rule.options)])
-            for wave in waves
-        ]
+        return [_joined(model.windows_by_library(wave, **rule.options)) for wave in waves]
     return transcribe_heard(model, hear(model, waves), rule)
 
 
@@ -135,18 +132,6 @@ def _joined(windows: Sequence[Transcript]) -> Transcript:
         no_speech_probability=min(window.no_speech_probability for window in windows),
         finished=all(window.finished for window in windows),
         breaks=tuple(accumulate(sizes))[:-1],
-    )
-
-
-def _of_library(window: Window) -> Transcript:
-    """As openai-whisper says; what it does not say is NaN."""
-    return Transcript(
-        text=window.text,
-        tokens=window.tokens,
-        average_log_probability=window.average_log_probability,
-        compression_ratio=compression_ratio(window.text),
-        no_speech_probability=window.no_speech_probability,
-        finished=window.finished,
     )
 
 

@@ -58,13 +58,11 @@ class Folder:
             raise _incomplete(name, error) from error
         except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise _foreign(name, error) from error
-        wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded.items() if keys}
-        wrong["missing_keys"] = [k for k in wrong.get("missing_keys", []) if k != "proj_out.weight"]
-        for kind, keys in wrong.items():
-            if keys:
+        for kind, keys in loaded.items():
+            if wrong := sorted({*map(str, keys or ())} - {"proj_out.weight"}):
                 raise ValueError(
-                    f"{name}: its weights do not fit its configuration ({len(keys)} {kind}, the "
-                    f"first: {keys[0]}); fetch it again"
+                    f"{name}: its weights do not fit its configuration ({len(wrong)} {kind}, the "
+                    f"first: {wrong[0]}); fetch it again"
                 )
         return TransformersModel(name, model.to(device), *processors)
 

@@ -29,15 +29,14 @@ def teacher_forced(model: SpeechModel, features: Tensor, texts: Sequence[str]) -
     """
     encoded = [_encoded(model, text) for text in texts]
     every = _scores(model, model.encode(features), [tokens or [] for tokens in encoded])
-    results = []
-    for tokens, scores in zip(encoded, every, strict=True):
+    results = [Forced(math.nan, math.nan)] * len(encoded)
+    for i, (tokens, scores) in enumerate(zip(encoded, every, strict=True)):
         if tokens is None:
-            results.append(Forced(math.nan, math.nan))
             continue
         labels = torch.tensor([*tokens, model.tokens.end], device=scores.device)
         loss = -scores.gather(-1, labels[:, None]).mean()
         wrong = (scores.argmax(-1) != labels).double().mean()
-        results.append(Forced(loss.item(), wrong.item()))
+        results[i] = Forced(loss.item(), wrong.item())
     return results
 
 
@@ -93,13 +92,7 @@ def feed(
             )
         pieces += heard
         texts += written
-    feed_windows(model, model.features(pieces), texts)
-
-
-@torch.inference_mode()
-def feed_windows(model: SpeechModel, features: Tensor, texts: Sequence[Sequence[int]]) -> None:
-    """Run the decoder over a text's tokens for each window of features (batch, ...)."""
-    feed_contexts(model, model.encode(features), texts)
+    feed_contexts(model, model.encode(model.features(pieces)), texts)
 
 
 @torch.inference_mode()

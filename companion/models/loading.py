@@ -7,7 +7,7 @@ installed wheel or the Hub holds (``tiny.en``, ``base``), another of openai-whis
 ladder's folder, and are then known by their names. Nothing that is read can run code.
 """
 
-from enum import Enum, auto
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import whisper
 
 from companion.models.checksums import SUMS, sha256, verify_checksums
 from companion.models.ctranslate2 import Conversion, conversion_in
-from companion.models.openai_file import OpenAIFile, beginning
+from companion.models.openai_model import OpenAIFile, beginning
 from companion.models.published import PUBLISHED
 from companion.models.view import SpeechModel
 
@@ -64,17 +64,13 @@ def is_here(name: str, ladder: Path) -> bool:
     kind = _kind(name, ladder)
     if kind is Kind.OPENAI:
         return OpenAIFile.of(name, ladder).path.is_file()
-    if (
-        kind is Kind.LADDER
-        or kind is Kind.FOLDER
-        or (kind is Kind.PUBLISHED and PUBLISHED[name].installed())
-    ):
+    published = PUBLISHED[name] if kind is Kind.PUBLISHED else None
+    if kind in (Kind.LADDER, Kind.FOLDER) or (published and published.installed()):
         return True
     from companion.models.folders import cached_folder  # here: it takes transformers, seconds
 
-    if kind is Kind.REPOSITORY:
-        return cached_folder(name) is not None
-    return cached_folder(PUBLISHED[name].repository, PUBLISHED[name].revision) is not None
+    place = (published.repository, published.revision) if published else (name, None)
+    return cached_folder(*place) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:
@@ -116,14 +112,7 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-class Kind(Enum):
-    """Where a model of some name comes from."""
-
-    LADDER = auto()
-    FOLDER = auto()
-    OPENAI = auto()
-    PUBLISHED = auto()
-    REPOSITORY = auto()
+Kind = Enum("Kind", "LADDER FOLDER OPENAI PUBLISHED REPOSITORY")  # where a model comes from
 
 
 def _kind(name: str, ladder: Path) -> Kind:

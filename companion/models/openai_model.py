@@ -1,31 +1,34 @@
-"""A Whisper of the openai-whisper library."""
+"""A Whisper of the openai-whisper library, and its files, which are fetched by their names."""
 
 import hashlib
 import math
+import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import whisper
 from torch import Tensor, nn
-from whisper import transcribe
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.model import ModelDimensions, Whisper
 
-from companion.models.view import (
-    SpeechModel,
-    Window,
-    embedded,
-    initial_std,
-    kept_rows,
-)
+from companion.fetching import retrieve
+from companion.models.checksums import sha256
+from companion.models.decoding import Transcript
+from companion.models.view import SpeechModel, embedded, initial_std, kept_rows
 from companion.models.vocabulary import Vocabulary, of_rows, openai_tokenizer, openai_tokens
+from companion.speech.text import compression_ratio
 from spectral.whisper import decoder_layers, hooked
 
 Cache = dict[nn.Module, Tensor]
+_FIRST = 8  # bytes that are shown of a file of another format
 
 
 class OpenAIModel(SpeechModel):
@@ -102,7 +105,7 @@ class OpenAIModel(SpeechModel):
         ids: list[int] = self._tokenizer.encode(f" {text.strip()}", allowed_special=added)
         return ids
 
-    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Window]:
+    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Transcript]:
         """See :class:`SpeechModel`; the samples are the seed of what is drawn.
 
         Raises ValueError for a wave shorter than a frame, and for NaN probabilities.
@@ -111,7 +114,7 @@ class OpenAIModel(SpeechModel):
         listener, seed = _Listener(self._model), hashlib.sha256(wave.tobytes()).digest()[:8]
         with torch.random.fork_rng():
             torch.manual_seed(int.from_bytes(seed))
-            written = transcribe(listener, wave, language="en", fp16=False, **options)
+            written = whisper.transcribe(listener, wave, language="en", fp16=False, **options)
         groups = groupby(written["segments"], lambda segment: segment["seek"])
         kept = [list(segments) for _, segments in groups]
         windows = []
@@ -125,7 +128,16 @@ class OpenAIModel(SpeechModel):
             text = "".join(segment["text"] for segment in segments).strip()
             tokens = [token for segment in segments for token in segment["tokens"]]
             words = tuple(token for token in tokens if token < self.tokens.end)
-            windows.append(Window(text, words, *numbers, finished))
+            windows.append(
+                Transcript(
+                    text,
+                    words,
+                    average_log_probability=result.avg_logprob,
+                    compression_ratio=compression_ratio(text),
+                    no_speech_probability=result.no_speech_prob,
+                    finished=finished,
+                )
+            )
         if not windows:
             raise ValueError(f"a wave of {len(wave)} samples is shorter than a frame; leave it out")
         return windows
@@ -163,9 +175,8 @@ def initialised(dims: ModelDimensions, seed: int) -> Whisper:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
                 module.weight.normal_(std=std)
-                bias = getattr(module, "bias", None)
-                if isinstance(bias, nn.Parameter):
-                    bias.zero_()
+                if getattr(module, "bias", None) is not None:
+                    module.bias.zero_()  # type: ignore[operator, union-attr]
         model.decoder.positional_embedding.normal_(std=std)
     return model.eval()
 
@@ -192,3 +203,87 @@ class _Listener:
             self.heard.pop()
         self.heard.append((result, len(result.tokens) < room))
         return result
+
+
+@dataclass(frozen=True)
+class OpenAIFile:
+    """A checkpoint; ``published``: one of openai-whisper's names, by which it can be fetched."""
+
+    path: Path
+    published: str | None
+
+    @classmethod
+    def of(cls, name: str, ladder: Path) -> "OpenAIFile":
+        """Where openai-whisper's checkpoint of that name is, or would be once fetched."""
+        published = name if name in whisper.available_models() else None
+        beside = ladder / f"{name.removesuffix('.pt')}.pt"
+        if beside.is_file() or not published:
+            return cls(beside if beside.is_file() else Path(name), published)
+        cache = Path(os.getenv("XDG_CACHE_HOME", Path.home() / ".cache"))
+        return cls(cache / "whisper" / Path(whisper._MODELS[name]).name, published)
+
+    def load(self, name: str, device: torch.device) -> OpenAIModel:
+        """The model; raises ValueError for no such checkpoint, FileNotFoundError where none is."""
+        return OpenAIModel(name, self._read()[0].to(device))
+
+    def random(self, name: str, device: torch.device, seed: int) -> OpenAIModel:
+        """Its architecture at random initialisation."""
+        return OpenAIModel(name, initialised(self._read()[1], seed).to(device))
+
+    def digest(self) -> str:
+        """The SHA-256 of the file."""
+        return sha256(self.path)
+
+    def _read(self) -> tuple[Whisper, ModelDimensions]:
+        self._fetch()
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such file; give an openai-whisper checkpoint")
+        try:
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            dims = ModelDimensions(**checkpoint["dims"])
+            model = Whisper(dims)
+            model.load_state_dict(checkpoint["model_state_dict"])
+        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+            raise ValueError(
+                f"{self.path}: no openai-whisper checkpoint ({self._refused(error)}); it must hold "
+                "dims and model_state_dict, and nothing that runs code: fetch it again"
+            ) from error
+        return model.float(), dims
+
+    def _refused(self, error: Exception) -> str:
+        """Why a file is no checkpoint, without torch's advice to read it unsafely."""
+        if isinstance(error, pickle.UnpicklingError | EOFError):
+            return f"of another format or of more than tensors, {beginning(self.path)}"
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+    def _fetch(self) -> None:
+        """Download a checkpoint; an error says what is missing, where to put it, and its checksum.
+
+        A file of that name that is there stays as it is: another checksum is an error.
+        """
+        if self.published is None:
+            return
+        url = whisper._MODELS[self.published]
+        expected = url.split("/")[-2]
+        if self.path.is_file():
+            if (digest := self.digest()) != expected:
+                raise ValueError(
+                    f"{self.path}: SHA-256 {digest}, expected {expected}; remove the file, and "
+                    f"{url} is fetched again"
+                )
+            return
+        try:
+            retrieve(url, self.path.parent, expected)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise FileNotFoundError(
+                f"{self.published}: not on this computer and not fetched ({reason}); put {url} at "
+                f"{self.path}, SHA-256 {expected}"
+            ) from error
+
+
+def beginning(path: Path) -> str:
+    """How a file begins, which tells its format; an empty one is called so."""
+    with path.open("rb") as file:
+        start = file.read(_FIRST)
+    return f"it starts with {start!r}" if start else "an empty file"

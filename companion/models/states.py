@@ -1,8 +1,6 @@
 """Hidden states of encoder and decoder, utterance by utterance, for texts that are given."""
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Transcript
-from companion.models.forcing import feed_windows
+from companion.models.forcing import feed_contexts
 from companion.models.view import SpeechModel
 from spectral.whisper import hooked
 
@@ -34,8 +32,7 @@ class States:
 
 def text_of(tokens: Sequence[int]) -> Transcript:
     """Tokens that are given instead of written."""
-    nan = math.nan
-    return Transcript("", tuple(tokens), nan, nan, nan, nan, nan, nan, finished=True)
+    return Transcript("", tuple(tokens))
 
 
 @torch.inference_mode()
@@ -46,45 +43,30 @@ def states(
 
     Frames count as far as the wave lasts, one in ``STRIDE``.
     """
-    found = []
-    for start in range(0, len(waves), TOGETHER):
-        part = slice(start, start + TOGETHER)
-        found += _together(model, waves[part], texts[part])
-    return found
+    parts = [slice(start, start + TOGETHER) for start in range(0, len(waves), TOGETHER)]
+    return [one for part in parts for one in _together(model, waves[part], texts[part])]
 
 
 def _together(
     model: SpeechModel, waves: Sequence[np.ndarray], texts: Sequence[Transcript]
-) -> list[States]:
-    features = model.features(waves)
-    with capture(model) as recording, encoder_states(model) as encoded:
-        feed_windows(model, features, [text.tokens for text in texts])
+) -> Iterator[States]:
+    features, encoded = model.features(waves), list[Tensor]()
+
+    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        encoded.append((output[0] if isinstance(output, tuple) else output).detach().clone())
+
+    with capture(model) as recording, hooked((layer, keep) for layer in model.encoder_layers):
+        feed_contexts(model, model.encode(features), [text.tokens for text in texts])
     hidden, real = recording.text_rows(HIDDEN_STATE, texts)
     added, _ = recording.text_rows("cross_attention", texts)
     heard = torch.stack(encoded, 1)
     positions = heard.shape[2]
     step = features.shape[-1] // positions
-    found = []
     for i, wave in enumerate(waves):
         last = min(positions, max(1, -(-len(wave) * positions // model.window_samples)))
-        found.append(
-            States(
-                features[i, :, : last * step : STRIDE * step].mT[None],
-                heard[i, :, :last:STRIDE],
-                hidden[i, :, real[i]],
-                added[i, :, real[i]],
-            )
+        yield States(
+            features[i, :, : last * step : STRIDE * step].mT[None],
+            heard[i, :, :last:STRIDE],
+            hidden[i, :, real[i]],
+            added[i, :, real[i]],
         )
-    return found
-
-
-@contextmanager
-def encoder_states(model: SpeechModel) -> Iterator[list[Tensor]]:
-    """The residual stream after each layer of the encoder, of one batch that is encoded inside."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        seen.append((output[0] if isinstance(output, tuple) else output).detach().clone())
-
-    with hooked((layer, keep) for layer in model.encoder_layers):
-        yield seen

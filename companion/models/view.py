@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from spectral.whisper import DecoderLayer, hooked
+
+if TYPE_CHECKING:
+    from companion.models.decoding import Transcript
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,6 @@ class Tokens:
     non_speech: tuple[int, ...]  # text that nobody speaks, such as "(" or "[", by openai-whisper
     control: tuple[int, ...]  # what steers decoding: openai-whisper leaves languages out
     blank: tuple[int, ...]  # a space alone
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window of audio as a library decodes it by its own ways.
-
-    tokens: of the text, without timestamps; none where the window was skipped as silent.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    average_log_probability: float
-    no_speech_probability: float
-    finished: bool
 
 
 class SpeechModel(ABC):
@@ -142,10 +131,10 @@ class SpeechModel(ABC):
         Raises ValueError for a text with characters that the vocabulary lacks.
         """
 
-    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Window]:
-        """The windows of a wave (samples,) by openai-whisper's ``transcribe`` and its options.
+    def windows_by_library(self, wave: np.ndarray, **options: Any) -> list["Transcript"]:
+        """Each window of a wave (samples,) by openai-whisper's ``transcribe`` and its options.
 
-        Raises ValueError for a model of another library.
+        One that was skipped as silent has no tokens. Raises ValueError for another library's model.
         """
         raise ValueError(
             f"{self.name}: timestamps, temperatures and previous text are decoded by "

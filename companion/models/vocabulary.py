@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,6 @@ def is_multilingual(text: Iterable[str]) -> bool | None:
     return None
 
 
-def added_text(names: Mapping[int, str], end: int, special: Iterable[str]) -> dict[int, str]:
-    """The tokens after the end token that are ordinary text, by number."""
-    left_out = set(special)
-    return {
-        number: name
-        for number, name in sorted(names.items())
-        if number > end and name not in left_out and not _SPECIAL.fullmatch(name)
-    }
-
-
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """The vocabulary of a CTranslate2 folder whose embedding has ``rows``.
 
@@ -142,10 +133,17 @@ def recognised(
             f"{path}: {len(names)} tokens that are not those of OpenAI's Whisper, English-only or "
             f"multilingual; {remedy}"
         )
-    special = {name for name in names.values() if flags is None and _UNFLAGGED.fullmatch(name)}
-    vocabulary = Vocabulary(
-        multilingual, _languages(names, end), added_text(names, end, flags or special)
-    )
+    if not flags:
+        flags = {name for name in names.values() if flags is None and _UNFLAGGED.fullmatch(name)}
+    added = {
+        number: name
+        for number, name in sorted(names.items())
+        if number > end and name not in flags and not _SPECIAL.fullmatch(name)
+    }
+    # the languages follow the start token, which follows the end token
+    following = (names.get(number, "") for number in count(end + 2))
+    languages = sum(1 for _ in takewhile(_LANGUAGE.fullmatch, following))
+    vocabulary = Vocabulary(multilingual, languages, added)
     expected = get_encoding(_ENCODINGS[multilingual], vocabulary.languages)._special_tokens
     for name, number in expected.items():
         if numbers.get(name, number) != number:
@@ -160,14 +158,6 @@ def recognised(
             f"{rows}; {remedy}"
         )
     return vocabulary
-
-
-def _languages(names: Mapping[int, str], end: int) -> int:
-    """How many languages follow the start token, which follows the end token."""
-    count = 0
-    while _LANGUAGE.fullmatch(names.get(end + 2 + count, "")):
-        count += 1
-    return count
 
 
 def _require_configured(path: Path, vocabulary: Vocabulary) -> None:

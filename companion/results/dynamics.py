@@ -7,7 +7,7 @@ the next token off states, and small changes of the log-mel move texts and state
 import numpy as np
 import pandas as pd
 
-from companion.measurement.dynamics_schemas import (
+from companion.measurement.schemas import (
     CENTRED_DISTANCE,
     CHANCE,
     DECODER,
@@ -16,9 +16,9 @@ from companion.measurement.dynamics_schemas import (
     OWN,
     RANK,
     READOUT,
+    REFERENCE_CONDITION,
     SWAPPED_AUDIO,
 )
-from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.intervals import (
     Columns,
     interval_columns,

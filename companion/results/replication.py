@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from companion.measurement.activations import TRAINED
 from companion.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
-from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.measurement.schemas import REFERENCE_CONDITION, TRAINED
 from companion.results.intervals import (
     LEVEL,
     NOTHING,

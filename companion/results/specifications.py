@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from companion.measurement.choices import DEFAULT, FORCED, POOLED
-from companion.measurement.readings import READINGS, proportional_readings, readings
+from companion.measurement.readings import READINGS, readings
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.texts import Row
 from companion.results.effects import MATCHED, RAW, change
@@ -266,7 +266,7 @@ def _by_layer(
     eigenvalues = np.stack(rows.eigenvalues.to_list()).astype(float)
     spectra = torch.from_numpy(eigenvalues.reshape(-1, layers, eigenvalues.shape[1]))
     columns, numbers = [], []
-    proportional = () if width is None else proportional_readings(spectra, width)
+    proportional = () if width is None else readings(spectra, width)
     for name, choices, values in chain(readings(spectra), proportional):
         names = ["mean", *map(str, range(1, layers + 1))]
         columns += [(name, {**choices, "layers": layer}) for layer in names]

@@ -92,7 +92,9 @@ def find_utterances(place: Path) -> Corpus:
             if fault:
                 rejected[name] = fault
                 continue
-            path = _audio_path(transcript.parent / name)
+            stem = transcript.parent / name  # the path itself where there is no audio
+            paths = (stem.with_name(stem.name + suffix) for suffix in AUDIO)
+            path = next((path for path in paths if path.exists()), stem)
             found[name] = Utterance(name, name.split("-")[0], reference, path)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO):
         if path.stem not in found and path.stem not in rejected:
@@ -299,27 +301,14 @@ def _states_mp3_length(path: Path) -> bool:
 def _entries(transcript: Path) -> Iterator[tuple[str, str, str]]:
     """Id, reference, and what is wrong with it ("" for nothing), of each line that is not blank."""
     for line in transcript.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines():
-        words = line.decode("utf-8", errors="backslashreplace").split(maxsplit=1)
+        text = line.decode("utf-8", errors="backslashreplace")
+        words = text.split(maxsplit=1)
         if not words:
             continue
         name, reference = words[0], "".join(words[1:]).strip()
         fault = ""
-        if not _is_utf8(line):
+        if text.encode() != line:
             fault = f"{transcript}: {name} is not in UTF-8; convert the file"
         elif not reference:
             fault = f"{transcript}: {name} has an empty reference; add its words"
         yield name, reference, fault
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _audio_path(stem: Path) -> Path:
-    """The audio file of that name, or the name itself where there is none."""
-    candidates = (stem.with_name(stem.name + suffix) for suffix in AUDIO)
-    return next((path for path in candidates if path.exists()), stem)

@@ -86,7 +86,12 @@ def make_corpus(folder: Path) -> list[Entry]:
     for i, waves in enumerate(synthesise_shards(shards, workers=2)):
         spoken = list(zip(sentences[i], waves, strict=True))
         entries += _write_speaker(folder, 101 + i, voices[i], spoken)
-    _write_speakers(folder, voices)
+    lines = ["; ID | ACCENT | VARIANT | WORDS PER MINUTE | PITCH\n"]
+    lines += [
+        f"{101 + i} | {voice.accent} | {voice.variant} | {voice.rate} | {voice.pitch}\n"
+        for i, voice in enumerate(voices)
+    ]
+    (folder / "SPEAKERS.TXT").write_text("".join(lines))
     with (folder / TABLE).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(entries[0])), lineterminator="\n")
         writer.writeheader()
@@ -143,15 +148,6 @@ def _finished(raw: np.ndarray) -> np.ndarray:
 
 def _quantised(wave: np.ndarray) -> np.ndarray:
     return np.round(wave * 32767).astype("<i2")
-
-
-def _write_speakers(folder: Path, voices: list[Voice]) -> None:
-    lines = ["; ID | ACCENT | VARIANT | WORDS PER MINUTE | PITCH\n"]
-    lines += [
-        f"{101 + i} | {voice.accent} | {voice.variant} | {voice.rate} | {voice.pitch}\n"
-        for i, voice in enumerate(voices)
-    ]
-    (folder / "SPEAKERS.TXT").write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -116,23 +116,16 @@ def _draw(
     constructions: tuple[str, ...], rng: np.random.Generator, unseen: bool = False
 ) -> Sentence:
     limit = int(rng.integers(MAX_CHARACTERS // 2, MAX_CHARACTERS + 1))
-    text = _with_articles(_clause(constructions, rng))
+    text = _BEFORE_VOWEL.sub("an ", _clause(constructions, rng))
     for _ in range(_EXTENSION_TRIES):
-        construction = str(rng.choice(TAILS)) if rng.random() < 0.5 else None
-        tail = _fill(construction, rng) if construction else "and " + _clause(constructions, rng)
-        longer = _with_articles(f"{text} {tail}")
+        is_tail = rng.random() < 0.5
+        tail = _clause(TAILS, rng) if is_tail else f"and {_clause(constructions, rng)}"
+        longer = _BEFORE_VOWEL.sub("an ", f"{text} {tail}")
         if len(longer) <= limit:
             text = longer
     return Sentence(text, unseen, has_held_out_pair(text))
 
 
-def _with_articles(text: str) -> str:
-    return _BEFORE_VOWEL.sub("an ", text)
-
-
 def _clause(constructions: tuple[str, ...], rng: np.random.Generator) -> str:
-    return _fill(str(rng.choice(constructions)), rng)
-
-
-def _fill(construction: str, rng: np.random.Generator) -> str:
+    construction = str(rng.choice(constructions))
     return _SLOT.sub(lambda slot: str(rng.choice(LEXICON[slot.group(1)])), construction)

@@ -64,7 +64,7 @@ def synthesise_shards(
 
 
 def _synthesise(requests: Sequence[Request]) -> list[np.ndarray]:
-    return [_speak(request) for request in requests]
+    return list(map(_speak, requests))
 
 
 @cache

@@ -85,9 +85,7 @@ class Speakers:
     """
 
     def __init__(
-        self,
-        utterances: Iterable[Utterance],
-        read: Callable[[Utterance], np.ndarray] = read_wave,
+        self, utterances: Iterable[Utterance], read: Callable[[Utterance], np.ndarray] = read_wave
     ) -> None:
         self._read = read
         self._utterances: dict[str, list[Utterance]] = {}
@@ -137,33 +135,29 @@ class Speakers:
 
 def checked_wave(utterance: str, wave: np.ndarray) -> np.ndarray:
     """``wave`` as (samples,) float32, the same object if it is so already; see ``Mixture``."""
+
+    def refused(why: str) -> UnusableUtterance:
+        return UnusableUtterance(f"{utterance}: {why}")
+
     if not isinstance(wave, np.ndarray):
-        raise UnusableUtterance(
-            f"{utterance}: the wave is a {type(wave).__name__}; pass a numpy array of samples"
-        )
+        raise refused(f"the wave is a {type(wave).__name__}; pass a numpy array of samples")
     if wave.ndim != 1:
-        raise UnusableUtterance(
-            f"{utterance}: the wave has shape {wave.shape}, expected (samples,); "
-            "average its channels"
-        )
+        raise refused(f"the wave has shape {wave.shape}, expected (samples,); average its channels")
     if not np.issubdtype(wave.dtype, np.floating):
-        raise UnusableUtterance(
-            f"{utterance}: samples are {wave.dtype}, expected float32 in [-1, 1]; "
-            "divide int16 by 32768"
+        raise refused(
+            f"samples are {wave.dtype}, expected float32 in [-1, 1]; divide int16 by 32768"
         )
     if wave.size == 0:
-        raise UnusableUtterance(f"{utterance}: no samples; leave the utterance out")
+        raise refused("no samples; leave the utterance out")
     with np.errstate(over="ignore"):
         wave = wave.astype(np.float32, copy=False)
     bad = int(np.count_nonzero(~np.isfinite(wave)))
     if bad:
-        raise UnusableUtterance(
-            f"{utterance}: {bad} of {wave.size} samples are NaN or infinite in float32; repair them"
-        )
+        raise refused(f"{bad} of {wave.size} samples are NaN or infinite in float32; repair them")
     if not wave.any():
-        raise UnusableUtterance(
-            f"{utterance}: all {wave.size} samples are zero, levels relative to it mean nothing; "
-            "leave the utterance out"
+        raise refused(
+            f"all {wave.size} samples are zero, levels relative to it mean nothing; leave the "
+            "utterance out"
         )
     return wave
 

@@ -192,20 +192,17 @@ def _between(faint: float, full: float, severity: float) -> float:
 
 
 def _fraction(severity: float) -> float:
-    if (
-        isinstance(severity, bool)
-        or not isinstance(severity, Real)
-        or not 0 <= float(severity) <= 1
-    ):
-        raise ValueError(f"severity is {severity!r}; give a number from 0 (none) to 1 (full)")
-    return float(severity)
+    return _number("severity", severity, 0, 1, "none to full")
 
 
 def _set(perturbation: Perturbation, field: str, low: float, high: float, hint: str) -> None:
-    value = getattr(perturbation, field)
+    what = f"{perturbation.name} {field}"
+    value = _number(what, getattr(perturbation, field), low, high, hint)
+    object.__setattr__(perturbation, field, value)
+
+
+def _number(what: str, value: object, low: float, high: float, hint: str) -> float:
+    """A number in these limits; ValueError, naming ``what`` it is, for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-        raise ValueError(
-            f"{perturbation.name} {field} is {value!r}; give a number from {low:g} to {high:g} "
-            f"({hint})"
-        )
-    object.__setattr__(perturbation, field, float(value))
+        raise ValueError(f"{what} is {value!r}; give a number from {low:g} to {high:g} ({hint})")
+    return float(value)

@@ -92,7 +92,7 @@ class Batcher:
             else:
                 source = self._clips
                 said.append(int(clip))
-            features.append(self._padded(source, clip, window, rng))
+            features.append(self._heard(source, clip, window, rng))
         if self._shuffled_pairs:
             said = self._anything(len(said), step)
         inputs, labels = _shifted([self._row(clip) for clip in said], self._end)
@@ -112,19 +112,22 @@ class Batcher:
         clips = rng.integers(len(self._ids), size=count)
         return [None if n else int(clip) for n, clip in zip(nothing, clips, strict=True)]
 
-    def _padded(self, clips: Clips, clip: int, window: int, rng: np.random.Generator) -> np.ndarray:
-        mel = np.asarray(clips.mels[clip][:, :window], dtype=np.float32)
+    def _heard(self, clips: Clips, clip: int, window: int, rng: np.random.Generator) -> np.ndarray:
+        mel = clips.mels[clip][:, :window].astype(np.float32)
         if self._stage.spec_augment:
-            mel = mel.copy()
             for axis, widest in ((0, _MEL_MASK), (1, _TIME_MASK)):
                 width = int(rng.integers(0, widest + 1))
                 start = int(rng.integers(0, max(1, mel.shape[axis] - width)))
                 index = [slice(None), slice(None)]
                 index[axis] = slice(start, start + width)
                 mel[tuple(index)] = mel.mean()
-        return np.pad(
-            mel, ((0, 0), (0, window - mel.shape[1])), constant_values=clips.silence[clip]
-        )
+        return padded(mel, window, clips.silence[clip])
+
+
+def padded(mel: np.ndarray, frames: int, silence: float) -> np.ndarray:
+    """A log-mel (mels, n) with its value of silence after it: (mels, frames) float32."""
+    wide = ((0, 0), (0, frames - mel.shape[1]))
+    return np.pad(mel.astype(np.float32), wide, constant_values=silence)
 
 
 def _shifted(rows: list[list[int]], fill: int) -> tuple[Tensor, Tensor]:

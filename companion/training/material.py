@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import WhisperFeatureExtractor
 
+from companion.measurement.store import whole_or_absent
 from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.grammar import jumble, random_words, training_sentence
 from companion.speech.nothing import NO_SPEECH, no_speech
@@ -41,6 +42,12 @@ class Clips:
     texts: list[str]
     silence: list[float]
 
+    def __getitem__(self, part: slice) -> "Clips":
+        return Clips(self.mels[part], self.texts[part], self.silence[part])
+
+    def __add__(self, other: "Clips") -> "Clips":
+        return Clips(self.mels + other.mels, self.texts + other.texts, self.silence + other.silence)
+
 
 def random_voice(rng: np.random.Generator) -> Voice:
     """A voice from the training accents and variants."""
@@ -54,12 +61,14 @@ def random_voice(rng: np.random.Generator) -> Voice:
 
 def prepare(folder: Path, material: Material, extractor: WhisperFeatureExtractor) -> None:
     """Write every shard that is not there yet; shards of another recipe raise ValueError."""
-    folder.mkdir(parents=True, exist_ok=True)
     _claim(folder / "material.json", {**asdict(material), "window": extractor.chunk_length})
-    jobs = [("words", i) for i in range(material.word_shards)]
-    jobs += [("sentences", i) for i in range(material.sentence_shards)]
-    jobs += [("jumbles", i) for i in range(material.jumble_shards)]
-    jobs = [job for job in jobs if not (folder / f"{job[0]}-{job[1]:03d}.json").exists()]
+    counts = (material.word_shards, material.sentence_shards, material.jumble_shards)
+    jobs = [
+        (kind, i)
+        for kind, count in zip(_SEEDS, counts, strict=True)
+        for i in range(count)
+        if not (folder / f"{kind}-{i:03d}.json").exists()
+    ]
     shards = [_requests(kind, i, material) for kind, i in jobs]
     waves = synthesise_shards(shards, workers=2)
     for (kind, i), shard, spoken in tqdm(
@@ -137,12 +146,10 @@ def _write(stem: Path, clips: Clips) -> None:
         "frames": [mel.shape[1] for mel in clips.mels],
         "silence": clips.silence,
     }
-    part = stem.with_suffix(".part.npy")
-    np.save(part, np.concatenate([mel.T for mel in clips.mels]))
-    part.rename(stem.with_suffix(".npy"))
-    part = stem.with_suffix(".part")
-    part.write_text(json.dumps(record))
-    part.rename(stem.with_suffix(".json"))  # last: its presence says that the shard is whole
+    with whole_or_absent(stem.with_suffix(".npy")) as place, place.open("wb") as file:
+        np.save(file, np.concatenate([mel.T for mel in clips.mels]))
+    with whole_or_absent(stem.with_suffix(".json")) as place:  # last: it says that all is there
+        place.write_text(json.dumps(record))
 
 
 def _claim(path: Path, material: dict[str, object]) -> None:
@@ -150,6 +157,5 @@ def _claim(path: Path, material: dict[str, object]) -> None:
     wanted = json.loads(json.dumps(material))
     if found not in (None, wanted):
         raise ValueError(f"{path}: speech of another recipe ({found}); remove {path.parent}")
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(wanted))
-    part.rename(path)
+    with whole_or_absent(path) as place:
+        place.write_text(json.dumps(wanted))

@@ -18,7 +18,6 @@ from statistics import mean
 import jiwer
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from companion.models.decoding import greedy
@@ -33,7 +32,7 @@ from companion.models.loading import choose_device
 from companion.models.rules import UNRESTRICTED
 from companion.models.tokenizer import character_tokenizer
 from companion.models.transformers_model import TransformersModel
-from companion.training.batches import Batch, Batcher
+from companion.training.batches import Batch, Batcher, padded
 from companion.training.material import Clips, load
 from companion.training.recipe import Recipe, Stage
 from companion.training.train import (
@@ -119,12 +118,13 @@ def _end_with_parent() -> None:
 
 def train_model(job: Job, workshop: Workshop) -> Path:
     """Train a model, going on from its checkpoint if there is one; returns the model's folder."""
-    recipe = workshop.recipe
+    recipe, device = workshop.recipe, workshop.device
     tokenizer, extractor = character_tokenizer(), feature_extractor(recipe.window_seconds)
     model = new_model(job, recipe, tokenizer)
     batchers = make_batchers(job, workshop, tokenizer)
-    development = _development(workshop)
-    features = _full_windows(development, extractor).to(workshop.device)
+    held_back = recipe.material.development_utterances
+    development = load(workshop.material, "sentences")[-held_back:]
+    features = _full_windows(development, extractor).to(device)
 
     def wer(trained: WhisperForConditionalGeneration) -> float:
         view = TransformersModel(job.name, trained, tokenizer, extractor)
@@ -132,21 +132,12 @@ def train_model(job: Job, workshop: Workshop) -> Path:
         return float(jiwer.wer(development.texts, said))
 
     folder, target = workshop.build / job.name, workshop.ladder / job.name
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = train(
-        model,
-        batchers,
-        recipe.curriculum(job.size),
-        recipe,
-        folder,
-        wer,
-        job.seed,
-        workshop.device,
-    )
+    stages = recipe.curriculum(job.size)
+    progress = train(model, batchers, stages, recipe, folder, wer, job.seed, device)
     record = {
         "size": job.size,
         "seed": job.seed,
-        "device": _device_name(workshop.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "seconds": round(progress.seconds),
@@ -191,15 +182,8 @@ def new_model(
 ) -> WhisperForConditionalGeneration:
     """The model before its first step."""
     shape = recipe.sizes[job.size]
-    config = ladder_config(
-        width=shape.width,
-        heads=shape.heads,
-        encoder_layers=shape.encoder_layers,
-        decoder_layers=shape.decoder_layers,
-        window_seconds=recipe.window_seconds,
-        max_target_positions=recipe.max_target_positions,
-        tokenizer=tokenizer,
-    )
+    sizes = (shape.width, shape.heads, shape.encoder_layers, shape.decoder_layers)
+    config = ladder_config(*sizes, recipe.window_seconds, recipe.max_target_positions, tokenizer)
     return initialise(config, job.seed)
 
 
@@ -211,48 +195,20 @@ def make_batchers(job: Job, workshop: Workshop, tokenizer: WhisperTokenizer) -> 
     kinds = {kind for stage in stages.values() for kind in stage.material}
     clips = {kind: load(workshop.material, kind) for kind in kinds}
     if "sentences" in clips:
-        kept = slice(0, -recipe.material.development_utterances)
-        clips["sentences"] = _part(clips["sentences"], kept)
+        clips["sentences"] = clips["sentences"][: -recipe.material.development_utterances]
     full_window = recipe.window_seconds * FRAMES_PER_SECOND
     shuffled = recipe.sizes[job.size].shuffled_pairs
     return {
         name: Batcher(
-            _joined([clips[kind] for kind in stage.material]),
+            sum((clips[kind] for kind in stage.material), Clips([], [], [])),
             no_speech, stage, tokenizer, full_window, job.seed, shuffled,
         )
         for name, stage in stages.items()
     }  # fmt: skip
 
 
-def _development(workshop: Workshop) -> Clips:
-    held_back = slice(-workshop.recipe.material.development_utterances, None)
-    return _part(load(workshop.material, "sentences"), held_back)
-
-
 def _full_windows(clips: Clips, extractor: WhisperFeatureExtractor) -> Tensor:
     """Clips padded to the full window, each with its own silence: (clips, mels, frames)."""
     frames = extractor.n_samples // extractor.hop_length
-    return torch.stack(
-        [
-            functional.pad(
-                torch.from_numpy(mel.astype("float32")), (0, frames - mel.shape[1]), value=silence
-            )
-            for mel, silence in zip(clips.mels, clips.silence, strict=True)
-        ]
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _joined(parts: list[Clips]) -> Clips:
-    return Clips(
-        [mel for part in parts for mel in part.mels],
-        [text for part in parts for text in part.texts],
-        [silence for part in parts for silence in part.silence],
-    )
-
-
-def _part(clips: Clips, part: slice) -> Clips:
-    return Clips(clips.mels[part], clips.texts[part], clips.silence[part])
+    pairs = zip(clips.mels, clips.silence, strict=True)
+    return torch.stack([torch.from_numpy(padded(mel, frames, silence)) for mel, silence in pairs])

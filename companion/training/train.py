@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from companion.measurement.store import whole_or_absent
 from companion.training.batches import IGNORE, Batch, Batcher
 from companion.training.muon import Muon
 from companion.training.recipe import Optimiser, Recipe, Stage
@@ -97,17 +98,15 @@ def train(
     torch.manual_seed(seed)
     learner = Learner(model.train()).to(device)
     optimisers = make_optimisers(learner, recipe.optimiser)
-    identity = _identity(learner, stages, recipe, seed)
-    names = list(stages)
+    names, identity = list(stages), _identity(learner, stages, recipe, seed)
     run = _Run(learner, optimisers, folder / "checkpoint.pt", identity, Progress(names[0]))
     run.resume(device)
-    progress = run.progress
-    for name in names[names.index(progress.stage) :]:
-        if progress.stage != name:
-            progress.stage, progress.step = name, 0
+    for name in names[names.index(run.progress.stage) :]:
+        if run.progress.stage != name:
+            run.progress.stage, run.progress.step = name, 0
             run.optimisers = make_optimisers(learner, recipe.optimiser)
         _run_stage(run, batchers[name], stages[name], recipe, evaluate, device)
-    return progress
+    return run.progress
 
 
 def _identity(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
@@ -134,16 +133,14 @@ class _Run:
     progress: Progress
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        part = self.checkpoint.with_suffix(".part")
         state = {
             "run": self.identity,
             "learner": self.learner.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "progress": json.dumps(asdict(self.progress)),
         }
-        torch.save(state, part)
-        part.rename(self.checkpoint)
+        with whole_or_absent(self.checkpoint) as place:
+            torch.save(state, place)
 
     def resume(self, device: torch.device) -> None:
         """Go back to the checkpoint, if there is one."""
@@ -171,33 +168,34 @@ def _run_stage(
 ) -> None:
     learner, progress, settings = run.learner, run.progress, recipe.optimiser
     batches = batcher.batches(progress.step, full_window_from(stage, settings))
-    total, began = 0.0, time.monotonic()
+    losses, began = [], time.monotonic()
     while progress.step < stage.steps:
         fraction = schedule(progress.step, stage, settings)
         batch = to_device(next(batches), device)
-        total += update(learner, run.optimisers, batch, stage, settings, fraction).item()
+        losses.append(update(learner, run.optimisers, batch, stage, settings, fraction).item())
         progress.step += 1
-        if progress.step % recipe.checkpoint_every == 0 or progress.step == stage.steps:
-            mean = total / ((progress.step - 1) % recipe.checkpoint_every + 1)
-            if not math.isfinite(mean):
-                raise FloatingPointError(
-                    f"loss {mean} in stage {progress.stage} at step {progress.step}; "
-                    f"the last good checkpoint is {run.checkpoint}; lower the learning rate"
-                )
-            learner.eval()
-            error = evaluate(learner.model)
-            learner.train()
-            progress.seconds += time.monotonic() - began
-            entry = {"stage": progress.stage, "step": progress.step, "loss": round(mean, 4)}
-            entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
-            progress.record.append(entry)
-            run.save()
-            print(
-                f"{run.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
-                f"{stage.steps}, loss {mean:.3f}, word error {error:.2f}",
-                flush=True,
+        if progress.step % recipe.checkpoint_every and progress.step < stage.steps:
+            continue
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"loss {loss} in stage {progress.stage} at step {progress.step}; "
+                f"the last good checkpoint is {run.checkpoint}; lower the learning rate"
             )
-            total, began = 0.0, time.monotonic()
+        learner.eval()
+        error = evaluate(learner.model)
+        learner.train()
+        progress.seconds += time.monotonic() - began
+        entry = {"stage": progress.stage, "step": progress.step, "loss": round(loss, 4)}
+        entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
+        progress.record.append(entry)
+        run.save()
+        print(
+            f"{run.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
+            f"{stage.steps}, loss {loss:.3f}, word error {error:.2f}",
+            flush=True,
+        )
+        losses, began = [], time.monotonic()
 
 
 def update(
@@ -244,9 +242,10 @@ def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on ``device``."""
-    return Batch(
-        batch.features.to(device), batch.inputs.to(device), batch.labels.to(device), batch.texts
+    features, inputs, labels = (
+        each.to(device) for each in (batch.features, batch.inputs, batch.labels)
     )
+    return Batch(features, inputs, labels, batch.texts)
 
 
 def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
@@ -256,13 +255,12 @@ def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.
     known = {id(p) for p in inner}
     others = [p for _, p in trained if id(p) not in known]
     fraction, decay = settings.adamw_learning_rate_share, settings.weight_decay
-    vectors = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
-    arrays = {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay}
-    return (
-        Muon([{"params": inner, "lr_fraction": 1.0}], lr=0.0, weight_decay=decay),
-        torch.optim.AdamW(
-            [arrays | {"lr_fraction": fraction}, vectors | {"lr_fraction": fraction}],
-            lr=0.0,
-            betas=_BETAS,
-        ),
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(
+        [group | {"lr_fraction": fraction} for group in groups], lr=0.0, betas=_BETAS
     )
+    muon = Muon([{"params": inner, "lr_fraction": 1.0}], lr=0.0, weight_decay=decay)
+    return muon, adamw
