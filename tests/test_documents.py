@@ -252,7 +252,7 @@ def known_options(module: str, command: str = "") -> set[str]:
     if not module.startswith("companion"):
         words = [sys.executable, "-m", module, *filter(None, [command]), "--help"]
         told = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
-    elif "argparse" in Path(spec.origin).read_text():
+    elif re.search(r"argparse|\boptions\(", Path(spec.origin).read_text()):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
             patch.setattr(sys, "argv", [module, "--help"])
             with pytest.raises(SystemExit):

@@ -30,7 +30,7 @@ FIGURES = {*DRAWN, "gains", "proof"}
 REAL = (
     "Makefile", "workflow/Snakefile", "workflow/sections.py", "workflow/profiles/local/config.yaml",
     "scripts/agreement.py", "scripts/install.sh", "companion/measurement/keys.py",
-    "companion/speech/corpus.py",
+    "companion/speech/corpus.py", "companion/speech/text.py",
 )  # fmt: skip
 EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
