@@ -222,7 +222,10 @@ def starts(words: list[str], folder: Path) -> None:
         words = words[words.index("make") :]
     if words[0] == "make":
         command = ["make", "-n", f"VENV={sys.prefix}", *words[1:]]
-        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        run = subprocess.run(
+            command, cwd=folder, env=alone, capture_output=True, text=True, check=False
+        )
         assert run.returncode == 0, run.stderr
         for line in run.stdout.replace("\\\n", " ").splitlines():
             for each in simple_commands(line):
