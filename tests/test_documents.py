@@ -221,7 +221,7 @@ def starts(words: list[str], folder: Path) -> None:
     if words[0] == "docker" and "make" in words:
         words = words[words.index("make") :]
     if words[0] == "make":
-        command = ["make", "-n", f"VENV={sys.prefix}", *words[1:]]
+        command = ["make", "-sn", f"VENV={sys.prefix}", *words[1:]]
         alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
         run = subprocess.run(
             command, cwd=folder, env=alone, capture_output=True, text=True, check=False
