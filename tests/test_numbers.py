@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LISTED = yaml.safe_load(Path(__file__).with_name("numbers.yml").read_text(encoding="utf-8"))
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-WORDS = {word: number for number, word in enumerate(NAMES)} | {"twelve": 12}
+WORDS = {word: number for number, word in enumerate(NAMES)} | {"eleven": 11, "twelve": 12}
 WORDS |= {"sixteen": 16, "twenty": 20}
 
 
