@@ -208,8 +208,19 @@ class Guard:
         Monitor(self._model, **self._monitor)  # refuses now what it would refuse later
 
     def transcribe(self, wave: np.ndarray) -> list[Guarded]:
-        """A part for every window of samples (samples,) at 16 kHz, English, without timestamps."""
+        """A part for every window of samples (samples,) at 16 kHz, English, without timestamps.
+
+        Raises ValueError for a wave of another shape, or with NaN or infinity.
+        """
         wave = np.asarray(wave, np.float32)
+        if wave.ndim != 1 or not (finite := np.isfinite(wave)).all():
+            bad = (
+                f"{int((~finite).sum())} samples that are NaN or infinite" if wave.ndim == 1 else ""
+            )
+            raise ValueError(
+                f"the wave has {bad or f'shape {wave.shape}'}; give finite samples (samples,) at "
+                "16 kHz, of several channels the mean"
+            )
         return [self._window(piece) for piece in windows(wave, self._model.window_samples)]
 
     def _window(self, piece: np.ndarray) -> Guarded:
@@ -246,8 +257,10 @@ def shifted(wave: np.ndarray, seconds: float, window_samples: int) -> np.ndarray
 def levelled(wave: np.ndarray) -> np.ndarray:
     """The wave about its mean at an RMS of ``LEVEL`` where it is fainter than ``FAINT``.
 
-    All zeros of a wave that is constant.
+    All zeros of a wave that is constant; an empty one as it is.
     """
+    if not wave.size:
+        return wave
     about = wave - wave.mean()
     rms = float(np.sqrt(np.mean(np.square(about, dtype=np.float64))))
     if rms >= FAINT:

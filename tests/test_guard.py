@@ -316,8 +316,9 @@ def test_of_silence_nothing_is_returned(
     """Every text of silence agrees with every other, so that none confirms another."""
     model, _ = views["openai"]
     guard = Guard(model, on_alarm=policy, thresholds=thresholds(tmp_path / "none.json", 0.1))
-    for level in (0.0, 0.01):  # of a constant offset
-        (made,) = guard.transcribe(np.full(24_000, level, np.float32))
+    offset = np.full(24_000, 0.01, np.float32)
+    for wave in (np.zeros(24_000, np.float32), offset, offset[:0]):
+        (made,) = guard.transcribe(wave)
         assert (made.decision == Decision.TOLD) if policy == "tell" else (made.text == "")
 
 
@@ -350,6 +351,18 @@ def test_a_guard_says_what_it_cannot_take(views: dict[str, tuple[Any, Any]]) -> 
         Guard(whole, on_alarm="ask")
     with pytest.raises(TypeError, match="without its processor"):
         Guard(whole)
+
+
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [(np.full(9, np.nan), "9 samples that are NaN"), (np.zeros((9, 2)), r"shape \(9, 2\)")],
+)
+def test_a_guard_says_which_wave_it_cannot_take(
+    wave: np.ndarray, message: str, openai: Any, tmp_path: Path
+) -> None:
+    guard = Guard(openai, thresholds=thresholds(tmp_path / "any.json", 0.1))
+    with pytest.raises(ValueError, match=message):
+        guard.transcribe(wave)
 
 
 # --- rows -----------------------------------------------------------------------------------------
