@@ -55,7 +55,8 @@ class Score:
     """A logistic regression of the invention of text on some ``FEATURES``, and its threshold.
 
     weights: of the features less their ``means``, by unit of the feature. window: rows and tokens
-    that slide. threshold: the risk of a segment from which on it is an alarm.
+    that slide. threshold: the risk of a segment from which on it is an alarm. doubt: a lower one,
+    from which on a second opinion is worth asking for.
     """
 
     weights: Mapping[str, float]
@@ -63,6 +64,7 @@ class Score:
     bias: float
     window: int
     threshold: float
+    doubt: float
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.weights) - set(FEATURES))
@@ -71,6 +73,8 @@ class Score:
                 f"a score has weights of {sorted(self.weights)} and means of "
                 f"{sorted(self.means)}; give both of the same features, of {', '.join(FEATURES)}"
             )
+        if not self.doubt <= self.threshold:
+            raise ValueError(f"doubt is {self.doubt}, above the threshold, {self.threshold}")
 
     @classmethod
     def read(cls, path: Path, name: str | None, size: Mapping[str, int] | None = None) -> "Score":
@@ -84,6 +88,8 @@ class Score:
                 f"are {', '.join(models)}: name one of them, Monitor(model, name=...), or fit "
                 "others and give their file as thresholds"
             )
+        if missing := [field.name for field in fields(cls) if field.name not in found]:
+            raise ValueError(f"{path}: a model lacks {', '.join(missing)}: fit it again")
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
     @cached_property
