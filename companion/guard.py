@@ -99,7 +99,13 @@ class Guarded:
 Decode = Callable[[str], Attempt]
 """The sound in another way: ``unrestricted``, ``SHIFTED``, or ``TEMPERATURE`` and a number."""
 
-Policy = Callable[[Attempt, Decode], Guarded]
+
+@dataclass(frozen=True)
+class Policy:
+    """What is done about a text that alarms, or, where ``asks``, that is doubted."""
+
+    act: Callable[[Attempt, Decode], Guarded]
+    asks: bool = False
 
 
 def tell(first: Attempt, decode: Decode) -> Guarded:
@@ -156,25 +162,20 @@ def confirm(first: Attempt, decode: Decode) -> Guarded:
     return _judged(Decision.CONFIRMED, first.text, why, *attempts)
 
 
-def doubt(first: Attempt, decode: Decode) -> Guarded:
-    """As ``confirm``, of texts of less risk too."""
-    return confirm(first, decode)
-
-
 POLICIES: Mapping[str, Policy] = {
-    "tell": tell, "drop": drop, "draw": draw, "annotate": annotate, "confirm": confirm,
-    "doubt": doubt,
+    "tell": Policy(tell), "drop": Policy(drop), "draw": Policy(draw),
+    "annotate": Policy(annotate), "confirm": Policy(confirm), "doubt": Policy(confirm, asks=True),
 }  # fmt: skip
-"""What can be done about a text that alarms; ``doubt`` acts on those that are doubted."""
+"""What can be done about a text; ``doubt`` confirms more of them than ``confirm``."""
 
 DEFAULT = "doubt"
 
 
 def guarded(first: Attempt, decode: Decode, policy: Policy) -> Guarded:
     """The text where it is not doubted, and else what the policy makes of it."""
-    if not (first.doubted if policy is doubt else first.alarm):
+    if not (first.doubted if policy.asks else first.alarm):
         return Guarded(first.text, Decision.KEPT, "does not alarm", (first,))
-    return policy(first, decode)
+    return policy.act(first, decode)
 
 
 def agree(text: str, again: str) -> bool:
@@ -235,7 +236,7 @@ class Guard:
     def _window(self, piece: np.ndarray) -> Guarded:
         heard, loud = hear(self._model, [piece]), levelled(piece)
         first = self._attempt(OPENAI.name, heard, OPENAI)
-        if not loud.any() and self._policy is not tell:
+        if not loud.any() and self._policy.act is not tell:
             return Guarded("", Decision.DROPPED, "the sound is silent", (first,))
 
         def decode(way: str) -> Attempt:

@@ -59,7 +59,7 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     own = {
         "layers": LAYERS, "width": WIDTH, "vocabulary": MULTILINGUAL, "window": WINDOW,
-        "bias": -0.3, "threshold": 0.5,
+        "bias": -0.3, "threshold": 0.5, "doubt": 0.4,
         "weights": dict(zip(FEATURES, rng.normal(size=len(FEATURES)).tolist(), strict=True)),
         "means": dict(zip(FEATURES, rng.normal(size=len(FEATURES)).tolist(), strict=True)),
     }  # fmt: skip
@@ -259,7 +259,14 @@ def test_a_model_without_thresholds_is_refused(thresholds: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="no thresholds of 'nosuch'"):
         Monitor(other, name="nosuch", thresholds=thresholds)
     with pytest.raises(ValueError, match="give both of the same features"):
-        Score({"volume": 1.0}, {"volume": 0.0}, 0.0, 8, 0.5)
+        Score({"volume": 1.0}, {"volume": 0.0}, 0.0, 8, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"doubt is 0\.6, above the threshold, 0\.5"):
+        Score({"entropy": 1.0}, {"entropy": 0.0}, 0.0, 8, 0.5, 0.6)
+    former = json.loads(thresholds.read_text())
+    del former["models"]["small"]["doubt"]
+    (tmp_path / "former.json").write_text(json.dumps(former))
+    with pytest.raises(ValueError, match="a model lacks doubt: fit it again"):
+        Monitor(other, name="small", thresholds=tmp_path / "former.json")
 
 
 def test_every_attempt_of_transcribe_at_a_window_is_told_apart(

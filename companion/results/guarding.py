@@ -53,9 +53,10 @@ def attempts(rows: pd.DataFrame, score: Score) -> dict[tuple[str, str], dict[str
     result: dict[tuple[str, str], dict[str, Attempt]] = {}
     columns = (rows.utterance, rows.condition, rows.rule, rows.transcript, *risks(rows, score))
     for utterance, condition, way, text, risk, part in zip(*columns, strict=True):
-        reached = (bool(risk >= edge) for edge in (score.threshold, score.doubt))
+        alarm, doubted = bool(risk >= score.threshold), bool(risk >= score.doubt)
+        raised = None if math.isnan(risk) else part
         chosen = result.setdefault((utterance, condition), {})
-        chosen[way] = Attempt(way, text, float(risk), *reached, None if math.isnan(risk) else part)
+        chosen[way] = Attempt(way, text, float(risk), alarm, doubted, raised)
     return result
 
 
