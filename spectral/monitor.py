@@ -170,15 +170,13 @@ class Monitor(Recorder):
         watch: Is given every ``Reading`` at once.
         forbidden: Tokens that are forbidden at every step; by default as the library says.
 
-    Raises:
-        TypeError: For a model of another structure.
-        ValueError: For a compiled one, one without thresholds, beams, or NaN in what is weighed.
-        RuntimeError: Inside the block, where a layer was silent, or a cache was rearranged.
+    Raises TypeError for a model of another structure; ValueError for a compiled one, one without
+    thresholds, beams, or NaN in what is weighed; RuntimeError inside the block, where a layer was
+    silent, or a cache was rearranged.
 
-    Example:
-        >>> with Monitor(model) as monitor:  # doctest: +SKIP
-        ...     model.transcribe("talk.mp3")
-        >>> [(s.risk, s.component) for s in monitor.segments if s.alarm]  # doctest: +SKIP
+    >>> with Monitor(model) as monitor:  # doctest: +SKIP
+    ...     model.transcribe("talk.mp3")
+    >>> [(s.risk, s.component) for s in monitor.segments if s.alarm]  # doctest: +SKIP
     """
 
     copies_context = False
