@@ -59,8 +59,8 @@ def similarity_graph(hidden_states: Tensor, mask: Tensor | None = None) -> Tenso
     A cosine within D 2^-51 of zero is rounding, and exactly zero: orthogonal tokens share no edge.
     T^2 D multiply-adds.
 
-    Of hidden states ``(*batch, tokens, width)``, finite where the mask ``(*batch, tokens)``, bool,
-    is true: ``(*batch, tokens, tokens)``, float64, without a unit. A hidden state of zeros has no
+    Of ``hidden_states`` ``(*batch, tokens, width)``, finite where the ``mask`` ``(*batch, tokens)``
+    is true: ``(*batch, tokens, tokens)``, float64, without unit. A hidden state of zeros has no
     direction and no edge, nor has a token that is not real. Raises ValueError for fewer than two
     dimensions, a dtype that is not floating, a mask of another shape, dtype or device, or NaN or
     infinity in a real row.

@@ -104,7 +104,7 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
 def resolved_modes(eigenvalues: Tensor) -> Tensor:
     """Number of non-zero eigenvalues, those that :func:`eigenvalues` did not call noise.
 
-    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, int64.
+    Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, int64.
     Raises ValueError for a spectrum of another shape, dtype or range.
 
     >>> resolved_modes(torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
@@ -128,7 +128,7 @@ def effective_rank(
     :math:`p_i = \sqrt{\lambda_i} / \sum_j \sqrt{\lambda_j}`. Without a unit, unchanged by a factor
     on the activations, and between 1 and the number of resolved modes. O(modes log modes).
 
-    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, float64, 0
+    Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, float64, 0
     for a spectrum of zeros. Of the ``k`` largest, p renormalised over them, or of all; a k above
     their number pads with zeros, which changes nothing. Raises ValueError for another spectrum, k
     below 1 or not whole, or an unknown ``of``.
@@ -161,7 +161,7 @@ def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
     Positive for a falling spectrum, and the exponent itself where :math:`\lambda_i \propto
     i^{-\alpha}`. Without a unit, unchanged by a factor on the activations. O(modes log modes).
 
-    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, float64,
+    Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, float64,
     NaN where ``last``, inclusive, exceeds the number of resolved modes. The largest eigenvalue is
     mode 1. Raises ValueError for another spectrum, ``first`` below 1, or ``last`` not above it.
 
@@ -193,7 +193,7 @@ def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     (Klein & Randić 1993), with covariance eigenvalues for those of a Laplacian. In units of
     activation^-2; Kf(c lambda, c eps) = Kf(lambda, eps) / c. O(modes log modes).
 
-    Of spectra ``(*batch, modes)``, finite and non-negative, in any order, over the ``k`` largest
+    Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order, over the ``k`` largest
     modes: ``(*batch,)``, float64, K^2 / eps for a spectrum of zeros. ``eps`` is in units of
     activation^2. Raises ValueError for another spectrum, k below 1 or not whole, or eps not above 0
     and finite.
@@ -220,7 +220,7 @@ def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     :func:`kirchhoff_index` with nothing for the modes that are missing or zero, so that it does not
     jump where a spectrum falls short of k. In units of activation^-2. O(modes log modes).
 
-    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, float64,
+    Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, float64,
     0, the empty sum, for a spectrum of zeros: tell it apart by :func:`resolved_modes`. ``eps`` is
     in units of activation^2. Raises ValueError for another spectrum, k below 1 or not whole, or eps
     below 0 or not finite.
