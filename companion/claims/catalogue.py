@@ -9,39 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from companion.claims.measured import (
-    CROSS,
-    MODES,
-    STRESS,
-    WITHIN,
-    alike,
-    beginnings,
-    beside_control,
-    beyond_speech,
-    changed,
-    distance,
-    hypothesis,
-    outcome,
-    pooled,
-    rows_kept,
-    unstable_rise,
-)
-from companion.claims.numbers import (
-    EVERY,
-    INTERMEDIATE,
-    LARGEST,
-    SMALLEST,
-    NotMeasured,
-    Number,
-    Tables,
-    average,
-    cell,
-    chosen,
-    is_openai,
-    of,
-    per_model,
-    with_bounds,
-)
+from companion.claims import measured, numbers
+from companion.claims.measured import CROSS, MODES, STRESS
+from companion.claims.numbers import EVERY, LARGEST, SMALLEST, Number, Tables, average
 from companion.claims.rules import ABOVE, BELOW, Part, Row, claim_verdict, reason
 from companion.measurement.schemas import (
     CENTRED_DISTANCE,
@@ -53,17 +23,9 @@ from companion.measurement.schemas import (
 )
 from companion.measurement.schemas import WHOLE as WHOLE_TEXT
 from companion.models.capture import COMPONENTS
+from companion.results import intervals
 from companion.results.effects import FIRST_ROWS, MATCHED, RAW, size_of
-from companion.results.intervals import (
-    NOTHING,
-    Interval,
-    between,
-    complement,
-    difference,
-    exact,
-    mean,
-    scaled,
-)
+from companion.results.intervals import NOTHING, Interval
 from companion.results.scale import PREDICTORS
 from companion.results.shapes import LEAST_MARGIN, STEP
 from companion.results.stresses import ALL_LAYERS, BEYOND, RANDOM, TRAINED
@@ -93,7 +55,7 @@ def _named(component: str) -> str:
 
 def _equal(tables: Tables) -> tuple[str, str]:
     """How equal length reads, and which rows it keeps."""
-    return f"{(kept := rows_kept(tables))} of equal number", kept
+    return f"{(kept := measured.rows_kept(tables))} of equal number", kept
 
 
 def _falls(
@@ -103,25 +65,25 @@ def _falls(
     name = f"{_named(component)}'s {'effective rank' if observable == 'n_eff' else 'slope'}"
     verb = "falls" if side == BELOW else "rises"
     expected = _RANK[component] if observable == "n_eff" else _SLOPE
-    ways = {"pooled": pooled(observable, component=component)}
+    ways = {"pooled": measured.pooled(observable, component=component)}
     for says, way in (("raw", RAW), _equal(tables)):
-        ways[says] = changed(observable, way, component)
+        ways[says] = measured.changed(observable, way, component)
     for says, number in ways.items():
         yield Row(f"{name} {verb}, {says}", number, side, 0, expected, role)
     networks = {"randomly initialised control": INITIALISED, "random vectors": SPECTRUM}
     for says, control in (networks | {"unpaired training": UNPAIRED}).items():
-        number = beside_control("remaining", control, observable, component)
+        number = measured.beside_control("remaining", control, observable, component)
         number, beside = (number.if_known(), True) if control == UNPAIRED else (number, False)
         says = f"{name} {verb} more than with {says}, {_FIRST}"
         yield Row(says, number, side, 0, expected / 2, role, beside=beside)
     says = f"{name} {verb} more than with other speech, {_FIRST}"
-    yield Row(says, beyond_speech(observable, component), side, 0, expected / 2, role)
+    yield Row(says, measured.beyond_speech(observable, component), side, 0, expected / 2, role)
 
 
 def _signal_loss(tables: Tables) -> Rows:
     yield from _falls(tables, CROSS)
     says, way = _equal(tables)
-    contrast = _smallest_minus_largest(changed("n_eff", way))
+    contrast = _smallest_minus_largest(measured.changed("n_eff", way))
     yield Row(f"the smallest size falls more than the largest, {says}", contrast, BELOW, 0,
               _CONTRAST)  # fmt: skip
 
@@ -131,7 +93,7 @@ def _smallest_minus_largest(change: Number) -> Number:
 
     def names(tables: Tables, role: str) -> list[str]:
         ends = [change.names(tables, end) for end in (SMALLEST, LARGEST)]
-        if not all(is_openai(model) for models in ends for model in models):
+        if not all(numbers.is_openai(model) for models in ends for model in models):
             ends = [[size_of(models[0])] for models in ends]
         return [f"{one} minus {other}" for one in ends[0] for other in ends[1]]
 
@@ -141,8 +103,8 @@ def _smallest_minus_largest(change: Number) -> Number:
         for model, number in change.each(tables):
             every.setdefault(size_of(model), []).append(number)
         if one in change.names(tables, EVERY):
-            return difference(*every[one], *every[other])
-        return between(every, one, other)
+            return intervals.difference(*every[one], *every[other])
+        return intervals.between(every, one, other)
 
     return Number(change.table, read, names)
 
@@ -153,7 +115,7 @@ def _compression(tables: Tables) -> Rows:
 
 
 def _collapse(tables: Tables) -> Rows:
-    return _falls(tables, "ffn", role=INTERMEDIATE)
+    return _falls(tables, "ffn", role=numbers.INTERMEDIATE)
 
 
 def _resistance(tables: Tables) -> Rows:
@@ -165,7 +127,7 @@ def _resistance(tables: Tables) -> Rows:
         (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", _DECADES),
     ):
         for part in COMPONENTS:
-            number = pooled(name, component=part)
+            number = measured.pooled(name, component=part)
             yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
     equal, kept = _equal(tables)
     for says, name, way, bound in (
@@ -175,7 +137,7 @@ def _resistance(tables: Tables) -> Rows:
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
     ):
         for part in COMPONENTS:
-            number = changed(name, way, part)
+            number = measured.changed(name, way, part)
             yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
 
 
@@ -183,7 +145,7 @@ def _either_regime(tables: Tables) -> Rows:
     for says, way in (("raw", RAW), _equal(tables)):
         for part in COMPONENTS:
             falls = f"{_named(part)}: effective rank falls, {says}"
-            yield Row(falls, changed("n_eff", way, part), BELOW, 0, _RANK[part])
+            yield Row(falls, measured.changed("n_eff", way, part), BELOW, 0, _RANK[part])
 
 
 def _hardening(tables: Tables) -> Rows:
@@ -192,7 +154,7 @@ def _hardening(tables: Tables) -> Rows:
     larger activations, in all modes alike, do not raise."""
     says = f"alpha exceeds {_ALPHA:g} under stress"
     for part in COMPONENTS:
-        number = pooled("alpha_stressed", component=part)
+        number = measured.pooled("alpha_stressed", component=part)
         yield Row(f"{_named(part)}: {says}, pooled, K = {MODES}", number, ABOVE, _ALPHA, _ALPHA + 1,
                   LARGEST)  # fmt: skip
     for part in COMPONENTS:
@@ -205,7 +167,7 @@ def _hardening(tables: Tables) -> Rows:
         (f"as fractions of their sum, {_FIRST}", MATCHED, FRACTION),
     ):
         where = {"component": "self_attention", "length": length, "measure": measure, "part": TAIL}
-        number = cell("tail_eigenvalues", "ratio", **where)
+        number = numbers.cell("tail_eigenvalues", "ratio", **where)
         says = f"self-attention's tail eigenvalues exceed the clean ones, {way}"
         yield Row(says, number, ABOVE, 1, _RATIO, LARGEST)
 
@@ -213,8 +175,8 @@ def _hardening(tables: Tables) -> Rows:
 def _early_warning(tables: Tables) -> Rows:
     for part in COMPONENTS:
         where = {"observable": "alpha", "modes": MODES, "component": part}
-        auc, adjusted = (average(WITHIN, name, **where) for name in ("auc", "adjusted"))
-        before = beginnings(BEFORE, part, "alpha")
+        auc, adjusted = (average(measured.WITHIN, name, **where) for name in ("auc", "adjusted"))
+        before = measured.beginnings(BEFORE, part, "alpha")
         name = _named(part)
         yield Row(f"{name}: a hallucinated transcript's alpha is more likely the higher one", auc,
                   ABOVE, _CHANCE, _WARNS, without=_MIXED)  # fmt: skip
@@ -234,11 +196,11 @@ def _contested(score: str) -> Number:
 
 
 def _unstable(tables: Tables) -> Rows:
-    own = unstable_rise()
+    own = measured.unstable_rise()
     yield Row("more unstable dimensions in Hell than on clean speech, mean over layers", own, ABOVE,
               0, 0.01)  # fmt: skip
     yield Row("the rise is larger than of the randomly initialised control, mean over layers",
-              own - unstable_rise(RANDOM), ABOVE, 0, 0.01)  # fmt: skip
+              own - measured.unstable_rise(RANDOM), ABOVE, 0, 0.01)  # fmt: skip
     more = "under one stress, hallucinated transcripts have more of them"
     for says, name, network in (
         (f"{more}, raw", "difference", TRAINED),
@@ -263,8 +225,8 @@ def _steps(along: str) -> Number:
     """
 
     def read(tables: Tables, model: str) -> Interval:
-        columns = ["verdict", *with_bounds("margin")]
-        curves = chosen(tables, "transitions", columns, along=along, model=model)
+        columns = ["verdict", *numbers.with_bounds("margin")]
+        curves = numbers.chosen(tables, "transitions", columns, along=along, model=model)
         curves = curves[curves.verdict != "too few"]
         if curves.empty:
             return NOTHING
@@ -272,7 +234,7 @@ def _steps(along: str) -> Number:
         high = float((~(curves.margin_high < LEAST_MARGIN)).mean())
         return Interval(float((curves.verdict == STEP).mean()), low, high)
 
-    return per_model("transitions", read)
+    return numbers.per_model("transitions", read)
 
 
 def _decay(tables: Tables) -> Rows:
@@ -286,18 +248,18 @@ def _decay(tables: Tables) -> Rows:
          "relative_injection_decays"),
         ("the first injection decays after the final norm, at most tokens", normed),
     ):  # fmt: skip
-        yield Row(says, hypothesis(name), ABOVE, 0.5, 0.75, SMALLEST)
+        yield Row(says, measured.hypothesis(name), ABOVE, 0.5, 0.75, SMALLEST)
     yield Row("it does so after the final norm oftener than in the randomly initialised control",
-              hypothesis(normed) - hypothesis(normed, RANDOM), ABOVE, 0, 0.1, SMALLEST)  # fmt: skip
+              measured.hypothesis(normed) - measured.hypothesis(normed, RANDOM), ABOVE, 0, 0.1, SMALLEST)  # fmt: skip
 
 
 def _rank_one(tables: Tables) -> Rows:
     name = "rank_one_fraction"
-    yield Row("most of the sensitivity is in one direction", hypothesis(name), ABOVE, 0.5, 0.75,
+    yield Row("most of the sensitivity is in one direction", measured.hypothesis(name), ABOVE, 0.5, 0.75,
               LARGEST)  # fmt: skip
     yield Row("more of it than in the randomly initialised control",
-              hypothesis(name) - hypothesis(name, RANDOM), ABOVE, 0, 0.1, LARGEST)  # fmt: skip
-    yield Row("the product is of rank one, at most tokens", hypothesis("product_rank_one"), ABOVE,
+              measured.hypothesis(name) - measured.hypothesis(name, RANDOM), ABOVE, 0, 0.1, LARGEST)  # fmt: skip
+    yield Row("the product is of rank one, at most tokens", measured.hypothesis("product_rank_one"), ABOVE,
               0.5, 0.75, LARGEST)  # fmt: skip
     where = {"network": TRAINED, "condition": STRESS}
     ratio = average("propagators", "singular_value_ratio", **where)
@@ -307,16 +269,16 @@ def _rank_one(tables: Tables) -> Rows:
 def _attraction(tables: Tables) -> Rows:
     for quantity in (DISTANCE, CENTRED_DISTANCE):
         name = quantity.replace("_", " ")
-        change = distance(quantity, "change")
-        beyond = change - distance(quantity, "change", RANDOM)
+        change = measured.distance(quantity, "change")
+        beyond = change - measured.distance(quantity, "change", RANDOM)
         yield Row(f"{name}: states in Hell are closer at the last layer than at input",
-                  distance(quantity, "ratio_stressed"), BELOW, 1, 0.95, LARGEST)  # fmt: skip
+                  measured.distance(quantity, "ratio_stressed"), BELOW, 1, 0.95, LARGEST)  # fmt: skip
         yield Row(f"{name}: they are closer in Hell than on clean speech (%)", change, BELOW, 0, -5,
                   LARGEST)  # fmt: skip
         yield Row(f"{name}: by more than in the randomly initialised control (%)", beyond, BELOW, 0,
                   -5, LARGEST)  # fmt: skip
     yield Row("more pairs share their text in Hell than were said alike (%)",
-              alike(STRESS) - alike(REFERENCES), ABOVE, 0, 1, LARGEST)  # fmt: skip
+              measured.alike(STRESS) - measured.alike(REFERENCES), ABOVE, 0, 1, LARGEST)  # fmt: skip
 
 
 def _subtle(tables: Tables) -> Rows:
@@ -343,13 +305,15 @@ def _skill(predictor: str, rival: str) -> Number:
 
     def rows(tables: Tables, **where: str) -> pd.DataFrame:
         if not tables.path("forecast").exists():
-            raise NotMeasured("there is no forecast.csv; it takes more sizes than two")
-        columns = ["target", *with_bounds("skill")]
-        return chosen(tables, "forecast", columns, predictor=predictor, rival=rival, **where)
+            raise numbers.NotMeasured("there is no forecast.csv; it takes more sizes than two")
+        columns = ["target", *numbers.with_bounds("skill")]
+        return numbers.chosen(
+            tables, "forecast", columns, predictor=predictor, rival=rival, **where
+        )
 
     return Number(
         "forecast",
-        lambda tables, target: of(rows(tables, target=target).iloc[0], "skill"),
+        lambda tables, target: numbers.of(rows(tables, target=target).iloc[0], "skill"),
         lambda tables, role: list(rows(tables).target),
     )
 
@@ -367,15 +331,17 @@ def _kinds(kinds: list[str]) -> Number:
     """Fractions of kinds add up, speaker by speaker; of none or all it is exact."""
 
     def read(tables: Tables, model: str) -> Interval:
-        columns = ["outcome", "n", *with_bounds("fraction")]
-        rows = chosen(tables, "outcome_confidence", columns, condition=STRESS, model=model)
+        columns = ["outcome", "n", *numbers.with_bounds("fraction")]
+        rows = numbers.chosen(tables, "outcome_confidence", columns, condition=STRESS, model=model)
         own = rows[rows.outcome.isin(kinds) & (rows.n > 0)]
         count, total = int(own.n.sum()), int(rows.n.sum())
         if not 0 < count < total:
-            return exact(count, total)
-        return scaled(mean([of(row, "fraction") for _, row in own.iterrows()]), len(own))
+            return intervals.exact(count, total)
+        return intervals.scaled(
+            intervals.mean([numbers.of(row, "fraction") for _, row in own.iterrows()]), len(own)
+        )
 
-    return per_model("outcome_confidence", read)
+    return numbers.per_model("outcome_confidence", read)
 
 
 def _confidence(tables: Tables) -> Rows:
@@ -384,12 +350,14 @@ def _confidence(tables: Tables) -> Rows:
     under one stress it is that of other transcripts and candidates."""
     says = "most inventions in Hell have a log-probability per word piece above"
     other = "Whisper's threshold is per word piece, and these models write characters"
-    passing = outcome("invention", "passing").if_known()
+    passing = measured.outcome("invention", "passing").if_known()
     yield Row(f"{says} {LEAST_LOG_PROBABILITY:g} (%)", passing, ABOVE, 50, 75, without=other)
     says = "the log-probability does not tell"
     yield Row(f"{says} inventions from right transcripts, on clean speech and in Hell (AUC)",
               _separation(), BELOW, _WARNS, _CHANCE)  # fmt: skip
-    within = average(WITHIN, "auc", observable=list(CONFIDENCES)).then(complement)
+    within = average(measured.WITHIN, "auc", observable=list(CONFIDENCES)).then(
+        intervals.complement
+    )
     yield Row(f"{says} candidates from other transcripts under one stress (AUC)", within, BELOW,
               _WARNS, _CHANCE, without=_MIXED)  # fmt: skip
     yield Row(f"{says} invented texts from others, {_AUC}", _contested("log-probability"), BELOW,
@@ -398,13 +366,13 @@ def _confidence(tables: Tables) -> Rows:
 
 def _separation() -> Number:
     """By the log-probability of the model's own tokens, word pieces or characters."""
-    units = [cell("confidence", f"auc_{name}").if_known() for name in CONFIDENCES]
+    units = [numbers.cell("confidence", f"auc_{name}").if_known() for name in CONFIDENCES]
 
     def read(tables: Tables, model: str) -> Interval:
         both = (unit.read(tables, model) for unit in units)
         return next((number for number in both if number is not NOTHING), NOTHING)
 
-    return per_model("confidence", read)
+    return numbers.per_model("confidence", read)
 
 
 PAPER, ARTICLE, BOTH = "paper", "article", "paper, article"

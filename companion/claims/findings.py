@@ -4,24 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from companion.claims.measured import (
-    EVIDENCE,
-    MODES,
-    STRESS,
-    changed,
-    own_rule,
-    own_sample,
-    pooled,
-    rows_kept,
-)
-from companion.claims.numbers import (
-    POOLED,
-    NotMeasured,
-    Number,
-    Tables,
-    average,
-    chosen,
-)
+from companion.claims import measured, numbers
+from companion.claims.measured import EVIDENCE, MODES, STRESS, changed, pooled
+from companion.claims.numbers import NotMeasured, Number, Tables, average, chosen
 from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.schemas import INITIALISED, SHUFFLED, SPECTRUM, UNPAIRED
 from companion.models.capture import COMPONENTS
@@ -87,9 +72,11 @@ def _ranges(
 def _pooled(tables: Tables) -> Lines:
     """The paper's convention, without loops and by the rule of the group's own."""
     says = "{{}}: {}, change in Hell, pooled, loops dropped"
-    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": own_rule}
+    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": measured.own_rule}
     names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
-    rows = chosen(tables, POOLED, ["component", *names], **where, sample=own_sample)
+    rows = chosen(
+        tables, numbers.POOLED, ["component", *names], **where, sample=measured.own_sample
+    )
     for _, part in rows.groupby("component"):
         for name, quantity in names.items():
             digits = 0 if name == "n_eff" else 2
@@ -97,7 +84,7 @@ def _pooled(tables: Tables) -> Lines:
 
 
 def _without_loops(tables: Tables) -> Lines:
-    kept = rows_kept(tables)
+    kept = measured.rows_kept(tables)
     for component in sorted(COMPONENTS):
         raw, cut = (
             span((number.estimate for _, number in changed("n_eff", way, component).each(tables)),

@@ -10,19 +10,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from companion.claims.numbers import (
-    HALVES,
-    POOLED,
-    NotMeasured,
-    Number,
-    Tables,
-    average,
-    cell,
-    chosen,
-    of,
-    per_model,
-    with_bounds,
-)
+from companion.claims import numbers
+from companion.claims.numbers import NotMeasured, Number, Tables
 from companion.measurement.pooling import ALL, UNSEEN
 from companion.measurement.schemas import SWAPPED
 from companion.models.rules import OPENAI, UNRESTRICTED
@@ -60,13 +49,13 @@ def pooled(name: str, **where: object) -> Number:
     }  # fmt: skip
     if where.get("of", "measured") == "measured":
         places["sample"] = own_sample
-    return cell(POOLED, name, **places | where)
+    return numbers.cell(numbers.POOLED, name, **places | where)
 
 
 def rows_kept(tables: Tables) -> str:
     """Which rows equal length keeps: random ones where every model has them, else the first."""
     try:
-        known = set(chosen(tables, EQUAL, ["model"], rows=RANDOM_ROWS).model)
+        known = set(numbers.chosen(tables, EQUAL, ["model"], rows=RANDOM_ROWS).model)
         models = set(tables.read(OUTCOMES, ["model"]).model)
     except NotMeasured:
         return FIRST_ROWS
@@ -81,10 +70,10 @@ def changed(observable: str, way: str, component: str = CROSS) -> Number:
     """
     where: dict[str, object] = {"component": component, "modes": MODES}
     if way == RANDOM_ROWS:
-        return cell(EQUAL, f"delta_{observable}", **where, rows=way)
+        return numbers.cell(EQUAL, f"delta_{observable}", **where, rows=way)
     length = RAW if way == RAW else MATCHED
     where |= {"outcome": WITHOUT_LOOPS, "length": length}
-    return cell(OUTCOMES, f"delta_{observable}", **where)
+    return numbers.cell(OUTCOMES, f"delta_{observable}", **where)
 
 
 def beside_control(
@@ -92,27 +81,27 @@ def beside_control(
 ) -> Number:
     """What is left of a change, length-matched, beside random networks, K = 50."""
     where = {"component": component, "observable": observable, "control": control}
-    return cell(CONTROLS, column, **where, length=MATCHED, modes=MODES)
+    return numbers.cell(CONTROLS, column, **where, length=MATCHED, modes=MODES)
 
 
 def beyond_speech(observable: str, component: str) -> Number:
     """A change, length-matched, less that of other speech; of all transcripts, loops and all."""
 
     def read(tables: Tables, model: str) -> Interval:
-        rows = chosen(
+        rows = numbers.chosen(
             tables, EVIDENCE, ["change", "low", "high"], model=model, component=component,
             observable=observable, modes=MODES, length=MATCHED, source=[MODEL, SWAPPED],
         ).set_index("source")  # fmt: skip
         if sorted(rows.index) != sorted([MODEL, SWAPPED]):
             raise NotMeasured(f"there are {len(rows)} rows of {model}, {component}, {observable}")
-        return difference(*(of(rows.loc[source], "change") for source in (MODEL, SWAPPED)))
+        return difference(*(numbers.of(rows.loc[source], "change") for source in (MODEL, SWAPPED)))
 
-    return per_model(EVIDENCE, read)
+    return numbers.per_model(EVIDENCE, read)
 
 
 def hypothesis(name: str, network: str = TRAINED) -> Number:
     """A fraction of tokens in Hell of which a hypothesis, or a conclusion of the theorem, holds."""
-    return cell("hypotheses", name, network=network, condition=STRESS)
+    return numbers.cell("hypotheses", name, network=network, condition=STRESS)
 
 
 def unstable_rise(network: str = TRAINED) -> Number:
@@ -120,37 +109,40 @@ def unstable_rise(network: str = TRAINED) -> Number:
 
     def read(tables: Tables, model: str) -> Interval:
         where = {"model": model, "network": network, "condition": [STRESS, "clean"]}
-        rows = chosen(tables, "propagators", ["layer", *with_bounds("unstable")], **where)
+        rows = numbers.chosen(
+            tables, "propagators", ["layer", *numbers.with_bounds("unstable")], **where
+        )
         layers = [layer.set_index("condition") for _, layer in rows.groupby("layer")]
         if not layers or any(sorted(layer.index) != ["clean", STRESS] for layer in layers):
             raise NotMeasured(f"there are no layers of {model} on both sides")
         pairs = (
-            [of(layer.loc[side], "unstable") for side in (STRESS, "clean")] for layer in layers
+            [numbers.of(layer.loc[side], "unstable") for side in (STRESS, "clean")]
+            for layer in layers
         )
         return mean([difference(*pair) for pair in pairs])
 
-    return per_model("propagators", read)
+    return numbers.per_model("propagators", read)
 
 
 def distance(quantity: str, column: str, network: str = TRAINED) -> Number:
     """How far apart the states of two utterances are in Hell."""
-    return cell("attraction_distances", column, quantity=quantity, network=network)
+    return numbers.cell("attraction_distances", column, quantity=quantity, network=network)
 
 
 def alike(side: str) -> Number:
     """The fraction of pairs of utterances with one and the same text, in %."""
-    return cell("attraction_texts", "alike", side=side, words=WHOLE)
+    return numbers.cell("attraction_texts", "alike", side=side, words=WHOLE)
 
 
 def beginnings(when: str, component: str, observable: str) -> Number:
     """AUC of candidates under one stress from as many first tokens: mean over stresses."""
     where = {"component": component, "observable": observable}
-    return average("early_warning", "auc", when=when, prefix=MEAN, **where)
+    return numbers.average("early_warning", "auc", when=when, prefix=MEAN, **where)
 
 
 def outcome(kind: str, column: str) -> Number:
     """The fraction of transcripts in Hell of one kind, or how many of these pass, in %."""
-    return cell("outcome_confidence", column, condition=STRESS, outcome=kind)
+    return numbers.cell("outcome_confidence", column, condition=STRESS, outcome=kind)
 
 
 def halves(column: str, holds: Callable[["pd.Series[float]"], "pd.Series[bool]"]) -> Number:
@@ -161,12 +153,12 @@ def halves(column: str, holds: Callable[["pd.Series[float]"], "pd.Series[bool]"]
 
     def read(tables: Tables, model: str) -> Interval:
         where = {"component": CROSS, "modes": MODES, "decoding": OPENAI.name}
-        rows = chosen(tables, HALVES, [column], model=model, **where)
+        rows = numbers.chosen(tables, numbers.HALVES, [column], model=model, **where)
         if rows.empty:
             raise NotMeasured(f"there are no halves of {model}")
         return scaled(exact(int(holds(rows[column].abs()).sum()), len(rows)), 0.01)
 
-    return per_model(HALVES, read)
+    return numbers.per_model(numbers.HALVES, read)
 
 
 def words_from_nonspeech(decoding: str) -> Number:
@@ -174,9 +166,9 @@ def words_from_nonspeech(decoding: str) -> Number:
 
     def read(tables: Tables, model: str) -> Interval:
         where = {"model": model, "decoding": decoding}
-        rows = chosen(tables, "words_from_nonspeech", ["clips", "with_words"], **where)
+        rows = numbers.chosen(tables, "words_from_nonspeech", ["clips", "with_words"], **where)
         if len(rows) != 1:
             raise NotMeasured(f"there are {len(rows)} rows of {model}, {decoding}")
         return exact(int(rows.with_words.item()), int(rows.clips.item()))
 
-    return per_model("words_from_nonspeech", read)
+    return numbers.per_model("words_from_nonspeech", read)

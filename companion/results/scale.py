@@ -12,14 +12,9 @@ import torch
 
 from companion.measurement.readings import modes_in_proportion
 from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.results import intervals
 from companion.results.effects import effects, observable_rows, observed, size_of
-from companion.results.intervals import (
-    Columns,
-    between,
-    deletions,
-    interval_columns,
-    jackknife,
-)
+from companion.results.intervals import Columns, between
 from companion.results.tables import with_interval, write_text
 from companion.results.transcripts import transcripts, word_counts
 from companion.speech.grammar import vocabulary
@@ -188,7 +183,7 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
                 "component": component,
                 "observable": name,
             }
-            row |= interval_columns("change", between(sizes.to_dict(), larger, smaller))
+            row |= intervals.interval_columns("change", between(sizes.to_dict(), larger, smaller))
             rows.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
     columns = ["differs", "contrast", "seeds", "component", "observable"]
     numbers = ["change", "change_low", "change_high", "change_speakers", "n"]
@@ -290,15 +285,15 @@ def forecast(
         for predictor, spectra in known.items():
             utterances = spectra.parts.index.union(ratio.parts.index)
             speakers = utterances.get_level_values("speaker").to_numpy()
-            weights = deletions(speakers)
+            weights = intervals.deletions(speakers)
             x, y = (one.of(models, utterances, weights) for one in (spectra, ratio))
             errors = _squared_errors(x, y, sizes)
             for rival, other in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
                 rivals = _squared_errors(np.broadcast_to(other, y.shape), y, sizes)
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    skill = jackknife(1 - errors / rivals, np.unique(speakers))
+                    skill = intervals.jackknife(1 - errors / rivals, np.unique(speakers))
                 row = {"target": target, "predictor": predictor, "rival": rival}
-                table.append(row | interval_columns("skill", skill) | {"n": len(models)})
+                table.append(row | intervals.interval_columns("skill", skill) | {"n": len(models)})
     return pd.DataFrame(table, columns=COLUMNS)
 
 

@@ -14,16 +14,8 @@ import numpy as np
 import pandas as pd
 
 from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
-from companion.results.intervals import (
-    NOTHING,
-    Columns,
-    interval,
-    interval_columns,
-    larger_probability,
-    mean_over,
-    ratio_over,
-    rows_by,
-)
+from companion.results import intervals
+from companion.results.intervals import Columns, mean_over, ratio_over, rows_by
 from companion.speech.grammar import vocabulary
 from companion.speech.text import normalise, without_annotations
 from companion.stress.scoring import Outcome, outcome
@@ -129,11 +121,11 @@ def wers(texts: pd.DataFrame) -> pd.DataFrame:
         words, speakers = word_counts(group.reference), group.speaker
         edits = 100 * words * group.wer
         row: Columns = {"n": len(group)}
-        row |= interval_columns("wer", ratio_over(edits, words, speakers))
+        row |= intervals.interval_columns("wer", ratio_over(edits, words, speakers))
         candidates = mean_over(100 * group.candidate, speakers, 100)
-        row |= interval_columns("candidates", candidates)
+        row |= intervals.interval_columns("candidates", candidates)
         for name in CONFIDENCES:
-            row |= interval_columns(name, mean_over(group[name], speakers))
+            row |= intervals.interval_columns(name, mean_over(group[name], speakers))
         return row
 
     return rows_by(texts, SIDE, describe)
@@ -162,7 +154,9 @@ def outcome_confidence(texts: pd.DataFrame) -> pd.DataFrame:
             row |= {"outcome": str(kind), "n": int(of_kind.sum())}
             of_all = mean_over(100 * of_kind, group.speaker, 100)
             passing = ratio_over(100 * confident, of_kind & known, group.speaker, 100)
-            row |= interval_columns("fraction", of_all) | interval_columns("passing", passing)
+            row |= intervals.interval_columns("fraction", of_all) | intervals.interval_columns(
+                "passing", passing
+            )
             table.append(row)
     return pd.DataFrame(table)
 
@@ -180,11 +174,11 @@ def separation(texts: pd.DataFrame) -> pd.DataFrame:
         row: Columns = {"inventions": int((~right).sum()), "right": int(right.sum())}
         fewest = min(row.values())
         for name in CONFIDENCES:
-            values, number = group[name].to_numpy(float), NOTHING
+            values, number = group[name].to_numpy(float), intervals.NOTHING
             if fewest and np.isfinite(values).all():
-                auc = partial(larger_probability, values=values, group=right)
-                number = interval(auc, group.speaker.to_numpy(), 1.0, fewest)
-            row |= interval_columns(f"auc_{name}", number)
+                auc = partial(intervals.larger_probability, values=values, group=right)
+                number = intervals.interval(auc, group.speaker.to_numpy(), 1.0, fewest)
+            row |= intervals.interval_columns(f"auc_{name}", number)
         return row
 
     return rows_by(texts[texts.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
@@ -223,7 +217,7 @@ def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
         }
         row: Columns = {"n": len(group), "n_forced": int(scored.sum())}
         for name, (parts, wholes) in numbers.items():
-            row |= interval_columns(name, ratio_over(parts, wholes, group.speaker))
+            row |= intervals.interval_columns(name, ratio_over(parts, wholes, group.speaker))
         return row
 
     return rows_by(rows[rows.condition.isin(HEARD)], SIDE, describe)
@@ -260,12 +254,12 @@ def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             for words in PREFIXES:
                 kept = column.map(lambda text, count=words: first_words(text, count))
                 pairs = partial(_alike, texts=pd.factorize(kept)[0])
-                number = interval(pairs, heard.speaker.to_numpy(), 100, len(kept) // 2)
+                number = intervals.interval(pairs, heard.speaker.to_numpy(), 100, len(kept) // 2)
                 fractions = kept.value_counts(normalize=True)
                 row = dict(zip(MODEL, key, strict=True)) | {"side": side, "words": words}
                 row |= {"n": len(kept), "distinct": 100 * len(fractions) / len(kept)}
                 row["entropy"] = float(-(fractions * np.log2(fractions)).sum() + 0.0)
-                table.append(row | interval_columns("alike", number))
+                table.append(row | intervals.interval_columns("alike", number))
     return pd.DataFrame(table)
 
 

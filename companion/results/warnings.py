@@ -9,14 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from companion.results.intervals import (
-    NOTHING,
-    Columns,
-    deletions,
-    interval_columns,
-    jackknife,
-    larger_probability,
-)
+from companion.results import intervals
+from companion.results.intervals import Columns
 from companion.results.transcripts import (
     PER_CHARACTER,
     PER_WORD_PIECE,
@@ -85,7 +79,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[Columns]:
     texts = group.drop_duplicates("utterance").set_index("utterance").sort_index()
     speakers, candidates = texts.speaker.to_numpy(), texts.candidate.to_numpy(bool)
-    weights = deletions(speakers)
+    weights = intervals.deletions(speakers)
     prefixes = sorted(group.prefix.unique())
     tables = _tables(group, when, texts.index, prefixes)
     confidence = tables[TRANSCRIPT, CONFIDENCE]
@@ -104,8 +98,8 @@ def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[Columns]:
                 continue
             same = i, there.tobytes()  # as for most other observables
             if same not in rivals:
-                rivals[same] = larger_probability(kept, confidence[there, i], candidate)
-            aucs.append(larger_probability(kept, values[there, i], candidate))
+                rivals[same] = intervals.larger_probability(kept, confidence[there, i], candidate)
+            aucs.append(intervals.larger_probability(kept, values[there, i], candidate))
             gains.append(np.abs(aucs[-1] - CHANCE) - np.abs(rivals[same] - CHANCE))
             counted.append(sizes)
             yield row | _columns(aucs[-1:], gains[-1:], "", speakers)
@@ -136,8 +130,8 @@ def _columns(
     """Means over some n with their intervals; of none, NaN and the reason."""
     columns: Columns = {"reason": reason}
     for name, values, bounded in (("auc", aucs, 1.0), ("gain", gains, 0.0)):
-        number = NOTHING
+        number = intervals.NOTHING
         if values:
-            number = jackknife(np.mean(values, axis=0), np.unique(speakers), bounded)
-        columns |= interval_columns(name, number)
+            number = intervals.jackknife(np.mean(values, axis=0), np.unique(speakers), bounded)
+        columns |= intervals.interval_columns(name, number)
     return columns
