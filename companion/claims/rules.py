@@ -127,14 +127,13 @@ def joint_over_sizes(numbers: dict[str, Interval]) -> Joint:
 class Row:
     """One thing that a claim says: that a number lies on one side of a bound, in models of a role.
 
-    ``expected`` is the number that was published, or the smallest that would matter; ``without``
-    says what there is not where no model has the number. ``beside`` the others it may be left out,
-    where nothing of the kind was measured.
+    That side is where ``expected`` lies, the number that was published, or the smallest that would
+    matter. ``without`` says what there is not where no model has the number. ``beside`` the others
+    it may be left out, where nothing of the kind was measured.
     """
 
     says: str
     number: Number
-    side: str
     bound: float
     expected: float
     role: str = EVERY
@@ -144,9 +143,10 @@ class Row:
     def weigh(self, tables: Tables) -> Part:
         """The part, by the tables of a group; not measured where reading them says why."""
         lacks, statements = self.without, []
+        side = ABOVE if self.expected > self.bound else BELOW
         try:
             for about, number in self.number.each(tables, self.role):
-                statements.append(Statement(about, number, self.side, self.bound))
+                statements.append(Statement(about, number, side, self.bound))
         except NotMeasured as reason:
             lacks, statements = str(reason), []
         source = tables.path(self.number.table).stem
