@@ -3,7 +3,6 @@
 The page is read as it was committed: ids, numbers, models, sides and bounds stand there alone.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from companion.measurement.schemas import DISTANCE, SPECTRUM
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.effects import FIRST_ROWS
-from companion.results.intervals import Interval, complement, difference, mean, scaled
+from companion.results.intervals import NOTHING, Interval, complement, difference, mean, scaled
 from companion.results.transcripts import PER_WORD_PIECE, TRANSCRIPT
 from companion.results.warnings import ANY
 
@@ -70,29 +69,22 @@ def judge(
     """
     rows = []
     for line in predictions:
-        number, lacks = None, ""
+        number, lacks, outcome = NOTHING, "", UNMEASURED
         try:
             number = numbers[line.number](tables, line.model)
+            decision = Statement(line.model, number, line.side, line.bound).decision
+            outcome = {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)
         except NotMeasured as reason:
             lacks = str(reason)
         rows.append(
             {
                 "id": line.id, "claim": line.claim, "expected": line.says, "model": line.model,
-                "side": line.side, "bound": line.bound,
-                "estimate": number.estimate if number else math.nan,
-                "estimate_low": number.low if number else math.nan,
-                "estimate_high": number.high if number else math.nan,
-                "outcome": _outcome(line, number), "lacks": lacks,
+                "side": line.side, "bound": line.bound, "estimate": number.estimate,
+                "estimate_low": number.low, "estimate_high": number.high, "outcome": outcome,
+                "lacks": lacks,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _outcome(line: Prediction, number: Interval | None) -> str:
-    if number is None:
-        return UNMEASURED
-    decision = Statement(line.model, number, line.side, line.bound).decision
-    return {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)
 
 
 def _both(tables: Tables, model: str) -> Interval:
