@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -98,7 +98,14 @@ def train(
     torch.manual_seed(seed)
     learner = Learner(model.train()).to(device)
     optimisers = make_optimisers(learner, recipe.optimiser)
-    names, identity = list(stages), _identity(learner, stages, recipe, seed)
+    names, shapes = list(stages), {n: list(t.shape) for n, t in learner.state_dict().items()}
+    identity = json.dumps({  # what decides the weights of a run, apart from the machine
+        "seed": seed,
+        "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12],
+        "stages": {name: asdict(stage) for name, stage in stages.items()},
+        "material": asdict(recipe.material),
+        "optimiser": asdict(recipe.optimiser),
+    })  # fmt: skip
     run = _Run(learner, optimisers, folder / "checkpoint.pt", identity, Progress(names[0]))
     run.resume(device)
     for name in names[names.index(run.progress.stage) :]:
@@ -107,19 +114,6 @@ def train(
             run.optimisers = make_optimisers(learner, recipe.optimiser)
         _run_stage(run, batchers[name], stages[name], recipe, evaluate, device)
     return run.progress
-
-
-def _identity(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
-    """What decides the weights of a run, apart from the machine, as JSON."""
-    shapes = {name: list(tensor.shape) for name, tensor in learner.state_dict().items()}
-    parts = {
-        "seed": seed,
-        "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12],
-        "stages": {name: asdict(stage) for name, stage in stages.items()},
-        "material": asdict(recipe.material),
-        "optimiser": asdict(recipe.optimiser),
-    }
-    return json.dumps(parts)
 
 
 @dataclass
@@ -242,10 +236,8 @@ def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on ``device``."""
-    features, inputs, labels = (
-        each.to(device) for each in (batch.features, batch.inputs, batch.labels)
-    )
-    return Batch(features, inputs, labels, batch.texts)
+    names = ("features", "inputs", "labels")
+    return replace(batch, **{name: getattr(batch, name).to(device) for name in names})
 
 
 def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
