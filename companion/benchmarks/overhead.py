@@ -8,7 +8,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,7 @@ from spectral import Monitor
 @torch.inference_mode()
 def main() -> None:
     """Time every model with and without it."""
-    parser = options("companion.benchmarks.overhead", __doc__, repeats=11)
-    parser.set_defaults(device="cpu")
-    parser.add_argument("--models", nargs="+", help="tiny.en and base by default")
-    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser = options("companion.benchmarks.overhead", __doc__, 11, "tiny.en and base", "cpu")
     time_models(parser, "monitor", lambda _: ("tiny.en", "base"), overheads)
 
 

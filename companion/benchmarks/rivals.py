@@ -66,12 +66,8 @@ def cached_token(
 
 def cached_jacfwd(layer: Layer, hidden: Tensor, context: Tensor, tokens: list[int]) -> Tensor:
     """W at some tokens by torch.func.jacfwd of :func:`cached_token`."""
-    return torch.stack(
-        [
-            torch.func.jacfwd(cached_token(layer, hidden, context, token))(hidden[token])
-            for token in tokens
-        ]
-    )
+    steps = {token: cached_token(layer, hidden, context, token) for token in tokens}
+    return torch.stack([torch.func.jacfwd(steps[token])(hidden[token]) for token in tokens])
 
 
 def curvlinops_svds(

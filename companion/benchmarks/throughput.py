@@ -69,16 +69,17 @@ SIZES = {
 
 def main() -> None:
     """Time every size."""
-    parser = options("companion.benchmarks.throughput", __doc__, repeats=3)
+    parser = options("companion.benchmarks.throughput", __doc__, 3)
     parser.add_argument("--models", nargs="+", choices=list(SIZES), help="tiny on a CPU, else all")
     parser.add_argument("--batch", type=int, default=8, help="utterances at once")
-    time_models(
-        parser, "throughput", lambda device: ["tiny"] if device.type == "cpu" else list(SIZES), _row
-    )
 
+    def names(device: torch.device) -> list[str]:
+        return ["tiny"] if device.type == "cpu" else list(SIZES)
 
-def _row(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
-    return pd.DataFrame([throughput(name, arguments.batch, arguments.repeats, device)])
+    def timed(name: str, given: Namespace, device: torch.device) -> pd.DataFrame:
+        return pd.DataFrame([throughput(name, given.batch, given.repeats, device)])
+
+    time_models(parser, "throughput", names, timed)
 
 
 def throughput(
@@ -91,7 +92,8 @@ def throughput(
     of every layer at every token of one utterance. ``peak_bytes``: the most memory in use, the
     weights among it; on a CPU, of the whole process.
     """
-    model = _random(name, device)
+    model = OpenAIModel(name, initialised(SIZES[name].dimensions(), seed=0).to(device))
+    model.limit = TOKENS  # a random one never ends by itself
     mixtures = list(_speech(batch))
     waves = [mixture.wave for mixture in mixtures]
     settings = in_memory(name, ("clean",), UNRESTRICTED)
@@ -115,12 +117,6 @@ def throughput(
         "propagator_seconds": exact["median"][OURS],
         "peak_bytes": int(peak) or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
-
-
-def _random(name: str, device: torch.device) -> OpenAIModel:
-    model = OpenAIModel(name, initialised(SIZES[name].dimensions(), seed=0).to(device))
-    model.limit = TOKENS  # a random one never ends by itself
-    return model
 
 
 def _speech(count: int) -> Iterator[Mixture]:
