@@ -40,19 +40,13 @@ def main() -> None:
 
 def committed(path: Path) -> str | None:
     """A file as the last commit has it; where there is no git as it came; else None."""
-    if _git("rev-parse", "HEAD") is None:
+    try:
+        subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
         came = CAME / path.relative_to("figures")
         return came.read_text(encoding="utf-8") if came.exists() else None
-    return _git("show", f"HEAD:./{path}")
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says, None where it fails or is not there."""
-    try:
-        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout
+    shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, text=True)
+    return None if shown.returncode else shown.stdout
 
 
 def summary(pairs: Sequence[Pair], tables: int) -> str:

@@ -35,9 +35,9 @@ def main() -> None:
 
 def _timed(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
     model, batch = of_openai(name, device), stressed_speech(arguments.corpus, arguments.batch)
-    chosen = [{each: batch[each] for each in names} for names in (CONDITIONS[:1], CONDITIONS)]
+    chosen = [{side: batch[side] for side in names} for names in (CONDITIONS[:1], CONDITIONS)]
     return pd.concat(
-        measured(measuring_case(model, each), arguments.repeats, device) for each in chosen
+        measured(measuring_case(model, sides), arguments.repeats, device) for sides in chosen
     )
 
 

@@ -102,8 +102,8 @@ def throughput(
         "plain": Way(lambda: transcribe(model, waves, UNRESTRICTED)),
     }
     decoding, exact = (
-        measured(Case("", {}, each, 0, lambda: 0.0), repeats, device).set_index("way")
-        for each in (ways, {OURS: Way(_propagators(model, mixtures))})
+        measured(Case("", {}, compared, 0, lambda: 0.0), repeats, device).set_index("way")
+        for compared in (ways, {OURS: Way(_propagators(model, mixtures))})
     )
     taken, plain = decoding["median"][OURS], decoding["median"]["plain"]
     peak = max(decoding.peak_bytes.max(), exact.peak_bytes.max())

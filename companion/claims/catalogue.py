@@ -241,11 +241,11 @@ def _decay(tables: Tables) -> Rows:
 
 
 def _rank_one(tables: Tables) -> Rows:
-    one = measured.hypothesis("rank_one_fraction")
-    beyond = one - measured.hypothesis("rank_one_fraction", RANDOM)
+    first = measured.hypothesis("rank_one_fraction")
+    beyond = first - measured.hypothesis("rank_one_fraction", RANDOM)
     product = measured.hypothesis("product_rank_one")
     ratio = average("propagators", "singular_value_ratio", network=TRAINED, condition=STRESS)
-    yield Row("most of the sensitivity is in one direction", one, 0.5, 0.75, LARGEST)
+    yield Row("most of the sensitivity is in one direction", first, 0.5, 0.75, LARGEST)
     yield Row("more of it than in the randomly initialised control", beyond, 0, 0.1, LARGEST)
     yield Row("the product is of rank one, at most tokens", product, 0.5, 0.75, LARGEST)
     yield Row("gaps are below 0.5, mean over layers", ratio, 0.5, 0.25, LARGEST)

@@ -205,7 +205,7 @@ def tidy(table: pd.DataFrame, numbers: Mapping[str, str]) -> pd.DataFrame:
     long = pd.concat(parts, ignore_index=True)
     long["number"] = pd.Categorical(long.number, list(numbers.values()))
     if "component" in long:
-        there = [each for each in COMPONENT_NAMES if (long.component == each).any()]
+        there = [part for part in COMPONENT_NAMES if (long.component == part).any()]
         long["component"] = pd.Categorical(long.component, there).rename_categories(COMPONENT_NAMES)
     for drawn in ("network", "direction"):
         if drawn in long:
@@ -369,7 +369,7 @@ def _categories(column: pd.Series) -> list[Any]:
     """The values of a column in their order: of categories, else of appearance."""
     there = list(dict.fromkeys(column))
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return [each for each in column.cat.categories if each in there]
+        return [value for value in column.cat.categories if value in there]
     return there
 
 

@@ -130,14 +130,14 @@ def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
     ``candidates``: share with a word error above 0.5, in %, and ``new_candidates``: those that
     were none unmoved.
     """
-    words, tokens, one = rows.reference_words.astype(float), rows.tokens.astype(float), 1.0
+    words, tokens, unit = rows.reference_words.astype(float), rows.tokens.astype(float), 1.0
     numbers = {
-        "changed": (100.0 * ~rows.unchanged, one),
+        "changed": (100.0 * ~rows.unchanged, unit),
         "edits": (rows.character_edits.astype(float), tokens),
         "wer": (100 * words * rows.wer, words),
         "added_error": (100 * words * (rows.wer - rows.wer_before), words),
-        "candidates": (100.0 * rows.candidate, one),
-        "new_candidates": (100.0 * (rows.candidate & ~rows.candidate_before), one),
+        "candidates": (100.0 * rows.candidate, unit),
+        "new_candidates": (100.0 * (rows.candidate & ~rows.candidate_before), unit),
     }
     sums = pd.DataFrame({(name, end): values for name, ends in numbers.items()
                          for end, values in zip(("part", "whole"), ends, strict=True)})  # fmt: skip
@@ -148,7 +148,7 @@ def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
         together = sums.loc[group.index].groupby([group.speaker, group.utterance]).sum()
         speakers = together.index.get_level_values("speaker")
         for name, (_, whole) in numbers.items():
-            bounded = 100.0 if whole is one else 0.0
+            bounded = 100.0 if whole is unit else 0.0
             part, wholes = (together[name, end] for end in ("part", "whole"))
             row[name] = ratio_over(part, wholes, speakers, bounded)
         return row

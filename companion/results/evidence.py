@@ -158,7 +158,7 @@ def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
     ours, theirs = model.without(name), control.without(name)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
-    numbers = {part: over_draws(each, control.speakers) for part, each in values.items()}
+    numbers = {part: over_draws(values[part], control.speakers) for part in values}
     if side(numbers["trained"]) == 0:
         numbers["fraction"] = NOTHING
     by_draw = theirs[0][np.isfinite(theirs[0])]

@@ -212,18 +212,18 @@ def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return ratio(weights, np.where(finite, values, 0.0), finite)
 
 
-def difference(one: Interval, other: Interval) -> Interval:
-    """``one`` minus ``other``, numbers of the same speakers: speaker by speaker.
+def difference(first: Interval, other: Interval) -> Interval:
+    """``first`` minus ``other``, numbers of the same speakers: speaker by speaker.
 
     Where only their ends are known, from these, as if of other speakers (Zou & Donner 2008), which
     errs on the safe side where they vary together.
     """
-    estimate = one.estimate - other.estimate
-    if one.deviations and other.deviations:
-        away = np.subtract(*_matrix([one, other]).T)
-        return _with(estimate, away, [one, other], one.besides + other.besides)
-    low = math.hypot(one.estimate - one.low, other.high - other.estimate)
-    high = math.hypot(one.high - one.estimate, other.estimate - other.low)
+    estimate = first.estimate - other.estimate
+    if first.deviations and other.deviations:
+        away = np.subtract(*_matrix([first, other]).T)
+        return _with(estimate, away, [first, other], first.besides + other.besides)
+    low = math.hypot(first.estimate - first.low, other.high - other.estimate)
+    high = math.hypot(first.high - first.estimate, other.estimate - other.low)
     return Interval(estimate, estimate - low, estimate + high)
 
 
@@ -232,11 +232,11 @@ def mean(numbers: Sequence[Interval]) -> Interval:
 
     Where only their ends are known, the mean of these: the interval of numbers that vary together.
     """
-    if all(one.deviations for one in numbers):
-        estimate = float(np.mean([one.estimate for one in numbers]))
-        besides = float(np.mean([one.besides for one in numbers]))
+    if all(number.deviations for number in numbers):
+        estimate = float(np.mean([number.estimate for number in numbers]))
+        besides = float(np.mean([number.besides for number in numbers]))
         return _with(estimate, _matrix(numbers).mean(1), numbers, besides)
-    ends = np.mean([[one.estimate, one.low, one.high] for one in numbers], axis=0)
+    ends = np.mean([[number.estimate, number.low, number.high] for number in numbers], axis=0)
     return Interval(float(ends[0]), float(ends[1]), float(ends[2]))
 
 
@@ -255,13 +255,13 @@ def complement(number: Interval) -> Interval:
 
 
 def _names(numbers: Sequence[Interval]) -> list[str]:
-    return sorted(set().union(*(one.deviations for one in numbers)))
+    return sorted(set().union(*(number.deviations for number in numbers)))
 
 
 def _matrix(numbers: Sequence[Interval]) -> np.ndarray:
     """Deviations (speakers, numbers); 0 of speakers who do not count in one."""
     return np.array(
-        [[one.deviations.get(name, 0.0) for one in numbers] for name in _names(numbers)]
+        [[number.deviations.get(name, 0.0) for number in numbers] for name in _names(numbers)]
     )
 
 
@@ -302,10 +302,10 @@ def joint(numbers: Sequence[Interval]) -> Joint:
         return Joint(numbers[0], error, 1, math.nan, NOTHING)
     together = mean(numbers)
     estimate, besides = together.estimate, together.besides
-    low = float(np.mean([one.estimate - one.low for one in numbers]))
-    high = float(np.mean([one.high - one.estimate for one in numbers]))
+    low = float(np.mean([number.estimate - number.low for number in numbers]))
+    high = float(np.mean([number.high - number.estimate for number in numbers]))
     shared, sampling, floor = ((low + high) / 2 / normal) ** 2, 0.0, 0.0
-    if all(one.deviations for one in numbers):
+    if all(number.deviations for number in numbers):
         matrix = _matrix(numbers)
         single = float(np.square(matrix).sum() / count)
         shared = (count * float(np.square(matrix.mean(1)).sum()) - single) / (count - 1)
@@ -314,7 +314,7 @@ def joint(numbers: Sequence[Interval]) -> Joint:
         low = high = math.sqrt(_t(len(matrix) - 1) ** 2 * shared + besides)
         floor = _t(len(matrix) - 1) * math.sqrt(sampling / count)
         shared += besides / normal**2
-    variance = float(np.var([one.estimate for one in numbers], ddof=1))
+    variance = float(np.var([number.estimate for number in numbers], ddof=1))
     tau = math.sqrt(max(variance - sampling, 0.0))
 
     def around(spread: float) -> Interval:
@@ -326,20 +326,20 @@ def joint(numbers: Sequence[Interval]) -> Joint:
     return Joint(around(variance / count), error, count, tau, around(tau**2 + variance / count))
 
 
-def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> Interval:
+def between(sizes: Mapping[str, Sequence[Interval]], first: str, other: str) -> Interval:
     """The mean over one size's seeds minus that over another's, numbers of the same speakers.
 
     Seeds vary by s^2, pooled over all ``sizes`` with several (t: seeds less sizes), speakers by
     what leaving each out does to the difference; half the interval is the root of both parts, as
     in ``joint``. Without two seeds of any size there is no interval.
     """
-    over_speakers = difference(mean(sizes[one]), mean(sizes[other]))
+    over_speakers = difference(mean(sizes[first]), mean(sizes[other]))
     seeds = [[number.estimate for number in size] for size in sizes.values()]
     freedom = sum(len(size) - 1 for size in seeds)
     if freedom == 0:
         return Interval(over_speakers.estimate, math.nan, math.nan)
     pooled = sum(len(size) * float(np.var(size)) for size in seeds) / freedom
-    counts = 1 / len(sizes[one]) + 1 / len(sizes[other])
+    counts = 1 / len(sizes[first]) + 1 / len(sizes[other])
     reach = _t(freedom) * math.sqrt(pooled * counts)
     estimate = over_speakers.estimate
     low = math.hypot(reach, estimate - over_speakers.low)
