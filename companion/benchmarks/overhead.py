@@ -6,7 +6,6 @@ turns, by the processor's time, which other programs on the machine hardly chang
 
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -38,12 +37,14 @@ def overheads(name: str, arguments: Namespace, device: torch.device) -> pd.DataF
     rows = []
     for part, given in (("decoder", context), ("encoder and decoder", features)):
 
-        def decode(watched: bool, given: torch.Tensor = given) -> None:
+        def seconds(watched: bool, given: torch.Tensor = given) -> float:
+            before = time.process_time()
             with Monitor(whisper) if watched else nullcontext():
                 whisper.decode(given, chosen)
+            return time.process_time() - before
 
         turns = range(arguments.repeats)
-        pairs = np.array([[_seconds(decode, watched) for watched in (False, True)] for _ in turns])
+        pairs = np.array([[seconds(watched) for watched in (False, True)] for _ in turns])
         low, middle, high = np.percentile(pairs[:, 1] / pairs[:, 0], [25, 50, 75])
         plain, watched = np.median(pairs, 0)
         rows.append(
@@ -51,12 +52,6 @@ def overheads(name: str, arguments: Namespace, device: torch.device) -> pd.DataF
              "watched": watched, "ratio": middle, "ratio_low": low, "ratio_high": high}
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _seconds(decode: Callable[[bool], None], watched: bool) -> float:
-    before = time.process_time()
-    decode(watched)
-    return time.process_time() - before
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from companion.claims import measured, numbers
-from companion.claims.measured import CROSS, MODES, STRESS
-from companion.claims.numbers import EVERY, LARGEST, SMALLEST, Number, Tables, average, cell
+from companion.claims import numbers
+from companion.claims.numbers import LARGEST, SMALLEST, STRESS, Number, Tables, average, cell
 from companion.claims.rules import Part, Row, claim_verdict, reason
 from companion.measurement import schemas
 from companion.models.capture import COMPONENTS
@@ -25,7 +24,7 @@ from companion.results.tails import EIGENVALUE, FRACTION, TAIL
 from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY, REFERENCES
 from companion.results.warnings import BEFORE
 
-_RANK = {CROSS: -4.70, "self_attention": -2.34, "ffn": -13.59}
+_RANK = {numbers.CROSS: -4.70, "self_attention": -2.34, "ffn": -13.59}
 """Published falls of rank in %, of several models the least."""
 
 _SLOPE, _CONTRAST, _INDEX, _RATIO = 0.008, -11.98 + 4.70, 3.87, 1.05
@@ -44,17 +43,19 @@ Rows = Iterator[Row]
 
 def _equal(tables: Tables) -> tuple[str, str]:
     """How equal length reads, and which rows it keeps."""
-    return f"{(kept := measured.rows_kept(tables))} of equal number", kept
+    return f"{(kept := numbers.rows_kept(tables))} of equal number", kept
 
 
-def _falls(tables: Tables, component: str, observable: str = "n_eff", role: str = EVERY) -> Rows:
+def _falls(
+    tables: Tables, component: str, observable: str = "n_eff", role: str = numbers.EVERY
+) -> Rows:
     """That rank falls, or the slope rises: pooled, raw, at equal length, there beyond each null."""
     rank = observable == "n_eff"
     name = f"{_PARTS[component]}'s {'effective rank falls' if rank else 'slope rises'}"
     expected = _RANK[component] if rank else _SLOPE
-    ways = {"pooled": measured.pooled(observable, component=component)}
+    ways = {"pooled": numbers.pooled(observable, component=component)}
     for says, way in (("raw", RAW), _equal(tables)):
-        ways[says] = measured.changed(observable, way, component)
+        ways[says] = numbers.changed(observable, way, component)
     for says, number in ways.items():
         yield Row(f"{name}, {says}", number, 0, expected, role)
     for says, control in (
@@ -62,18 +63,18 @@ def _falls(tables: Tables, component: str, observable: str = "n_eff", role: str 
         ("random vectors", schemas.SPECTRUM),
         ("unpaired training", schemas.UNPAIRED),
     ):
-        number = measured.beside_control("remaining", control, observable, component)
+        number = numbers.beside_control("remaining", control, observable, component)
         beside = control == schemas.UNPAIRED
         number, says = number.if_known() if beside else number, f"more than with {says}, {_FIRST}"
         yield Row(f"{name} {says}", number, 0, expected / 2, role, beside=beside)
-    number = measured.beyond_speech(observable, component)
+    number = numbers.beyond_speech(observable, component)
     yield Row(f"{name} more than with other speech, {_FIRST}", number, 0, expected / 2, role)
 
 
 def _signal_loss(tables: Tables) -> Rows:
-    yield from _falls(tables, CROSS)
+    yield from _falls(tables, numbers.CROSS)
     says, way = _equal(tables)
-    contrast = _smallest_minus_largest(measured.changed("n_eff", way))
+    contrast = _smallest_minus_largest(numbers.changed("n_eff", way))
     yield Row(f"the smallest size falls more than the largest, {says}", contrast, 0, _CONTRAST)
 
 
@@ -91,7 +92,7 @@ def _smallest_minus_largest(change: Number) -> Number:
         every: dict[str, list[Interval]] = {}
         for model, number in change.each(tables):
             every.setdefault(size_of(model), []).append(number)
-        if small in change.names(tables, EVERY):
+        if small in change.names(tables, numbers.EVERY):
             return intervals.difference(*every[small], *every[large])
         return intervals.between(every, small, large)
 
@@ -126,16 +127,16 @@ def _resistance(tables: Tables) -> Rows:
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
     ):
         for part, named in _PARTS.items():
-            number = measured.changed(name, way, part)
+            number = numbers.changed(name, way, part)
             if not way:
-                number = measured.pooled(name, component=part)
+                number = numbers.pooled(name, component=part)
             yield Row(f"{named}: {says}", number, bound, _INDEX)
 
 
 def _either_regime(tables: Tables) -> Rows:
     for says, way in (("raw", RAW), _equal(tables)):
         for part, named in _PARTS.items():
-            number = measured.changed("n_eff", way, part)
+            number = numbers.changed("n_eff", way, part)
             yield Row(f"{named}: effective rank falls, {says}", number, 0, _RANK[part])
 
 
@@ -145,8 +146,8 @@ def _hardening(tables: Tables) -> Rows:
     larger activations, in all modes alike, do not raise."""
     says = f"alpha exceeds {_ALPHA:g} under stress"
     for part, named in _PARTS.items():
-        number = measured.pooled("alpha_stressed", component=part)
-        about = f"{named}: {says}, pooled, K = {MODES}"
+        number = numbers.pooled("alpha_stressed", component=part)
+        about = f"{named}: {says}, pooled, K = {numbers.MODES}"
         yield Row(about, number, _ALPHA, _ALPHA + 1, LARGEST)
     for part, named in _PARTS.items():
         number = average("phase_diagram", "alpha", side="stressed", component=part)
@@ -164,9 +165,9 @@ def _hardening(tables: Tables) -> Rows:
 def _early_warning(tables: Tables) -> Rows:
     few = "too few transcripts have beginnings that are still right"
     for part, named in _PARTS.items():
-        where = {"observable": "alpha", "modes": MODES, "component": part}
-        auc, adjusted = (average(measured.WITHIN, name, **where) for name in ("auc", "adjusted"))
-        before = measured.beginnings(BEFORE, part, "alpha")
+        where = {"observable": "alpha", "modes": numbers.MODES, "component": part}
+        auc, adjusted = (average(numbers.WITHIN, name, **where) for name in ("auc", "adjusted"))
+        before = numbers.beginnings(BEFORE, part, "alpha")
         says = f"{named}: a hallucinated transcript's alpha is more likely the higher one"
         yield Row(says, auc, _CHANCE, _WARNS, without=_MIXED)
         says = f"{named}: hallucinated transcripts have the higher alpha, at equal length"
@@ -184,11 +185,11 @@ def _contested(score: str) -> Number:
 
 
 def _unstable(tables: Tables) -> Rows:
-    rise = measured.unstable_rise()
+    rise = numbers.unstable_rise()
     says = "more unstable dimensions in Hell than on clean speech, mean over layers"
     yield Row(says, rise, 0, 0.01)
     says = "the rise is larger than of the randomly initialised control, mean over layers"
-    yield Row(says, rise - measured.unstable_rise(RANDOM), 0, 0.01)
+    yield Row(says, rise - numbers.unstable_rise(RANDOM), 0, 0.01)
     more = "under one stress, hallucinated transcripts have more of them"
     controls = "by more than in their randomly initialised controls, at equal length"
     for says, name, network in (
@@ -234,16 +235,16 @@ def _decay(tables: Tables) -> Rows:
         ("the first injection decays relative to the hidden state", "relative_injection_decays"),
         ("the first injection decays after the final norm", "normed_injection_decays"),
     ):
-        number = measured.hypothesis(name)
+        number = numbers.hypothesis(name)
         yield Row(f"{says}, at most tokens", number, 0.5, 0.75, SMALLEST)
     says = "it does so after the final norm oftener than in the randomly initialised control"
-    yield Row(says, number - measured.hypothesis(name, RANDOM), 0, 0.1, SMALLEST)
+    yield Row(says, number - numbers.hypothesis(name, RANDOM), 0, 0.1, SMALLEST)
 
 
 def _rank_one(tables: Tables) -> Rows:
-    first = measured.hypothesis("rank_one_fraction")
-    beyond = first - measured.hypothesis("rank_one_fraction", RANDOM)
-    product = measured.hypothesis("product_rank_one")
+    first = numbers.hypothesis("rank_one_fraction")
+    beyond = first - numbers.hypothesis("rank_one_fraction", RANDOM)
+    product = numbers.hypothesis("product_rank_one")
     ratio = average("propagators", "singular_value_ratio", network=TRAINED, condition=STRESS)
     yield Row("most of the sensitivity is in one direction", first, 0.5, 0.75, LARGEST)
     yield Row("more of it than in the randomly initialised control", beyond, 0, 0.1, LARGEST)
@@ -254,15 +255,15 @@ def _rank_one(tables: Tables) -> Rows:
 def _attraction(tables: Tables) -> Rows:
     for quantity in (schemas.DISTANCE, schemas.CENTRED_DISTANCE):
         name = quantity.replace("_", " ")
-        ratio, change = (measured.distance(quantity, of) for of in ("ratio_stressed", "change"))
+        ratio, change = (numbers.distance(quantity, of) for of in ("ratio_stressed", "change"))
         says = f"{name}: states in Hell are closer at the last layer than at input"
         yield Row(says, ratio, 1, 0.95, LARGEST)
         says = f"{name}: they are closer in Hell than on clean speech (%)"
         yield Row(says, change, 0, -5, LARGEST)
-        beyond = change - measured.distance(quantity, "change", RANDOM)
+        beyond = change - numbers.distance(quantity, "change", RANDOM)
         says = f"{name}: by more than in the randomly initialised control (%)"
         yield Row(says, beyond, 0, -5, LARGEST)
-    alike = measured.alike(STRESS) - measured.alike(REFERENCES)
+    alike = numbers.alike(STRESS) - numbers.alike(REFERENCES)
     yield Row("more pairs share their text in Hell than were said alike (%)", alike, 0, 1, LARGEST)
 
 
@@ -336,12 +337,12 @@ def _confidence(tables: Tables) -> Rows:
     under one stress it is that of other transcripts and candidates."""
     says = "most inventions in Hell have a log-probability per word piece above"
     other = "Whisper's threshold is per word piece, and these models write characters"
-    passing = measured.outcome("invention", "passing").if_known()
+    passing = numbers.outcome("invention", "passing").if_known()
     yield Row(f"{says} {LEAST_LOG_PROBABILITY:g} (%)", passing, 50, 75, without=other)
     tell = "the log-probability does not tell"
     says = f"{tell} inventions from right transcripts, on clean speech and in Hell (AUC)"
     yield Row(says, _separation(), _WARNS, _CHANCE)
-    within = average(measured.WITHIN, "auc", observable=list(CONFIDENCES))
+    within = average(numbers.WITHIN, "auc", observable=list(CONFIDENCES))
     says = f"{tell} candidates from other transcripts under one stress (AUC)"
     yield Row(says, within.then(intervals.complement), _WARNS, _CHANCE, without=_MIXED)
     says = f"{tell} invented texts from others, {_AUC}"

@@ -5,9 +5,8 @@ from contextlib import suppress
 
 import pandas as pd
 
-from companion.claims import measured, numbers
-from companion.claims.measured import EVIDENCE, MODES, STRESS, changed, pooled
-from companion.claims.numbers import NotMeasured, Number, Tables, average, chosen
+from companion.claims import numbers
+from companion.claims.numbers import MODES, STRESS, NotMeasured, Tables, average, changed, chosen
 from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.schemas import INITIALISED, SHUFFLED, SPECTRUM, UNPAIRED
 from companion.models.capture import COMPONENTS
@@ -66,18 +65,18 @@ def _ranges(
 
 def _pooled(tables: Tables) -> Lines:
     """The paper's convention, without loops and by the rule of the group's own."""
-    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": measured.own_rule}
+    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": numbers.own_rule}
     names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
     columns = ["component", *names]
-    rows = chosen(tables, numbers.POOLED, columns, **where, sample=measured.own_sample)
+    rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.own_sample)
     for _, part in rows.groupby("component"):
         for name, quantity in names.items():
-            says = {name: f"{{}}: {quantity}, change in Hell, pooled, loops dropped"}
+            says = {name: f"{{}}: {quantity}, change in Hell, numbers.pooled, loops dropped"}
             yield from _ranges(part, "component", says, 0 if name == "n_eff" else 2, sign=True)
 
 
 def _without_loops(tables: Tables) -> Lines:
-    kept = measured.rows_kept(tables)
+    kept = numbers.rows_kept(tables)
     for component in sorted(COMPONENTS):
         raw, cut = (
             span((n.estimate for _, n in changed("n_eff", way, component).each(tables)), sign=True)
@@ -112,7 +111,7 @@ def _separations(tables: Tables) -> Lines:
 def _effects(tables: Tables) -> Lines:
     """Changes from clean speech to Hell, and in how many models they survive the controls."""
     columns = [*EFFECT, "source", "length", "change", "low", "high"]
-    table = tables.read(EVIDENCE, columns)
+    table = tables.read(numbers.EVIDENCE, columns)
     table = table[(table.modes == MODES) & table.observable.isin(list(_NAMES))]
     decided = verdicts(table)
     ways = {(MODEL, RAW): "raw", (SHUFFLED, MATCHED): "cut"}
@@ -229,7 +228,7 @@ _LINES = (
 )  # fmt: skip
 
 
-def _together(tables: Tables, number: Number, style: str) -> str:
+def _together(tables: Tables, number: numbers.Number, style: str) -> str:
     """The joint estimate over models, as on the page of claims."""
     numbers = dict(number.each(tables))
     if not numbers:
@@ -272,7 +271,7 @@ def summary(groups: Mapping[str, Tables], whole: str, known: pd.DataFrame) -> pd
     return pd.DataFrame(rows, columns=[*dict.fromkeys(models), whole]).fillna(NOT_MEASURED)
 
 
-def _of_models(number: Number, style: str) -> Callable[[Tables], dict[str, str]]:
+def _of_models(number: numbers.Number, style: str) -> Callable[[Tables], dict[str, str]]:
     """A number in words, by model."""
 
     def cells(tables: Tables) -> dict[str, str]:
@@ -306,16 +305,16 @@ def _range(cells: Mapping[str, str]) -> str:
 
 
 _SUMMARY: tuple[tuple[str, str, Callable[[Tables], dict[str, str]]], ...] = (
-    ("pooled: effective rank (%)", "{0.delta_n_eff:+.1f}",
-     _of_models(pooled("n_eff"), "{:+.1f}")),
-    ("pooled: spectral slope", "{0.delta_alpha:+.2f}",
-     _of_models(pooled("alpha"), "{:+.2f}")),
-    ("pooled: log10 of the difference of Kf", "{0.delta_log10_kf:.2f}",
-     _of_models(pooled("log10_difference"), "{:.2f}")),
-    ("pooled: difference of log10 Kf", "",
-     _of_models(pooled("log10_ratio"), "{:+.2f}")),
-    ("pooled, random networks with the same singular values: effective rank (%)", "",
-     _of_models(pooled("n_eff", of="controls"), "{:+.1f}")),
+    ("numbers.pooled: effective rank (%)", "{0.delta_n_eff:+.1f}",
+     _of_models(numbers.pooled("n_eff"), "{:+.1f}")),
+    ("numbers.pooled: spectral slope", "{0.delta_alpha:+.2f}",
+     _of_models(numbers.pooled("alpha"), "{:+.2f}")),
+    ("numbers.pooled: log10 of the difference of Kf", "{0.delta_log10_kf:.2f}",
+     _of_models(numbers.pooled("log10_difference"), "{:.2f}")),
+    ("numbers.pooled: difference of log10 Kf", "",
+     _of_models(numbers.pooled("log10_ratio"), "{:+.2f}")),
+    ("numbers.pooled, random networks with the same singular values: effective rank (%)", "",
+     _of_models(numbers.pooled("n_eff", of="controls"), "{:+.1f}")),
     ("by utterance, as many random rows, no loops: effective rank (%)", "",
      _of_models(changed("n_eff", RANDOM_ROWS), "{:+.1f}")),
     ("by utterance, as many first rows, no loops: effective rank (%)", "",

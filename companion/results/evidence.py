@@ -178,10 +178,11 @@ def _drawn_means(rows: pd.DataFrame, condition: str) -> Iterator[tuple[Columns, 
 
 
 def _crossed(group: pd.DataFrame, name: str) -> Crossed:
-    wide = group.pivot(index="draw", columns="utterance")
+    names = [f"{name}_{side}" for side in effects.SIDES]
+    wide = group.pivot(index="draw", columns="utterance", values=names)
     speakers = group.drop_duplicates("utterance").set_index("utterance").speaker
-    clean, stressed = (wide[f"{name}_{side}"].to_numpy(float) for side in effects.SIDES)
-    return Crossed(clean, stressed, speakers[wide[f"{name}_clean"].columns].to_numpy())
+    clean, stressed = (wide[side].to_numpy(float) for side in names)
+    return Crossed(clean, stressed, speakers[wide[names[0]].columns].to_numpy())
 
 
 def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
