@@ -86,11 +86,11 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(difference=case.difference())
 
 
-def product_rate(device: torch.device, size: int = 2048, repeats: int = 9) -> float:
+def product_rate(device: torch.device) -> float:
     """Floating-point operations per second of the machine's float32 matrix products, at best."""
-    left, right = (torch.randn(size, size, device=device) for _ in range(2))
-    best = min(_once(Way(lambda: left @ right), device)[0] for _ in range(repeats + 1))
-    return 2 * size**3 / best
+    left, right = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    best = min(_once(Way(lambda: left @ right), device)[0] for _ in range(10))
+    return 2 * 2048**3 / best
 
 
 def _once(way: Way, device: torch.device) -> tuple[float, int]:

@@ -106,25 +106,28 @@ def train(
         "material": asdict(recipe.material),
         "optimiser": asdict(recipe.optimiser),
     })  # fmt: skip
-    run = _Run(learner, optimisers, folder / "checkpoint.pt", identity, Progress(names[0]))
-    run.resume(device)
+    checkpoint, progress = folder / "checkpoint.pt", Progress(names[0])
+    run = _Run(learner, optimisers, checkpoint, identity, progress, recipe, device)
+    run.resume()
     for name in names[names.index(run.progress.stage) :]:
         if run.progress.stage != name:
             run.progress.stage, run.progress.step = name, 0
             run.optimisers = make_optimisers(learner, recipe.optimiser)
-        _run_stage(run, batchers[name], stages[name], recipe, evaluate, device)
+        run.finish(stages[name], batchers[name], evaluate)
     return run.progress
 
 
 @dataclass
 class _Run:
-    """All that a checkpoint holds, and where it is."""
+    """All that a checkpoint holds, where it is, and how a stage is run from it."""
 
     learner: Learner
     optimisers: Sequence[torch.optim.Optimizer]
     checkpoint: Path
     identity: str
     progress: Progress
+    recipe: Recipe
+    device: torch.device
 
     def save(self) -> None:
         state = {
@@ -136,11 +139,11 @@ class _Run:
         with whole_or_absent(self.checkpoint) as place:
             torch.save(state, place)
 
-    def resume(self, device: torch.device) -> None:
+    def resume(self) -> None:
         """Go back to the checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
-        saved = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         if saved["run"] != self.identity:
             raise ValueError(
                 f"{self.checkpoint}: of another recipe or seed ({saved['run']}, asked for "
@@ -151,45 +154,43 @@ class _Run:
             optimiser.load_state_dict(state)
         self.progress = Progress(**json.loads(saved["progress"]))
 
-
-def _run_stage(
-    run: _Run,
-    batcher: Batcher,
-    stage: Stage,
-    recipe: Recipe,
-    evaluate: Callable[[WhisperForConditionalGeneration], float],
-    device: torch.device,
-) -> None:
-    learner, progress, settings = run.learner, run.progress, recipe.optimiser
-    batches = batcher.batches(progress.step, full_window_from(stage, settings))
-    losses, began = [], time.monotonic()
-    while progress.step < stage.steps:
-        fraction = schedule(progress.step, stage, settings)
-        batch = to_device(next(batches), device)
-        losses.append(update(learner, run.optimisers, batch, stage, settings, fraction).item())
-        progress.step += 1
-        if progress.step % recipe.checkpoint_every and progress.step < stage.steps:
-            continue
-        loss = sum(losses) / len(losses)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"loss {loss} in stage {progress.stage} at step {progress.step}; "
-                f"the last good checkpoint is {run.checkpoint}; lower the learning rate"
-            )
-        learner.eval()
-        error = evaluate(learner.model)
-        learner.train()
-        progress.seconds += time.monotonic() - began
-        entry = {"stage": progress.stage, "step": progress.step, "loss": round(loss, 4)}
-        entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
-        progress.record.append(entry)
-        run.save()
-        print(
-            f"{run.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
-            f"{stage.steps}, loss {loss:.3f}, word error {error:.2f}",
-            flush=True,
-        )
+    def finish(
+        self,
+        stage: Stage,
+        batcher: Batcher,
+        evaluate: Callable[[WhisperForConditionalGeneration], float],
+    ) -> None:
+        """Take the steps of a stage that are left."""
+        learner, progress, settings = self.learner, self.progress, self.recipe.optimiser
+        batches = batcher.batches(progress.step, full_window_from(stage, settings))
         losses, began = [], time.monotonic()
+        while progress.step < stage.steps:
+            fraction = schedule(progress.step, stage, settings)
+            batch = to_device(next(batches), self.device)
+            losses.append(update(learner, self.optimisers, batch, stage, settings, fraction).item())
+            progress.step += 1
+            if progress.step % self.recipe.checkpoint_every and progress.step < stage.steps:
+                continue
+            loss = sum(losses) / len(losses)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss {loss} in stage {progress.stage} at step {progress.step}; "
+                    f"the last good checkpoint is {self.checkpoint}; lower the learning rate"
+                )
+            learner.eval()
+            error = evaluate(learner.model)
+            learner.train()
+            progress.seconds += time.monotonic() - began
+            entry = {"stage": progress.stage, "step": progress.step, "loss": round(loss, 4)}
+            entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
+            progress.record.append(entry)
+            self.save()
+            print(
+                f"{self.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
+                f"{stage.steps}, loss {loss:.3f}, word error {error:.2f}",
+                flush=True,
+            )
+            losses, began = [], time.monotonic()
 
 
 def update(
