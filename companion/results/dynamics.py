@@ -70,7 +70,7 @@ def ranks(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     def describe(group: pd.DataFrame) -> Columns:
         wide = dict(iter(group.set_index("speaker").groupby("condition")))
         clean, stressed = (wide[name].sort_index() for name in sides)
-        if set(clean["count"]) != set(stressed["count"]):
+        if not clean["count"].equals(stressed["count"]):
             about = group[keys].iloc[0].tolist()
             raise ValueError(f"{about}: ranks of other numbers of utterances; measure them again")
         before, after = (np.array([s.value.iloc[0], *s.without]) for s in (clean, stressed))
