@@ -138,5 +138,5 @@ def test_measuring_writes_the_texts_that_the_library_writes_and_tiny_has_its_wei
     assert set(case.ways) == {OURS, LIBRARY}
     assert dict(case.size) == {"model": "mini", "condition": "clean+hell", "batch": 1}
     assert case.difference() == 0
-    tiny = Whisper(throughput_module.SIZES["tiny"].dimensions())
+    tiny = Whisper(throughput_module.SIZES["tiny"])
     assert OpenAIModel("tiny", tiny).parameters == 37_760_640  # with the encoder's fixed positions

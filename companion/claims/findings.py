@@ -71,7 +71,7 @@ def _pooled(tables: Tables) -> Lines:
     rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.own_sample)
     for _, part in rows.groupby("component"):
         for name, quantity in names.items():
-            says = {name: f"{{}}: {quantity}, change in Hell, numbers.pooled, loops dropped"}
+            says = {name: f"{{}}: {quantity}, change in Hell, pooled, loops dropped"}
             yield from _ranges(part, "component", says, 0 if name == "n_eff" else 2, sign=True)
 
 
@@ -305,15 +305,15 @@ def _range(cells: Mapping[str, str]) -> str:
 
 
 _SUMMARY: tuple[tuple[str, str, Callable[[Tables], dict[str, str]]], ...] = (
-    ("numbers.pooled: effective rank (%)", "{0.delta_n_eff:+.1f}",
+    ("pooled: effective rank (%)", "{0.delta_n_eff:+.1f}",
      _of_models(numbers.pooled("n_eff"), "{:+.1f}")),
-    ("numbers.pooled: spectral slope", "{0.delta_alpha:+.2f}",
+    ("pooled: spectral slope", "{0.delta_alpha:+.2f}",
      _of_models(numbers.pooled("alpha"), "{:+.2f}")),
-    ("numbers.pooled: log10 of the difference of Kf", "{0.delta_log10_kf:.2f}",
+    ("pooled: log10 of the difference of Kf", "{0.delta_log10_kf:.2f}",
      _of_models(numbers.pooled("log10_difference"), "{:.2f}")),
-    ("numbers.pooled: difference of log10 Kf", "",
+    ("pooled: difference of log10 Kf", "",
      _of_models(numbers.pooled("log10_ratio"), "{:+.2f}")),
-    ("numbers.pooled, random networks with the same singular values: effective rank (%)", "",
+    ("pooled, random networks with the same singular values: effective rank (%)", "",
      _of_models(numbers.pooled("n_eff", of="controls"), "{:+.1f}")),
     ("by utterance, as many random rows, no loops: effective rank (%)", "",
      _of_models(changed("n_eff", RANDOM_ROWS), "{:+.1f}")),
