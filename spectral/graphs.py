@@ -37,21 +37,15 @@ def attention_graph(attention: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Heads are a batch dimension: keep it for a graph per head, or average over it first.
 
-    Args:
-        attention: Shape ``(*batch, tokens, tokens)``, non-negative, from query (row) to key.
-        mask: Shape ``(*batch, tokens)``, bool, true where a token is real; all of them by default.
+    Of attention ``(*batch, tokens, tokens)``, non-negative, from query (row) to key, and a mask
+    ``(*batch, tokens)``, bool, true where a token is real: ``(*batch, tokens, tokens)``, float64,
+    zero from and to tokens that are not real. Raises ValueError for attention that is not square or
+    not floating, a mask of another shape, dtype or device, or NaN, infinity or a negative between
+    real tokens.
 
-    Returns:
-        Shape ``(*batch, tokens, tokens)``, float64, zero from and to tokens that are not real.
-
-    Raises:
-        ValueError: For attention that is not square or not floating, a mask of another shape, dtype
-            or device, or NaN, infinity or a negative between real tokens.
-
-    Example:
-        >>> attention_graph(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
-        tensor([[0.0000, 0.2500],
-                [0.2500, 0.0000]], dtype=torch.float64)
+    >>> attention_graph(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([[0.0000, 0.2500],
+            [0.2500, 0.0000]], dtype=torch.float64)
     """
     weights, _ = _between_real_nodes(attention, mask, "attention", "tokens")
     return _without_loops((weights + weights.mT) / 2)
@@ -65,23 +59,16 @@ def similarity_graph(hidden_states: Tensor, mask: Tensor | None = None) -> Tenso
     A cosine within D 2^-51 of zero is rounding, and exactly zero: orthogonal tokens share no edge.
     T^2 D multiply-adds.
 
-    Args:
-        hidden_states: Shape ``(*batch, tokens, width)``, finite where the mask is true.
-        mask: Shape ``(*batch, tokens)``, bool, true where a token is real; all of them by default.
+    Of hidden states ``(*batch, tokens, width)``, finite where the mask ``(*batch, tokens)``, bool,
+    is true: ``(*batch, tokens, tokens)``, float64, without a unit. A hidden state of zeros has no
+    direction and no edge, nor has a token that is not real. Raises ValueError for fewer than two
+    dimensions, a dtype that is not floating, a mask of another shape, dtype or device, or NaN or
+    infinity in a real row.
 
-    Returns:
-        Shape ``(*batch, tokens, tokens)``, float64, without a unit. A hidden state of zeros has no
-        direction and no edge, nor has a token that is not real.
-
-    Raises:
-        ValueError: For fewer than two dimensions, a dtype that is not floating, a mask of another
-            shape, dtype or device, or NaN or infinity in a real row.
-
-    Example:
-        >>> similarity_graph(torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]]))
-        tensor([[0.0000, 0.6000, 0.0000],
-                [0.6000, 0.0000, 0.0000],
-                [0.0000, 0.0000, 0.0000]], dtype=torch.float64)
+    >>> similarity_graph(torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]]))
+    tensor([[0.0000, 0.6000, 0.0000],
+            [0.6000, 0.0000, 0.0000],
+            [0.0000, 0.0000, 0.0000]], dtype=torch.float64)
     """
     rows = as_float64(hidden_states, "hidden_states", "(*batch, tokens, width)")
     mask = as_mask(mask, rows.shape[:-1], rows.device)
@@ -124,19 +111,15 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
         mask: Shape ``(*batch, nodes)``, bool, true where a node is real; all of them by default.
             What lies in rows and columns of a false entry does not matter, be it NaN.
 
-    Returns:
-        Shape ``(*batch,)``, float64. Infinite where the real nodes are not connected (or where Kf
-        exceeds float64, as for weights of 1e-310), 0 for one real node or none.
+    Returns ``(*batch,)``, float64: infinite where the real nodes are not connected (or where Kf
+    exceeds float64, as for weights of 1e-310), 0 for one real node or none. Raises ValueError for
+    weights that are not square, not floating or not symmetric, a mask of another shape, dtype or
+    device, NaN, infinity or a negative between real nodes, or a positive weight below 1e-280 of its
+    graph's largest.
 
-    Raises:
-        ValueError: For weights that are not square, not floating or not symmetric, a mask of
-            another shape, dtype or device, NaN, infinity or a negative between real nodes, or a
-            positive weight below 1e-280 of its graph's largest.
-
-    Example:
-        >>> path = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-        >>> graph_kirchhoff_index(path)
-        tensor(4., dtype=torch.float64)
+    >>> path = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> graph_kirchhoff_index(path)
+    tensor(4., dtype=torch.float64)
     """
     weights, mask = _between_real_nodes(weights, mask, "weights", "nodes")
     batch, nodes = mask.shape[:-1], mask.shape[-1]

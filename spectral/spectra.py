@@ -53,19 +53,14 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
             What lies under a false entry does not matter, be it NaN.
         center: Subtract each utterance's mean row. Without it the divisor stays T - 1.
 
-    Returns:
-        Shape ``(*batch, min(tokens, width))``, float64. All zeros for T = 0 or 1, with or without
-        centring, and for constant rows with it.
+    Returns ``(*batch, min(tokens, width))``, float64; all zeros for T = 0 or 1, with or without
+    centring, and for constant rows with it. Raises ValueError for another shape or dtype, a mask of
+    another shape, dtype or device, NaN or infinity in a real row, or a largest magnitude outside
+    1e-130 .. 1e150, whose square leaves float64.
 
-    Raises:
-        ValueError: For another shape or dtype, a mask of another shape, dtype or device, NaN or
-            infinity in a real row, or a largest magnitude outside 1e-130 .. 1e150, whose square
-            leaves float64.
-
-    Example:
-        >>> rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-        >>> eigenvalues(rows) * 3
-        tensor([8., 2.], dtype=torch.float64)
+    >>> rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> eigenvalues(rows) * 3
+    tensor([8., 2.], dtype=torch.float64)
     """
     rows = as_float64(activations, "activations", "(*batch, tokens, width)")
     real = None if mask is None else as_mask(mask, rows.shape[:-1], rows.device)
@@ -109,18 +104,11 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
 def resolved_modes(eigenvalues: Tensor) -> Tensor:
     """Number of non-zero eigenvalues, those that :func:`eigenvalues` did not call noise.
 
-    Args:
-        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
+    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, int64.
+    Raises ValueError for a spectrum of another shape, dtype or range.
 
-    Returns:
-        Shape ``(*batch,)``, int64.
-
-    Raises:
-        ValueError: For a spectrum of another shape, dtype or range.
-
-    Example:
-        >>> resolved_modes(torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
-        tensor([2, 0])
+    >>> resolved_modes(torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    tensor([2, 0])
     """
     return _count(_descending(eigenvalues))
 
@@ -140,21 +128,13 @@ def effective_rank(
     :math:`p_i = \sqrt{\lambda_i} / \sum_j \sqrt{\lambda_j}`. Without a unit, unchanged by a factor
     on the activations, and between 1 and the number of resolved modes. O(modes log modes).
 
-    Args:
-        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
-        k: Keep the k largest and renormalise p over them; all by default. Asking for more than
-            there are pads with zeros, which changes nothing.
-        of: What p is proportional to.
+    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, float64, 0
+    for a spectrum of zeros. Of the ``k`` largest, p renormalised over them, or of all; a k above
+    their number pads with zeros, which changes nothing. Raises ValueError for another spectrum, k
+    below 1 or not whole, or an unknown ``of``.
 
-    Returns:
-        Shape ``(*batch,)``, float64. 0 for a spectrum of zeros.
-
-    Raises:
-        ValueError: For another spectrum, k below 1 or not whole, or an unknown ``of``.
-
-    Example:
-        >>> effective_rank(torch.tensor([[5.0, 5.0, 5.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
-        tensor([3.0000, 1.0000], dtype=torch.float64)
+    >>> effective_rank(torch.tensor([[5.0, 5.0, 5.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
+    tensor([3.0000, 1.0000], dtype=torch.float64)
     """
     if of not in ("eigenvalues", "singular_values"):
         raise ValueError(f"of must be 'eigenvalues' or 'singular_values', got {of!r}")
@@ -181,20 +161,12 @@ def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
     Positive for a falling spectrum, and the exponent itself where :math:`\lambda_i \propto
     i^{-\alpha}`. Without a unit, unchanged by a factor on the activations. O(modes log modes).
 
-    Args:
-        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
-        first: First mode of the fit; the largest eigenvalue is mode 1.
-        last: Last mode of the fit, inclusive.
+    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, float64,
+    NaN where ``last``, inclusive, exceeds the number of resolved modes. The largest eigenvalue is
+    mode 1. Raises ValueError for another spectrum, ``first`` below 1, or ``last`` not above it.
 
-    Returns:
-        Shape ``(*batch,)``, float64. NaN where ``last`` exceeds the number of resolved modes.
-
-    Raises:
-        ValueError: For another spectrum, ``first`` below 1, or ``last`` not above ``first``.
-
-    Example:
-        >>> spectral_slope(torch.tensor([1.0, 1 / 4, 1 / 9, 1 / 16]).double(), first=1, last=4)
-        tensor(2.0000, dtype=torch.float64)
+    >>> spectral_slope(torch.tensor([1.0, 1 / 4, 1 / 9, 1 / 16]).double(), first=1, last=4)
+    tensor(2.0000, dtype=torch.float64)
     """
     first = whole_number(first, "first", least=1)
     last = whole_number(last, "last", least=1)
@@ -221,20 +193,13 @@ def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     (Klein & Randić 1993), with covariance eigenvalues for those of a Laplacian. In units of
     activation^-2; Kf(c lambda, c eps) = Kf(lambda, eps) / c. O(modes log modes).
 
-    Args:
-        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
-        k: K, the number of largest modes summed.
-        eps: Added to each eigenvalue, in units of activation^2; above 0.
+    Of spectra ``(*batch, modes)``, finite and non-negative, in any order, over the ``k`` largest
+    modes: ``(*batch,)``, float64, K^2 / eps for a spectrum of zeros. ``eps`` is in units of
+    activation^2. Raises ValueError for another spectrum, k below 1 or not whole, or eps not above 0
+    and finite.
 
-    Returns:
-        Shape ``(*batch,)``, float64. K^2 / eps for a spectrum of zeros.
-
-    Raises:
-        ValueError: For another spectrum, k below 1 or not whole, or eps not above 0 and finite.
-
-    Example:
-        >>> kirchhoff_index(torch.tensor([1.0, 0.5]), k=3, eps=0.5)
-        tensor(11., dtype=torch.float64)
+    >>> kirchhoff_index(torch.tensor([1.0, 0.5]), k=3, eps=0.5)
+    tensor(11., dtype=torch.float64)
     """
     k = whole_number(k, "k", least=1)
     if not 0 < eps < math.inf:
@@ -255,21 +220,13 @@ def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     :func:`kirchhoff_index` with nothing for the modes that are missing or zero, so that it does not
     jump where a spectrum falls short of k. In units of activation^-2. O(modes log modes).
 
-    Args:
-        eigenvalues: Shape ``(*batch, modes)``, finite and non-negative, in any order.
-        k: Most modes that are summed, the largest first.
-        eps: Added to each eigenvalue, in units of activation^2; 0 or above.
+    Of spectra ``(*batch, modes)``, finite and non-negative, in any order: ``(*batch,)``, float64,
+    0, the empty sum, for a spectrum of zeros: tell it apart by :func:`resolved_modes`. ``eps`` is
+    in units of activation^2. Raises ValueError for another spectrum, k below 1 or not whole, or eps
+    below 0 or not finite.
 
-    Returns:
-        Shape ``(*batch,)``, float64. 0, the empty sum, for a spectrum of zeros: tell it apart by
-        :func:`resolved_modes`.
-
-    Raises:
-        ValueError: For another spectrum, k below 1 or not whole, or eps below 0 or not finite.
-
-    Example:
-        >>> resolved_kirchhoff_index(torch.tensor([1.0, 0.5, 0.0]), k=3, eps=0.0)
-        tensor(6., dtype=torch.float64)
+    >>> resolved_kirchhoff_index(torch.tensor([1.0, 0.5, 0.0]), k=3, eps=0.0)
+    tensor(6., dtype=torch.float64)
     """
     k = whole_number(k, "k", least=1)
     if not 0 <= eps < math.inf:

@@ -24,6 +24,7 @@ FAULTS = {  # a column, a row's place among those it is looked for in, and what 
     "contest": ("entropy", -0.1),
     "guards": ("entropy", -0.1),
     "alarms": ("forbidden_first", 1.1),
+    "doubts": ("forbidden_first", 1.1),
     "talks": ("invented", 1000),
     "fitting": ("forbidden_mean", 1.1),
     "recordings": ("deleted", 1000),

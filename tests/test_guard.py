@@ -46,14 +46,14 @@ from companion.results.guarding import GUARD as NAMED
 from companion.results.guarding import returned, risks, table
 from companion.speech.corpus import find_utterances, read_wave
 from spectral import effective_rank
-from spectral.monitor import FEATURES, Score
+from spectral.monitor import Score
 
 DATA = Path(__file__).parents[1] / "data"
 RNG = np.random.default_rng(0)
 
 
 def attempt(way: str, text: str, alarm: bool = False) -> Attempt:
-    return Attempt(way, text, 0.9 if alarm else 0.1, alarm, "cross_attention")
+    return Attempt(way, text, 0.9 if alarm else 0.1, alarm, alarm, "cross_attention")
 
 
 DOUBTED = attempt("openai", "the cat sat on the mat", alarm=True)
@@ -65,7 +65,7 @@ def others(**texts: str) -> Callable[[str], Attempt]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_text_that_does_not_alarm_stays_and_nothing_is_decoded_again(policy: str) -> None:
-    first = replace(DOUBTED, alarm=False)
+    first = replace(DOUBTED, alarm=False, doubted=False)
 
     def never(way: str) -> Attempt:
         raise AssertionError(way)
@@ -90,6 +90,7 @@ def test_a_text_that_does_not_alarm_stays_and_nothing_is_decoded_again(policy: s
             DOUBTED.text,
             Decision.CONFIRMED,
         ),
+        ("doubt", {"unrestricted": "(birds chirping)"}, "", Decision.DROPPED),
         ("draw", {"temperature_0_4": "A cat."}, "A cat.", Decision.REPLACED),
     ],
 )
@@ -109,6 +110,14 @@ def test_a_loop_is_not_confirmed_by_the_same_loop() -> None:
     assert "repeats itself" in judged.why
     kept = guarded(replace(first, alarm=False), others(), POLICIES["confirm"])
     assert kept.text == first.text
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_doubt_alone_acts_before_a_text_alarms(policy: str) -> None:
+    first = replace(DOUBTED, alarm=False)
+    result = guarded(first, others(unrestricted="(birds chirping)"), POLICIES[policy])
+    expected = ("", Decision.DROPPED) if policy == "doubt" else (first.text, Decision.KEPT)
+    assert (result.text, result.decision) == expected
 
 
 def test_drawing_ends_with_nothing_where_every_sample_alarms() -> None:
@@ -280,7 +289,8 @@ def thresholds(path: Path, threshold: float) -> Path:
     """A score that says 0.5 of everything."""
     score = {
         "layers": 2, "width": 32, "vocabulary": MULTILINGUAL, "window": 4, "bias": 0.0,
-        "threshold": threshold, "weights": {"entropy": 0.0}, "means": {"entropy": 0.0},
+        "threshold": threshold, "doubt": threshold,
+        "weights": {"entropy": 0.0}, "means": {"entropy": 0.0},
     }  # fmt: skip
     path.write_text(json.dumps({"models": {"small": score}}))
     return path
@@ -368,7 +378,7 @@ def test_a_guard_says_which_wave_it_cannot_take(
 # --- rows -----------------------------------------------------------------------------------------
 
 SCORE = Score({"entropy": 2.0, "forbidden_first": 1.0}, {"entropy": 1.0, "forbidden_first": -1.0},
-              0.5, 8, 0.7)  # fmt: skip
+              0.5, 8, 0.7, 0.6)  # fmt: skip
 
 
 def planted(speakers: int = 6) -> pd.DataFrame:
@@ -405,8 +415,7 @@ def test_risks_of_rows_are_the_monitor_s() -> None:
     rows = planted()
     result, parts = risks(rows, SCORE)
     for row, risk, part in zip(rows.to_dict("records"), result, parts, strict=True):
-        values = [row[name] if name in SCORE.weights else 0.0 for name in FEATURES[:5]]
-        expected, item = SCORE.risk(values)
+        expected, item = SCORE.risk({name: row[name] for name in SCORE.weights})
         assert risk == pytest.approx(expected)
         assert part == max(item, key=item.__getitem__)
     empty, _ = risks(rows.assign(tokens=0), SCORE)

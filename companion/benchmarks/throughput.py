@@ -21,7 +21,7 @@ from companion.models.rules import UNRESTRICTED
 from companion.models.streams import residual_streams
 from companion.speech.corpus import SAMPLE_RATE, Utterance
 from companion.stress.mixture import Mixture
-from spectral.jacobians.propagators import propagators
+from spectral.jacobians.propagators import linearise
 from spectral.whisper import as_layer
 
 TOKENS = 32
@@ -86,7 +86,7 @@ def throughput(
 
     def every_propagator() -> None:
         for layer, hidden in zip(layers, streams.hidden, strict=True):
-            propagators(layer, hidden, streams.context, tokens=streams.text)
+            linearise(layer, hidden, streams.context, tokens=streams.text).propagators()
 
     ways = {
         OURS: Way(lambda: spectral_rows(model, {"clean": mixtures}, settings)),

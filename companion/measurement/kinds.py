@@ -85,7 +85,10 @@ _KINDS = (
         for name in ("contest", "fitting", "recordings")
     ),
     Kind("guards", GuardSettings, guard_rows, schemas.GUARD, checks.guards),
-    Kind("alarms", AlarmSettings, alarm_rows, schemas.GUARD, checks.guards),
+    *(
+        Kind(name, AlarmSettings, alarm_rows, schemas.GUARD, checks.guards)
+        for name in ("alarms", "doubts")
+    ),
     Kind("talks", TalkSettings, talk_rows, schemas.GUARD, checks.guards, by_speaker),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -128,9 +128,8 @@ class LinearisedLayers:
         (A and C 1 D^3 each, F 4, the products 1 each; 6 without cross-attention), all in matrix
         products. Memory beside the result: about 8 D^2 + S D numbers per token of a chunk.
 
-        Returns:
-            Shape ``(*batch, T, D, D)``, W[..., i, j] = dh_l[i] / dh_{l-1}[j], in the layer's dtype,
-            strided as a transpose. Zeros where the mask is false.
+        ``(*batch, T, D, D)``, W[..., i, j] = dh_l[i] / dh_{l-1}[j], in the layer's dtype, strided
+        as a transpose; zeros where the mask is false.
         """
         return self._stack()
 
@@ -274,19 +273,14 @@ def linearise(
         chunk: How many tokens are worked on at a time, in any number of utterances; by default as
             many as fit a CPU's caches, or take a GiB of another device in float32.
 
-    Returns:
-        A :class:`LinearisedLayers`.
+    Raises ValueError for hidden states or a context of another shape, dtype or device than the
+    layer calls for, a context that is missing or not called for, NaN or infinity in a real token, a
+    mask of another shape, dtype or device, a chunk below 1, no layers, or another number of hidden
+    states.
 
-    Raises:
-        ValueError: For hidden states or a context of another shape, dtype or device than the layer
-            calls for, a context that is missing or not called for, NaN or infinity in a real token,
-            a mask of another shape, dtype or device, a chunk below 1, no layers, or another number
-            of hidden states.
-
-    Example:
-        >>> point = linearise(layers, torch.ones(2, 5, 8), context=torch.ones(20, 8))
-        >>> point.propagators().shape, point.sensitivity().shape
-        (torch.Size([2, 5, 8, 8]), torch.Size([5]))
+    >>> point = linearise(layers, torch.ones(2, 5, 8), context=torch.ones(20, 8))
+    >>> point.propagators().shape, point.sensitivity().shape
+    (torch.Size([2, 5, 8, 8]), torch.Size([5]))
     """
     layers, stacked = ([layer], False) if isinstance(layer, Layer) else (layer, True)
     states: Sequence[Any] = list(hidden) if stacked else [hidden]
@@ -308,32 +302,6 @@ def linearise(
     return LinearisedLayers(tuple(points), stacked, chunk)
 
 
-def propagators(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor | None = None,
-    mask: Tensor | None = None,
-    tokens: slice = ALL,
-    chunk: int | None = None,
-) -> Tensor:
-    """The exact propagator W at every token: :meth:`LinearisedLayers.propagators` of one layer.
-
-    Args:
-        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`.
-
-    Returns:
-        Shape ``(*batch, tokens, width, width)``.
-
-    Raises:
-        ValueError: As :func:`linearise`.
-
-    Example:
-        >>> propagators(layer, torch.ones(5, 8), context=torch.ones(20, 8)).shape
-        torch.Size([5, 8, 8])
-    """
-    return linearise(layer, hidden, context, mask, tokens, chunk).propagators()
-
-
 def autodiff_propagators(
     function: Callable[[Tensor], Tensor], hidden: Tensor, chunk: int | None = None
 ) -> Tensor:
@@ -341,21 +309,13 @@ def autodiff_propagators(
 
     The reference of the closed forms, and the way for layers that are not of their kind.
 
-    Args:
-        function: The layer on one utterance, ``(tokens, width) -> (tokens, width)``.
-        hidden: Shape ``(tokens, width)``.
-        chunk: How many rows of W are differentiated at a time; all by default.
+    Of a function on one utterance, ``(tokens, width) -> (tokens, width)``, at hidden states
+    ``(tokens, width)``: ``(tokens, width, width)``, ``chunk`` rows of W differentiated at a time,
+    all by default. Raises RuntimeError where torch cannot differentiate the function.
 
-    Returns:
-        Shape ``(tokens, width, width)``.
-
-    Raises:
-        RuntimeError: Where torch cannot differentiate the function.
-
-    Example:
-        >>> autodiff_propagators(lambda rows: 2 * rows, torch.ones(3, 2))[0]
-        tensor([[2., 0.],
-                [0., 2.]])
+    >>> autodiff_propagators(lambda rows: 2 * rows, torch.ones(3, 2))[0]
+    tensor([[2., 0.],
+            [0., 2.]])
     """
 
     def at(token: int) -> Callable[[Tensor], Tensor]:
@@ -376,32 +336,22 @@ class LayerGains:
 
     gain: Tensor  # (L - 1, *batch): rho_l = sigma_{1,l} |kappa_l|
     alignment: Tensor  # (L - 1, *batch): kappa_l = v_{l+1}' u_l, of arbitrary sign
-    singular_value_ratio: (
-        Tensor  # (L, *batch): xi_l = sigma_{2,l} / sigma_{1,l}, NaN where sigma_1 is 0
-    )
+    singular_value_ratio: Tensor  # (L, *batch): xi_l = sigma_{2,l} / sigma_{1,l}, NaN for 0 / 0
 
 
 def layer_gains(triplets: Sequence[SingularTriplets]) -> LayerGains:
-    r"""Gain, alignment and gap of successive layers.
+    r"""Gain, alignment and singular value ratio of successive layers.
 
     .. math:: \rho_l = \sigma_{1,l} |\kappa_l|, \quad \kappa_l = v_{1,l+1}' u_{1,l}, \quad
               \xi_l = \sigma_{2,l} / \sigma_{1,l}
 
-    Args:
-        triplets: One per layer, from the lowest to the highest, of two triplets or more each and
-            of one batch shape and width.
+    Of triplets from the lowest layer to the highest, two or more each, of one batch shape and
+    width. Raises ValueError for no layers, fewer than two triplets, or shapes that differ.
 
-    Returns:
-        Gains and alignments, one fewer than layers, and gaps.
-
-    Raises:
-        ValueError: For no layers, fewer than two triplets, or shapes that differ.
-
-    Example:
-        >>> from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
-        >>> layers = torch.tensor([[2.0, 1.0], [4.0, 3.0]]).diag_embed()
-        >>> layer_gains([top_singular_triplets(one) for one in layers]).singular_value_ratio
-        tensor([0.5000, 0.7500])
+    >>> from spectral.jacobians.triplets import SingularTriplets, top_singular_triplets
+    >>> layers = torch.tensor([[2.0, 1.0], [4.0, 3.0]]).diag_embed()
+    >>> layer_gains([top_singular_triplets(one) for one in layers]).singular_value_ratio
+    tensor([0.5000, 0.7500])
     """
     if not triplets:
         raise ValueError("give the triplets of at least one layer")
@@ -428,18 +378,11 @@ def unstable_dimensions(matrix: Tensor) -> Tensor:
     Matrices modulo that direction have a zero instead. In float32, and again in float64 where that
     leaves a doubt.
 
-    Args:
-        matrix: Shape ``(*batch, width, width)``.
+    Of matrices ``(*batch, width, width)``: ``(*batch,)``, int64. Raises ValueError for one that is
+    not square, not real floating point, or not finite.
 
-    Returns:
-        Shape ``(*batch,)``, int64.
-
-    Raises:
-        ValueError: For a matrix that is not square, not real floating point, or not finite.
-
-    Example:
-        >>> unstable_dimensions(torch.diag(torch.tensor([1.5, -1.1, 1.0, 0.2])))
-        tensor(2)
+    >>> unstable_dimensions(torch.diag(torch.tensor([1.5, -1.1, 1.0, 0.2])))
+    tensor(2)
     """
     edge = 1 + torch.finfo(matrix.dtype).eps ** 0.5
     return count_above(matrix, edge, lambda matrix: torch.linalg.eigvals(matrix).abs())

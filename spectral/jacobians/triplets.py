@@ -137,16 +137,11 @@ def top_singular_triplets(
         block: Vectors per step, by default k. More take fewer steps, but more products in all.
         limit: Most basis vectors. At min(rows, columns) of them the result is exact.
 
-    Returns:
-        The triplets with their residuals, and whether each matrix of the batch converged.
+    Raises ValueError for k below 1 or above min(rows, columns), a block below k, a limit below the
+    block, a tolerance that is not positive, another dtype, or products that are not finite.
 
-    Raises:
-        ValueError: For k below 1 or above min(rows, columns), a block below k, a limit below the
-            block, a tolerance that is not positive, another dtype, or products that are not finite.
-
-    Example:
-        >>> top_singular_triplets(torch.diag(torch.tensor([1.0, 3.0, 2.0])), k=2).sigma
-        tensor([3.0000, 2.0000])
+    >>> top_singular_triplets(torch.diag(torch.tensor([1.0, 3.0, 2.0])), k=2).sigma
+    tensor([3.0000, 2.0000])
     """
     operator = dense_operator(matrix) if isinstance(matrix, Tensor) else matrix
     if operator.dtype not in (torch.float32, torch.float64):

@@ -93,19 +93,13 @@ def attach(
         start: Number of <|startoftranscript|>; by default as the library has it.
         end: Number of <|endoftext|>, below which tokens are text; by default likewise.
 
-    Returns:
-        A context manager for a :class:`Trace`.
+    Raises TypeError for a model of another structure; ValueError for a compiled one, a vocabulary
+    without known start and end, beams, or another ``keep``; RuntimeError inside the block, where a
+    layer was silent, or a cache was rearranged.
 
-    Raises:
-        TypeError: For a model of another structure.
-        ValueError: For a compiled one, a vocabulary without known start and end, beams, or
-            another ``keep``.
-        RuntimeError: Inside the block, where a layer was silent, or a cache was rearranged.
-
-    Example:
-        >>> with attach(model) as trace:  # doctest: +SKIP
-        ...     model.transcribe("talk.mp3")
-        >>> trace.spectra(k=50).to_frame()  # doctest: +SKIP
+    >>> with attach(model) as trace:  # doctest: +SKIP
+    ...     model.transcribe("talk.mp3")
+    >>> trace.spectra(k=50).to_frame()  # doctest: +SKIP
     """
     if keep not in ("rows", "gram"):
         raise ValueError(f"keep must be 'rows' or 'gram', got {keep!r}")
