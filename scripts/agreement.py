@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TOLERANCE = 0.01
+TOLERANCE, INFINITY = 0.01, float("inf")
 CAME = Path("build/committed")  # figures/ as it came, for who has no git
 LEFT_OUT = "verification.csv"  # says itself how far this machine's rows are from the committed ones
 _SMALL = 1e-6  # of a column's largest number: six digits are written
@@ -40,19 +40,13 @@ def main() -> None:
 
 def committed(path: Path) -> str | None:
     """A file as the last commit has it; where there is no git as it came; else None."""
-    if _git("rev-parse", "HEAD") is None:
+    try:
+        subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
         came = CAME / path.relative_to("figures")
         return came.read_text(encoding="utf-8") if came.exists() else None
-    return _git("show", f"HEAD:./{path}")
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says, None where it fails or is not there."""
-    try:
-        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout
+    shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, text=True)
+    return None if shown.returncode else shown.stdout
 
 
 def summary(pairs: Sequence[Pair], tables: int) -> str:
@@ -71,15 +65,19 @@ def summary(pairs: Sequence[Pair], tables: int) -> str:
 def compared(drawn: str, before: str, name: str) -> Iterator[Pair]:
     """Every number of a CSV table, by line and column; infinitely far where there is none now."""
     now, then = (list(csv.reader(text.splitlines())) for text in (drawn, before))
-    scales = [max(map(abs, map(_finite, column))) for column in zip(*then, strict=True)]
+    numbers = [[_number(cell) for cell in row] for row in then]
+    columns = zip(*numbers, strict=True)
+    scales = [
+        max(abs(n) for n in (0.0, *column) if n is not None and abs(n) < INFINITY)
+        for column in columns
+    ]
     same = len(now) == len(then) and now[:1] == then[:1]
-    for i, row in enumerate(then[1:], start=2):
-        for j, cell in enumerate(row):
-            number = _number(cell)
+    for i, row in enumerate(numbers[1:], start=2):
+        for j, number in enumerate(row):
             if number is None:
                 continue
             other = _number(now[i - 1][j]) if same else None
-            away = float("inf") if other is None else distance(other, number, _SMALL * scales[j])
+            away = INFINITY if other is None else distance(other, number, _SMALL * scales[j])
             yield Pair(f"{then[0][j]} in {name}, line {i}", away)
 
 
@@ -94,10 +92,10 @@ def distance(drawn: float, before: float, unit: float) -> float:
 
 def disagreements(drawn: str, before: str) -> list[str]:
     """What two texts disagree on: their words, or numbers beyond tolerance and last place."""
-    words = [
+    first, second = (
         " ".join(re.sub("-{2,}", "--", _NUMBER.sub("#", text)).split()) for text in (drawn, before)
-    ]
-    if words[0] != words[1]:
+    )
+    if first != second:
         return ["other words"]
     pairs = zip(_NUMBER.findall(drawn), _NUMBER.findall(before), strict=True)
     return [
@@ -117,11 +115,6 @@ def _number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
-
-
-def _finite(cell: str) -> float:
-    number = _number(cell)
-    return number if number is not None and abs(number) < float("inf") else 0.0
 
 
 if __name__ == "__main__":

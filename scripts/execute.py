@@ -30,7 +30,16 @@ START_TIMEOUT = 600  # seconds until a kernel answers: the first waits for what 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; errors are one line on standard error and exit status 1."""
-    asked = _arguments(arguments)
+    parser = argparse.ArgumentParser(prog="python scripts/execute.py", description=__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--values", type=Path, required=True, help="a JSON file: its parameters")
+    parser.add_argument("--cwd", type=Path, default=Path("notebooks"), help="where it runs")
+    parser.add_argument("--timeout", type=int, default=CELL_TIMEOUT, help="seconds for one cell")
+    parser.add_argument(
+        "--products", type=Path, nargs="+", default=[], help="files, or folders of files, it writes"
+    )
+    asked = parser.parse_args(arguments)
     started = time.time()
     part = asked.output.with_suffix(".part.ipynb")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record_products(asked.output, asked.products, started)
             part.replace(asked.output)
     except PapermillExecutionError as error:
-        what = f"In [{error.exec_count}] failed: {error.ename}: {_one_line(error.evalue)}"
+        what = (
+            f"In [{error.exec_count}] failed: {error.ename}: {' '.join(str(error.evalue).split())}"
+        )
     except TimeoutError:
         what = f"a cell took longer than {asked.timeout} s"
     except DeadKernelError:
@@ -50,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BlockingIOError:
         what = "an earlier run, which was killed, still executes it; wait for its end"
     except (OSError, ValueError) as error:
-        what = _one_line(error)
+        what = " ".join(str(error).split())
     except KeyboardInterrupt:
         what = "interrupted"
     else:
@@ -84,27 +95,10 @@ def execute(
 
 def record_products(output: Path, places: Iterable[Path], since: float) -> None:
     """List the files in ``places`` written since then in OUTPUT with the suffix .written."""
-    found = (file for place in places for file in ([*place.rglob("*")] or [place]))
-    files = (file for file in found if file.is_file() and ".part" not in file.name)
+    named = (file for place in places for file in ([*place.rglob("*")] or [place]))
+    files = (file for file in named if file.is_file() and ".part" not in file.name)
     written = sorted(str(file) for file in files if file.stat().st_mtime >= since)
     output.with_suffix(".written").write_text("".join(f"{file}\n" for file in written))
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python scripts/execute.py", description=__doc__)
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--values", type=Path, required=True, help="a JSON file: its parameters")
-    parser.add_argument("--cwd", type=Path, default=Path("notebooks"), help="where it runs")
-    parser.add_argument("--timeout", type=int, default=CELL_TIMEOUT, help="seconds for one cell")
-    parser.add_argument(
-        "--products", type=Path, nargs="+", default=[], help="files, or folders of files, it writes"
-    )
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

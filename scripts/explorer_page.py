@@ -72,7 +72,7 @@ def view(model: SpeechModel, sounds: Mapping[str, Mixture]) -> dict[str, Any]:
     rule = RULES[MODELS[model.name]]
     seen = {name: inside(model, mixture.wave, rule) for name, mixture in sounds.items()}
     return {
-        "sides": {name: _side(model, sounds[name], own) for name, own in seen.items()},
+        "sides": {name: _side(model, sounds[name], side) for name, side in seen.items()},
         "spectra": {name: _spectra(seen["clean"], seen[name]) for name in seen if name != "clean"},
     }
 
@@ -94,7 +94,7 @@ def _side(model: SpeechModel, mixture: Mixture, seen: Inside) -> dict[str, Any]:
         "log_probability": _rounded(seen.transcript.average_log_probability, 2),
         "no_speech": _rounded(seen.transcript.no_speech_probability, 2),
         "risk": _rounded(seen.risk.risk if seen.risk else math.nan, 2),
-        "tokens": [[piece, *own] for piece, own in zip(seen.pieces, numbers, strict=True)],
+        "tokens": [[piece, *token] for piece, token in zip(seen.pieces, numbers, strict=True)],
         **{name: _rounded(values, 3) for name, values in seen.profile.items()},
     }
 
@@ -102,14 +102,14 @@ def _side(model: SpeechModel, mixture: Mixture, seen: Inside) -> dict[str, Any]:
 def _spectra(clean: Inside, stressed: Inside) -> dict[str, Any]:
     """log10 of eigenvalues, and effective ranks, of as many first rows of both: by layer."""
     rows = min(len(clean.pieces), len(stressed.pieces))
-    found: dict[str, Any] = {"rows": rows}
+    spectra: dict[str, Any] = {"rows": rows}
     for kind in COMPONENTS if rows > 1 else ():
-        values = [eigenvalues(own.activations[kind][:, :rows]) for own in (clean, stressed)]
-        found[kind] = {
-            "log10": [[_logarithms(layer) for layer in own] for own in values],
-            "rank": [_rounded(effective_rank(own, MODES), 2) for own in values],
+        values = [eigenvalues(side.activations[kind][:, :rows]) for side in (clean, stressed)]
+        spectra[kind] = {
+            "log10": [[_logarithms(layer) for layer in layers] for layers in values],
+            "rank": [_rounded(effective_rank(layers, MODES), 2) for layers in values],
         }
-    return found
+    return spectra
 
 
 def _logarithms(values: Tensor) -> list[float | None]:

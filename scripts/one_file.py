@@ -41,7 +41,7 @@ def one_file(site: Path, page: str) -> Path:
     text = re.sub(r'<script [^>]*src="([^"]+)"[^>]*></script>', "\0\\1\0", text)
     text = re.sub(r'(<img [^>]*src=")([^":]+)(")', picture, text)
     text = re.sub(r'(href|action)="(?![a-z]+:|#)([^"#?]+)([^"]*)"', link, text)
-    scripts = "".join(script(found) for found in re.finditer("\0(.*?)\0", text))
+    scripts = "".join(script(place) for place in re.finditer("\0(.*?)\0", text))
     text = re.sub("\0.*?\0", "", text).replace("</body>", f"{scripts}</body>")
     whole = site / Path(page).name
     part = whole.with_suffix(".part")

@@ -30,30 +30,21 @@ def refresh(path: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(before, as_version=4)  # type: ignore[no-untyped-call]
     metadata = dict(notebook.metadata)
-    NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    where = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=where)
+    client.execute()
     notebook.metadata = nbformat.from_dict(metadata)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
-        _clean(cell)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            kept = cell.outputs if MARK in cell.source else []
+            cell.outputs = [output for output in kept if output.get("name") != "stderr"]
+            cell.execution_count = cell.execution_count if cell.outputs else None
     text = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
     return text != before
-
-
-def _clean(cell: nbformat.NotebookNode) -> None:
-    cell.metadata.pop("execution", None)
-    if cell.cell_type != "code":
-        return
-    kept = cell.outputs if MARK in cell.source else []
-    cell.outputs = [output for output in kept if output.get("name") != "stderr"]
-    if not cell.outputs:
-        cell.execution_count = None
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_operations_are_dominated_by_eight_cubes_per_token() -> None:
 
 def test_throughput_counts_what_measuring_adds_to_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a small size, since it only has to run here: rates and shares follow from the times."""
-    monkeypatch.setattr(throughput_module, "SIZES", {"mini": throughput_module.Size(64, 1, 2)})
+    monkeypatch.setattr(throughput_module, "SIZES", {"mini": throughput_module.size(64, 1, 2)})
     monkeypatch.setattr(throughput_module, "TOKENS", 4)
     # Warm-up and one turn of each way, in turns; the last is so short that it warms up again.
     seconds = iter([1.0, 1.0, 8.0, 5.0, 3.0, 0.7, 0.5])
@@ -132,11 +132,11 @@ def test_throughput_counts_what_measuring_adds_to_decoding(monkeypatch: pytest.M
 
 def test_measuring_writes_the_texts_that_the_library_writes_and_tiny_has_its_weights() -> None:
     """On random weights, whose texts never end: rows that stop early are tested elsewhere."""
-    size = throughput_module.Size(64, 1, 2).dimensions()
+    size = throughput_module.size(64, 1, 2)
     model = OpenAIModel("mini", initialised(size, seed=0))
     case = measuring_case(model, stressed_speech(CORPUS, 1))
     assert set(case.ways) == {OURS, LIBRARY}
     assert dict(case.size) == {"model": "mini", "condition": "clean+hell", "batch": 1}
     assert case.difference() == 0
-    tiny = Whisper(throughput_module.SIZES["tiny"].dimensions())
+    tiny = Whisper(throughput_module.SIZES["tiny"])
     assert OpenAIModel("tiny", tiny).parameters == 37_760_640  # with the encoder's fixed positions

@@ -19,16 +19,8 @@ from typing import Any
 
 import yaml
 
-from companion.measurement.keys import (
-    OPTIONAL,
-    PARAMETERS,
-    VERSIONS,
-    Key,
-    key_of,
-    speech_digest,
-    staleness,
-    unpaired_with,
-)
+from companion.measurement import keys
+from companion.measurement.keys import VERSIONS, speech_digest, staleness
 from companion.speech.corpus import find_clips, find_utterances
 
 Values = dict[str, object]
@@ -101,10 +93,10 @@ class Profile:
                 models = _models(values, "") if key == LADDER else []
                 for folder in [path / model for model in models] or [path]:
                     if key == LADDER and not (folder / "SHA256SUMS").exists():
-                        known = ", ".join(
-                            sorted(at.parent.name for at in path.glob("*/SHA256SUMS"))
+                        known = sorted(at.parent.name for at in path.glob("*/SHA256SUMS"))
+                        raise ValueError(
+                            f"{path}: no model {folder.name!r}; there are: {', '.join(known)}"
                         )
-                        raise ValueError(f"{path}: no model {folder.name!r}; there are: {known}")
                     files = [folder, *folder.rglob("*")]
                     yield from map(str, sorted(file for file in files if file.is_file()))
 
@@ -115,22 +107,22 @@ class Profile:
         reasons = {path: staleness(Path(path), self.key(*run)) for path, run in runs}
         return {path: reason for path, reason in reasons.items() if reason}
 
-    def key(self, kind: str, model: str) -> Key:
+    def key(self, kind: str, model: str) -> keys.Key:
         """The key that the rows of a kind and model must have."""
         values: dict[str, Any] = self.values[kind]
         clips = from_root(values["nonspeech"]) if values.get("nonspeech") else None
         spoken = speech(from_root(values["corpus"]), clips)
-        found = weights(model, from_root(values[LADDER]))
+        digest = weights(model, from_root(values[LADDER]))
         if UNPAIRED in values:
-            values = {**values, UNPAIRED: unpaired_with(model, values[UNPAIRED])}
-        return key_of(kind, {**values, "model": model}, found, spoken)
+            values = {**values, UNPAIRED: keys.unpaired_with(model, values[UNPAIRED])}
+        return keys.key_of(kind, {**values, "model": model}, digest, spoken)
 
     def _checked(self, name: str, section: object) -> Values:
         """The parameters of a notebook, defaults included; those of a kind are in its section."""
         if not isinstance(section, dict):
             raise ValueError(f"{self.path}: {name} is {section!r}; give its parameters")
         if name in VERSIONS:
-            wanted, given = {*PARAMETERS[name]}, set(section) - {*OPTIONAL.get(name, ())}
+            wanted, given = {*keys.PARAMETERS[name]}, set(section) - {*keys.OPTIONAL.get(name, ())}
             if wanted != given:
                 raise ValueError(
                     f"{self.path}: {name} lacks {sorted(wanted - given)} and has "
@@ -144,37 +136,31 @@ class Profile:
                 raise ValueError(
                     f"{self.path}: {notebook} has no parameter {key!r}; it has: {', '.join(known)}"
                 )
-            if isinstance(known[key], list | str) and not isinstance(
-                value, type(known[key]) | None
-            ):
+            kind = type(known[key])
+            if kind in (list, str) and not isinstance(value, kind | None):
                 raise ValueError(
                     f"{self.path}: {key} of {name} is {value!r}; "
-                    f"give a {type(known[key]).__name__}, as {known[key]!r}"
+                    f"give a {kind.__name__}, as {known[key]!r}"
                 )
         return known | section
 
     def _folders(self) -> dict[str, Path]:
         """Where the rows of every kind are that some notebook draws from."""
         folders: dict[str, Path] = {}
-        for name, values in self.values.items():
-            for key in values if name not in VERSIONS else ():
-                if not _ends(key, RESULTS) or values[key] is None:
-                    continue
-                folder = from_root(values[key])
-                if folder.name not in VERSIONS:
-                    known = ", ".join(VERSIONS)
-                    raise ValueError(
-                        f"{self.path}: {key} of {name} is {values[key]!r}; it must end in {known}"
-                    )
-                if folder.name not in self.values:
-                    raise ValueError(
-                        f"{self.path}: {name} draws from {folder.name}, which is left out"
-                    )
-                if folders.setdefault(folder.name, folder) != folder:
-                    raise ValueError(
-                        f"{self.path}: {key} of {name} is {values[key]!r}, elsewhere "
-                        f"{folders[folder.name]}"
-                    )
+        named = [
+            (name, key) for name in self.values if name not in VERSIONS for key in self.values[name]
+        ]
+        for name, key in named:
+            value = self.values[name][key]
+            if not _ends(key, RESULTS) or value is None:
+                continue
+            folder, about = from_root(value), f"{self.path}: {key} of {name} is {value!r}"
+            if folder.name not in VERSIONS:
+                raise ValueError(f"{about}; it must end in {', '.join(VERSIONS)}")
+            if folder.name not in self.values:
+                raise ValueError(f"{self.path}: {name} draws from {folder.name}, which is left out")
+            if folders.setdefault(folder.name, folder) != folder:
+                raise ValueError(f"{about}, elsewhere {folders[folder.name]}")
         return folders
 
     def _runs(self, name: str) -> list[Run]:
@@ -199,25 +185,20 @@ def write_if_changed(path: Path, text: str) -> None:
 
 def _sections(path: Path) -> dict[str, Any]:
     """Those of a file, and the kinds of the profile that it is like, which may be like a third."""
-    sections = _yaml(path)
+    if not path.exists():
+        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
+        raise ValueError(f"{path}: no such profile; there are: {known}")
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(sections, dict):
+        raise ValueError(f"{path}: has no sections")
     if "like" in sections:
         like = _sections(path.with_stem(str(sections.pop("like"))))
         for kind in like.keys() & set(VERSIONS):
             sections[kind] = {**like[kind], **sections.get(kind, {})}
     return sections
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yml")))
-        raise ValueError(f"{path}: no such profile; there are: {known}")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: has no sections")
-    return found
 
 
 def is_committed(path: Path | str) -> bool:
@@ -251,12 +232,12 @@ def defaults(notebook: Path) -> Values:
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{notebook}: {len(tagged)} cells are tagged 'parameters'; tag one")
-    found: Values = {}
+    values: Values = {}
     for line in ast.parse("".join(tagged[0]["source"])).body:
         if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
             target = line.targets[0] if isinstance(line, ast.Assign) else line.target
-            found[ast.unparse(target)] = ast.literal_eval(line.value)
-    return found
+            values[ast.unparse(target)] = ast.literal_eval(line.value)
+    return values
 
 
 @cache

@@ -1,7 +1,6 @@
 """The cases of the benchmark: Whisper-shaped layers, spectra of an utterance, graphs of tokens."""
 
 from collections.abc import Iterator
-from functools import partial
 from importlib.util import find_spec
 
 import networkx
@@ -85,8 +84,8 @@ def triplet_case(width: int, tokens: int, device: torch.device) -> Case:
         return values
 
     def difference() -> float:
-        found = top_singular_triplets(linearise(layer, hidden, context, tokens=few).operator())
-        return _relative(found.sigma, dense()[..., :2])
+        triplets = top_singular_triplets(linearise(layer, hidden, context, tokens=few).operator())
+        return _relative(triplets.sigma, dense()[..., :2])
 
     products = 40  # of either kind, about, until two triplets have converged
     ways = {
@@ -158,14 +157,13 @@ def growth_cases(device: torch.device) -> Iterator[Case]:
             size = {**base, axis: value}
             width, tokens, frames, layers = size.values()
             point = layer_and_input(width, tokens, frames, device)
-            ours = partial(_one_after_the_other, layers, *point)
             operations = layers * propagator_operations(width, tokens, frames)
+
+            def ours(layers: int = layers, point: tuple[Layer, Tensor, Tensor] = point) -> None:
+                for _ in range(layers):
+                    linearise(*point).propagators()
+
             yield Case(f"growth with {axis}", size, {OURS: Way(ours)}, operations, lambda: 0.0)
-
-
-def _one_after_the_other(layers: int, layer: Layer, hidden: Tensor, context: Tensor) -> None:
-    for _ in range(layers):
-        linearise(layer, hidden, context).propagators()
 
 
 def propagator_operations(width: int, tokens: int, frames: int) -> float:

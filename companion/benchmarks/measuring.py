@@ -5,10 +5,8 @@ together until its longest text has ended.
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import whisper
@@ -30,18 +28,16 @@ LIBRARY = "openai-whisper, decoding alone"
 
 def main() -> None:
     """Time every model under clean speech alone, and under both conditions."""
-    parser = options("companion.benchmarks.measuring", __doc__, repeats=3)
-    parser.add_argument("--models", nargs="+", help="tiny.en and base by default")
-    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser = options("companion.benchmarks.measuring", __doc__, 3, "tiny.en and base")
     parser.add_argument("--batch", type=int, default=16, help="utterances, all at once")
     time_models(parser, "measuring", lambda _: ("tiny.en", "base"), _timed)
 
 
 def _timed(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
     model, batch = of_openai(name, device), stressed_speech(arguments.corpus, arguments.batch)
-    chosen = [{each: batch[each] for each in names} for names in (CONDITIONS[:1], CONDITIONS)]
+    chosen = [{side: batch[side] for side in names} for names in (CONDITIONS[:1], CONDITIONS)]
     return pd.concat(
-        measured(measuring_case(model, each), arguments.repeats, device) for each in chosen
+        measured(measuring_case(model, sides), arguments.repeats, device) for sides in chosen
     )
 
 
@@ -57,10 +53,10 @@ def in_memory(model: str, conditions: tuple[str, ...], decoding: Rule) -> Spectr
 def stressed_speech(corpus: Path, count: int) -> dict[str, list[Mixture]]:
     """``count`` utterances spread over a corpus, by condition."""
     utterances = find_utterances(corpus).utterances
+    clean = [Mixture.of(target, read_wave(target)) for target in spread(utterances, count)]
     speakers = Speakers(utterances)
-    clean = [Mixture.of(each, read_wave(each)) for each in spread(utterances, count)]
     return {
-        name: [condition(name).apply(each, speakers, seed=0) for each in clean]
+        name: [condition(name).apply(mixture, speakers, seed=0) for mixture in clean]
         for name in CONDITIONS
     }
 
@@ -77,7 +73,10 @@ def measuring_case(model: OpenAIModel, batch: dict[str, list[Mixture]]) -> Case:
         return spectral_rows(model, dict(batch), settings)
 
     def library() -> list[DecodingResult]:
-        return [result for each in waves for result in decoded_by_library(model, each)]
+        options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
+        with torch.inference_mode():  # what fits one window, all of a condition in one batch
+            decoded = [whisper.decode(model.module, model.features(w), options) for w in waves]
+        return [result for results in decoded for result in results]
 
     def difference() -> float:
         written = {(row["condition"], row["utterance"]): row["transcript"] for row in ours()}
@@ -89,14 +88,6 @@ def measuring_case(model: OpenAIModel, batch: dict[str, list[Mixture]]) -> Case:
         "batch": len(waves[0]),
     }
     return Case("measuring", size, {OURS: Way(ours), LIBRARY: Way(library)}, 0, difference)
-
-
-def decoded_by_library(model: OpenAIModel, waves: Sequence[np.ndarray]) -> list[DecodingResult]:
-    """What openai-whisper writes for waves that fit one window, all in one batch."""
-    options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
-    with torch.inference_mode():
-        found = whisper.decode(model.module, model.features(waves), options)
-    return list(found)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ turns, by the processor's time, which other programs on the machine hardly chang
 
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +22,7 @@ from spectral import Monitor
 @torch.inference_mode()
 def main() -> None:
     """Time every model with and without it."""
-    parser = options("companion.benchmarks.overhead", __doc__, repeats=11)
-    parser.set_defaults(device="cpu")
-    parser.add_argument("--models", nargs="+", help="tiny.en and base by default")
-    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser = options("companion.benchmarks.overhead", __doc__, 11, "tiny.en and base", "cpu")
     time_models(parser, "monitor", lambda _: ("tiny.en", "base"), overheads)
 
 
@@ -42,12 +37,14 @@ def overheads(name: str, arguments: Namespace, device: torch.device) -> pd.DataF
     rows = []
     for part, given in (("decoder", context), ("encoder and decoder", features)):
 
-        def decode(watched: bool, given: torch.Tensor = given) -> None:
+        def seconds(watched: bool, given: torch.Tensor = given) -> float:
+            before = time.process_time()
             with Monitor(whisper) if watched else nullcontext():
                 whisper.decode(given, chosen)
+            return time.process_time() - before
 
         turns = range(arguments.repeats)
-        pairs = np.array([[_seconds(decode, watched) for watched in (False, True)] for _ in turns])
+        pairs = np.array([[seconds(watched) for watched in (False, True)] for _ in turns])
         low, middle, high = np.percentile(pairs[:, 1] / pairs[:, 0], [25, 50, 75])
         plain, watched = np.median(pairs, 0)
         rows.append(
@@ -55,12 +52,6 @@ def overheads(name: str, arguments: Namespace, device: torch.device) -> pd.DataF
              "watched": watched, "ratio": middle, "ratio_low": low, "ratio_high": high}
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _seconds(decode: Callable[[bool], None], watched: bool) -> float:
-    before = time.process_time()
-    decode(watched)
-    return time.process_time() - before
 
 
 if __name__ == "__main__":

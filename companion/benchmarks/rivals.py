@@ -37,23 +37,23 @@ def cached_token(
     layer: Layer, hidden: Tensor, context: Tensor, token: int
 ) -> Callable[..., Tensor]:
     """The layer as a function of one token's hidden state, past keys and values computed before."""
-    own, cross = layer.self_attention, layer.cross_attention
+    itself, cross = layer.self_attention, layer.cross_attention
     assert cross is not None
-    past = normalised(own.norm, hidden[:token])
-    keys = functional.linear(past, own.key_weight, own.key_bias)
-    values = functional.linear(past, own.value_weight, own.value_bias)
+    past = normalised(itself.norm, hidden[:token])
+    keys = functional.linear(past, itself.key_weight, itself.key_bias)
+    values = functional.linear(past, itself.value_weight, itself.value_bias)
     cross_key = functional.linear(context, cross.key_weight, cross.key_bias)
     cross_value = functional.linear(context, cross.value_weight, cross.value_bias)
 
     def step(row: Tensor) -> Tensor:
-        normal = normalised(own.norm, row)
-        key = torch.cat([keys, functional.linear(normal, own.key_weight, own.key_bias)[None]])
+        normal = normalised(itself.norm, row)
+        key = torch.cat([keys, functional.linear(normal, itself.key_weight, itself.key_bias)[None]])
         value = torch.cat(
-            [values, functional.linear(normal, own.value_weight, own.value_bias)[None]]
+            [values, functional.linear(normal, itself.value_weight, itself.value_bias)[None]]
         )
-        query = functional.linear(normal, own.query_weight, own.query_bias)
-        row = row + _attended(query, key, value, own.heads, own.scale) @ own.out_weight.T
-        row = row + own.out_bias
+        query = functional.linear(normal, itself.query_weight, itself.query_bias)
+        row = row + _attended(query, key, value, itself.heads, itself.scale) @ itself.out_weight.T
+        row = row + itself.out_bias
         query = functional.linear(normalised(cross.norm, row), cross.query_weight, cross.query_bias)
         heard = _attended(query, cross_key, cross_value, cross.heads, cross.scale)
         row = row + functional.linear(heard, cross.out_weight, cross.out_bias)
@@ -66,12 +66,8 @@ def cached_token(
 
 def cached_jacfwd(layer: Layer, hidden: Tensor, context: Tensor, tokens: list[int]) -> Tensor:
     """W at some tokens by torch.func.jacfwd of :func:`cached_token`."""
-    return torch.stack(
-        [
-            torch.func.jacfwd(cached_token(layer, hidden, context, token))(hidden[token])
-            for token in tokens
-        ]
-    )
+    steps = {token: cached_token(layer, hidden, context, token) for token in tokens}
+    return torch.stack([torch.func.jacfwd(steps[token])(hidden[token]) for token in tokens])
 
 
 def curvlinops_svds(

@@ -5,8 +5,6 @@ On random weights, so its transcripts mean nothing: throughput and memory, never
 
 import resource
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,55 +28,38 @@ TOKENS = 32
 _SECONDS = 10  # of audio; the model hears 30 s whatever it is given
 
 
-@dataclass(frozen=True)
-class Size:
+def size(
+    width: int, encoder: int, decoder: int, mels: int = 80, vocabulary: int = 51865
+) -> ModelDimensions:
     """A Whisper's architecture (Radford et al. 2022, table 1; the later ones by their files)."""
-
-    width: int
-    encoder_layers: int
-    decoder_layers: int
-    mels: int = 80
-    vocabulary: int = 51865
-
-    def dimensions(self) -> ModelDimensions:
-        """The same in openai-whisper's words."""
-        heads = self.width // 64
-        return ModelDimensions(
-            n_mels=self.mels,
-            n_audio_ctx=1500,
-            n_audio_state=self.width,
-            n_audio_head=heads,
-            n_audio_layer=self.encoder_layers,
-            n_vocab=self.vocabulary,
-            n_text_ctx=448,
-            n_text_state=self.width,
-            n_text_head=heads,
-            n_text_layer=self.decoder_layers,
-        )
+    heads = width // 64
+    hears, writes = (mels, 1500, width, heads, encoder), (vocabulary, 448, width, heads, decoder)
+    return ModelDimensions(*hears, *writes)
 
 
 SIZES = {
-    "tiny": Size(384, 4, 4),
-    "base": Size(512, 6, 6),
-    "small": Size(768, 12, 12),
-    "medium": Size(1024, 24, 24),
-    "large-v3-turbo": Size(1280, 32, 4, 128, 51866),
-    "large-v3": Size(1280, 32, 32, 128, 51866),
+    "tiny": size(384, 4, 4),
+    "base": size(512, 6, 6),
+    "small": size(768, 12, 12),
+    "medium": size(1024, 24, 24),
+    "large-v3-turbo": size(1280, 32, 4, 128, 51866),
+    "large-v3": size(1280, 32, 32, 128, 51866),
 }
 
 
 def main() -> None:
     """Time every size."""
-    parser = options("companion.benchmarks.throughput", __doc__, repeats=3)
+    parser = options("companion.benchmarks.throughput", __doc__, 3)
     parser.add_argument("--models", nargs="+", choices=list(SIZES), help="tiny on a CPU, else all")
     parser.add_argument("--batch", type=int, default=8, help="utterances at once")
-    time_models(
-        parser, "throughput", lambda device: ["tiny"] if device.type == "cpu" else list(SIZES), _row
-    )
 
+    def names(device: torch.device) -> list[str]:
+        return ["tiny"] if device.type == "cpu" else list(SIZES)
 
-def _row(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
-    return pd.DataFrame([throughput(name, arguments.batch, arguments.repeats, device)])
+    def timed(name: str, given: Namespace, device: torch.device) -> pd.DataFrame:
+        return pd.DataFrame([throughput(name, given.batch, given.repeats, device)])
+
+    time_models(parser, "throughput", names, timed)
 
 
 def throughput(
@@ -91,17 +72,29 @@ def throughput(
     of every layer at every token of one utterance. ``peak_bytes``: the most memory in use, the
     weights among it; on a CPU, of the whole process.
     """
-    model = _random(name, device)
-    mixtures = list(_speech(batch))
-    waves = [mixture.wave for mixture in mixtures]
+    model = OpenAIModel(name, initialised(SIZES[name], seed=0).to(device))
+    model.limit = TOKENS  # a random one never ends by itself
+    rng, spoken = np.random.default_rng(0), [f"{i}-1-0000" for i in range(batch)]
+    waves = [rng.standard_normal(_SECONDS * SAMPLE_RATE).astype(np.float32) for _ in spoken]
+    mixtures = [
+        Mixture.of(Utterance(utterance, utterance[:-7], "A WORD", Path(f"{utterance}.flac")), wave)
+        for utterance, wave in zip(spoken, waves, strict=True)
+    ]
     settings = in_memory(name, ("clean",), UNRESTRICTED)
+    streams = residual_streams(model, model.features(waves[:1]), list(range(TOKENS)))
+    layers = [as_layer(layer.layer) for layer in model.layers]
+
+    def every_propagator() -> None:
+        for layer, hidden in zip(layers, streams.hidden, strict=True):
+            linearise(layer, hidden, streams.context, tokens=streams.text).propagators()
+
     ways = {
         OURS: Way(lambda: spectral_rows(model, {"clean": mixtures}, settings)),
         "plain": Way(lambda: transcribe(model, waves, UNRESTRICTED)),
     }
     decoding, exact = (
-        measured(Case("", {}, each, 0, lambda: 0.0), repeats, device).set_index("way")
-        for each in (ways, {OURS: Way(_propagators(model, mixtures))})
+        measured(Case("", {}, compared, 0, lambda: 0.0), repeats, device).set_index("way")
+        for compared in (ways, {OURS: Way(every_propagator)})
     )
     taken, plain = decoding["median"][OURS], decoding["median"]["plain"]
     peak = max(decoding.peak_bytes.max(), exact.peak_bytes.max())
@@ -115,31 +108,6 @@ def throughput(
         "propagator_seconds": exact["median"][OURS],
         "peak_bytes": int(peak) or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
-
-
-def _random(name: str, device: torch.device) -> OpenAIModel:
-    model = OpenAIModel(name, initialised(SIZES[name].dimensions(), seed=0).to(device))
-    model.limit = TOKENS  # a random one never ends by itself
-    return model
-
-
-def _speech(count: int) -> Iterator[Mixture]:
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        wave = rng.standard_normal(_SECONDS * SAMPLE_RATE).astype(np.float32)
-        yield Mixture.of(Utterance(f"{i}-1-0000", str(i), "A WORD", Path(f"{i}.flac")), wave)
-
-
-def _propagators(model: OpenAIModel, mixtures: Sequence[Mixture]) -> Callable[[], None]:
-    features = model.features([mixtures[0].wave])
-    streams = residual_streams(model, features, list(range(TOKENS)))
-    layers = [as_layer(layer.layer) for layer in model.layers]
-
-    def run() -> None:
-        for layer, hidden in zip(layers, streams.hidden, strict=True):
-            linearise(layer, hidden, streams.context, tokens=streams.text).propagators()
-
-    return run
 
 
 if __name__ == "__main__":

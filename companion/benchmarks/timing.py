@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,22 +75,22 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
             if turn:  # the first call warms up
                 seconds[name].append(taken / way.fraction)
     rows = []
-    for name, each in seconds.items():
-        low, median, high = np.percentile(each, [25, 50, 75])
+    for name, turns in seconds.items():
+        low, median, high = np.percentile(turns, [25, 50, 75])
         rows.append(
             {"case": case.name, **case.size, "way": name, "median": median, "low": low,
-             "high": high, "repeats": len(each), "extrapolated_from": case.ways[name].fraction,
+             "high": high, "repeats": len(turns), "extrapolated_from": case.ways[name].fraction,
              "peak_bytes": peaks[name], "ratio": median / np.median(seconds[OURS]),
              "operations": case.operations}
         )  # fmt: skip
     return pd.DataFrame(rows).assign(difference=case.difference())
 
 
-def product_rate(device: torch.device, size: int = 2048, repeats: int = 9) -> float:
+def product_rate(device: torch.device) -> float:
     """Floating-point operations per second of the machine's float32 matrix products, at best."""
-    left, right = (torch.randn(size, size, device=device) for _ in range(2))
-    best = min(_once(Way(lambda: left @ right), device)[0] for _ in range(repeats + 1))
-    return 2 * size**3 / best
+    left, right = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    best = min(_once(Way(lambda: left @ right), device)[0] for _ in range(10))
+    return 2 * 2048**3 / best
 
 
 def _once(way: Way, device: torch.device) -> tuple[float, int]:
@@ -108,9 +109,14 @@ def _once(way: Way, device: torch.device) -> tuple[float, int]:
 
 def machine(device: torch.device, rate: float) -> dict[str, object]:
     """The device in words, with the rate of its float32 matrix products in operations a second."""
-    cuda = device.type == "cuda"
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif (known := Path("/proc/cpuinfo")).exists():
+        models = re.findall(r"(?m)^model name\s*: (.*)$", known.read_text())
+        name = models[0].strip() if models else name
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device": name,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
@@ -127,12 +133,17 @@ def keep(table: pd.DataFrame, described: dict[str, object], stem: Path) -> None:
             place.write_text(text)
 
 
-def options(module: str, about: str | None, repeats: int) -> argparse.ArgumentParser:
-    """What every command of the benchmarks can be told."""
+def options(
+    module: str, about: str | None, repeats: int, models: str = "", device: str = "auto"
+) -> argparse.ArgumentParser:
+    """What the commands of the benchmarks can be told; ``models`` says which are timed if none."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default=device, help="auto, cpu or cuda")
     parser.add_argument("--repeats", type=int, default=repeats, help="turns that every way takes")
     parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
+    if models:  # of OpenAI's
+        parser.add_argument("--models", nargs="+", help=f"{models} by default")
+        parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     return parser
 
 
@@ -161,13 +172,3 @@ def of_openai(name: str, device: torch.device) -> OpenAIModel:
     if not isinstance(model, OpenAIModel):
         raise SystemExit(f"error: {name} is no model of openai-whisper; name one of its own")
     return model
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

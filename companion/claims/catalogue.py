@@ -9,61 +9,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from companion.claims.measured import (
-    CROSS,
-    MODES,
-    STRESS,
-    WITHIN,
-    alike,
-    beginnings,
-    beside_control,
-    beyond_speech,
-    changed,
-    distance,
-    hypothesis,
-    outcome,
-    pooled,
-    rows_kept,
-    unstable_rise,
-)
-from companion.claims.numbers import (
-    EVERY,
-    INTERMEDIATE,
-    LARGEST,
-    SMALLEST,
-    NotMeasured,
-    Number,
-    Tables,
-    average,
-    cell,
-    chosen,
-    is_openai,
-    of,
-    per_model,
-    with_bounds,
-)
-from companion.claims.rules import ABOVE, BELOW, Part, Row, claim_verdict, reason
-from companion.measurement.schemas import (
-    CENTRED_DISTANCE,
-    DISTANCE,
-    EVERYDAY_CHANGES,
-    INITIALISED,
-    SPECTRUM,
-    UNPAIRED,
-)
-from companion.measurement.schemas import WHOLE as WHOLE_TEXT
+from companion.claims import numbers
+from companion.claims.numbers import LARGEST, SMALLEST, STRESS, Number, Tables, average, cell
+from companion.claims.rules import Part, Row, claim_verdict, reason
+from companion.measurement import schemas
 from companion.models.capture import COMPONENTS
+from companion.results import intervals
 from companion.results.effects import FIRST_ROWS, MATCHED, RAW, size_of
-from companion.results.intervals import (
-    NOTHING,
-    Interval,
-    between,
-    complement,
-    difference,
-    exact,
-    mean,
-    scaled,
-)
+from companion.results.intervals import NOTHING, Interval
 from companion.results.scale import PREDICTORS
 from companion.results.shapes import LEAST_MARGIN, STEP
 from companion.results.stresses import ALL_LAYERS, BEYOND, RANDOM, TRAINED
@@ -71,7 +24,7 @@ from companion.results.tails import EIGENVALUE, FRACTION, TAIL
 from companion.results.transcripts import CONFIDENCES, LEAST_LOG_PROBABILITY, REFERENCES
 from companion.results.warnings import BEFORE
 
-_RANK = {CROSS: -4.70, "self_attention": -2.34, "ffn": -13.59}
+_RANK = {numbers.CROSS: -4.70, "self_attention": -2.34, "ffn": -13.59}
 """Published falls of rank in %, of several models the least."""
 
 _SLOPE, _CONTRAST, _INDEX, _RATIO = 0.008, -11.98 + 4.70, 3.87, 1.05
@@ -84,46 +37,45 @@ _CHANCE, _WARNS = 0.5, 0.6
 
 _MIXED = "there is no stress under which some transcripts are hallucinated"
 _AUC = "on stresses of all kinds (AUC)"
+_PARTS = {part: part.replace("_", "-") for part in COMPONENTS}
 Rows = Iterator[Row]
-
-
-def _named(component: str) -> str:
-    return component.replace("_", "-")
 
 
 def _equal(tables: Tables) -> tuple[str, str]:
     """How equal length reads, and which rows it keeps."""
-    return f"{(kept := rows_kept(tables))} of equal number", kept
+    return f"{(kept := numbers.rows_kept(tables))} of equal number", kept
 
 
 def _falls(
-    tables: Tables, component: str, observable: str = "n_eff", role: str = EVERY, side: str = BELOW
+    tables: Tables, component: str, observable: str = "n_eff", role: str = numbers.EVERY
 ) -> Rows:
-    """That a change has a side: pooled, raw, at equal length, and there beyond each null."""
-    name = f"{_named(component)}'s {'effective rank' if observable == 'n_eff' else 'slope'}"
-    verb = "falls" if side == BELOW else "rises"
-    expected = _RANK[component] if observable == "n_eff" else _SLOPE
-    ways = {"pooled": pooled(observable, component=component)}
+    """That rank falls, or the slope rises: pooled, raw, at equal length, there beyond each null."""
+    rank = observable == "n_eff"
+    name = f"{_PARTS[component]}'s {'effective rank falls' if rank else 'slope rises'}"
+    expected = _RANK[component] if rank else _SLOPE
+    ways = {"pooled": numbers.pooled(observable, component=component)}
     for says, way in (("raw", RAW), _equal(tables)):
-        ways[says] = changed(observable, way, component)
+        ways[says] = numbers.changed(observable, way, component)
     for says, number in ways.items():
-        yield Row(f"{name} {verb}, {says}", number, side, 0, expected, role)
-    networks = {"randomly initialised control": INITIALISED, "random vectors": SPECTRUM}
-    for says, control in (networks | {"unpaired training": UNPAIRED}).items():
-        number = beside_control("remaining", control, observable, component)
-        number, beside = (number.if_known(), True) if control == UNPAIRED else (number, False)
-        says = f"{name} {verb} more than with {says}, {_FIRST}"
-        yield Row(says, number, side, 0, expected / 2, role, beside=beside)
-    says = f"{name} {verb} more than with other speech, {_FIRST}"
-    yield Row(says, beyond_speech(observable, component), side, 0, expected / 2, role)
+        yield Row(f"{name}, {says}", number, 0, expected, role)
+    for says, control in (
+        ("randomly initialised control", schemas.INITIALISED),
+        ("random vectors", schemas.SPECTRUM),
+        ("unpaired training", schemas.UNPAIRED),
+    ):
+        number = numbers.beside_control("remaining", control, observable, component)
+        beside = control == schemas.UNPAIRED
+        number, says = number.if_known() if beside else number, f"more than with {says}, {_FIRST}"
+        yield Row(f"{name} {says}", number, 0, expected / 2, role, beside=beside)
+    number = numbers.beyond_speech(observable, component)
+    yield Row(f"{name} more than with other speech, {_FIRST}", number, 0, expected / 2, role)
 
 
 def _signal_loss(tables: Tables) -> Rows:
-    yield from _falls(tables, CROSS)
+    yield from _falls(tables, numbers.CROSS)
     says, way = _equal(tables)
-    contrast = _smallest_minus_largest(changed("n_eff", way))
-    yield Row(f"the smallest size falls more than the largest, {says}", contrast, BELOW, 0,
-              _CONTRAST)  # fmt: skip
+    contrast = _smallest_minus_largest(numbers.changed("n_eff", way))
+    yield Row(f"the smallest size falls more than the largest, {says}", contrast, 0, _CONTRAST)
 
 
 def _smallest_minus_largest(change: Number) -> Number:
@@ -131,59 +83,61 @@ def _smallest_minus_largest(change: Number) -> Number:
 
     def names(tables: Tables, role: str) -> list[str]:
         ends = [change.names(tables, end) for end in (SMALLEST, LARGEST)]
-        if not all(is_openai(model) for models in ends for model in models):
+        if not all(numbers.is_openai(model) for models in ends for model in models):
             ends = [[size_of(models[0])] for models in ends]
-        return [f"{one} minus {other}" for one in ends[0] for other in ends[1]]
+        return [f"{small} minus {large}" for small in ends[0] for large in ends[1]]
 
     def read(tables: Tables, name: str) -> Interval:
-        one, other = name.split(" minus ")
+        small, large = name.split(" minus ")
         every: dict[str, list[Interval]] = {}
         for model, number in change.each(tables):
             every.setdefault(size_of(model), []).append(number)
-        if one in change.names(tables, EVERY):
-            return difference(*every[one], *every[other])
-        return between(every, one, other)
+        if small in change.names(tables, numbers.EVERY):
+            return intervals.difference(*every[small], *every[large])
+        return intervals.between(every, small, large)
 
     return Number(change.table, read, names)
 
 
 def _compression(tables: Tables) -> Rows:
     yield from _falls(tables, "self_attention", role=LARGEST)
-    yield from _falls(tables, "self_attention", "alpha", LARGEST, ABOVE)
+    yield from _falls(tables, "self_attention", "alpha", LARGEST)
 
 
 def _collapse(tables: Tables) -> Rows:
-    return _falls(tables, "ffn", role=INTERMEDIATE)
+    return _falls(tables, "ffn", role=numbers.INTERMEDIATE)
 
 
 def _resistance(tables: Tables) -> Rows:
     """Pooled, by both readings of a change of log10 Kf: the logarithm of the difference, under
     which the published numbers come out again, and the difference of the logarithms."""
-    for says, name, bound in (
-        (f"pooled, log10 of its difference is {_DECADES} or more", "log10_difference", _DECADES),
-        ("pooled, its log10 rises", "log10_ratio", 0.0),
-        (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", _DECADES),
-    ):
-        for part in COMPONENTS:
-            number = pooled(name, component=part)
-            yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
     equal, kept = _equal(tables)
     for says, name, way, bound in (
+        (
+            f"pooled, log10 of its difference is {_DECADES} or more",
+            "log10_difference",
+            "",
+            _DECADES,
+        ),
+        ("pooled, its log10 rises", "log10_ratio", "", 0.0),
+        (f"pooled, its log10 rises by {_DECADES}", "log10_ratio", "", _DECADES),
         ("the padded index rises, raw", "log10_kf", RAW, 0.0),
         (f"it rises, {equal}", "log10_kf", kept, 0.0),
         (f"resolved, it rises, {equal}", "log10_kf_resolved", kept, 0.0),
         (f"the padded index rises by {_DECADES} decades, raw", "log10_kf", RAW, _DECADES),
     ):
-        for part in COMPONENTS:
-            number = changed(name, way, part)
-            yield Row(f"{_named(part)}: {says}", number, ABOVE, bound, _INDEX)
+        for part, named in _PARTS.items():
+            number = numbers.changed(name, way, part)
+            if not way:
+                number = numbers.pooled(name, component=part)
+            yield Row(f"{named}: {says}", number, bound, _INDEX)
 
 
 def _either_regime(tables: Tables) -> Rows:
     for says, way in (("raw", RAW), _equal(tables)):
-        for part in COMPONENTS:
-            falls = f"{_named(part)}: effective rank falls, {says}"
-            yield Row(falls, changed("n_eff", way, part), BELOW, 0, _RANK[part])
+        for part, named in _PARTS.items():
+            number = numbers.changed("n_eff", way, part)
+            yield Row(f"{named}: effective rank falls, {says}", number, 0, _RANK[part])
 
 
 def _hardening(tables: Tables) -> Rows:
@@ -191,69 +145,66 @@ def _hardening(tables: Tables) -> Rows:
     so its tail counts; the table has the others. Ratios of fractions of the sum are those that
     larger activations, in all modes alike, do not raise."""
     says = f"alpha exceeds {_ALPHA:g} under stress"
-    for part in COMPONENTS:
-        number = pooled("alpha_stressed", component=part)
-        yield Row(f"{_named(part)}: {says}, pooled, K = {MODES}", number, ABOVE, _ALPHA, _ALPHA + 1,
-                  LARGEST)  # fmt: skip
-    for part in COMPONENTS:
+    for part, named in _PARTS.items():
+        number = numbers.pooled("alpha_stressed", component=part)
+        about = f"{named}: {says}, pooled, K = {numbers.MODES}"
+        yield Row(about, number, _ALPHA, _ALPHA + 1, LARGEST)
+    for part, named in _PARTS.items():
         number = average("phase_diagram", "alpha", side="stressed", component=part)
-        over_k = f"{_named(part)}: {says}, mean over K"
-        yield Row(over_k, number, ABOVE, _ALPHA, _ALPHA + 1, LARGEST)
+        yield Row(f"{named}: {says}, mean over K", number, _ALPHA, _ALPHA + 1, LARGEST)
     for way, length, measure in (
         ("raw", RAW, EIGENVALUE),
         (_FIRST, MATCHED, EIGENVALUE),
         (f"as fractions of their sum, {_FIRST}", MATCHED, FRACTION),
     ):
         where = {"component": "self_attention", "length": length, "measure": measure, "part": TAIL}
-        number = cell("tail_eigenvalues", "ratio", **where)
         says = f"self-attention's tail eigenvalues exceed the clean ones, {way}"
-        yield Row(says, number, ABOVE, 1, _RATIO, LARGEST)
+        yield Row(says, cell("tail_eigenvalues", "ratio", **where), 1, _RATIO, LARGEST)
 
 
 def _early_warning(tables: Tables) -> Rows:
-    for part in COMPONENTS:
-        where = {"observable": "alpha", "modes": MODES, "component": part}
-        auc, adjusted = (average(WITHIN, name, **where) for name in ("auc", "adjusted"))
-        before = beginnings(BEFORE, part, "alpha")
-        name = _named(part)
-        yield Row(f"{name}: a hallucinated transcript's alpha is more likely the higher one", auc,
-                  ABOVE, _CHANCE, _WARNS, without=_MIXED)  # fmt: skip
-        yield Row(f"{name}: hallucinated transcripts have the higher alpha, at equal length",
-                  adjusted, ABOVE, 0, 0.1, without=_MIXED)  # fmt: skip
-        yield Row(f"{name}: alpha is higher before a hallucination, in the same stress", before,
-                  ABOVE, _CHANCE, _WARNS,
-                  without="too few transcripts have beginnings that are still right")  # fmt: skip
-        yield Row(f"{name}: alpha tells invented texts from others, {_AUC}",
-                  _contested(f"{name}: alpha"), ABOVE, _CHANCE, _WARNS, beside=True)  # fmt: skip
+    few = "too few transcripts have beginnings that are still right"
+    for part, named in _PARTS.items():
+        where = {"observable": "alpha", "modes": numbers.MODES, "component": part}
+        auc, adjusted = (average(numbers.WITHIN, name, **where) for name in ("auc", "adjusted"))
+        before = numbers.beginnings(BEFORE, part, "alpha")
+        says = f"{named}: a hallucinated transcript's alpha is more likely the higher one"
+        yield Row(says, auc, _CHANCE, _WARNS, without=_MIXED)
+        says = f"{named}: hallucinated transcripts have the higher alpha, at equal length"
+        yield Row(says, adjusted, 0, 0.1, without=_MIXED)
+        says = f"{named}: alpha is higher before a hallucination, in the same stress"
+        yield Row(says, before, _CHANCE, _WARNS, without=few)
+        says = f"{named}: alpha tells invented texts from others, {_AUC}"
+        yield Row(says, _contested(f"{named}: alpha"), _CHANCE, _WARNS, beside=True)
 
 
 def _contested(score: str) -> Number:
     """AUC of inventions and loops in the contest, of OpenAI's models alone: stretched, in Hell."""
-    where = {"set": "unseen stresses", "prefix": WHOLE_TEXT, "confident": False}
+    where = {"set": "unseen stresses", "prefix": schemas.WHOLE, "confident": False}
     return average("contest", "auroc", **where, contestant=score)
 
 
 def _unstable(tables: Tables) -> Rows:
-    own = unstable_rise()
-    yield Row("more unstable dimensions in Hell than on clean speech, mean over layers", own, ABOVE,
-              0, 0.01)  # fmt: skip
-    yield Row("the rise is larger than of the randomly initialised control, mean over layers",
-              own - unstable_rise(RANDOM), ABOVE, 0, 0.01)  # fmt: skip
+    rise = numbers.unstable_rise()
+    says = "more unstable dimensions in Hell than on clean speech, mean over layers"
+    yield Row(says, rise, 0, 0.01)
+    says = "the rise is larger than of the randomly initialised control, mean over layers"
+    yield Row(says, rise - numbers.unstable_rise(RANDOM), 0, 0.01)
     more = "under one stress, hallucinated transcripts have more of them"
+    controls = "by more than in their randomly initialised controls, at equal length"
     for says, name, network in (
         (f"{more}, raw", "difference", TRAINED),
         (f"{more}, at equal length", "adjusted", TRAINED),
-        ("by more than in their randomly initialised controls, at equal length", "adjusted",
-         BEYOND),
-    ):  # fmt: skip
+        (controls, "adjusted", BEYOND),
+    ):
         number = average("unstable_dimensions", name, layer=ALL_LAYERS, network=network)
-        yield Row(says, number, ABOVE, 0, 1.0, without=_MIXED)
+        yield Row(says, number, 0, 1.0, without=_MIXED)
 
 
 def _transition(tables: Tables) -> Rows:
+    none = "there is no curve of four points or more"
     for along in ("severity", "depth"):
-        yield Row(f"most curves over {along} are a step", _steps(along), ABOVE, 0.5, 0.75,
-                  without="there is no curve of four points or more")  # fmt: skip
+        yield Row(f"most curves over {along} are a step", _steps(along), 0.5, 0.75, without=none)
 
 
 def _steps(along: str) -> Number:
@@ -263,8 +214,8 @@ def _steps(along: str) -> Number:
     """
 
     def read(tables: Tables, model: str) -> Interval:
-        columns = ["verdict", *with_bounds("margin")]
-        curves = chosen(tables, "transitions", columns, along=along, model=model)
+        columns = ["verdict", *numbers.with_bounds("margin")]
+        curves = numbers.chosen(tables, "transitions", columns, along=along, model=model)
         curves = curves[curves.verdict != "too few"]
         if curves.empty:
             return NOTHING
@@ -272,70 +223,68 @@ def _steps(along: str) -> Number:
         high = float((~(curves.margin_high < LEAST_MARGIN)).mean())
         return Interval(float((curves.verdict == STEP).mean()), low, high)
 
-    return per_model("transitions", read)
+    return numbers.per_model("transitions", read)
 
 
 def _decay(tables: Tables) -> Rows:
     """Modulo the direction 1, for in the whole space no product can decay; an injection by its
     fraction of the hidden state, and by what the final norm passes on of it."""
-    normed = "normed_injection_decays"
     for says, name in (
-        ("every gain is below one, at most tokens", "gain_below_one"),
-        ("the product of layers decays, at most tokens", "product_decays"),
-        ("the first injection decays relative to the hidden state, at most tokens",
-         "relative_injection_decays"),
-        ("the first injection decays after the final norm, at most tokens", normed),
-    ):  # fmt: skip
-        yield Row(says, hypothesis(name), ABOVE, 0.5, 0.75, SMALLEST)
-    yield Row("it does so after the final norm oftener than in the randomly initialised control",
-              hypothesis(normed) - hypothesis(normed, RANDOM), ABOVE, 0, 0.1, SMALLEST)  # fmt: skip
+        ("every gain is below one", "gain_below_one"),
+        ("the product of layers decays", "product_decays"),
+        ("the first injection decays relative to the hidden state", "relative_injection_decays"),
+        ("the first injection decays after the final norm", "normed_injection_decays"),
+    ):
+        number = numbers.hypothesis(name)
+        yield Row(f"{says}, at most tokens", number, 0.5, 0.75, SMALLEST)
+    says = "it does so after the final norm oftener than in the randomly initialised control"
+    yield Row(says, number - numbers.hypothesis(name, RANDOM), 0, 0.1, SMALLEST)
 
 
 def _rank_one(tables: Tables) -> Rows:
-    name = "rank_one_fraction"
-    yield Row("most of the sensitivity is in one direction", hypothesis(name), ABOVE, 0.5, 0.75,
-              LARGEST)  # fmt: skip
-    yield Row("more of it than in the randomly initialised control",
-              hypothesis(name) - hypothesis(name, RANDOM), ABOVE, 0, 0.1, LARGEST)  # fmt: skip
-    yield Row("the product is of rank one, at most tokens", hypothesis("product_rank_one"), ABOVE,
-              0.5, 0.75, LARGEST)  # fmt: skip
-    where = {"network": TRAINED, "condition": STRESS}
-    ratio = average("propagators", "singular_value_ratio", **where)
-    yield Row("gaps are below 0.5, mean over layers", ratio, BELOW, 0.5, 0.25, LARGEST)
+    first = numbers.hypothesis("rank_one_fraction")
+    beyond = first - numbers.hypothesis("rank_one_fraction", RANDOM)
+    product = numbers.hypothesis("product_rank_one")
+    ratio = average("propagators", "singular_value_ratio", network=TRAINED, condition=STRESS)
+    yield Row("most of the sensitivity is in one direction", first, 0.5, 0.75, LARGEST)
+    yield Row("more of it than in the randomly initialised control", beyond, 0, 0.1, LARGEST)
+    yield Row("the product is of rank one, at most tokens", product, 0.5, 0.75, LARGEST)
+    yield Row("gaps are below 0.5, mean over layers", ratio, 0.5, 0.25, LARGEST)
 
 
 def _attraction(tables: Tables) -> Rows:
-    for quantity in (DISTANCE, CENTRED_DISTANCE):
+    for quantity in (schemas.DISTANCE, schemas.CENTRED_DISTANCE):
         name = quantity.replace("_", " ")
-        change = distance(quantity, "change")
-        beyond = change - distance(quantity, "change", RANDOM)
-        yield Row(f"{name}: states in Hell are closer at the last layer than at input",
-                  distance(quantity, "ratio_stressed"), BELOW, 1, 0.95, LARGEST)  # fmt: skip
-        yield Row(f"{name}: they are closer in Hell than on clean speech (%)", change, BELOW, 0, -5,
-                  LARGEST)  # fmt: skip
-        yield Row(f"{name}: by more than in the randomly initialised control (%)", beyond, BELOW, 0,
-                  -5, LARGEST)  # fmt: skip
-    yield Row("more pairs share their text in Hell than were said alike (%)",
-              alike(STRESS) - alike(REFERENCES), ABOVE, 0, 1, LARGEST)  # fmt: skip
+        ratio, change = (numbers.distance(quantity, of) for of in ("ratio_stressed", "change"))
+        says = f"{name}: states in Hell are closer at the last layer than at input"
+        yield Row(says, ratio, 1, 0.95, LARGEST)
+        says = f"{name}: they are closer in Hell than on clean speech (%)"
+        yield Row(says, change, 0, -5, LARGEST)
+        beyond = change - numbers.distance(quantity, "change", RANDOM)
+        says = f"{name}: by more than in the randomly initialised control (%)"
+        yield Row(says, beyond, 0, -5, LARGEST)
+    alike = numbers.alike(STRESS) - numbers.alike(REFERENCES)
+    yield Row("more pairs share their text in Hell than were said alike (%)", alike, 0, 1, LARGEST)
 
 
 def _subtle(tables: Tables) -> Rows:
     """The least change of clean speech that was tried makes new hallucinations."""
+    says = "the least changes of the log-mel make new hallucinations (% of transcripts)"
     for name in ("singular", "random"):
         where = {"condition": "clean", "level_db": max, "direction": name}  # below the log-mel
         number = average("subtle_stress", "new_candidates", **where)
-        says = "the least changes of the log-mel make new hallucinations (% of transcripts)"
-        yield Row(f"{name} direction: {says}", number, ABOVE, 0, 5)
-    everyday = average("contest_honest", "invented", condition=EVERYDAY_CHANGES)
+        yield Row(f"{name} direction: {says}", number, 0, 5)
+    everyday = average("contest_honest", "invented", condition=schemas.EVERYDAY_CHANGES)
     says = "room tone, a low level, clipping or a telephone line make inventions of 5 % or more"
-    yield Row(says, everyday, ABOVE, 5, 10, beside=True)
+    yield Row(says, everyday, 5, 10, beside=True)
 
 
 def _forecast(tables: Tables) -> Rows:
+    none = "there is no target with enough models"
     for rival, name in (("mean", "the mean of the others"), ("size", "size alone")):
         for predictor in PREDICTORS:
-            yield Row(f"{predictor} forecasts better than {name} (skill)", _skill(predictor, rival),
-                      ABOVE, 0, 0.2, without="there is no target with enough models")  # fmt: skip
+            says = f"{predictor} forecasts better than {name} (skill)"
+            yield Row(says, _skill(predictor, rival), 0, 0.2, without=none)
 
 
 def _skill(predictor: str, rival: str) -> Number:
@@ -343,13 +292,15 @@ def _skill(predictor: str, rival: str) -> Number:
 
     def rows(tables: Tables, **where: str) -> pd.DataFrame:
         if not tables.path("forecast").exists():
-            raise NotMeasured("there is no forecast.csv; it takes more sizes than two")
-        columns = ["target", *with_bounds("skill")]
-        return chosen(tables, "forecast", columns, predictor=predictor, rival=rival, **where)
+            raise numbers.NotMeasured("there is no forecast.csv; it takes more sizes than two")
+        where |= {"predictor": predictor, "rival": rival}
+        return numbers.chosen(
+            tables, "forecast", ["target", *numbers.with_bounds("skill")], **where
+        )
 
     return Number(
         "forecast",
-        lambda tables, target: of(rows(tables, target=target).iloc[0], "skill"),
+        lambda tables, target: numbers.of(rows(tables, target=target).iloc[0], "skill"),
         lambda tables, role: list(rows(tables).target),
     )
 
@@ -360,22 +311,24 @@ def _fluency(tables: Tables) -> Rows:
         (LARGEST, "fluent inventions", ["invention"]),
     ):
         says = f"most transcripts of the {role} size are {says} (%)"
-        yield Row(says, _kinds(kinds), ABOVE, 50, 75, role)
+        yield Row(says, _kinds(kinds), 50, 75, role)
 
 
 def _kinds(kinds: list[str]) -> Number:
     """Fractions of kinds add up, speaker by speaker; of none or all it is exact."""
 
     def read(tables: Tables, model: str) -> Interval:
-        columns = ["outcome", "n", *with_bounds("fraction")]
-        rows = chosen(tables, "outcome_confidence", columns, condition=STRESS, model=model)
-        own = rows[rows.outcome.isin(kinds) & (rows.n > 0)]
-        count, total = int(own.n.sum()), int(rows.n.sum())
+        columns = ["outcome", "n", *numbers.with_bounds("fraction")]
+        where = {"condition": STRESS, "model": model}
+        rows = numbers.chosen(tables, "outcome_confidence", columns, **where)
+        of_kinds = rows[rows.outcome.isin(kinds) & (rows.n > 0)]
+        count, total = int(of_kinds.n.sum()), int(rows.n.sum())
         if not 0 < count < total:
-            return exact(count, total)
-        return scaled(mean([of(row, "fraction") for _, row in own.iterrows()]), len(own))
+            return intervals.exact(count, total)
+        fractions = [numbers.of(row, "fraction") for _, row in of_kinds.iterrows()]
+        return intervals.scaled(intervals.mean(fractions), len(fractions))
 
-    return per_model("outcome_confidence", read)
+    return numbers.per_model("outcome_confidence", read)
 
 
 def _confidence(tables: Tables) -> Rows:
@@ -384,16 +337,16 @@ def _confidence(tables: Tables) -> Rows:
     under one stress it is that of other transcripts and candidates."""
     says = "most inventions in Hell have a log-probability per word piece above"
     other = "Whisper's threshold is per word piece, and these models write characters"
-    passing = outcome("invention", "passing").if_known()
-    yield Row(f"{says} {LEAST_LOG_PROBABILITY:g} (%)", passing, ABOVE, 50, 75, without=other)
-    says = "the log-probability does not tell"
-    yield Row(f"{says} inventions from right transcripts, on clean speech and in Hell (AUC)",
-              _separation(), BELOW, _WARNS, _CHANCE)  # fmt: skip
-    within = average(WITHIN, "auc", observable=list(CONFIDENCES)).then(complement)
-    yield Row(f"{says} candidates from other transcripts under one stress (AUC)", within, BELOW,
-              _WARNS, _CHANCE, without=_MIXED)  # fmt: skip
-    yield Row(f"{says} invented texts from others, {_AUC}", _contested("log-probability"), BELOW,
-              _WARNS, _CHANCE, beside=True)  # fmt: skip
+    passing = numbers.outcome("invention", "passing").if_known()
+    yield Row(f"{says} {LEAST_LOG_PROBABILITY:g} (%)", passing, 50, 75, without=other)
+    tell = "the log-probability does not tell"
+    says = f"{tell} inventions from right transcripts, on clean speech and in Hell (AUC)"
+    yield Row(says, _separation(), _WARNS, _CHANCE)
+    within = average(numbers.WITHIN, "auc", observable=list(CONFIDENCES))
+    says = f"{tell} candidates from other transcripts under one stress (AUC)"
+    yield Row(says, within.then(intervals.complement), _WARNS, _CHANCE, without=_MIXED)
+    says = f"{tell} invented texts from others, {_AUC}"
+    yield Row(says, _contested("log-probability"), _WARNS, _CHANCE, beside=True)
 
 
 def _separation() -> Number:
@@ -404,7 +357,7 @@ def _separation() -> Number:
         both = (unit.read(tables, model) for unit in units)
         return next((number for number in both if number is not NOTHING), NOTHING)
 
-    return per_model("confidence", read)
+    return numbers.per_model("confidence", read)
 
 
 PAPER, ARTICLE, BOTH = "paper", "article", "paper, article"

@@ -1,27 +1,12 @@
 """What the tables say in a few lines, as ranges over models, and in the README's table."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 
 import pandas as pd
 
-from companion.claims.measured import (
-    EVIDENCE,
-    MODES,
-    STRESS,
-    changed,
-    own_rule,
-    own_sample,
-    pooled,
-    rows_kept,
-)
-from companion.claims.numbers import (
-    POOLED,
-    NotMeasured,
-    Number,
-    Tables,
-    average,
-    chosen,
-)
+from companion.claims import numbers
+from companion.claims.numbers import MODES, STRESS, NotMeasured, Tables, average, changed, chosen
 from companion.claims.rules import NOT_MEASURED, joint_over_sizes
 from companion.measurement.schemas import INITIALISED, SHUFFLED, SPECTRUM, UNPAIRED
 from companion.models.capture import COMPONENTS
@@ -54,23 +39,17 @@ def findings(groups: Mapping[str, Tables]) -> pd.DataFrame:
 
     A line that rests on a table that no group has is left out.
     """
-    lines_of = {name: _lines(tables) for name, tables in groups.items()}
+    lines_of: dict[str, dict[str, str]] = {name: {} for name in groups}
+    for name, tables in groups.items():
+        for lines in _LINES:
+            with suppress(NotMeasured):
+                lines_of[name] |= lines(tables)
     longest = max(lines_of.values(), key=len)
     every = dict.fromkeys([*longest, *(line for lines in lines_of.values() for line in lines)])
     columns = {
         name: [lines.get(line, NOT_MEASURED) for line in every] for name, lines in lines_of.items()
     }
     return pd.DataFrame({"measured": list(every)} | columns)
-
-
-def _lines(tables: Tables) -> dict[str, str]:
-    result: dict[str, str] = {}
-    for lines in _LINES:
-        try:
-            result |= lines(tables)
-        except NotMeasured:
-            continue
-    return result
 
 
 def _ranges(
@@ -86,28 +65,25 @@ def _ranges(
 
 def _pooled(tables: Tables) -> Lines:
     """The paper's convention, without loops and by the rule of the group's own."""
-    says = "{{}}: {}, change in Hell, pooled, loops dropped"
-    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": own_rule}
+    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": numbers.own_rule}
     names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
-    rows = chosen(tables, POOLED, ["component", *names], **where, sample=own_sample)
+    columns = ["component", *names]
+    rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.own_sample)
     for _, part in rows.groupby("component"):
         for name, quantity in names.items():
-            digits = 0 if name == "n_eff" else 2
-            yield from _ranges(part, "component", {name: says.format(quantity)}, digits, sign=True)
+            says = {name: f"{{}}: {quantity}, change in Hell, pooled, loops dropped"}
+            yield from _ranges(part, "component", says, 0 if name == "n_eff" else 2, sign=True)
 
 
 def _without_loops(tables: Tables) -> Lines:
-    kept = rows_kept(tables)
+    kept = numbers.rows_kept(tables)
     for component in sorted(COMPONENTS):
         raw, cut = (
-            span((number.estimate for _, number in changed("n_eff", way, component).each(tables)),
-                 sign=True)
+            span((n.estimate for _, n in changed("n_eff", way, component).each(tables)), sign=True)
             for way in (RAW, kept)
-        )  # fmt: skip
-        yield (
-            f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops",
-            f"{raw} raw, {cut} with {kept} of equal number",
         )
+        says = f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops"
+        yield says, f"{raw} raw, {cut} with {kept} of equal number"
 
 
 def _transcripts(tables: Tables) -> Lines:
@@ -135,7 +111,7 @@ def _separations(tables: Tables) -> Lines:
 def _effects(tables: Tables) -> Lines:
     """Changes from clean speech to Hell, and in how many models they survive the controls."""
     columns = [*EFFECT, "source", "length", "change", "low", "high"]
-    table = tables.read(EVIDENCE, columns)
+    table = tables.read(numbers.EVIDENCE, columns)
     table = table[(table.modes == MODES) & table.observable.isin(list(_NAMES))]
     decided = verdicts(table)
     ways = {(MODEL, RAW): "raw", (SHUFFLED, MATCHED): "cut"}
@@ -146,10 +122,9 @@ def _effects(tables: Tables) -> Lines:
         judged = decided.verdict[same & decided.matched.notna()]
         digits = 0 if observable == "n_eff" else 2
         raw, cut = (span(part.change[part.way == way], digits, sign=True) for way in ways.values())
-        yield (
-            f"{_NAMES[component]}: {_NAMES[observable]}, change in Hell",
-            f"{raw} raw, {cut} with random rows; survives in {count(judged == SURVIVES)}",
-        )
+        survives = f"survives in {count(judged == SURVIVES)}"
+        says = f"{_NAMES[component]}: {_NAMES[observable]}, change in Hell"
+        yield says, f"{raw} raw, {cut} with random rows; {survives}"
 
 
 def _controls(tables: Tables) -> Lines:
@@ -158,33 +133,27 @@ def _controls(tables: Tables) -> Lines:
     rows = chosen(tables, "controls", ["control", "component", "random", "trained"], **where)
     means = rows.groupby(["control", "component"])[["random", "trained"]].mean()
     for (control, component), mean in means.iterrows():
-        yield (
-            f"{_NAMES[component]}: {_NAMES['n_eff']}, first rows, mean over "
-            f"networks: {CONTROLS[control]}",
-            f"{span([mean.random], sign=True)}, trained {span([mean.trained], sign=True)}",
-        )
+        about = f"{_NAMES[component]}: {_NAMES['n_eff']}, first rows, mean over networks"
+        random, trained = (span([value], sign=True) for value in (mean.random, mean.trained))
+        yield f"{about}: {CONTROLS[control]}", f"{random}, trained {trained}"
 
 
 def _contrasts(tables: Tables) -> Lines:
     """Between sizes of equal width or depth, over speakers and seeds."""
     columns = ["differs", "contrast", "seeds", "change", "change_low", "change_high"]
     where = {"component": "cross_attention", "observable": "n_eff"}
+    about = f"cross-attention: {_NAMES['n_eff']}, {{}}, first rows of equal number"
     for row in chosen(tables, "scale_contrasts", columns, **where).itertuples():
-        yield (
-            f"cross-attention: {_NAMES['n_eff']}, {row.contrast}, first rows of equal number",
-            f"{row.change:+.1f} [{row.change_low:.1f}, {row.change_high:.1f}] "
-            f"({row.differs}, seeds {row.seeds})",
-        )
+        number = f"{row.change:+.1f} [{row.change_low:.1f}, {row.change_high:.1f}]"
+        yield about.format(row.contrast), f"{number} ({row.differs}, seeds {row.seeds})"
 
 
 def _tails(tables: Tables) -> Lines:
     where = {"component": "self_attention", "measure": EIGENVALUE, "part": TAIL}
     rows = chosen(tables, "tail_eigenvalues", ["length", "ratio"], **where)
     raw, cut = (span(rows.ratio[rows.length == way], 2) for way in (RAW, MATCHED))
-    yield (
-        "self-attention: eigenvalues 11 to 50, Hell over clean",
-        f"{raw} raw, {cut} with first rows of equal number",
-    )
+    says = "self-attention: eigenvalues 11 to 50, Hell over clean"
+    yield says, f"{raw} raw, {cut} with first rows of equal number"
 
 
 def _unstable(tables: Tables) -> Lines:
@@ -193,10 +162,8 @@ def _unstable(tables: Tables) -> Lines:
         _together(tables, average("unstable_dimensions", name, **where), "+.1f")
         for name in ("difference", "adjusted")
     )
-    yield (
-        "unstable dimensions, hallucinated minus other transcripts under one stress, all models",
-        f"{raw}; at equal length {cut}",
-    )
+    says = "unstable dimensions, hallucinated minus other transcripts under one stress, all models"
+    yield says, f"{raw}; at equal length {cut}"
 
 
 def _beginnings(tables: Tables) -> Lines:
@@ -204,17 +171,15 @@ def _beginnings(tables: Tables) -> Lines:
     where: dict[str, object] = {"prefix": MEAN, "when": BEFORE}
     means = chosen(tables, "early_warning", ["component", "observable", "auc"], **where)
     known = means.dropna(subset="auc").groupby(["component", "observable"]).groups
+    says = "{}: {}, before the first wrong word: AUC of later hallucinations, all models"
     for component in ("cross_attention", "transcript"):
         for observable in (name for part, name in known if part == component and name in _NAMES):
             place = where | {"component": component, "observable": observable}
             auc = _together(tables, average("early_warning", "auc", **place), ".2f")
             gain = _together(tables, average("early_warning", "gain", **place), "+.2f")
             better = f"; beyond the log-probability {gain}" if component != "transcript" else ""
-            yield (
-                f"{_NAMES[component]}: {_NAMES[observable].split(' (')[0]}, before the first wrong "
-                "word: AUC of later hallucinations, all models",
-                f"{auc}{better}",
-            )
+            about = says.format(_NAMES[component], _NAMES[observable].split(" (")[0])
+            yield about, f"{auc}{better}"
 
 
 def _curves(tables: Tables) -> Lines:
@@ -229,11 +194,12 @@ def _subtle(tables: Tables) -> Lines:
     where = {"condition": "clean", "level_db": min}
     columns = ["direction", "changed", "new_candidates"]
     for direction, part in chosen(tables, "subtle_stress", columns, **where).groupby("direction"):
-        yield (
-            f"clean texts changed by {_DIRECTIONS[str(direction)]} direction, "
+        name, level = (
+            _DIRECTIONS[str(direction)],
             f"{part.level_db.min():g} dB below the log-mel (%)",
-            f"{span(part.changed)}; new candidates {span(part.new_candidates)}",
         )
+        texts = f"{span(part.changed)}; new candidates {span(part.new_candidates)}"
+        yield f"clean texts changed by {name} direction, {level}", texts
 
 
 def _gains(tables: Tables) -> Lines:
@@ -244,18 +210,16 @@ def _gains(tables: Tables) -> Lines:
     rows = chosen(tables, "hypotheses", ["network", *names], condition=["clean", STRESS])
     for network in (TRAINED, RANDOM):
         part = rows[rows.network == network]
-        yield from _ranges(
-            part.assign(**{name: 100 * part[name] for name in names}), "network", names
-        )
+        fractions = part.assign(**{name: 100 * part[name] for name in names})
+        yield from _ranges(fractions, "network", names)
 
 
 def _forecasts(tables: Tables) -> Lines:
     table = tables.read("forecast", ["rival", "skill_low", "skill_high"])
     for rival, part in table.groupby("rival"):
-        yield (
-            f"forecasts of models left out from clean spectra, against the {rival}",
-            f"better in {count(part.skill_low > 0)}, worse in {count(part.skill_high < 0)}",
-        )
+        better, worse = count(part.skill_low > 0), count(part.skill_high < 0)
+        says = f"forecasts of models left out from clean spectra, against the {rival}"
+        yield says, f"better in {better}, worse in {worse}"
 
 
 _LINES = (
@@ -264,7 +228,7 @@ _LINES = (
 )  # fmt: skip
 
 
-def _together(tables: Tables, number: Number, style: str) -> str:
+def _together(tables: Tables, number: numbers.Number, style: str) -> str:
     """The joint estimate over models, as on the page of claims."""
     numbers = dict(number.each(tables))
     if not numbers:
@@ -298,17 +262,16 @@ def summary(groups: Mapping[str, Tables], whole: str, known: pd.DataFrame) -> pd
     for says, published, cells in _SUMMARY:
         row = {"Hell against clean speech": says, "published (Tiny)": published.format(theirs)}
         for group, tables in groups.items():
-            try:
+            texts: dict[str, str] = {}
+            with suppress(NotMeasured):
                 texts = cells(tables)
-            except NotMeasured:
-                texts = {}
             row |= {group: _range(texts)} if group == whole else texts
         rows.append(row)
     models = [name for row in rows for name in row if name != whole]
     return pd.DataFrame(rows, columns=[*dict.fromkeys(models), whole]).fillna(NOT_MEASURED)
 
 
-def _of_models(number: Number, style: str) -> Callable[[Tables], dict[str, str]]:
+def _of_models(number: numbers.Number, style: str) -> Callable[[Tables], dict[str, str]]:
     """A number in words, by model."""
 
     def cells(tables: Tables) -> dict[str, str]:
@@ -343,15 +306,15 @@ def _range(cells: Mapping[str, str]) -> str:
 
 _SUMMARY: tuple[tuple[str, str, Callable[[Tables], dict[str, str]]], ...] = (
     ("pooled: effective rank (%)", "{0.delta_n_eff:+.1f}",
-     _of_models(pooled("n_eff"), "{:+.1f}")),
+     _of_models(numbers.pooled("n_eff"), "{:+.1f}")),
     ("pooled: spectral slope", "{0.delta_alpha:+.2f}",
-     _of_models(pooled("alpha"), "{:+.2f}")),
+     _of_models(numbers.pooled("alpha"), "{:+.2f}")),
     ("pooled: log10 of the difference of Kf", "{0.delta_log10_kf:.2f}",
-     _of_models(pooled("log10_difference"), "{:.2f}")),
+     _of_models(numbers.pooled("log10_difference"), "{:.2f}")),
     ("pooled: difference of log10 Kf", "",
-     _of_models(pooled("log10_ratio"), "{:+.2f}")),
+     _of_models(numbers.pooled("log10_ratio"), "{:+.2f}")),
     ("pooled, random networks with the same singular values: effective rank (%)", "",
-     _of_models(pooled("n_eff", of="controls"), "{:+.1f}")),
+     _of_models(numbers.pooled("n_eff", of="controls"), "{:+.1f}")),
     ("by utterance, as many random rows, no loops: effective rank (%)", "",
      _of_models(changed("n_eff", RANDOM_ROWS), "{:+.1f}")),
     ("by utterance, as many first rows, no loops: effective rank (%)", "",

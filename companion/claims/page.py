@@ -87,9 +87,7 @@ def _number(estimate: float, low: float, high: float) -> str:
 def _predictions(judged: pd.DataFrame) -> list[str]:
     lines = ["| id | we expected | model | number [95 %] | outcome |", "|:--|:--|:--|:--|:--|"]
     for row in judged.itertuples():
-        number = (
-            row.lacks if row.lacks else _number(row.estimate, row.estimate_low, row.estimate_high)
-        )
+        number = row.lacks or _number(row.estimate, row.estimate_low, row.estimate_high)
         expected = f"{row.expected}: {row.side} {row.bound:g}"
         lines.append(f"| {row.id} | {expected} | {row.model} | {number} | **{row.outcome}** |")
     return lines
@@ -116,18 +114,15 @@ def _claim(groups: Mapping[str, Weighed], judged: pd.DataFrame) -> list[str]:
     for name, weighed in groups.items():
         lines += ["", f"### {name}: {weighed.verdict}", "", f"{_sentence(weighed.reason)}."]
         for part in weighed.parts:
-            lines += ["", f"*{_sentence(_heading(part))}*"]
+            came = f"{part.verdict} ({part.source}.csv)"
+            if part.verdict == NOT_MEASURED:
+                came = f"{NOT_MEASURED}: {part.lacks}"
+            lines += ["", f"*{_sentence(f'{part.says}: {came}')}*"]
             if part.statements:
                 lines += ["", _together(part)]
                 lines += ["", "| of | number [95 %] | claim | decision |", "|:--|:--|:--|:--|"]
-                lines += [f"| {' | '.join(cells(s))} |" for s in part.statements]
+                lines += [f"| {' | '.join(cells(made))} |" for made in part.statements]
     return lines
-
-
-def _heading(part: Part) -> str:
-    if part.verdict == NOT_MEASURED:
-        return f"{part.says}: {NOT_MEASURED}: {part.lacks}"
-    return f"{part.says}: {part.verdict} ({part.source}.csv)"
 
 
 def _together(part: Part) -> str:
@@ -150,59 +145,47 @@ def _sentence(text: str) -> str:
 
 def as_table(groups: Groups) -> pd.DataFrame:
     """One row per statement about a group of models: every number of the page, with all digits."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for group, claims in groups.items():
-        for weighed in claims:
-            for part in weighed.parts:
-                head = {
-                    "claim": weighed.claim.number, "group": group, "verdict": weighed.verdict,
-                    "part": part.says, "part_verdict": part.verdict, "table": part.source,
-                    "lacks": part.lacks,
-                } | _joint_columns(part)  # fmt: skip
-                rows += [
-                    head | {
-                        "about": s.about, "estimate": s.interval.estimate, "low": s.interval.low,
-                        "high": s.interval.high, "side": s.side, "bound": s.bound,
-                        "decision": s.decision,
-                    }
-                    for s in part.statements
-                ] or [head]  # fmt: skip
+        for weighed, part in [(claim, part) for claim in claims for part in claim.parts]:
+            row: dict[str, object] = {
+                "claim": weighed.claim.number, "group": group, "verdict": weighed.verdict,
+                "part": part.says, "part_verdict": part.verdict, "table": part.source,
+                "lacks": part.lacks,
+            }  # fmt: skip
+            if part.statements:
+                joint = part.joint
+                row |= {
+                    "part_estimate": joint.interval.estimate, "part_low": joint.interval.low,
+                    "part_high": joint.interval.high, "sizes": joint.networks, "tau": joint.tau,
+                    "next_low": joint.predicted.low, "next_high": joint.predicted.high,
+                    "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
+                }  # fmt: skip
+            rows += [
+                row | {
+                    "about": made.about, "estimate": made.interval.estimate,
+                    "low": made.interval.low, "high": made.interval.high, "side": made.side,
+                    "bound": made.bound, "decision": made.decision,
+                }
+                for made in part.statements
+            ] or [row]  # fmt: skip
     return pd.DataFrame(rows).sort_values("claim", kind="stable", ignore_index=True)
-
-
-def _joint_columns(part: Part) -> dict[str, float | str]:
-    """The joint estimate of a part, as columns."""
-    if not part.statements:
-        return {}
-    whole = part.joint
-    return {
-        "part_estimate": whole.interval.estimate, "part_low": whole.interval.low,
-        "part_high": whole.interval.high, "sizes": whole.networks, "tau": whole.tau,
-        "next_low": whole.predicted.low, "next_high": whole.predicted.high,
-        "expected": part.expected, "power": part.power, "by_votes": part.by_votes,
-    }  # fmt: skip
 
 
 def published_numbers(known: pd.DataFrame) -> dict[int, str]:
     """The paper's numbers on a claim, where they are known, from the rows of its table."""
-    rank, slope = ("delta_n_eff", "{:+.2f} %"), ("delta_alpha", "{:+.3g}")
-    cross, itself, ffn = (
-        f"effective rank: {_of_models(known, component, *rank)}"
-        for component in ("cross_attention", "self_attention", "ffn")
-    )
-    kirchhoff = known.delta_log10_kf
+
+    def of_models(component: str, column: str = "delta_n_eff", style: str = "{:+.2f} %") -> str:
+        rows = known[known.component == component]
+        pairs = zip(rows.model, rows[column], strict=True)
+        return ", ".join(f"{model} {style.format(value)}" for model, value in pairs)
+
+    kirchhoff, rank = known.delta_log10_kf, "effective rank: "
+    slope = of_models("self_attention", "delta_alpha", "{:+.3g}")
     return {
-        1: cross,
-        2: f"{itself}; slope: {_of_models(known, 'self_attention', *slope)}",
-        3: ffn,
+        1: rank + of_models("cross_attention"),
+        2: f"{rank}{of_models('self_attention')}; slope: {slope}",
+        3: rank + of_models("ffn"),
         4: f"log10 Kf: {kirchhoff.min():+.2f} to {kirchhoff.max():+.2f}",
         6: "large-v3-turbo: above 9; tail eigenvalues up to 1.05 of the clean ones",
     }
-
-
-def _of_models(known: pd.DataFrame, component: str, column: str, style: str) -> str:
-    rows = known[known.component == component]
-    return ", ".join(
-        f"{model} {style.format(value)}"
-        for model, value in zip(rows.model, rows[column], strict=True)
-    )

@@ -3,36 +3,20 @@
 The page is read as it was committed: ids, numbers, models, sides and bounds stand there alone.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from companion.claims.measured import (
-    CROSS,
-    STRESS,
-    WITHIN,
-    alike,
-    beginnings,
-    beside_control,
-    changed,
-    distance,
-    halves,
-    hypothesis,
-    outcome,
-    pooled,
-    unstable_rise,
-    words_from_nonspeech,
-)
-from companion.claims.numbers import NotMeasured, Number, Read, Tables, average, cell
+from companion.claims import numbers
+from companion.claims.numbers import CROSS, STRESS, NotMeasured, Number, Read, Tables, average, cell
 from companion.claims.rules import ABOVE, BELOW, OPEN, SUPPORTED, Statement
 from companion.measurement.schemas import DISTANCE, SPECTRUM
 from companion.models.capture import COMPONENTS
 from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.results.effects import FIRST_ROWS
-from companion.results.intervals import Interval, complement, difference, mean, scaled
+from companion.results.intervals import NOTHING, Interval, complement, difference, mean, scaled
 from companion.results.transcripts import PER_WORD_PIECE, TRANSCRIPT
 from companion.results.warnings import ANY
 
@@ -76,7 +60,7 @@ def read_predictions(page: Path) -> list[Prediction]:
 
 
 def judge(
-    predictions: Sequence[Prediction], tables: Tables, numbers: Mapping[str, Read]
+    predictions: Sequence[Prediction], tables: Tables, known: Mapping[str, Read]
 ) -> pd.DataFrame:
     """One row per prediction and model, with the number measured and what became of it.
 
@@ -84,35 +68,28 @@ def judge(
     """
     rows = []
     for line in predictions:
-        number, lacks = None, ""
+        number, lacks, outcome = NOTHING, "", UNMEASURED
         try:
-            number = numbers[line.number](tables, line.model)
+            number = known[line.number](tables, line.model)
+            decision = Statement(line.model, number, line.side, line.bound).decision
+            outcome = {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)
         except NotMeasured as reason:
             lacks = str(reason)
         rows.append(
             {
                 "id": line.id, "claim": line.claim, "expected": line.says, "model": line.model,
-                "side": line.side, "bound": line.bound,
-                "estimate": number.estimate if number else math.nan,
-                "estimate_low": number.low if number else math.nan,
-                "estimate_high": number.high if number else math.nan,
-                "outcome": _outcome(line, number), "lacks": lacks,
+                "side": line.side, "bound": line.bound, "estimate": number.estimate,
+                "estimate_low": number.low, "estimate_high": number.high, "outcome": outcome,
+                "lacks": lacks,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _outcome(line: Prediction, number: Interval | None) -> str:
-    if number is None:
-        return UNMEASURED
-    decision = Statement(line.model, number, line.side, line.bound).decision
-    return {SUPPORTED: TRUE, OPEN: OPEN}.get(decision, FALSE)
-
-
 def _both(tables: Tables, model: str) -> Interval:
     if model != BOTH:
         raise NotMeasured(f"it is of two models, not of {model}")
-    return difference(*(pooled("n_eff")(tables, name) for name in ("base", "tiny.en")))
+    return difference(*(numbers.pooled("n_eff")(tables, name) for name in ("base", "tiny.en")))
 
 
 def _over_components(
@@ -121,52 +98,54 @@ def _over_components(
     return lambda tables, model: together([number(part)(tables, model) for part in COMPONENTS])
 
 
-_ALPHA = beginnings(ANY, CROSS, "alpha")
-_CONFIDENCE = beginnings(ANY, TRANSCRIPT, PER_WORD_PIECE).then(complement)
+_ALPHA = numbers.beginnings(ANY, CROSS, "alpha")
+_CONFIDENCE = numbers.beginnings(ANY, TRANSCRIPT, PER_WORD_PIECE).then(complement)
 _WHOLE_TEXT = {"component": TRANSCRIPT, "observable": PER_WORD_PIECE}
 _PERTURBED = {"condition": "clean", "direction": "singular", "level_db": 20.0}
 
 NUMBERS: Mapping[str, Read] = {
-    "pooled n_eff": pooled("n_eff"),
-    "pooled alpha": pooled("alpha"),
-    "pooled log10 difference": pooled("log10_difference"),
-    "pooled log10 ratio": pooled("log10_ratio"),
-    "pooled n_eff, matched": pooled("n_eff", loops="matched"),
-    "pooled n_eff, unrestricted": pooled("n_eff", decoding=UNRESTRICTED.name),
-    "pooled n_eff, kept": pooled("n_eff", loops="kept"),
-    "pooled n_eff, ffn": pooled("n_eff", component="ffn"),
-    "pooled n_eff, self-attention": pooled("n_eff", component="self_attention"),
-    "pooled n_eff, K = 10": pooled("n_eff", modes=10),
+    "pooled n_eff": numbers.pooled("n_eff"),
+    "pooled alpha": numbers.pooled("alpha"),
+    "pooled log10 difference": numbers.pooled("log10_difference"),
+    "pooled log10 ratio": numbers.pooled("log10_ratio"),
+    "pooled n_eff, matched": numbers.pooled("n_eff", loops="matched"),
+    "pooled n_eff, unrestricted": numbers.pooled("n_eff", decoding=UNRESTRICTED.name),
+    "pooled n_eff, kept": numbers.pooled("n_eff", loops="kept"),
+    "pooled n_eff, ffn": numbers.pooled("n_eff", component="ffn"),
+    "pooled n_eff, self-attention": numbers.pooled("n_eff", component="self_attention"),
+    "pooled n_eff, K = 10": numbers.pooled("n_eff", modes=10),
     "pooled n_eff, base minus tiny.en": _both,
     "pooled slope, largest": _over_components(
-        lambda part: pooled("alpha_stressed", component=part),
-        lambda numbers: max(numbers, key=lambda number: number.estimate),
+        lambda part: numbers.pooled("alpha_stressed", component=part),
+        lambda parts: max(parts, key=lambda number: number.estimate),
     ),
-    "halves n_eff below 6": halves("n_eff", lambda size: size < 6),
-    "halves log10 difference above 1.5": halves("difference", lambda size: size > 10**1.5),
-    "matched n_eff": changed("n_eff", FIRST_ROWS),
-    "matched n_eff, self-attention": changed("n_eff", FIRST_ROWS, "self_attention"),
-    "matched n_eff, ffn": changed("n_eff", FIRST_ROWS, "ffn"),
-    "matched log10 resolved index": changed("log10_kf_resolved", FIRST_ROWS),
-    "matched n_eff, mean": _over_components(lambda part: changed("n_eff", FIRST_ROWS, part), mean),
-    "matched n_eff beyond controls": beside_control("remaining", SPECTRUM),
-    "control over trained": beside_control("fraction", SPECTRUM),
+    "halves n_eff below 6": numbers.halves("n_eff", lambda size: size < 6),
+    "halves log10 difference above 1.5": numbers.halves("difference", lambda size: size > 10**1.5),
+    "matched n_eff": numbers.changed("n_eff", FIRST_ROWS),
+    "matched n_eff, self-attention": numbers.changed("n_eff", FIRST_ROWS, "self_attention"),
+    "matched n_eff, ffn": numbers.changed("n_eff", FIRST_ROWS, "ffn"),
+    "matched log10 resolved index": numbers.changed("log10_kf_resolved", FIRST_ROWS),
+    "matched n_eff, mean": _over_components(
+        lambda part: numbers.changed("n_eff", FIRST_ROWS, part), mean
+    ),
+    "matched n_eff beyond controls": numbers.beside_control("remaining", SPECTRUM),
+    "control over trained": numbers.beside_control("fraction", SPECTRUM),
     "alpha AUC": _ALPHA,
     "log-probability AUC minus alpha AUC": _CONFIDENCE - _ALPHA,
-    "log-probability AUC": average(WITHIN, "auc", **_WHOLE_TEXT).then(complement),
-    "unstable": unstable_rise().then(lambda number: scaled(number, 100)),
+    "log-probability AUC": average(numbers.WITHIN, "auc", **_WHOLE_TEXT).then(complement),
+    "unstable": numbers.unstable_rise().then(lambda number: scaled(number, 100)),
     "noise, 10 to 90 %": cell("noise_width", "width_db"),
-    "product decays": hypothesis("product_decays"),
-    "rank-one fraction": hypothesis("rank_one_fraction"),
-    "distance change": distance(DISTANCE, "change"),
-    "pairs alike, Hell": alike(STRESS),
+    "product decays": numbers.hypothesis("product_decays"),
+    "rank-one fraction": numbers.hypothesis("rank_one_fraction"),
+    "distance change": numbers.distance(DISTANCE, "change"),
+    "pairs alike, Hell": numbers.alike(STRESS),
     "texts changed": cell("subtle_stress", "changed", **_PERTURBED),
     "new candidates": cell("subtle_stress", "new_candidates", **_PERTURBED),
-    "inventions": outcome("invention", "fraction"),
-    "loops": outcome("loop", "fraction"),
-    "inventions above -1": outcome("invention", "passing"),
-    "words from non-speech": words_from_nonspeech(OPENAI.name),
-    "words from non-speech, unrestricted": words_from_nonspeech(UNRESTRICTED.name),
+    "inventions": numbers.outcome("invention", "fraction"),
+    "loops": numbers.outcome("loop", "fraction"),
+    "inventions above -1": numbers.outcome("invention", "passing"),
+    "words from non-speech": numbers.words_from_nonspeech(OPENAI.name),
+    "words from non-speech, unrestricted": numbers.words_from_nonspeech(UNRESTRICTED.name),
 }
 """By the names that docs/predictions.md gives them. Length-matched meant first rows when its lines
 were written, and means it here."""

@@ -24,6 +24,7 @@ NOT_MEASURED = "not measured"
 VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_MEASURED)
 SUPPORTED, OPPOSED, OPEN = "supported", "opposed", "open"
 ABOVE, BELOW = "above", "below"
+_DECIDED = {SUPPORTED: HOLDS, OPPOSED: FAILS, OPEN: UNDECIDED}
 
 
 @dataclass(frozen=True)
@@ -68,28 +69,20 @@ class Part:
         return joint_over_sizes({made.about: made.interval for made in self.statements})
 
     @property
-    def decided(self) -> Statement:
-        """The joint estimate, as a statement."""
-        first = self.statements[0]
-        return Statement("together", self.joint.interval, first.side, first.bound)
-
-    @property
     def verdict(self) -> str:
-        """The verdict on this part alone."""
+        """The verdict on this part alone, by its joint estimate."""
         if not self.statements:
             return NOT_MEASURED
-        return {SUPPORTED: HOLDS, OPPOSED: FAILS, OPEN: UNDECIDED}[self.decided.decision]
+        first = self.statements[0]
+        return _DECIDED[Statement("", self.joint.interval, first.side, first.bound).decision]
 
     @property
     def by_votes(self) -> str:
         """The verdict if the intervals of all models had to agree, which decides nothing either."""
         decisions = {statement.decision for statement in self.statements}
-        votes = {
-            frozenset({SUPPORTED}): HOLDS,
-            frozenset({OPPOSED}): FAILS,
-            frozenset(): NOT_MEASURED,
-        }
-        return votes.get(frozenset(decisions), UNDECIDED)
+        if len(decisions) > 1:
+            return UNDECIDED
+        return _DECIDED[decisions.pop()] if decisions else NOT_MEASURED
 
     @property
     def on_side(self) -> int:
@@ -103,13 +96,11 @@ class Part:
 
         That is Phi((distance from the bound - half the interval) / standard error).
         """
-        first, interval = self.statements[0], self.joint.interval
+        first, interval, error = self.statements[0], self.joint.interval, self.joint.error
         up = first.side == ABOVE
-        distance = self.expected - first.bound if up else first.bound - self.expected
         half = interval.estimate - interval.low if up else interval.high - interval.estimate
-        if self.joint.error == 0:
-            return float(distance > half)
-        return float(stats.norm.cdf((distance - half) / self.joint.error))
+        spare = (1 if up else -1) * (self.expected - first.bound) - half
+        return float(stats.norm.cdf(spare / error)) if error else float(spare > 0)
 
 
 def joint_over_sizes(numbers: dict[str, Interval]) -> Joint:
@@ -127,14 +118,13 @@ def joint_over_sizes(numbers: dict[str, Interval]) -> Joint:
 class Row:
     """One thing that a claim says: that a number lies on one side of a bound, in models of a role.
 
-    ``expected`` is the number that was published, or the smallest that would matter; ``without``
-    says what there is not where no model has the number. ``beside`` the others it may be left out,
-    where nothing of the kind was measured.
+    That side is where ``expected`` lies, the number that was published, or the smallest that would
+    matter. ``without`` says what there is not where no model has the number. ``beside`` the others
+    it may be left out, where nothing of the kind was measured.
     """
 
     says: str
     number: Number
-    side: str
     bound: float
     expected: float
     role: str = EVERY
@@ -144,9 +134,10 @@ class Row:
     def weigh(self, tables: Tables) -> Part:
         """The part, by the tables of a group; not measured where reading them says why."""
         lacks, statements = self.without, []
+        side = ABOVE if self.expected > self.bound else BELOW
         try:
             for about, number in self.number.each(tables, self.role):
-                statements.append(Statement(about, number, self.side, self.bound))
+                statements.append(Statement(about, number, side, self.bound))
         except NotMeasured as reason:
             lacks, statements = str(reason), []
         source = tables.path(self.number.table).stem
@@ -167,14 +158,13 @@ def reason(parts: Sequence[Part]) -> str:
     decided = claim_verdict([part.verdict for part in parts])
     if decided == HOLDS:
         return "every part holds: " + "; ".join(part.says for part in parts)
-    named = [part for part in parts if part.verdict == decided]
-    if decided == UNDECIDED:
-        named = [part for part in parts if part.verdict != HOLDS]
-    return "; ".join(f"{part.verdict}: {part.says}{_why(part)}" for part in named)
-
-
-def _why(part: Part) -> str:
-    if part.lacks:
-        return f" ({part.lacks})"
-    power = f", power {part.power:.2f} at {part.expected:g}" if part.verdict == UNDECIDED else ""
-    return f" ({part.on_side} of {len(part.statements)} models on the claimed side{power})"
+    texts = []
+    for part in parts:
+        if part.verdict == HOLDS or (decided != UNDECIDED and part.verdict != decided):
+            continue
+        counted = "{} of {} models on the claimed side"
+        why = part.lacks or counted.format(part.on_side, len(part.statements))
+        if part.verdict == UNDECIDED:
+            why += f", power {part.power:.2f} at {part.expected:g}"
+        texts.append(f"{part.verdict}: {part.says} ({why})")
+    return "; ".join(texts)

@@ -26,7 +26,7 @@ _MOST_LABELS = 30  # characters that fit beside a map
 def sounds(corpus: Path, utterance: str, condition: str) -> dict[str, Mixture]:
     """An utterance of a corpus as it is, and stressed: what models heard, made again."""
     known = find_utterances(corpus).utterances
-    target = next(each for each in known if each.id == utterance)
+    target = next(spoken for spoken in known if spoken.id == utterance)
     clean = Mixture.of(target, read_wave(target))
     return {"clean": clean, condition: stress(condition).apply(clean, Speakers(known), SEED)}
 
@@ -47,7 +47,7 @@ def draw_listening(heard: dict[str, Mixture], transcripts: dict[str, dict[str, s
         3, len(heard), sharex="row", sharey="row", squeeze=False,
         figsize=(PAGE, sum(heights) + 1.0), height_ratios=heights, layout="constrained",
     )  # fmt: skip
-    seconds = ceil(max(len(each.wave) for each in heard.values()) / SAMPLE_RATE)
+    seconds = ceil(max(len(mixture.wave) for mixture in heard.values()) / SAMPLE_RATE)
     mels = feature_extractor(seconds)
     for (wave, mel, text), (name, mixture) in zip(axes.T, heard.items(), strict=True):
         time = np.arange(len(mixture.wave)) / SAMPLE_RATE

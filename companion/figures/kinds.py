@@ -5,16 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from companion.figures.style import (
-    CHANCE_LINE,
-    COLUMN,
-    CONDITION_COLOURS,
-    PAGE,
-    draw_intervals,
-    key,
-    model_label,
-    model_order,
-)
+from companion.figures import style
 from companion.stress.scoring import Outcome
 
 OUTCOME_COLOURS = {
@@ -35,23 +26,23 @@ def draw_kinds(errors: pd.DataFrame, fractions: dict[str, pd.DataFrame]) -> Figu
     ``errors`` holds wer with its interval, ``fractions`` a column per kind, in %. Audio of
     another speaker, the condition "swapped", is a control.
     """
-    models = model_order(errors)
+    models = style.model_order(errors)
     figure, axes = plt.subplots(
         1, 1 + len(fractions), sharey=True, layout="constrained",
-        figsize=(COLUMN if len(fractions) < 2 else PAGE, 0.24 * len(models) + 1.7),
+        figsize=(style.COLUMN if len(fractions) < 2 else style.PAGE, 0.24 * len(models) + 1.7),
     )  # fmt: skip
     handles = []
     for condition, side in errors.groupby("condition", sort=True):
         swapped = condition == "swapped"
-        colour = CONDITION_COLOURS.get("clean" if swapped else str(condition), "black")
+        colour = style.CONDITION_COLOURS.get("clean" if swapped else str(condition), "black")
         look = {"colour": colour, "control": swapped}
         places = side.model.map(models.index)
-        draw_intervals(axes[0], side, "wer", places, across=True, **look)
+        style.draw_intervals(axes[0], side, "wer", places, across=True, **look)
         label = "another speaker's audio" if swapped else str(condition).capitalize()
-        handles.append(key(label, **look))
-    axes[0].axvline(100, **CHANCE_LINE)
+        handles.append(style.key(label, **look))
+    axes[0].axvline(100, **style.CHANCE_LINE)
     axes[0].set(xlabel="WER (%)", xlim=(0, None))
-    axes[0].set_yticks(range(len(models)), [model_label(errors, model) for model in models])
+    axes[0].set_yticks(range(len(models)), [style.model_label(errors, model) for model in models])
     axes[0].set_ylim(len(models) - 0.5, -0.5)
     for ax, (title, table) in zip(axes[1:], fractions.items(), strict=True):
         widths = table.set_index("model").reindex(models, columns=list(OUTCOME_COLOURS)).fillna(0.0)
@@ -61,6 +52,6 @@ def draw_kinds(errors: pd.DataFrame, fractions: dict[str, pd.DataFrame]) -> Figu
         ax.set(title=title, xlabel="transcripts (%)", xlim=(0, 100))
     drawn = pd.concat(fractions.values())
     there = [kind for kind in OUTCOME_COLOURS if kind in drawn and drawn[kind].gt(0).any()]
-    handles += [key(str(kind), OUTCOME_COLOURS[kind], "s") for kind in there]
+    handles += [style.key(str(kind), OUTCOME_COLOURS[kind], "s") for kind in there]
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(fractions) < 2 else 5)
     return figure

@@ -44,24 +44,18 @@ def risk_curves(rows: Sequence[pd.Series], score: Score) -> Figure:
             [at for at, _ in pairs], [word.replace("$", r"\$") for _, word in pairs],
             rotation=60, ha="right", fontsize=6,
         )  # fmt: skip
-        ax.set(ylim=(0, 1), xlim=(0, len(risks)), ylabel="risk", title=_title(row))
+        ax.set(
+            ylim=(0, 1),
+            xlim=(0, len(risks)),
+            ylabel="risk",
+            title=f"{row.model}, {row.condition}: {row.kind}",
+        )
     axes[0, 0].legend(loc="upper right", frameon=False)
     return figure
 
 
-def _title(row: pd.Series) -> str:
-    return f"{row.model}, {row.condition}: {row.kind}"
-
-
 def said_and_written(rows: Sequence[pd.Series]) -> pd.DataFrame:
     """What was said and what was written, with the words that are wrong from the first on."""
-    return pd.DataFrame(
-        {
-            "condition": row.condition,
-            "said": row.reference.capitalize(),
-            "written": row.transcript,
-            "kind": row.kind,
-            "tokens": row.tokens,
-        }
-        for row in rows
-    )
+    table = pd.DataFrame(rows)[["condition", "reference", "transcript", "kind", "tokens"]]
+    table["reference"] = table.reference.str.capitalize()
+    return table.rename(columns={"reference": "said", "transcript": "written"})

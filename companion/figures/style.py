@@ -7,7 +7,7 @@ The same in all figures, so that a legend need not be read twice:
 - *Circles* are raw, *diamonds* length-matched; lines of raw numbers beside these are dashed. Where
   nothing of the kind is told apart marks are circles, and squares and triangles are further kinds.
 - *Colours* are of conditions (blue clean, vermilion Hell), or else of models: darker is larger.
-  What is neither has a colour of Okabe and Ito's; what is undecided is pale.
+  What is neither has a colour of Okabe and Ito's.
 - Grey crosses are *published*. Bars are 95 % intervals. A thin black line is no change, a dotted
   one what chance gives. Kinds of transcripts have their own colours, in bars alone.
 
@@ -59,7 +59,6 @@ SHADE = "#f2f2f2"
 CHANCE_LINE: dict[str, Any] = {"color": "black", "lw": 0.6, "ls": (0, (1, 2))}
 MOST_BARS = 6
 """Of more models side by side the intervals are in the tables alone."""
-_PALE = 0.35
 
 
 def use_style() -> None:
@@ -134,15 +133,13 @@ def draw_intervals(
     marker: str = "o",
     line: str = "",
     control: bool = False,
-    pale: bool = False,
     across: bool = False,
-    label: str | None = None,
 ) -> None:
     """The numbers in a column of ``table`` at ``places``, with bars for their intervals.
 
     Intervals are in the columns ``name_low`` and ``name_high``, else ``low`` and ``high``; an end
     that is not known has no bar. ``across`` draws numbers along the x axis, one below the other;
-    ``control`` makes markers open and a solid ``line`` dotted, ``pale`` says that it is undecided.
+    ``control`` makes markers open and a solid ``line`` dotted.
     """
     ends = [f"{name}_low", f"{name}_high"] if f"{name}_low" in table else ["low", "high"]
     value = table[name].to_numpy(float)
@@ -150,33 +147,25 @@ def draw_intervals(
     reach = np.abs([value - low, high - value])
     reach = np.where(np.isfinite(reach), reach, 0.0)
     x, y, xerr, yerr = (value, places, reach, None) if across else (places, value, None, reach)
-    look = _look(colour, marker, line, control, pale)
-    ax.errorbar(x, y, yerr, xerr, elinewidth=0.8, label=label, **look)
+    ax.errorbar(x, y, yerr, xerr, elinewidth=0.8, **_look(colour, marker, line, control))
 
 
-def key(
-    label: str, colour: Any = "black", marker: str = "o", line: str = "", control: bool = False
-) -> Line2D:
+def key(label: str, colour: Any = "black", marker: str = "o", control: bool = False) -> Line2D:
     """A line of a legend, that looks as ``draw_intervals`` draws."""
-    return Line2D([], [], label=label, **_look(colour, marker, line, control, False))
+    return Line2D([], [], label=label, **_look(colour, marker, "", control))
 
 
-def _look(colour: Any, marker: str, line: str, control: bool, pale: bool) -> dict[str, Any]:
+def _look(colour: Any, marker: str, line: str, control: bool) -> dict[str, Any]:
     return {
         "color": colour, "marker": marker, "mfc": "white" if control else colour, "ms": 3.5,
         "ls": ":" if control and line == "-" else line, "lw": 0.8, "mew": 0.8,
-        "alpha": _PALE if pale else None,
     }  # fmt: skip
 
 
-def model_keys(table: pd.DataFrame, marker: str = "o") -> list[Line2D]:
+def model_keys(table: pd.DataFrame) -> list[Line2D]:
     """A legend's lines for models, of a size once."""
-    colours = model_colours(model_order(table))
-    return [
-        key(label, colours[model], marker)
-        for model, label in legend_labels(table).items()
-        if not label.startswith("_")
-    ]
+    colours, labels = model_colours(model_order(table)), legend_labels(table)
+    return [key(text, colours[model]) for model, text in labels.items() if text != "_"]
 
 
 def label_lines(ax: Axes, labels: Sequence[str], blocks: Sequence[int] = ()) -> None:
@@ -205,7 +194,7 @@ def tidy(table: pd.DataFrame, numbers: Mapping[str, str]) -> pd.DataFrame:
     long = pd.concat(parts, ignore_index=True)
     long["number"] = pd.Categorical(long.number, list(numbers.values()))
     if "component" in long:
-        there = [each for each in COMPONENT_NAMES if (long.component == each).any()]
+        there = [part for part in COMPONENT_NAMES if (long.component == part).any()]
         long["component"] = pd.Categorical(long.component, there).rename_categories(COMPONENT_NAMES)
     for drawn in ("network", "direction"):
         if drawn in long:
@@ -369,7 +358,7 @@ def _categories(column: pd.Series) -> list[Any]:
     """The values of a column in their order: of categories, else of appearance."""
     there = list(dict.fromkeys(column))
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return [each for each in column.cat.categories if each in there]
+        return [value for value in column.cat.categories if value in there]
     return there
 
 
@@ -380,9 +369,8 @@ def _colours(table: pd.DataFrame, colour: str) -> dict[Any, Any]:
     if set(names) <= set(CONDITION_COLOURS):
         return {name: shade for name, shade in CONDITION_COLOURS.items() if name in names}
     published = {"published": PUBLISHED_COLOUR} if "published" in names else {}
-    return (
-        dict(zip([n for n in names if n not in published], OTHER_COLOURS, strict=False)) | published
-    )
+    others = [name for name in names if name not in published]
+    return dict(zip(others, OTHER_COLOURS, strict=False)) | published
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

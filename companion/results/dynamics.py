@@ -7,26 +7,10 @@ the next token off states, and small changes of the log-mel move texts and state
 import numpy as np
 import pandas as pd
 
-from companion.measurement.schemas import (
-    CENTRED_DISTANCE,
-    CHANCE,
-    DECODER,
-    DISTANCE,
-    INPUT,
-    OWN,
-    RANK,
-    READOUT,
-    REFERENCE_CONDITION,
-    SWAPPED_AUDIO,
-)
-from companion.results.intervals import (
-    Columns,
-    interval_columns,
-    jackknife,
-    mean_over,
-    ratio_over,
-    rows_by,
-)
+from companion.measurement import schemas
+from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.results import intervals
+from companion.results.intervals import Columns, mean_over, ratio_over, rows_by
 
 NETWORK = ["parameters", "model", "network"]
 NUDGED = ["parameters", "model", "condition", "direction", "level_db"]
@@ -42,7 +26,7 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
 
     def describe(group: pd.DataFrame) -> Columns:
         mean = mean_over(group.value, group[_ENDS].to_numpy(str))
-        return {"n": len(group)} | interval_columns("distance", mean)
+        return {"n": len(group), "distance": mean}
 
     return rows_by(_pairs(rows), [*NETWORK, "condition", "quantity", *_PLACE], describe)
 
@@ -56,23 +40,22 @@ def convergence(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        decoder = group[group.stage == DECODER]  # which may be shallower than the encoder
+        decoder = group[group.stage == schemas.DECODER]  # which may be shallower than the encoder
         last = decoder[decoder.layer == decoder.layer.max()]
-        both = pd.concat([group[group.stage == INPUT], last]).pivot(
+        both = pd.concat([group[group.stage == schemas.INPUT], last]).pivot(
             index=["utterance", *_ENDS], columns=["stage", "condition"], values="value"
         )
         both = both.loc[:, both.columns.isin([REFERENCE_CONDITION, condition], level=1)].dropna()
         speakers = both.index.to_frame()[_ENDS].to_numpy(str)
-        clean, stressed = (DECODER, REFERENCE_CONDITION), (DECODER, condition)
-        ratios = {
-            "ratio_clean": (both[clean], both[INPUT, REFERENCE_CONDITION]),
-            "ratio_stressed": (both[stressed], both[INPUT, condition]),
-            "change": (100 * (both[stressed] - both[clean]), both[clean]),
+        first, last = both[schemas.INPUT], both[schemas.DECODER]
+        change = 100 * (last[condition] - last[REFERENCE_CONDITION])
+        clean = ratio_over(last[REFERENCE_CONDITION], first[REFERENCE_CONDITION], speakers)
+        return {
+            "n": len(both),
+            "ratio_clean": clean,
+            "ratio_stressed": ratio_over(last[condition], first[condition], speakers),
+            "change": ratio_over(change, last[REFERENCE_CONDITION], speakers),
         }
-        row: Columns = {"n": len(both)}
-        for name, (parts, wholes) in ratios.items():
-            row |= interval_columns(name, ratio_over(parts, wholes, speakers))
-        return row
 
     return rows_by(_pairs(rows[rows.step == 0]), [*NETWORK, "quantity"], describe)
 
@@ -85,32 +68,29 @@ def ranks(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        wide = group.pivot(
-            index="speaker", columns="condition", values=["value", "without", "count"]
-        )
-        clean, stressed = (
-            wide.xs(name, axis=1, level=1) for name in (REFERENCE_CONDITION, condition)
-        )
-        if set(clean["count"]) != set(stressed["count"]):
-            about = group[[*NETWORK, *_PLACE]].iloc[0].tolist()
+        wide = dict(iter(group.set_index("speaker").groupby("condition")))
+        clean, stressed = (wide[name].sort_index() for name in sides)
+        if not clean["count"].equals(stressed["count"]):
+            about = group[keys].iloc[0].tolist()
             raise ValueError(f"{about}: ranks of other numbers of utterances; measure them again")
-        sides = [np.array([s.value.iloc[0], *s.without], float) for s in (clean, stressed)]
-        changes = 100 * (sides[1] / sides[0] - 1)
+        before, after = (np.array([s.value.iloc[0], *s.without]) for s in (clean, stressed))
+        values = {
+            "rank_clean": before,
+            "rank_stressed": after,
+            "change": 100 * (after / before - 1),
+        }
         row: Columns = {"n": int(clean["count"].iloc[0])}
-        names = ("rank_clean", "rank_stressed", "change")
-        for name, values in zip(names, (*sides, changes), strict=True):
-            row |= interval_columns(name, jackknife(values, clean.index.to_numpy()))
-        return row
+        return row | {name: intervals.jackknife(values[name], clean.index) for name in values}
 
-    keys = [*NETWORK, *_PLACE]
-    kept = rows[(rows.quantity == RANK) & rows.condition.isin([REFERENCE_CONDITION, condition])]
+    keys, sides = [*NETWORK, *_PLACE], [REFERENCE_CONDITION, condition]
+    kept = rows[(rows.quantity == schemas.RANK) & rows.condition.isin(sides)]
     return rows_by(kept.drop_duplicates([*keys, "condition", "speaker"]), keys, describe)
 
 
 def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
     """Distances, with the speakers of both ends."""
     speakers = rows.drop_duplicates("utterance").set_index("utterance").speaker
-    kept = rows[rows.quantity.isin([DISTANCE, CENTRED_DISTANCE])]
+    kept = rows[rows.quantity.isin([schemas.DISTANCE, schemas.CENTRED_DISTANCE])]
     return kept.assign(other=kept.partner.map(speakers))
 
 
@@ -121,9 +101,9 @@ def linear_probes(rows: pd.DataFrame) -> pd.DataFrame:
     ``swapped`` with the partner's (the text alone, as it were), ``added`` the difference in
     percentage points, and ``chance``, the most frequent token.
     """
-    read = rows[rows.quantity == READOUT]
+    read = rows[rows.quantity == schemas.READOUT]
     keys = [*NETWORK, "condition"]
-    weighed = read[read.stage == CHANCE].assign(right=read.value * read["count"])
+    weighed = read[read.stage == schemas.CHANCE].assign(right=read.value * read["count"])
     sums = weighed.groupby(keys)[["right", "count"]].sum()
     chance = (100 * sums.right / sums["count"]).to_dict()
 
@@ -132,12 +112,14 @@ def linear_probes(rows: pd.DataFrame) -> pd.DataFrame:
         counts = wide.index.get_level_values("count").to_numpy(float)
         speakers = wide.index.get_level_values("speaker").to_numpy()
         row: Columns = {"n": len(wide), "chance": chance[tuple(group[keys].iloc[0])]}
-        own, swapped = (100 * counts * wide[audio] for audio in (OWN, SWAPPED_AUDIO))
-        for name, right in (("own", own), ("swapped", swapped), ("added", own - swapped)):
-            row |= interval_columns(name, ratio_over(right, counts, speakers))
-        return row
+        numbers = {
+            name: 100 * counts * wide[audio]
+            for name, audio in (("own", schemas.OWN), ("swapped", schemas.SWAPPED_AUDIO))
+        }
+        numbers["added"] = numbers["own"] - numbers["swapped"]
+        return row | {name: ratio_over(numbers[name], counts, speakers) for name in numbers}
 
-    return rows_by(read[read.stage != CHANCE], [*keys, "stage", "layer"], describe)
+    return rows_by(read[read.stage != schemas.CHANCE], [*keys, "stage", "layer"], describe)
 
 
 def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -148,14 +130,14 @@ def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
     ``candidates``: share with a word error above 0.5, in %, and ``new_candidates``: those that
     were none unmoved.
     """
-    words, tokens, one = rows.reference_words.astype(float), rows.tokens.astype(float), 1.0
+    words, tokens, unit = rows.reference_words.astype(float), rows.tokens.astype(float), 1.0
     numbers = {
-        "changed": (100.0 * ~rows.unchanged, one),
+        "changed": (100.0 * ~rows.unchanged, unit),
         "edits": (rows.character_edits.astype(float), tokens),
         "wer": (100 * words * rows.wer, words),
         "added_error": (100 * words * (rows.wer - rows.wer_before), words),
-        "candidates": (100.0 * rows.candidate, one),
-        "new_candidates": (100.0 * (rows.candidate & ~rows.candidate_before), one),
+        "candidates": (100.0 * rows.candidate, unit),
+        "new_candidates": (100.0 * (rows.candidate & ~rows.candidate_before), unit),
     }
     sums = pd.DataFrame({(name, end): values for name, ends in numbers.items()
                          for end, values in zip(("part", "whole"), ends, strict=True)})  # fmt: skip
@@ -166,9 +148,9 @@ def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
         together = sums.loc[group.index].groupby([group.speaker, group.utterance]).sum()
         speakers = together.index.get_level_values("speaker")
         for name, (_, whole) in numbers.items():
-            bounded = 100.0 if whole is one else 0.0
+            bounded = 100.0 if whole is unit else 0.0
             part, wholes = (together[name, end] for end in ("part", "whole"))
-            row |= interval_columns(name, ratio_over(part, wholes, speakers, bounded))
+            row[name] = ratio_over(part, wholes, speakers, bounded)
         return row
 
     return rows_by(rows, NUDGED, describe)
@@ -182,10 +164,9 @@ def growths(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     for network, column in (("trained", "growth"), ("random", "control_growth")):
-        for key, group in rows.groupby(NUDGED, sort=True):
+        for key, group in intervals.groups_by(rows, NUDGED):
             grown = np.log10(np.stack(group[column].to_list()))
             for layer, values in enumerate(grown.T, 1):
-                row = dict(zip(NUDGED, key, strict=True))
-                row |= {"network": network, "layer": layer, "n": len(group)}
-                table.append(row | interval_columns("growth", mean_over(values, group.speaker)))
-    return pd.DataFrame(table)
+                place = {"network": network, "layer": layer, "n": len(group)}
+                table.append(key | place | {"growth": mean_over(values, group.speaker)})
+    return intervals.as_table(table)

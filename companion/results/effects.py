@@ -8,18 +8,8 @@ import numpy as np
 import pandas as pd
 
 from companion.measurement.schemas import REFERENCE_CONDITION, SHUFFLED
-from companion.results.intervals import (
-    Columns,
-    holm,
-    interval,
-    interval_columns,
-    joint,
-    mean_over,
-    paired_p,
-    ratio,
-    rows_by,
-    weighted_mean,
-)
+from companion.results import intervals
+from companion.results.intervals import Columns, Interval, interval, rows_by, weighted_mean
 from companion.stress.scoring import Outcome
 
 RAW, MATCHED = "raw", "length-matched"
@@ -88,7 +78,7 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     NaN.
     """
     kept = both_sides(rows, condition)
-    present = [name for name, column in OBSERVABLES.items() if column in rows]
+    present = known_in(rows)
     kept = kept.assign(**{name: observed(kept, name) for name in present})
     groups = kept.groupby([*KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
     averages = groups.mean().where(groups.count().eq(groups.size(), axis=0))
@@ -100,6 +90,11 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
 def known_observables(means: pd.DataFrame) -> list[str]:
     """The observables that ``layer_means`` has."""
     return [name for name in OBSERVABLES if f"{name}_clean" in means]
+
+
+def known_in(rows: pd.DataFrame) -> list[str]:
+    """The observables that measured rows have."""
+    return [name for name, column in OBSERVABLES.items() if column in rows]
 
 
 def change(name: str, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
@@ -128,20 +123,25 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        row = mean_tokens(group)
-        speakers = group.speaker.to_numpy()
+        row, speakers = mean_tokens(group), group.speaker.to_numpy()
         for name in known_observables(group):
             values = group[[f"{name}_{side}" for side in SIDES]].to_numpy()
             both = np.isfinite(values).all(1)
             clean, stressed = np.where(both[:, None], values, np.nan).T
             statistic = partial(mean_change, name=name, clean=clean, stressed=stressed)
-            number = interval(statistic, speakers)
-            row |= interval_columns(f"delta_{name}", number)
-            row[f"delta_{name}_p"] = paired_p(stressed - clean, speakers)
-            row[f"delta_{name}_n"] = int(both.sum())
+            number, p = (
+                interval(statistic, speakers),
+                intervals.paired_p(stressed - clean, speakers),
+            )
+            row |= change_columns(name, number, int(both.sum()), p)
         return row
 
     return rows_by(layer_means(rows, condition), KEY, describe)
+
+
+def change_columns(name: str, number: Interval, n: int, p: float = np.nan) -> Columns:
+    """The change of an observable as columns of a table of ``effects``."""
+    return {f"delta_{name}": number, f"delta_{name}_p": p, f"delta_{name}_n": n}
 
 
 def observable_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -169,9 +169,7 @@ def sides(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         for side in SIDES
     )
     return rows_by(long, [*KEY, "side"], lambda group: {"n": len(group)} | {
-        column: value
-        for name in names
-        for column, value in interval_columns(name, mean_over(group[name], group.speaker)).items()
+        name: intervals.mean_over(group[name], group.speaker) for name in names
     })  # fmt: skip
 
 
@@ -203,27 +201,25 @@ def pair_weights(
 
 def _pair_columns(group: pd.DataFrame) -> Columns:
     tokens = [group[f"tokens_{side}"].to_numpy(int) for side in SIDES]
-    once, everyone = np.ones((1, len(group))), [np.ones(len(group), bool)] * 2
-    pairs = pair_weights(once, tokens, everyone)
+    once = np.ones((1, len(group)))
+    pairs = pair_weights(once, tokens, [np.ones(len(group), bool)] * 2)
     row: Columns = {"length": PAIRS}
     for side, weights, length in zip(SIDES, pairs, tokens, strict=True):
-        row[f"tokens_{side}"] = float(ratio(weights, length, np.ones(len(length)))[0])
+        row[f"tokens_{side}"] = float(weighted_mean(weights, length)[0])
     for name in known_observables(group):
         values = [group[f"{name}_{side}"].to_numpy() for side in SIDES]
-        usable = [np.isfinite(side) for side in values]
-
-        def statistic(
-            weights: np.ndarray, name: str = name, values: list[np.ndarray] = values,
-            usable: list[np.ndarray] = usable,
-        ) -> np.ndarray:  # fmt: skip
-            pairs = pair_weights(weights, tokens, usable)
-            return change(name, *map(weighted_mean, pairs, values))
-
-        row |= interval_columns(f"delta_{name}", interval(statistic, group.speaker.to_numpy()))
-        partners = pair_weights(once, tokens, usable)
-        row[f"delta_{name}_n"] = min(int((side > 0).sum()) for side in partners)
-        row[f"delta_{name}_p"] = np.nan
+        statistic = partial(_change_of_pairs, name=name, tokens=tokens, values=values)
+        partners = pair_weights(once, tokens, [np.isfinite(side) for side in values])
+        fewer = min(int((side > 0).sum()) for side in partners)
+        row |= change_columns(name, interval(statistic, group.speaker.to_numpy()), fewer)
     return row
+
+
+def _change_of_pairs(
+    weights: np.ndarray, name: str, tokens: list[np.ndarray], values: list[np.ndarray]
+) -> np.ndarray:
+    pairs = pair_weights(weights, tokens, [np.isfinite(side) for side in values])
+    return change(name, *map(weighted_mean, pairs, values))
 
 
 def outcomes_of(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -293,13 +289,9 @@ def pooled_effects(table: pd.DataFrame) -> pd.DataFrame:
 
     def describe(group: pd.DataFrame) -> Columns:
         row: Columns = {"seeds": len(group)} | mean_tokens(group)
-        for name in OBSERVABLES:
-            column = f"delta_{name}"
-            if column in group:
-                row |= interval_columns(
-                    column, joint(group[f"{column}_speakers"].tolist()).interval
-                )
-                row |= {f"{column}_p": np.nan, f"{column}_n": group[f"{column}_n"].max()}
+        for name in [name for name in OBSERVABLES if f"delta_{name}" in group]:
+            together = intervals.joint(group[f"delta_{name}_speakers"].tolist()).interval
+            row |= change_columns(name, together, group[f"delta_{name}_n"].max())
         return row
 
     sized = table.assign(model=table.model.map(size_of))
@@ -314,4 +306,4 @@ def with_holm(table: pd.DataFrame) -> pd.DataFrame:
     """
     families = table.groupby(["length", "component", "modes"])
     tests = [f"delta_{name}_p" for name in OBSERVABLES]
-    return table.assign(**{f"{p}_holm": families[p].transform(holm) for p in tests})
+    return table.assign(**{f"{p}_holm": families[p].transform(intervals.holm) for p in tests})

@@ -27,68 +27,38 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from companion.measurement.schemas import (
-    FORCED,
-    GAUSSIAN,
-    INITIALISED,
-    SHUFFLED,
-    SPECTRUM,
-    SWAPPED,
-    UNPAIRED,
-)
-from companion.results.effects import (
-    GROUP,
-    KEY,
-    MATCHED,
-    OBSERVABLES,
-    PAIRS,
-    RAW,
-    SIDES,
-    change,
-    effects,
-    known_observables,
-    layer_means,
-    mean_tokens,
-    observable_rows,
-    pair_effects,
-)
-from companion.results.intervals import (
-    NOTHING,
-    Columns,
-    Interval,
-    deletions,
-    interval_columns,
-    jackknife,
-    joint,
-    side,
-    weighted_mean,
-)
+from companion.measurement import schemas
+from companion.results import effects, intervals
+from companion.results.effects import GROUP, KEY, MATCHED, RAW
+from companion.results.intervals import NOTHING, Columns, Interval, as_table, groups_by, joint, side
 from companion.results.tables import with_interval
 
 MODEL = "model"
 """The source of what was measured on the model itself."""
 
-DRAWN = (INITIALISED, SPECTRUM, UNPAIRED)
+DRAWN = (schemas.INITIALISED, schemas.SPECTRUM, schemas.UNPAIRED)
 """The nulls that are other networks, of which there are several draws."""
 
 _NULLS = {
-    GAUSSIAN: "Gaussian",
-    INITIALISED: "randomly initialised control",
-    SPECTRUM: "random vectors",
-    UNPAIRED: "unpaired training",
-    SWAPPED: "other speech",
+    schemas.GAUSSIAN: "Gaussian",
+    schemas.INITIALISED: "randomly initialised control",
+    schemas.SPECTRUM: "random vectors",
+    schemas.UNPAIRED: "unpaired training",
+    schemas.SWAPPED: "other speech",
+}
+_LENGTHS = {
+    (schemas.SHUFFLED, MATCHED): "random rows",
+    (MODEL, MATCHED): "first rows",
+    (MODEL, effects.PAIRS): "equal pairs",
 }
 _BLOCKS = (
     {(MODEL, RAW): "raw"},
-    {
-        (SHUFFLED, MATCHED): "random rows",
-        (MODEL, MATCHED): "first rows",
-        (MODEL, PAIRS): "equal pairs",
-    },
-    {(FORCED, RAW): "same text"},
+    _LENGTHS,
+    {(schemas.FORCED, RAW): "same text"},
     {(null, RAW): name for null, name in _NULLS.items()},
     {(null, MATCHED): f"{name}, first rows" for null, name in _NULLS.items()},
 )
+_CUT_NULLS = [name for (null, _), name in _BLOCKS[-1].items() if null != schemas.GAUSSIAN]
 CONTROLS = {key: label for block in _BLOCKS for key, label in block.items()}
 """By source and length, what a reader compares, in the order to read it. Random rows are the
 headline at equal length; the same text, forced on both sounds, has equal length by itself."""
@@ -115,12 +85,9 @@ class Crossed:
 
     def without(self, name: str) -> np.ndarray:
         """The change in each draw, of all and without each speaker: (speakers + 1, draws)."""
-        weights = deletions(self.speakers)
-        means = (
-            weighted_mean(weights, np.where(self.both, values, np.nan).T)
-            for values in (self.clean, self.stressed)
-        )
-        return change(name, *means)
+        weights = intervals.deletions(self.speakers)
+        sides = (np.where(self.both, side, np.nan).T for side in (self.clean, self.stressed))
+        return effects.change(name, *(intervals.weighted_mean(weights, side) for side in sides))
 
 
 def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
@@ -128,8 +95,8 @@ def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
 
     One draw has the interval over speakers alone.
     """
-    names = np.unique(speakers)
-    numbers = [jackknife(column, names) for column in values.T if np.isfinite(column).all()]
+    names, known = np.unique(speakers), values.T[np.isfinite(values).all(0)]
+    numbers = [intervals.jackknife(column, names) for column in known]
     return joint(numbers).interval if numbers else NOTHING
 
 
@@ -140,19 +107,16 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     knows nothing of draws. Of a model with one draw, all is as ``effects`` says.
     """
     several = rows.groupby("model").draw.transform("nunique") > 1
-    single = effects(rows[~several], condition).assign(draws=1)
+    single = effects.effects(rows[~several], condition).assign(draws=1)
     table = []
     for key, group in _drawn_means(rows[several], condition):
-        row: Columns = dict(zip(KEY, key, strict=True)) | mean_tokens(group)
-        for name in known_observables(group):
+        row = key | effects.mean_tokens(group)
+        for name in effects.known_observables(group):
             crossed = _crossed(group, name)
             number = over_draws(crossed.without(name), crossed.speakers)
-            row |= interval_columns(f"delta_{name}", number) | {
-                f"delta_{name}_p": np.nan,
-                f"delta_{name}_n": int(crossed.both.any(0).sum()),
-            }
+            row |= effects.change_columns(name, number, int(crossed.both.any(0).sum()))
         table.append(row | {"draws": group.draw.nunique()})
-    tables = [single, pd.DataFrame(table)]
+    tables = [single, as_table(table)]
     # One without rows has floats for K and for the number of parameters.
     return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
 
@@ -166,17 +130,17 @@ def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd
     standard deviation between the ``draws``, ``as_large`` how many of them change as far as the
     trained model to the same side, ``n`` the utterances.
     """
-    trained = {tuple(key): part for key, part in layer_means(rows, condition).groupby(KEY)}
+    trained = {tuple(key): part for key, part in effects.layer_means(rows, condition).groupby(KEY)}
     table = []
     for null in DRAWN:
         for key, group in _drawn_means(null_rows[null_rows.null == null], condition):
-            means = trained.get(key, group.iloc[:0])
+            means = trained.get(tuple(key.values()), group.iloc[:0])
             means = means[means.utterance.isin(group.utterance)]
             group = group[group.utterance.isin(means.utterance)]
-            for name in known_observables(group) if len(group) else ():
-                row = dict(zip(KEY, key, strict=True)) | {"observable": name, "control": null}
-                table.append(row | _remaining(means, group, name))
-    return pd.DataFrame(table)
+            for name in effects.known_observables(group) if len(group) else ():
+                about = key | {"observable": name, "control": null}
+                table.append(about | _remaining(means, group, name))
+    return as_table(table)
 
 
 _READ = ("trained", "random", "remaining", "fraction")
@@ -194,35 +158,31 @@ def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
     ours, theirs = model.without(name), control.without(name)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
-    numbers = {part: over_draws(each, control.speakers) for part, each in values.items()}
+    numbers = {part: over_draws(values[part], control.speakers) for part in values}
     if side(numbers["trained"]) == 0:
         numbers["fraction"] = NOTHING
-    row: Columns = {"draws": len(control.clean), "n": len(control.speakers)}
-    for part, each in numbers.items():
-        row |= interval_columns(part, each)
     by_draw = theirs[0][np.isfinite(theirs[0])]
+    as_large = int((by_draw * np.sign(ours[0, 0]) >= abs(ours[0, 0])).sum())
     spread = by_draw.std(ddof=1) if len(by_draw) > 1 else np.nan
-    as_large = (by_draw * np.sign(ours[0, 0]) >= abs(ours[0, 0])).sum()
-    return row | {"draw_sd": spread, "as_large": int(as_large)}
+    about: Columns = {"draws": len(control.clean), "n": len(control.speakers)}
+    return about | numbers | {"draw_sd": spread, "as_large": as_large}
 
 
-def _drawn_means(
-    rows: pd.DataFrame, condition: str
-) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
+def _drawn_means(rows: pd.DataFrame, condition: str) -> Iterator[tuple[Columns, pd.DataFrame]]:
     """``layer_means`` of every draw, of the utterances that all draws of a group were fed."""
-    parts = [layer_means(part, condition).assign(draw=draw) for draw, part in rows.groupby("draw")]
-    if not parts:
-        return
-    for key, group in pd.concat(parts).groupby(KEY, sort=True):
+    draws = dict(iter(rows.groupby("draw")))
+    parts = [effects.layer_means(draws[draw], condition).assign(draw=draw) for draw in draws]
+    for key, group in groups_by(pd.concat(parts), KEY) if parts else ():
         times = group.groupby("utterance").draw.transform("nunique")
-        yield tuple(key), group[times == group.draw.nunique()]
+        yield key, group[times == group.draw.nunique()]
 
 
 def _crossed(group: pd.DataFrame, name: str) -> Crossed:
-    sides = [group.pivot(index="draw", columns="utterance", values=f"{name}_{s}") for s in SIDES]
+    names = [f"{name}_{side}" for side in effects.SIDES]
+    wide = group.pivot(index="draw", columns="utterance", values=names)
     speakers = group.drop_duplicates("utterance").set_index("utterance").speaker
-    clean, stressed = (side.to_numpy() for side in sides)
-    return Crossed(clean, stressed, speakers[sides[0].columns].to_numpy())
+    clean, stressed = (wide[side].to_numpy(float) for side in names)
+    return Crossed(clean, stressed, speakers[wide[names[0]].columns].to_numpy())
 
 
 def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -233,15 +193,15 @@ def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.
     ``null_rows`` those of `nulls`. Observables that the nulls lack, those of the graphs, are left
     out.
     """
-    seen = [name for name, column in OBSERVABLES.items() if column in null_rows]
-    rows = rows.drop(columns=[OBSERVABLES[name] for name in OBSERVABLES.keys() - {*seen}],
-                     errors="ignore")  # fmt: skip
-    tables = [table(rows, condition).assign(source=MODEL) for table in (effects, pair_effects)]
+    seen, of_model = effects.known_in(null_rows), (effects.effects, effects.pair_effects)
+    graphs = [column for name, column in effects.OBSERVABLES.items() if name not in seen]
+    rows = rows.drop(columns=graphs, errors="ignore")
+    tables = [table(rows, condition).assign(source=MODEL) for table in of_model]
     for name, part in null_rows.groupby("null"):
-        stressed = SWAPPED if name == SWAPPED else condition
-        of = control_effects if name in DRAWN else effects
+        stressed = schemas.SWAPPED if name == schemas.SWAPPED else condition
+        of = control_effects if name in DRAWN else effects.effects
         tables.append(of(part, stressed).assign(source=name))
-    long = pd.concat([observable_rows(table, name) for table in tables for name in seen])
+    long = pd.concat([effects.observable_rows(table, name) for table in tables for name in seen])
     long["draws"] = long.draws.fillna(1).astype(int)
     known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))
     return long[known].sort_values([*EFFECT, "source", "length"], ignore_index=True)
@@ -262,24 +222,17 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     ``matched`` is with random rows, ``first_rows`` with first ones; ``reason`` says why.
     """
     judged = []
-    for key, part in table.groupby(EFFECT, sort=True):
-        intervals = {
-            (row.source, row.length): Interval(row.change, row.low, row.high)
+    for key, part in groups_by(table, EFFECT):
+        named = {
+            CONTROLS[row.source, row.length]: Interval(row.change, row.low, row.high)
             for row in part.itertuples()
         }
-        lengths = [(SHUFFLED, MATCHED), (MODEL, MATCHED), (MODEL, PAIRS)]
-        nulls = [(null, MATCHED) for null in (INITIALISED, SPECTRUM, UNPAIRED, SWAPPED)]
-        name, reason = verdict(
-            intervals[MODEL, RAW],
-            {CONTROLS[each]: intervals[each] for each in lengths},
-            {CONTROLS[each]: intervals[each] for each in nulls if each in intervals},
-            intervals[GAUSSIAN, RAW],
-            like=CONTROLS[MODEL, MATCHED],
-        )
-        numbers = {"raw": (MODEL, RAW), "matched": (SHUFFLED, MATCHED), "first_rows": lengths[1]}
-        row = dict(zip(EFFECT, key, strict=True))
-        row |= {column: intervals[each].estimate for column, each in numbers.items()}
-        judged.append(row | {"verdict": name, "reason": reason})
+        lengths = {label: named[label] for label in _LENGTHS.values()}
+        nulls = {label: named[label] for label in _CUT_NULLS if label in named}
+        name, reason = verdict(named["raw"], lengths, nulls, named["Gaussian"], like="first rows")
+        numbers = {"raw": "raw", "matched": "random rows", "first_rows": "first rows"}
+        changes = {column: named[label].estimate for column, label in numbers.items()}
+        judged.append(key | changes | {"verdict": name, "reason": reason})
     return pd.DataFrame(judged)
 
 

@@ -8,7 +8,7 @@ two statistics of weighted utterances, and the permutation test of paired ones.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -49,12 +49,28 @@ def interval_columns(name: str, number: Interval) -> Columns:
     return ends | {f"{name}_speakers": number}
 
 
+def as_table(rows: Iterable[Columns], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows as a table, each ``Interval`` as its ``interval_columns``; without rows ``columns``."""
+    made: list[Columns] = []
+    for row in rows:
+        cells: Columns = {}
+        for name, value in row.items():
+            cells |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
+        made.append(cells)
+    return pd.DataFrame(made, columns=None if made else list(columns))
+
+
 def rows_by(
     table: pd.DataFrame, keys: Sequence[str], describe: Callable[[pd.DataFrame], Columns]
 ) -> pd.DataFrame:
     """A row per group of ``keys``, in their order: the keys, and what ``describe`` makes of it."""
-    groups = table.groupby(list(keys), sort=True)
-    return pd.DataFrame([dict(zip(keys, key, strict=True)) | describe(own) for key, own in groups])
+    return as_table(key | describe(group) for key, group in groups_by(table, keys))
+
+
+def groups_by(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Columns, pd.DataFrame]]:
+    """The groups of ``keys``, in their order, each with the values of its keys by name."""
+    for values, group in table.groupby(list(keys), sort=True):
+        yield dict(zip(keys, values, strict=True)), group
 
 
 def side(number: Interval) -> int:
@@ -68,9 +84,9 @@ def deletions(speakers: np.ndarray) -> np.ndarray:
     Row 0 is the data itself, every utterance once; each other row leaves out one speaker, in the
     order of ``np.unique``. Of pairs, speakers (pairs, 2), it leaves out those with either end.
     """
-    own = np.asarray(speakers).reshape(len(speakers), -1)
-    kept = (own != np.unique(own)[:, None, None]).all(2)
-    return np.vstack([np.ones(len(own)), kept.astype(float)])
+    ends = np.asarray(speakers).reshape(len(speakers), -1)
+    kept = (ends != np.unique(ends)[:, None, None]).all(2)
+    return np.vstack([np.ones(len(ends)), kept.astype(float)])
 
 
 def interval(
@@ -111,13 +127,13 @@ def jackknife(
         return Interval(estimate, estimate, estimate, dict.fromkeys(map(str, speakers), 0.0))
     if counts.sum() < 2:
         return Interval(estimate, math.nan, math.nan)
-    own = without[counts]
+    without = without[counts]
     names = np.array(speakers)[counts].tolist()
-    deviations = dict(zip(names, _deviations(own).tolist(), strict=True))
+    deviations = dict(zip(names, _deviations(without).tolist(), strict=True))
     if not bounded:
         return _student(estimate, deviations)
-    middle, scaled = (np.arcsin(np.sqrt(np.clip(x / bounded, 0, 1))) for x in (estimate, own))
-    reach = _t(len(own) - 1) * math.sqrt(np.square(_deviations(scaled)).sum())
+    middle, scaled = (np.arcsin(np.sqrt(np.clip(x / bounded, 0, 1))) for x in (estimate, without))
+    reach = _t(len(without) - 1) * math.sqrt(np.square(_deviations(scaled)).sum())
     low, high = bounded * np.sin(np.clip([middle - reach, middle + reach], 0, math.pi / 2)) ** 2
     return Interval(estimate, float(low), float(high), deviations)
 
@@ -196,18 +212,18 @@ def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return ratio(weights, np.where(finite, values, 0.0), finite)
 
 
-def difference(one: Interval, other: Interval) -> Interval:
-    """``one`` minus ``other``, numbers of the same speakers: speaker by speaker.
+def difference(first: Interval, other: Interval) -> Interval:
+    """``first`` minus ``other``, numbers of the same speakers: speaker by speaker.
 
     Where only their ends are known, from these, as if of other speakers (Zou & Donner 2008), which
     errs on the safe side where they vary together.
     """
-    estimate = one.estimate - other.estimate
-    if one.deviations and other.deviations:
-        own, others = _matrix([one, other]).T
-        return _with(estimate, own - others, [one, other], one.besides + other.besides)
-    low = math.hypot(one.estimate - one.low, other.high - other.estimate)
-    high = math.hypot(one.high - one.estimate, other.estimate - other.low)
+    estimate = first.estimate - other.estimate
+    if first.deviations and other.deviations:
+        away = np.subtract(*_matrix([first, other]).T)
+        return _with(estimate, away, [first, other], first.besides + other.besides)
+    low = math.hypot(first.estimate - first.low, other.high - other.estimate)
+    high = math.hypot(first.high - first.estimate, other.estimate - other.low)
     return Interval(estimate, estimate - low, estimate + high)
 
 
@@ -216,44 +232,44 @@ def mean(numbers: Sequence[Interval]) -> Interval:
 
     Where only their ends are known, the mean of these: the interval of numbers that vary together.
     """
-    if all(one.deviations for one in numbers):
-        estimate = float(np.mean([one.estimate for one in numbers]))
-        besides = float(np.mean([one.besides for one in numbers]))
+    if all(number.deviations for number in numbers):
+        estimate = float(np.mean([number.estimate for number in numbers]))
+        besides = float(np.mean([number.besides for number in numbers]))
         return _with(estimate, _matrix(numbers).mean(1), numbers, besides)
-    ends = np.mean([[one.estimate, one.low, one.high] for one in numbers], axis=0)
+    ends = np.mean([[number.estimate, number.low, number.high] for number in numbers], axis=0)
     return Interval(float(ends[0]), float(ends[1]), float(ends[2]))
 
 
 def scaled(number: Interval, factor: float) -> Interval:
     """A number times a positive factor."""
-    deviations = {name: factor * own for name, own in number.deviations.items()}
+    deviations = {name: factor * part for name, part in number.deviations.items()}
     estimate, low, high = (factor * x for x in (number.estimate, number.low, number.high))
     return Interval(estimate, low, high, deviations, factor**2 * number.besides)
 
 
 def complement(number: Interval) -> Interval:
     """One minus a number, as of an AUC for the smaller values instead of the larger."""
-    deviations = {name: -own for name, own in number.deviations.items()}
+    deviations = {name: -part for name, part in number.deviations.items()}
     ends = 1 - number.estimate, 1 - number.high, 1 - number.low
     return Interval(*ends, deviations, number.besides)
 
 
 def _names(numbers: Sequence[Interval]) -> list[str]:
-    return sorted(set().union(*(one.deviations for one in numbers)))
+    return sorted(set().union(*(number.deviations for number in numbers)))
 
 
 def _matrix(numbers: Sequence[Interval]) -> np.ndarray:
     """Deviations (speakers, numbers); 0 of speakers who do not count in one."""
     return np.array(
-        [[one.deviations.get(name, 0.0) for one in numbers] for name in _names(numbers)]
+        [[number.deviations.get(name, 0.0) for number in numbers] for name in _names(numbers)]
     )
 
 
 def _with(
     estimate: float, deviations: np.ndarray, numbers: Sequence[Interval], besides: float
 ) -> Interval:
-    own = dict(zip(_names(numbers), deviations.tolist(), strict=True))
-    return _student(estimate, own, besides)
+    parts = dict(zip(_names(numbers), deviations.tolist(), strict=True))
+    return _student(estimate, parts, besides)
 
 
 @dataclass(frozen=True)
@@ -286,44 +302,44 @@ def joint(numbers: Sequence[Interval]) -> Joint:
         return Joint(numbers[0], error, 1, math.nan, NOTHING)
     together = mean(numbers)
     estimate, besides = together.estimate, together.besides
-    low = float(np.mean([one.estimate - one.low for one in numbers]))
-    high = float(np.mean([one.high - one.estimate for one in numbers]))
-    shared, own, floor = ((low + high) / 2 / normal) ** 2, 0.0, 0.0
-    if all(one.deviations for one in numbers):
+    low = float(np.mean([number.estimate - number.low for number in numbers]))
+    high = float(np.mean([number.high - number.estimate for number in numbers]))
+    shared, sampling, floor = ((low + high) / 2 / normal) ** 2, 0.0, 0.0
+    if all(number.deviations for number in numbers):
         matrix = _matrix(numbers)
         single = float(np.square(matrix).sum() / count)
         shared = (count * float(np.square(matrix.mean(1)).sum()) - single) / (count - 1)
         shared = max(shared, 0.0)
-        own = max(single - shared, 0.0)
+        sampling = max(single - shared, 0.0)
         low = high = math.sqrt(_t(len(matrix) - 1) ** 2 * shared + besides)
-        floor = _t(len(matrix) - 1) * math.sqrt(own / count)
+        floor = _t(len(matrix) - 1) * math.sqrt(sampling / count)
         shared += besides / normal**2
-    variance = float(np.var([one.estimate for one in numbers], ddof=1))
-    tau = math.sqrt(max(variance - own, 0.0))
+    variance = float(np.var([number.estimate for number in numbers], ddof=1))
+    tau = math.sqrt(max(variance - sampling, 0.0))
 
     def around(spread: float) -> Interval:
         reach = max(_t(count - 1) * math.sqrt(spread), floor)
         ends = estimate - math.hypot(reach, low), estimate + math.hypot(reach, high)
         return Interval(estimate, *ends, together.deviations, reach**2 + besides)
 
-    error = math.sqrt(max(variance, own) / count + shared)
+    error = math.sqrt(max(variance, sampling) / count + shared)
     return Joint(around(variance / count), error, count, tau, around(tau**2 + variance / count))
 
 
-def between(sizes: Mapping[str, Sequence[Interval]], one: str, other: str) -> Interval:
+def between(sizes: Mapping[str, Sequence[Interval]], first: str, other: str) -> Interval:
     """The mean over one size's seeds minus that over another's, numbers of the same speakers.
 
     Seeds vary by s^2, pooled over all ``sizes`` with several (t: seeds less sizes), speakers by
     what leaving each out does to the difference; half the interval is the root of both parts, as
     in ``joint``. Without two seeds of any size there is no interval.
     """
-    over_speakers = difference(mean(sizes[one]), mean(sizes[other]))
+    over_speakers = difference(mean(sizes[first]), mean(sizes[other]))
     seeds = [[number.estimate for number in size] for size in sizes.values()]
     freedom = sum(len(size) - 1 for size in seeds)
     if freedom == 0:
         return Interval(over_speakers.estimate, math.nan, math.nan)
     pooled = sum(len(size) * float(np.var(size)) for size in seeds) / freedom
-    counts = 1 / len(sizes[one]) + 1 / len(sizes[other])
+    counts = 1 / len(sizes[first]) + 1 / len(sizes[other])
     reach = _t(freedom) * math.sqrt(pooled * counts)
     estimate = over_speakers.estimate
     low = math.hypot(reach, estimate - over_speakers.low)
@@ -339,7 +355,7 @@ def adjusted_difference(
     weights (rows, utterances), the others (utterances,) -> (rows,); NaN where group and T cannot
     be told apart.
     """
-    y, g, t = (each - each.mean() for each in (values, group.astype(float), tokens.astype(float)))
+    y, g, t = (x - x.mean() for x in (values, group.astype(float), tokens.astype(float)))
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         total = weights.sum(1)
@@ -365,11 +381,8 @@ def larger_probability(weights: np.ndarray, values: np.ndarray, group: np.ndarra
     return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
-EXACT_SPEAKERS = 16
-"""Up to so many speakers all 2^speakers assignments are looked at."""
-
-DRAWS = 99_999
-"""Random assignments for more speakers; p is then at least 1 / (DRAWS + 1)."""
+EXACT_SPEAKERS, DRAWS = 16, 99_999
+"""Up to so many speakers all 2^speakers assignments are looked at, for more so many random ones."""
 
 _SLACK = 1e-9
 

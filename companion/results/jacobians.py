@@ -15,7 +15,7 @@ from scipy.special import digamma, gammaln
 
 from companion.measurement.bounds import stationary_rates
 from companion.models.capture import COMPONENTS
-from companion.results.intervals import Columns, interval_columns, mean_over, rows_by
+from companion.results.intervals import Columns, mean_over, rows_by
 
 SETTING = ["parameters", "model", "network", "condition"]
 _UTTERANCE = [*SETTING, "speaker", "utterance"]
@@ -69,8 +69,7 @@ def _means(table: pd.DataFrame, keys: list[str], columns: Sequence[str]) -> pd.D
         row: Columns = {"n": len(utterances), "tokens": len(group)}
         for name in columns:
             bounded = 1.0 if name in _FRACTIONS else 0.0
-            number = mean_over(utterances[name], utterances.speaker, bounded)
-            row |= interval_columns(name, number)
+            row[name] = mean_over(utterances[name], utterances.speaker, bounded)
         return row
 
     return rows_by(table, keys, describe)
@@ -168,10 +167,8 @@ def regimes(rows: pd.DataFrame) -> pd.DataFrame:
         }
         ends = product(*((number.low, number.high) for number in numbers.values()))
         corners = np.unique(classify(*np.array(list(ends)).T))
-        row: Columns = {"n": len(group)}
-        for name, number in numbers.items():
-            row |= interval_columns(name, number)
-        return row | {"regime": corners[0] if len(corners) == 1 else UNDECIDED}
+        regime = corners[0] if len(corners) == 1 else UNDECIDED
+        return {"n": len(group), **numbers, "regime": regime}
 
     return rows_by(coordinates(rows), [*SETTING, "reading"], describe)
 
@@ -203,17 +200,15 @@ def coordinates(rows: pd.DataFrame) -> pd.DataFrame:
     """``COORDINATES`` of every utterance by either reading: the mean over its tokens."""
     above = rows.sort_values("layer").groupby(TOKEN).state.shift(-1).reindex(rows.index)
     inner = rows[rows.alignment.notna()]  # the last layer is aligned with none
-    sigma, kappa, singular_value_ratio = (
+    sigma, kappa, xi = (
         torch.tensor(inner[name].to_numpy(float))
         for name in ("sigma_1", "alignment", "singular_value_ratio")
     )
     with np.errstate(divide="ignore"):
         layers = inner[_UTTERANCE].assign(
-            log10_rate=stationary_rates(sigma, kappa, singular_value_ratio).fastest.log10().numpy(),
+            log10_rate=stationary_rates(sigma, kappa, xi).fastest.log10().numpy(),
             growth=np.log10(above / rows.state)[inner.index],
-            alignment_margin=(
-                kappa.abs() - 2 * singular_value_ratio.sqrt() / (1 + singular_value_ratio)
-            ).numpy(),
+            alignment_margin=(kappa.abs() - 2 * xi.sqrt() / (1 + xi)).numpy(),
         )
         products = rows[rows.layer == 2]
         products = products[_UTTERANCE].assign(

@@ -9,14 +9,8 @@ from scipy import stats
 
 from companion.measurement.pooling import ALL, FIRST, HALVES, SECOND, UNSEEN
 from companion.measurement.schemas import REFERENCE_CONDITION, TRAINED
-from companion.results.intervals import (
-    LEVEL,
-    NOTHING,
-    Columns,
-    Interval,
-    interval_columns,
-    jackknife,
-)
+from companion.results import intervals
+from companion.results.intervals import Columns, Interval
 from companion.results.tables import with_interval
 
 KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
@@ -34,15 +28,14 @@ def changes(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     kept = rows[(rows["sample"] != HALVES) & (rows.layer == 0) & (rows.network == TRAINED)]
     table = []
     for keys, clean, stressed in _sides(kept, (REFERENCE_CONDITION, condition), "without"):
-        line = keys | {
+        row = keys | {
             "utterances": clean.at["", "utterances"], "speakers": clean.at["", "speakers"],
             "tokens_clean": clean.at["", "tokens"], "tokens_stressed": stressed.at["", "tokens"],
         }  # fmt: skip
-        values = _values(clean, stressed.loc[clean.index])
-        table.append(line | _columns({
-            name: jackknife(column.to_numpy(), column.index[1:]) for name, column in values.items()
-        }))  # fmt: skip
-    return pd.DataFrame(table)
+        for name, values in _values(clean, stressed.loc[clean.index]).items():
+            row[name] = intervals.jackknife(values.to_numpy(), values.index[1:])
+        table.append(_with_logarithm(row))
+    return intervals.as_table(table)
 
 
 def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -54,18 +47,17 @@ def controls(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     kept = rows[(rows.network != TRAINED) & (rows.layer == 0)]
     table = []
     for keys, clean, stressed in _sides(kept, (REFERENCE_CONDITION, condition), "network"):
-        values = _values(clean, stressed)
-        drawn = {name: next_draw(column.to_numpy()) for name, column in values.items()}
-        table.append(keys | {"draws": len(clean)} | _columns(drawn))
-    numbers = [
-        f"{name}{end}"
-        for name in (*OBSERVABLES, "log10_difference")
-        for end in ("", "_low", "_high")
-    ]
-    empty = pd.DataFrame(columns=[*KEYS, *numbers]).astype(
-        dict.fromkeys([*numbers, "modes"], float)
+        row = keys | {"draws": len(clean)}
+        for name, values in _values(clean, stressed).items():
+            row[name] = next_draw(values.to_numpy())
+        table.append(_with_logarithm(row))
+    if table:
+        return intervals.as_table(table)
+    changed = (*OBSERVABLES, "log10_difference")
+    numbers = [f"{name}{end}" for name in changed for end in ("", "_low", "_high")]
+    return pd.DataFrame(columns=[*KEYS, *numbers]).astype(
+        {**dict.fromkeys(numbers, float), "modes": float}
     )
-    return pd.DataFrame(table) if table else empty
 
 
 def next_draw(values: np.ndarray) -> Interval:
@@ -73,7 +65,7 @@ def next_draw(values: np.ndarray) -> Interval:
     count, mean = len(values), float(values.mean())
     if count < 3 or not np.isfinite(values).all():
         return Interval(mean, math.nan, math.nan)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * values.std(ddof=1))
+    reach = float(stats.t.ppf((1 + intervals.LEVEL) / 2, count - 1) * values.std(ddof=1))
     reach *= math.sqrt(1 + 1 / count)
     return Interval(mean, mean - reach, mean + reach)
 
@@ -96,10 +88,10 @@ def spread_of_halves(drawn: pd.DataFrame) -> pd.DataFrame:
     table = []
     for keys, group in drawn.groupby(KEYS, sort=False):
         values = group.assign(difference=group.difference.abs())[["alpha_stressed", *OBSERVABLES]]
-        spread = values.quantile([0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        line = dict(zip(KEYS, keys, strict=True)) | {"draws": len(group)}
-        table.append(line | _columns({name: Interval(*spread[name]) for name in values}))
-    return pd.DataFrame(table)
+        spread = values.quantile([0.5, (1 - intervals.LEVEL) / 2, (1 + intervals.LEVEL) / 2])
+        row = dict(zip(KEYS, keys, strict=True)) | {"draws": len(group)}
+        table.append(_with_logarithm(row | {name: Interval(*spread[name]) for name in values}))
+    return intervals.as_table(table)
 
 
 def _sides(
@@ -113,11 +105,17 @@ def _sides(
         yield dict(zip(KEYS, keys, strict=True)), first, second
 
 
-def _columns(numbers: dict[str, Interval]) -> Columns:
-    columns: Columns = {}
-    for name, number in (numbers | {"log10_difference": _logarithm(numbers["difference"])}).items():
-        columns |= interval_columns(name, number)
-    return columns
+def _with_logarithm(row: Columns) -> Columns:
+    """A row and log10 of the difference of the index, which a change of log10 Kf may have meant."""
+    change = row["difference"]
+    if not change.estimate > 0:
+        return row | {"log10_difference": intervals.NOTHING}
+    low = -math.inf if change.low <= 0 else math.log10(change.low)
+    # to first order, on the scale of logarithms
+    deviations = {name: d / change.estimate / math.log(10) for name, d in change.deviations.items()}
+    estimate, high = (math.log10(end) for end in (change.estimate, change.high))
+    number = Interval(estimate, low, high, deviations if change.low > 0 else {})
+    return row | {"log10_difference": number}
 
 
 def readable_replication(
@@ -137,12 +135,9 @@ def readable_replication(
     ours = table.assign(place=table["sample"].map(order.index), few=-table.modes).sort_values(
         ["component", "few", "place", "parameters", "decoding"], kind="stable"
     )
-    parts = [
-        theirs,
-        _readable(ours, "measured"),
-        _readable(random, "random networks, spectra kept"),
-        _readable(chance, "chance: halves of clean speech"),
-    ]
+    sources = {"measured": ours, "random networks, spectra kept": random,
+               "chance: halves of clean speech": chance}  # fmt: skip
+    parts = [theirs, *(_readable(table, source) for source, table in sources.items())]
     return pd.concat(parts, ignore_index=True).fillna("")
 
 
@@ -169,14 +164,3 @@ def _values(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, "pd.Series
         "difference": stressed.kirchhoff_of_fractions - clean.kirchhoff_of_fractions,
         "log10_ratio": np.log10(stressed.kirchhoff_of_fractions / clean.kirchhoff_of_fractions),
     }
-
-
-def _logarithm(change: Interval) -> Interval:
-    """log10 of the difference of the index, as the paper may have meant its change of log10 Kf."""
-    if not change.estimate > 0:
-        return NOTHING
-    low = -math.inf if change.low <= 0 else math.log10(change.low)
-    # to first order, on the scale of logarithms
-    deviations = {name: d / change.estimate / math.log(10) for name, d in change.deviations.items()}
-    estimate, high = (math.log10(end) for end in (change.estimate, change.high))
-    return Interval(estimate, low, high, deviations if change.low > 0 else {})

@@ -12,14 +12,9 @@ import torch
 
 from companion.measurement.readings import modes_in_proportion
 from companion.measurement.schemas import REFERENCE_CONDITION
+from companion.results import intervals
 from companion.results.effects import effects, observable_rows, observed, size_of
-from companion.results.intervals import (
-    Columns,
-    between,
-    deletions,
-    interval_columns,
-    jackknife,
-)
+from companion.results.intervals import Columns, as_table, between
 from companion.results.tables import with_interval, write_text
 from companion.results.transcripts import transcripts, word_counts
 from companion.speech.grammar import vocabulary
@@ -39,13 +34,13 @@ COLUMNS = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "
 
 _CARD = """# {name}
 
-A Whisper-architecture model of {parameters:.2f} M parameters, trained from scratch by this project
+A Whisper-architecture model of {millions:.2f} M parameters, trained from scratch by this project
 on speech that it synthesised: a miniature for experiments, no substitute for a speech recogniser.
 
 | | |
 |---|---|
-| architecture | width {width}, {heads} heads, {encoder} + {decoder} layers (encoder + decoder), \
-{window:g} s window, character tokens |
+| architecture | width {d_model}, {decoder_attention_heads} heads, {encoder_layers} + \
+{decoder_layers} layers (encoder + decoder), {window:g} s window, character tokens |
 | training data | seeded sentences, jumbled and single words of a {words}-word lexicon, spoken by \
 eSpeak NG in {accents} English accents and {variants} speaker variants, 40 % of them with added \
 noise; clips without speech |
@@ -68,34 +63,26 @@ miniature; no number of it is a number of OpenAI's Whisper.
 
 def write_cards(folders: list[Path], errors: pd.DataFrame, output: Path) -> list[Path]:
     """A Markdown card per model, from its own folder and the rows of ``by_novelty``."""
-    written = []
-    for folder in folders:
+    written = [output / f"{folder.name}.md" for folder in folders]
+    for folder, path in zip(folders, written, strict=True):
         training = json.loads((folder / "training.json").read_text())
         config = json.loads((folder / "config.json").read_text())
         rows = errors[errors.model == folder.name]
         rows = rows.assign(**{"word error (%)": with_interval(rows, "wer", 1)})
-        last = training["record"][-1]
         steps: dict[str, int] = {row["stage"]: row["step"] for row in training["record"]}
-        text = _CARD.format(
-            name=folder.name,
-            parameters=training["parameters"] / 1e6,
-            width=config["d_model"],
-            heads=config["decoder_attention_heads"],
-            encoder=config["encoder_layers"],
-            decoder=config["decoder_layers"],
-            window=config["max_source_positions"] / 50,
-            words=len(vocabulary()),
-            accents=len(TRAINING_ACCENTS),
-            variants=len(TRAINING_VARIANTS),
-            stages=", then ".join(f"{count} {name}" for name, count in steps.items()),
-            loss=last["loss"],
-            development=100 * last["word_error"],
-            minutes=training["seconds"] / 60,
-            results=rows[["material", "n", "word error (%)"]].to_markdown(index=False),
-            **{name: training[name] for name in ("size", "seed", "device", "threads", "torch")},
-        )
-        written.append(output / f"{folder.name}.md")
-        write_text(written[-1], text)
+        about = training | config | training["record"][-1] | {
+            "name": folder.name,
+            "millions": training["parameters"] / 1e6,
+            "window": config["max_source_positions"] / 50,
+            "words": len(vocabulary()),
+            "accents": len(TRAINING_ACCENTS),
+            "variants": len(TRAINING_VARIANTS),
+            "stages": ", then ".join(f"{count} {name}" for name, count in steps.items()),
+            "minutes": training["seconds"] / 60,
+            "development": 100 * training["record"][-1]["word_error"],
+            "results": rows[["material", "n", "word error (%)"]].to_markdown(index=False),
+        }  # fmt: skip
+        write_text(path, _CARD.format(**about))
     return written
 
 
@@ -105,20 +92,20 @@ def model_shapes(folders: list[Path]) -> pd.DataFrame:
     Raises ValueError for a folder without config.json, and for seeds of a size that differ in it.
     """
     table = []
-    for folder in folders:
-        path = folder / "config.json"
+    for path in (folder / "config.json" for folder in folders):
         if not path.exists():
             raise ValueError(f"{path}: no such file; width and depth are read from it")
-        config = json.loads(path.read_text())
-        row = {"model": folder.name, "size": size_of(folder.name)}
-        table.append(row | {"width": config["d_model"], "depth": config["decoder_layers"]})
+        config, model = json.loads(path.read_text()), path.parent.name
+        shape = {"width": config["d_model"], "depth": config["decoder_layers"]}
+        table.append({"model": model, "size": size_of(model)} | shape)
     shapes = pd.DataFrame(table)
-    differ = shapes.groupby("size")[["width", "depth"]].nunique().max(axis=1) > 1
+    sizes = shapes.groupby("size")
+    differ = sizes[["width", "depth"]].nunique().max(axis=1) > 1
     if differ.any():
         raise ValueError(
             f"the seeds of {differ.idxmax()!r} differ in width or depth; name them apart"
         )
-    return shapes.assign(seeds=shapes.groupby("size").model.transform("size"))
+    return shapes.assign(seeds=sizes.model.transform("size"))
 
 
 def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -180,19 +167,18 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
     rows: list[Columns] = []
     for differs, larger, smaller in pairs(shapes):
         for (component, name), group in table.groupby(["component", "observable"], sort=False):
-            sizes = group.groupby("size").change_speakers.agg(list)
-            row = {
+            sizes = group.groupby("size").change_speakers.agg(list).to_dict()
+            rows.append({
                 "differs": differs,
                 "contrast": f"{larger} minus {smaller}",
                 "seeds": f"{counts[larger]} against {counts[smaller]}",
                 "component": component,
                 "observable": name,
-            }
-            row |= interval_columns("change", between(sizes.to_dict(), larger, smaller))
-            rows.append(row | {"n": group.n[group["size"].isin([larger, smaller])].min()})
+                "change": between(sizes, larger, smaller),
+                "n": group.n[group["size"].isin([larger, smaller])].min(),
+            })  # fmt: skip
     columns = ["differs", "contrast", "seeds", "component", "observable"]
-    numbers = ["change", "change_low", "change_high", "change_speakers", "n"]
-    return pd.DataFrame(rows, columns=[*columns, *numbers])
+    return as_table(rows, [*columns, "change", "change_low", "change_high", "change_speakers", "n"])
 
 
 @dataclass(frozen=True)
@@ -290,16 +276,16 @@ def forecast(
         for predictor, spectra in known.items():
             utterances = spectra.parts.index.union(ratio.parts.index)
             speakers = utterances.get_level_values("speaker").to_numpy()
-            weights = deletions(speakers)
-            x, y = (one.of(models, utterances, weights) for one in (spectra, ratio))
+            weights = intervals.deletions(speakers)
+            x, y = (number.of(models, utterances, weights) for number in (spectra, ratio))
             errors = _squared_errors(x, y, sizes)
             for rival, other in ((MEAN, np.zeros(len(models))), (SIZE, log_sizes)):
                 rivals = _squared_errors(np.broadcast_to(other, y.shape), y, sizes)
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    skill = jackknife(1 - errors / rivals, np.unique(speakers))
-                row = {"target": target, "predictor": predictor, "rival": rival}
-                table.append(row | interval_columns("skill", skill) | {"n": len(models)})
-    return pd.DataFrame(table, columns=COLUMNS)
+                    skill = intervals.jackknife(1 - errors / rivals, np.unique(speakers))
+                about = {"target": target, "predictor": predictor, "rival": rival}
+                table.append(about | {"skill": skill, "n": len(models)})
+    return as_table(table, COLUMNS)[COLUMNS]
 
 
 def _squared_errors(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:

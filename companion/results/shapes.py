@@ -52,7 +52,9 @@ def shape(values: np.ndarray, x: np.ndarray) -> Shape:
     bic, places = _criteria(deletions(names), values, x)
     margin = jackknife(np.minimum(bic[FLAT], bic[SMOOTH]) - bic[STEP], names)
     whole = {name: float(column[0]) for name, column in bic.items()}
-    return Shape(_decided(whole), whole, margin, int(places[0]))
+    first, second, *_ = sorted(whole, key=whole.__getitem__)
+    verdict = first if whole[second] - whole[first] > LEAST_MARGIN else UNDECIDED
+    return Shape(verdict, whole, margin, int(places[0]))
 
 
 def _criteria(
@@ -62,15 +64,15 @@ def _criteria(
     points = values.shape[1]
     inner = values - values.mean(1, keepdims=True)
     speakers = weights.sum(1)  # (rows,)
-    course = weights @ inner / speakers[:, None]  # (rows, points), each of mean zero
-    scatter = weights @ (inner**2).sum(1) - speakers * (course**2).sum(1)
+    profile = weights @ inner / speakers[:, None]  # (rows, points), each of mean zero
+    scatter = weights @ (inner**2).sum(1) - speakers * (profile**2).sum(1)
     x = (x - x.min()) / (x.max() - x.min())
-    line = _left_over(course, np.stack([x], 1))
+    line = _left_over(profile, np.stack([x], 1))
     bent = [np.stack([x, x**2], 1), *(np.stack([x**power], 1) for power in POWERS)]
-    curve = np.min([_left_over(course, regressors) for regressors in bent], axis=0)
-    steep = np.min([_left_over(course, each[:, None]) for each in _logistics(x)], axis=0)
+    curve = np.min([_left_over(profile, regressors) for regressors in bent], axis=0)
+    steep = np.min([_left_over(profile, rise[:, None]) for rise in _logistics(x)], axis=0)
     steps = np.stack(
-        [_left_over(course, (np.arange(points) >= j)[:, None].astype(float))
+        [_left_over(profile, (np.arange(points) >= j)[:, None].astype(float))
          for j in range(1, points)], axis=1,
     )  # fmt: skip
     n = speakers * (points - 1)
@@ -81,7 +83,7 @@ def _criteria(
         return np.asarray(n * np.log(np.maximum(total, floor) / n) + (parameters + 1) * np.log(n))
 
     bic = {
-        FLAT: criterion((course**2).sum(1), 0),
+        FLAT: criterion((profile**2).sum(1), 0),
         SMOOTH: np.min([criterion(line, 1), criterion(curve, 2), criterion(steep, 3)], axis=0),
         STEP: criterion(steps.min(1), 2),
     }
@@ -94,15 +96,10 @@ def _logistics(x: np.ndarray) -> list[np.ndarray]:
     between = np.sqrt(inner[1:] * inner[:-1])
     centres = np.concatenate([[inner[0] / 4, inner[0] / 2], inner, between])
     ratio = centres[:, None] / np.where(x > 0, x, np.nan)
-    return [np.nan_to_num(1 / (1 + each**slope)) for slope in SLOPES for each in ratio]
+    return [np.nan_to_num(1 / (1 + centre**slope)) for slope in SLOPES for centre in ratio]
 
 
-def _left_over(course: np.ndarray, regressors: np.ndarray) -> np.ndarray:
+def _left_over(profile: np.ndarray, regressors: np.ndarray) -> np.ndarray:
     """Squares that a fit leaves: curve (rows, points), regressors (points, k) -> (rows,)."""
     basis, _ = np.linalg.qr(regressors - regressors.mean(0))
-    return np.asarray((course**2).sum(1) - ((course @ basis) ** 2).sum(1)).clip(0)
-
-
-def _decided(bic: dict[str, float]) -> str:
-    first, second, *_ = sorted(bic, key=lambda name: bic[name])
-    return first if bic[second] - bic[first] > LEAST_MARGIN else UNDECIDED
+    return np.asarray((profile**2).sum(1) - ((profile @ basis) ** 2).sum(1)).clip(0)

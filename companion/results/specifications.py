@@ -21,7 +21,7 @@ from companion.measurement.readings import READINGS, readings
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.texts import Row
 from companion.results.effects import MATCHED, RAW, change
-from companion.results.intervals import Columns, deletions, reaches, rows_by
+from companion.results.intervals import Columns, deletions, groups_by, reaches, rows_by
 from companion.stress.conditions import condition as condition_of
 from companion.stress.perturbations import TimeStretch
 from companion.stress.stretching import VOCODER
@@ -62,12 +62,11 @@ def specification_curve(
     """
     tables = []
     for source in (rows[rows.modes == rows.modes.max()], choice_rows):
-        for key, part in source.groupby(_ABOUT, sort=True):
-            about = dict(zip(_ABOUT, key, strict=True))
+        for about, part in groups_by(source, _ABOUT):
             compared = measured(part, condition)
             if source is not choice_rows:
                 compared = stored(part, condition, (widths or {}).get(about["model"]))
-            tables += [each.changes().assign(**about) for each in compared]
+            tables += [comparison.changes().assign(**about) for comparison in compared]
     table = pd.concat(tables, ignore_index=True)
     return table[[*_ABOUT, "observable", *CHOICES, "change", "low", "high", "n"]]
 
@@ -232,14 +231,13 @@ def _named(chosen: Row, name: str) -> Choices:
         "positions": str(chosen["positions"]),
         "pooling": str(chosen["pooling"]),
         "centring": "on" if chosen["centred"] else "off",
-        "order": ", ".join(each.name for each in condition_of(name).perturbations),
+        "order": ", ".join(made.name for made in condition_of(name).perturbations),
         "stretch": FASTER + _by(name),
     }
 
 
 def _directions(name: str, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    everyone = np.ones(len(rows), bool)
-    fitting = rows.windows.to_numpy() == 1
+    everyone, fitting = np.ones(len(rows), bool), rows.windows.to_numpy() == 1
     if _rate(name) >= 1:
         return {FASTER + _by(name): everyone}
     return {SLOWER_FITTING: fitting} | ({} if fitting.all() else {SLOWER: everyone})
@@ -247,16 +245,17 @@ def _directions(name: str, rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _rate(name: str) -> float:
     """How many times faster the condition of that name makes the target."""
-    return math.prod(each.rate for each in _stretches(name))
+    return math.prod(stretch.rate for stretch in _stretches(name))
 
 
 def _by(name: str) -> str:
     """What is added to a direction where something else than the phase vocoder stretches."""
-    return "".join(f", {each.method}" for each in _stretches(name) if each.method != VOCODER)
+    methods = [stretch.method for stretch in _stretches(name)]
+    return "".join(f", {method}" for method in methods if method != VOCODER)
 
 
 def _stretches(name: str) -> list[TimeStretch]:
-    return [each for each in condition_of(name).perturbations if isinstance(each, TimeStretch)]
+    return [made for made in condition_of(name).perturbations if isinstance(made, TimeStretch)]
 
 
 def _by_layer(

@@ -2,49 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.results.effects import (
-    GROUP,
-    KEY,
-    OBSERVABLES,
-    RAW,
-    SIDES,
-    change,
-    effects,
-    known_observables,
-    layer_means,
-    observable_rows,
-    observed,
-)
-from companion.results.intervals import (
-    NOTHING,
-    Columns,
-    Interval,
-    adjusted_difference,
-    deletions,
-    interval,
-    interval_columns,
-    jackknife,
-    larger_probability,
-    rows_by,
-    side,
-    weighted_mean,
-)
+from companion.results import effects, intervals, transcripts
+from companion.results.effects import KEY, RAW, SIDES
+from companion.results.intervals import NOTHING, Columns, Interval, as_table, groups_by, rows_by
 from companion.results.shapes import FLAT, SMOOTH, STEP, shape
-from companion.results.transcripts import (
-    CONFIDENCES,
-    MODEL,
-    TRANSCRIPT,
-    TRANSCRIPT_VALUES,
-    transcript_values,
-    transcripts,
-    wers,
-)
+from companion.results.transcripts import MODEL, TRANSCRIPT, TRANSCRIPT_VALUES
 from companion.stress.conditions import condition, split_severity
 from companion.stress.perturbations import GaussianNoise
 
@@ -95,13 +64,13 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     Columns ``family``, ``severity``, ``observable``, ``change`` and its interval. At severity 0
     nothing has changed, by definition.
     """
-    tables = []
-    for family in families:
-        for name, severity in severities(rows, family).items():
-            if severity > 0:
-                table = effects(rows, name).assign(family=family, severity=severity)
-                tables += [observable_rows(table, one) for one, of in OBSERVABLES.items()
-                           if of in rows]  # fmt: skip
+    tables = [
+        effects.observable_rows(table, observable)
+        for family in families
+        for name, severity in severities(rows, family).items() if severity > 0
+        for table in [effects.effects(rows, name).assign(family=family, severity=severity)]
+        for observable in effects.known_in(rows)
+    ]  # fmt: skip
     changes = pd.concat(tables, ignore_index=True)
     first = changes[changes.severity == 1]
     nothing = dict.fromkeys(["severity", "change", "low", "high"], 0.0)
@@ -112,7 +81,7 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
 
 def transcript_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     """``wers`` by severity: the numbers themselves, not their changes."""
-    errors, tables = wers(transcripts(rows)), []
+    errors, tables = transcripts.wers(transcripts.transcripts(rows)), []
     for family in families:
         doses = severities(rows, family)
         kept = errors[errors.condition.isin(doses)]
@@ -132,23 +101,20 @@ def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
     levels = {name: _level_db(name) for name, dose in severities(rows, NOISE).items() if dose > 0}
 
     def describe(group: pd.DataFrame) -> Columns:
-        wide = group.pivot(
-            index=[*_UNITS], columns="condition", values="candidate_fraction"
-        ).dropna()
+        wide = group.pivot(index=_UNITS, columns="condition", values="candidate_fraction").dropna()
         names = sorted(wide.columns, key=levels.__getitem__)
         speakers = wide.index.get_level_values("speaker").to_numpy()
-        fractions = weighted_mean(deletions(speakers), wide[names].to_numpy())
+        fractions = intervals.weighted_mean(intervals.deletions(speakers), wide[names].to_numpy())
         fractions = np.maximum.accumulate(fractions, axis=1)
-        ends = [
-            _reached(np.array([levels[name] for name in names]), fractions, at) for at in _PASSAGE
-        ]
-        width = jackknife(ends[1] - ends[0], np.unique(speakers))
+        places = np.array([levels[name] for name in names])
+        low, high = (_reached(places, fractions, fraction) for fraction in _PASSAGE)
+        width = intervals.jackknife(high - low, np.unique(speakers))
         whole = (fractions[:, 0] <= _PASSAGE[0]) & (fractions[:, -1] >= _PASSAGE[1])
         if not whole.all() and np.isfinite(width.low):
             width = replace(width, high=float("inf"), deviations={})
-        return interval_columns("width_db", width) | {"whole": bool(whole[0])}
+        return {"width_db": width, "whole": bool(whole[0])}
 
-    values = transcript_values(rows)
+    values = transcripts.transcript_values(rows)
     return rows_by(values[values.condition.isin(levels)], MODEL, describe)
 
 
@@ -168,11 +134,8 @@ def _reached(levels: np.ndarray, fractions: np.ndarray, fraction: float) -> np.n
     reached = np.empty(len(fractions))
     for i, row in enumerate(fractions):
         after = int((row < fraction).sum())
-        reached[i] = levels[min(after, len(row) - 1)]
-        if 0 < after < len(row):
-            reached[i] = np.interp(
-                fraction, row[after - 1 : after + 1], levels[after - 1 : after + 1]
-            )
+        near = slice(max(after - 1, 0), after + 1)
+        reached[i] = np.interp(fraction, row[near], levels[near])
     return np.where(fractions[:, -1] < _PASSAGE[0], np.nan, reached)
 
 
@@ -195,9 +158,10 @@ def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
                  for name in (REFERENCE_CONDITION, family)]  # fmt: skip
         for along, of, curves in axes:
             for key, means in speakers_means(curves):
-                row = dict(zip(_COURSE, key, strict=True)) | {"along": along}
-                table.append(row | _shape_columns(means) | {"of": of})
-    return pd.DataFrame(table).drop_duplicates([*_COURSE, "along", "of"], ignore_index=True)
+                about = dict(zip(_COURSE, key, strict=True)) | {"along": along}
+                table.append(about | _shape_columns(means) | {"of": of})
+    kept = as_table(table).drop(columns="margin_speakers")
+    return kept.drop_duplicates([*_COURSE, "along", "of"], ignore_index=True)
 
 
 def speakers_means(curves: pd.DataFrame) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
@@ -219,9 +183,7 @@ def _shape_columns(means: pd.DataFrame) -> Columns:
         "verdict": decided.verdict,
         **{f"bic_{name.replace(' ', '_')}": decided.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
         "step_after": x[decided.place - 1] if decided.place else np.nan,
-        "margin": decided.margin.estimate,
-        "margin_low": decided.margin.low,
-        "margin_high": decided.margin.high,
+        "margin": decided.margin,
     }
 
 
@@ -229,15 +191,15 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
     """Every utterance: columns of ``_COURSE``, speaker, utterance, value, and severity as x."""
     tables = []
     for name, severity in doses.items():
-        means = layer_means(rows, name) if severity > 0 else pd.DataFrame()
+        means = effects.layer_means(rows, name) if severity > 0 else pd.DataFrame()
         raw = means.get("length") == RAW
-        for observable in known_observables(means):
+        for observable in effects.known_observables(means):
             clean, value = (means[f"{observable}_{side}"] for side in SIDES)
             part = means[[*KEY, *_UNITS]].assign(observable=observable)
             tables.append(part.assign(x=severity, value=value.where(raw, value - clean)))
             if severity == 1:
                 tables.append(part.assign(x=0.0, value=clean.where(raw, 0.0)))
-    texts = transcript_values(rows[rows.condition.isin(doses)])
+    texts = transcripts.transcript_values(rows[rows.condition.isin(doses)])
     texts = texts.assign(component=TRANSCRIPT, modes=0, length=RAW, x=texts.condition.map(doses))
     long = texts.melt([*KEY, *_UNITS, "x"], list(TRANSCRIPT_VALUES), "observable", "value")
     return pd.concat([*tables, long.dropna(subset="value")])
@@ -247,9 +209,8 @@ def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
     """Every utterance by layer: columns of ``_COURSE``, speaker, utterance, value, and layer x."""
     raw = rows[rows.matched_with == ""].assign(length=RAW, x=rows.layer)
     return pd.concat(
-        raw[[*KEY, *_UNITS, "x"]].assign(observable=name, value=observed(raw, name))
-        for name, column in OBSERVABLES.items()
-        if column in raw
+        raw[[*KEY, *_UNITS, "x"]].assign(observable=name, value=effects.observed(raw, name))
+        for name in effects.known_in(raw)
     )
 
 
@@ -279,22 +240,22 @@ def factorial(rows: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in CELLS if name not in set(rows.condition.unique())]
     if missing:
         raise ValueError(f"rows lack {', '.join(missing)}; measure these conditions too")
-    means = pd.concat([layer_means(rows, name).assign(condition=name) for name in CELLS])
-    texts = transcript_values(rows).assign(component=TRANSCRIPT, modes=0, length=RAW)
+    means = pd.concat([effects.layer_means(rows, name).assign(condition=name) for name in CELLS])
+    texts = transcripts.transcript_values(rows).assign(component=TRANSCRIPT, modes=0, length=RAW)
     clean = texts[texts.condition == REFERENCE_CONDITION]
     unit = [*MODEL, *_UNITS]
     texts = texts[texts.condition.isin(CELLS)].merge(
         clean[[*unit, *TRANSCRIPT_VALUES]], on=unit, suffixes=("_stressed", "_clean")
     )
     table = []
-    for names, sides in ((known_observables(means), means), (TRANSCRIPT_VALUES, texts)):
-        for key, group in sides.groupby(KEY, sort=True):
+    for names, sides in ((effects.known_observables(means), means), (TRANSCRIPT_VALUES, texts)):
+        for key, group in groups_by(sides, KEY):
             wide = group.set_index([*_UNITS, "condition"])
             for name in names:
                 before, after = (wide[f"{name}_{side}"].unstack()[list(CELLS)] for side in SIDES)
                 if before.notna().any(axis=None):
-                    row = dict(zip(KEY, key, strict=True)) | {"observable": name}
-                    table += [row | effect for effect in _effects(name, before, after)]
+                    about = key | {"observable": name}
+                    table += [about | effect for effect in _effects(name, before, after)]
     return pd.DataFrame(table)
 
 
@@ -303,13 +264,16 @@ def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator
     speakers = clean.index.get_level_values("speaker").to_numpy()
     before, after = clean.to_numpy(float), stressed.to_numpy(float)
     usable = np.isfinite(before).all(1) & np.isfinite(after).all(1)
-    weights = deletions(speakers)
-    means = (weighted_mean(weights, np.where(usable[:, None], s, np.nan)) for s in (before, after))
-    cells = np.column_stack([np.zeros(len(weights)), change(name, *means)])
+    weights = intervals.deletions(speakers)
+    means = (
+        intervals.weighted_mean(weights, np.where(usable[:, None], side, np.nan))
+        for side in (before, after)
+    )
+    cells = np.column_stack([np.zeros(len(weights)), effects.change(name, *means)])
     for effect, coefficients in zip(EFFECTS, _contrasts(), strict=True):
-        number = jackknife(cells @ coefficients, np.unique(speakers))
-        columns = {"change": number.estimate, "low": number.low, "high": number.high}
-        yield {"effect": effect, **columns, "n": int(usable.sum())}
+        number = intervals.jackknife(cells @ coefficients, np.unique(speakers))
+        ends = {"change": number.estimate, "low": number.low, "high": number.high}
+        yield {"effect": effect, **ends, "n": int(usable.sum())}
 
 
 def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
@@ -328,24 +292,23 @@ def within_conditions(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     and T have "transcript" as component and 0 as K.
     """
     table: list[Columns] = []
-    everything = transcript_values(rows).assign(component=TRANSCRIPT, modes=0)
-    for name in [each for each in rows.condition.unique() if each != REFERENCE_CONDITION]:
+    everything = transcripts.transcript_values(rows).assign(component=TRANSCRIPT, modes=0)
+    for name in rows.condition[rows.condition != REFERENCE_CONDITION].unique():
         stressed = everything[everything.condition == name]
-        means = layer_means(rows, name)
+        means = effects.layer_means(rows, name)
         means = means[means.length == RAW].merge(stressed[["model", "utterance", "candidate"]])
-        spectra = {f"{one}_stressed": one for one in known_observables(means)}
-        texts = {one: one for one in (*CONFIDENCES, "tokens")}
-        for group_of, length, columns in (
+        spectra = {f"{of}_stressed": of for of in effects.known_observables(means)}
+        texts = {of: of for of in (*transcripts.CONFIDENCES, "tokens")}
+        for values, length, columns in (
             (stressed, "tokens", texts), (means, "tokens_stressed", spectra)
         ):  # fmt: skip
-            for key, group in group_of.groupby(GROUP, sort=True):
-                row = dict(zip(GROUP, key, strict=True)) | {"condition": name}
+            for key, group in groups_by(values, effects.GROUP):
                 for column, observable in columns.items():
-                    if observable in CONFIDENCES and group[column].isna().all():
+                    if observable in transcripts.CONFIDENCES and group[column].isna().all():
                         continue
-                    numbers = contrast(group, column, length, least)
-                    table.append({**row, "observable": observable, **numbers})
-    return pd.DataFrame(table)
+                    about = {"condition": name, "observable": observable}
+                    table.append(key | about | contrast(group, column, length, least))
+    return as_table(table)
 
 
 def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> Columns:
@@ -356,28 +319,27 @@ def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> Colum
     group = group[np.isfinite(group[column])]
     values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
     candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
-    columns: Columns = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
+    counts: Columns = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
     numbers = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
-    fewest = min(columns.values())
-    if fewest >= least:
-        inside, outside = (np.where(mask, values, np.nan) for mask in (candidate, ~candidate))
-        numbers["difference"] = interval(
-            lambda w: weighted_mean(w, inside) - weighted_mean(w, outside), speakers
-        )
-        if column != length:
-            numbers["adjusted"] = interval(
-                lambda w: adjusted_difference(w, values, candidate, tokens), speakers
-            )
-        numbers["auc"] = interval(
-            lambda w: larger_probability(w, values, candidate), speakers, 1.0, fewest
-        )
-    for name, number in numbers.items():
-        columns |= interval_columns(name, number)
-    return columns | {"verdict": _within_verdict(numbers) if fewest >= least else TOO_FEW}
+    fewest = min(counts.values())
+    if fewest < least:
+        return counts | numbers | {"verdict": TOO_FEW}
+    inside, outside = (np.where(mask, values, np.nan) for mask in (candidate, ~candidate))
+    mean = intervals.weighted_mean
+    statistics = {
+        "difference": lambda w: mean(w, inside) - mean(w, outside),
+        "adjusted": lambda w: intervals.adjusted_difference(w, values, candidate, tokens),
+    }
+    for name, statistic in statistics.items():
+        if name == "difference" or column != length:
+            numbers[name] = intervals.interval(statistic, speakers)
+    auc = partial(intervals.larger_probability, values=values, group=candidate)
+    numbers["auc"] = intervals.interval(auc, speakers, 1.0, fewest)
+    return counts | numbers | {"verdict": _within_verdict(numbers)}
 
 
 def _within_verdict(numbers: dict[str, Interval]) -> str:
-    raw, adjusted = side(numbers["difference"]), side(numbers["adjusted"])
+    raw, adjusted = intervals.side(numbers["difference"]), intervals.side(numbers["adjusted"])
     if raw == 0:
         return ALIKE
     unadjusted = np.isnan(numbers["adjusted"].estimate)  # T itself

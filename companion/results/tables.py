@@ -1,6 +1,5 @@
 """Tables as files: CSV with six digits, Markdown to read; beside them what speakers contribute."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from companion.measurement.store import whole_or_absent
 from companion.results.intervals import Interval
 
 SPEAKERS = "_speakers"
 SUPPLEMENT = "supplement"
 """The folder, beside main figures and tables, of other figures and tables of hundreds of rows."""
-_PADDED = 60  # rows
+_PADDED = 60  # rows up to which columns are padded to one width
 _BEFORE = ["row", "number", "estimate", "besides"]  # the columns before those of speakers
 
 
@@ -25,12 +25,14 @@ def save_table(table: pd.DataFrame, shown: pd.DataFrame, folder: Path, name: str
     """
     plain = without_speakers(table)
     whole = table.columns.difference(plain.columns, sort=False)
-    write_text(
-        folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    )
+    csv = plain.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    write_text(folder / f"{name}.csv", csv)
     if len(whole):
         _save_speakers(table[whole], speakers_path(folder / f"{name}.csv"))
-    write_text(folder / f"{name}.md", _markdown(shown))
+    text = shown.to_markdown(index=False) + "\n"
+    if len(shown) > _PADDED:  # else every clone would hold blanks
+        text = re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", text))
+    write_text(folder / f"{name}.md", text)
 
 
 def save_readable(
@@ -76,14 +78,6 @@ def without_speakers(table: pd.DataFrame) -> pd.DataFrame:
     return table[[column for column in table if not str(column).endswith(SPEAKERS)]]
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    """Columns padded to one width where the table is short; else every clone would hold blanks."""
-    text = table.to_markdown(index=False) + "\n"
-    if len(table) <= _PADDED:
-        return text
-    return re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", text))
-
-
 def speakers_path(table: Path) -> Path:
     """Where the speakers' parts in the numbers of a table are."""
     return table.with_suffix(".speakers.parquet")
@@ -97,10 +91,9 @@ def _save_speakers(columns: pd.DataFrame, path: Path) -> None:
         for i, interval in enumerate(columns[column])
         if isinstance(interval, Interval) and interval.deviations
     ]  # fmt: skip
-    part = path.with_name(path.name + ".part")
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=_BEFORE)
-    table.to_parquet(part, index=False)
-    os.replace(part, path)
+    with whole_or_absent(path) as part:
+        table.to_parquet(part, index=False)
 
 
 def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -114,13 +107,14 @@ def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         known = table.get(number, pd.Series(dtype=float)).reindex(rows.row).to_numpy(float)
         if not np.allclose(known, rows.estimate, rtol=1e-5, atol=1e-12):
             continue
-        names = rows.columns[len(_BEFORE) :]
-        values = rows[names].to_numpy(float)
         column = pd.Series([None] * len(table), table.index, dtype=object)
-        for row, estimate, besides, deviations in zip(
-            rows.row, rows.estimate, rows.besides, values, strict=True
+        for row, estimate, besides, parts in zip(
+            rows.row,
+            rows.estimate,
+            rows.besides,
+            rows[rows.columns[len(_BEFORE) :]].to_dict("records"),
+            strict=True,
         ):
-            parts = dict(zip(names, deviations.tolist(), strict=True))
             there = {name: part for name, part in parts.items() if np.isfinite(part)}
             column[row] = Interval(estimate, np.nan, np.nan, there, besides)
         table[f"{number}{SPEAKERS}"] = column
@@ -144,7 +138,5 @@ def with_interval(table: pd.DataFrame, name: str, digits: int, sign: bool = Fals
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, and its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with whole_or_absent(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -10,14 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from companion.results import intervals
 from companion.results.effects import both_sides
-from companion.results.intervals import (
-    Interval,
-    deletions,
-    interval_columns,
-    jackknife,
-    weighted_mean,
-)
+from companion.results.intervals import Interval
 
 HEAD, TAIL = "head", "tail"
 PARTS = {HEAD: slice(0, 10), TAIL: slice(10, 50)}
@@ -36,7 +31,7 @@ def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     average.
     """
     table = []
-    for row, speakers, logs in _log_ratios(rows, condition):
+    for about, speakers, logs in _log_ratios(rows, condition):
         for part, modes in PARTS.items():
             known = np.isfinite(logs[:, modes])
             counts = known.sum(1)
@@ -44,11 +39,9 @@ def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
             (ratio,) = _ratios(means[:, None], speakers)
             n = int((counts > 0).sum())
-            table.append(
-                {**row, "part": part, "n": n, "modes": counts.sum() / max(n, 1)}
-                | interval_columns("ratio", ratio)
-            )
-    return pd.DataFrame(table)
+            place = {"part": part, "n": n, "modes": counts.sum() / max(n, 1)}
+            table.append(about | place | {"ratio": ratio})
+    return intervals.as_table(table)
 
 
 def mode_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -58,44 +51,32 @@ def mode_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     utterances resolve are left out, for the others are the longer ones.
     """
     table = []
-    for row, speakers, logs in _log_ratios(rows, condition):
+    for about, speakers, logs in _log_ratios(rows, condition):
         counts = np.isfinite(logs).sum(0)
         kept = np.flatnonzero(counts >= _MOST * len(logs)).tolist()
         for i, ratio in zip(kept, _ratios(logs[:, kept], speakers), strict=True):
-            n = int(counts[i])
-            table.append({**row, "mode": i + 1, "n": n} | interval_columns("ratio", ratio))
-    return pd.DataFrame(table)
+            table.append(about | {"mode": i + 1, "n": int(counts[i]), "ratio": ratio})
+    return intervals.as_table(table)
 
 
 def _log_ratios(
     rows: pd.DataFrame, condition: str
-) -> Iterator[tuple[dict[str, object], np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[intervals.Columns, np.ndarray, np.ndarray]]:
     """What a table's rows are about, speakers (utterances,), and log ratios (utterances, modes)."""
     kept = both_sides(rows[rows.modes == rows.modes.max()], condition)
-    count = int(kept.modes.max())
-    for key, group in kept.groupby(_KEY, sort=True):
+    for about, group in intervals.groups_by(kept, _KEY):
         pairs = group.pivot(
             index=["speaker", "utterance", "layer"], columns="side", values="eigenvalues"
         ).dropna()
-        clean, stressed = (_logs(pairs[side], count) for side in ("clean", "stressed"))
-        for measure, values in (
-            (EIGENVALUE, stressed - clean),
-            (FRACTION, _fractions(stressed) - _fractions(clean)),
-        ):
-            groups = pd.DataFrame(values, pairs.index).groupby(["speaker", "utterance"])
+        sides = (_padded(pairs[side], int(kept.modes.max())) for side in ("stressed", "clean"))
+        logs = [np.log(np.where(side > 0, side, np.nan)) for side in sides]  # NaN: not resolved
+        for measure, (stressed, clean) in (
+            (EIGENVALUE, logs), (FRACTION, [_fractions(side) for side in logs])
+        ):  # fmt: skip
+            groups = pd.DataFrame(stressed - clean, pairs.index).groupby(["speaker", "utterance"])
             means = groups.mean().where(groups.count().eq(groups.size(), axis=0))
             speakers = means.index.get_level_values("speaker").to_numpy()
-            yield (
-                dict(zip(_KEY, key, strict=True)) | {"measure": measure},
-                speakers,
-                means.to_numpy(),
-            )
-
-
-def _logs(spectra: "pd.Series[object]", count: int) -> np.ndarray:
-    """Log eigenvalues (rows, count), NaN where not resolved."""
-    values = _padded(spectra, count)
-    return np.log(np.where(values > 0, values, np.nan))
+            yield about | {"measure": measure}, speakers, means.to_numpy()
 
 
 def _padded(spectra: "pd.Series[object]", count: int) -> np.ndarray:
@@ -110,8 +91,8 @@ def _fractions(logs: np.ndarray) -> np.ndarray:
 
 def _ratios(logs: np.ndarray, speakers: np.ndarray) -> Iterator[Interval]:
     """Geometric means of every column of logs (utterances, columns); intervals of logarithms."""
-    for column in weighted_mean(deletions(speakers), logs).T:
-        log = jackknife(column, np.unique(speakers))
+    for column in intervals.weighted_mean(intervals.deletions(speakers), logs).T:
+        log = intervals.jackknife(column, np.unique(speakers))
         estimate, low, high = np.exp([log.estimate, log.low, log.high]).tolist()
         # to first order, on the scale of ratios
         deviations = {name: estimate * deviation for name, deviation in log.deviations.items()}
@@ -127,11 +108,10 @@ def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
     matched = rows[rows.matched_with.isin(["clean", condition]) & (rows.modes == rows.modes.max())]
     table = []
-    keys = ["parameters", "model", "component", "condition"]
-    for key, group in matched.groupby(keys, sort=True):
+    for key, group in intervals.groups_by(matched, [*_KEY[:-1], "condition"]):
         spectra = _padded(group.eigenvalues, int(rows.modes.max()))
         low, median, high = np.quantile(spectra, [0.25, 0.5, 0.75], axis=0)
         for i in np.flatnonzero(low > 0).tolist():
-            values = {"mode": i + 1, "low": low[i], "median": median[i], "high": high[i]}
-            table.append(dict(zip(keys, key, strict=True)) | values)
+            numbers = {"low": low[i], "median": median[i], "high": high[i]}
+            table.append(key | {"mode": i + 1} | numbers)
     return pd.DataFrame(table)

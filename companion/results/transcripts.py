@@ -8,22 +8,15 @@ text, and the threshold of openai-whisper is one per word piece.
 import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
-from companion.results.intervals import (
-    NOTHING,
-    Columns,
-    interval,
-    interval_columns,
-    larger_probability,
-    mean_over,
-    ratio_over,
-    rows_by,
-)
+from companion.results import intervals
+from companion.results.intervals import Columns, mean_over, ratio_over, rows_by
 from companion.speech.grammar import vocabulary
 from companion.speech.text import normalise, without_annotations
 from companion.stress.scoring import Outcome, outcome
@@ -84,12 +77,8 @@ def with_confidence(texts: pd.DataFrame) -> pd.DataFrame:
     ends = texts.windows.fillna(1)
     per_token = (texts.tokens + ends) / (texts.transcript.str.len() + ends)
     characters = writes_characters(texts)
-    return texts.assign(
-        **{
-            PER_CHARACTER: sure.where(characters, sure * per_token),
-            PER_WORD_PIECE: sure.where(~characters),
-        }
-    )
+    per_character = sure.where(characters, sure * per_token)
+    return texts.assign(**{PER_CHARACTER: per_character, PER_WORD_PIECE: sure.where(~characters)})
 
 
 def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -127,14 +116,12 @@ def wers(texts: pd.DataFrame) -> pd.DataFrame:
 
     def describe(group: pd.DataFrame) -> Columns:
         words, speakers = word_counts(group.reference), group.speaker
-        edits = 100 * words * group.wer
-        row: Columns = {"n": len(group)}
-        row |= interval_columns("wer", ratio_over(edits, words, speakers))
-        candidates = mean_over(100 * group.candidate, speakers, 100)
-        row |= interval_columns("candidates", candidates)
-        for name in CONFIDENCES:
-            row |= interval_columns(name, mean_over(group[name], speakers))
-        return row
+        return {
+            "n": len(group),
+            "wer": ratio_over(100 * words * group.wer, words, speakers),
+            "candidates": mean_over(100 * group.candidate, speakers, 100),
+            **{name: mean_over(group[name], speakers) for name in CONFIDENCES},
+        }
 
     return rows_by(texts, SIDE, describe)
 
@@ -153,18 +140,18 @@ def outcome_confidence(texts: pd.DataFrame) -> pd.DataFrame:
     keeps, in %, NaN of models that write characters. Intervals are over speakers.
     """
     table = []
-    for key, group in texts.groupby(SIDE, sort=True):
+    for key, group in intervals.groups_by(texts, SIDE):
         known = group[PER_WORD_PIECE].notna()
         for kind in Outcome:
             of_kind = group.outcome == kind
             confident = of_kind & (group[PER_WORD_PIECE] >= LEAST_LOG_PROBABILITY)
-            row = dict(zip(SIDE, key, strict=True))
-            row |= {"outcome": str(kind), "n": int(of_kind.sum())}
-            of_all = mean_over(100 * of_kind, group.speaker, 100)
-            passing = ratio_over(100 * confident, of_kind & known, group.speaker, 100)
-            row |= interval_columns("fraction", of_all) | interval_columns("passing", passing)
-            table.append(row)
-    return pd.DataFrame(table)
+            table.append(key | {
+                "outcome": str(kind),
+                "n": int(of_kind.sum()),
+                "fraction": mean_over(100 * of_kind, group.speaker, 100),
+                "passing": ratio_over(100 * confident, of_kind & known, group.speaker, 100),
+            })  # fmt: skip
+    return intervals.as_table(table)
 
 
 def separation(texts: pd.DataFrame) -> pd.DataFrame:
@@ -180,11 +167,11 @@ def separation(texts: pd.DataFrame) -> pd.DataFrame:
         row: Columns = {"inventions": int((~right).sum()), "right": int(right.sum())}
         fewest = min(row.values())
         for name in CONFIDENCES:
-            values, number = group[name].to_numpy(float), NOTHING
+            values, row[f"auc_{name}"] = group[name].to_numpy(float), intervals.NOTHING
             if fewest and np.isfinite(values).all():
-                auc = partial(larger_probability, values=values, group=right)
-                number = interval(auc, group.speaker.to_numpy(), 1.0, fewest)
-            row |= interval_columns(f"auc_{name}", number)
+                auc = partial(intervals.larger_probability, values=values, group=right)
+                speakers = group.speaker.to_numpy()
+                row[f"auc_{name}"] = intervals.interval(auc, speakers, 1.0, fewest)
         return row
 
     return rows_by(texts[texts.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
@@ -216,15 +203,14 @@ def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
     def describe(group: pd.DataFrame) -> Columns:
         words = word_counts(group.reference)
         scored = group.forced_loss.notna()  # texts too long for the model are not
-        numbers = {
-            "wer": (100 * words * group.wer, words),
-            "forced_loss": (group.forced_loss.fillna(0.0), scored),
-            "forced_token_error": (100 * group.forced_token_error.fillna(0.0), scored),
+        loss, errors = group.forced_loss.fillna(0.0), 100 * group.forced_token_error.fillna(0.0)
+        return {
+            "n": len(group),
+            "n_forced": int(scored.sum()),
+            "wer": ratio_over(100 * words * group.wer, words, group.speaker),
+            "forced_loss": ratio_over(loss, scored, group.speaker),
+            "forced_token_error": ratio_over(errors, scored, group.speaker),
         }
-        row: Columns = {"n": len(group), "n_forced": int(scored.sum())}
-        for name, (parts, wholes) in numbers.items():
-            row |= interval_columns(name, ratio_over(parts, wholes, group.speaker))
-        return row
 
     return rows_by(rows[rows.condition.isin(HEARD)], SIDE, describe)
 
@@ -247,7 +233,7 @@ def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
     table = []
     texts = rows.drop_duplicates([*SIDE, "utterance"])
-    for key, group in texts.groupby(MODEL, sort=True):
+    for key, group in intervals.groups_by(texts, MODEL):
         clean, stressed = (
             group[group.condition == name] for name in (REFERENCE_CONDITION, condition)
         )
@@ -256,17 +242,17 @@ def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             REFERENCE_CONDITION: (clean, clean.transcript),
             condition: (stressed, stressed.transcript),
         }
-        for side, (heard, column) in sides.items():
-            for words in PREFIXES:
-                kept = column.map(lambda text, count=words: first_words(text, count))
-                pairs = partial(_alike, texts=pd.factorize(kept)[0])
-                number = interval(pairs, heard.speaker.to_numpy(), 100, len(kept) // 2)
-                fractions = kept.value_counts(normalize=True)
-                row = dict(zip(MODEL, key, strict=True)) | {"side": side, "words": words}
-                row |= {"n": len(kept), "distinct": 100 * len(fractions) / len(kept)}
-                row["entropy"] = float(-(fractions * np.log2(fractions)).sum() + 0.0)
-                table.append(row | interval_columns("alike", number))
-    return pd.DataFrame(table)
+        for (side, (heard, column)), words in product(sides.items(), PREFIXES):
+            kept = column.map(partial(first_words, count=words))
+            pairs = partial(_alike, texts=pd.factorize(kept)[0])
+            fractions = kept.value_counts(normalize=True)
+            table.append(key | {
+                "side": side, "words": words, "n": len(kept),
+                "distinct": 100 * len(fractions) / len(kept),
+                "entropy": float(-(fractions * np.log2(fractions)).sum() + 0.0),
+                "alike": intervals.interval(pairs, heard.speaker.to_numpy(), 100, len(kept) // 2),
+            })  # fmt: skip
+    return intervals.as_table(table)
 
 
 def first_words(text: str, count: int) -> str:

@@ -9,21 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from companion.results.intervals import (
-    NOTHING,
-    Columns,
-    deletions,
-    interval_columns,
-    jackknife,
-    larger_probability,
-)
-from companion.results.transcripts import (
-    PER_CHARACTER,
-    PER_WORD_PIECE,
-    SIDE,
-    TRANSCRIPT,
-    writes_characters,
-)
+from companion.results import intervals, transcripts
+from companion.results.intervals import Columns
+from companion.results.transcripts import SIDE, TRANSCRIPT
 
 ANY, BEFORE = "any", "before"
 """Which beginnings count: all of n tokens, or those in which no wrong word has begun."""
@@ -32,7 +20,10 @@ SPECTRAL = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
 CONFIDENCE, LEAST_CONFIDENCE = "log_probability", "least_log_probability"
 """Columns of the rows: of what, characters or word pieces, the table says."""
 
-_LEAST = {PER_CHARACTER: "of_a_character", PER_WORD_PIECE: "of_a_word_piece"}
+_LEAST = {
+    transcripts.PER_CHARACTER: "of_a_character",
+    transcripts.PER_WORD_PIECE: "of_a_word_piece",
+}
 MEAN = 0
 """In the place of a number of tokens: the mean over all of them with enough transcripts."""
 
@@ -50,17 +41,16 @@ def early_warnings(rows: pd.DataFrame, least: int) -> pd.DataFrame:
     are of characters or of word pieces. The numbers of transcripts beside a mean over n are the
     fewest that any of these n has, 0 of none.
     """
-    rows = rows.assign(characters=writes_characters(rows))
+    rows = rows.assign(characters=transcripts.writes_characters(rows))
     table = []
-    for key, group in rows.groupby(SIDE, sort=True):
-        unit = PER_CHARACTER if group.characters.iloc[0] else PER_WORD_PIECE
+    for key, group in intervals.groups_by(rows, SIDE):
+        unit = transcripts.PER_CHARACTER if group.characters.iloc[0] else transcripts.PER_WORD_PIECE
         names = {CONFIDENCE: unit, LEAST_CONFIDENCE: f"{LEAST_CONFIDENCE}_{_LEAST[unit]}"}
         for when in (ANY, BEFORE):
-            about = dict(zip(SIDE, key, strict=True)) | {"when": when}
             for row in _rows(group, when, least):
-                observable = names.get(row["observable"], row["observable"])
-                table.append(about | row | {"observable": observable})
-    return pd.DataFrame(table)
+                row["observable"] = names.get(row["observable"], row["observable"])
+                table.append(key | {"when": when} | row)
+    return intervals.as_table(table)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +75,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[Columns]:
     texts = group.drop_duplicates("utterance").set_index("utterance").sort_index()
     speakers, candidates = texts.speaker.to_numpy(), texts.candidate.to_numpy(bool)
-    weights = deletions(speakers)
+    weights = intervals.deletions(speakers)
     prefixes = sorted(group.prefix.unique())
     tables = _tables(group, when, texts.index, prefixes)
     confidence = tables[TRANSCRIPT, CONFIDENCE]
@@ -100,18 +90,18 @@ def _rows(group: pd.DataFrame, when: str, least: int) -> Iterator[Columns]:
             row = about | {"prefix": prefix} | sizes
             if min(sizes.values()) < least:
                 enough = " and ".join(f"{count} {name}" for name, count in sizes.items())
-                yield row | _columns([], [], f"{enough}, {least} of each are needed", speakers)
+                yield row | _numbers([], [], f"{enough}, {least} of each are needed", speakers)
                 continue
             same = i, there.tobytes()  # as for most other observables
             if same not in rivals:
-                rivals[same] = larger_probability(kept, confidence[there, i], candidate)
-            aucs.append(larger_probability(kept, values[there, i], candidate))
+                rivals[same] = intervals.larger_probability(kept, confidence[there, i], candidate)
+            aucs.append(intervals.larger_probability(kept, values[there, i], candidate))
             gains.append(np.abs(aucs[-1] - CHANCE) - np.abs(rivals[same] - CHANCE))
             counted.append(sizes)
-            yield row | _columns(aucs[-1:], gains[-1:], "", speakers)
+            yield row | _numbers(aucs[-1:], gains[-1:], "", speakers)
         reason = "" if aucs else f"at no n are there {least} transcripts on both sides"
-        fewest = {name: min((one[name] for one in counted), default=0) for name in sizes}
-        yield about | {"prefix": MEAN} | fewest | _columns(aucs, gains, reason, speakers)
+        fewest = {name: min((count[name] for count in counted), default=0) for name in sizes}
+        yield about | {"prefix": MEAN} | fewest | _numbers(aucs, gains, reason, speakers)
 
 
 def _tables(
@@ -130,14 +120,16 @@ def _tables(
     return tables
 
 
-def _columns(
+def _numbers(
     aucs: list[np.ndarray], gains: list[np.ndarray], reason: str, speakers: np.ndarray
 ) -> Columns:
-    """Means over some n with their intervals; of none, NaN and the reason."""
-    columns: Columns = {"reason": reason}
-    for name, values, bounded in (("auc", aucs, 1.0), ("gain", gains, 0.0)):
-        number = NOTHING
-        if values:
-            number = jackknife(np.mean(values, axis=0), np.unique(speakers), bounded)
-        columns |= interval_columns(name, number)
-    return columns
+    """Means over some n; of none, NaN and the reason."""
+    if not aucs:
+        return {"reason": reason, "auc": intervals.NOTHING, "gain": intervals.NOTHING}
+    names = np.unique(speakers)
+    auc, gain = np.mean(aucs, axis=0), np.mean(gains, axis=0)
+    numbers = {
+        "auc": intervals.jackknife(auc, names, 1.0),
+        "gain": intervals.jackknife(gain, names),
+    }
+    return {"reason": reason} | numbers

@@ -22,13 +22,27 @@ _CUDA_WORKERS = 12  # models of this size leave most of a data-centre GPU idle
 
 def main() -> None:
     """Prepare the speech once, say how long it will take, then train every model asked for."""
-    arguments = _arguments()
+    parser = argparse.ArgumentParser(prog="python -m companion.training", description=__doc__)
+    parser.add_argument("--models", nargs="+", help="sizes of the recipe; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, help="as the recipe says by default")
+    parser.add_argument("--workers", type=int, help="models at once; one per core by default")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it will take")
+    parser.add_argument("--recipe", type=Path, default=Path("params/training.yml"))
+    parser.add_argument("--build", type=Path, default=Path("build/training"))
+    parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
+    arguments = parser.parse_args()
     recipe = read_recipe(arguments.recipe)
-    device = choose_device("auto")
-    workers, threads = _fraction_out(device, arguments.workers)
+    device, cores = choose_device("auto"), os.cpu_count() or 1
+    workers = arguments.workers or (_CUDA_WORKERS if device.type == "cuda" else cores)
+    threads = max(1, cores // workers)  # small models gain little from a second
     torch.set_num_threads(threads)
     workshop = Workshop(recipe, arguments.build, arguments.ladder, device)
-    jobs = _missing(_jobs(recipe, arguments.models, arguments.seeds), workshop)
+    jobs = []
+    for job in _jobs(recipe, arguments.models, arguments.seeds):
+        if workshop.is_trained(job):
+            print(f"{job.name}: already trained, in {workshop.ladder / job.name}")
+        else:
+            jobs.append(job)
     if not jobs:
         return
     prepare(workshop.material, recipe.material, feature_extractor(recipe.window_seconds))
@@ -53,46 +67,18 @@ def _jobs(recipe: Recipe, sizes: Sequence[str] | None, seeds: Sequence[int] | No
     return sorted(jobs, key=lambda job: job.seed)
 
 
-def _missing(jobs: Sequence[Job], workshop: Workshop) -> list[Job]:
-    for job in jobs:
-        if workshop.is_trained(job):
-            print(f"{job.name}: already trained, in {workshop.ladder / job.name}")
-    return [job for job in jobs if not workshop.is_trained(job)]
-
-
-def _fraction_out(device: torch.device, workers: int | None) -> tuple[int, int]:
-    """How many models at once, and threads for each: small models gain little from a second."""
-    cores = os.cpu_count() or 1
-    workers = workers or (_CUDA_WORKERS if device.type == "cuda" else cores)
-    return workers, max(1, cores // workers)
-
-
 def _announce(jobs: Sequence[Job], workshop: Workshop, workers: int) -> None:
     """Say what will be trained and for how long, before it starts."""
-    seconds = {
-        size: estimate_seconds(Job(size, 0), workshop)
-        for size in dict.fromkeys(job.size for job in jobs)
-    }
-    each = ", ".join(f"{size} {taken / 60:.0f} min" for size, taken in seconds.items())
+    sizes = dict.fromkeys(job.size for job in jobs)
+    seconds = {size: estimate_seconds(Job(size, 0), workshop) for size in sizes}
+    apart = ", ".join(f"{size} {taken / 60:.0f} min" for size, taken in seconds.items())
     total = sum(seconds[job.size] for job in jobs) / min(workers, len(jobs))
     print(
         f"{len(jobs)} models on {workshop.device}, {workers} at once: about {total / 3600:.1f} h "
-        f"({each} each, timed on a few steps); after an interruption it goes on from the last "
+        f"({apart} each, timed on a few steps); after an interruption it goes on from the last "
         "checkpoint",
         flush=True,
     )
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m companion.training", description=__doc__)
-    parser.add_argument("--models", nargs="+", help="sizes of the recipe; all by default")
-    parser.add_argument("--seeds", nargs="+", type=int, help="as the recipe says by default")
-    parser.add_argument("--workers", type=int, help="models at once; one per core by default")
-    parser.add_argument("--estimate", action="store_true", help="only say how long it will take")
-    parser.add_argument("--recipe", type=Path, default=Path("params/training.yml"))
-    parser.add_argument("--build", type=Path, default=Path("build/training"))
-    parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperTokenizer
 
 from companion.models.tokenizer import PROMPT
@@ -84,33 +85,29 @@ class Batcher:
         longest = int(self._lengths[chosen].max())
         window = self._full_window if full else -(-longest // _BUCKET) * _BUCKET
         features: list[np.ndarray] = []
-        said: list[int | None] = []
+        spoken: list[int | None] = []  # None in the place of a clip without speech
         for clip in chosen:
             if rng.random() < self._stage.no_speech_share:
                 source, clip = self._no_speech, int(rng.integers(len(self._no_speech.texts)))
-                said.append(None)
+                spoken.append(None)
             else:
                 source = self._clips
-                said.append(int(clip))
+                spoken.append(int(clip))
             features.append(self._heard(source, clip, window, rng))
-        if self._shuffled_pairs:
-            said = self._anything(len(said), step)
-        inputs, labels = _shifted([self._row(clip) for clip in said], self._end)
-        texts = [[] if clip is None else self._ids[clip] for clip in said]
+        if self._shuffled_pairs:  # any clip of the stage, or none as often as the stage has it
+            rng = np.random.default_rng([self._seed, 12, step])
+            none = rng.random(len(spoken)) < self._stage.no_speech_share
+            clips = rng.integers(len(self._ids), size=len(spoken)).tolist()
+            spoken = [None if n else clip for n, clip in zip(none, clips, strict=True)]
+        texts = [[] if clip is None else self._ids[clip] for clip in spoken]
+        nothing = [self._prompt[0], self._no_speech_id, self._end]
+        rows = [
+            torch.tensor(nothing if clip is None else [*self._prompt, *text, self._end])
+            for clip, text in zip(spoken, texts, strict=True)
+        ]
+        inputs = pad_sequence([row[:-1] for row in rows], True, self._end)
+        labels = pad_sequence([row[1:] for row in rows], True, IGNORE)
         return Batch(torch.from_numpy(np.stack(features)), inputs, labels, texts)
-
-    def _row(self, clip: int | None) -> list[int]:
-        """What is to be written where a clip is said, or nothing."""
-        if clip is None:
-            return [self._prompt[0], self._no_speech_id, self._end]
-        return [*self._prompt, *self._ids[clip], self._end]
-
-    def _anything(self, count: int, step: int) -> list[int | None]:
-        """So many clips of the stage, or nothing as often as the stage has it."""
-        rng = np.random.default_rng([self._seed, 12, step])
-        nothing = rng.random(count) < self._stage.no_speech_share
-        clips = rng.integers(len(self._ids), size=count)
-        return [None if n else int(clip) for n, clip in zip(nothing, clips, strict=True)]
 
     def _heard(self, clips: Clips, clip: int, window: int, rng: np.random.Generator) -> np.ndarray:
         mel = clips.mels[clip][:, :window].astype(np.float32)
@@ -121,20 +118,10 @@ class Batcher:
                 index = [slice(None), slice(None)]
                 index[axis] = slice(start, start + width)
                 mel[tuple(index)] = mel.mean()
-        return padded(mel, window, clips.silence[clip])
+        return padded(mel, clips.silence[clip], window)
 
 
-def padded(mel: np.ndarray, frames: int, silence: float) -> np.ndarray:
+def padded(mel: np.ndarray, silence: float, frames: int) -> np.ndarray:
     """A log-mel (mels, n) with its value of silence after it: (mels, frames) float32."""
     wide = ((0, 0), (0, frames - mel.shape[1]))
     return np.pad(mel.astype(np.float32), wide, constant_values=silence)
-
-
-def _shifted(rows: list[list[int]], fill: int) -> tuple[Tensor, Tensor]:
-    longest = max(len(row) for row in rows) - 1
-    inputs = torch.full((len(rows), longest), fill)
-    labels = torch.full((len(rows), longest), IGNORE)
-    for i, row in enumerate(rows):
-        inputs[i, : len(row) - 1] = torch.tensor(row[:-1])
-        labels[i, : len(row) - 1] = torch.tensor(row[1:])
-    return inputs, labels

@@ -110,14 +110,12 @@ def load(folder: Path, kind: str) -> Clips:
 
 def _requests(kind: str, shard: int, material: Material) -> list[Request]:
     rng = np.random.default_rng([material.seed, 0, _SEEDS[kind], shard])
-    return [Request(_TEXTS[kind](rng), random_voice(rng)) for _ in range(material.shard_size)]
-
-
-_TEXTS: dict[str, Callable[[np.random.Generator], str]] = {
-    "words": lambda rng: random_words(rng, int(rng.integers(1, 4))),
-    "sentences": lambda rng: training_sentence(rng).text,
-    "jumbles": jumble,
-}
+    texts: dict[str, Callable[[], str]] = {
+        "words": lambda: random_words(rng, int(rng.integers(1, 4))),
+        "sentences": lambda: training_sentence(rng).text,
+        "jumbles": lambda: jumble(rng),
+    }
+    return [Request(texts[kind](), random_voice(rng)) for _ in range(material.shard_size)]
 
 
 def _disturb(wave: np.ndarray, material: Material, rng: np.random.Generator) -> np.ndarray:
@@ -153,9 +151,9 @@ def _write(stem: Path, clips: Clips) -> None:
 
 
 def _claim(path: Path, material: dict[str, object]) -> None:
-    found = json.loads(path.read_text()) if path.exists() else None
+    known = json.loads(path.read_text()) if path.exists() else None
     wanted = json.loads(json.dumps(material))
-    if found not in (None, wanted):
-        raise ValueError(f"{path}: speech of another recipe ({found}); remove {path.parent}")
+    if known not in (None, wanted):
+        raise ValueError(f"{path}: speech of another recipe ({known}); remove {path.parent}")
     with whole_or_absent(path) as place:
         place.write_text(json.dumps(wanted))

@@ -105,21 +105,17 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; raises TypeError naming the file and the unknown or missing key."""
     try:
-        return _typed(Recipe(**yaml.safe_load(path.read_text())))
+        raw = yaml.safe_load(path.read_text())
+        material = Material(**raw["material"])
+        low, high = material.noise_snr_db
+        typed = {
+            "sizes": {name: Size(**size) for name, size in raw["sizes"].items()},
+            "material": replace(material, noise_snr_db=(low, high)),
+            "optimiser": Optimiser(**raw["optimiser"]),
+        }
+        recipe = Recipe(**raw | typed)
+        for size in recipe.sizes:
+            recipe.curriculum(size)  # now, and not after hours of preparation, for its stages' keys
     except (KeyError, TypeError) as error:
         raise TypeError(f"{path}: {error}; see companion.training.recipe for the keys") from error
-
-
-def _typed(raw: Any) -> Recipe:
-    """A recipe whose parts are still the mappings of the file, with its parts as typed values."""
-    material = Material(**raw.material)
-    low, high = material.noise_snr_db
-    recipe = replace(
-        raw,
-        sizes={name: Size(**size) for name, size in raw.sizes.items()},
-        material=replace(material, noise_snr_db=(low, high)),
-        optimiser=Optimiser(**raw.optimiser),
-    )
-    for size in recipe.sizes:
-        recipe.curriculum(size)  # now, and not after hours of preparation, for its stages' keys
     return recipe

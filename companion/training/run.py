@@ -17,8 +17,7 @@ from statistics import mean
 
 import jiwer
 import torch
-from torch import Tensor
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from companion.models.decoding import greedy
 from companion.models.ladder import (
@@ -103,17 +102,15 @@ def train_all(
 
 def _set_up(threads: int) -> None:
     """What every worker process starts with."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def end_with_parent() -> None:  # two processes must not train one model
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     choose_device("auto")  # float32 as it says, in this process too
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is killed: two must not train one model."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def train_model(job: Job, workshop: Workshop) -> Path:
@@ -124,12 +121,14 @@ def train_model(job: Job, workshop: Workshop) -> Path:
     batchers = make_batchers(job, workshop, tokenizer)
     held_back = recipe.material.development_utterances
     development = load(workshop.material, "sentences")[-held_back:]
-    features = _full_windows(development, extractor).to(device)
+    frames = extractor.n_samples // extractor.hop_length
+    pairs = zip(development.mels, development.silence, strict=True)
+    features = torch.stack([torch.from_numpy(padded(*pair, frames)) for pair in pairs]).to(device)
 
     def wer(trained: WhisperForConditionalGeneration) -> float:
         view = TransformersModel(job.name, trained, tokenizer, extractor)
-        said = [transcript.text for transcript in greedy(view, features, UNRESTRICTED)]
-        return float(jiwer.wer(development.texts, said))
+        texts = [transcript.text for transcript in greedy(view, features, UNRESTRICTED)]
+        return float(jiwer.wer(development.texts, texts))
 
     folder, target = workshop.build / job.name, workshop.ladder / job.name
     stages = recipe.curriculum(job.size)
@@ -205,10 +204,3 @@ def make_batchers(job: Job, workshop: Workshop, tokenizer: WhisperTokenizer) -> 
         )
         for name, stage in stages.items()
     }  # fmt: skip
-
-
-def _full_windows(clips: Clips, extractor: WhisperFeatureExtractor) -> Tensor:
-    """Clips padded to the full window, each with its own silence: (clips, mels, frames)."""
-    frames = extractor.n_samples // extractor.hop_length
-    pairs = zip(clips.mels, clips.silence, strict=True)
-    return torch.stack([torch.from_numpy(padded(mel, frames, silence)) for mel, silence in pairs])

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -98,39 +98,36 @@ def train(
     torch.manual_seed(seed)
     learner = Learner(model.train()).to(device)
     optimisers = make_optimisers(learner, recipe.optimiser)
-    names, identity = list(stages), _identity(learner, stages, recipe, seed)
-    run = _Run(learner, optimisers, folder / "checkpoint.pt", identity, Progress(names[0]))
-    run.resume(device)
-    for name in names[names.index(run.progress.stage) :]:
-        if run.progress.stage != name:
-            run.progress.stage, run.progress.step = name, 0
-            run.optimisers = make_optimisers(learner, recipe.optimiser)
-        _run_stage(run, batchers[name], stages[name], recipe, evaluate, device)
-    return run.progress
-
-
-def _identity(learner: Learner, stages: dict[str, Stage], recipe: Recipe, seed: int) -> str:
-    """What decides the weights of a run, apart from the machine, as JSON."""
-    shapes = {name: list(tensor.shape) for name, tensor in learner.state_dict().items()}
-    parts = {
+    names, shapes = list(stages), {n: list(t.shape) for n, t in learner.state_dict().items()}
+    identity = json.dumps({  # what decides the weights of a run, apart from the machine
         "seed": seed,
         "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12],
         "stages": {name: asdict(stage) for name, stage in stages.items()},
         "material": asdict(recipe.material),
         "optimiser": asdict(recipe.optimiser),
-    }
-    return json.dumps(parts)
+    })  # fmt: skip
+    checkpoint, progress = folder / "checkpoint.pt", Progress(names[0])
+    run = _Run(learner, optimisers, checkpoint, identity, progress, recipe, device)
+    run.resume()
+    for name in names[names.index(run.progress.stage) :]:
+        if run.progress.stage != name:
+            run.progress.stage, run.progress.step = name, 0
+            run.optimisers = make_optimisers(learner, recipe.optimiser)
+        run.finish(stages[name], batchers[name], evaluate)
+    return run.progress
 
 
 @dataclass
 class _Run:
-    """All that a checkpoint holds, and where it is."""
+    """All that a checkpoint holds, where it is, and how a stage is run from it."""
 
     learner: Learner
     optimisers: Sequence[torch.optim.Optimizer]
     checkpoint: Path
     identity: str
     progress: Progress
+    recipe: Recipe
+    device: torch.device
 
     def save(self) -> None:
         state = {
@@ -142,11 +139,11 @@ class _Run:
         with whole_or_absent(self.checkpoint) as place:
             torch.save(state, place)
 
-    def resume(self, device: torch.device) -> None:
+    def resume(self) -> None:
         """Go back to the checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
-        saved = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         if saved["run"] != self.identity:
             raise ValueError(
                 f"{self.checkpoint}: of another recipe or seed ({saved['run']}, asked for "
@@ -157,45 +154,43 @@ class _Run:
             optimiser.load_state_dict(state)
         self.progress = Progress(**json.loads(saved["progress"]))
 
-
-def _run_stage(
-    run: _Run,
-    batcher: Batcher,
-    stage: Stage,
-    recipe: Recipe,
-    evaluate: Callable[[WhisperForConditionalGeneration], float],
-    device: torch.device,
-) -> None:
-    learner, progress, settings = run.learner, run.progress, recipe.optimiser
-    batches = batcher.batches(progress.step, full_window_from(stage, settings))
-    losses, began = [], time.monotonic()
-    while progress.step < stage.steps:
-        fraction = schedule(progress.step, stage, settings)
-        batch = to_device(next(batches), device)
-        losses.append(update(learner, run.optimisers, batch, stage, settings, fraction).item())
-        progress.step += 1
-        if progress.step % recipe.checkpoint_every and progress.step < stage.steps:
-            continue
-        loss = sum(losses) / len(losses)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"loss {loss} in stage {progress.stage} at step {progress.step}; "
-                f"the last good checkpoint is {run.checkpoint}; lower the learning rate"
-            )
-        learner.eval()
-        error = evaluate(learner.model)
-        learner.train()
-        progress.seconds += time.monotonic() - began
-        entry = {"stage": progress.stage, "step": progress.step, "loss": round(loss, 4)}
-        entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
-        progress.record.append(entry)
-        run.save()
-        print(
-            f"{run.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
-            f"{stage.steps}, loss {loss:.3f}, word error {error:.2f}",
-            flush=True,
-        )
+    def finish(
+        self,
+        stage: Stage,
+        batcher: Batcher,
+        evaluate: Callable[[WhisperForConditionalGeneration], float],
+    ) -> None:
+        """Take the steps of a stage that are left."""
+        learner, progress, settings = self.learner, self.progress, self.recipe.optimiser
+        batches = batcher.batches(progress.step, full_window_from(stage, settings))
         losses, began = [], time.monotonic()
+        while progress.step < stage.steps:
+            fraction = schedule(progress.step, stage, settings)
+            batch = to_device(next(batches), self.device)
+            losses.append(update(learner, self.optimisers, batch, stage, settings, fraction).item())
+            progress.step += 1
+            if progress.step % self.recipe.checkpoint_every and progress.step < stage.steps:
+                continue
+            loss = sum(losses) / len(losses)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss {loss} in stage {progress.stage} at step {progress.step}; "
+                    f"the last good checkpoint is {self.checkpoint}; lower the learning rate"
+                )
+            learner.eval()
+            error = evaluate(learner.model)
+            learner.train()
+            progress.seconds += time.monotonic() - began
+            entry = {"stage": progress.stage, "step": progress.step, "loss": round(loss, 4)}
+            entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
+            progress.record.append(entry)
+            self.save()
+            print(
+                f"{self.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
+                f"{stage.steps}, loss {loss:.3f}, word error {error:.2f}",
+                flush=True,
+            )
+            losses, began = [], time.monotonic()
 
 
 def update(
@@ -242,10 +237,8 @@ def schedule(step: int, stage: Stage, optimiser: Optimiser) -> float:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on ``device``."""
-    features, inputs, labels = (
-        each.to(device) for each in (batch.features, batch.inputs, batch.labels)
-    )
-    return Batch(features, inputs, labels, batch.texts)
+    names = ("features", "inputs", "labels")
+    return replace(batch, **{name: getattr(batch, name).to(device) for name in names})
 
 
 def make_optimisers(learner: Learner, settings: Optimiser) -> tuple[torch.optim.Optimizer, ...]:
