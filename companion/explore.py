@@ -7,9 +7,10 @@ import html
 import math
 import tempfile
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -26,7 +27,7 @@ from companion.figures.explore import (
 from companion.measurement.run import spread
 from companion.measurement.texts import text_columns
 from companion.models.capture import COMPONENTS
-from companion.models.inside import Inside, inside
+from companion.models.inside import Inside, Window, hear_window, inside_window
 from companion.models.loading import available, choose_device, is_here, load
 from companion.models.published import PUBLISHED
 from companion.models.rules import RULES
@@ -36,8 +37,10 @@ from companion.stress.conditions import CONDITIONS, GRADED
 from companion.stress.mixture import Mixture, Speakers
 from spectral import effective_rank, eigenvalues
 
+T = TypeVar("T")
+
 SEED = 0
-LISTED, KEPT = 200, 24  # utterances of a corpus to choose from; sounds that stay decoded
+LISTED, KEPT = 200, 24  # utterances of a corpus to choose from; sounds that stay as heard
 _MODES = 10  # of the effective ranks that are told
 
 
@@ -73,7 +76,9 @@ class Explorer:
             raise FileNotFoundError(f"{[*map(str, corpora)]}: no such folders; name one of speech")
         self._speakers = {one.id: Speakers(each) for each in found for one in each}
         self._models: dict[str, SpeechModel] = {}
-        self._seen: dict[tuple[object, ...], tuple[Mixture, Inside]] = {}
+        self._mixtures: dict[tuple[object, ...], Mixture] = {}
+        self._heard: dict[tuple[object, ...], Window] = {}
+        self._seen: dict[tuple[object, ...], Inside] = {}
         self.sides: dict[str, Inside] = {}
         listed = [(f"{u.id}: {u.reference.lower()}", u) for e in found for u in spread(e, LISTED)]
         rules = [name for name, rule in RULES.items() if not rule.by_library]
@@ -91,7 +96,8 @@ class Explorer:
         self.layer = widgets.Dropdown(options=[("mean of all", 0)], description="layer", **wide)
         self.token = widgets.IntSlider(1, 1, 1, description="token", **wide)
         kinds = "audio/*,.flac,.opus,.mka,.caf,.amr,.3gp"
-        self.upload = widgets.FileUpload(accept=kinds, description="your recording")
+        whole = {"width": "max-content"}
+        self.upload = widgets.FileUpload(accept=kinds, description="your recording", layout=whole)
         self.progress = widgets.IntProgress(max=4, description="ready", **wide)
         self.message, self.text = widgets.HTML(), widgets.HTML()
         self.sound = {
@@ -119,10 +125,14 @@ class Explorer:
         try:
             self._step(0, f"loading {self.model.value}")
             model = self._model(self.model.value)
+            severities = {"clean": 0.0, "stressed": self._severity}
+            sounds = {side: self._mixture(model, each) for side, each in severities.items()}
+            for side, mixture in sounds.items():
+                self.sound[side].value = _wav(mixture.wave[: model.window_samples])
             sides = {}
-            for i, (side, severity) in enumerate((("clean", 0.0), ("stressed", self._severity))):
+            for i, (side, mixture) in enumerate(sounds.items()):
                 self._step(i + 1, f"hearing it {side}")
-                sides[side] = self._heard(model, severity)
+                sides[side] = mixture, self._inside(model, mixture)
         except (ValueError, OSError) as error:
             self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
             self.sides, self.text.value = {}, ""
@@ -136,8 +146,6 @@ class Explorer:
         self.sides = {side: seen for side, (_, seen) in sides.items()}
         spectra, length = _spectra(self.sides)
         self.text.value = _told(model, sides, spectra, length)
-        for side, seen in self.sides.items():
-            self.sound[side].value = _wav(seen.wave)
         self._choose_from(len(model.layers), max(len(seen.pieces) for seen in self.sides.values()))
         self._draw_listening()
         self.profile.value = _picture(draw_profile(self.sides), _profiles_told(self.sides))
@@ -160,21 +168,32 @@ class Explorer:
             self._models[name] = load(name, self._ladder, self._device)
         return self._models[name]
 
-    def _heard(self, model: SpeechModel, severity: float) -> tuple[Mixture, Inside]:
+    def _mixture(self, model: SpeechModel, severity: float) -> Mixture:
         utterance, start = self.utterance.value, float(self.start.value)
         stress = self.stress.value if severity else "clean"
-        key = (model.name, self.decoding.value, utterance, stress, severity, start)
-        if key not in self._seen:
+
+        def made() -> Mixture:
             wave = read_wave(utterance)[round(start * SAMPLE_RATE) :]
             if not len(wave):
                 raise ValueError(f"{utterance.path.name}: ends before {start:g} s; choose less")
             clean = Mixture.of(utterance, wave[: model.window_samples])
             speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
-            mixture = CONDITIONS[stress].at_severity(severity or 1.0).apply(clean, speakers, SEED)
-            self._seen[key] = mixture, inside(model, mixture.wave, RULES[self.decoding.value])
-            if len(self._seen) > KEPT:
-                del self._seen[next(iter(self._seen))]
-        return self._seen[key]
+            return CONDITIONS[stress].at_severity(severity or 1.0).apply(clean, speakers, SEED)
+
+        key = (model.window_samples, utterance, stress, severity, start)
+        return _kept(self._mixtures, key, made)
+
+    def _inside(self, model: SpeechModel, mixture: Mixture) -> Inside:
+        """What is kept of a mixture, by its identity: the same choice gives the same object."""
+        rule = self.decoding.value
+
+        def seen() -> Inside:
+            window = _kept(
+                self._heard, (model.name, mixture), lambda: hear_window(model, mixture.wave)
+            )
+            return inside_window(model, window, RULES[rule])
+
+        return _kept(self._seen, (model.name, mixture, rule), seen)
 
     def _load(self, change: object = None) -> None:
         for file in self.upload.value:
@@ -201,6 +220,15 @@ class Explorer:
             layer, token = self.layer.value - 1, self.token.value - 1
             figure = draw_listening(self.sides, layer, token)
             self.listening.value = _picture(figure, _listening_told(self.sides, layer, token))
+
+
+def _kept(kept: dict[tuple[object, ...], T], key: tuple[object, ...], make: Callable[[], T]) -> T:
+    """What is kept under a key, made where there is none; of more than ``KEPT`` the first goes."""
+    if key not in kept:
+        kept[key] = make()
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]
+    return kept[key]
 
 
 def _spectra(sides: dict[str, Inside]) -> tuple[Spectra, int]:
@@ -281,7 +309,7 @@ def _profiles_told(sides: dict[str, Inside]) -> str:
 def _picture(figure: Figure, told: str) -> str:
     """A figure as HTML, with what it shows in words for who does not see it."""
     file = BytesIO()
-    figure.savefig(file, format="png", dpi=100)
+    figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
     data = b64encode(file.getvalue()).decode()
     said = html.escape(told)
     return f'<img alt="{said}" src="data:image/png;base64,{data}" style="max-width: 100%">'

@@ -108,6 +108,7 @@ ACCESSIBLE = {  # what the theme leaves out, for screen readers and keys
     '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
     '<div class="output text_html">': '<div tabindex="0" class="output text_html">',
     "<th></th>": "<td></td>",
+    '<div id="search-results"></div>': '<h1>Search</h1>\n<div id="search-results"></div>',
 }
 
 

@@ -13,10 +13,11 @@ from checkpoints import dimensions, random_whisper
 from companion.explore import Explorer, uploaded
 from companion.figures.explore import draw_eigenvalues
 from companion.models.forcing import token_log_probabilities
-from companion.models.inside import PROFILED, inside, is_monitored
+from companion.models.inside import PROFILED, Window, hear_window, inside, is_monitored
 from companion.models.loading import load
 from companion.models.openai_model import OpenAIModel
 from companion.models.rules import OPENAI, RULES, UNRESTRICTED
+from companion.models.view import SpeechModel
 from companion.speech.corpus import UnusableUtterance, find_utterances, read_wave
 from spectral import attach
 
@@ -140,9 +141,41 @@ def test_another_utterance_has_another_reference_and_what_was_seen_is_not_decode
     explorer.utterance.index = 9
     assert explorer.utterance.value.reference.lower() in explorer.text.value
     assert _shown(explorer).keys() == {k for k, v in _shown(explorer).items() if v != first[k]}
-    monkeypatch.setattr("companion.explore.inside", None)
+    monkeypatch.setattr("companion.explore.inside_window", None)
     explorer.utterance.index = 0
     assert _shown(explorer)["text"] == first["text"]
+
+
+def test_another_rule_decodes_what_was_heard_and_gives_what_hearing_it_anew_does(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _shown(explorer)["text"]
+    monkeypatch.setattr("companion.explore.hear_window", None)
+    explorer.decoding.value = "unrestricted"
+    model = load(explorer.model.value, ROOT / "data" / "ladder", CPU)
+    for side, seen in explorer.sides.items():
+        anew = inside(model, seen.wave, UNRESTRICTED)
+        assert seen.transcript == anew.transcript, side
+        np.testing.assert_array_equal(seen.listening, anew.listening)
+    assert explorer.message.value == ""
+    explorer.decoding.value = "openai"
+    assert _shown(explorer)["text"] == before
+
+
+def test_both_sounds_are_there_before_the_model_hears_them(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, told = explorer.sound["stressed"].value, []
+    hear = hear_window
+
+    def noted(model: SpeechModel, wave: np.ndarray) -> Window:
+        told.append(explorer.sound["stressed"].value)
+        return hear(model, wave)
+
+    monkeypatch.setattr("companion.explore.hear_window", noted)
+    explorer.stress.value = "mix"
+    assert told == [explorer.sound["stressed"].value]
+    assert told != [before]
 
 
 def test_severity_zero_is_clean_and_all_of_a_text_is_told_with_probabilities(

@@ -1,5 +1,6 @@
 """The figures that come with the project can be printed, and how models look in them."""
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from companion.figures.style import (
     use_style,
 )
 
-FIGURES = sorted((Path(__file__).parents[1] / "figures").rglob("*.png"))
+ROOT = Path(__file__).parents[1]
+FIGURES = sorted((ROOT / "figures").rglob("*.png"))
 MARGIN = 0.2  # inches, for what sticks out of the axes
 
 
@@ -29,6 +31,14 @@ def test_a_figure_fits_a_page_of_print(path: Path) -> None:
     with Image.open(path) as image:
         width = image.width / image.info["dpi"][0]
     assert width < PAGE + MARGIN, "a legend of too many columns, perhaps"
+
+
+def test_at_most_twelve_figures_are_main_and_all_of_them_are_there() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[\w+\]\(\.\./figures/([\w/]+\.png)\)", page, re.MULTILINE)
+    assert 0 < len(listed) <= 12
+    assert {ROOT / "figures" / name for name in listed} <= set(FIGURES)
+    assert not [name for name in listed if "supplement" in name]
 
 
 MODELS = pd.DataFrame(

@@ -19,6 +19,7 @@ Spectra = Mapping[str, Mapping[str, Tensor]]
 _LABELLED = 45  # tokens: more do not fit beside one another
 _MODES = (1, 2, 5, 10, 20, 50, 100)  # ticks
 _LINES = {"clean": "-", "stressed": "--"}
+_TITLE = 1.0  # stated: else matplotlib measures every label to see whether one is in the way
 PROFILE = ("gain", "alignment")
 """What is drawn over depth."""
 
@@ -49,7 +50,7 @@ def _draw_side(axes: np.ndarray, side: str, seen: Inside, weights: np.ndarray, t
     )  # fmt: skip
     mel.set_ylabel("mel band")
     if not seen.pieces:
-        mel.set_title(f"{side}: no token was written")
+        mel.set_title(f"{side}: no token was written", y=_TITLE)
         rows.set_axis_off()
         return
     beyond = weights[:, places:].sum(1).mean()
@@ -57,7 +58,7 @@ def _draw_side(axes: np.ndarray, side: str, seen: Inside, weights: np.ndarray, t
     time = (np.arange(places) + 0.5) * seconds / places
     mel.plot(time, own / max(own.max(), 1e-12) * len(seen.mel), color="#D55E00", lw=1)
     shown = f"{side}: token {token + 1}, “{_plain(seen.pieces[token].strip())}”"
-    mel.set_title(f"{shown}, probability {seen.probabilities[token]:.2f}", fontsize=10)
+    mel.set_title(f"{shown}, probability {seen.probabilities[token]:.2f}", fontsize=10, y=_TITLE)
     rows.imshow(
         weights[:, :places] ** 0.5, aspect="auto", cmap="viridis",
         extent=(0, seconds, len(seen.pieces) - 0.5, -0.5),
@@ -84,7 +85,7 @@ def draw_eigenvalues(spectra: Spectra, rows: int) -> Figure:
     places = {"left": 0.08, "right": 0.99, "top": 0.84, "bottom": 0.14, "wspace": 0.18}
     axes = figure.subplots(1, len(COMPONENT_NAMES), gridspec_kw=places)
     for ax, (kind, name) in zip(axes, COMPONENT_NAMES.items(), strict=True):
-        ax.set_title(name)
+        ax.set_title(name, y=_TITLE)
         ax.set_xlabel("mode")
         if kind not in spectra:
             ax.text(0.5, 0.5, f"{rows} rows have no spectrum", ha="center", transform=ax.transAxes)
@@ -97,7 +98,8 @@ def draw_eigenvalues(spectra: Spectra, rows: int) -> Figure:
                 ax.loglog(range(1, len(kept) + 1), kept, _LINES[side], color=colour, label=label)
         shown = [mode for mode in _MODES if mode < rows]
         ax.set_xticks(shown, map(str, shown))
-        ax.xaxis.set_minor_locator(NullLocator())
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(NullLocator())
     axes[0].set_ylabel(r"eigenvalue $\lambda_i$")
     if spectra:
         axes[-1].legend(fontsize=7, frameon=False)
@@ -112,7 +114,7 @@ def draw_profile(sides: Mapping[str, Inside]) -> Figure:
     axes = figure.subplots(1, 4, gridspec_kw=places)
     labels = ("probability", "risk", "gain", "alignment, without sign")
     for ax, label, x in zip(axes, labels, ("token", "token", "layer", "layer"), strict=True):
-        ax.set_title(label)
+        ax.set_title(label, y=_TITLE)
         ax.set_xlabel(x)
     for side, seen in sides.items():
         risks = seen.risk.risks if seen.risk else ()

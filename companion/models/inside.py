@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
-from companion.models.forcing import forced
 from companion.models.rules import OPENAI, Rule
-from companion.models.streams import streams_in
+from companion.models.streams import Streams, given_streams
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 from spectral import Monitor, layer_gains, linearise, top_singular_triplets
@@ -52,24 +51,47 @@ class Inside:
     profile: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One window of sound as one model hears it, to be decoded by several rules.
+
+    wave: (samples,). features: (1, mels, frames) of the log-mel. context: (1, S, width).
+    """
+
+    wave: np.ndarray
+    features: Tensor
+    context: Tensor
+
+
 @torch.inference_mode()
+def hear_window(model: SpeechModel, wave: np.ndarray) -> Window:
+    """Encode the first window of a wave (samples,) at 16 kHz."""
+    wave = wave[: model.window_samples]
+    features = model.features([wave])
+    return Window(wave, features, model.encode(features))
+
+
 def inside(model: SpeechModel, wave: np.ndarray, rule: Rule) -> Inside:
     """Decode the first window of a wave (samples,) at 16 kHz, and look at what went on.
 
     Raises ValueError for a rule by which openai-whisper itself decodes.
     """
-    wave = wave[: model.window_samples]
-    features = model.features([wave])
-    context = model.encode(features)
+    return inside_window(model, hear_window(model, wave), rule)
+
+
+@torch.inference_mode()
+def inside_window(model: SpeechModel, window: Window, rule: Rule) -> Inside:
+    """:func:`inside` of a window that the same model has encoded."""
+    context = window.context
     monitor = Monitor(model.module, name=model.name) if is_monitored(model, rule) else None
     with capture(model) as recording, monitor or nullcontext():
         transcript = transcribe_heard(model, Heard(context, (1,)), rule)[0]
-    probabilities, listening = _given(model, context, transcript.tokens)
     tokens = transcript.tokens
+    streams, probabilities, listening = _given(model, context, tokens)
     texts = [model.text(tokens[:i]) for i in range(len(tokens) + 1)]
     return Inside(
-        wave,
-        features[0].float().cpu().numpy(),
+        window.wave,
+        window.features[0].float().cpu().numpy(),
         transcript,
         tuple(text[len(before) :] for before, text in pairwise(texts)),
         probabilities.cpu().numpy(),
@@ -77,7 +99,7 @@ def inside(model: SpeechModel, wave: np.ndarray, rule: Rule) -> Inside:
         listening.cpu().numpy(),
         model.window_samples / SAMPLE_RATE,
         monitor.segments[0] if monitor else None,
-        _profile(model, context, tokens) if tokens else {},
+        _profile(model, streams) if tokens else {},
     )
 
 
@@ -87,11 +109,11 @@ def is_monitored(model: SpeechModel, rule: Rule) -> bool:
     return rule == OPENAI and model.name in fitted
 
 
-def _profile(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> dict[str, np.ndarray]:
+def _profile(model: SpeechModel, streams: Streams) -> dict[str, np.ndarray]:
     """Over depth, modulo the direction 1, in float32: means over some tokens of the text."""
-    streams = streams_in(model, context, tokens)
-    step = -(-len(tokens) // PROFILED)
-    chosen = slice(streams.text.start + (len(tokens) - 1) % step // 2, streams.text.stop, step)
+    count = streams.text.stop - streams.text.start
+    step = -(-count // PROFILED)
+    chosen = slice(streams.text.start + (count - 1) % step // 2, streams.text.stop, step)
     layers = [as_layer(layer.layer, torch.float32) for layer in model.layers]
     hidden = [stream[0].float() for stream in streams.hidden]
     stack = linearise(layers, hidden, streams.context[0].float(), tokens=chosen)
@@ -106,21 +128,25 @@ def _profile(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> dict
     return {name: values.mean(-1).cpu().numpy() for name, values in of_tokens.items()}
 
 
-def _given(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Probability (T,) and cross-attention (layers, T, S) of tokens that the model is given."""
-    first = len(model.tokens.prompt) - 1
+def _given(
+    model: SpeechModel, context: Tensor, tokens: Sequence[int]
+) -> tuple[Streams, Tensor, Tensor]:
+    """One pass over tokens that the model is given: streams, probability, cross-attention.
+
+    Probability (T,) and cross-attention (layers, T, S).
+    """
     heard: dict[nn.Module, Tensor] = {}
     asked = [attention_parts(layer.cross_attention)[:2] for layer in model.layers]
     parts = [part for pair in asked for part in pair]
     with hooked((part, lambda part, _, output: heard.update({part: output})) for part in parts):
-        logits = forced(model, context, [tokens[:-1]])[0, first:].double()
+        streams, logits = given_streams(model, context, tokens)
     suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
-    scores = logits.index_fill(-1, suppressed, -torch.inf).softmax(-1)[: len(tokens)]
+    scores = logits[0, streams.text].double().index_fill(-1, suppressed, -torch.inf).softmax(-1)
     written = torch.tensor(tokens, dtype=torch.long, device=model.device)[:, None]
     query, key = (
         torch.unflatten(torch.stack([heard[part][0] for part in parts]), -1, (model.heads, -1))
         for parts in zip(*asked, strict=True)
     )
-    query = query[:, first:][:, : len(tokens)]
+    query = query[:, streams.text]
     weights = torch.einsum("ltha,lsha->lhts", query, key) * query.shape[-1] ** -0.5
-    return scores.gather(-1, written)[:, 0], weights.softmax(-1).mean(1)
+    return streams, scores.gather(-1, written)[:, 0], weights.softmax(-1).mean(1)

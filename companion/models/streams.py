@@ -34,8 +34,18 @@ def residual_streams(model: SpeechModel, features: Tensor, tokens: Sequence[int]
 @torch.no_grad()
 def streams_in(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> Streams:
     """:func:`residual_streams` where the context (1, S, width) is there."""
-    with last_logits(model), capture(model) as recording:
-        forced(model, context, [tokens])
+    with last_logits(model):
+        return given_streams(model, context, tokens)[0]
+
+
+@torch.no_grad()
+def given_streams(
+    model: SpeechModel, context: Tensor, tokens: Sequence[int]
+) -> tuple[Streams, Tensor]:
+    """:func:`streams_in`, and the logits of the same pass, (1, positions, vocabulary)."""
+    with capture(model) as recording:
+        logits = forced(model, context, [tokens])
     *hidden, last = recording.streams()
     first = len(model.tokens.prompt) - 1
-    return Streams(context, tuple(hidden), last, slice(first, first + len(tokens)))
+    text = slice(first, first + len(tokens))
+    return Streams(context, tuple(hidden), last, text), logits
