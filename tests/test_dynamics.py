@@ -26,8 +26,8 @@ from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import transcribe
+from companion.models.forcing import STRIDE, states
 from companion.models.rules import UNRESTRICTED
-from companion.models.states import STRIDE, states
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.speech.text import edits
@@ -121,7 +121,7 @@ def test_the_majority_is_that_of_the_other_folds_and_one_fold_is_refused() -> No
         majority(labels, torch.zeros(6, dtype=torch.long))
 
 
-@given(st.text("ab", max_size=7), st.text("ab", max_size=7))
+@given(st.text("ab", max_size=5), st.text("ab", max_size=5))
 def test_edits_follow_their_recurrence(one: str, other: str) -> None:
     def slow(a: str, b: str) -> int:
         if not a or not b:

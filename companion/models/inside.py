@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
-from companion.models.forcing import forced
+from companion.models.forcing import evenly_spread, log_probabilities, streams_in
 from companion.models.rules import OPENAI, Rule
-from companion.models.streams import streams_in
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
-from spectral import Monitor, layer_gains, linearise, top_singular_triplets
+from spectral import Monitor, layer_gains, top_singular_triplets
 from spectral.jacobians.sublayers import without_mean
 from spectral.monitor import THRESHOLDS, Segment
 from spectral.whisper import as_layer, attention_parts, hooked
@@ -90,11 +89,8 @@ def is_monitored(model: SpeechModel, rule: Rule) -> bool:
 def _profile(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> dict[str, np.ndarray]:
     """Over depth, modulo the direction 1, in float32: means over some tokens of the text."""
     streams = streams_in(model, context, tokens)
-    step = -(-len(tokens) // PROFILED)
-    chosen = slice(streams.text.start + (len(tokens) - 1) % step // 2, streams.text.stop, step)
     layers = [as_layer(layer.layer, torch.float32) for layer in model.layers]
-    hidden = [stream[0].float() for stream in streams.hidden]
-    stack = linearise(layers, hidden, streams.context[0].float(), tokens=chosen)
+    stack = streams.linearised(layers, evenly_spread(streams.text, PROFILED))
     matrices = without_mean(stack.sublayers().product())
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
     gains = layer_gains(triplets.unbind())
@@ -113,9 +109,7 @@ def _given(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> tuple[
     asked = [attention_parts(layer.cross_attention)[:2] for layer in model.layers]
     parts = [part for pair in asked for part in pair]
     with hooked((part, lambda part, _, output: heard.update({part: output})) for part in parts):
-        logits = forced(model, context, [tokens[:-1]])[0, first:].double()
-    suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
-    scores = logits.index_fill(-1, suppressed, -torch.inf).softmax(-1)[: len(tokens)]
+        (scores,) = log_probabilities(model, context, [tokens[:-1]])
     written = torch.tensor(tokens, dtype=torch.long, device=model.device)[:, None]
     query, key = (
         torch.unflatten(torch.stack([heard[part][0] for part in parts]), -1, (model.heads, -1))
@@ -123,4 +117,4 @@ def _given(model: SpeechModel, context: Tensor, tokens: Sequence[int]) -> tuple[
     )
     query = query[:, first:][:, : len(tokens)]
     weights = torch.einsum("ltha,lsha->lhts", query, key) * query.shape[-1] ** -0.5
-    return scores.gather(-1, written)[:, 0], weights.softmax(-1).mean(1)
+    return scores[: len(tokens)].gather(-1, written)[:, 0].exp(), weights.softmax(-1).mean(1)

@@ -14,8 +14,7 @@ def first_wrong_word(reference: str, transcript: str) -> int | None:
     for another, or for none, is wrong. The number counts the words as they were written, between
     spaces. Where the normaliser makes one word of several ("twenty one"), the first of them.
     """
-    said, written = normalise(reference), normalise(transcript)
-    (chunks,) = jiwer.process_words(said, written).alignments
+    (chunks,) = jiwer.process_words(normalise(reference), normalise(transcript)).alignments
     wrong = [chunk.hyp_start_idx for chunk in chunks if chunk.type in _WRONG]
     if not wrong:
         return None

@@ -78,14 +78,12 @@ def outcome(
 ) -> Outcome:
     """The kind of transcript, the first of these that holds; the target's reference comes first.
 
-    annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes, however often; also
-    where nobody speaks. Beside words annotations count for nothing, and all that follows is of the
-    words. correct: word error against the target at most 0.5. interferer: at most 0.5 against
+    annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes; beside words these are
+    left out. correct: word error against the target at most 0.5. interferer: at most 0.5 against
     another speaker. empty: no words, such as "...". loop: see ``is_loop``. fragment: at least half
-    of the words stand in runs of three that one of the speakers said, such as the beginning of a
-    sentence or pieces of several. gibberish: fewer than half of the words are in the vocabulary, of
-    a model that was taught no other words; never without a vocabulary, as nothing tells the rare
-    words and names of a whole language from none. invention: words that nobody said.
+    of the words stand in runs of three that one of the speakers said. gibberish: fewer than half of
+    the words are in the vocabulary, of a model that was taught no other words. invention: words
+    that nobody said.
     """
     written, hypothesis = hypothesis, without_annotations(hypothesis)
     if written != hypothesis and not normalise(hypothesis):
@@ -142,14 +140,9 @@ def said_fraction(references: Sequence[str], hypothesis: str) -> float:
     run = min(FRAGMENT_WORDS, len(words))
     if run == 0:
         return 0.0
-    said = {piece for reference in references for piece in _runs(normalise(reference).split(), run)}
-    covered = {
-        position
-        for start, piece in enumerate(_runs(words, run))
-        if piece in said
-        for position in range(start, start + run)
-    }
-    return len(covered) / len(words)
+    spoken = {run_of for text in references for run_of in _runs(normalise(text).split(), run)}
+    starts = [start for start, piece in enumerate(_runs(words, run)) if piece in spoken]
+    return len({start + i for start in starts for i in range(run)}) / len(words)
 
 
 def known_fraction(text: str, vocabulary: Collection[str]) -> float:
