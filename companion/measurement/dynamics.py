@@ -15,6 +15,7 @@ from torch import Tensor
 
 from companion.measurement import schemas as names
 from companion.measurement.controls import generator, random_control
+from companion.measurement.run import is_lack_of_memory
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.texts import Batch, Row
 from companion.models.decoding import Transcript, transcribe
@@ -82,7 +83,9 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
     """
     try:
         return list(_all_rows(model, batch, settings))
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
         raise ValueError(
             f"{model.name}: not enough memory for the states of {settings.utterances} utterances; "
             "take fewer, or device=cpu"

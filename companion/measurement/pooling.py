@@ -93,7 +93,7 @@ class Union:
 def measure_pooling(settings: PoolingSettings) -> Summary:
     """Keep the activations of every utterance, where this key has none yet, then pool them."""
     utterances = find_utterances(settings.corpus).utterances
-    path = settings.activations / settings.output.name
+    path = settings.activations / f"{settings.model.replace('/', '-')}.parquet"
     summary = Summary(path, 0, 0, {}, settings.batch)
     if staleness(path, key_of_run(KIND, settings, utterances)):
         summary = measure(KIND, replace(settings, output=path), kept_activations, ACTIVATIONS)

@@ -230,6 +230,12 @@ def _discard_others(folder: Path, wanted: Mapping[str, object]) -> None:
         part.unlink()
 
 
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on the GPU or the CPU."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or _CPU_ALLOCATOR in str(error)
+
+
 class Halving:
     """Rows of batches, in halves, quarters and so on once memory did not suffice for whole ones.
 
@@ -258,8 +264,7 @@ class Halving:
         return rows
 
     def _halve(self, error: Exception, utterances: Sequence[Utterance]) -> None:
-        kinds = (torch.OutOfMemoryError, MemoryError)
-        if not isinstance(error, kinds) and _CPU_ALLOCATOR not in str(error):
+        if not is_lack_of_memory(error):
             raise error
         count = len(utterances)
         if len({self._together(utterance) for utterance in utterances}) == 1:

@@ -202,6 +202,8 @@ class PoolingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shard[1] > 1:
+            raise ValueError(f"shard is {self.shard}; utterances are pooled, so give [0, 1]")
         if max(self.modes, default=0) > MODES:
             raise ValueError(
                 f"modes has {max(self.modes)}; {MODES} eigenvalues are kept, give no more"
