@@ -1,11 +1,11 @@
-"""A guard against invented text: what to return where a transcript alarms, and why.
+"""A guard against invented text: what to return where a transcript is doubted, and why.
 
     guard = Guard(whisper.load_model("base"))  # or a Whisper of transformers, with its processor
     for part in guard.transcribe(wave):  # samples at 16 kHz, a part for every window of 30 s
         print(part.text, part.decision, part.why)
 
-``spectral.Monitor`` raises the alarm. What happens then is a policy, which decodes the same sound
-in other ways and compares; none of them changes a text that does not alarm.
+``spectral.Monitor`` says how great the risk is. What happens then is a policy, which decodes the
+same sound in other ways and compares; none of them changes a text of little risk.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,21 +54,24 @@ DISAGREEMENT = 0.5
 class Attempt:
     """One way to decode a sound, what it writes, and what the monitor says of it.
 
-    risk: from 0 to 1, NaN of a text without tokens. component: what raises it most.
+    risk: from 0 to 1, NaN of a text without tokens. alarm, doubted: whether it reaches the score's
+    threshold, or the lower one from which on a second opinion is asked. component: what raises the
+    risk most.
     """
 
     way: str
     text: str
     risk: float
     alarm: bool
+    doubted: bool
     component: str | None = None
 
 
 class Decision(StrEnum):
     """What a guard does with a text.
 
-    kept: it does not alarm. confirmed: it alarms, and another way to decode agrees. replaced: by
-    what another way writes. dropped: nothing is returned. told: it alarms, and is returned.
+    kept: it is not doubted. confirmed: it is, and another way to decode agrees. replaced: by what
+    another way writes. dropped: nothing is returned. told: it alarms, and is returned.
     """
 
     KEPT = "kept"
@@ -153,17 +156,23 @@ def confirm(first: Attempt, decode: Decode) -> Guarded:
     return _judged(Decision.CONFIRMED, first.text, why, *attempts)
 
 
+def doubt(first: Attempt, decode: Decode) -> Guarded:
+    """As ``confirm``, of texts of less risk too."""
+    return confirm(first, decode)
+
+
 POLICIES: Mapping[str, Policy] = {
     "tell": tell, "drop": drop, "draw": draw, "annotate": annotate, "confirm": confirm,
+    "doubt": doubt,
 }  # fmt: skip
-"""What can be done about a text that alarms."""
+"""What can be done about a text that alarms; ``doubt`` acts on those that are doubted."""
 
-DEFAULT = "confirm"
+DEFAULT = "doubt"
 
 
 def guarded(first: Attempt, decode: Decode, policy: Policy) -> Guarded:
-    """The text where it does not alarm, and else what the policy makes of it."""
-    if not first.alarm:
+    """The text where it is not doubted, and else what the policy makes of it."""
+    if not (first.doubted if policy is doubt else first.alarm):
         return Guarded(first.text, Decision.KEPT, "does not alarm", (first,))
     return policy(first, decode)
 
@@ -245,7 +254,9 @@ class Guard:
         with Monitor(self._model, **self._monitor) as monitor:
             (transcript,) = transcribe_heard(self._model, heard, rule)
         segment = monitor.segments[-1]
-        return Attempt(way, transcript.text, segment.risk, segment.alarm, segment.component)
+        doubted = segment.risk >= monitor.score.doubt
+        risk, alarm, part = segment.risk, segment.alarm, segment.component
+        return Attempt(way, transcript.text, risk, alarm, doubted, part)
 
 
 def shifted(wave: np.ndarray, seconds: float, window_samples: int) -> np.ndarray:

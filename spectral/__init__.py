@@ -12,7 +12,6 @@ from spectral.jacobians.propagators import (
     autodiff_propagators,
     layer_gains,
     linearise,
-    propagators,
     unstable_dimensions,
 )
 from spectral.jacobians.triplets import LinearOperator, top_singular_triplets
@@ -46,7 +45,6 @@ __all__ = [
     "kirchhoff_index",
     "layer_gains",
     "linearise",
-    "propagators",
     "resolved_kirchhoff_index",
     "resolved_modes",
     "similarity_graph",

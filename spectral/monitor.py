@@ -43,13 +43,20 @@ of no speech, as log10; of the last rows of a component, not centred: log10 of t
 norm and the effective rank of their Gram matrix, means over layers.
 """
 
+_OWNERS = {
+    name: next((part for part in COMPONENTS if name.startswith(part)), CONFIDENCE)
+    for name in FEATURES
+}
+_TOGETHER = 16  # tokens that are judged at once where nobody watches each as it is written
+
 
 @dataclass(frozen=True)
 class Score:
     """A logistic regression of the invention of text on some ``FEATURES``, and its threshold.
 
     weights: of the features less their ``means``, by unit of the feature. window: rows and tokens
-    that slide. threshold: the risk of a segment from which on it is an alarm.
+    that slide. threshold: the risk of a segment from which on it is an alarm. doubt: a lower one,
+    from which on a second opinion is worth asking for.
     """
 
     weights: Mapping[str, float]
@@ -57,6 +64,7 @@ class Score:
     bias: float
     window: int
     threshold: float
+    doubt: float
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.weights) - set(FEATURES))
@@ -65,6 +73,8 @@ class Score:
                 f"a score has weights of {sorted(self.weights)} and means of "
                 f"{sorted(self.means)}; give both of the same features, of {', '.join(FEATURES)}"
             )
+        if not self.doubt <= self.threshold:
+            raise ValueError(f"doubt is {self.doubt}, above the threshold, {self.threshold}")
 
     @classmethod
     def read(cls, path: Path, name: str | None, size: Mapping[str, int] | None = None) -> "Score":
@@ -78,6 +88,8 @@ class Score:
                 f"are {', '.join(models)}: name one of them, Monitor(model, name=...), or fit "
                 "others and give their file as thresholds"
             )
+        if missing := [field.name for field in fields(cls) if field.name not in found]:
+            raise ValueError(f"{path}: a model lacks {', '.join(missing)}: fit it again")
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
     @cached_property
@@ -85,31 +97,19 @@ class Score:
         """The components that it weighs."""
         return [part for part in COMPONENTS if any(n.startswith(part) for n in self.weights)]
 
-    @cached_property
-    def _terms(self) -> list[tuple[str, int, float, float, str]]:
-        """By feature: its name, place among the values, weight, mean, and whose it is."""
-        slid = [f"{part}_{name}" for name in (SIZE, RANK) for part in self.heard]
-        place = [*FIRST, *MEANS, *slid].index
-        owner = {name: part for name in slid for part in self.heard if name.startswith(part)}
-        return [
-            (name, place(name), weight, self.means[name], owner.get(name, CONFIDENCE))
-            for name, weight in self.weights.items()
-        ]
+    def risk(self, values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """The risk, and every part's contribution to its log-odds, of all features that it weighs.
 
-    def risk(self, values: Sequence[float]) -> tuple[float, dict[str, float]]:
-        """The risk, and every part's contribution to its log-odds.
-
-        values: ``FIRST``, ``MEANS``, and the sizes and then the ranks of what is ``heard``. Raises
-        ValueError for NaN or infinity. In plain numbers: of so few, tensors take longer.
+        Raises ValueError for NaN or infinity. In plain numbers: of so few, tensors take longer.
         """
         parts = dict.fromkeys((CONFIDENCE, *COMPONENTS), 0.0)
-        for name, place, weight, mean, owner in self._terms:
-            value = values[place]
+        for name, weight in self.weights.items():
+            value = values[name]
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: check the weights of the model and the sound")
             if name in _PROBABILITIES:
                 value = math.log10(max(value, _LEAST_PROBABILITY))
-            parts[owner] += weight * (value - mean)
+            parts[_OWNERS[name]] += weight * (value - self.means[name])
         odds = self.bias + sum(parts.values())
         return 1 / (1 + math.exp(-max(min(odds, _MOST_ODDS), -_MOST_ODDS))), parts
 
@@ -243,7 +243,8 @@ class Monitor(Recorder):
             if run.state is None:
                 run.state = _Batch(self, self._count, run, output, call.tokens)
                 self._count += 1
-            run.state.give([rows[:, -1] for rows in call.outputs.values()], output[:, -1])
+            rows = [*call.outputs.values()]
+            run.state.give(torch.stack(rows, 1)[:, :, -1] if rows else None, output[:, -1])
 
     def closed(self, run: Run) -> None:
         """Its texts, which are all that stays of it."""
@@ -259,17 +260,30 @@ class _Text:
         self.tokens: list[int] = []
         self.risks: list[float] = []
         self.finished = False
-        self.first = [0.0, no_speech]
-        self.recent: deque[list[float]] = deque(maxlen=window)
-        self.sums: list[float] = []
+        self.first = {"no_speech_probability": no_speech}
+        self.recent: deque[dict[str, float]] = deque(maxlen=window)
+        self.sums: dict[str, float] = {}
+        self.rows: Tensor | None = None  # (window - 1, places, width), those before the next
 
-    def averages(self) -> list[float]:
+    def add(self, token: int, confidences: dict[str, float], slid: dict[str, float]) -> None:
+        """One more token, what its logits say, and what the last rows do."""
+        self.tokens.append(token)
+        self.recent.append(confidences)
+        self.sums = {n: self.sums.get(n, 0.0) + v for n, v in (confidences | slid).items()}
+
+    def averages(self) -> dict[str, float]:
         """Of all tokens so far."""
-        return self.first + [total / len(self.tokens) for total in self.sums]
+        return self.first | {n: total / len(self.tokens) for n, total in self.sums.items()}
+
+    def lately(self) -> dict[str, float]:
+        """Of the last tokens' confidences."""
+        count = len(self.recent)
+        means = {n: sum(each[n] for each in self.recent) / count for n in self.recent[-1]}
+        return self.first | means
 
 
 class _Batch:
-    """One batch from its prompt on: the last rows, their Gram matrices, and its texts."""
+    """One batch from its prompt on: its texts, and the steps that have not been judged yet."""
 
     def __init__(
         self, monitor: Monitor, number: int, run: Run, output: Tensor, fed: Tensor
@@ -284,56 +298,61 @@ class _Batch:
             raise ValueError(f"a prompt {fed[0].tolist()} without the start token {start}")
         chances = output[:, int(at[-1])].double().softmax(-1)[:, monitor.no_speech].tolist()
         self.texts = [_Text(self.score.window, chance) for chance in chances]
-        self.ring = self.grams = output.new_zeros(0)
+        self.begun = False
+        self.steps: list[tuple[Tensor | None, dict[str, Tensor], Tensor]] = []
 
-    def give(self, rows: Sequence[Tensor], logits: Tensor) -> None:
-        """What one call says of the next token: rows, (batch, width) each, and its logits."""
-        if rows:
-            self.pending = torch.stack([*rows], 1).float()
-            if not len(self.ring):
-                places, width = self.pending.shape[:2], self.pending.shape[2]
-                self.ring = self.pending.new_zeros(*places, self.score.window, width)
-                self.grams = self.ring.new_zeros(*self.ring.shape[:3], self.score.window)
-        self.logits = logits
-        scores = logits.float()
-        largest = scores.amax(-1, keepdim=True)
-        parts = (scores - largest).exp_()
-        whole = parts.sum(-1)
-        self.total = largest[:, 0] + whole.log()
-        self.entropy = self.total - (parts[:, None] @ scores[..., None])[:, 0, 0] / whole
-        self.mass = parts[:, self.monitor.forbidden].sum(-1) / whole
-        if not all(text.tokens for text in self.texts):
-            masses = parts[:, self.monitor.forbidden_first].sum(-1) / whole
-            for text, mass in zip(self.texts, masses.tolist(), strict=True):
-                text.first[0] = text.first[0] if text.tokens else mass
+    def give(self, rows: Tensor | None, logits: Tensor) -> None:
+        """What one call says of the next token: rows (batch, places, width), and its logits."""
+        self.rows, weights, monitor = rows, self.score.weights, self.monitor
+        self.logs, chances = logits.float().log_softmax(-1), logits.float().softmax(-1)
+        self.numbers: dict[str, Tensor] = {}
+        if "entropy" in weights:
+            self.numbers["entropy"] = -torch.linalg.vecdot(chances, self.logs)
+        if "forbidden_mean" in weights:
+            self.numbers["forbidden_mean"] = chances[:, monitor.forbidden].sum(-1)
+        if "forbidden_first" in weights and not self.begun:
+            self.numbers["forbidden_first"] = chances[:, monitor.forbidden_first].sum(-1)
 
     def take(self, tokens: Tensor) -> Iterator[Reading]:
         """The tokens (batch,) that were written: only now is it known which rows are of text."""
-        written, end = tokens.tolist(), self.monitor.decoder.end
-        pairs = list(zip(self.texts, written, strict=True))
-        who = [i for i, (text, token) in enumerate(pairs) if token < end and not text.finished]
-        for text, token in pairs:
-            text.finished = text.finished or token == end
-        if not who:
+        if "free_log_probability" in self.score.weights:
+            self.numbers["free_log_probability"] = self.logs.gather(1, tokens[:, None])[:, 0]
+        self.steps.append((self.rows, self.numbers, tokens))
+        due = self.monitor.watch is not None or not self.begun or len(self.steps) >= _TOGETHER
+        return self.judge() if due else iter(())
+
+    def judge(self) -> Iterator[Reading]:
+        """The steps since the last time, token by token."""
+        steps, self.steps = self.steps, []
+        if not steps:
             return
-        chosen = self.logits.gather(1, tokens[:, None])[:, 0].float() - self.total
-        confidences = torch.stack([self.entropy, chosen, self.mass], 1).tolist()
-        for row, spectral in zip(who, self._slide(who), strict=True):
-            text, values = self.texts[row], confidences[row] + spectral
-            text.recent.append(confidences[row])
-            text.sums = [
-                a + b for a, b in zip(text.sums or [0.0] * len(values), values, strict=True)
-            ]
-            text.tokens.append(written[row])
-            means = [sum(column) / len(text.recent) for column in zip(*text.recent, strict=True)]
-            risk, parts = self.score.risk(text.first + means + spectral)
-            text.risks.append(risk)
-            so_far, _ = self.score.risk(text.averages())
-            place, worst = len(text.tokens) - 1, max(parts, key=parts.__getitem__)
-            yield Reading(row, place, written[row], risk, so_far, worst)
+        written = torch.stack([tokens for *_, tokens in steps]).tolist()
+        numbers = {
+            name: torch.stack([step[name] for _, step, _ in steps]).tolist() for name in steps[0][1]
+        }
+        for row, text in enumerate(self.texts):
+            chosen = []
+            for i, tokens in enumerate(written):
+                if tokens[row] < self.monitor.decoder.end and not text.finished:
+                    chosen.append(i)
+                text.finished = text.finished or tokens[row] == self.monitor.decoder.end
+            new = [rows[row] for rows, *_ in (steps[i] for i in chosen) if rows is not None]
+            slid = self._slide(text, torch.stack(new)) if new else [{} for _ in chosen]
+            for i, now in zip(chosen, slid, strict=True):
+                confidences = {name: values[i][row] for name, values in numbers.items()}
+                first = confidences.pop("forbidden_first", 0.0)
+                text.first.setdefault("forbidden_first", first)
+                text.add(written[i][row], confidences, now)
+                risk, parts = self.score.risk(text.lately() | now)
+                text.risks.append(risk)
+                so_far, _ = self.score.risk(text.averages())
+                place, worst = len(text.tokens) - 1, max(parts, key=parts.__getitem__)
+                yield Reading(row, place, written[i][row], risk, so_far, worst)
+        self.begun = all(text.tokens or text.finished for text in self.texts)
 
     def segments(self) -> list[Segment]:
         """What is known of each row so far."""
+        deque(self.judge(), maxlen=0)
         found = []
         for row, text in enumerate(self.texts):
             risk, parts = self.score.risk(text.averages()) if text.tokens else (math.nan, {})
@@ -342,37 +361,32 @@ class _Batch:
             found.append(Segment(self.number, row, self.attempt, *what))
         return found
 
-    def _slide(self, who: Sequence[int]) -> list[list[float]]:
-        """One more row for these: sizes and ranks by component."""
+    def _slide(self, text: _Text, new: Tensor) -> list[dict[str, float]]:
+        """Sizes and ranks by component, at each of so many more rows (n, places, width)."""
         heard, window = self.score.heard, self.score.window
-        if not heard:
-            return [[] for _ in who]
-        counts = [len(self.texts[row].tokens) for row in who]
-        places = [count % window for count in counts]
-        rows: Any = slice(None)
-        at: Any = places[0]
-        if len(who) < len(self.texts) or len({*places}) > 1:  # slices are faster than indices
-            rows, at = (torch.tensor(each, device=self.ring.device) for each in (who, places))
-        new = self.pending[rows]
-        self.ring[rows, :, at] = new
-        products = (self.ring[rows] @ new[..., None])[..., 0]
-        self.grams[rows, :, at] = products
-        self.grams[rows, :, :, at] = products
-        exact = self.grams[rows].double()
-        held = [min(count + 1, window) for count in counts]
+        before = new.new_zeros(window - 1, *new.shape[1:]) if text.rows is None else text.rows
+        rows = torch.cat([before, new])
+        text.rows = rows[len(new) :].clone()
+        by_place = rows.transpose(0, 1).float()
+        grams = (by_place @ by_place.mT).unfold(1, window, 1).unfold(2, window, 1)
+        exact = (
+            grams.diagonal(dim1=1, dim2=2).movedim(-1, 0).double()
+        )  # (n, places, window, window)
         squares = exact.diagonal(dim1=-2, dim2=-1).sum(-1)
         if not bool(squares.isfinite().all()):
             raise ValueError(
                 f"{' or '.join(heard)} gave NaN or infinity: check the weights of the "
                 "model and the sound"
             )
+        done = len(text.tokens)
+        held = [min(done + i + 1, window) for i in range(len(new))]
         sizes = (squares / squares.new_tensor(held)[:, None]).log10()
         modes = torch.linalg.eigvalsh(exact).clamp_(min=0)
         total = modes.sum(-1)
         ranks = (total.log() - torch.xlogy(modes, modes).sum(-1) / total).exp()
-        by_layer = [each.reshape(len(who), -1, len(heard)).mean(1) for each in (sizes, ranks)]
-        found: list[list[float]] = torch.cat(by_layer, 1).tolist()
-        return found
+        by_part = [each.reshape(len(new), -1, len(heard)).mean(1) for each in (sizes, ranks)]
+        names = [f"{part}_{name}" for name in (SIZE, RANK) for part in heard]
+        return [dict(zip(names, row, strict=True)) for row in torch.cat(by_part, 1).tolist()]
 
 
 def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:

@@ -31,7 +31,7 @@ from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.random_layers import random_layer
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
-from spectral.jacobians.propagators import propagators
+from spectral.jacobians.propagators import linearise
 from spectral.spectra import eigenvalues
 
 WIDTH, TOKENS, FRAMES = 16, 3, 7
@@ -54,7 +54,7 @@ def test_automatic_differentiation_finds_the_propagators(
 ) -> None:
     whole = jacrev_rows(*point, rows=TOKENS * WIDTH, chunk=5)
     blocks = whole.reshape(TOKENS, WIDTH, TOKENS, WIDTH)
-    exact = propagators(*point)
+    exact = linearise(*point).propagators()
     torch.testing.assert_close(torch.stack([blocks[t, :, t] for t in range(TOKENS)]), exact)
     torch.testing.assert_close(autograd_rows(*point, rows=20), whole[:20])
     torch.testing.assert_close(cached_jacfwd(*point, tokens=[0, 2]), exact[[0, 2]])
@@ -62,7 +62,7 @@ def test_automatic_differentiation_finds_the_propagators(
 
 def test_curvlinops_finds_the_same_singular_values(point: tuple[Layer, Tensor, Tensor]) -> None:
     pytest.importorskip("curvlinops")
-    values = torch.linalg.svdvals(propagators(*point)[1])
+    values = torch.linalg.svdvals(linearise(*point).propagators()[1])
     np.testing.assert_allclose(curvlinops_svds(*point, token=1, k=3), values[:3], rtol=1e-8)
 
 

@@ -13,7 +13,6 @@ from companion.models.random_layers import random_layer
 from spectral import (
     Layer,
     linearise,
-    propagators,
     top_singular_triplets,
 )
 from spectral.jacobians.context_jacobian import joined
@@ -49,7 +48,7 @@ def fixed_past(layers: list[Layer], hidden: list[Tensor], context: Tensor) -> Te
     """J_L by its recursion J_l = W_l J_{l-1} + G_l."""
     result = brute_force(layers[0], hidden[0], context)
     for layer, stream in zip(layers[1:], hidden[1:], strict=True):
-        result = propagators(layer, stream, context) @ result
+        result = linearise(layer, stream, context).propagators() @ result
         result = result + brute_force(layer, stream, context)
     return result
 

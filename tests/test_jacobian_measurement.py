@@ -25,7 +25,7 @@ from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
 from companion.speech.corpus import find_utterances, read_wave
-from spectral import linearise, propagators
+from spectral import linearise
 from spectral.jacobians.layers import normalised
 from spectral.jacobians.sublayers import without_mean
 from spectral.whisper import as_layer
@@ -84,7 +84,10 @@ def test_numbers_are_those_of_the_kernels_in_float64(
     hidden = [stream[0].double() for stream in streams.hidden]
     context = streams.context[0].double()
     matrices = torch.stack(
-        [propagators(*pair, context, tokens=chosen) for pair in zip(layers, hidden, strict=True)]
+        [
+            linearise(*pair, context, tokens=chosen).propagators()
+            for pair in zip(layers, hidden, strict=True)
+        ]
     )
     whole = linearise(layers, hidden, context, tokens=chosen).sensitivity()
     after = streams.last[0, chosen].double()

@@ -29,7 +29,7 @@ from companion.models.forcing import residual_streams
 from companion.models.loading import load, load_random_control, weights_digest
 from companion.models.rules import UNRESTRICTED
 from companion.models.view import SpeechModel, last_logits
-from spectral import effective_rank, eigenvalues, propagators
+from spectral import effective_rank, eigenvalues, linearise
 from spectral.whisper import as_layer
 
 CPU = torch.device("cpu")
@@ -201,11 +201,11 @@ def require_equal_propagators(
         found.append(
             torch.stack(
                 [
-                    propagators(
+                    linearise(
                         as_layer(layer.layer, torch.float64),
                         hidden.double(),
                         streams.context.double(),
-                    )
+                    ).propagators()
                     for layer, hidden in zip(model.layers, streams.hidden, strict=True)
                 ]
             )

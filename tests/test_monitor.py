@@ -165,19 +165,42 @@ def test_contributions_add_up_to_the_log_odds(case: Case, thresholds: Path) -> N
 
 def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path) -> None:
     """The library's own cache apart, which a run remembers while it lasts."""
-    held: dict[int, int] = {}
+    held: list[int] = []
 
-    def weigh(reading: Reading) -> None:
-        (run,) = monitor.runs
-        assert not run.calls
-        kept = vars(run.state).values()
-        held[reading.index] = sum(each.numel() for each in kept if torch.is_tensor(each))
+    def weigh(*_: object) -> None:
+        for run in monitor.runs:
+            assert not run.calls
+            state: Any = run.state
+            kept = [*vars(state).values(), *(text.rows for text in state.texts)]
+            kept += [part for step in state.steps for part in (*step[1].values(), *step[::2])]
+            held.append(sum(each.numel() for each in kept if torch.is_tensor(each)))
 
-    with Monitor(openai.model, thresholds=thresholds, watch=weigh) as monitor:
-        openai.model.decode(openai.features, plain(64))
-        assert not monitor.runs, "the cache is let go with the call"
-    assert max(held) == 62
-    assert len(set(held.values())) == 1
+    for watch in (weigh, None):
+        held.clear()
+        with Monitor(openai.model, thresholds=thresholds, watch=watch) as monitor:
+            counting = openai.model.decoder.register_forward_hook(weigh)
+            openai.model.decode(openai.features, plain(64))
+            counting.remove()
+            assert not monitor.runs, "the cache is let go with the call"
+        assert len(held) >= 62
+        assert max(held[40:]) == max(held[:40])
+
+
+def test_texts_that_nobody_watches_have_the_risks_of_watched_ones(
+    openai: Case, thresholds: Path
+) -> None:
+    """Whose tokens are judged together, many at a time."""
+    segments = []
+    for watch in (None, lambda reading: None):
+        with Monitor(openai.model, thresholds=thresholds, watch=watch) as monitor:
+            openai.model.decode(openai.features, plain(40))
+            openai.model.decode(openai.features[1:], plain(40))
+        segments.append(monitor.segments)
+    assert max(len(segment.tokens) for segment in segments[0]) > 32
+    for together, watched in zip(*segments, strict=True):
+        assert together.tokens == watched.tokens
+        assert together.risks == pytest.approx(watched.risks, abs=1e-6)
+        assert together.risk == pytest.approx(watched.risk, abs=1e-6)
 
 
 def test_nothing_stays_of_many_blocks_and_after_exceptions(case: Case, thresholds: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from companion.measurement.tangents import layer_norm_jacobian
 from companion.models.random_layers import random_layer
 from spectral.jacobians.layers import LayerNorm, normalised
-from spectral.jacobians.propagators import propagators
+from spectral.jacobians.propagators import linearise
 from spectral.jacobians.sublayers import without_mean
 
 FLOAT64, WIDTH = torch.float64, 12
@@ -21,11 +21,11 @@ def gaussian(*shape: int, seed: int = 0) -> Tensor:
 
 def stack(layers: int) -> list[Tensor]:
     return [
-        propagators(
+        linearise(
             random_layer(WIDTH, 3, seed=seed, dtype=FLOAT64),
             gaussian(5, WIDTH, seed=seed),
             gaussian(7, WIDTH, seed=seed + 50),
-        )
+        ).propagators()
         for seed in range(layers)
     ]
 

@@ -14,7 +14,7 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer
 from companion.measurement.tangents import forward
 from companion.models.random_layers import random_layer
 from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
-from spectral.jacobians.propagators import autodiff_propagators, linearise, propagators
+from spectral.jacobians.propagators import autodiff_propagators, linearise
 from spectral.whisper import as_layer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -87,9 +87,9 @@ def assert_equal(got: Tensor, expected: Tensor, rtol: float = 1e-10) -> None:
 def test_all_that_is_asked_of_a_layer_equals_brute_force(given_case: Case, device: str) -> None:
     arguments, expected = given_case.on(device), brute_force(*given_case.arguments)
     for chunk in (1, 3, None):
-        assert_equal(propagators(*arguments, chunk=chunk).cpu(), expected)
+        assert_equal(linearise(*arguments, chunk=chunk).propagators().cpu(), expected)
     for tokens in (slice(-1, None), slice(0, 2), slice(0, None, 2), slice(0, 0)):
-        assert_equal(propagators(*arguments, tokens=tokens).cpu(), expected[tokens])
+        assert_equal(linearise(*arguments, tokens=tokens).propagators().cpu(), expected[tokens])
     point = linearise(*arguments)
     assert_equal(point.sublayers().product().cpu(), expected)
     operator, vectors = point.operator(), torch.randn(*expected.shape[:-1], 3, dtype=FLOAT64)
@@ -115,7 +115,9 @@ def test_propagators_equal_central_differences(name: str) -> None:
         shift = torch.eye(len(hidden), dtype=FLOAT64)[..., None] * torch.eye(layer.width)[column]
         ahead, behind = (forward(layer, hidden + x * shift, context) for x in (step, -step))
         columns.append((ahead - behind).diagonal().T / (2 * step))
-    assert_equal(propagators(layer, hidden, context), torch.stack(columns, -1), rtol=1e-6)
+    assert_equal(
+        linearise(layer, hidden, context).propagators(), torch.stack(columns, -1), rtol=1e-6
+    )
 
 
 def silent(part: Attention | FeedForward) -> Attention | FeedForward:
@@ -141,12 +143,12 @@ def test_each_sublayer_alone(name: str) -> None:
 def test_batches(batch: tuple[int, ...]) -> None:
     layer, hidden, context = case(4, 5, 12, 3, batch).arguments
     assert context is not None
-    got = propagators(layer, hidden, context, chunk=3)
+    got = linearise(layer, hidden, context, chunk=3).propagators()
     assert got.shape == (*batch, 4, 12, 12)
     items = zip(hidden.reshape(-1, 4, 12), context.reshape(-1, 5, 12), strict=True)
     expected = torch.stack([brute_force(layer, h, c) for h, c in items])
     assert_equal(got.reshape(expected.shape), expected)
-    shared = propagators(layer, hidden, context.reshape(-1, 5, 12)[0])
+    shared = linearise(layer, hidden, context.reshape(-1, 5, 12)[0]).propagators()
     assert_equal(shared.reshape(expected.shape)[0], expected[0])
     operator, vectors = linearise(layer, hidden, context).operator(), torch.randn_like(got)[..., :2]
     assert_equal(operator.matmat(vectors), got @ vectors)
@@ -157,16 +159,16 @@ def test_batches(batch: tuple[int, ...]) -> None:
 def test_padding_does_not_matter(name: str) -> None:
     layer, hidden, context = CASES[name].arguments
     tokens = len(hidden)
-    expected = propagators(layer, hidden, context)
+    expected = linearise(layer, hidden, context).propagators()
     padded = torch.full((2, tokens + 3, layer.width), torch.nan, dtype=FLOAT64)
     mask = torch.zeros(2, tokens + 3, dtype=torch.bool)
     for item, start in enumerate((0, 2)):
         padded[item, start : start + tokens] = hidden
         mask[item, start : start + tokens] = True
-    got = propagators(layer, padded, context, mask, chunk=2)
+    got = linearise(layer, padded, context, mask, chunk=2).propagators()
     assert_equal(got[mask], expected.repeat(2, 1, 1))
     assert not got[~mask].any()
-    some = propagators(layer, padded, context, mask, tokens=slice(1, 4))
+    some = linearise(layer, padded, context, mask, tokens=slice(1, 4)).propagators()
     torch.testing.assert_close(some, got[:, 1:4])
     vectors = torch.randn(2, tokens + 3, layer.width, 2, dtype=FLOAT64)
     operator = linearise(layer, padded, context, mask).operator()
@@ -178,7 +180,7 @@ def test_padding_does_not_matter(name: str) -> None:
 def test_nothing_in_nothing_out(shape: tuple[int, ...]) -> None:
     layer, _, context = case(1, 4, 12, 3).arguments
     hidden = torch.zeros(shape, dtype=FLOAT64)
-    assert propagators(layer, hidden, context).shape == (*shape, 12)
+    assert linearise(layer, hidden, context).propagators().shape == (*shape, 12)
     operator = linearise(layer, hidden, context).operator()
     assert operator.matmat(hidden[..., None]).shape == (*shape, 1)
     assert operator.rmatmat(hidden[..., None][..., :0]).shape == (*shape, 0)
@@ -189,14 +191,14 @@ def test_hidden_states_and_contexts_of_any_size(factor: float, other: float) -> 
     layer, hidden, context = CASES["decoder layer"].arguments
     assert context is not None
     arguments = layer, factor * hidden, other * context  # one frame alone is heard of a large one
-    assert_equal(propagators(*arguments), brute_force(*arguments))
+    assert_equal(linearise(*arguments).propagators(), brute_force(*arguments))
 
 
 def test_operator_at_some_tokens() -> None:
     layer, hidden, context = case(4, 5, 12, 3, (2,)).arguments
     mask = torch.tensor([[True, True, True, False], [False, True, True, True]])
     index = torch.tensor([0, 3, 6, 5])
-    dense = propagators(layer, hidden, context, mask).flatten(0, 1)[index]
+    dense = linearise(layer, hidden, context, mask).propagators().flatten(0, 1)[index]
     some = linearise(layer, hidden, context, mask).operator().at(index)
     vectors = torch.randn(4, 12, 2, dtype=FLOAT64)
     assert some.shape == dense.shape
@@ -208,9 +210,9 @@ def test_operator_at_some_tokens() -> None:
 
 def test_later_tokens_do_not_matter() -> None:
     layer, hidden, context = CASES["decoder layer"].arguments
-    got = propagators(layer, hidden[:3].clone().requires_grad_(), context)
+    got = linearise(layer, hidden[:3].clone().requires_grad_(), context).propagators()
     assert not got.requires_grad
-    assert_equal(got, propagators(layer, hidden, context)[:3])
+    assert_equal(got, linearise(layer, hidden, context).propagators()[:3])
 
 
 def test_a_step_with_cached_keys_has_the_same_propagator() -> None:
@@ -227,7 +229,7 @@ def test_a_step_with_cached_keys_has_the_same_propagator() -> None:
         module(hidden[None, :5], past_mask, context[None], past_key_values=cache)
         return module(row[None, None], None, context[None], past_key_values=cache)[0, 0]
 
-    got = propagators(as_layer(module), hidden, context, tokens=slice(5, 6))
+    got = linearise(as_layer(module), hidden, context, tokens=slice(5, 6)).propagators()
     assert_equal(got[0], torch.autograd.functional.jacobian(step, hidden[5]))
 
 
@@ -236,7 +238,7 @@ def test_half_precision_weights() -> None:
     layer = as_layer(WhisperDecoderLayer(config, layer_idx=0).half())
     _, hidden, context = CASES["decoder layer"].arguments
     assert context is not None
-    got = propagators(layer, hidden.float(), context.float())
+    got = linearise(layer, hidden.float(), context.float()).propagators()
     assert got.dtype == torch.float32
     assert_equal(got.double(), brute_force(layer.to(FLOAT64), hidden, context), rtol=1e-5)
 
@@ -247,7 +249,7 @@ def test_a_layer_with_nothing_to_say_is_the_identity(
     tokens: int, frames: int, heads: int, seed: int
 ) -> None:
     layer, hidden, context = case(tokens, frames, 2 * heads, heads, seed=seed).arguments
-    got = propagators(only(layer, None), hidden, context)
+    got = linearise(only(layer, None), hidden, context).propagators()
     assert torch.equal(got, torch.eye(2 * heads, dtype=FLOAT64).expand_as(got))
 
 
@@ -295,8 +297,8 @@ def test_change_of_basis(tokens: int, seed: int) -> None:
     inner = torch.eye(8, dtype=FLOAT64)
     inner[1:, 1:] = torch.linalg.qr(basis[1:, 1:]).Q
     turn = basis @ inner @ basis.T
-    got = propagators(rotated(layer, turn), hidden @ turn.T, context)
-    assert_equal(got, turn @ propagators(layer, hidden, context) @ turn.T)
+    got = linearise(rotated(layer, turn), hidden @ turn.T, context).propagators()
+    assert_equal(got, turn @ linearise(layer, hidden, context).propagators() @ turn.T)
 
 
 @law
@@ -308,7 +310,7 @@ def test_propagators_of_a_stack_compose(layers: int, seed: int) -> None:
     product = torch.eye(6, dtype=FLOAT64)
     stream = hidden
     for layer in stack:
-        product = propagators(layer, stream, context)[0] @ product
+        product = linearise(layer, stream, context).propagators()[0] @ product
         stream = forward(layer, stream, context)
 
     def whole(row: Tensor) -> Tensor:
@@ -342,13 +344,13 @@ def test_arguments_that_do_not_fit_are_refused(
     layer, hidden, context = CASES["decoder layer"].arguments
     arguments: dict[str, object] = {"layer": layer, "hidden": hidden, "context": context}
     with pytest.raises(ValueError, match=message):
-        propagators(**{**arguments, **change})
+        linearise(**{**arguments, **change}).propagators()
 
 
 def test_context_without_cross_attention_is_refused() -> None:
     layer, hidden, _ = CASES["encoder layer"].arguments
     with pytest.raises(ValueError, match="context must be None"):
-        propagators(layer, hidden, hidden)
+        linearise(layer, hidden, hidden).propagators()
 
 
 @DEVICES
@@ -368,9 +370,9 @@ def test_float32_stands_keys_of_any_condition(device: str) -> None:
         cross_attention=conditioned(layer.cross_attention),
     )
     assert torch.linalg.cond(layer.self_attention.key_weight) == pytest.approx(5e9, rel=1e-3)
-    expected = propagators(layer, hidden, context)
+    expected = linearise(layer, hidden, context).propagators()
     assert context is not None
     single = Case(layer.to(torch.float32), hidden.float(), context.float())
-    got = propagators(*single.on(device))
+    got = linearise(*single.on(device)).propagators()
     assert got.dtype == torch.float32
     assert_equal(got.double().cpu(), expected, rtol=1e-4)

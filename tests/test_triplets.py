@@ -13,7 +13,6 @@ from companion.models.random_layers import random_layer
 from spectral.jacobians.propagators import (
     layer_gains,
     linearise,
-    propagators,
     unstable_dimensions,
 )
 from spectral.jacobians.triplets import (
@@ -151,7 +150,7 @@ def test_products_alone() -> None:
     hidden, context = gaussian(2, 5, 24), gaussian(2, 9, 24, seed=1)
     mask = torch.tensor([True, True, True, True, False])
     got = top_singular_triplets(linearise(layer, hidden, context, mask).operator(), k=3)
-    assert_triplets(got, propagators(layer, hidden, context, mask), 3)
+    assert_triplets(got, linearise(layer, hidden, context, mask).propagators(), 3)
     assert not got.sigma[:, 4].any(), "of tokens that are not real"
 
 
@@ -268,7 +267,7 @@ def test_the_eigenvalue_of_one_that_every_propagator_has_does_not_count(dtype: t
     width, tokens = 24, 9
     layer = random_layer(width, 4, dtype=dtype)
     rows, context = (gaussian(n, width, seed=n).to(dtype) for n in (tokens, 7))
-    found = propagators(layer, rows, context)
+    found = linearise(layer, rows, context).propagators()
     ones = torch.full((width, 1), width**-0.5, dtype=FLOAT64)
     rounding = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(

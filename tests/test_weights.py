@@ -35,7 +35,7 @@ from companion.models.rules import OPENAI, UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.scoring import wer
-from spectral import eigenvalues, propagators
+from spectral import eigenvalues, linearise
 from spectral.whisper import as_layer
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_the_three_formats_write_the_same_tokens_with_the_same_spectra_and_propa
         streams = residual_streams(model, features[:1], texts[0].tokens)
         context = streams.context.double()
         numbers += [
-            propagators(as_layer(layer.layer, torch.float64), hidden.double(), context)
+            linearise(as_layer(layer.layer, torch.float64), hidden.double(), context).propagators()
             for layer, hidden in zip(model.layers, streams.hidden, strict=True)
         ]
         said.append([text.tokens for text in texts])

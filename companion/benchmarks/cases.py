@@ -21,7 +21,7 @@ from companion.benchmarks.timing import OURS, Case, Way
 from companion.models.random_layers import random_layer
 from spectral.graphs import graph_kirchhoff_index
 from spectral.jacobians.layers import Layer
-from spectral.jacobians.propagators import linearise, propagators
+from spectral.jacobians.propagators import linearise
 from spectral.jacobians.triplets import top_singular_triplets
 from spectral.spectra import eigenvalues
 
@@ -55,7 +55,7 @@ def propagator_case(width: int, tokens: int, device: torch.device) -> Case:
         "propagators",
         {"width": width, "tokens": tokens, "frames": FRAMES},
         {
-            OURS: Way(lambda: propagators(*point)),
+            OURS: Way(lambda: linearise(*point).propagators()),
             "jacrev, full sequence": Way(
                 lambda: jacrev_rows(*point, rows, _JACREV_CHUNK), rows / whole, 2
             ),
@@ -67,7 +67,9 @@ def propagator_case(width: int, tokens: int, device: torch.device) -> Case:
             ),
         },
         propagator_operations(width, tokens, FRAMES),
-        lambda: _relative(propagators(*point)[every[-1:]], cached_jacfwd(*point, every[-1:])),
+        lambda: _relative(
+            linearise(*point).propagators()[every[-1:]], cached_jacfwd(*point, every[-1:])
+        ),
     )
 
 
@@ -78,7 +80,8 @@ def triplet_case(width: int, tokens: int, device: torch.device) -> Case:
     few = slice(some[0], some[-1] + 1, some[1] - some[0])
 
     def dense() -> Tensor:
-        values: Tensor = torch.linalg.svd(propagators(layer, hidden, context, tokens=few))[1]
+        point = linearise(layer, hidden, context, tokens=few)
+        values: Tensor = torch.linalg.svd(point.propagators())[1]
         return values
 
     def difference() -> float:
@@ -162,11 +165,11 @@ def growth_cases(device: torch.device) -> Iterator[Case]:
 
 def _one_after_the_other(layers: int, layer: Layer, hidden: Tensor, context: Tensor) -> None:
     for _ in range(layers):
-        propagators(layer, hidden, context)
+        linearise(layer, hidden, context).propagators()
 
 
 def propagator_operations(width: int, tokens: int, frames: int) -> float:
-    """Floating-point operations of :func:`spectral.propagators`, as its docstring counts them."""
+    """Floating-point operations of ``spectral.linearise(...).propagators()``, as it counts them."""
     per_token = 8 * width**3 + 2 * HEAD_WIDTH * width**2 + frames * HEAD_WIDTH * width
     return 2.0 * (tokens * per_token + 2 * frames * width**2)
 

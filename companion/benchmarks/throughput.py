@@ -23,7 +23,7 @@ from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.rules import UNRESTRICTED
 from companion.speech.corpus import SAMPLE_RATE, Utterance
 from companion.stress.mixture import Mixture
-from spectral.jacobians.propagators import propagators
+from spectral.jacobians.propagators import linearise
 from spectral.whisper import as_layer
 
 TOKENS = 32
@@ -137,7 +137,7 @@ def _propagators(model: OpenAIModel, mixtures: Sequence[Mixture]) -> Callable[[]
 
     def run() -> None:
         for layer, hidden in zip(layers, streams.hidden, strict=True):
-            propagators(layer, hidden, streams.context, tokens=streams.text)
+            linearise(layer, hidden, streams.context, tokens=streams.text).propagators()
 
     return run
 

@@ -24,6 +24,8 @@ from companion.results.tables import write_text
 from spectral.monitor import THRESHOLDS
 
 _DIGITS = 6
+DOUBTED = 0.9
+"""The fraction of the inventions of the fit, by fits on other speakers, that are to be doubted."""
 
 
 def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
@@ -35,6 +37,8 @@ def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
     risks = fitted_elsewhere(monitor(), own, own).risks
     threshold = quiet_threshold(own)
     alarms = risks > threshold
+    doubt = min(float(np.quantile(risks[target], 1 - DOUBTED)), threshold)
+    doubts = risks >= doubt
     key = read_meta(path)["key"]
     return {
         **size_of(model),
@@ -43,6 +47,7 @@ def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
         "weights": _named(found.weights),
         "means": _named(found.means),
         "threshold": round(threshold, _DIGITS),
+        "doubt": round(doubt, _DIGITS),
         "fitted_on": {
             "weights_sha256": key["weights"],
             "decoding": key["parameters"]["decoding"],
@@ -52,6 +57,7 @@ def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
             "invented": int(target.sum()),
             "false_alarms_of_other_speakers": round(float(alarms[~target].mean()), 3),
             "recall_of_other_speakers": round(float(alarms[target].mean()), 3),
+            "false_doubts_of_other_speakers": round(float(doubts[~target].mean()), 3),
         },
     }
 

@@ -33,6 +33,7 @@ VERSIONS: dict[str, int] = {
     "recordings": 1,
     "guards": 1,
     "alarms": 1,
+    "doubts": 1,
     "talks": 1,
 }
 """The kinds of measurement, what matters most first, and the version of what each measures.
@@ -73,6 +74,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
         "silence_threshold",
     ),
     "alarms": (*_ALL, "window", "shift"),
+    "doubts": (*_ALL, "window", "shift"),
     "talks": (*_ALL, "window", "shift", "pause"),
 }  # fmt: skip
 """What a section of params/ says of every kind, beside the model and where rows go."""

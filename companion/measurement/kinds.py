@@ -69,7 +69,10 @@ _KINDS = (
         for name in ("contest", "fitting", "recordings")
     ),
     Kind("guards", guard.GuardSettings, guard.guard_rows, schemas.GUARD, checks.guards),
-    Kind("alarms", guard.AlarmSettings, guard.alarm_rows, schemas.GUARD, checks.guards),
+    *(
+        Kind(name, guard.AlarmSettings, guard.alarm_rows, schemas.GUARD, checks.guards)
+        for name in ("alarms", "doubts")
+    ),
     Kind("talks", guard.TalkSettings, guard.talk_rows, schemas.GUARD, checks.guards, by_speaker),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -26,7 +26,8 @@ __all__ = ["merge", "read", "read_meta", "whole_or_absent", "write"]
 BITS = 12
 OTHERS: Mapping[str, int] = {
     "choices": 7, "nulls": 7, "stresses": 7, "warnings": 10, "contest": 10, "fitting": 10,
-    "recordings": 10, "guards": 10, "alarms": 10, "talks": 10,
+    "recordings": 10, "guards": 10, "alarms": 10, "doubts": 10,
+    "talks": 10,
     "pooling": 24,
 }  # fmt: skip
 """Bits of the kinds with thousands of spectra: read as means over utterances, warnings and the

@@ -53,9 +53,9 @@ def attempts(rows: pd.DataFrame, score: Score) -> dict[tuple[str, str], dict[str
     result: dict[tuple[str, str], dict[str, Attempt]] = {}
     columns = (rows.utterance, rows.condition, rows.rule, rows.transcript, *risks(rows, score))
     for utterance, condition, way, text, risk, part in zip(*columns, strict=True):
-        alarm = bool(risk >= score.threshold)
+        reached = (bool(risk >= edge) for edge in (score.threshold, score.doubt))
         chosen = result.setdefault((utterance, condition), {})
-        chosen[way] = Attempt(way, text, float(risk), alarm, None if math.isnan(risk) else part)
+        chosen[way] = Attempt(way, text, float(risk), *reached, None if math.isnan(risk) else part)
     return result
 
 
@@ -134,7 +134,8 @@ def table(rows: pd.DataFrame, default: str) -> pd.DataFrame:
     texts: sounds. ``invented``: % of texts that are inventions or loops; ``invented_per_minute``
     (F) and ``deleted_per_minute`` (D) words by minute of sound; ``wer`` in %.
     ``invented_change`` and ``wer_change``: differences from the ``default`` rule on the same
-    sounds, in percentage points. ``alarms``: % of texts, of what drops or guards alone.
+    sounds, in percentage points. ``alarms``: % of texts on which what drops or
+    guards acts.
     ``invented_left``: % of the default rule's inventions and loops in whose place is one still.
     """
     return pd.DataFrame(_rows(rows, default))

@@ -308,32 +308,6 @@ def linearise(
     return LinearisedLayers(tuple(points), stacked, chunk)
 
 
-def propagators(
-    layer: Layer,
-    hidden: Tensor,
-    context: Tensor | None = None,
-    mask: Tensor | None = None,
-    tokens: slice = ALL,
-    chunk: int | None = None,
-) -> Tensor:
-    """The exact propagator W at every token: :meth:`LinearisedLayers.propagators` of one layer.
-
-    Args:
-        layer, hidden, context, mask, tokens, chunk: As for :func:`linearise`.
-
-    Returns:
-        Shape ``(*batch, tokens, width, width)``.
-
-    Raises:
-        ValueError: As :func:`linearise`.
-
-    Example:
-        >>> propagators(layer, torch.ones(5, 8), context=torch.ones(20, 8)).shape
-        torch.Size([5, 8, 8])
-    """
-    return linearise(layer, hidden, context, mask, tokens, chunk).propagators()
-
-
 def autodiff_propagators(
     function: Callable[[Tensor], Tensor], hidden: Tensor, chunk: int | None = None
 ) -> Tensor:

@@ -181,7 +181,7 @@ class Recorder:
         after = [
             (
                 layer.layer if kind == HIDDEN_STATE else getattr(layer, kind),
-                functools.partial(self._heard, kind, i),
+                functools.partial(self._heard, (kind, i)),
             )
             for i, layer in enumerate(layers)
             for kind in self.kinds
@@ -274,16 +274,16 @@ class Recorder:
         return None
 
     def _embedded(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._keep(EMBEDDING, 0, arguments[0] if arguments else named["hidden_states"])
+        stream = arguments[0] if arguments else named["hidden_states"]
+        self._heard((EMBEDDING, 0), module, arguments, stream)
 
-    def _heard(self, kind: str, layer: int, module: Any, inputs: Any, output: Any) -> None:
-        self._keep(kind, layer, output[0] if isinstance(output, tuple) else output)
-
-    def _keep(self, kind: str, layer: int, output: Tensor) -> None:
+    def _heard(self, place: tuple[str, int], module: Any, inputs: Any, output: Any) -> None:
         if self._call is not None:
-            call = self._call[1]  # libraries' own hooks may append to what they cached
-            self._again |= (kind, layer) in call.outputs
-            call.outputs[kind, layer] = output.detach()[:, -call.tokens.shape[1] :].clone()
+            call = self._call[1]
+            self._again |= place in call.outputs
+            rows = (output[0] if isinstance(output, tuple) else output).detach()
+            # libraries' own hooks may append to what they cached
+            call.outputs[place] = torch.slice_copy(rows, 1, -call.tokens.shape[1])
 
     def _finish(self, module: Any, inputs: Any, output: Any) -> None:
         if self._call is None:
