@@ -29,8 +29,8 @@ from companion.results.transcripts import PER_CHARACTER
 from companion.results.warnings import ANY, BEFORE, CHANCE, MEAN, SPECTRAL, early_warnings, summary
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
-from companion.stress.first_error import first_wrong_word
 from companion.stress.mixture import Mixture, Speakers
+from companion.stress.scoring import first_wrong_word
 from spectral import (
     effective_rank,
     eigenvalues,

@@ -139,14 +139,12 @@ def stationary_rates(
 
 
 def _step_norm(below: Tensor, above: Tensor, cosine: Tensor) -> Tensor:
-    """|diag(above) [[c, s], [s, -c]] diag(below)|, pairs (*batch, 2), cosines (*batch,).
-
-    The singular values' sum and difference are lengths, so that nothing cancels.
-    """
+    """|diag(above) [[c, s], [s, -c]] diag(below)|, pairs (*batch, 2), cosines (*batch,)."""
     (low_1, low_2), (high_1, high_2) = below.unbind(-1), above.unbind(-1)
     sine = (1 - cosine.square()).clamp(min=0).sqrt()
     first, last = high_1 * cosine * low_1, high_2 * cosine * low_2
     right, left = high_1 * sine * low_2, high_2 * sine * low_1
+    # the singular values' sum and difference are lengths, so that nothing cancels
     return (torch.hypot(first + last, right + left) + torch.hypot(first - last, right - left)) / 2
 
 

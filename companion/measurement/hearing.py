@@ -226,10 +226,7 @@ def _singular(
 def _growth(
     network: SpeechModel, context: Tensor, text: Transcript, fraction: float
 ) -> list[list[float]]:
-    """Relative change of the states over that of the log-mel: (perturbations, decoder layers).
-
-    Of one text given to the context (1 + perturbations, S, width) of the log-mel as it was first.
-    """
+    """Relative change of states, (perturbations, layers); context[0] is of the mel as it was."""
     texts = [text] * len(context)
     with capture(network) as recording:
         feed_contexts(network, context, [text.tokens for text in texts])

@@ -197,8 +197,7 @@ def _injections(stack: LinearisedLayers, factors: SubLayerJacobians) -> Iterator
 def _injection_columns(
     ways: Tensor, arriving: Tensor, cores: Tensor, norms: LayerNormJacobian
 ) -> dict[str, Tensor]:
-    """Frobenius norms of injections where they enter, by ``ways`` (layers, tokens, width, inner),
-    and where they arrive, by ``arriving`` (tokens, width, layers inner)."""
+    """Norms of injections by what leads into the layer's own output, and into the last."""
     cores = cores.movedim(1, 0)
     last = torch.unflatten(arriving, -1, (len(ways), -1)).movedim(-2, 0)
     entering, arrived = (ways, ways @ cores), (last, last @ cores)

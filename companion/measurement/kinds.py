@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from companion.measurement import checks, contest, guard, schemas
-from companion.measurement import settings as told
+from companion.measurement import checks, contest, guard, schemas, settings
 from companion.measurement.choices import choice_rows
 from companion.measurement.dynamics import dynamics_rows
 from companion.measurement.hearing import subtle_rows
@@ -48,22 +47,28 @@ class Kind:
 
 
 _KINDS = (
-    Kind("measure", told.SpectralSettings, spectral_rows, schemas.SPECTRA, checks.spectra),
+    Kind("measure", settings.SpectralSettings, spectral_rows, schemas.SPECTRA, checks.spectra),
     Kind(
-        "pooling", told.PoolingSettings, kept_activations, POOLING, checks.pooling, compared=True,
-        whole=measure_pooling,
+        "pooling", settings.PoolingSettings, kept_activations, POOLING, checks.pooling,
+        compared=True, whole=measure_pooling,
     ),
-    Kind("listening", told.ListeningSettings, listening_rows, schemas.LISTENING, checks.listening),
-    Kind("nulls", told.NullSettings, null_rows, schemas.NULLS, checks.nulls),
-    Kind("choices", Settings, choice_rows, schemas.CHOICES, checks.choices, by_speaker),
-    Kind("stresses", told.SpectralSettings, stress_rows, schemas.STRESSES, checks.stresses),
-    Kind("jacobians", told.JacobianSettings, jacobian_rows, schemas.JACOBIANS, checks.jacobians),
     Kind(
-        "dynamics", told.DynamicsSettings, dynamics_rows, schemas.DYNAMICS, checks.dynamics,
+        "listening", settings.ListeningSettings, listening_rows, schemas.LISTENING,
+        checks.listening,
+    ),
+    Kind("nulls", settings.NullSettings, null_rows, schemas.NULLS, checks.nulls),
+    Kind("choices", Settings, choice_rows, schemas.CHOICES, checks.choices, by_speaker),
+    Kind("stresses", settings.SpectralSettings, stress_rows, schemas.STRESSES, checks.stresses),
+    Kind(
+        "jacobians", settings.JacobianSettings, jacobian_rows, schemas.JACOBIANS,
+        checks.jacobians,
+    ),
+    Kind(
+        "dynamics", settings.DynamicsSettings, dynamics_rows, schemas.DYNAMICS, checks.dynamics,
         compared=True,
     ),
-    Kind("subtle", told.SubtleSettings, subtle_rows, schemas.SUBTLE, checks.subtle),
-    Kind("warnings", told.WarningSettings, warning_rows, schemas.WARNINGS, checks.warnings),
+    Kind("subtle", settings.SubtleSettings, subtle_rows, schemas.SUBTLE, checks.subtle),
+    Kind("warnings", settings.WarningSettings, warning_rows, schemas.WARNINGS, checks.warnings),
     *(
         Kind(name, contest.ContestSettings, contest.contest_rows, schemas.CONTEST, checks.contest)
         for name in ("contest", "fitting", "recordings")

@@ -181,16 +181,14 @@ def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> 
 
 
 def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
-    """By utterance: speaker, subset, whether it was seen, tokens of the shorter side, loops.
-
-    ``group`` numbers what is always taken together: a speaker's utterances, apart by sample.
-    """
+    """By utterance: speaker, subset, sample, tokens of the shorter side, loops, and its group."""
     answers = table[table.network == TRAINED].groupby("utterance").agg(
         speaker=("speaker", "first"), subset=("subset", "first"), least=("tokens", "min"),
         loops=("compression_ratio", lambda ratios: ratios.max() > LOOP_COMPRESSION),
     )  # fmt: skip
     answers["seen"] = answers.index.isin(seen)
     answers["sampled"] = answers.index.isin(table.utterance[table.network != TRAINED])
+    # what is always taken together: a speaker's utterances, apart by sample
     answers["group"] = answers.groupby(["subset", "speaker", "seen", "sampled"]).ngroup()
     return answers
 

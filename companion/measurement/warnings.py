@@ -18,8 +18,8 @@ from companion.models.capture import COMPONENTS
 from companion.models.decoding import Transcript
 from companion.models.forcing import token_log_probabilities
 from companion.models.view import SpeechModel
-from companion.stress.first_error import first_wrong_word
 from companion.stress.mixture import Mixture
+from companion.stress.scoring import first_wrong_word
 from spectral.spectra import (
     effective_rank,
     eigenvalues,

@@ -154,10 +154,7 @@ def initialised(dims: ModelDimensions, seed: int) -> Whisper:
 
 
 class _Listener:
-    """A model for the library's ``transcribe``: keeps what every window was decoded to in the end.
-
-    heard: the results, and whether each text came to its end.
-    """
+    """Keeps what the library's ``transcribe`` decoded every window to, and whether to its end."""
 
     def __init__(self, model: Whisper) -> None:
         self._model = model

@@ -92,10 +92,7 @@ class TransformersModel(SpeechModel):
 def _tokens(
     name: str, tokenizer: WhisperTokenizer, model: WhisperForConditionalGeneration
 ) -> Tokens:
-    """Of a vocabulary of characters by its special tokens; of any other as OpenAI's own has it.
-
-    Raises ValueError for a tokenizer that is neither, or not the one of these weights.
-    """
+    """Of a vocabulary of characters by its special tokens; of any other as OpenAI's own has it."""
     known, rows = tokenizer.get_vocab(), model.config.vocab_size
     if len(known) > _CHARACTERS:
         names = {number: token for token, number in known.items()}

@@ -183,10 +183,7 @@ _ENCODINGS = {True: "multilingual", False: "gpt2"}
 
 @cache
 def _text(multilingual: bool) -> list[str]:
-    """The text tokens of OpenAI's own vocabulary, spelled as byte-level tokenizers do.
-
-    A byte that is no printable character is the next letter from 256 on (GPT-2's convention).
-    """
+    """OpenAI's own text tokens as GPT-2 spells them: other bytes are the letters from 256 on."""
     printable, others = {*range(33, 127), *range(161, 173), *range(174, 256)}, count(256)
     letters = [chr(byte if byte in printable else next(others)) for byte in range(256)]
     ranks = get_encoding(_ENCODINGS[multilingual])._mergeable_ranks
