@@ -30,10 +30,10 @@ import spectral
 from companion.measurement.jacobians import _stack, jacobian_columns
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import greedy
+from companion.models.forcing import residual_streams
 from companion.models.loading import is_here, load
 from companion.models.random_layers import random_layer
 from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from spectral.tracing.trace import Trace

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.controls import draw_seed, haar, matrices, spectrum_preserving
+from companion.models.decoding import Transcript
 from companion.models.forcing import feed
 from companion.models.openai_model import OpenAIModel
-from companion.models.states import text_of
 from companion.models.view import SpeechModel
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_a_control_hears_and_is_recorded_as_any_network(model: SpeechModel) -> N
     """Its own components are recorded, not those of the model that it was copied from."""
     time = np.arange(24_000) / 16_000
     wave = (0.3 * np.sin(2 * np.pi * 330 * time)).astype(np.float32)
-    text = text_of(model.encode_text("one two three four"))
+    text = Transcript("", tuple(model.encode_text("one two three four")))
     found = []
     for network in (model, spectrum_preserving(model, 0, SEED)):
         with capture(network) as recording:

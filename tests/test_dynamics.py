@@ -2,6 +2,7 @@
 hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from companion.measurement import dynamics
 from companion.measurement.dynamics import (
     centre,
     linear_probe,
@@ -26,8 +28,8 @@ from companion.measurement.settings import DynamicsSettings
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import transcribe
+from companion.models.forcing import STRIDE, states
 from companion.models.rules import UNRESTRICTED
-from companion.models.states import STRIDE, states
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.speech.text import edits
@@ -121,7 +123,14 @@ def test_the_majority_is_that_of_the_other_folds_and_one_fold_is_refused() -> No
         majority(labels, torch.zeros(6, dtype=torch.long))
 
 
-@given(st.text("ab", max_size=7), st.text("ab", max_size=7))
+LACKS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError("numpy"),
+]
+
+
+@given(st.text("ab", max_size=5), st.text("ab", max_size=5))
 def test_edits_follow_their_recurrence(one: str, other: str) -> None:
     def slow(a: str, b: str) -> int:
         if not a or not b:
@@ -129,6 +138,18 @@ def test_edits_follow_their_recurrence(one: str, other: str) -> None:
         return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
 
     assert edits(one, other) == slow(one, other)
+
+
+@pytest.mark.parametrize("error", LACKS)
+def test_half_of_the_utterances_are_never_measured_for_want_of_memory(
+    error: Exception, settings: DynamicsSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def states(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dynamics, "states", states)
+    with pytest.raises(ValueError, match="not enough memory for the states of 14 utterances"):
+        KINDS["dynamics"].measure(replace(settings, output=tmp_path / "rows.parquet"))
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=12), st.integers(0, 5))

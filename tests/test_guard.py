@@ -249,7 +249,7 @@ def test_a_change_reaches_the_logits_and_ends_with_the_block(
 
 
 def test_aligned_directions_are_those_of_the_layer_above(model: SpeechModel, heard: Heard) -> None:
-    from companion.models.streams import streams_in
+    from companion.models.forcing import streams_in
     from spectral import linearise
     from spectral.jacobians.sublayers import without_mean
     from spectral.whisper import as_layer

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from companion.measurement.hearing import encoder_operator, hear, mel_operator
-from companion.measurement.jacobians import _spread
 from companion.measurement.kinds import KINDS
 from companion.measurement.schemas import JACOBIANS, RANDOM, TRAINED
 from companion.measurement.settings import JacobianSettings
@@ -21,8 +20,8 @@ from companion.measurement.store import read
 from companion.measurement.tangents import as_norm
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, greedy, transcribe_heard
+from companion.models.forcing import evenly_spread, residual_streams
 from companion.models.rules import UNRESTRICTED, Rule
-from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
 from companion.speech.corpus import find_utterances, read_wave
@@ -80,7 +79,7 @@ def test_numbers_are_those_of_the_kernels_in_float64(
     part = part[part.utterance == sorted(rows.utterance)[0]].sort_values(["position", "layer"])
     tokens = greedy(tiny, features, UNRESTRICTED)[0].tokens
     streams = residual_streams(tiny, features, tokens)
-    chosen = _spread(streams.text, TOKENS)
+    chosen = evenly_spread(streams.text, TOKENS)
     layers = [as_layer(layer.layer, torch.float64) for layer in tiny.layers]
     hidden = [stream[0].double() for stream in streams.hidden]
     context = streams.context[0].double()
@@ -163,7 +162,7 @@ def test_streams_are_what_the_model_decoded_with(tiny: SpeechModel, features: Te
 
 @pytest.mark.parametrize(("length", "count"), [(1, 4), (4, 4), (5, 4), (60, 4), (61, 1), (7, 3)])
 def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
-    chosen = list(range(1000))[_spread(slice(3, 3 + length), count)]
+    chosen = list(range(1000))[evenly_spread(slice(3, 3 + length), count)]
     assert 1 <= len(chosen) <= count
     assert all(3 <= position < 3 + length for position in chosen)
     singular_value_ratios = {b - a for a, b in itertools.pairwise(chosen)}
@@ -212,7 +211,6 @@ def test_hearing_sums_up_to_the_whole_sensitivity_and_mel_products_are_derivativ
     tokens = len(hearing.characters)
     assert hearing.sensitivity.shape[0] == hearing.attention.shape[0] == tokens
     torch.testing.assert_close(hearing.attention.sum(-1), torch.ones(tokens))
-    assert (hearing.peaks_apart() >= 0).all()
     operator = mel_operator(tiny, hearing.streams, encoder_operator(tiny, features), token=2)
     assert operator.shape == (tiny.width, features.numel())
     direction = torch.randn(features.numel(), 1, generator=torch.Generator().manual_seed(0))

@@ -25,9 +25,9 @@ from torch import Tensor
 from companion.measurement.hearing import encoder_operator
 from companion.models.capture import COMPONENTS, HIDDEN_STATE, capture
 from companion.models.decoding import greedy, transcribe
+from companion.models.forcing import residual_streams
 from companion.models.loading import load, load_random_control, weights_digest
 from companion.models.rules import UNRESTRICTED
-from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel, last_logits
 from spectral import effective_rank, eigenvalues, linearise
 from spectral.whisper import as_layer

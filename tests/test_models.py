@@ -399,7 +399,7 @@ def test_a_wave_of_several_windows_is_the_text_of_each_and_their_confidence_toge
     assert long.text == " ".join(part.text for part in parts)
     assert long.tokens == sum((part.tokens for part in parts), ())
     assert long.breaks == (len(parts[0].tokens), len(parts[0].tokens) + len(parts[1].tokens))
-    assert long.first_window == parts[0].tokens
+    assert long.windows[0] == parts[0].tokens
     assert long.finished == all(part.finished for part in parts)
     assert long.no_speech_probability == pytest.approx(
         min(part.no_speech_probability for part in parts), abs=1e-6

@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from companion.measurement.controls import continued, gaussian, generator
+from companion.measurement.controls import generator
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
 from companion.measurement.nulls import (
     averaged,
+    continued,
+    gaussian,
     gaussian_sides,
     shuffled_rows,
     shuffled_sides,
@@ -40,11 +42,10 @@ from companion.measurement.texts import Row
 from companion.models.capture import COMPONENTS, capture
 from companion.models.checksums import write_checksums
 from companion.models.controls import spectrum_preserving
-from companion.models.decoding import transcribe
+from companion.models.decoding import Transcript, transcribe
 from companion.models.forcing import feed
 from companion.models.loading import load, load_random_control
 from companion.models.rules import UNRESTRICTED
-from companion.models.states import text_of
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
@@ -262,7 +263,7 @@ def test_older_rows_without_draws_are_read_as_of_the_first(
 
 def test_a_text_of_other_windows_than_its_wave_is_refused(tiny: SpeechModel, speech: Path) -> None:
     wave = read_wave(find_utterances(speech).utterances[0])
-    text = replace(text_of((5, 6)), breaks=(1,))
+    text = Transcript("", (5, 6), breaks=(1,))
     with pytest.raises(ValueError, match="a text of 2 windows for a wave of 1; cut the wave"):
         feed(tiny, [wave], [text])
 

@@ -1,5 +1,8 @@
 """The pooled table: planted activations whose pooled spectra are known."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from companion.measurement.kinds import KINDS
 from companion.measurement.pooling import (
     ACTIVATIONS,
     ALL,
@@ -18,6 +22,7 @@ from companion.measurement.pooling import (
     HALVES,
     KEPT,
     MATCHED,
+    POOLING,
     TRAINED,
     UNSEEN,
     PoolingSettings,
@@ -27,7 +32,7 @@ from companion.measurement.pooling import (
     pooled_rows,
     union_spectra,
 )
-from companion.measurement.store import write
+from companion.measurement.store import read, write
 from companion.models.capture import COMPONENTS
 from companion.results.replication import changes, controls, halves, next_draw, spread_of_halves
 from spectral.spectra import effective_rank, eigenvalues
@@ -246,3 +251,34 @@ def test_modes_below_the_noise_are_zero_and_nan_is_refused() -> None:
     assert (modes[0] > 0).tolist() == [True, False, False]
     with pytest.raises(ValueError, match="finite"):
         union_spectra(rows * torch.nan, group, torch.ones(1, 1))
+
+
+def test_models_that_are_measured_at_once_keep_activations_of_their_own(
+    settings_of: Callable[..., PoolingSettings], tmp_path: Path
+) -> None:
+    """Whatever their files of rows are called: the engine calls every one "0-of-1.parquet"."""
+    (tmp_path / "seen.txt").write_text("")
+    one = settings_of(
+        "pooling", utterances=4, decodings=("unrestricted",), activations=tmp_path / "kept",
+        seen=tmp_path / "seen.txt", modes=(2,), halves=0, controls=0, control_utterances=None,
+        output=tmp_path / "a" / "0-of-1.parquet",
+    )  # fmt: skip
+    shutil.copytree(one.ladder / "tiny-0", tmp_path / "ladder" / "tiny-1")
+    other = replace(
+        one, model="tiny-1", ladder=tmp_path / "ladder", output=tmp_path / "b" / "0-of-1.parquet"
+    )
+    for settings in (one, other):
+        KINDS["pooling"].measure(settings)
+        assert set(read([settings.output], POOLING).model) == {settings.model}
+    assert len([*(tmp_path / "kept").glob("*.parquet")]) == 2
+    assert KINDS["pooling"].measure(one).measured == 0, "its activations are there still"
+
+
+def test_a_shard_of_pooled_utterances_is_refused(
+    settings_of: Callable[..., PoolingSettings], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"shard is .*pooled, so give \[0, 1\]"):
+        settings_of(
+            "pooling", decodings=(), activations=tmp_path, seen=tmp_path, modes=(2,), halves=0,
+            controls=0, control_utterances=None, shard=(0, 2),
+        )  # fmt: skip

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from companion.measurement.jacobians import Stack, jacobian_columns
 from companion.measurement.tangents import forward
+from companion.models.forcing import Streams
 from companion.models.random_layers import random_layer
-from companion.models.streams import Streams
 from companion.results.jacobians import (
     ATTRACTING,
     DISPERSIVE,

@@ -15,8 +15,8 @@ from companion.measurement.schemas import SUBTLE
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.store import read
 from companion.models.decoding import greedy
+from companion.models.forcing import residual_streams
 from companion.models.rules import UNRESTRICTED
-from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.results.dynamics import growths, perturbed_texts
 from companion.speech.corpus import find_utterances, read_wave

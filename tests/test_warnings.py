@@ -1,7 +1,6 @@
 """Warnings: planted ones are found, and what is measured of a prefix is of that prefix alone."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,15 +23,14 @@ from companion.models.decoding import Transcript, greedy, transcribe
 from companion.models.forcing import token_log_probabilities
 from companion.models.loading import load
 from companion.models.rules import UNRESTRICTED
-from companion.models.states import text_of
 from companion.models.view import SpeechModel
 from companion.results.intervals import larger_probability
 from companion.results.transcripts import PER_CHARACTER
 from companion.results.warnings import ANY, BEFORE, CHANCE, MEAN, SPECTRAL, early_warnings, summary
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
-from companion.stress.first_error import first_wrong_word
 from companion.stress.mixture import Mixture, Speakers
+from companion.stress.scoring import first_wrong_word
 from spectral import (
     effective_rank,
     eigenvalues,
@@ -194,8 +192,7 @@ def _text(pieces: Sequence[str], breaks: tuple[int, ...] = ()) -> tuple[_Letters
     edges = [0, *breaks, len(pieces)]
     windows = ["".join(pieces[a:b]).strip() for a, b in pairwise(edges)]
     tokens = tuple(range(len(pieces)))
-    text = replace(text_of(tokens), text=" ".join(windows), breaks=breaks)
-    return _Letters(pieces), text
+    return _Letters(pieces), Transcript(" ".join(windows), tokens, breaks=breaks)
 
 
 @pytest.mark.parametrize(

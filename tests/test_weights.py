@@ -28,10 +28,10 @@ from whisper.model import Whisper
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import greedy
+from companion.models.forcing import residual_streams
 from companion.models.loading import is_here, load, load_random_control, weights_digest
 from companion.models.published import PUBLISHED, Published
 from companion.models.rules import OPENAI, UNRESTRICTED, Rule
-from companion.models.streams import residual_streams
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.scoring import wer

@@ -16,9 +16,9 @@ from companion.benchmarks.measuring import in_memory
 from companion.benchmarks.timing import OURS, Case, Way, measured, options, time_models
 from companion.measurement.spectra import spectral_rows
 from companion.models.decoding import transcribe
+from companion.models.forcing import residual_streams
 from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.rules import UNRESTRICTED
-from companion.models.streams import residual_streams
 from companion.speech.corpus import SAMPLE_RATE, Utterance
 from companion.stress.mixture import Mixture
 from spectral.jacobians.propagators import linearise

@@ -21,8 +21,7 @@ _ROUNDING = 1e-9  # by so much may an alignment, computed from unit vectors, exc
 def growing_dimensions(matrix: Tensor) -> Tensor:
     """Number of eigenvalues of (W + W') / 2 above one: dimensions in which |h| grows along W.
 
-    In float32, and again in float64 where that leaves a doubt. matrix (*batch, width, width) ->
-    (*batch,), int64. Raises ValueError as :func:`spectral.unstable_dimensions`.
+    matrix (*batch, width, width) -> (*batch,), int64. As :func:`spectral.unstable_dimensions`.
     """
     return count_above(matrix, 1.0, lambda matrix: torch.linalg.eigvalsh((matrix + matrix.mT) / 2))
 
@@ -56,33 +55,19 @@ def product_bounds(sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor) -> Produ
               \begin{pmatrix} p_l & 0 \\ 0 & q_l \end{pmatrix}
 
     where :math:`(p_l, q_l) = (\sigma_{1,l}, \sigma_{2,l})` for the lowest and the highest layer and
-    :math:`(\sqrt{\sigma_{1,l}}, \sqrt{\sigma_{2,l}})` for those between. It is attained by two
-    layers and for :math:`\xi = 0`, where it is :math:`\sigma_{1,L} \prod \rho_l`. Floor and ratio:
-    the angle between the image of v_1 and the next layer's v_1 is at most :math:`t_{l+1}`, with
+    their roots for those between. Floor and ratio: the angle between the image of v_1 and the next
+    layer's v_1 is at most :math:`t_{l+1}`, and as long as every :math:`t < \pi / 2`
 
     .. math:: t_{l+1} = \arccos c + \arctan(\xi_l \tan t_l), \quad t_1 = 0, \qquad
         f_{l+1} = c - s\, \xi_l \tan t_l
 
-    and as long as every :math:`t < \pi / 2`
-
     .. math:: \sigma_1(P) \ge \sigma_{1,1} \prod_{l=2}^{L} \sigma_{1,l} f_l, \qquad
         \frac{\sigma_2(P)}{\sigma_1(P)} \le \prod_{l=1}^{L} \xi_l \prod_{l=2}^{L} f_l^{-2}.
 
-    Where singular values are equal these hold for any choice of vectors. Two dozen operations per
-    layer, products in logarithms.
-
-    Args:
-        sigma_1: Shape ``(L, *batch)``, the largest singular values, from the lowest layer up.
-        sigma_2: Shape ``(L, *batch)``, the second, at most the largest.
-        alignment: Shape ``(L - 1, *batch)``, kappa of successive layers, of either sign; from
-            float64 vectors, as its rounding counts near one.
-
-    Returns:
-        Three tensors ``(*batch,)``, float64.
-
-    Raises:
-        ValueError: For shapes that do not fit, NaN, infinity, a negative singular value, a second
-            one above the first, or an alignment above one in magnitude.
+    sigma_1 and sigma_2 are (L, *batch), from the lowest layer up, alignment (L - 1, *batch), of
+    either sign and from float64 vectors, as its rounding counts near one. Raises ValueError for
+    shapes that do not fit, NaN, infinity, a negative singular value, a second one above the first,
+    or an alignment above one in magnitude.
 
     Example:
         >>> pair = torch.tensor([2.0, 2.0]), torch.tensor([1.9, 1.9])
@@ -127,23 +112,11 @@ def stationary_rates(
         \Bigr)
 
     with :math:`\rho = \sigma_1 |\kappa|`; the second exists for
-    :math:`|\kappa| \ge 2 \sqrt\xi / (1 + \xi)` alone, jumping to zero there. Stacks of 2 x 2
-    reflections grow at the first rate, of rotations at the second. So early injections are bound to
-    decay where :math:`\rho (1 - \xi) + \sigma_1^2 \xi < 1` (Regime I); above that least alignment
-    all but one direction is bound to lose against the first (Regime II), at whatever size. For a
-    width of three or more, growth is certain where r_- is above one and nowhere else.
-
-    Args:
-        sigma_1: The largest singular value of every layer, of a shape that broadcasts with the
-            others'.
-        alignment: kappa of successive layers, of either sign.
-        singular_value_ratio: xi of every layer.
-
-    Returns:
-        Two tensors of the common shape, float64.
-
-    Raises:
-        ValueError: As :func:`product_bounds`.
+    :math:`|\kappa| \ge 2 \sqrt\xi / (1 + \xi)` alone, jumping to zero there. Early injections are
+    bound to decay where :math:`\rho (1 - \xi) + \sigma_1^2 \xi < 1` (Regime I); above that least
+    alignment all but one direction is bound to lose against the first (Regime II). For a width of
+    three or more, growth is certain where r_- is above one and nowhere else. All three broadcast;
+    what is returned has their common shape. Raises ValueError as :func:`product_bounds`.
 
     Example:
         >>> stationary_rates(*torch.tensor([2.0, 0.0, 0.95])).fastest
@@ -153,11 +126,12 @@ def stationary_rates(
     size, cosine, ratio = (
         values.double().expand(shape) for values in (sigma_1, alignment, singular_value_ratio)
     )
-    one = torch.ones_like(size)
-    _, second, cosine = _checked(torch.stack([one, one]), torch.stack([ratio, ratio]), cosine[None])
+    ones = torch.ones_like(size)
+    pairs = ones.expand(2, *shape), ratio.expand(2, *shape)
+    _, second, cosine = _checked(*pairs, cosine[None])
     _checked(size[None], torch.zeros_like(size)[None], cosine[:0])
     cosine, root = cosine[0], second[0].sqrt()
-    pair = torch.stack([one, root], -1)
+    pair = torch.stack([ones, root], -1)
     total = cosine * (1 + second[0])
     rest = (total - 2 * root) * (total + 2 * root)
     slowest = torch.where(rest >= 0, (total + rest.clamp(min=0).sqrt()) / 2, 0.0)
@@ -165,14 +139,12 @@ def stationary_rates(
 
 
 def _step_norm(below: Tensor, above: Tensor, cosine: Tensor) -> Tensor:
-    """|diag(above) [[c, s], [s, -c]] diag(below)|, pairs (*batch, 2), cosines (*batch,).
-
-    The singular values' sum and difference are lengths, so that nothing cancels.
-    """
+    """|diag(above) [[c, s], [s, -c]] diag(below)|, pairs (*batch, 2), cosines (*batch,)."""
     (low_1, low_2), (high_1, high_2) = below.unbind(-1), above.unbind(-1)
     sine = (1 - cosine.square()).clamp(min=0).sqrt()
     first, last = high_1 * cosine * low_1, high_2 * cosine * low_2
     right, left = high_1 * sine * low_2, high_2 * sine * low_1
+    # the singular values' sum and difference are lengths, so that nothing cancels
     return (torch.hypot(first + last, right + left) + torch.hypot(first - last, right - left)) / 2
 
 

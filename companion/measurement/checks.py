@@ -23,9 +23,8 @@ def spectra(rows: pd.DataFrame) -> str:
     assert (rows.resolved <= (rows.tokens - 1).clip(lower=0)).all()
     matched = rows[rows.matched_with != ""].groupby(["utterance", "layer", "component", "modes"])
     assert (matched.tokens.nunique() == 1).all()
-    return (
-        f"{rows.utterance.nunique()} utterances, {rows.condition.nunique()} conditions: bounds hold"
-    )
+    texts, conditions = rows.utterance.nunique(), rows.condition.nunique()
+    return f"{texts} utterances, {conditions} conditions: bounds hold"
 
 
 def pooling(rows: pd.DataFrame) -> str:
@@ -55,11 +54,9 @@ def nulls(rows: pd.DataFrame) -> str:
     raw = rows[rows.matched_with == ""].set_index(keys)
     forced = raw[raw.null == "forced"].tokens.unstack()
     assert (forced.nunique(axis=1) == 1).all()
-    clean = {
-        name: part.n_eff.xs(REFERENCE_CONDITION, level="condition")
-        for name, part in raw.groupby("null")
-    }
-    assert (abs(clean["shuffled"] / clean["swapped"] - 1) < 1e-6).all()
+    clean = raw.xs(REFERENCE_CONDITION, level="condition")
+    shuffled, swapped = (clean.n_eff[clean.null == name] for name in ("shuffled", "swapped"))
+    assert (abs(shuffled / swapped - 1) < 1e-6).all()
     return f"{rows.null.nunique()} nulls: lengths agree, no order of rows changes a whole spectrum"
 
 
@@ -73,8 +70,7 @@ def stresses(rows: pd.DataFrame) -> str:
 
 
 def choices(rows: pd.DataFrame) -> str:
-    """Rows that add up over a speaker, lengths of forced texts that agree, eight crossed
-    choices."""
+    """Rows that add up over a speaker, forced texts of one length, eight crossed choices."""
     raw = rows[rows.matched_with == ""]
     number = "n_eff, 50, eigenvalues"
     factors = ["forcing", "positions", "centred"]

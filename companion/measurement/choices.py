@@ -2,11 +2,8 @@
 
 Centring, pooling, forcing and positions are crossed with one another for the first stress. Every
 other stress (another order of its perturbations, another direction of its stretch) changes that
-alone. Readings are means over layers.
-
-Pooled is one spectrum of the concatenated rows of all measured utterances of a speaker, so that
-speakers can still be resampled. Every row counts alike, so a transcript of more tokens counts for
-more. Cut, every utterance is cut to the shorter of its own two sides before rows are concatenated.
+alone. Readings are means over layers. Pooled is one spectrum of the rows of all measured utterances
+of a speaker, so that speakers can still be resampled; cut, every utterance to its shorter side.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,14 +17,7 @@ from companion.measurement.nulls import forced_pair
 from companion.measurement.readings import MODES, layer_mean_columns
 from companion.measurement.schemas import CHOICES, REFERENCE_CONDITION
 from companion.measurement.settings import Settings
-from companion.measurement.spectra import (
-    Decoded,
-    Side,
-    decode,
-    kept_lengths,
-    largest,
-    spectra_of,
-)
+from companion.measurement.spectra import Decoded, Side, decode, kept_lengths, largest, spectra_of
 from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import COMPONENTS
 from companion.models.view import SpeechModel

@@ -13,27 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from companion.measurement import schemas as names
 from companion.measurement.controls import generator, random_control
-from companion.measurement.schemas import (
-    CENTRED_DISTANCE,
-    CHANCE,
-    CROSS_ATTENTION,
-    DECODER,
-    DISTANCE,
-    ENCODER,
-    INPUT,
-    OWN,
-    RANDOM,
-    RANK,
-    READOUT,
-    SWAPPED_AUDIO,
-    TRAINED,
-)
+from companion.measurement.run import is_lack_of_memory
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.texts import Batch, Row
 from companion.models.decoding import Transcript, transcribe
+from companion.models.forcing import TOGETHER, States, states
 from companion.models.rules import Rule, recorded
-from companion.models.states import TOGETHER, States, states, text_of
 from companion.models.view import SpeechModel
 from companion.speech.corpus import Utterance
 from companion.stress.mixture import Mixture
@@ -43,7 +30,7 @@ from spectral.spectra import effective_rank, eigenvalues
 RIDGE = 1e-2
 """The penalty, in units of the number of training rows: features have variance one."""
 
-_STAGES = {INPUT: "features", ENCODER: "encoder", DECODER: "decoder"}
+_STAGES = {names.INPUT: "features", names.ENCODER: "encoder", names.DECODER: "decoder"}
 
 
 @dataclass(frozen=True)
@@ -55,27 +42,24 @@ class Group:
 
     @property
     def speakers(self) -> list[str]:
-        """Of every utterance."""
         return [utterance.speaker for utterance in self.utterances]
 
     def row(self, i: int, quantity: str, stage: str, layer: int, **columns: object) -> Row:
-        """One row of an utterance; ``columns`` are the others, where they are not as usual."""
+        """One row; ``columns`` are the others, where they are not as usual."""
         return {
             "utterance": self.utterances[i].id, "speaker": self.utterances[i].speaker,
             "quantity": quantity, "stage": stage, "layer": layer, "step": 0, "partner": "",
-            "audio": OWN, "without": math.nan, **columns,
+            "audio": names.OWN, "without": math.nan, **columns,
         }  # fmt: skip
 
     def partner_of(self, i: int) -> str:
-        """The name of an utterance's partner."""
         return self.utterances[self.partners[i]].id
 
 
 def partners(speakers: Sequence[str], seed: int) -> tuple[int, ...]:
     """Another speaker's utterance for each, all different; none where that is impossible.
 
-    Speakers and their utterances stand in a random order, and the partner is as far on as the
-    largest group of one speaker is long.
+    In a random order of speakers the partner is as far on as the largest group of one is long.
     """
     count = len(speakers)
     most = max(Counter(speakers).values(), default=0)
@@ -84,9 +68,8 @@ def partners(speakers: Sequence[str], seed: int) -> tuple[int, ...]:
     rng = generator(seed, "partners")
     order_of = {name: i for i, name in enumerate(rng.permutation(sorted(set(speakers))))}
     shuffled = rng.permutation(count)
-    order = sorted(range(count), key=lambda i: (order_of[speakers[i]], shuffled[i]))
-    partner_of = {order[i]: order[(i + most) % count] for i in range(count)}
-    return tuple(partner_of[i] for i in range(count))
+    order = np.array(sorted(range(count), key=lambda i: (order_of[speakers[i]], shuffled[i])))
+    return tuple(np.roll(order, -most)[order.argsort()].tolist())
 
 
 def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> list[Row]:
@@ -100,7 +83,9 @@ def dynamics_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) 
     """
     try:
         return list(_all_rows(model, batch, settings))
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
         raise ValueError(
             f"{model.name}: not enough memory for the states of {settings.utterances} utterances; "
             "take fewer, or device=cpu"
@@ -113,16 +98,16 @@ def _all_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> I
     keep = [
         i
         for i, target in enumerate(targets)
-        if _readable(model, target.reference)
+        if model.given_tokens(target.reference.lower())
         and all(side[i].tokens and not side[i].breaks for side in texts.values())
     ]
     utterances = [targets[i] for i in keep]
-    group = Group(utterances, partners([each.speaker for each in utterances], settings.seed))
+    group = Group(utterances, partners([target.speaker for target in utterances], settings.seed))
     if not group.partners or len({*group.speakers}) < settings.folds:
         return
     # the same utterances under every condition, so that ranks are of as many rows
     least = [min(len(side[i].tokens) for side in texts.values()) for i in keep]
-    networks = {TRAINED: model, RANDOM: random_control(settings, model.device)}
+    networks = {names.TRAINED: model, names.RANDOM: random_control(settings, model.device)}
     for (name, network), condition in product(networks.items(), batch):
         waves = [batch[condition][i].wave for i in keep]
         seen = states(network, waves, [texts[condition][i] for i in keep])
@@ -136,14 +121,6 @@ def _all_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> I
             yield shared | row
 
 
-def _readable(model: SpeechModel, reference: str) -> bool:
-    """Whether the model can be given a reference."""
-    try:
-        return 0 < len(model.encode_text(reference.lower())) < model.limit
-    except ValueError:
-        return False
-
-
 def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> list[Transcript]:
     waves = [mixture.wave for mixture in mixtures]
     starts = range(0, len(waves), TOGETHER)
@@ -151,25 +128,22 @@ def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> lis
 
 
 def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -> Iterator[Row]:
-    """Each utterance and its partner, at every stage; the last decoder layer step by step too.
-
-    Layers count from 1, and the input is layer 0; step 0 is the root mean square over all.
-    """
+    """Each utterance and its partner, at every stage; step 0 is the root mean square over all."""
     for stage, attribute in _STAGES.items():
         paths = [getattr(states_of, attribute) for states_of in seen]
         usual = sorted(path.shape[1] for path in paths)[len(paths) // 2]
         paths = [path[:, :usual] for path in paths]
-        kinds = {DISTANCE: paths, CENTRED_DISTANCE: centre(paths)}
+        kinds = {names.DISTANCE: paths, names.CENTRED_DISTANCE: centre(paths)}
         for (i, partner), quantity in product(enumerate(group.partners), kinds):
             pair = kinds[quantity][i], kinds[quantity][partner]
             count = min(path.shape[1] for path in pair)
             apart = relative_distances(*(path[:, :count] for path in pair))
             whole = apart.square().mean(-1).sqrt().tolist()
-            found = [(layer, 0, count, x) for layer, x in enumerate(whole, stage != INPUT)]
-            for step in steps if stage == DECODER else ():
+            values = [(layer, 0, count, x) for layer, x in enumerate(whole, stage != names.INPUT)]
+            for step in steps if stage == names.DECODER else ():
                 if step <= count:
-                    found.append((len(apart), step, 1, apart[-1, step - 1].item()))
-            for layer, step, positions, value in found:
+                    values.append((len(apart), step, 1, apart[-1, step - 1].item()))
+            for layer, step, positions, value in values:
                 yield group.row(
                     i, quantity, stage, int(layer), step=step, count=positions, value=value,
                     partner=group.partner_of(i),
@@ -188,7 +162,7 @@ def _rank_rows(
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
         paths = [getattr(states_of, attribute).double() for states_of in seen]
-        for step in (0, *(steps if stage == DECODER else ())):
+        for step in (0, *(steps if stage == names.DECODER else ())):
             there = [i for i, count in enumerate(least) if count >= step]
             speakers = [group.speakers[i] for i in there]
             if len({*speakers}) < 2:
@@ -197,7 +171,7 @@ def _rank_rows(
             for i, whole, without in ranks_without(torch.stack(chosen, 1), speakers):
                 for layer, (value, rest) in enumerate(zip(whole, without, strict=True)):
                     yield group.row(
-                        there[i], RANK, stage, layer + (stage != INPUT), step=step,
+                        there[i], names.RANK, stage, layer + (stage != names.INPUT), step=step,
                         count=len(there), value=value, without=rest,
                     )  # fmt: skip
 
@@ -218,12 +192,9 @@ def ranks_without(
 def _probe_rows(
     network: SpeechModel, waves: Sequence[np.ndarray], group: Group, folds: int
 ) -> Iterator[Row]:
-    """Fraction of an utterance's next tokens that a linear probe gets right, by source and layer.
-
-    The network is given every reference with its own audio, or with the partner's. A probe is
-    fitted to the speakers of all other folds, under the same condition and audio.
-    """
-    texts = [text_of(network.encode_text(u.reference.lower())) for u in group.utterances]
+    """Fraction of next tokens that a probe gets right, with the own audio and the partner's."""
+    references = [utterance.reference.lower() for utterance in group.utterances]
+    texts = [Transcript("", tuple(network.encode_text(reference))) for reference in references]
     labels = torch.tensor([token for text in texts for token in text.tokens])
     lengths = [len(text.tokens) for text in texts]
     fold_of = {name: i % folds for i, name in enumerate(sorted(set(group.speakers)))}
@@ -233,15 +204,15 @@ def _probe_rows(
     def rows(predicted: Tensor, audio: str, stage: str, layer: int) -> Iterator[Row]:
         for i, right in enumerate(torch.split(predicted == labels, lengths)):
             yield group.row(
-                i, READOUT, stage, layer, count=len(right), value=right.double().mean().item(),
-                partner=group.partner_of(i), audio=audio,
+                i, names.READOUT, stage, layer, count=len(right), partner=group.partner_of(i),
+                value=right.double().mean().item(), audio=audio,
             )  # fmt: skip
 
-    yield from rows(majority(labels, fold), OWN, CHANCE, 0)
+    yield from rows(majority(labels, fold), names.OWN, names.CHANCE, 0)
     swapped = [waves[partner] for partner in group.partners]
-    for audio, played in ((OWN, waves), (SWAPPED_AUDIO, swapped)):
+    for audio, played in ((names.OWN, waves), (names.SWAPPED_AUDIO, swapped)):
         seen = states(network, played, texts)
-        for source in (DECODER, CROSS_ATTENTION):
+        for source in (names.DECODER, names.CROSS_ATTENTION):
             joined = torch.cat([getattr(states_of, source) for states_of in seen], 1)
             for layer, features in enumerate(joined):
                 predicted = linear_probe(features.cpu(), labels, fold)
@@ -253,12 +224,10 @@ def relative_distances(first: Tensor, second: Tensor) -> Tensor:
 
     .. math:: d_t = |a_t - b_t| \Big/ \sqrt{\tfrac{1}{2T} \sum_s (|a_s|^2 + |b_s|^2)}
 
-    The root mean square of d_t over positions is their distance as a whole: 0 where they are equal,
-    :math:`\sqrt 2` where they are orthogonal, 2 where they are opposite. Unchanged by a common
-    factor and by a common rotation; a common offset brings states closer, so subtract what all
-    states share where that is not meant. Both (*batch, positions, width) and finite -> (*batch,
-    positions), float64, 0 where both are zero. Raises ValueError for other shapes, a dtype that is
-    not floating, NaN or infinity.
+    Its root mean square over positions is 0 where they are equal, :math:`\sqrt 2` where they are
+    orthogonal, 2 where they are opposite. Both (*batch, positions, width) -> (*batch, positions),
+    float64, 0 where both are zero. Raises ValueError for other shapes, a dtype that is not
+    floating, NaN or infinity.
     """
     shape = "(*batch, positions, width)"
     a, b = as_float64(first, "first", shape), as_float64(second, "second", shape)
@@ -267,8 +236,8 @@ def relative_distances(first: Tensor, second: Tensor) -> Tensor:
             f"first and second must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}: cut "
             "both to the shorter"
         )
-    for name, rows in (("first", a), ("second", b)):
-        require_finite(rows, name, "leave out what is not real")
+    require_finite(a, "first", "leave out what is not real")
+    require_finite(b, "second", "leave out what is not real")
     square = (a.square().sum(-1) + b.square().sum(-1)).mean(-1) / 2
     apart = (a - b).norm(dim=-1)
     return torch.where(square[..., None] > 0, apart / square[..., None].sqrt(), 0.0)
@@ -318,10 +287,9 @@ def majority(labels: Tensor, folds: Tensor) -> Tensor:
 
 def _by_fold(predict: Callable[[Tensor, Tensor], Tensor], labels: Tensor, folds: Tensor) -> Tensor:
     """What is predicted of each fold from all other rows, both given as masks."""
-    known = torch.unique(folds).tolist()
-    if len(known) < 2:
+    if len(torch.unique(folds)) < 2:
         raise ValueError("folds has one fold only; a probe is tested on rows it never saw")
     predicted = torch.empty_like(labels)
-    for fold in known:
+    for fold in torch.unique(folds):
         predicted[folds == fold] = predict(folds != fold, folds == fold)
     return predicted

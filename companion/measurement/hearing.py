@@ -1,9 +1,7 @@
 """What a token hears: sensitivity over audio time, and directions of the log-mel that move it.
 
 Perturbations are measured: an utterance's log-mel moved a little, what becomes of text and states.
-
-The change is a fraction of the log-mel as the network hears it: of -20 dB its Frobenius norm, over
-the frames in which there is audio, is a tenth of theirs.
+Of -20 dB the change's Frobenius norm is a tenth of that of the frames in which there is audio.
 """
 
 import math
@@ -28,14 +26,13 @@ from companion.measurement.tangents import (
 from companion.measurement.texts import Batch, Row
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, greedy, transcribe_heard
-from companion.models.forcing import feed_contexts
+from companion.models.forcing import Streams, feed_contexts, residual_streams, streams_in
 from companion.models.rules import Rule
-from companion.models.streams import Streams, residual_streams, streams_in
 from companion.models.view import SpeechModel, encoded
 from companion.speech.text import edits, normalise
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import score
-from spectral import LinearOperator, linearise, top_singular_triplets
+from spectral import LinearOperator, top_singular_triplets
 from spectral.jacobians.triplets import SingularTriplets
 from spectral.whisper import as_layer
 
@@ -52,10 +49,6 @@ class Hearing:
     attention: Tensor  # (T, S): cross-attention weights, averaged over layers and heads
     streams: Streams
 
-    def peaks_apart(self) -> Tensor:
-        """Frames between the peaks of sensitivity and of attention, per token: (T,)."""
-        return (self.sensitivity.argmax(-1) - self.attention.argmax(-1)).abs()
-
 
 def hear(model: SpeechModel, features: Tensor, rule: Rule) -> Hearing:
     """Decode one utterance, features (1, mels, frames), and ask every token where it listened.
@@ -67,12 +60,11 @@ def hear(model: SpeechModel, features: Tensor, rule: Rule) -> Hearing:
         raise ValueError(f"{model.name} writes nothing for this utterance; take another")
     streams = residual_streams(model, features, tokens)
     layers = [as_layer(layer.layer) for layer in model.layers]
-    point = linearise(layers, streams.hidden, streams.context, tokens=streams.text)
-    whole = point.sensitivity()
+    whole = streams.linearised(layers, streams.text).sensitivity()
     return Hearing(
         [model.text([token]) or " " for token in tokens],
         features[0].cpu(),
-        whole.frame_norms()[0].cpu(),
+        whole.frame_norms().cpu(),
         whole.weights[0].mean(1).cpu(),
         streams,
     )
@@ -81,8 +73,7 @@ def hear(model: SpeechModel, features: Tensor, rule: Rule) -> Hearing:
 def encoder_operator(model: SpeechModel, features: Tensor) -> LinearOperator:
     """The encoder's Jacobian, context by log-mel: ``(S width, mels frames)``, matrix-free.
 
-    In closed form from one pass of features (1, mels, frames), of which it holds the attention
-    weights, S^2 per head and layer.
+    In closed form from one pass of features (1, mels, frames), whose attention weights it holds.
     """
     layers = [as_layer(layer) for layer in model.encoder_layers]
     features = features.detach()
@@ -112,11 +103,10 @@ def encoder_operator(model: SpeechModel, features: Tensor) -> LinearOperator:
 def mel_operator(
     model: SpeechModel, streams: Streams, encoder: LinearOperator, token: int
 ) -> LinearOperator:
-    """The total Jacobian of a token's last hidden state by the log-mel, matrix-free.
+    """The total Jacobian of a token's last hidden state by the log-mel, ``(width, mels frames)``.
 
-    Through the encoder, of whose :func:`encoder_operator` it is, and all decoder layers, earlier
-    tokens' keys and values included. Shape ``(width, mels frames)``; the token counts from 0 in the
-    text.
+    Through the :func:`encoder_operator` and all decoder layers, earlier tokens' keys and values
+    included; the token counts from 0 in the text.
     """
     layers = [as_layer(layer.layer) for layer in model.layers]
     position = streams.text.start + token
@@ -136,22 +126,18 @@ def mel_directions(
 ) -> list[SingularTriplets]:
     """The top singular triplets of :func:`mel_operator` at some tokens; v is a log-mel each."""
     encoder = encoder_operator(model, hearing.features[None].to(model.device))
-    return [
-        top_singular_triplets(
-            mel_operator(model, hearing.streams, encoder, token),
-            k=k,
-            tolerance=_TOLERANCE,
-            limit=_VECTORS,
-        )
-        for token in tokens
-    ]
+    at_tokens = (mel_operator(model, hearing.streams, encoder, token) for token in tokens)
+    return [_triplets(operator, k) for operator in at_tokens]
+
+
+def _triplets(operator: LinearOperator, k: int) -> SingularTriplets:
+    return top_singular_triplets(operator, k=k, tolerance=_TOLERANCE, limit=_VECTORS)
 
 
 def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> list[Row]:
     """All rows of a batch of utterances; an utterance without a text in a condition has none.
 
-    Of audio longer than the model's window the first window counts. Raises TypeError for a
-    model whose layers have no closed form.
+    Of longer audio the first window counts. Raises TypeError for layers without a closed form.
     """
     initialised = random_control(settings, model.device)
     rows = (
@@ -166,18 +152,15 @@ def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> l
 
 
 def _rows(
-    model: SpeechModel,
-    initialised: SpeechModel,
-    mixture: Mixture,
-    condition: str,
+    model: SpeechModel, initialised: SpeechModel, mixture: Mixture, condition: str,
     settings: SubtleSettings,
-) -> Iterator[Row]:
+) -> Iterator[Row]:  # fmt: skip
     features = model.features([mixture.wave])
     context = encoded(model, features)
     (text,) = transcribe_heard(model, Heard(context, (1,)), settings.rule)
     if not text.tokens:
         return
-    sounding = _sounding(model, mixture, features)
+    sounding = model.sounding(mixture.wave, features.shape[-1])
     streams = streams_in(model, context, text.tokens)
     subtle = [
         *_random(features, sounding, settings, (condition, mixture.target.id)),
@@ -195,23 +178,17 @@ def _rows(
             _growth(model, torch.cat([context, heard]), text, fraction),
             _growth(initialised, torch.cat([still, other]), text, fraction),
         ]
-        for (_, moving), said, grown, random in zip(subtle, written, *growth, strict=True):
-            after = score(mixture.references, said.text)
+        for (_, moving), moved_text, grown, random in zip(subtle, written, *growth, strict=True):
+            after = score(mixture.references, moved_text.text)
             yield moving | {
                 "level_db": float(level), "tokens": len(text.tokens), "before": text.text,
-                "transcript": said.text, "unchanged": said.text == text.text,
-                "character_edits": edits(text.text, said.text),
+                "transcript": moved_text.text, "unchanged": moved_text.text == text.text,
+                "character_edits": edits(text.text, moved_text.text),
                 "reference_words": len(normalise(mixture.target.reference).split()),
                 "wer_before": before.target, "wer": after.target,
                 "candidate_before": before.is_candidate, "candidate": after.is_candidate,
                 "growth": grown, "control_growth": random,
             }  # fmt: skip
-
-
-def _sounding(model: SpeechModel, mixture: Mixture, features: Tensor) -> int:
-    """How many frames of the log-mel have audio in them."""
-    frames = features.shape[-1]
-    return min(frames, max(1, -(-len(mixture.wave) * frames // model.window_samples)))
 
 
 def _random(
@@ -230,36 +207,29 @@ def _random(
 def _singular(
     model: SpeechModel, features: Tensor, streams: Streams, tokens: Sequence[int]
 ) -> Iterator[tuple[Tensor, Row]]:
-    """Both ways along the first right singular vector of the log-mel's Jacobian at some tokens.
-
-    A token, from 1, that the text does not have is left out.
-    """
+    """Both ways along the first right singular vector at tokens, from 1, that the text has."""
     there = [token for token in tokens if token <= streams.text.stop - streams.text.start]
     if not there:
         return
     encoder = encoder_operator(model, features)
     for token in there:
         operator = mel_operator(model, streams, encoder, token - 1)
-        found = top_singular_triplets(operator, k=1, tolerance=_TOLERANCE, limit=_VECTORS)
-        delta = found.v[:, 0].reshape(features.shape[1:])
-        told: Row = {"sigma_1": found.sigma[0].item(), "converged": bool(found.converged)}
+        top = _triplets(operator, k=1)
+        delta = top.v[:, 0].reshape(features.shape[1:])
         for sign in (1, -1):
-            named: Row = {"direction": SINGULAR_DIRECTION, "index": token, "sign": sign}
-            yield sign * delta, named | told
+            yield sign * delta, {
+                "direction": SINGULAR_DIRECTION, "index": token, "sign": sign,
+                "sigma_1": top.sigma[0].item(), "converged": bool(top.converged),
+            }  # fmt: skip
 
 
 def _growth(
     network: SpeechModel, context: Tensor, text: Transcript, fraction: float
 ) -> list[list[float]]:
-    """Relative change of the states over that of the log-mel: (perturbations, decoder layers).
-
-    The context (1 + perturbations, S, width) is that of the log-mel as it was, and of the moved
-    ones. The text is given, so that states stand beside their own.
-    """
+    """Relative change of states, (perturbations, layers); context[0] is of the mel as it was."""
     texts = [text] * len(context)
     with capture(network) as recording:
         feed_contexts(network, context, [text.tokens for text in texts])
     states = recording.text_rows(HIDDEN_STATE, texts)[0].double()
     apart = (states[1:] - states[:1]).flatten(2).norm(dim=-1)
-    grown: list[list[float]] = (apart / states[:1].flatten(2).norm(dim=-1) / fraction).tolist()
-    return grown
+    return (apart / states[:1].flatten(2).norm(dim=-1) / fraction).tolist()

@@ -30,50 +30,49 @@ from companion.stress.scoring import wer
 UTTERANCES = ("101-1-0000", "109-1-0004")
 """Two speakers of the embedded corpus."""
 
+_CONFIDENCES = (
+    "average_log_probability", "no_speech_probability", "compression_ratio", "forbidden_mass",
+    "finished",
+)  # fmt: skip
 INPUTS: pa.Schema = schema(
     "model", "parameters", "decoding", "input", "seconds", "reference", "transcript", "wer",
-    "average_log_probability", "no_speech_probability", "compression_ratio", "forbidden_mass",
-    "finished", numbers=pa.float32(),
+    *_CONFIDENCES, numbers=pa.float32(),
 )  # fmt: skip
 """One row per decoding rule and input: data/README.md."""
 
 
 def inputs(corpus: Path, utterances: Sequence[str], seed: int) -> list[Input]:
     """All inputs in the order of the table; raises ValueError for an id the corpus lacks."""
-    known = {each.id: each for each in find_utterances(corpus).utterances}
-    found = list(without_speech(seed))
+    known = {utterance.id: utterance for utterance in find_utterances(corpus).utterances}
+    made = list(without_speech(seed))
     for name in utterances:
         if name not in known:
             raise ValueError(f"{corpus}: no utterance {name!r}; name one of its transcripts")
         spoken = known[name]
-        found += from_speech(f"speech {name}", read_wave(spoken), spoken.reference, seed)
-    return found
+        made += from_speech(f"speech {name}", read_wave(spoken), spoken.reference, seed)
+    return made
 
 
 def clips(folder: Path) -> list[Input]:
     """The clips of a folder in which nobody speaks, by their names."""
-    return [Input(each.id, read_wave(each), "") for each in find_clips(folder).utterances]
+    return [Input(clip.id, read_wave(clip), "") for clip in find_clips(folder).utterances]
 
 
 def input_rows(
     model: SpeechModel, given: Sequence[Input], decodings: Sequence[str], batch: int
 ) -> list[Row]:
     """One row per decoding rule and input, ``batch`` inputs at a time."""
-    names = (
-        "average_log_probability", "no_speech_probability", "compression_ratio", "forbidden_mass",
-        "finished",
-    )  # fmt: skip
     rows: list[Row] = []
     for decoding, start in product(decodings, range(0, len(given), batch)):
         some = given[start : start + batch]
-        transcripts = transcribe(model, [each.wave for each in some], rule(decoding))
-        for each, transcript in zip(some, transcripts, strict=True):
+        transcripts = transcribe(model, [sound.wave for sound in some], rule(decoding))
+        for sound, transcript in zip(some, transcripts, strict=True):
             rows.append({
                 "model": model.name, "parameters": model.parameters, "decoding": decoding,
-                "input": each.name, "seconds": len(each.wave) / SAMPLE_RATE,
-                "reference": each.reference, "transcript": transcript.text,
-                "wer": wer(each.reference, transcript.text),
-                **{name: getattr(transcript, name) for name in names},
+                "input": sound.name, "seconds": len(sound.wave) / SAMPLE_RATE,
+                "reference": sound.reference, "transcript": transcript.text,
+                "wer": wer(sound.reference, transcript.text),
+                **{name: getattr(transcript, name) for name in _CONFIDENCES},
             })  # fmt: skip
     return rows
 
@@ -93,20 +92,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
-    if asked.clips:
-        given = clips(asked.clips)
-    else:
-        given = inputs(asked.corpus, asked.utterances, asked.seed)
+    made = None if asked.clips else inputs(asked.corpus, asked.utterances, asked.seed)
+    given = made or clips(asked.clips)
     for name in asked.models:
         model = load(name, asked.ladder, choose_device(asked.device))
         path = asked.output / f"{name}.parquet"
         meta = {
-            "kind": "inputs",
-            "weights": weights_digest(name, asked.ladder),
+            "kind": "inputs", "weights": weights_digest(name, asked.ladder), "seed": asked.seed,
             "utterances": [] if asked.clips else list(asked.utterances),
-            "clips": [each.name for each in given] if asked.clips else [],
-            "seed": asked.seed,
-        }
+            "clips": [sound.name for sound in given] if asked.clips else [],
+        }  # fmt: skip
         write(input_rows(model, given, asked.decodings, asked.batch), path, meta, INPUTS)
         print(f"{path}: {len(given)} inputs under {', '.join(asked.decodings)}")
 

@@ -5,8 +5,8 @@ Everything is modulo the direction 1, which no layer norm sees (see
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,16 +24,10 @@ from companion.measurement.tangents import (
 from companion.measurement.texts import Batch, Row, text_columns
 from companion.models.capture import COMPONENTS
 from companion.models.decoding import hear, transcribe_heard
+from companion.models.forcing import Streams, evenly_spread, streams_in
 from companion.models.rules import recorded
-from companion.models.streams import Streams, streams_in
 from companion.models.view import SpeechModel, encoded
-from spectral import (
-    LinearisedLayers,
-    layer_gains,
-    linearise,
-    top_singular_triplets,
-    unstable_dimensions,
-)
+from spectral import LinearisedLayers, layer_gains, top_singular_triplets, unstable_dimensions
 from spectral.jacobians.context_jacobian import ContextJacobian, joined, through_heads
 from spectral.jacobians.layers import Layer, LayerNorm
 from spectral.jacobians.propagators import SubLayerJacobians
@@ -49,13 +43,18 @@ def jacobian_rows(model: SpeechModel, batch: Batch, settings: JacobianSettings) 
     """All rows of a batch of utterances; the randomly initialised control is fed the model's own
     tokens.
 
-    A text without tokens has no rows; of audio longer than the model's window the first window
-    counts. Streams are the networks' own, Jacobians are in float64. Raises TypeError for a model
-    whose layers have no closed form.
+    A text without tokens has no rows; of longer audio the first window counts. Jacobians are in
+    float64. Raises TypeError for a model whose layers have no closed form.
     """
     initialised = random_control(settings, model.device)
     networks = {TRAINED: model, RANDOM: initialised}
-    stacks = {name: _stack(network) for name, network in networks.items()}
+    stacks = {
+        name: Stack(
+            [as_layer(layer.layer, torch.float64) for layer in network.layers],
+            as_norm(network.final_norm, torch.float64),
+        )
+        for name, network in networks.items()
+    }
     rows: list[Row] = []
     for condition, mixtures in batch.items():
         waves = [mixture.wave for mixture in mixtures]
@@ -64,64 +63,43 @@ def jacobian_rows(model: SpeechModel, batch: Batch, settings: JacobianSettings) 
         first_windows = [0, *accumulate(heard.windows[:-1])]
         contexts = {TRAINED: heard.context[first_windows], RANDOM: other}
         for i, (mixture, transcript) in enumerate(zip(mixtures, transcripts, strict=True)):
-            text, tokens = text_columns(model, mixture, transcript), transcript.first_window
+            text, tokens = text_columns(model, mixture, transcript), transcript.windows[0]
             shared = {name: text[name] for name in _TEXT} | {"condition": condition}
             shared["tokens"] = len(tokens)
             for name, network in networks.items() if tokens else ():
                 streams = streams_in(network, contexts[name][i : i + 1], tokens)
-                chosen = _spread(streams.text, settings.tokens)
+                chosen = evenly_spread(streams.text, settings.tokens)
                 columns = jacobian_columns(
                     stacks[name], streams, chosen, settings.probes, settings.seed
                 )
-                first = streams.text.start
-                rows += _rows(shared | {"network": name}, columns, chosen, first)
+                rows += _rows(shared | {"network": name}, columns, streams.text, chosen)
     return rows
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(NamedTuple):
     """Decoder layers from the lowest up and the final norm, in float64."""
 
     layers: list[Layer]
     final_norm: LayerNorm
 
 
-def _stack(model: SpeechModel) -> Stack:
-    layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
-    return Stack(layers, as_norm(model.final_norm, torch.float64))
-
-
-def _spread(text: slice, count: int) -> slice:
-    """At most ``count`` positions of the text, evenly apart and centred."""
-    length = text.stop - text.start
-    step = -(-length // count)
-    return slice(text.start + (length - 1) % step // 2, text.stop, step)
-
-
-def _rows(shared: Row, columns: dict[str, Tensor], chosen: slice, first: int) -> Iterator[Row]:
+def _rows(shared: Row, columns: dict[str, Tensor], text: slice, chosen: slice) -> Iterator[Row]:
     """Columns (layers, tokens) as one row per token and layer."""
+    positions = range(text.stop)[chosen]
     values = {name: column.tolist() for name, column in columns.items()}
-    layers, tokens = columns["sigma_1"].shape
-    for token in range(tokens):
-        position = chosen.start + token * chosen.step - first + 1
-        for layer in range(layers):
-            yield {
-                **shared,
-                "position": position,
-                "layer": layer + 1,
-                **{name: value[layer][token] for name, value in values.items()},
-            }
+    for (i, position), layer in product(enumerate(positions), range(len(columns["sigma_1"]))):
+        place = {"position": position - text.start + 1, "layer": layer + 1}
+        yield shared | place | {name: value[layer][i] for name, value in values.items()}
 
 
 def jacobian_columns(
     stack: Stack, streams: Streams, chosen: slice, probes: int, seed: int
 ) -> dict[str, Tensor]:
     """Every number of one utterance at the chosen positions, each (layers, tokens)."""
-    hidden = [stream[0].double() for stream in streams.hidden]
-    found = linearise(stack.layers, hidden, streams.context[0].double(), tokens=chosen)
+    stack_at = streams.linearised(stack.layers, chosen)
     states = torch.stack([hidden[0, chosen].double() for hidden in (*streams.hidden, streams.last)])
     norms = layer_norm_jacobian(stack.final_norm, states)
-    sublayers = found.sublayers()
+    sublayers = stack_at.sublayers()
     propagators = sublayers.product()
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
@@ -144,10 +122,11 @@ def jacobian_columns(
     for name, sigma in zip(COMPONENTS, parts, strict=True):
         columns |= {f"{name}_sigma_1": sigma[..., 0], f"{name}_singular_value_ratio": _ratio(sigma)}
     columns |= _product_columns(uppers, norms, triplets.sigma, gains.alignment)
-    single = [one.to(torch.float32) for one in _injections(found, sublayers)]
-    whole = joined([one.then(upper) for one, upper in zip(single, uppers[1:].float(), strict=True)])
+    single = [injection.to(torch.float32) for injection in _injections(stack_at, sublayers)]
+    pairs = zip(single, uppers[1:].float(), strict=True)
+    whole = joined([injection.then(upper) for injection, upper in pairs])
     gram, cores = whole.gram_and_cores(len(single))
-    ways = torch.stack([one.ways[0] for one in single])
+    ways = torch.stack([injection.ways[0] for injection in single])
     columns |= _injection_columns(ways, whole.ways[0], cores, norms.to(torch.float32))
     size = torch.linalg.eigvalsh(gram).clamp(min=0)
     per_token = {
@@ -163,44 +142,36 @@ def _uppers(matrices: Tensor) -> Tensor:
     """P W_L ... W_{l+1} for l = 0 .. L, (layers + 1, tokens, width, width); the last is P."""
     width = matrices.shape[-1]
     identity = torch.eye(width, dtype=matrices.dtype, device=matrices.device)
-    found = [without_mean(identity).expand_as(matrices[0])]
+    products = [without_mean(identity).expand_as(matrices[0])]
     for matrix in matrices.flip(0):
-        found.append(found[-1] @ matrix)
-    return torch.stack(found[::-1])
+        products.append(products[-1] @ matrix)
+    return torch.stack(products[::-1])
 
 
 def _largest_two(matrices: Tensor) -> Tensor:
     """The two largest singular values, (*batch, 2), in float64."""
     limit = matrices.shape[-1]
-    found = top_singular_triplets(matrices.float(), tolerance=_SINGLE_TOLERANCE, limit=limit)
-    return found.sigma.double()
+    singles = matrices.float()
+    return top_singular_triplets(singles, tolerance=_SINGLE_TOLERANCE, limit=limit).sigma.double()
 
 
 def _largest_two_exactly(matrices: Tensor) -> Tensor:
     """The same by one more product in float64: what the vectors lack counts by its square alone."""
-    found = top_singular_triplets(matrices.float(), limit=matrices.shape[-1])
-    basis = torch.linalg.qr(found.v.to(matrices.dtype)).Q
-    sigma: Tensor = torch.linalg.svdvals(matrices @ basis)
-    return sigma
+    triplets = top_singular_triplets(matrices.float(), limit=matrices.shape[-1])
+    return torch.linalg.svdvals(matrices @ torch.linalg.qr(triplets.v.to(matrices.dtype)).Q)
 
 
 def _product_columns(
     uppers: Tensor, norms: LayerNormJacobian, sigma: Tensor, alignment: Tensor
 ) -> dict[str, Tensor]:
-    """The product of all layers above and with each: its norm, rank-one ratio, and bounds.
-
-    ``normed_direct`` is the norm of the final layer norm alone, at the state before the layer.
-    """
+    """The product of all layers above and with each: its norm, rank-one ratio, and bounds."""
     products = torch.cat([_largest_two_exactly(uppers[:-2]), sigma[-1:]])
     normed = _largest_two(norms[-1].apply(uppers[:-1]))
     bounds = [
         product_bounds(sigma[i:, ..., 0], sigma[i:, ..., 1], alignment[i:])
         for i in range(len(sigma))
     ]
-    direct = top_singular_triplets(
-        norms[:-1].to(torch.float32).operator(), k=1, tolerance=_SINGLE_TOLERANCE, block=4,
-        limit=uppers.shape[-1],
-    )  # fmt: skip
+    direct = _largest_two(norms[:-1].apply(uppers[-1]))
     return {
         "product_norm": products[..., 0],
         "product_ratio": _ratio(products),
@@ -209,13 +180,13 @@ def _product_columns(
         "rank_one_bound": torch.stack([bound.rank_one_ratio for bound in bounds]),
         "normed_product_norm": normed[..., 0],
         "normed_product_ratio": _ratio(normed),
-        "normed_direct": direct.sigma[..., 0].double(),
+        "normed_direct": direct[..., 0],
     }
 
 
-def _injections(found: LinearisedLayers, factors: SubLayerJacobians) -> Iterator[ContextJacobian]:
-    """What ``found.injection`` gives of each layer, by the FFN's Jacobians that are there."""
-    for point, ffn in zip(found.points, factors.ffn, strict=True):
+def _injections(stack: LinearisedLayers, factors: SubLayerJacobians) -> Iterator[ContextJacobian]:
+    """What ``stack.injection`` gives of each layer, by the FFN's Jacobians that are there."""
+    for point, ffn in zip(stack.points, factors.ffn, strict=True):
         attention, crossed = point.layer.cross_attention, point.crossed
         assert attention is not None, "a decoder layer"
         assert crossed is not None
@@ -226,14 +197,10 @@ def _injections(found: LinearisedLayers, factors: SubLayerJacobians) -> Iterator
 def _injection_columns(
     ways: Tensor, arriving: Tensor, cores: Tensor, norms: LayerNormJacobian
 ) -> dict[str, Tensor]:
-    """Frobenius norms of injections where they enter and where they arrive.
-
-    ``ways`` (layers, tokens, width, inner) lead into the layer's own output, ``arriving`` (tokens,
-    width, layers inner) into the last.
-    """
+    """Norms of injections by what leads into the layer's own output, and into the last."""
     cores = cores.movedim(1, 0)
     last = torch.unflatten(arriving, -1, (len(ways), -1)).movedim(-2, 0)
-    entering, arrived = ((one, one @ cores) for one in (ways, last))
+    entering, arrived = (ways, ways @ cores), (last, last @ cores)
 
     def norm(pair: tuple[Tensor, Tensor], seen: Callable[[Tensor], Tensor]) -> Tensor:
         left, right = pair
@@ -250,15 +217,12 @@ def _injection_columns(
 def _total_columns(
     stack: Stack, whole: ContextJacobian, streams: Streams, chosen: slice, probes: int, seed: int
 ) -> dict[str, Tensor]:
-    """The total derivative and its share in J_L; one product with each probe tells of all tokens.
-
-    The probes are directions of the context. Tokens after the last chosen one, which a decoder
-    does not hear, are left out.
-    """
+    """The total derivative, of random directions of the context, and what J_L explains of it."""
     context = streams.context[0].float()
     generator = torch.Generator().manual_seed(seed)
     columns = torch.randn(context.numel(), probes, generator=generator).to(context.device)
     fixed = whole.operator().matmat(columns.expand(*whole.shape, -1, -1))
+    # without the tokens after the last chosen one, which a decoder does not hear
     stop = range(streams.hidden[0].shape[1])[chosen][-1] + 1
     hidden = streams.hidden[0][0, :stop].float()
     singles = [layer.to(torch.float32) for layer in stack.layers]

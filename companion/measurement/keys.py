@@ -111,8 +111,7 @@ def key_of(
 def parameters(values: Mapping[str, object]) -> dict[str, object]:
     """The values that decide the numbers, as JSON has them: neither paths nor the device."""
     chosen = {name: value for name, value in values.items() if name not in _PLACES}
-    found: dict[str, object] = json.loads(json.dumps(chosen))
-    return found
+    return json.loads(json.dumps(chosen))
 
 
 def unpaired_with(model: str, controls: Iterable[str]) -> tuple[str, ...]:
@@ -133,10 +132,9 @@ def speech_digest(utterances: Iterable["Utterance"]) -> str:
 def read_meta(path: Path) -> dict[str, Any]:
     """The provenance of a file; raises ValueError for one that is cut short or not of this kind."""
     try:
-        found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[META])
+        return json.loads((pq.read_schema(path).metadata or {})[META])
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{path}: no measurement ({error}); remove it") from error
-    return found
 
 
 def staleness(rows: Path, key: Key) -> str | None:
@@ -149,22 +147,19 @@ def staleness(rows: Path, key: Key) -> str | None:
         return "does not say what was measured"
 
 
-def difference(found: Key, wanted: Key) -> str | None:
-    """What differs between two keys, in words; None where nothing does.
-
-    Weights and speech that are not on this computer are not compared.
-    """
-    if found["kind"] != wanted["kind"]:
-        return f"rows of {found['kind']}"
-    if found["version"] != wanted["version"]:
-        return f"version {found['version']} of {found['kind']}, which is at {wanted['version']}"
-    former = FORMER.get(found["kind"], {})
-    before, after = ({**former, **key["parameters"]} for key in (found, wanted))
+def difference(kept: Key, wanted: Key) -> str | None:
+    """What differs between two keys, in words, None where nothing does or is on this computer."""
+    if kept["kind"] != wanted["kind"]:
+        return f"rows of {kept['kind']}"
+    if kept["version"] != wanted["version"]:
+        return f"version {kept['version']} of {kept['kind']}, which is at {wanted['version']}"
+    former = FORMER.get(kept["kind"], {})
+    before, after = ({**former, **key["parameters"]} for key in (kept, wanted))
     names = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if names:
         return f"{names[0]} was {before.get(names[0])!r} and is {after.get(names[0])!r}"
     for what in ("weights", "speech"):
-        if wanted[what] is not None and found[what] != wanted[what]:
+        if wanted[what] is not None and kept[what] != wanted[what]:
             return f"other {what}"
     return None
 

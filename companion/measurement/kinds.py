@@ -7,34 +7,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from companion.measurement import checks, schemas
+from companion.measurement import checks, contest, guard, schemas, settings
 from companion.measurement.choices import choice_rows
-from companion.measurement.contest import ContestSettings, contest_rows
 from companion.measurement.dynamics import dynamics_rows
-from companion.measurement.guard import (
-    AlarmSettings,
-    GuardSettings,
-    TalkSettings,
-    alarm_rows,
-    guard_rows,
-    talk_rows,
-)
 from companion.measurement.hearing import subtle_rows
 from companion.measurement.jacobians import jacobian_rows
 from companion.measurement.nulls import null_rows
 from companion.measurement.pooling import POOLING, kept_activations, measure_pooling
 from companion.measurement.run import Summary, Together, by_speaker, by_utterance, measure
-from companion.measurement.settings import (
-    DynamicsSettings,
-    JacobianSettings,
-    ListeningSettings,
-    NullSettings,
-    PoolingSettings,
-    Settings,
-    SpectralSettings,
-    SubtleSettings,
-    WarningSettings,
-)
+from companion.measurement.settings import Settings
 from companion.measurement.spectra import spectral_rows, stress_rows
 from companion.measurement.texts import Row, listening_rows
 from companion.measurement.warnings import warning_rows
@@ -66,29 +47,37 @@ class Kind:
 
 
 _KINDS = (
-    Kind("measure", SpectralSettings, spectral_rows, schemas.SPECTRA, checks.spectra),
+    Kind("measure", settings.SpectralSettings, spectral_rows, schemas.SPECTRA, checks.spectra),
     Kind(
-        "pooling", PoolingSettings, kept_activations, POOLING, checks.pooling, compared=True,
-        whole=measure_pooling,
+        "pooling", settings.PoolingSettings, kept_activations, POOLING, checks.pooling,
+        compared=True, whole=measure_pooling,
     ),
-    Kind("listening", ListeningSettings, listening_rows, schemas.LISTENING, checks.listening),
-    Kind("nulls", NullSettings, null_rows, schemas.NULLS, checks.nulls),
+    Kind(
+        "listening", settings.ListeningSettings, listening_rows, schemas.LISTENING,
+        checks.listening,
+    ),
+    Kind("nulls", settings.NullSettings, null_rows, schemas.NULLS, checks.nulls),
     Kind("choices", Settings, choice_rows, schemas.CHOICES, checks.choices, by_speaker),
-    Kind("stresses", SpectralSettings, stress_rows, schemas.STRESSES, checks.stresses),
-    Kind("jacobians", JacobianSettings, jacobian_rows, schemas.JACOBIANS, checks.jacobians),
-    Kind("dynamics", DynamicsSettings, dynamics_rows, schemas.DYNAMICS, checks.dynamics,
-         compared=True),
-    Kind("subtle", SubtleSettings, subtle_rows, schemas.SUBTLE, checks.subtle),
-    Kind("warnings", WarningSettings, warning_rows, schemas.WARNINGS, checks.warnings),
+    Kind("stresses", settings.SpectralSettings, stress_rows, schemas.STRESSES, checks.stresses),
+    Kind(
+        "jacobians", settings.JacobianSettings, jacobian_rows, schemas.JACOBIANS,
+        checks.jacobians,
+    ),
+    Kind(
+        "dynamics", settings.DynamicsSettings, dynamics_rows, schemas.DYNAMICS, checks.dynamics,
+        compared=True,
+    ),
+    Kind("subtle", settings.SubtleSettings, subtle_rows, schemas.SUBTLE, checks.subtle),
+    Kind("warnings", settings.WarningSettings, warning_rows, schemas.WARNINGS, checks.warnings),
     *(
-        Kind(name, ContestSettings, contest_rows, schemas.CONTEST, checks.contest)
+        Kind(name, contest.ContestSettings, contest.contest_rows, schemas.CONTEST, checks.contest)
         for name in ("contest", "fitting", "recordings")
     ),
-    Kind("guards", GuardSettings, guard_rows, schemas.GUARD, checks.guards),
+    Kind("guards", guard.GuardSettings, guard.guard_rows, schemas.GUARD, checks.guards),
     *(
-        Kind(name, AlarmSettings, alarm_rows, schemas.GUARD, checks.guards)
+        Kind(name, guard.AlarmSettings, guard.alarm_rows, schemas.GUARD, checks.guards)
         for name in ("alarms", "doubts")
     ),
-    Kind("talks", TalkSettings, talk_rows, schemas.GUARD, checks.guards, by_speaker),
+    Kind("talks", guard.TalkSettings, guard.talk_rows, schemas.GUARD, checks.guards, by_speaker),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -14,22 +14,14 @@ Random networks are drawn several times for some of the utterances; the first ra
 control hears all.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from companion.measurement.controls import (
-    LEAST_MODES,
-    continued,
-    further_draws,
-    gaussian,
-    generator,
-    random_control,
-    sampled,
-)
+from companion.measurement.controls import further_draws, generator, random_control, sampled
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -56,7 +48,7 @@ from companion.models.decoding import windows
 from companion.models.forcing import feed
 from companion.models.view import SpeechModel
 from companion.stress.mixture import Mixture
-from spectral.spectra import resolved_modes
+from spectral.spectra import resolved_modes, spectral_slope
 
 
 def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[Row]:
@@ -66,7 +58,7 @@ def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[
     played = {name: batch[name] for name in written}
     rows: list[Row] = []
     for component in COMPONENTS:
-        sides = _sides(written, component)
+        sides = {name: this.side(component) for name, this in written.items()}
         rows += shuffled_rows(component, sides, settings)
         gaussians = gaussian_sides(sides, component, settings.seed)
         rows += side_rows(GAUSSIAN, component, gaussians, settings)
@@ -89,77 +81,97 @@ def side_rows(
     null: str, component: str, sides: Sides, settings: SpectralSettings, draw: int = 0
 ) -> Iterator[Row]:
     """The rows of one component of a null: of all T tokens, and as many as the other side has."""
-    numbers = {
-        name: component_numbers(component, side.activations, settings)
-        for name, side in sides.items()
-    }
+
+    def numbers(name: str) -> Numbers:
+        return component_numbers(component, sides[name].activations, settings)
+
     return _rows(null, draw, sides, numbers)
 
 
 def shuffled_rows(component: str, sides: Sides, settings: NullSettings) -> Iterator[Row]:
     """The rows of the model's own in random order; of what is cut the mean of several orders."""
 
-    def of(name: str, side: Side) -> Numbers:
-        def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
+    def numbers(name: str) -> Numbers:
+        side = sides[name]
+
+        def of_orders(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
             cut = not torch.equal(lengths, side.lengths[chosen])
-            orders = [
-                shuffled_sides({name: side}, settings.seed, order)
-                for order in range(settings.orders if cut else 1)
-            ]
-            by_order = [
-                component_numbers(component, one[name].activations, settings)(chosen, lengths)
-                for one in orders
-            ]
+            by_order = []
+            for order in range(settings.orders if cut else 1):
+                shuffled = shuffled_sides({name: side}, settings.seed, order)[name].activations
+                by_order.append(component_numbers(component, shuffled, settings)(chosen, lengths))
             for same in zip(*by_order, strict=True):
                 yield same[0][0], averaged([columns for _, columns in same])
 
-        return numbers
+        return of_orders
 
-    return _rows(SHUFFLED, 0, sides, {name: of(name, side) for name, side in sides.items()})
+    return _rows(SHUFFLED, 0, sides, numbers)
 
 
-def _rows(null: str, draw: int, sides: Sides, numbers: Mapping[str, Numbers]) -> Iterator[Row]:
+def _rows(null: str, draw: int, sides: Sides, numbers: Callable[[str], Numbers]) -> Iterator[Row]:
     lengths = {name: side.lengths for name, side in sides.items()}
     rows = (
         {**side.texts[i], "null": null, "draw": draw, **columns}
         for name, side in sides.items()
-        for i, columns in matched_rows(name, lengths, numbers[name])
+        for i, columns in matched_rows(name, lengths, numbers(name))
     )
     return of_schema(NULLS, rows)
 
 
 def averaged(rows: Sequence[Row]) -> Row:
-    """Rows of one utterance as one: the mean, that of the logarithm for a Kirchhoff index.
+    """Rows of one utterance as one: the mean, of a Kirchhoff index the geometric one.
 
     ``resolved`` is the fewest modes that any of them resolves.
     """
     if len(rows) == 1:
         return rows[0]
     mean = dict(rows[0]) | {"resolved": min(int(str(row["resolved"])) for row in rows)}
-    for name in ("n_eff", "alpha", "kirchhoff", "kirchhoff_resolved"):
-        values = np.array([row[name] for row in rows], dtype=float)
-        if name.startswith("kirchhoff"):
-            with np.errstate(divide="ignore"):  # an index of no modes is 0
-                mean[name] = float(np.exp(np.log(values).mean()))
-        else:
-            mean[name] = float(values.mean())
+    for name in ("n_eff", "alpha"):
+        mean[name] = float(np.mean(np.array([row[name] for row in rows], dtype=float)))
+    for name in ("kirchhoff", "kirchhoff_resolved"):
+        with np.errstate(divide="ignore"):  # an index of no modes is 0, and so its mean
+            logs = np.log(np.array([row[name] for row in rows], dtype=float))
+        mean[name] = float(np.exp(logs.mean()))
     return mean
 
 
 def shuffled_sides(sides: Sides, seed: int, order: int = 0) -> dict[str, Side]:
-    """Every utterance's rows in a random order, the same in all layers; ``order`` of several.
-
-    A spectrum of all rows is what it was; the first rows are now a random subset.
-    """
-    found = {}
+    """Every utterance's rows in a random order, the same in all layers; ``order`` of several."""
+    shuffled = {}
     for name, side in sides.items():
         rows = side.activations.clone()
         for i, (text, length) in enumerate(zip(side.texts, side.lengths.tolist(), strict=True)):
             key = [SHUFFLED, name, str(text["utterance"]), *([str(order)] if order else [])]
             permutation = torch.from_numpy(generator(seed, *key).permutation(length))
             rows[i, :, :length] = side.activations[i][:, permutation]
-        found[name] = replace(side, activations=rows)
-    return found
+        shuffled[name] = replace(side, activations=rows)
+    return shuffled
+
+
+LEAST_MODES = 4
+"""Resolved modes without which a spectrum cannot be continued."""
+
+
+def continued(spectrum: Tensor, width: int) -> Tensor:
+    """The law that a spectrum (modes,) was drawn from, as far as it shows: (width,) eigenvalues.
+
+    The lower half of the resolved modes of T rows bends down for want of rows. So the upper half
+    is kept, and its own lower half continued as a power law to the full width. Raises ValueError
+    below ``LEAST_MODES`` resolved modes.
+    """
+    resolved = int(resolved_modes(spectrum))
+    if resolved < LEAST_MODES:
+        raise ValueError(f"{resolved} resolved modes, a law takes {LEAST_MODES}; leave it out")
+    half = resolved // 2
+    slope = spectral_slope(spectrum, half // 2, half)
+    beyond = torch.arange(half + 1, width + 1, dtype=spectrum.dtype, device=spectrum.device)
+    return torch.cat([spectrum[:half], spectrum[half - 1] * (beyond / half) ** -slope])
+
+
+def gaussian(law: Tensor, length: int, rng: np.random.Generator) -> Tensor:
+    """Rows (layers, length, width) whose covariance has the eigenvalues ``law`` (layers, width)."""
+    drawn = rng.standard_normal((law.shape[0], length, law.shape[1]))
+    return torch.from_numpy(drawn).to(law.device) * law.sqrt()[:, None]
 
 
 def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:
@@ -169,8 +181,7 @@ def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:
     """
     clean = sides[REFERENCE_CONDITION]
     spectra = spectra_of(clean.activations, clean.lengths)
-    usable = (resolved_modes(spectra) >= LEAST_MODES).all(-1)
-    keep = usable.nonzero()[:, 0].tolist()
+    keep = (resolved_modes(spectra) >= LEAST_MODES).all(-1).nonzero()[:, 0].tolist()
     width = clean.activations.shape[-1]
     laws = [torch.stack([continued(layer, width) for layer in spectra[i]]) for i in keep]
     drawn = {}
@@ -185,15 +196,12 @@ def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:
     return drawn
 
 
-def _sides(decoded: Mapping[str, Decoded], component: str) -> Sides:
-    return {name: this.side(component) for name, this in decoded.items()}
-
-
 def _decoded_rows(
     null: str, decoded: Mapping[str, Decoded], settings: SpectralSettings, draw: int = 0
 ) -> Iterator[Row]:
     for component in COMPONENTS if decoded else ():
-        yield from side_rows(null, component, _sides(decoded, component), settings, draw)
+        sides = {name: this.side(component) for name, this in decoded.items()}
+        yield from side_rows(null, component, sides, settings, draw)
 
 
 def fed_alike(

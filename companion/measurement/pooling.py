@@ -1,8 +1,7 @@
 """The paper's table under one convention: rows of all utterances pooled, one spectrum per layer.
 
-Rows of *all* utterances under one condition are concatenated, and one covariance is taken per
-layer. What is done about loops (transcripts that repeat themselves, which add hundreds of nearly
-equal rows) decides much, so it is done in every way; so does how many rows either side has. Every
+What is done about loops (transcripts that repeat themselves, which add hundreds of nearly equal
+rows) decides much, so it is done in every way; so does how many rows either side has. Every
 spectrum is also taken without each speaker in turn, for a jackknife over speakers, and between
 random halves of clean speech, where nothing differs but who speaks.
 """
@@ -92,12 +91,9 @@ class Union:
 
 
 def measure_pooling(settings: PoolingSettings) -> Summary:
-    """Keep the activations of every utterance, then pool them: ``output`` has the pooled table.
-
-    Activations of another key are measured again; those of this one are taken as they are.
-    """
+    """Keep the activations of every utterance, where this key has none yet, then pool them."""
     utterances = find_utterances(settings.corpus).utterances
-    path = settings.activations / settings.output.name
+    path = settings.activations / f"{settings.model.replace('/', '-')}.parquet"
     summary = Summary(path, 0, 0, {}, settings.batch)
     if staleness(path, key_of_run(KIND, settings, utterances)):
         summary = measure(KIND, replace(settings, output=path), kept_activations, ACTIVATIONS)
@@ -112,18 +108,18 @@ def kept_activations(model: SpeechModel, batch: Batch, settings: PoolingSettings
     By the rule ``decoding`` also those of some utterances in random networks that keep the weights'
     spectra, fed the model's own texts and the same audio.
     """
-    heard = {name: hear(model, [one.wave for one in played]) for name, played in batch.items()}
+    heard = {name: hear(model, [part.wave for part in side]) for name, side in batch.items()}
     sample = sampled(settings.corpus, settings.utterances, settings.control_utterances)
-    played = next(iter(batch.values()))
-    keep = [i for i, mixture in enumerate(played) if mixture.target.id in sample]
+    mixtures = next(iter(batch.values()))
+    keep = [i for i, mixture in enumerate(mixtures) if mixture.target.id in sample]
+    kept = {name: [side[i] for i in keep] for name, side in batch.items()}
     rows: list[Row] = []
     for by in map(rule, settings.decodings):
-        own = {name: decode_heard(model, batch[name], heard[name], by) for name in batch}
-        rows += _activation_rows(own, batch, by.name, TRAINED)
+        decoded = {name: decode_heard(model, batch[name], heard[name], by) for name in batch}
+        rows += _activation_rows(decoded, batch, by.name, TRAINED)
         for draw in range(settings.controls if keep and by == settings.rule else 0):
             control = spectrum_preserving(model, draw, settings.seed)
-            fed = fed_alike(control, own, batch, keep)
-            kept = {name: [mixtures[i] for i in keep] for name, mixtures in batch.items()}
+            fed = fed_alike(control, decoded, batch, keep)
             rows += _activation_rows(fed, kept, by.name, control_name(draw))
     return rows
 
@@ -144,20 +140,17 @@ def _activation_rows(
             columns: Row = dict.fromkeys(_COLUMNS)
             for name, layer in product(COMPONENTS, range(layers)):
                 columns[column_of(name, layer + 1)] = parts[name][i, layer, :count].tobytes()
-            own: Row = {
+            yield {
+                **columns, **{name: text[name] for name in _TEXT if name in text},
                 "decoding": decoding, "network": network, "condition": condition,
                 "subset": mixture.target.path.parents[2].name, "tokens": count, "layers": layers,
             }  # fmt: skip
-            yield columns | own | {name: text[name] for name in _TEXT if name not in own}
 
 
 def kept_rows(
     path: Path, component: str, layer: int, decoding: str, network: str
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Condition, utterance and activations (tokens, width), float32, of one layer of a network.
-
-    An utterance of which nothing was written has none.
-    """
+    """Condition, utterance and activations (tokens, width) of one layer, where there are tokens."""
     name = column_of(component, layer)
     columns = ["decoding", "network", "condition", "utterance", "tokens", name]
     for batch in pq.ParquetFile(path).iter_batches(columns=columns, batch_size=256):
@@ -171,7 +164,7 @@ def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> 
     """All rows of the pooled table by one rule, from a file of ``kept_activations``."""
     table = pq.read_table(activations, columns=[*_TEXT]).to_pandas()
     table = table[table.decoding == decoding]
-    answers = _answers(table, frozenset(settings.searched))
+    answers = _answers(table, frozenset(settings.seen.read_text(encoding="utf-8").split()))
     unions = [*_samples(answers), *_halves(answers, settings)]
     plain = [union for union in unions if union.sample == SAMPLED and not union.without]
     networks = {name: unions if name == TRAINED else plain for name in table.network.unique()}
@@ -188,22 +181,14 @@ def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> 
 
 
 def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
-    """By utterance: speaker, subset, whether it was seen, tokens of the shorter side, loops.
-
-    ``group`` numbers what is always taken together: a speaker's utterances, apart by sample.
-    """
-    sides = table[table.network == TRAINED]
-    by_utterance = sides.groupby("utterance")
-    answers = pd.DataFrame(
-        {
-            "speaker": by_utterance.speaker.first(),
-            "subset": by_utterance.subset.first(),
-            "least": by_utterance.tokens.min(),
-            "loops": by_utterance.compression_ratio.max() > LOOP_COMPRESSION,
-        }
-    )
+    """By utterance: speaker, subset, sample, tokens of the shorter side, loops, and its group."""
+    answers = table[table.network == TRAINED].groupby("utterance").agg(
+        speaker=("speaker", "first"), subset=("subset", "first"), least=("tokens", "min"),
+        loops=("compression_ratio", lambda ratios: ratios.max() > LOOP_COMPRESSION),
+    )  # fmt: skip
     answers["seen"] = answers.index.isin(seen)
     answers["sampled"] = answers.index.isin(table.utterance[table.network != TRAINED])
+    # what is always taken together: a speaker's utterances, apart by sample
     answers["group"] = answers.groupby(["subset", "speaker", "seen", "sampled"]).ngroup()
     return answers
 
@@ -217,9 +202,10 @@ def _samples(answers: pd.DataFrame) -> Iterator[Union]:
     if answers.sampled.any():
         samples[SAMPLED] = answers[answers.sampled]
     samples |= {name: answers[answers.subset == name] for name in subsets if len(subsets) > 1}
-    for sample, own in samples.items():
-        for without in ["", *sorted(set(own.speaker))]:
-            yield Union(sample, without, "", _groups(answers, own[own.speaker != without]))
+    for sample, members in samples.items():
+        for without in ["", *sorted(set(members.speaker))]:
+            left = members[members.speaker != without]
+            yield Union(sample, without, "", _groups(answers, left))
 
 
 def _halves(answers: pd.DataFrame, settings: PoolingSettings) -> Iterator[Union]:
@@ -228,8 +214,8 @@ def _halves(answers: pd.DataFrame, settings: PoolingSettings) -> Iterator[Union]
     for draw in range(settings.halves):
         order = generator(settings.seed, HALVES, str(draw)).permutation(speakers)
         cut = len(speakers) // 2
-        for name, own in ((FIRST, order[:cut]), (SECOND, order[cut:])):
-            members = answers[answers.speaker.isin(own)]
+        for name, half in ((FIRST, order[:cut]), (SECOND, order[cut:])):
+            members = answers[answers.speaker.isin(half)]
             yield Union(HALVES, str(draw), name, _groups(answers, members))
 
 
@@ -281,10 +267,10 @@ def _union_rows(
     for k in modes:
         numbers = pooled_numbers(spectra, k)
         for i, union in enumerate(unions):
-            own = members[union.groups[members.group]]
+            united = members[union.groups[members.group]]
             yield {
                 "sample": union.sample, "without": union.without, "condition": union.condition,
-                "modes": k, "utterances": len(own), "speakers": own.speaker.nunique(),
+                "modes": k, "utterances": len(united), "speakers": united.speaker.nunique(),
                 "tokens": int(tokens[i]), "eigenvalues": largest(spectra[i], MODES).tolist(),
                 **{name: column[i] for name, column in numbers.items()},
             }  # fmt: skip
@@ -293,16 +279,12 @@ def _union_rows(
 def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     r"""How many rows unions of groups have, (unions,), and their spectra, (unions, width).
 
-    Second moments add: one pass over the rows, and then sums of D x D matrices alone.
-
     .. math:: \lambda_i\Bigl(\frac{A'A - T \bar a \bar a'}{T - 1}\Bigr)
 
-    Those of :func:`spectral.eigenvalues`, with the same modes below 1e-9 of the largest set to
-    zero; all zeros for one row or none. Rows whose mean is far larger than what they differ by
-    lose digits here, by the square of that ratio times 1e-16. O(D^3) each.
-
-    rows (tokens, width) are finite, group (tokens,) says which group each belongs to, from 0, and
-    weights (unions, groups) how often a union takes the rows of each. Raises ValueError for NaN,
+    Those of :func:`spectral.eigenvalues`, noise set to zero alike, by sums of second moments; all
+    zeros for one row or none. Rows whose mean is far larger than what they differ by lose digits
+    here, by the square of that ratio times 1e-16. rows (tokens, width) are of the groups (tokens,),
+    from 0, which unions take as often as weights (unions, groups) say. Raises ValueError for NaN,
     infinity, or a dtype that is not floating.
     """
     values = as_float64(rows, "rows", "(tokens, width)")
@@ -311,12 +293,10 @@ def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor,
     count = torch.bincount(group, minlength=groups).to(values)
     total = values.new_zeros(groups, width).index_add_(0, group, values)
     parts = torch.split(values[group.argsort(stable=True)], count.long().tolist())
-    gram = torch.stack([own.mT @ own for own in parts])
+    gram = torch.stack([part.mT @ part for part in parts])
     counts, spectra = weights @ count, []
-    for some, number in zip(
-        *(torch.split(each, TOGETHER) for each in (weights, counts)), strict=True
-    ):
-        means, number = some @ total, number[:, None, None]
+    for some in torch.split(weights, TOGETHER):
+        means, number = some @ total, (some @ count)[:, None, None]
         outer = means[:, :, None] * means[:, None, :] / number.clamp(min=1)
         moments = (some @ gram.flatten(-2)).reshape(-1, width, width)
         modes = torch.linalg.eigvalsh((moments - outer) / (number - 1).clamp(min=1)).flip(-1)
@@ -326,35 +306,28 @@ def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor,
 
 
 def pooled_numbers(spectra: Tensor, k: int) -> dict[str, list[float]]:
-    """What is read off pooled spectra (unions, modes), by its column.
+    """What is read off the first k modes of pooled spectra (unions, modes), by its column.
 
-    ``kirchhoff_of_fractions`` is the sum of 1 / p_i over the first k modes, p_i = lambda_i over the
-    sum of these; NaN where fewer than k are resolved, as alpha is.
+    ``kirchhoff_of_fractions``, the sum of 1 / p_i with p_i = lambda_i over the sum of these, is NaN
+    where fewer than k are resolved, as alpha is.
     """
-    kept = spectra[..., :k]
-    resolved = resolved_modes(spectra)
-    fractions = kept / kept.sum(-1, keepdim=True)
-    index = (1 / fractions).sum(-1).where(resolved >= k, torch.nan)
-    columns = {
-        "resolved": resolved,
-        "n_eff": effective_rank(spectra, k),
-        "alpha": spectral_slope(spectra, 1, k),
-        "kirchhoff_of_fractions": index,
+    kept, resolved = spectra[..., :k], resolved_modes(spectra)
+    index = kept.sum(-1) * (1 / kept).sum(-1)
+    return {
+        "resolved": resolved.tolist(),
+        "n_eff": effective_rank(spectra, k).tolist(),
+        "alpha": spectral_slope(spectra, 1, k).tolist(),
+        "kirchhoff_of_fractions": index.where(resolved >= k, torch.nan).tolist(),
     }
-    return {name: column.tolist() for name, column in columns.items()}
 
 
 def _with_means(table: pd.DataFrame) -> list[Row]:
     """Every layer of whole samples, and the mean over layers (layer 0) of everything."""
-    keys = [
-        "model", "parameters", "decoding", "network", "sample", "loops", "condition", "without",
-        "component", "modes",
-    ]  # fmt: skip
-    counts = {name: "first" for name in ("utterances", "speakers", "tokens")}
+    counts = dict.fromkeys(("utterances", "speakers", "tokens"), "first")
     read = ("n_eff", "alpha", "kirchhoff_of_fractions")
     means = dict.fromkeys(read, lambda layers: layers.mean(skipna=False))
-    groups = table.groupby(keys, sort=False, as_index=False)
-    averaged = groups.agg(counts | {"resolved": "min"} | means)
-    averaged = averaged.assign(layer=0, eigenvalues=None)
+    rest = ["layer", "resolved", "eigenvalues", *counts, *read]
+    groups = table.groupby([*table.columns.difference(rest)], sort=False, as_index=False)
+    averaged = groups.agg(counts | {"resolved": "min"} | means).assign(layer=0, eigenvalues=None)
     whole = table[table.without == ""]
     return pd.concat([whole, averaged], ignore_index=True).to_dict("records")

@@ -47,14 +47,6 @@ def key_of_parts(key: Key, device: torch.device) -> dict[str, object]:
     }
 
 
-def described(model: SpeechModel) -> str:
-    """What computes, in one line: weights, precision, and device."""
-    device = _device_name(model.device)
-    threads = f" (threads: {torch.get_num_threads()})" if model.device.type == "cpu" else ""
-    weights = f"{model.parameters / 1e6:.2f} million weights"
-    return f"{model.name}: {weights} in {_dtype_name(model)} on {device}{threads}"
-
-
 def provenance(key: Key, model: SpeechModel) -> dict[str, object]:
     """What is stored with measured rows: their key, and what else they were measured with."""
     return {
@@ -106,28 +98,21 @@ class Summary:
     batch: int  # utterances measured at once; fewer than asked for where memory did not suffice
 
     def __str__(self) -> str:
-        lines = [
+        skipped = [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join([
             f"{self.output.name}: {self.measured} utterances measured ({self.resumed} of them "
-            f"earlier), at most {self.batch} at once, {len(self.skipped)} skipped"
-        ]
-        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+            f"earlier), at most {self.batch} at once, {len(skipped)} skipped", *skipped,
+        ])  # fmt: skip
 
 
 def measure(
-    kind: str,
-    settings: S,
-    rows_of: RowsOf[S],
-    schema: pa.Schema,
-    together: Together = by_utterance,
+    kind: str, settings: S, rows_of: RowsOf[S], schema: pa.Schema, together: Together = by_utterance
 ) -> Summary:
-    """Measure every utterance under every condition; write ``output``, keyed as of this ``kind``.
+    """Measure every utterance of a shard under every condition; write ``output``, with its key.
 
-    Of one shard only its utterances: the rows are the same whatever the number of shards.
-    ``rows_of`` makes the rows of a batch, its mixtures by condition, with the columns of
-    ``schema``. A killed run continues after its last finished batch; parts with another
-    key, or of another device, are discarded. Where memory does not suffice for a batch, it
-    and all later ones are measured in smaller pieces; neighbours that belong ``together`` are
+    ``rows_of`` makes the rows of a batch, with the columns of ``schema``. A killed run continues
+    after its last finished batch; parts with another key, or of another device, are discarded.
+    Where memory does not suffice batches become smaller; neighbours that belong ``together`` are
     never parted. Utterances that cannot be used are skipped, and their reasons stored with the
     rows. Raises RuntimeError where nothing at all could be measured.
     """
@@ -140,7 +125,9 @@ def measure(
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
-    tqdm.write(described(model))
+    weights = f"{model.parameters / 1e6:.2f} million weights in {_dtype_name(model)}"
+    threads = f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
+    tqdm.write(f"{model.name}: {weights} on {_device_name(device)}{threads}")
     of_parts = key_of_parts(key, device)
     skipped = {**corpus.rejected, **clips.rejected}
     parts, resumed = [], 0
@@ -161,7 +148,7 @@ def measure(
             skipped |= unusable
             parts.append(part)
             bar.update(len(utterances))
-    measured = len(wanted) - sum(name in skipped for name in wanted)
+    measured = len({*wanted} - {*skipped})
     if measured == 0 and settings.shard[1] == 1:
         reason = next(iter(skipped.values()), "the folder is empty")
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {reason}")
@@ -176,11 +163,9 @@ def measure(
 
 
 def batches(
-    utterances: Sequence[Utterance],
-    settings: Settings,
-    together: Together = by_utterance,
+    utterances: Sequence[Utterance], settings: Settings, together: Together = by_utterance,
     of_all: bool = False,
-) -> list[Sequence[Utterance]]:
+) -> list[Sequence[Utterance]]:  # fmt: skip
     """The utterances to measure, as many at once as the settings say, those ``together`` whole."""
     chosen = utterances if of_all else spread(utterances, settings.utterances)
     parts, start = [], 0
@@ -192,10 +177,7 @@ def batches(
 
 
 def fitting(utterances: Sequence[Utterance], size: int, together: Together) -> int:
-    """How many of the first are taken at once: ``size``, or more where they belong together.
-
-    Only the first of those that belong together may be more than ``size``.
-    """
+    """How many of the first are taken at once: ``size``, or more where they belong together."""
     keys = [together(utterance) for utterance in utterances]
     if len(keys) <= size:
         return len(keys)
@@ -241,11 +223,17 @@ def _discard_others(folder: Path, wanted: Mapping[str, object]) -> None:
     for part in folder.glob("*.parquet"):
         try:
             meta = read_meta(part)
-            ours = all(meta.get(name) == value for name, value in wanted.items())
+            if all(meta.get(name) == value for name, value in wanted.items()):
+                continue
         except (ValueError, OSError):  # cut short, by a power failure say
-            ours = False
-        if not ours:
-            part.unlink()
+            pass
+        part.unlink()
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on the GPU or the CPU."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or _CPU_ALLOCATOR in str(error)
 
 
 class Halving:
@@ -257,10 +245,7 @@ class Halving:
     """
 
     def __init__(
-        self,
-        rows_of: Callable[[Batch], list[Row]],
-        largest: int,
-        together: Together = by_utterance,
+        self, rows_of: Callable[[Batch], list[Row]], largest: int, together: Together = by_utterance
     ) -> None:
         self._rows_of, self.largest, self._together = rows_of, largest, together
 
@@ -270,19 +255,16 @@ class Halving:
         rows: list[Row] = []
         start = 0
         while start < len(utterances):
-            count = fitting(utterances[start:], self.largest, self._together)
-            part = slice(start, start + count)
+            stop = start + fitting(utterances[start:], self.largest, self._together)
             try:
-                rows += self._rows_of({name: mixtures[part] for name, mixtures in batch.items()})
+                rows += self._rows_of({name: side[start:stop] for name, side in batch.items()})
+                start = stop
             except (RuntimeError, MemoryError) as error:
-                self._halve(error, utterances[part])
-                continue
-            start = part.stop
+                self._halve(error, utterances[start:stop])
         return rows
 
     def _halve(self, error: Exception, utterances: Sequence[Utterance]) -> None:
-        kinds = (torch.OutOfMemoryError, MemoryError)
-        if not isinstance(error, kinds) and _CPU_ALLOCATOR not in str(error):
+        if not is_lack_of_memory(error):
             raise error
         count = len(utterances)
         if len({self._together(utterance) for utterance in utterances}) == 1:

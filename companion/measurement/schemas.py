@@ -33,27 +33,19 @@ STEPS = ("step_entropy", "step_n_eff")
 ABSENT: dict[str, object] = {"draw": 0, **dict.fromkeys((*HEADS, *STEPS, "word_starts"))}
 """Columns that older rows lack, and what all of them would say there."""
 
-SHUFFLED, GAUSSIAN, INITIALISED, FORCED, SWAPPED = (
-    "shuffled",
-    "gaussian",
-    "initialised",
-    "forced",
-    "swapped",
-)
-SPECTRUM, UNPAIRED = "spectrum", "unpaired"
+SHUFFLED, GAUSSIAN, INITIALISED, FORCED = "shuffled", "gaussian", "initialised", "forced"
+SWAPPED, SPECTRUM, UNPAIRED = "swapped", "spectrum", "unpaired"
 """The nulls; ``swapped`` is the name of its condition too."""
 
 TRAINED, RANDOM = "trained", "random"
 """Networks: the model that is measured, and its architecture at random weights."""
 
-DISTANCE, CENTRED_DISTANCE, RANK, READOUT = (
-    "distance", "centred_distance", "effective_rank", "linear_probe",
-)  # fmt: skip
+DISTANCE, CENTRED_DISTANCE = "distance", "centred_distance"
+RANK, READOUT = "effective_rank", "linear_probe"
 """Quantities of `dynamics`."""
 
-INPUT, ENCODER, DECODER, CROSS_ATTENTION, CHANCE = (
-    "input", "encoder", "decoder", "cross_attention", "chance",
-)  # fmt: skip
+INPUT, ENCODER, DECODER, CROSS_ATTENTION = "input", "encoder", "decoder", "cross_attention"
+CHANCE = "chance"
 """Where they were taken: log-mel, residual streams, what cross-attention adds, or nowhere."""
 
 OWN, SWAPPED_AUDIO = "own", "swapped"

@@ -29,9 +29,8 @@ class Settings:
     """Parameters of any measurement: which model, on what speech, and where its rows go.
 
     ``decoding``: the name of the rule by which texts are written. ``shard``: which of how many
-    shards of the utterances, from 0; the first of one are all of them. ``parts``: a folder where
-    finished batches stay, for every run that goes on with them; without it they are kept beside
-    ``output`` until that is written.
+    shards of the utterances, from 0. ``parts``: a folder where finished batches stay, for every run
+    that goes on with them; without it they are kept beside ``output`` until that is written.
 
     Lists and texts, as notebooks and YAML have them, become tuples and paths. Raises ValueError
     for a value that makes no sense, by its name: ``Annotated[int, 2]`` says that two is the least,
@@ -102,7 +101,6 @@ class ListeningSettings(Settings):
     nonspeech: Path | None = None
 
     def clips(self) -> Corpus:
-        """Those of the folder."""
         return super().clips() if self.nonspeech is None else find_clips(self.nonspeech)
 
 
@@ -123,10 +121,10 @@ class SpectralSettings(Settings):
 class NullSettings(SpectralSettings):
     """Parameters of the nulls: ``orders`` random orders of the rows, of whose cuts the mean counts.
 
-    Of every random network ``draws`` are made, on ``draw_utterances`` spread evenly over those that
-    are measured, or on all. With 0 draws there is one of plain random weights, and no other.
-    ``unpaired`` names models of the ladder that were trained on pairs of audio and text that do not
-    belong together; those of the model's own size are its controls, and others do not count.
+    Of every random network ``draws`` are made, on ``draw_utterances`` of those measured, or on
+    all; with 0 there is one of plain random weights alone. ``unpaired`` names models that were
+    trained on pairs of audio and text that do not belong together; those of the model's own size
+    are its controls, and others do not count.
     """
 
     orders: Positive = 1
@@ -141,10 +139,7 @@ class NullSettings(SpectralSettings):
 
 @dataclass(frozen=True)
 class JacobianSettings(Settings):
-    """Parameters of the Jacobians: ``tokens`` of every text, spread evenly, are linearised at.
-
-    ``probes`` random directions compare fixed-past sensitivity and total.
-    """
+    """Parameters of the Jacobians: at ``tokens`` of a text, compared by ``probes`` directions."""
 
     tokens: Positive
     probes: Positive
@@ -152,11 +147,7 @@ class JacobianSettings(Settings):
 
 @dataclass(frozen=True)
 class DynamicsSettings(Settings):
-    """Parameters of the dynamics: utterances are compared within a batch, so all go into one.
-
-    ``steps`` are the tokens, from 1, whose states are compared; ``folds`` those of the linear
-    probes.
-    """
+    """Parameters of the dynamics: ``steps``, tokens from 1, and ``folds`` of the linear probes."""
 
     steps: Annotated[tuple[int, ...], 1]
     folds: Annotated[int, 2]
@@ -184,11 +175,7 @@ class SubtleSettings(Settings):
 
 @dataclass(frozen=True)
 class WarningSettings(Settings):
-    """Parameters of the warnings: ``prefixes`` are the numbers of tokens, ``epsilon`` that of Kf.
-
-    Clean speech, which every list of conditions begins with, is hardly ever transcribed as an
-    invention, and is not measured.
-    """
+    """Parameters of the warnings: ``prefixes`` are numbers of tokens, ``epsilon`` that of Kf."""
 
     prefixes: Annotated[tuple[int, ...], 3]  # n tokens have n - 1 modes, and a slope needs two
     epsilon: Above0
@@ -200,10 +187,9 @@ class PoolingSettings(Settings):
 
     ``activations``: a folder where the rows themselves are kept meanwhile, gigabytes. ``seen``: a
     list of utterances, one id a line, on which the convention was searched; rows are not keyed by
-    it, as it names a sample and measures nothing. ``modes`` are the K to report, ``halves`` how
-    often clean speech is halved, ``controls`` how many random networks that keep the weights'
-    spectra are fed the same texts and audio of ``control_utterances`` spread evenly, by the rule
-    ``decoding`` alone.
+    it. ``modes`` are the K to report, ``halves`` how often clean speech is halved, ``controls`` how
+    many random networks that keep the weights' spectra are fed the same texts and audio of
+    ``control_utterances`` spread evenly, by the rule ``decoding`` alone.
     """
 
     decodings: tuple[str, ...]
@@ -216,12 +202,9 @@ class PoolingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shard[1] > 1:
+            raise ValueError(f"shard is {self.shard}; utterances are pooled, so give [0, 1]")
         if max(self.modes, default=0) > MODES:
             raise ValueError(
                 f"modes has {max(self.modes)}; {MODES} eigenvalues are kept, give no more"
             )
-
-    @property
-    def searched(self) -> list[str]:
-        """The utterances on which the convention was searched."""
-        return self.seen.read_text(encoding="utf-8").split()

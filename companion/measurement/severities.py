@@ -9,6 +9,7 @@ transition of a model; these lie in it.
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -38,10 +39,9 @@ def transition(
 ) -> dict[float, tuple[float, float]]:
     """For each fraction the severity in [LEAST, 1] that fails nearest to it, and how many fail.
 
-    ``failing`` gives the fraction of transcripts that fail at a severity, and is called at most
-    ``evaluations`` times: at both ends, then in the geometric middle of the bracket of the fraction
-    that is least well met. A fraction that lies outside everything that was measured has severity
-    NaN, and the nearest fraction.
+    ``failing`` is called at most ``evaluations`` times: at both ends, then in the geometric middle
+    of the bracket of the fraction that is least well met. A fraction that lies outside everything
+    that was measured has severity NaN, and the nearest fraction.
     """
     known = {severity: failing(severity) for severity in (LEAST, 1.0)}
     while len(known) < evaluations and (wanted := _next(known, fractions)):
@@ -95,13 +95,11 @@ def failing_fraction(
 
 def usable(utterances: Sequence[Utterance]) -> list[Mixture]:
     """The utterances whose audio can be read, alone and unperturbed."""
-    found = []
+    mixtures = []
     for utterance in utterances:
-        try:
-            found.append(Mixture.of(utterance, read_wave(utterance)))
-        except UnusableUtterance:
-            continue
-    return found
+        with suppress(UnusableUtterance):
+            mixtures.append(Mixture.of(utterance, read_wave(utterance)))
+    return mixtures
 
 
 def conditions_of(path: Path) -> list[str]:
@@ -134,8 +132,8 @@ def main() -> None:
             model, decoding, CONDITIONS[name], clean, speakers, asked.seed, asked.batch
         )
         for fraction, (severity, measured) in transition(failing).items():
-            found = (fraction, severity, round(measured, 4), len(clean))
-            rows.append((model.name, decoding.name, name, *found))
+            reached = (fraction, severity, round(measured, 4), len(clean))
+            rows.append((model.name, decoding.name, name, *reached))
             print(f"{name}: {fraction:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
     path = asked.output / f"{asked.model}.csv"
     with whole_or_absent(path) as unfinished:

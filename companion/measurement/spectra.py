@@ -24,29 +24,23 @@ Numbers = Callable[[list[int], Tensor], Iterator[tuple[int, Row]]]
 
 
 def kept_lengths(condition: str, lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rows to keep per utterance: all of them (""), and as many as both sides of a pair have.
-
-    ``lengths`` holds T (batch,) by condition, the reference condition among them.
-    """
-    own = lengths[condition]
+    """Rows to keep per utterance, (batch,): all of them (""), and as many as both sides have."""
+    whole = lengths[condition]
     others = [name for name in lengths if name != REFERENCE_CONDITION]
     partners = others if condition == REFERENCE_CONDITION else [REFERENCE_CONDITION]
-    return {"": own} | {other: torch.minimum(own, lengths[other]) for other in partners}
+    return {"": whole} | {other: torch.minimum(whole, lengths[other]) for other in partners}
 
 
 def matched_rows(
     condition: str, lengths: Mapping[str, Tensor], numbers: Numbers
 ) -> Iterator[tuple[int, Row]]:
-    """Utterance and columns, of all T rows and length-matched with every partner.
-
-    What loses no row to a partner has its own numbers again.
-    """
+    """Utterance and columns, of all T rows and length-matched with every partner."""
     kept = kept_lengths(condition, lengths)
     whole = list(numbers(list(range(len(kept[""]))), kept[""]))
     for partner, limits in kept.items():
         cut = (limits < kept[""]).nonzero()[:, 0].tolist()
         again = numbers(cut, limits[cut])
-        for i, columns in whole:
+        for i, columns in whole:  # what loses no row has its own numbers again
             columns = next(again)[1] if i in cut else columns
             yield i, {"condition": condition, "matched_with": partner, **columns}
 
@@ -73,9 +67,7 @@ def spectral_columns(
         numbers = {name: column.tolist() for name, column in columns.items()}
         for i, layer in product(*map(range, spectra.shape[:2])):
             yield i, {
-                "layer": layer + 1,
-                "modes": k,
-                "tokens": int(lengths[i]),
+                "layer": layer + 1, "modes": k, "tokens": int(lengths[i]),
                 "alpha_reason": slope_reason(numbers["resolved"][i][layer], k),
                 "eigenvalues": kept[i, layer].tolist(),
                 **{name: column[i][layer] for name, column in numbers.items()},
@@ -168,10 +160,7 @@ def spectral_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) 
 
 
 def stress_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
-    """The same without graphs, in slim rows; of many conditions two recordings are held at a time.
-
-    Many stresses, alone, together and in steps.
-    """
+    """The same without graphs, in slim rows; of many conditions two are held at a time."""
     clean = decode(model, batch[REFERENCE_CONDITION], settings.rule)
     lengths = {REFERENCE_CONDITION: clean.lengths}
     rows: list[Row] = []

@@ -48,21 +48,17 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
 
 
 def write(
-    rows: Sequence[Mapping[str, object]],
-    path: Path,
-    meta: Mapping[str, object],
+    rows: Sequence[Mapping[str, object]], path: Path, meta: Mapping[str, object],
     schema: pa.Schema = SPECTRA,
-) -> None:
+) -> None:  # fmt: skip
     """Write rows with provenance ``meta`` to a Parquet file that is either whole or absent.
 
     Raises OSError naming the file and the remedy where it cannot be written, ValueError for a row
     that does not fit the schema.
     """
-    unknown = {key for row in rows[:1] for key in row} ^ set(schema.names) if rows else set()
-    if unknown:
+    if rows and (unknown := {*rows[0]} ^ {*schema.names}):
         raise ValueError(f"{path}: columns {sorted(unknown)} are missing or not in the schema")
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    _write_table(table, path, meta)
+    _write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), path, meta)
 
 
 def merge(parts: Sequence[Path], path: Path, meta: Mapping[str, object]) -> None:
@@ -79,20 +75,15 @@ def read(paths: Sequence[Path], schema: pa.Schema = SPECTRA) -> pd.DataFrame:
                 f"{path}: not measured yet; run `make figures`, for rows in data/ `make evidence`"
             )
         read_meta(path)  # raises for a file that is cut short
-        table = _completed(pq.read_table(path), schema)
+        table = pq.read_table(path)
+        for i, field in enumerate(schema):  # what rows are too old to have
+            if field.name in ABSENT and field.name not in table.column_names:
+                column = pa.array([ABSENT[field.name]] * len(table), field.type)
+                table = table.add_column(min(i, table.num_columns), field, column)
         if not table.schema.remove_metadata().equals(schema):
             raise ValueError(f"{path}: columns of another version; remove it and measure again")
         frames.append(table.to_pandas())
     return pd.concat(frames, ignore_index=True)
-
-
-def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns that its rows are too old to have."""
-    for i, field in enumerate(schema):
-        if field.name in ABSENT and field.name not in table.column_names:
-            column = pa.array([ABSENT[field.name]] * len(table), field.type)
-            table = table.add_column(min(i, table.num_columns), field, column)
-    return table
 
 
 def _write_table(table: pa.Table, path: Path, meta: Mapping[str, object]) -> None:
@@ -113,11 +104,7 @@ def bits_of(kind: str) -> int:
 
 
 def rounded(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """Floating-point numbers to ``bits`` significant bits.
-
-    None moves by more than 2^-(bits + 1) of itself. What is not finite stays; shape
-    and dtype are those of ``numbers``.
-    """
+    """Floating-point numbers to ``bits`` significant bits; what is not finite stays."""
     finite = np.isfinite(numbers)
     fraction, exponent = np.frexp(np.where(finite, numbers, 0))
     near = np.ldexp(np.round(fraction * 2**bits), exponent - bits)
@@ -136,13 +123,10 @@ def pack(rows: Path, bits: int) -> None:
             table = table.set_column(i, field, column)
     with whole_or_absent(rows) as part:
         pq.write_table(
-            table,
-            part,
-            compression="brotli",
-            compression_level=11,
+            table, part, compression="brotli", compression_level=11,
             use_dictionary=[name for name in table.column_names if floats.get(name) != name],
             use_byte_stream_split=[*floats.values()],
-        )
+        )  # fmt: skip
 
 
 def _rounded_column(values: pa.Array, bits: int) -> pa.Array:

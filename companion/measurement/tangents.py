@@ -56,19 +56,6 @@ class LayerNormJacobian:
         """Products with matrices ``(*batch, width, columns)``; 5 width multiply-adds a column."""
         return self[..., None, :].tangents(matrix.mT).mT
 
-    def operator(self) -> LinearOperator:
-        """The same as an operator of shape ``(*batch, width, width)``."""
-        width = self.gain.shape[-1]
-        flat = LayerNormJacobian(self.gain.reshape(-1, width), self.along.reshape(-1, width))
-        return LinearOperator(
-            torch.Size([*self.gain.shape, width]),
-            self.apply,
-            lambda columns: self[..., None, :].cotangents(columns.mT).mT,
-            self.gain.dtype,
-            self.gain.device,
-            lambda index: flat[index].operator(),
-        )
-
     def __getitem__(self, index: object) -> "LayerNormJacobian":
         """The same at some of the states."""
         return LayerNormJacobian(self.gain[index], self.along[index])  # type: ignore[index]
@@ -85,9 +72,8 @@ class LayerNormJacobian:
 def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
     r"""The Jacobian of a layer norm, :math:`r\,\mathrm{diag}(w)(I - 11'/D - \hat x \hat x'/D)`.
 
-    At hidden states ``(*batch, width)``; raises ValueError for another width than the norm's. As
-    the inverse deviation r falls with the size of the hidden state, products with it on their left
-    are relative to that size. Without eps the hidden state itself is a null direction too.
+    At hidden states ``(*batch, width)``; raises ValueError for another width than the norm's.
+    Without eps the hidden state itself is a null direction too.
 
     Example:
         >>> norm = LayerNorm(torch.ones(2), torch.zeros(2), 0.0)
@@ -102,19 +88,16 @@ def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
 
 
 def layer_tangents(seen: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
-    """Of a layer's output, ``(B, k, T, D)``, from its input's and the context's ``(B, k, S, C)``.
-
-    ``seen`` is its forward pass at all its tokens. Without a context the layer has none.
-    """
+    """Of a layer's output, ``(B, k, T, D)``, from its input's and a context's ``(B, k, S, C)``."""
     own, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
-    normal = _norm(own.norm, seen.hidden[0]).tangents(moved)
+    normal = layer_norm_jacobian(own.norm, seen.hidden[0][:, None]).tangents(moved)
     moved = moved + _attention_tangents(own, seen.self_attended, normal, normal)
     if cross is not None:
         assert seen.cross_attended is not None
         assert source is not None
-        normal = _norm(cross.norm, seen.hidden[1]).tangents(moved)
+        normal = layer_norm_jacobian(cross.norm, seen.hidden[1][:, None]).tangents(moved)
         moved = moved + _attention_tangents(cross, seen.cross_attended, normal, source)
-    normal = _norm(ffn.norm, seen.hidden[-1]).tangents(moved)
+    normal = layer_norm_jacobian(ffn.norm, seen.hidden[-1][:, None]).tangents(moved)
     return moved + ((normal @ ffn.in_weight.T) * seen.slope[:, None]) @ ffn.out_weight.T
 
 
@@ -122,9 +105,9 @@ def layer_cotangents(seen: Pass, moved: Tensor) -> Tensor:
     """Of the input of a layer without cross-attention, ``(B, k, T, D)``, from its output's."""
     own, ffn = seen.layer.self_attention, seen.layer.ffn
     inner = ((moved @ ffn.out_weight) * seen.slope[:, None]) @ ffn.in_weight
-    moved = moved + _norm(ffn.norm, seen.hidden[-1]).cotangents(inner)
+    moved = moved + layer_norm_jacobian(ffn.norm, seen.hidden[-1][:, None]).cotangents(inner)
     normal = _self_attention_cotangents(own, seen.self_attended, moved)
-    return moved + _norm(own.norm, seen.hidden[0]).cotangents(normal)
+    return moved + layer_norm_jacobian(own.norm, seen.hidden[0][:, None]).cotangents(normal)
 
 
 def total_sensitivity(
@@ -136,17 +119,10 @@ def total_sensitivity(
     nothing. Columns of J V go through the layers together, 2 S C multiply-adds each per layer, head
     and token, or per layer and D where that is less; a column of J' U is a vjp of all layers.
 
-    Args:
-        layers: Decoder layers from the lowest to the highest.
-        hidden: The residual stream before the lowest, ``(*batch, tokens, width)``.
-        context: Shape ``(*batch, frames, source width)``, with the batch of ``hidden``.
-        tokens: Whose last hidden states; one (``slice(t, t + 1)``) for its own Jacobian.
-
-    Returns:
-        An operator of shape ``(*batch, T D, S C)`` for T tokens.
-
-    Raises:
-        ValueError: As :func:`spectral.linearise`.
+    Decoder ``layers`` from the lowest up, ``hidden``, the residual stream before the lowest,
+    ``(*batch, tokens, width)``, and ``context``, ``(*batch, frames, source width)``, give an
+    operator of shape ``(*batch, T D, S C)`` for the T ``tokens`` chosen. Raises ValueError as
+    :func:`spectral.linearise`.
 
     Example:
         >>> total_sensitivity(layers, torch.ones(5, 8), torch.ones(20, 8), slice(4, 5)).shape
@@ -170,8 +146,8 @@ def total_sensitivity(
         logits = layers[0].cross_attention.heads * rows.shape[-2]
         numbers = len(items) * frames * max(width, logits)
         parts = torch.split(directions, max(1, _TOGETHER // numbers), dim=1)
-        found = torch.cat([moved(part) for part in parts], 1)
-        return found.flatten(2).mT.reshape(*batch, -1, found.shape[1])
+        result = torch.cat([moved(part) for part in parts], 1)
+        return result.flatten(2).mT.reshape(*batch, -1, result.shape[1])
 
     def last(context: Tensor) -> Tensor:
         stream = hidden
@@ -193,10 +169,7 @@ def total_sensitivity(
 def forward(
     layer: Layer, hidden: Tensor, context: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """The layer's output, in plain differentiable torch: the reference of every closed form.
-
-    As :func:`spectral.jacobians.layers.run` at all tokens; shape ``(*batch, tokens, width)``.
-    """
+    """The layer's output ``(*batch, tokens, width)``, the reference of every closed form."""
     return run(layer, hidden, context, mask).output
 
 
@@ -209,10 +182,6 @@ def run_all(layers: Sequence[Layer], hidden: Tensor, context: Tensor | None = No
     return passes
 
 
-def _norm(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
-    return layer_norm_jacobian(norm, hidden[:, None])
-
-
 def _attention_tangents(
     attention: Attention, attended: Attended, queries: Tensor, source: Tensor
 ) -> Tensor:
@@ -222,25 +191,20 @@ def _attention_tangents(
         z_{ts} = \gamma (dq_t' k_s + q_t' dk_s)
 
     from tangents of the normalised queries' side, ``(B, k, T, D)``, and of keys' and values' side,
-    ``(B, k, S, C)``. The source's are projected to keys and values, or, where that is less, queries
-    and weights of all heads are taken to the source: S C multiply-adds per head and T, or per D.
+    ``(B, k, S, C)``.
     """
     split = (attention.heads, -1)
     query = attention.scale * attended.query
     asked = _by_head(attention, queries @ (attention.scale * attention.query_weight.T))
+    # keys and values of the source, or, where that is less, queries and weights taken to the source
     projected = query.shape[-2] > query.shape[-1]
+    both_weights = (attention.key_weight, attention.value_weight)
     if projected:
-        keys, values = (
-            _by_head(attention, source @ weight.T)
-            for weight in (attention.key_weight, attention.value_weight)
-        )
+        keys, values = (_by_head(attention, source @ weight.T) for weight in both_weights)
         keys = torch.cat([keys, attended.key[:, None].expand_as(keys)], -1)
     else:
-        key_weight, value_weight = (
-            torch.unflatten(weight, 0, split)
-            for weight in (attention.key_weight, attention.value_weight)
-        )
-    found = torch.empty_like(asked)
+        key_weight, value_weight = (torch.unflatten(weight, 0, split) for weight in both_weights)
+    result = torch.empty_like(asked)
     for some in _blocks(attended, queries):
         weights, output = attended.weights[..., some, :], attended.output[..., some, :]
         if projected:
@@ -255,8 +219,8 @@ def _attention_tangents(
             heard = torch.einsum("bkntc,ndc->bkntd", heard, value_weight)
         logits *= weights[:, None]
         heard = heard + torch.einsum("bknts,bnsd->bkntd", logits, attended.value)
-        found[..., some, :] = heard - output[:, None] * logits.sum(-1, keepdim=True)
-    return _joined(found) @ attention.out_weight.T
+        result[..., some, :] = heard - output[:, None] * logits.sum(-1, keepdim=True)
+    return _joined(result) @ attention.out_weight.T
 
 
 def _self_attention_cotangents(attention: Attention, attended: Attended, moved: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from companion.speech.grammar import vocabulary
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import outcome, score
 
+_OTHERS = ("compression_ratio", "no_speech_probability", "finished")
 Row = dict[str, object]
 Batch = Mapping[str, Sequence[Mixture]]
 """Utterances' mixtures by condition."""
@@ -45,10 +46,7 @@ def text_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -
         "interferer_wers": list(errors.interferers),
         "candidate": errors.is_candidate,
         "outcome": str(outcome(mixture.references, transcript.text, known)),
-        **{name: getattr(transcript, name) for name in CONFIDENCES},
-        "compression_ratio": transcript.compression_ratio,
-        "no_speech_probability": transcript.no_speech_probability,
-        "finished": transcript.finished,
+        **{name: getattr(transcript, name) for name in (*CONFIDENCES, *_OTHERS)},
         "windows": len(transcript.windows),
     }
 
@@ -61,8 +59,7 @@ def of_schema(schema: pa.Schema, rows: Iterable[Row]) -> Iterator[Row]:
 def listening_rows(model: SpeechModel, batch: Batch, settings: ListeningSettings) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition.
 
-    A reference is spoken in one window or not scored: of longer audio the loss is NaN. So it is of
-    clips without speech, which have none.
+    The loss is NaN of audio of several windows, and of clips without speech.
     """
     rows: list[Row] = []
     for condition, mixtures in batch.items():
@@ -70,12 +67,9 @@ def listening_rows(model: SpeechModel, batch: Batch, settings: ListeningSettings
         transcripts = transcribe(model, waves, settings.rule)
         texts = [mixture.target.reference.lower() for mixture in mixtures]
         forced = teacher_forced(model, model.features(waves), texts)
-        for mixture, transcript, given in zip(mixtures, transcripts, forced, strict=True):
+        for mixture, transcript, numbers in zip(mixtures, transcripts, forced, strict=True):
             scored = mixture.target.reference and not transcript.breaks
-            rows.append(
-                text_columns(model, mixture, transcript)
-                | {"condition": condition}
-                | {"forced_loss": given.loss if scored else math.nan}
-                | {"forced_token_error": given.token_error if scored else math.nan}
-            )
+            loss, error = numbers if scored else (math.nan, math.nan)
+            columns = text_columns(model, mixture, transcript) | {"condition": condition}
+            rows.append(columns | {"forced_loss": loss, "forced_token_error": error})
     return list(of_schema(LISTENING, rows))

@@ -19,6 +19,7 @@ from companion.models.loading import choose_device, load
 from companion.speech.corpus import find_utterances
 from companion.stress.mixture import Speakers
 
+KEYS = ["speaker", "utterance"]  # whose rows are compared; of some kinds a whole speaker's too
 SAMPLE = 2
 """Utterances that are measured again."""
 
@@ -35,10 +36,9 @@ below the signal."""
 class Difference:
     """How far rows are from their counterparts.
 
-    ``unlike`` utterances have other texts or other numbers of rows, so nothing to compare;
-    ``largest`` is how far all other numbers are at most, as a fraction of themselves, from what
-    would have been kept as the same number, and ``column`` where that is. ``moved`` is the largest
-    share of a column's numbers that are farther than ``TOLERANCE``, in ``moved_column``.
+    ``unlike`` utterances have other texts or numbers of rows; ``largest`` is how far other numbers
+    are at most, as a fraction of themselves, from what would have been kept, in ``column``;
+    ``moved`` the largest fraction of numbers farther than ``TOLERANCE``, in ``moved_column``.
     """
 
     utterances: int
@@ -60,9 +60,9 @@ def verify(
 ) -> dict[str, object]:
     """Measure a few utterances of one model again, both drawn by the seed; ``files`` are by model.
 
-    They are ``SAMPLE``, or a whole batch where rows are of one. Everything else is as the kept
-    rows' own record says; columns that they lack are not compared. Raises ValueError for an unknown
-    kind, or a file that no longer has rows of the utterances it was measured on.
+    They are ``SAMPLE``, or a whole batch where rows are of one. All else is as the rows' own record
+    says; columns that they lack are not compared. Raises ValueError for an unknown kind, or a file
+    that no longer has rows of the utterances it was measured on.
     """
     if kind not in KINDS:
         raise ValueError(f"no measurement {kind!r}; choose from {', '.join(KINDS)}")
@@ -71,29 +71,30 @@ def verify(
     kept = read([files[model]], KINDS[kind].schema)
     settings = _settings(KINDS[kind], files[model], ladder, corpus, device)
     names, again = _measured_again(KINDS[kind], settings, rng)
-    kept = _of_the_same(kept, again)
+    same = pd.MultiIndex.from_frame(kept[KEYS]).isin(pd.MultiIndex.from_frame(again[KEYS]))
+    kept = kept[same].reset_index(drop=True)
     unknown = [name for name in (*LATER, *ABSENT) if name in kept and kept[name].isna().all()]
     kept, again = kept.drop(columns=unknown), again.drop(columns=unknown)
     if kept.empty:
         raise ValueError(f"{files[model]}: has no rows of {names[0]}; measure it again")
-    found = difference(kept, again, bits_of(kind))
-    return {"kind": kind, "model": model, **vars(found), "again": found.again}
+    compared = difference(kept, again, bits_of(kind))
+    return {"kind": kind, "model": model, **vars(compared), "again": compared.again}
 
 
 def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference:
     """Compare rows, utterance by utterance, with rows of the same columns; ``bits`` are kept."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in _numbers(kept)}
+    parts: dict[str, list[np.ndarray]] = {column: [] for column in _numbers(kept)}
     unlike, names = 0, sorted({*kept.utterance, *again.utterance})
     for name in names:
         ours, theirs = (rows[rows.utterance == name] for rows in (kept, again))
-        if not _told(ours, found).equals(_told(theirs, found)):
+        if not _told(ours, parts).equals(_told(theirs, parts)):
             unlike += 1
             continue
-        for each, beyond in found.items():
-            beyond.append(_beyond(_flat(ours[each]), _flat(theirs[each]), bits))
-    columns = {each: np.concatenate(arrays) for each, arrays in found.items() if arrays}
-    far = _most({each: float(beyond.max(initial=0)) for each, beyond in columns.items()})
-    moved = _most({each: float(np.mean(beyond > TOLERANCE)) for each, beyond in columns.items()})
+        for column, beyond in parts.items():
+            beyond.append(_beyond(_flat(ours[column]), _flat(theirs[column]), bits))
+    columns = {column: np.concatenate(beyond) for column, beyond in parts.items() if beyond}
+    far = _most({name: float(beyond.max(initial=0)) for name, beyond in columns.items()})
+    moved = _most({name: float(np.mean(beyond > TOLERANCE)) for name, beyond in columns.items()})
     return Difference(len(names), len(kept), unlike, *far, *moved)
 
 
@@ -127,22 +128,14 @@ def _measured_again(
     return [utterance.id for utterance in utterances], table.to_pandas()
 
 
-def _of_the_same(kept: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
-    """The kept rows of the utterances that were measured again, and of their speakers as a
-    whole."""
-    keys = ["speaker", "utterance"]
-    wanted = pd.MultiIndex.from_frame(again[keys])
-    return kept[pd.MultiIndex.from_frame(kept[keys]).isin(wanted)].reset_index(drop=True)
-
-
-def _told(rows: pd.DataFrame, numbers: Iterable[str]) -> pd.DataFrame:
+def _told(rows: pd.DataFrame, measured: Iterable[str]) -> pd.DataFrame:
     """What must agree: all that is no measured number, and how long lists are, -1 of none."""
     lists = {
-        name: [-1 if each is None else len(each) for each in rows[name]]
-        for name in numbers
+        name: [-1 if numbers is None else len(numbers) for numbers in rows[name]]
+        for name in measured
         if rows[name].dtype == object
     }
-    plain = rows.drop(columns=[*numbers]).reset_index(drop=True)
+    plain = rows.drop(columns=[*measured]).reset_index(drop=True)
     return plain.assign(**lists).astype(str)
 
 
@@ -154,8 +147,7 @@ def _numbers(rows: pd.DataFrame) -> list[str]:
 
 def _flat(column: "pd.Series[float]") -> np.ndarray:
     if column.dtype == object:
-        lists = [np.asarray(each, dtype=float) for each in column.dropna()]
-        return np.concatenate([np.empty(0), *lists])
+        return np.concatenate([np.empty(0), *column.dropna()]).astype(float)
     return column.to_numpy(dtype=float)
 
 

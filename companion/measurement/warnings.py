@@ -18,8 +18,8 @@ from companion.models.capture import COMPONENTS
 from companion.models.decoding import Transcript
 from companion.models.forcing import token_log_probabilities
 from companion.models.view import SpeechModel
-from companion.stress.first_error import first_wrong_word
 from companion.stress.mixture import Mixture
+from companion.stress.scoring import first_wrong_word
 from spectral.spectra import (
     effective_rank,
     eigenvalues,
@@ -69,11 +69,9 @@ def prefix_observables(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Observables of the first ``prefix`` rows, and why there is no slope ("" where there is).
 
-    activations (batch, layers, tokens, width) -> (batch,), means over layers. So many rows less
-    their mean have ``prefix - 1`` modes, or as many as the width: the slope is over all of these,
-    NaN where not all are resolved in every layer. log10 Kf, over the resolved modes, is NaN where
-    a layer has none, and so is log10 of the variance, the sum of all eigenvalues: the size of the
-    activations, without any shape, which Kf depends on too.
+    activations (batch, layers, tokens, width) -> (batch,), means over layers. The slope is over all
+    ``prefix - 1`` modes, or as many as the width, NaN where not all are resolved in every layer.
+    log10 Kf and log10 of the variance, the sum of all eigenvalues, are NaN where a layer has none.
     """
     spectra = eigenvalues(activations[..., :prefix, :])
     modes = min(prefix - 1, spectra.shape[-1])
@@ -89,10 +87,7 @@ def prefix_observables(
 
 
 def first_wrong_token(model: SpeechModel, reference: str, text: Transcript) -> int | None:
-    """The text's token, from 0, with which its first wrong word begins; None where none is wrong.
-
-    The first n tokens hold nothing of that word just where n is at most this number.
-    """
+    """The token, from 0, with which a text's first wrong word begins; None where none is wrong."""
     word = first_wrong_word(reference, text.text)
     if word is None:
         return None

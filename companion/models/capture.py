@@ -22,9 +22,8 @@ from spectral.whisper import KEY, QUERY, recognise
 class Recording(Recorder):
     """The outputs of every decoder layer for one decoded batch, position by position.
 
-    Position p is the decoder's input token p; it predicts token p + 1. The text's T tokens are
-    predicted by the positions from the prompt's last token on, and these are the rows that the
-    measurements use; the end token's position is left out.
+    Position p is the decoder's input token p and predicts token p + 1: the text's T tokens are
+    predicted by the positions from the prompt's last token on, without the end token's.
     """
 
     def __init__(self, model: SpeechModel) -> None:
@@ -61,9 +60,8 @@ class Recording(Recorder):
     ) -> tuple[Tensor, Tensor]:
         """The rows that predict text: (batch, layers, T, width), and which are real (batch, T).
 
-        T is that of the longest transcript; rows after an utterance's own last are not real. An
-        utterance of several windows has the rows of all, one window after the other. ``whole``
-        adds those of each window's prompt and of its end token, where it wrote one.
+        T is that of the longest transcript, of all its windows one after the other. ``whole`` adds
+        the rows of each window's prompt and of its end token, where it wrote one.
         """
         rows = self.rows(kind)
         window, position, mask = self._places(transcripts, rows, whole)
@@ -73,9 +71,8 @@ class Recording(Recorder):
     def attention(self, transcripts: Sequence[Transcript], layer: int) -> Tensor:
         """One layer's self-attention among the text's rows: (batch, heads, T, T), float64.
 
-        softmax(q k' / sqrt(d)) over all earlier positions and the own one, the prompt's among
-        them; the prompt's columns are then dropped, so rows may sum to less than one. Between
-        windows there is none.
+        softmax(q k' / sqrt(d)) over all earlier positions and the own one; the prompt's columns are
+        then dropped, so rows may sum to less than one. Between windows there is none.
         """
         run = self._batch(QUERY)
         if not 0 <= layer < self._layers:
@@ -132,10 +129,9 @@ class Recording(Recorder):
 def capture(model: SpeechModel) -> Iterator[Recording]:
     """Record one batch: ``with capture(model) as recording: transcripts = greedy(...)``.
 
-    Decoding a second batch inside the same block raises RuntimeError: open one block per batch; so
-    does a layer that did not call its hooks, by its name. The recording stays on the model's
-    device, usable after the block, and holds (6 layers + 1) x positions x width numbers for every
-    window, up to the end of its text, and the context.
+    RuntimeError for a second batch inside the block, and for a layer that did not call its hooks.
+    The recording stays on the model's device, usable after the block, and holds (6 layers + 1) x
+    positions x width numbers for every window, up to the end of its text, and the context.
     """
     recording = Recording(model)
     with recording.listening(model.watchers):

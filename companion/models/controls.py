@@ -49,8 +49,9 @@ def matrices(model: SpeechModel) -> list[Tensor]:
     """The weights of linear maps and convolutions, tied ones once, those of embeddings left out."""
     modules = list(model.module.modules())
     embedded = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
-    found = {id(module.weight): module.weight for module in modules if isinstance(module, _LINEAR)}
-    return [weight for key, weight in found.items() if key not in embedded]
+    weights = [module.weight for module in modules if isinstance(module, _LINEAR)]
+    once = {id(weight): weight for weight in weights if id(weight) not in embedded}
+    return list(once.values())
 
 
 def draw_seed(name: str, draw: int, seed: int) -> int:

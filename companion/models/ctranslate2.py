@@ -40,17 +40,12 @@ class Conversion:
     parts: tuple[Path, ...]
     folder: Path
 
-    def load(self, name: str, device: torch.device) -> OpenAIModel:
-        """The model; raises as ``read_whisper`` and ``read_vocabulary`` do."""
+    def load(self, name: str, device: torch.device, seed: int | None = None) -> OpenAIModel:
+        """The model, of a seed at random; raises as ``read_whisper``, ``read_vocabulary`` do."""
         model = read_whisper(self.parts)
         vocabulary = read_vocabulary(self.folder, model.dims.n_vocab)
+        model = model if seed is None else initialised(model.dims, seed)
         return OpenAIModel(name, model.to(device), vocabulary)
-
-    def random(self, name: str, device: torch.device, seed: int) -> OpenAIModel:
-        """Its architecture at random initialisation."""
-        dims = read_whisper(self.parts).dims
-        vocabulary = read_vocabulary(self.folder, dims.n_vocab)
-        return OpenAIModel(name, initialised(dims, seed).to(device), vocabulary)
 
     def digest(self) -> str:
         """The SHA-256 of ``model.bin``, wherever it came from; read once per state of it."""
@@ -71,14 +66,15 @@ def conversion_in(folder: Path) -> Conversion | None:
         for path in folder.glob(f"{WEIGHTS}.part*")
         if (match := _PART.fullmatch(path.name)) and path.is_file()
     }
-    last = max(numbered, default=0)
-    for number in range(min(1, min(numbered, default=1)), last + 1):
+    if not numbered:
+        return None
+    for number in range(min(1, *numbered), max(numbered)):
         if number not in numbered:
             raise ValueError(
-                f"{folder / WEIGHTS}.part{number}: no such file, of parts up to {last}; fetch the "
-                "folder again"
+                f"{folder / WEIGHTS}.part{number}: no such file, of parts up to {max(numbered)}; "
+                "fetch the folder again"
             )
-    return Conversion(tuple(numbered[i] for i in sorted(numbered)), folder) if numbered else None
+    return Conversion(tuple(numbered[i] for i in sorted(numbered)), folder)
 
 
 @lru_cache
@@ -122,7 +118,6 @@ class _Reader:
 
     @property
     def left(self) -> int:
-        """How many bytes were not read yet."""
         return self._bytes.size - self._at
 
     def take(self, count: int, what: str) -> np.ndarray:

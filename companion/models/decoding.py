@@ -23,16 +23,14 @@ class Transcript:
 
     tokens: the text's tokens, without prompt and end. average_log_probability: of those tokens and
     the end token, natural log, as openai-whisper computes it: under ``openai`` of the tokens that
-    are allowed, under ``unrestricted`` of all tokens there are. text_log_probability: the same of
-    text tokens and the end alone. forbidden_mass: the probability that the model
-    gives at the first step to what ``openai`` forbids there, also under other rules; mean over all
-    steps, that of the end among them, in mean_forbidden_mass. These three are NaN where
-    openai-whisper itself decodes. compression_ratio: bytes of the text
-    over its zlib-compressed bytes. no_speech_probability: of the no-speech token after
-    start-of-transcript, NaN for a model without one. Of several windows this and forbidden_mass are
+    are allowed, under ``unrestricted`` of all. text_log_probability: the same of text tokens and
+    the end alone. forbidden_mass: the probability that the model gives at the first step to what
+    ``openai`` forbids there, under any rule; mean over all steps, the end's too, in
+    mean_forbidden_mass. These three are NaN where openai-whisper itself decodes.
+    compression_ratio: bytes of the text over its zlib-compressed bytes. no_speech_probability: of
+    the no-speech token after start-of-transcript. Of several windows this and forbidden_mass are
     the lowest. finished: false where the length limit cut a window off; the averages then divide
-    by one token too many, as Whisper's does. breaks: where in ``tokens`` each window after the
-    first begins.
+    by one token too many, as Whisper's does. breaks: where in ``tokens`` later windows begin.
     """
 
     text: str
@@ -52,21 +50,14 @@ class Transcript:
         edges = [0, *self.breaks, len(self.tokens)]
         return [self.tokens[first:last] for first, last in pairwise(edges)]
 
-    @property
-    def first_window(self) -> tuple[int, ...]:
-        """The tokens of the first window; of a wave that fits into one, all."""
-        return self.windows[0]
-
 
 def transcribe(model: SpeechModel, waves: Sequence[np.ndarray], rule: Rule) -> list[Transcript]:
     """Transcripts of waves (samples,) of any length, all windows of all of them in one batch.
 
-    What is longer than the model's window is cut into windows, each decoded by itself: what
-    openai-whisper does without timestamps, fallback and previous text. Each window has its own
-    log-mel, as in transformers; openai-whisper scales that of the whole wave by one maximum.
-    Without timestamps a text may stop before its window does, so more than one window is a warning;
-    rules with timestamps go on where it stopped. Raises ValueError for a rule of openai-whisper's
-    and a model that is not.
+    What is longer than the model's window is cut into windows, each decoded by itself from its own
+    log-mel (openai-whisper scales that of the whole wave by one maximum). Without timestamps a text
+    may stop before its window does, so more than one window is a warning. Raises ValueError for a
+    rule of openai-whisper's and a model that is not.
     """
     if rule.by_library:
         return [_joined(model.windows_by_library(wave, **rule.options)) for wave in waves]
@@ -98,8 +89,8 @@ def hear(model: SpeechModel, waves: Sequence[np.ndarray]) -> Heard:
 def transcribe_heard(model: SpeechModel, heard: Heard, rule: Rule) -> list[Transcript]:
     """:func:`transcribe` of waves that the same model has encoded."""
     limit = recorded(rule).limit(model)
-    said = iter(_greedy(model, heard.context.clone(), rule, limit, heard.seeds))
-    return [_joined(list(islice(said, count))) for count in heard.windows]
+    texts = iter(_greedy(model, heard.context.clone(), rule, limit, heard.seeds))
+    return [_joined(list(islice(texts, count))) for count in heard.windows]
 
 
 def windows(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
@@ -116,8 +107,7 @@ def _joined(windows: Sequence[Transcript]) -> Transcript:
     sizes = [len(window.tokens) for window in windows]
 
     def mean(name: str, counts: Sequence[int]) -> float:
-        weighted = (getattr(one, name) * n for one, n in zip(windows, counts, strict=True))
-        return float(sum(weighted) / sum(counts))
+        return float(np.average([getattr(window, name) for window in windows], weights=counts))
 
     counts = [size + 1 for size in sizes]
     steps = [size + window.finished for size, window in zip(sizes, windows, strict=True)]
@@ -140,9 +130,9 @@ def greedy(
 ) -> list[Transcript]:
     """Transcripts of a batch by a rule: features (batch, ...), at most ``limit`` tokens each.
 
-    The most probable of the allowed tokens is taken at every position; of equals the one with the
-    lower number. Rows that have ended leave the batch. Raises ValueError for a limit below 1, for
-    NaN logits, and for a rule by which openai-whisper itself decodes.
+    Of equally probable tokens the one of lower number is taken; rows that have ended leave the
+    batch. Raises ValueError for a limit below 1, for NaN logits, and for a rule by which
+    openai-whisper itself decodes.
     """
     most = recorded(rule).limit(model)
     limit = most if limit is None else min(whole_number(limit, "limit", 1), most)
@@ -177,7 +167,8 @@ def _greedy(
             preference.keep(going)
         last = torch.tensor([text.tokens[-1:] for text in held], device=model.device)
         logits = model.step(last, context, cache)
-    return [text.transcript(model, one) for text, one in zip(texts, no_speech, strict=True)]
+    pairs = zip(texts, no_speech, strict=True)
+    return [text.transcript(model, probability) for text, probability in pairs]
 
 
 @dataclass
@@ -189,7 +180,6 @@ class _Written:
     finished: bool = False
 
     def add(self, token: int, numbers: list[float], end: int) -> None:
-        """One step's choice: both log-probabilities and the forbidden mass."""
         self.steps.append(numbers)
         self.finished = token == end
         if not self.finished:

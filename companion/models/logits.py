@@ -11,13 +11,7 @@ from companion.models.view import SpeechModel
 
 
 class Choice(NamedTuple):
-    """The tokens chosen at one step, each tensor (rows,); log-probabilities in nats, float64.
-
-    log_probability: after the rule's filters, as openai-whisper computes it: of all tokens that
-    ``openai`` leaves, under ``unrestricted`` of all tokens there are. text_log_probability: of text
-    tokens and the end alone. forbidden_mass: what the model, unfiltered, gives to the tokens that
-    ``openai`` forbids at this step, whatever the rule.
-    """
+    """The tokens chosen at one step, and their numbers as in ``Transcript``, each (rows,)."""
 
     token: Tensor
     log_probability: Tensor
@@ -26,20 +20,14 @@ class Choice(NamedTuple):
 
 
 class Chooser:
-    """Chooses the most probable token that a rule allows; of equals the one of lowest number.
-
-    A rule with a temperature samples: what ``preference`` adds to the logits decides.
-    """
+    """Chooses the most probable token that a rule allows; of equals the one of lowest number."""
 
     def __init__(self, model: SpeechModel, rule: Rule) -> None:
         self._rule = rule
         self._parts = {first: _Parts(model, rule, first) for first in (True, False)}
 
     def __call__(self, logits: Tensor, first: bool, preference: Tensor | None = None) -> Choice:
-        """From logits (rows, vocabulary), at the ``first`` step of a text or later.
-
-        ``preference``, of the same shape, is added for the choice alone.
-        """
+        """From logits (rows, vocabulary), and what is added to them for the choice alone."""
         parts = self._parts[first]
         # four sums that never overlap, so that none is a difference of nearly equal numbers
         text = logits.double().index_fill(-1, parts.other, -torch.inf).logsumexp(-1)
@@ -72,7 +60,6 @@ class Preference:
         self._draws = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows."""
         self._draws = [self._draws[i] for i in rows]
 
     def __call__(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor | None:
@@ -91,13 +78,9 @@ class Preference:
 
 def repeating(tokens: Sequence[int], size: int) -> list[int]:
     """The tokens by which the last run of ``size`` tokens would be one that is there already."""
-    if len(tokens) < size:
-        return []
     last = tuple(tokens[len(tokens) - size + 1 :])
-    return sorted(
-        {tokens[i + size - 1] for i in range(len(tokens) - size + 1)
-         if tuple(tokens[i : i + size - 1]) == last}
-    )  # fmt: skip
+    runs = (tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1))
+    return sorted({token for *before, token in runs if tuple(before) == last})
 
 
 class _Parts:

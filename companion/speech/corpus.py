@@ -61,13 +61,10 @@ def find_utterances(place: Path) -> Corpus:
     """List a LibriSpeech folder, or the utterances of a list, without reading any audio.
 
     A list is a text file: its first line names the folder, seen from the list's own, and the others
-    one utterance each. Nothing else of the folder is then part of the corpus, so that a part of
-    LibriSpeech is the same corpus beside all of it.
-
-    A line of a transcript names an utterance even where its audio is missing (``read_wave`` then
-    says so); audio that no transcript names, and a reference that is empty or not UTF-8, are
-    rejected. Raises FileNotFoundError where there is no transcript at all, ValueError for an id
-    given twice, or listed and not there.
+    one utterance each, so that a part of LibriSpeech is the same corpus beside all of it. Audio
+    that no transcript names, and a reference that is empty or not UTF-8, are rejected. Raises
+    FileNotFoundError where there is no transcript at all, ValueError for an id given twice, or
+    listed and not there.
     """
     if place.is_file():
         return _listed(place)
@@ -83,11 +80,11 @@ def find_utterances(place: Path) -> Corpus:
             f"{folder}: no *.trans.txt below it; expected speaker/chapter/*.trans.txt beside "
             "*.flac (`make librispeech` fetches LibriSpeech)"
         )
-    found: dict[str, Utterance] = {}
+    known: dict[str, Utterance] = {}
     rejected: dict[str, str] = {}
     for transcript in transcripts:
         for name, reference, fault in _entries(transcript):
-            if name in found or name in rejected:
+            if name in known or name in rejected:
                 raise ValueError(f"{transcript}: utterance {name} is listed twice; remove one line")
             if fault:
                 rejected[name] = fault
@@ -95,26 +92,26 @@ def find_utterances(place: Path) -> Corpus:
             stem = transcript.parent / name  # the path itself where there is no audio
             paths = (stem.with_name(stem.name + suffix) for suffix in AUDIO)
             path = next((path for path in paths if path.exists()), stem)
-            found[name] = Utterance(name, name.split("-")[0], reference, path)
+            known[name] = Utterance(name, name.split("-")[0], reference, path)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO):
-        if path.stem not in found and path.stem not in rejected:
+        if path.stem not in known and path.stem not in rejected:
             rejected[path.stem] = f"{path}: no transcript names it; add a line to its *.trans.txt"
-    return Corpus(tuple(found[name] for name in sorted(found)), rejected)
+    return Corpus(tuple(known[name] for name in sorted(known)), rejected)
 
 
 def _listed(path: Path) -> Corpus:
     """The utterances that a list names."""
     first, *names = path.read_text(encoding="utf-8").split()
-    found = find_utterances(path.parent / first)
-    known = {utterance.id: utterance for utterance in found.utterances}
-    missing = [name for name in names if name not in known and name not in found.rejected]
+    whole = find_utterances(path.parent / first)
+    known = {utterance.id: utterance for utterance in whole.utterances}
+    missing = [name for name in names if name not in known and name not in whole.rejected]
     if missing:
         raise ValueError(
             f"{path}: {path.parent / first} lacks {len(missing)} of its {len(names)} utterances, "
             f"the first {missing[0]}; fetch the rest (`make librispeech`), or name the folder "
             "itself as the corpus"
         )
-    rejected = {name: found.rejected[name] for name in names if name in found.rejected}
+    rejected = {name: whole.rejected[name] for name in names if name in whole.rejected}
     return Corpus(tuple(known[name] for name in sorted(names) if name in known), rejected)
 
 
@@ -136,18 +133,18 @@ def find_clips(folder: Path) -> Corpus:
         for row in csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines())
         if row.get("file") and row.get("note")
     }
-    found: dict[str, Utterance] = {}
+    clips: dict[str, Utterance] = {}
     rejected: dict[str, str] = {}
     for path in paths:
         name = path.stem
-        if name in found or name in rejected:
+        if name in clips or name in rejected:
             raise ValueError(f"{path}: another clip is called {name} too; rename one of them")
         note = notes.get(path.relative_to(folder).as_posix(), "")
         if "voice" in note.lower():
             rejected[name] = f"{path}: left out, by its note ({note})"
         else:
-            found[name] = Utterance(name, name, "", path)
-    return Corpus(tuple(found.values()), rejected)
+            clips[name] = Utterance(name, name, "", path)
+    return Corpus(tuple(clips.values()), rejected)
 
 
 def read_wave(utterance: Utterance) -> np.ndarray:
@@ -159,25 +156,24 @@ def read_wave(utterance: Utterance) -> np.ndarray:
     """
     path = utterance.path
     if not path.exists():
-        others = ", ".join(sorted(each.name for each in path.parent.glob(f"{path.name}.*")))
+        others = ", ".join(sorted(other.name for other in path.parent.glob(f"{path.name}.*")))
         raise UnusableUtterance(
             f"{path}: no audio file of that name{f', only {others}' if others else ''}; restore it "
             f"({', '.join(AUDIO)}) or drop its transcript line"
         )
     samples, rate = _decoded(path)
-    if len(samples) == 0:
-        raise UnusableUtterance(f"{path}: no samples; fetch it again or drop its transcript line")
-    bad = int(np.count_nonzero(~np.isfinite(samples)))
-    if bad:
+    if bad := int(np.count_nonzero(~np.isfinite(samples))):
         raise UnusableUtterance(f"{path}: {bad} samples are NaN or infinite; repair the file")
     mono = samples.mean(axis=1, dtype=np.float64)
-    peak = float(np.abs(mono).max())
-    if not samples.any():
-        raise UnusableUtterance(f"{path}: all {len(mono)} samples are zero; fetch it again")
-    if peak < _CANCELLED * float(np.abs(samples).max()):
-        raise UnusableUtterance(f"{path}: its {samples.shape[1]} channels cancel; keep one of them")
-    if peak > _LOUDEST:
-        raise UnusableUtterance(f"{path}: a sample is {peak:.1g}; scale the file to [-1, 1]")
+    peak, loudest = (float(np.abs(wave).max(initial=0)) for wave in (mono, samples))
+    faults = {
+        "no samples; fetch it again or drop its transcript line": len(samples) == 0,
+        f"all {len(mono)} samples are zero; fetch it again": not samples.any(),
+        f"its {samples.shape[1]} channels cancel; keep one of them": peak < _CANCELLED * loudest,
+        f"a sample is {peak:.1g}; scale the file to [-1, 1]": peak > _LOUDEST,
+    }
+    if fault := next((fault for fault, is_one in faults.items() if is_one), ""):
+        raise UnusableUtterance(f"{path}: {fault}")
     if rate != SAMPLE_RATE:
         from scipy.signal import resample_poly  # here: `make` lists corpora, scipy takes seconds
 
@@ -219,8 +215,8 @@ def _decoded_by_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
                 rate = frame.sample_rate
                 frames += frame.samples
                 _require_at_most_an_hour(path, frames, rate)
-                pieces += [each.to_ndarray() for each in resampler.resample(frame)]
-            pieces += [each.to_ndarray() for each in resampler.resample(None)] if frames else []
+                pieces += [part.to_ndarray() for part in resampler.resample(frame)]
+            pieces += [part.to_ndarray() for part in resampler.resample(None)] if frames else []
             stated = _stated_seconds(container, stream)
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, UnusableUtterance):
@@ -253,10 +249,7 @@ def _require_at_most_an_hour(path: Path, frames: int, rate: int) -> None:
 
 
 def _require_whole_riff(path: Path) -> None:
-    """Compare a WAV or AIFF file's size with its header: libsndfile takes a cut one for a shorter.
-
-    A header without a size, as of a file that was written into a pipe, is refused like an MP3's.
-    """
+    """Compare a WAV or AIFF file's size with its header: to libsndfile a cut one is a shorter."""
     with path.open("rb") as file:
         start = file.read(_RIFF_HEADER)
     kind = start[:4]
@@ -265,10 +258,10 @@ def _require_whole_riff(path: Path) -> None:
     size = start[20:28] if kind == b"RF64" else start[4:8]  # RF64 has a chunk of sizes of its own
     if set(size) == {0xFF}:
         raise UnusableUtterance(f"{path}: states no length in its header; convert it to FLAC")
-    announced, found = int.from_bytes(size, _BYTE_ORDERS[kind]) + 8, path.stat().st_size
-    if found < announced:
+    announced, there = int.from_bytes(size, _BYTE_ORDERS[kind]) + 8, path.stat().st_size
+    if there < announced:
         raise UnusableUtterance(
-            f"{path}: truncated, {found} of the {announced} bytes that its header announces; "
+            f"{path}: truncated, {there} of the {announced} bytes that its header announces; "
             "fetch it again"
         )
 

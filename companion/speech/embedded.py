@@ -8,8 +8,9 @@ import csv
 import hashlib
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -26,6 +27,9 @@ from companion.speech.synthesis import (
     synthesise_shards,
 )
 
+Entry = dict[str, Any]
+"""One row of the corpus's table: the utterance, its voice, and what about it is unseen."""
+
 SEED = 2604_08591
 UTTERANCES_PER_VOICE = 8
 SECONDS = (2.0, 5.9)
@@ -35,23 +39,6 @@ _RATES, _PITCHES = (140, 190), (35, 66)
 _LEAD_SECONDS = 0.15
 _PEAK = 0.8
 _SEEN_VOICES, _UNSEEN_VARIANTS, _UNSEEN_ACCENT_SEEN, _UNSEEN_ACCENT_UNSEEN = 7, 5, 2, 2
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the corpus's table: the utterance, its voice, and what about it is unseen."""
-
-    id: str
-    accent: str
-    variant: str
-    rate: int
-    pitch: int
-    unseen_construction: bool
-    unseen_pair: bool
-    unseen_voice: bool
-    unseen_accent: bool
-    seconds: float
-    sha256: str
 
 
 def test_voices() -> list[Voice]:
@@ -93,9 +80,9 @@ def make_corpus(folder: Path) -> list[Entry]:
     ]
     (folder / "SPEAKERS.TXT").write_text("".join(lines))
     with (folder / TABLE).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(entries[0])), lineterminator="\n")
+        writer = csv.DictWriter(file, list(entries[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(entry) for entry in entries)
+        writer.writerows(entries)
     return entries
 
 
@@ -117,22 +104,17 @@ def _write_speaker(
         if len(entries) == UTTERANCES_PER_VOICE or not SECONDS[0] <= seconds <= SECONDS[1]:
             continue
         name = f"{speaker}-1-{len(entries):04d}"
-        soundfile.write(
-            chapter / f"{name}.flac", _quantised(wave), SAMPLE_RATE, compression_level=1.0
-        )
+        samples = _quantised(wave)
+        soundfile.write(chapter / f"{name}.flac", samples, SAMPLE_RATE, compression_level=1.0)
         lines.append(f"{name} {sentence.text.upper()}\n")
-        entries.append(
-            Entry(
-                id=name,
-                **asdict(voice),
-                unseen_construction=sentence.unseen_construction,
-                unseen_pair=sentence.unseen_pair,
-                unseen_voice=voice.variant in HELD_OUT_VARIANTS,
-                unseen_accent=voice.accent == HELD_OUT_ACCENT,
-                seconds=round(seconds, 3),
-                sha256=sample_hash(wave),
-            )
-        )
+        entries.append({
+            "id": name, **asdict(voice),
+            "unseen_construction": sentence.unseen_construction,
+            "unseen_pair": sentence.unseen_pair,
+            "unseen_voice": voice.variant in HELD_OUT_VARIANTS,
+            "unseen_accent": voice.accent == HELD_OUT_ACCENT,
+            "seconds": round(seconds, 3), "sha256": sample_hash(wave),
+        })  # fmt: skip
     if len(entries) < UTTERANCES_PER_VOICE:
         raise RuntimeError(
             f"speaker {speaker}: {len(entries)} utterances of {SECONDS} s; draw more"
@@ -152,4 +134,5 @@ def _quantised(wave: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     written = make_corpus(Path(sys.argv[1]))
-    print(f"{len(written)} utterances, {sum(entry.seconds for entry in written):.0f} s of speech")
+    seconds = sum(entry["seconds"] for entry in written)
+    print(f"{len(written)} utterances, {seconds:.0f} s of speech")

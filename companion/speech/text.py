@@ -4,7 +4,7 @@ import re
 import zlib
 from functools import cache, lru_cache
 
-import numpy as np
+from rapidfuzz.distance import Levenshtein
 from whisper.normalizers import EnglishTextNormalizer
 
 _ANNOTATION = re.compile(
@@ -35,14 +35,9 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def edits(one: str, other: str) -> int:
+def edits(text: str, other: str) -> int:
     """Characters to insert, delete or replace to make one text of the other (Levenshtein 1966)."""
-    letters, along = np.array(list(other)), np.arange(len(other) + 1)
-    costs = along
-    for letter in one:
-        least = np.append(costs[0] + 1, np.minimum(costs[1:] + 1, costs[:-1] + (letters != letter)))
-        costs = along + np.minimum.accumulate(least - along)  # insertions, left to right
-    return int(costs[-1])
+    return Levenshtein.distance(text, other)
 
 
 @cache

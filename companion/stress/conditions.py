@@ -30,7 +30,7 @@ class Stress:
 
     def at_severity(self, severity: float) -> "Stress":
         """Every perturbation at one severity in [0, 1]; 1 is the condition itself, name and all."""
-        milder = tuple(each.at_severity(severity) for each in self.perturbations)
+        milder = tuple(part.at_severity(severity) for part in self.perturbations)
         return self if severity == 1 else Stress(f"{self.name}-{severity:g}", milder)
 
 
@@ -55,13 +55,10 @@ CONDITIONS: dict[str, Stress] = {
         Stress("stretch+noise", (TimeStretch(3.5), GaussianNoise(0.0))),
         Stress("mix+noise", (SpeakerMix(5, 0.0), GaussianNoise(0.0))),
         Stress("hell", _HELL),
-        *(
-            Stress(f"hell-{name}", (stretch, *_HELL[1:]))
-            for name, stretch in _OTHER_STRETCHES.items()
-        ),
+        *(Stress(f"hell-{name}", (other, *_HELL[1:])) for name, other in _OTHER_STRETCHES.items()),
         Stress("hell-slow", (TimeStretch(1 / 3.5), *_HELL[1:])),
         *(
-            Stress("-".join(["hell", *(each.name for each in order)]), order)
+            Stress("-".join(["hell", *(part.name for part in order)]), order)
             for order in tuple(permutations(_HELL))[1:]
         ),
     )

@@ -52,9 +52,8 @@ def from_speech(name: str, wave: np.ndarray, reference: str, seed: int) -> Itera
     wide = resample(narrow, orig_sr=8000, target_sr=SAMPLE_RATE, res_type="soxr_hq")
     yield _input(f"{name} at 8 kHz", wide, reference)
     limit = _CLIPPED * np.abs(wave).max()
-    yield _input(
-        f"{name}, clipped at {_CLIPPED:g} of its peak", wave.clip(-limit, limit), reference
-    )
+    clipped = wave.clip(-limit, limit)
+    yield _input(f"{name}, clipped at {_CLIPPED:g} of its peak", clipped, reference)
     for method in METHODS:
         for rate in RATES:
             faster = stretched(wave, rate, method)

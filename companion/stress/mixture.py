@@ -23,8 +23,7 @@ class Mixture:
     """A wave (samples,) float32 at 16 kHz and the utterances audible in it, the target first.
 
     target_rms: of the target alone, whatever was added to it. applied: names of the perturbations
-    that changed it, in order. Samples may exceed 1: nothing is clipped or rescaled, so that stated
-    levels stay true; Whisper's log-mel hears a change of scale as a shift. Raises
+    that changed it, in order. Samples may exceed 1: nothing is clipped or rescaled. Raises
     UnusableUtterance, naming the target, for a wave that is not mono or not floating point, is
     empty or silent, or holds NaN or infinity.
     """
@@ -56,18 +55,14 @@ class Mixture:
     def key(self, name: str) -> tuple[str, str, int]:
         """What the randomness of its next perturbation called ``name`` depends on, bar the seed.
 
-        The place among perturbations of other names is no part of it: noise alone and noise after
-        a mix are the same draw, so that conditions differ by nothing but what they name.
+        Noise alone and noise after a mix are the same draw: conditions differ by what they name.
         """
         return self.target.id, name, self.applied.count(name)
 
     def after(
-        self,
-        name: str,
-        wave: np.ndarray,
-        parts: tuple[Part, ...] = (),
+        self, name: str, wave: np.ndarray, parts: tuple[Part, ...] = (),
         target_rms: float | None = None,
-    ) -> "Mixture":
+    ) -> "Mixture":  # fmt: skip
         """This mixture once the perturbation ``name`` has made ``wave`` of it and added parts."""
         return replace(
             self,
@@ -97,10 +92,9 @@ class Speakers:
     ) -> list[tuple[Utterance, np.ndarray]]:
         """One utterance, with its samples, of each of ``count`` speakers who are not ``present``.
 
-        Speakers and utterances are ranked by a hash of seed, key and name (rendezvous hashing). So
-        a draw of fewer is the start of a draw of more, and what joins or leaves the corpus changes
-        only the draws that it is in. Utterances that cannot be read are passed over, as if
-        the corpus did not list them. Raises ValueError where too few speakers remain.
+        Ranked by a hash of seed, key and name (rendezvous hashing), so that what joins or leaves
+        the corpus changes only the draws that it is in. Utterances that cannot be read are passed
+        over. Raises ValueError where too few speakers remain.
         """
         others = sorted(
             set(self._utterances) - set(present), key=lambda speaker: digest(seed, *key, speaker)
@@ -121,11 +115,8 @@ class Speakers:
     def _first_usable(
         self, speaker: str, seed: int, key: tuple[str, str, int]
     ) -> Iterator[tuple[Utterance, np.ndarray]]:
-        ranked = sorted(
-            self._utterances[speaker],
-            key=lambda utterance: digest(seed, *key, speaker, utterance.id),
-        )
-        for utterance in ranked:
+        utterances = self._utterances[speaker]
+        for utterance in sorted(utterances, key=lambda u: digest(seed, *key, speaker, u.id)):
             try:
                 yield utterance, checked_wave(utterance.id, self._read(utterance))
             except UnusableUtterance:

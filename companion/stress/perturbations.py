@@ -33,16 +33,15 @@ class Perturbation(Protocol):
 
     def at_severity(self, severity: float) -> "Perturbation":
         """A milder form: 0 does nothing at all, 1 is the perturbation itself."""
-        ...
+        return self
 
 
 @dataclass(frozen=True)
 class TimeStretch:
-    """Play ``rate`` times faster (slower below 1) by one of the ``METHODS`` of ``stretching``.
+    """Play all that is audible so far ``rate`` times faster by one of the ``METHODS``.
 
-    Everything audible so far is stretched: before a mix the target alone, after it everyone. A
-    wave of n samples becomes round(n / rate) long; of the power it loses or gains, each part is
-    taken to have the same share.
+    A wave of n samples becomes round(n / rate) long; of the power it loses or gains, each part is
+    taken to have the same fraction.
     """
 
     rate: float = 3.5
@@ -78,9 +77,8 @@ class TimeStretch:
 class SpeakerMix:
     """Add ``interferers`` other speakers, each at ``level_db`` dB relative to the target's RMS.
 
-    All begin together and all are heard to their end: the mix is as long as its longest
-    utterance (LibriMix's "max" mode), else their references would not be what is audible. Levels
-    compare each utterance's RMS over its own length; noise added before does not count.
+    The mix is as long as its longest utterance (LibriMix's "max" mode), so that all of every
+    reference is audible. Levels compare each utterance's RMS over its own length.
     """
 
     interferers: int = 5
@@ -121,10 +119,7 @@ class SpeakerMix:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Add white Gaussian noise at exactly ``snr_db`` dB below everything audible so far.
-
-    The ratio is that of the two RMS over the whole wave; infinity adds nothing.
-    """
+    """Add white Gaussian noise with an RMS ``snr_db`` dB below that of everything so far."""
 
     snr_db: float = 0.0
     name: ClassVar[str] = "noise"
@@ -134,7 +129,6 @@ class GaussianNoise:
             _set(self, "snr_db", -_DECIBELS, _DECIBELS, "0.0 is as loud as the speech, .inf none")
 
     def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
-        """The noisy mixture."""
         if self.snr_db == math.inf:
             return mixture
         state = int.from_bytes(digest(seed, *mixture.key(self.name)))
@@ -154,8 +148,7 @@ class Substitute:
     """Exchange all audio for another speaker's utterance, or for audio without speech.
 
     by: ``speech``, whose speaker joins the mixture, or one of ``NO_SPEECH``, as long as what it
-    replaces; ``none`` leaves the audio. The target's reference stays, though nobody says it: what a
-    model still writes of it, it did not hear.
+    replaces; ``none`` leaves the audio. The target's reference stays, though nobody says it.
     """
 
     by: str = "speech"
@@ -196,9 +189,8 @@ def _fraction(severity: float) -> float:
 
 
 def _set(perturbation: Perturbation, field: str, low: float, high: float, hint: str) -> None:
-    what = f"{perturbation.name} {field}"
-    value = _number(what, getattr(perturbation, field), low, high, hint)
-    object.__setattr__(perturbation, field, value)
+    what, value = f"{perturbation.name} {field}", getattr(perturbation, field)
+    object.__setattr__(perturbation, field, _number(what, value, low, high, hint))
 
 
 def _number(what: str, value: object, low: float, high: float, hint: str) -> float:

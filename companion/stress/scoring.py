@@ -24,6 +24,7 @@ FRAGMENT_FRACTION = 0.5  # as for word error: at least half of the text is someb
 GIBBERISH_FRACTION = 0.5  # fewer known words than this: most of the text is no language
 
 
+_WRONG = ("substitute", "insert")  # a word left out is not in the transcript
 _WORD = re.compile(r"[\w']+")
 
 
@@ -73,19 +74,36 @@ def wer(reference: str, hypothesis: str) -> float:
     return float(jiwer.wer(normalise(reference), normalise(hypothesis)))
 
 
+def first_wrong_word(reference: str, transcript: str) -> int | None:
+    """Which of the transcript's words, from 0, is the first that was not said there; or None.
+
+    Words of both are aligned by least edits after Whisper's English normaliser; a word that stands
+    for another, or for none, is wrong. The number counts the words as they were written, between
+    spaces. Where the normaliser makes one word of several ("twenty one"), the first of them.
+    """
+    (chunks,) = jiwer.process_words(normalise(reference), normalise(transcript)).alignments
+    wrong = [chunk.hyp_start_idx for chunk in chunks if chunk.type in _WRONG]
+    if not wrong:
+        return None
+    words = transcript.split()
+    return next(
+        i
+        for i in range(len(words))
+        if len(normalise(" ".join(words[: i + 1])).split()) > min(wrong)
+    )
+
+
 def outcome(
     references: Sequence[str], hypothesis: str, vocabulary: Collection[str] | None
 ) -> Outcome:
     """The kind of transcript, the first of these that holds; the target's reference comes first.
 
-    annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes, however often; also
-    where nobody speaks. Beside words annotations count for nothing, and all that follows is of the
-    words. correct: word error against the target at most 0.5. interferer: at most 0.5 against
+    annotation: nothing but "[Music]", "(laughs)", "*sighs*" or music notes; beside words these are
+    left out. correct: word error against the target at most 0.5. interferer: at most 0.5 against
     another speaker. empty: no words, such as "...". loop: see ``is_loop``. fragment: at least half
-    of the words stand in runs of three that one of the speakers said, such as the beginning of a
-    sentence or pieces of several. gibberish: fewer than half of the words are in the vocabulary, of
-    a model that was taught no other words; never without a vocabulary, as nothing tells the rare
-    words and names of a whole language from none. invention: words that nobody said.
+    of the words stand in runs of three that one of the speakers said. gibberish: fewer than half of
+    the words are in the vocabulary, of a model that was taught no other words. invention: words
+    that nobody said.
     """
     written, hypothesis = hypothesis, without_annotations(hypothesis)
     if written != hypothesis and not normalise(hypothesis):
@@ -142,14 +160,9 @@ def said_fraction(references: Sequence[str], hypothesis: str) -> float:
     run = min(FRAGMENT_WORDS, len(words))
     if run == 0:
         return 0.0
-    said = {piece for reference in references for piece in _runs(normalise(reference).split(), run)}
-    covered = {
-        position
-        for start, piece in enumerate(_runs(words, run))
-        if piece in said
-        for position in range(start, start + run)
-    }
-    return len(covered) / len(words)
+    spoken = {run_of for text in references for run_of in _runs(normalise(text).split(), run)}
+    starts = [start for start, piece in enumerate(_runs(words, run)) if piece in spoken]
+    return len({start + i for start in starts for i in range(run)}) / len(words)
 
 
 def known_fraction(text: str, vocabulary: Collection[str]) -> float:

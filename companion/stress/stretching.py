@@ -35,10 +35,8 @@ def stretched(wave: np.ndarray, rate: float, method: str) -> np.ndarray:
 
 
 def _overlapped(wave: np.ndarray, rate: float) -> np.ndarray:
-    """The wave through as many ``atempo`` as keep each between 0.5 and 2: above, it drops audio.
-
-    Their correlations are in float32, so the wave is scaled by a power of two, which is undone.
-    """
+    """The wave through as many ``atempo`` as keep each between 0.5 and 2: above, it drops audio."""
+    # their correlations are in float32, so the wave is scaled by a power of two, which is undone
     _, exponent = np.frexp(np.abs(wave).max())
     padded = np.concatenate([np.ldexp(wave, -exponent), np.zeros(_TAIL)])
     count = max(1, math.ceil(abs(math.log2(rate))))
