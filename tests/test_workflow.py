@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -124,10 +126,24 @@ else:
     target.with_suffix(".written").write_text(f"{product}\\n")
 """
 """Stands for the execution of a notebook: rows with their key, for once without a model."""
+IMPORTED = ("snakemake.cli", "pyarrow.parquet", "yaml", "av", "soundfile", "papermill.iorw")
+
+
+COMMANDS = {"python": (), "snakemake": ("-m", "snakemake")}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a server of forks listens that has imported Snakemake, and nothing of a project."""
+    folder = tmp_path_factory.mktemp("server")
+    running = forks.serve(folder, *IMPORTED)
+    yield folder
+    running.kill()
+    running.wait()
+
+
+@pytest.fixture(scope="module")
+def made(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real Makefile and workflow on a small project, in which everything was made."""
     folder = tmp_path_factory.mktemp("made") / "project"
     for name in REAL:
@@ -139,11 +155,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notebooks").mkdir()
     for name, parameters in NOTEBOOKS.items():
         (folder / "notebooks" / f"{name}.ipynb").write_text(_notebook(parameters))
-    bin_ = folder / ".venv" / "bin"
-    bin_.mkdir(parents=True)
-    for name, command in (("python", ""), ("snakemake", " -m snakemake")):
-        (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
-        (bin_ / name).chmod(0o755)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name, first in COMMANDS.items():
+        forks.python(folder / ".venv" / "bin" / name, server, *first)
     for name in ("requirements.lock", "requirements.weights"):
         shutil.copy(folder / name, folder / ".venv")
     assert _stale(folder) == EVERYTHING
@@ -526,6 +540,8 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
 
 def test_kills_lose_nothing_that_was_made(project: Path) -> None:
     """Of jobs, of the engine alone, and of everything; then the same command makes the rest."""
+    for name, first in COMMANDS.items():
+        forks.python(project / ".venv" / "bin" / name, None, *first)
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
     for name in wanted:
@@ -693,7 +709,7 @@ def _dry(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     given = {"N": "", "MODELS": ""} | dict(each.split("=") for each in arguments)
     return subprocess.run(
         [
-            sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile",
+            ".venv/bin/snakemake", "--snakefile", "workflow/Snakefile",
             "--workflow-profile", "workflow/profiles/local", "--cores", "2", "--dry-run",
             "--config", "profiles=ladder", f"models={given['MODELS']}", f"utterances={given['N']}",
             "--", "figures",
