@@ -128,9 +128,6 @@ else:
 IMPORTED = ("snakemake.cli", "pyarrow.parquet", "yaml", "av", "soundfile", "papermill.iorw")
 
 
-COMMANDS = {"python": (), "snakemake": ("-m", "snakemake")}
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a server of forks listens that has imported Snakemake, and nothing of a project."""
@@ -155,8 +152,7 @@ def made(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parameters in NOTEBOOKS.items():
         (folder / "notebooks" / f"{name}.ipynb").write_text(_notebook(parameters))
     (folder / ".venv" / "bin").mkdir(parents=True)
-    for name, first in COMMANDS.items():
-        forks.python(folder / ".venv" / "bin" / name, server, *first)
+    _install(folder, server)
     for name in ("requirements.lock", "requirements.weights"):
         shutil.copy(folder / name, folder / ".venv")
     assert _stale(folder) == EVERYTHING
@@ -537,10 +533,9 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     assert _stale(project) == set()
 
 
-def test_kills_lose_nothing_that_was_made(project: Path) -> None:
+def test_kills_lose_nothing_that_was_made(project: Path, server: Path) -> None:
     """Of jobs, of the engine alone, and of everything; then the same command makes the rest."""
-    for name, first in COMMANDS.items():
-        forks.python(project / ".venv" / "bin" / name, None, *first)
+    _install(project, None)
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
     for name in wanted:
@@ -562,6 +557,7 @@ def test_kills_lose_nothing_that_was_made(project: Path) -> None:
         rows = list((project / "build" / "ladder").rglob("*.parquet"))
         assert all(pq.read_table(path).num_rows == 1 for path in rows)
     (project / "slow").unlink()
+    _install(project, server)
     deadline = time.monotonic() + 60
     while (done := _make(project, "figures")).returncode:  # orphans may still be at work
         assert time.monotonic() < deadline, done.stderr
@@ -627,6 +623,12 @@ def test_help_lists_every_command() -> None:
     for command in set(phony[1].split()):
         assert re.search(rf"^  {command} +\w", shown, re.MULTILINE), command
     assert _make(ROOT).stdout == shown
+
+
+def _install(folder: Path, server: Path | None) -> None:
+    """The commands of an environment: forks of a server, or of none the usual processes."""
+    for name, first in {"python": (), "snakemake": ("-m", "snakemake")}.items():
+        forks.python(folder / ".venv" / "bin" / name, server, *first)
 
 
 def _notebook(parameters: str) -> str:
