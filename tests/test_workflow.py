@@ -525,6 +525,7 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     _replace(project / "data" / "corpus" / "1" / "1.flac", "", "louder")
     first = _start(project)
     while _is_free(project / "build" / "running"):
+        assert first.poll() is None, "it holds no lock"
         time.sleep(0.1)
     second = _make(project, "figures")
     assert second.returncode == 2
