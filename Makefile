@@ -40,7 +40,7 @@ smoke: $(ENV) ## measure the few utterances of data/smoke/, which the tests read
 	@$(SNAKEMAKE) profiles=smoke evidence=yes -- evidence && $(BIN)/python -m companion.measurement.inputs --models xs-0 m-0 --output data/smoke/inputs
 test: $(ENV) ## check style and types, run the tests and all notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --nbval-lax \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --nbval-lax \
 	  --nbval-kernel-startup-timeout=600 --nbval-cell-timeout=300 $(wildcard notebooks/*.ipynb) tests spectral companion
 env: $(ENV) ## create the environment in .venv, with the versions of requirements.lock
 	@echo "$(VENV) is ready; activate it with: . $(BIN)/activate"

@@ -7,6 +7,13 @@ import warm
 
 from companion.models.random_layers import random_layer
 
+LONG = {f"test_{of}" for of in ("workflow", "rules", "planted_effects", "training", "weights")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that at the end no worker waits for another."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Notebooks are checked by kernels of one server, whichever worker checks them."""

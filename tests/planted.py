@@ -21,7 +21,7 @@ from companion.measurement.settings import SpectralSettings
 from companion.measurement.spectra import Side, component_numbers, matched_rows
 from companion.measurement.texts import Row
 
-WIDTH, LAYERS, COMPONENT = 96, 2, "cross_attention"
+WIDTH, COMPONENT = 96, "cross_attention"
 DRAWS = 3
 UNPAIRED_SEEDS = 4
 SETTINGS = SpectralSettings(
@@ -44,6 +44,7 @@ class Plan:
     drift: float = 0.0
     voices: int = 16
     each: int = 6
+    layers: int = 2
     seed: int = 0
 
 
@@ -87,14 +88,14 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
     def side(name: str, steeper: float = 0.0) -> Side:
         own = slopes + steeper + rng.normal(0, 0.02, count)
         tokens = torch.from_numpy(lengths[name]).long()
-        return Side(texts, _activations(own, tokens, rng, plan.drift), tokens)
+        return Side(texts, _activations(own, tokens, rng, plan), tokens)
 
     clean, hell = side("clean"), side("hell", plan.steeper)
     sides = {"clean": clean, "hell": hell}
     measured = pd.DataFrame(_measured(sides))
     if not nulls:
         return measured, pd.DataFrame()
-    steeper = _activations(slopes + plan.steeper, clean.lengths, rng, plan.drift)
+    steeper = _activations(slopes + plan.steeper, clean.lengths, rng, plan)
     forced = Side(texts, steeper, clean.lengths)
     known = {
         SHUFFLED: shuffled_sides(sides, plan.seed),
@@ -129,14 +130,14 @@ def _measured(sides: dict[str, Side]) -> list[Row]:
 
 
 def _activations(
-    slopes: np.ndarray, lengths: Tensor, rng: np.random.Generator, drift: float = 0.0
+    slopes: np.ndarray, lengths: Tensor, rng: np.random.Generator, plan: Plan
 ) -> Tensor:
-    """Gaussian rows by the law i^-slope of each utterance: (utterances, LAYERS, tokens, WIDTH).
+    """Gaussian rows by the law i^-slope of each utterance: (utterances, layers, tokens, WIDTH).
 
-    With a ``drift`` the slope rises by it from the first to the last of an utterance's rows.
+    With a drift the slope rises by it from the first to the last of an utterance's rows.
     """
     modes, tokens = np.arange(1, WIDTH + 1), int(lengths.max())
     place = np.clip(np.arange(tokens) / (lengths.numpy()[:, None] - 1), 0, 1) - 0.5
-    own = slopes[:, None] + drift * place  # (utterances, tokens)
-    drawn = rng.standard_normal((len(slopes), LAYERS, tokens, WIDTH))
+    own = slopes[:, None] + plan.drift * place  # (utterances, tokens)
+    drawn = rng.standard_normal((len(slopes), plan.layers, tokens, WIDTH))
     return torch.from_numpy(drawn * (modes ** (-own[..., None] / 2))[:, None])

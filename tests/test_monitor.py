@@ -31,6 +31,7 @@ from spectral.monitor import FEATURES, FIRST, MEANS, RANK, SIZE, Monitor, Readin
 from spectral.whisper import COMPONENTS
 
 STEPS, WINDOW = 12, 4
+END = 50257
 FORBIDDEN = (5, 7, 11)
 PLAIN = plain(STEPS)
 
@@ -161,6 +162,27 @@ def test_contributions_add_up_to_the_log_odds(case: Case, thresholds: Path) -> N
         odds = math.log(segment.risk / (1 - segment.risk)) - monitor.score.bias
         assert sum(segment.contributions.values()) == pytest.approx(odds, abs=1e-6)
         assert segment.component == max(segment.contributions, key=segment.contributions.get)
+
+
+@pytest.mark.parametrize("after", [END, 7])
+def test_a_text_that_ended_is_read_no_further_whatever_its_row_is_fed(
+    openai: Case, thresholds: Path, after: int
+) -> None:
+    """Beside a longer one: the end again, or a token of text that pads the batch."""
+    model, readings = openai.model, list[Reading]()
+    rows = ((400, 500, END, after, after), (400, 500, 600, 700, 800))
+    with Monitor(model, thresholds=thresholds, watch=readings.append) as monitor, torch.no_grad():
+        context = model.encoder(openai.features[:2])
+        cache, hooks = model.install_kv_cache_hooks()
+        for tokens in (torch.tensor([PROMPT] * 2), *torch.tensor(rows).T[..., None]):
+            model.decoder(tokens, context, kv_cache=cache)
+        for hook in hooks:
+            hook.remove()
+    assert [segment.tokens for segment in monitor.segments] == [(400, 500), rows[1]]
+    short, long = ([r for r in readings if r.row == row] for row in (0, 1))
+    assert (len(short), len(long)) == (2, 5)
+    assert monitor.segments[0].risks == tuple(reading.risk for reading in short)
+    assert monitor.segments[0].risk == pytest.approx(short[-1].segment_risk)
 
 
 def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path) -> None:

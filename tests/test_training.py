@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -563,6 +564,9 @@ def test_the_command_trains_every_seed_and_only_once_and_reports_what_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Its workers are forks here; as typed, below, they are spawned."""
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(run_module.multiprocessing, "get_context", lambda _: forking)
     raw["sizes"]["xxs"]["seeds"] = 2
     raw["sizes"]["odd"] = raw["sizes"]["xxs"] | {"heads": 3, "seeds": 1}  # 16 is no multiple of it
     reread(raw, tiny_recipe)

@@ -9,10 +9,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -124,10 +125,21 @@ else:
     target.with_suffix(".written").write_text(f"{product}\\n")
 """
 """Stands for the execution of a notebook: rows with their key, for once without a model."""
+IMPORTED = ("snakemake.cli", "pyarrow.parquet", "yaml", "av", "soundfile", "papermill.iorw")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a server of forks listens that has imported Snakemake, and nothing of a project."""
+    folder = tmp_path_factory.mktemp("server")
+    running = forks.serve(folder, *IMPORTED)
+    yield folder
+    running.kill()
+    running.wait()
+
+
+@pytest.fixture(scope="module")
+def made(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real Makefile and workflow on a small project, in which everything was made."""
     folder = tmp_path_factory.mktemp("made") / "project"
     for name in REAL:
@@ -139,11 +151,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notebooks").mkdir()
     for name, parameters in NOTEBOOKS.items():
         (folder / "notebooks" / f"{name}.ipynb").write_text(_notebook(parameters))
-    bin_ = folder / ".venv" / "bin"
-    bin_.mkdir(parents=True)
-    for name, command in (("python", ""), ("snakemake", " -m snakemake")):
-        (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
-        (bin_ / name).chmod(0o755)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    _install(folder, server)
     for name in ("requirements.lock", "requirements.weights"):
         shutil.copy(folder / name, folder / ".venv")
     assert _stale(folder) == EVERYTHING
@@ -516,6 +525,7 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     _replace(project / "data" / "corpus" / "1" / "1.flac", "", "louder")
     first = _start(project)
     while _is_free(project / "build" / "running"):
+        assert first.poll() is None, "it holds no lock"
         time.sleep(0.1)
     second = _make(project, "figures")
     assert second.returncode == 2
@@ -524,8 +534,9 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
     assert _stale(project) == set()
 
 
-def test_kills_lose_nothing_that_was_made(project: Path) -> None:
+def test_kills_lose_nothing_that_was_made(project: Path, server: Path) -> None:
     """Of jobs, of the engine alone, and of everything; then the same command makes the rest."""
+    _install(project, None)
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
     for name in wanted:
@@ -547,6 +558,7 @@ def test_kills_lose_nothing_that_was_made(project: Path) -> None:
         rows = list((project / "build" / "ladder").rglob("*.parquet"))
         assert all(pq.read_table(path).num_rows == 1 for path in rows)
     (project / "slow").unlink()
+    _install(project, server)
     deadline = time.monotonic() + 60
     while (done := _make(project, "figures")).returncode:  # orphans may still be at work
         assert time.monotonic() < deadline, done.stderr
@@ -612,6 +624,12 @@ def test_help_lists_every_command() -> None:
     for command in set(phony[1].split()):
         assert re.search(rf"^  {command} +\w", shown, re.MULTILINE), command
     assert _make(ROOT).stdout == shown
+
+
+def _install(folder: Path, server: Path | None) -> None:
+    """The commands of an environment: forks of a server, or of none the usual processes."""
+    for name, first in {"python": (), "snakemake": ("-m", "snakemake")}.items():
+        forks.python(folder / ".venv" / "bin" / name, server, *first)
 
 
 def _notebook(parameters: str) -> str:
@@ -693,7 +711,7 @@ def _dry(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     given = {"N": "", "MODELS": ""} | dict(each.split("=") for each in arguments)
     return subprocess.run(
         [
-            sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile",
+            ".venv/bin/snakemake", "--snakefile", "workflow/Snakefile",
             "--workflow-profile", "workflow/profiles/local", "--cores", "2", "--dry-run",
             "--config", "profiles=ladder", f"models={given['MODELS']}", f"utterances={given['N']}",
             "--", "figures",
