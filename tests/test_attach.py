@@ -27,7 +27,8 @@ from whisper.decoding import DecodingOptions, DecodingTask
 from whisper.model import Whisper
 
 import spectral
-from companion.measurement.jacobians import _stack, jacobian_columns
+from companion.measurement.jacobians import Stack, jacobian_columns
+from companion.measurement.tangents import as_norm
 from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import greedy
 from companion.models.forcing import residual_streams
@@ -37,6 +38,7 @@ from companion.models.rules import OPENAI, UNRESTRICTED
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from spectral.tracing.trace import Trace
+from spectral.whisper import as_layer
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")
@@ -549,7 +551,9 @@ def test_jacobians_are_those_of_the_measurement(tiny: SpeechModel, ragged: Tenso
         step = -(-length // 3)
         first = streams.text.start
         chosen = slice(first + (length - 1) % step // 2, streams.text.stop, step)
-        wanted = jacobian_columns(_stack(tiny), streams, chosen, 2, 0)
+        layers = [as_layer(layer.layer, torch.float64) for layer in tiny.layers]
+        stack = Stack(layers, as_norm(tiny.final_norm, torch.float64))
+        wanted = jacobian_columns(stack, streams, chosen, 2, 0)
         assert own["token"].unique().tolist() == [p - first for p in range(99)[chosen]]
         for mine, theirs in {
             "sigma_1": "sigma_1", "ratio": "singular_value_ratio", "gain": "gain",
