@@ -402,7 +402,10 @@ def as_png(image: Image.Image) -> bytes:
     Filters, which are meant for photographs, make flat drawings a third larger.
     """
     pixels = np.asarray(image.convert("RGB"))
-    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    # as numbers, since to sort rows of three takes ten times as long
+    codes = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    known, index = np.unique(codes, return_inverse=True)
+    colours = (known[:, None] >> np.array([16, 8, 0], np.uint32)).astype(np.uint8)
     few = len(colours) <= 256
     lines = (index.astype(np.uint8) if few else pixels).reshape(len(pixels), -1)
     packed = zlib.compress(np.pad(lines, ((0, 0), (1, 0))).tobytes(), 9)
