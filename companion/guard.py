@@ -20,7 +20,6 @@ from whisper.model import Whisper
 from companion.models.decoding import Heard, hear, transcribe_heard, windows
 from companion.models.openai_model import OpenAIModel
 from companion.models.rules import OPENAI, UNRESTRICTED, Rule, forbidden
-from companion.models.transformers_model import TransformersModel
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.text import normalise, without_annotations
@@ -290,6 +289,8 @@ def _view(model: Any, processor: Any) -> SpeechModel:
             f"a {type(model).__name__} without its processor: give Guard(model, processor), as "
             "WhisperProcessor.from_pretrained has it"
         )
+    from companion.models.transformers_model import TransformersModel  # here: it takes seconds
+
     return TransformersModel("whisper", model, processor.tokenizer, processor.feature_extractor)
 
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from librosa import resample
-from scipy.signal import butter, sosfiltfilt
 
 from companion.speech.corpus import SAMPLE_RATE
 from companion.stress.mixture import Mixture, Speakers
@@ -48,6 +46,9 @@ class Telephone(Perturbation):
     name: ClassVar[str] = "telephone"
 
     def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        from librosa import resample  # here: to import them takes a second
+        from scipy.signal import butter, sosfiltfilt
+
         bands = butter(_ORDER, _BAND, "bandpass", fs=_LINE_RATE, output="sos")
         wave = mixture.wave.astype(np.float64)
         line = resample(wave, orig_sr=SAMPLE_RATE, target_sr=_LINE_RATE, res_type="soxr_hq")
