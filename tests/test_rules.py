@@ -66,15 +66,26 @@ def ending_whisper(vocabulary: int, mels: int) -> whisper.Whisper:
     return model
 
 
-@pytest.fixture(scope="module", params=list(SIZES))
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, tuple[SpeechModel, SpeechModel]]:
+    """Those that were made, as pytest parts with them between tests of other sizes."""
+    return {}
+
+
+@pytest.fixture(params=list(SIZES))
 def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    pairs: dict[str, tuple[SpeechModel, SpeechModel]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[SpeechModel, SpeechModel]:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    model = ending_whisper(*SIZES[request.param])
-    file = write_openai(folder / "random.pt", model)
-    other = write_transformers(folder / "random", model)
-    return load(str(file), NOWHERE, CPU), load(str(other), NOWHERE, CPU)
+    """The same random weights through both libraries."""
+    if request.param not in pairs:
+        folder = tmp_path_factory.mktemp("checkpoints")
+        model = ending_whisper(*SIZES[request.param])
+        file = write_openai(folder / "random.pt", model)
+        other = write_transformers(folder / "random", model)
+        pairs[request.param] = load(str(file), NOWHERE, CPU), load(str(other), NOWHERE, CPU)
+    return pairs[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +99,7 @@ def waves() -> list[np.ndarray]:
     return [*spoken, *(np.asarray(wave, np.float32) for wave in made)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def features(pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]) -> Tensor:
     """Of speech, silence and a tone."""
     return pair[0].features([*waves[1:5], waves[-2]])
