@@ -367,9 +367,7 @@ class _Batch:
         text.rows = rows[len(new) :].clone()
         by_place = rows.transpose(0, 1).float()
         grams = (by_place @ by_place.mT).unfold(1, window, 1).unfold(2, window, 1)
-        exact = (
-            grams.diagonal(dim1=1, dim2=2).movedim(-1, 0).double()
-        )  # (n, places, window, window)
+        exact = grams.diagonal(dim1=1, dim2=2).movedim(-1, 0).double()  # (n, places, w, w)
         squares = exact.diagonal(dim1=-2, dim2=-1).sum(-1)
         if not bool(squares.isfinite().all()):
             raise ValueError(

@@ -20,31 +20,25 @@ from companion.results.intervals import (
     mean_over,
     ratio_over,
 )
-from spectral.monitor import Score
-from spectral.whisper import COMPONENTS
+from spectral.monitor import CONFIDENCE, Score
 
 FALLBACK = "transcribe's fallback"
 VOICE = "silero-vad"
 GUARD = "guard: "
 """Before the name of a policy."""
 
-_PROBABILITIES = ("forbidden_first", "no_speech_probability", "forbidden_mean")
-_LEAST_PROBABILITY = 1e-8
-
 
 def risks(rows: pd.DataFrame, score: Score) -> tuple[np.ndarray, np.ndarray]:
-    """The monitor's risk of every row, NaN of a text without tokens, and what raises it most."""
-    odds = np.full(len(rows), score.bias)
-    parts = {part: np.zeros(len(rows)) for part in ("confidence", *COMPONENTS)}
-    for name, weight in score.weights.items():
-        values = rows[name].to_numpy(float)
-        if name in _PROBABILITIES:
-            values = np.log10(np.maximum(values, _LEAST_PROBABILITY))
-        added = weight * (values - score.means[name])
-        odds = odds + added
-        parts[next((part for part in COMPONENTS if name.startswith(part)), "confidence")] += added
-    result = np.where(rows.tokens > 0, 1 / (1 + np.exp(-np.clip(odds, -700, 700))), math.nan)
-    names = np.array([*parts])[np.argmax(np.stack([*parts.values()]), axis=0)]
+    """The monitor's risk of every row, and what raises it most.
+
+    NaN of a text without tokens, and of one of which less was measured than the score weighs.
+    """
+    result, names = np.full(len(rows), math.nan), np.full(len(rows), CONFIDENCE, object)
+    weighed = rows[[*score.weights]].astype(float)
+    known = (rows.tokens > 0) & weighed.notna().all(axis=1)
+    for i in np.flatnonzero(known):
+        result[i], parts = score.risk(weighed.iloc[i].to_dict())
+        names[i] = max(parts, key=parts.__getitem__)
     return result, names
 
 
