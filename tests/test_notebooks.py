@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat import v4
-from sections import Profile
+from sections import Profile, is_committed
 
 from companion.measurement.keys import VERSIONS
 
@@ -67,6 +67,15 @@ def test_every_profile_fits_the_notebooks_and_every_notebook_is_run_by_one(
     assert set(VERSIONS) <= names
     by_hand = {"measure", "explore"}  # the one runs for every kind, the other for a reader
     assert names - set(VERSIONS) | by_hand == {at.stem for at in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_rows_that_come_with_the_project_are_what_their_profile_asks_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    stale = Profile(name, models="", utterances="").stale()
+    assert not {path: why for path, why in stale.items() if is_committed(path)}
 
 
 @every_notebook
