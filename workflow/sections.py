@@ -9,6 +9,7 @@ names tables in figures/ as ``<something>_table`` or ``<something>_tables`` thos
 """
 
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ Run = tuple[str, str]  # kind and model
 RESULTS, MODELS, LADDER = "results", "models", "ladder"
 UNPAIRED = "unpaired"
 TABLES = ("_table", "_tables")
+COSTS = Path("data/benchmarks/kinds-cpu.csv")  # which scripts/costs.py writes
 
 
 class Profile:
@@ -214,6 +216,16 @@ def complaint(stale: dict[str, str]) -> str:
         f"{path}{others}: {reason}; `make evidence` measures such rows again (hours for all of "
         "them), or go back to what they were measured with"
     )
+
+
+def cost(kind: str) -> str:
+    """What an utterance took in a kind of measurement, of models of which that was measured."""
+    if not COSTS.exists():
+        return ""
+    with COSTS.open(encoding="utf-8", newline="") as table:
+        known = [row for row in csv.DictReader(table) if row["kind"] == kind]
+    told = [f"{float(row['seconds']):.2g} s of {row['model']}" for row in known]
+    return f" (an utterance took {', '.join(told)})" if told else ""
 
 
 def from_root(value: object) -> Path:
