@@ -1,8 +1,7 @@
 """Spectra of a transformer's activations, the graphs its tokens form, and its layers' Jacobians.
 
-Kernels on torch tensors: batched over any leading dimensions, on the tensor's own device. Spectra
-and graphs are computed in float64 whatever the input, Jacobians in the dtype of the layer.
-Importing this package needs torch alone.
+Kernels on torch tensors, batched over any leading dimensions, on the tensor's own device: spectra
+and graphs in float64, Jacobians in the dtype of the layer. Importing this needs torch alone.
 """
 
 from spectral.graphs import attention_graph, graph_kirchhoff_index, similarity_graph

@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 
 CACHED, ON_DEVICE = 2**20, 2**28
-"""Numbers that a chunk of tokens may need, by default: on a CPU, so that they stay in its caches
-(and clear of the page faults that allocations above 32 MiB pay); and on any other device."""
+"""Numbers that a chunk of tokens may need: on a CPU, to stay in its caches; and elsewhere."""
 
 
 def as_float64(values: Tensor, name: str, layout: str) -> Tensor:
-    """``values`` in float64 and outside autograd, after its dtype and dimensions are checked.
+    """``values`` in float64 and outside autograd, checked to be real floating point.
 
-    ``layout``: the expected shape, such as ``(*batch, tokens, width)``. Raises TypeError if it is
-    no tensor, ValueError if it is not real floating point or has fewer dimensions.
+    ``layout``: their shape, such as ``(*batch, tokens, width)``, as the error says it.
     """
     if not isinstance(values, Tensor):
         raise TypeError(

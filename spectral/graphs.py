@@ -1,7 +1,6 @@
 """The latent graph: tokens as nodes, attention or similarity as weights, and its Kirchhoff index.
 
-All kernels are batched over any leading dimensions, stay on the device of their input, take any
-floating dtype, compute in float64 and return float64 without gradients.
+Of any floating dtype, computed in float64 and returned in float64 without gradients.
 """
 
 import math
@@ -57,7 +56,6 @@ def similarity_graph(hidden_states: Tensor, mask: Tensor | None = None) -> Tenso
     .. math:: w_{st} = \max\bigl(0, h_s \cdot h_t / (|h_s| |h_t|)\bigr), \qquad s \ne t
 
     A cosine within D 2^-51 of zero is rounding, and exactly zero: orthogonal tokens share no edge.
-    T^2 D multiply-adds.
 
     Of ``hidden_states`` ``(*batch, tokens, width)``, finite where the ``mask`` ``(*batch, tokens)``
     is true: ``(*batch, tokens, tokens)``, float64, without unit. A hidden state of zeros has no
@@ -97,25 +95,19 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     connected graphs; in units of 1 / weight.
 
     No eigenvalue is computed: :math:`Kf = n\,\mathrm{tr} N - 1'N1` for N any symmetric generalised
-    inverse of the Laplacian. Where the graph mixes well, N comes from one Cholesky factor of the
-    Laplacian plus a matrix of rank one, n^3 / 3 multiply-adds, right to 1e-11 n at worst and to
-    1e-12 as measured (:func:`by_cholesky`, which bounds its own error and so decides). Any other
-    graph goes through an elimination that subtracts nothing, some ten times as long, and right to
-    n^2 2^-52 however far apart the weights are (:func:`by_elimination`). Memory for two to four
+    inverse of the Laplacian. Where the graph mixes well, by :func:`by_cholesky`, right to 1e-11 n
+    at worst and to 1e-12 as measured, which bounds its own error and so decides; any other graph by
+    :func:`by_elimination`, some ten times as long, right to n^2 2^-52. Memory for two to four
     copies of the weights in float64, and for about six where graphs are eliminated.
 
-    Args:
-        weights: Shape ``(*batch, nodes, nodes)``, non-negative, symmetric to within 1e-6 of the
-            graph's largest weight (the mean of the two directions is used). The diagonal does not
-            matter, as a loop has no part in a Laplacian.
-        mask: Shape ``(*batch, nodes)``, bool, true where a node is real; all of them by default.
-            What lies in rows and columns of a false entry does not matter, be it NaN.
-
-    Returns ``(*batch,)``, float64: infinite where the real nodes are not connected (or where Kf
-    exceeds float64, as for weights of 1e-310), 0 for one real node or none. Raises ValueError for
-    weights that are not square, not floating or not symmetric, a mask of another shape, dtype or
-    device, NaN, infinity or a negative between real nodes, or a positive weight below 1e-280 of its
-    graph's largest.
+    Of weights ``(*batch, nodes, nodes)``, non-negative, symmetric to within 1e-6 of the graph's
+    largest (the mean of the two directions is used), of any diagonal, and a mask ``(*batch,
+    nodes)``, bool, true where a node is real, by default all; what lies in rows and columns of a
+    false entry does not matter, be it NaN: ``(*batch,)``, float64, infinite where the real nodes
+    are not connected (or where Kf exceeds float64, as for weights of 1e-310), 0 for one real node
+    or none. Raises ValueError for weights that are not square, not floating or not symmetric, a
+    mask of another shape, dtype or device, NaN, infinity or a negative between real nodes, or a
+    positive weight below 1e-280 of its graph's largest.
 
     >>> path = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     >>> graph_kirchhoff_index(path)
@@ -132,10 +124,10 @@ def graph_kirchhoff_index(weights: Tensor, mask: Tensor | None = None) -> Tensor
     mask, weights = mask.reshape(-1, nodes), weights.reshape(-1, nodes, nodes)
 
     index, error = by_cholesky(_without_loops(weights / unit[:, None, None]), mask)
-    rest = (~(error <= TRUSTED)).nonzero()[:, 0]  # NaN is not trusted either
-    if len(rest):
-        few = _without_loops(weights[rest] / unit[rest, None, None])
-        index[rest] = by_elimination(few, mask[rest])
+    doubtful = (~(error <= TRUSTED)).nonzero()[:, 0]  # NaN is not trusted either
+    if len(doubtful):
+        scaled = _without_loops(weights[doubtful] / unit[doubtful, None, None])
+        index[doubtful] = by_elimination(scaled, mask[doubtful])
     return (index / unit).reshape(batch)
 
 
@@ -159,8 +151,7 @@ def _between_real_nodes(
 
 
 def _without_loops(weights: Tensor) -> Tensor:
-    """In place."""
-    weights.diagonal(dim1=-2, dim2=-1).zero_()
+    weights.diagonal(dim1=-2, dim2=-1).zero_()  # in place
     return weights
 
 
@@ -212,9 +203,7 @@ def _require_ratio(weights: Tensor, largest: Tensor) -> None:
 
 
 def by_cholesky(weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Kirchhoff index by one Cholesky factor, and a bound on its relative error.
-
-    Works in the memory of ``weights``, for fresh pages cost time too.
+    r"""Kirchhoff index by one Cholesky factor, and a bound on its relative error; in place.
 
     .. math:: Kf = n\,\mathrm{tr}\,M^{-1} - 1'M^{-1}1, \qquad M = L + d d' / (1'd)
 
@@ -227,9 +216,8 @@ def by_cholesky(weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     Rounding, of H, of the factor and of the inverse, is a relative change of H by some
     :math:`\gamma = n u` (u = 2^-53; Higham 2002, theorem 10.3; n^2 u at the very worst). It changes
     Kf by :math:`\gamma \|H^{-1}\|_2` of itself at most, times what the difference above loses; X
-    being the inverse of the factor, :math:`\|H^{-1}\|_2 \le \|X\|_1 \|X\|_\infty`. As H is singular
-    where the graph is not connected, the inverse of what rounding makes of it is then so large
-    that the bound exceeds 1.
+    being the inverse of the factor, :math:`\|H^{-1}\|_2 \le \|X\|_1 \|X\|_\infty`. Where the graph
+    is not connected H is singular, and the bound exceeds 1.
     """
     unit = torch.finfo(torch.float64).eps / 2
     count, degree = mask.sum(-1), weights.sum(-1)
@@ -248,36 +236,32 @@ def by_cholesky(weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inverse_numbers(factor: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Trace and sum of diag(scale) H^-1 diag(scale), and a bound on the 2-norm of H^-1 = X'X.
-
-    X is the inverse of the lower factor, some columns at a time, only from the diagonal down.
-    """
+    """Trace and sum of diag(scale) H^-1 diag(scale), and a bound on the 2-norm of H^-1 = X'X."""
     n = factor.shape[-1]
+    # X, the inverse of the lower factor, some columns at a time, only from the diagonal down.
     trace, total, rows = (torch.zeros_like(part) for part in (scale[:, 0], scale, scale))
     columns = torch.zeros_like(scale[:, 0])
     width = max(_BLOCK, n // 6)
     for start in range(0, n, width):
-        some = slice(start, start + width)
+        block = slice(start, start + width)
         unit = torch.eye(n - start, min(width, n - start), dtype=scale.dtype, device=scale.device)
         inverse = torch.linalg.solve_triangular(factor[:, start:, start:], unit, upper=False)
-        total[:, start:] += (inverse @ scale[:, some, None])[..., 0]
-        trace += (vector_norm(inverse, dim=-2) * scale[:, some]).square().sum(-1)
+        total[:, start:] += (inverse @ scale[:, block, None])[..., 0]
+        trace += (vector_norm(inverse, dim=-2) * scale[:, block]).square().sum(-1)
         rows[:, start:] += vector_norm(inverse, 1, dim=-1)
         columns = torch.maximum(columns, vector_norm(inverse, 1, dim=-2).amax(-1))
     return trace, total.square().sum(-1), rows.amax(-1) * columns
 
 
 def by_elimination(weights: Tensor, mask: Tensor) -> Tensor:
-    r"""Kirchhoff index by an elimination that subtracts nothing, however far apart the weights are.
+    """Kirchhoff index by an elimination that subtracts nothing, however far apart the weights are.
 
-    With one node g grounded, N is the inverse of the Laplacian without g, and comes from block
-    elimination in terms of weights between nodes and weights to ground alone, never of the
-    Laplacian's diagonal (after Grassmann, Taksar & Heyman 1985; Alfa, Xue & Ye 2002). It adds,
-    multiplies and divides non-negative numbers, so that every entry of N is right to about
-    n 2^-52 of itself, and the last difference loses a factor n at the very most. For the same
-    reason connectivity is decided by structure and not by rounding: the elimination meets a zero
-    exactly where a component of the graph has no way to g. 2/3 n^3 multiply-adds, nearly all in
-    matrix products.
+    With one node grounded, N is the inverse of the Laplacian without it, by block elimination of
+    weights between nodes and to ground, never of the Laplacian's diagonal (after Grassmann, Taksar
+    & Heyman 1985; Alfa, Xue & Ye 2002). It adds, multiplies and divides non-negative numbers, so
+    that every entry of N is right to about n 2^-52 of itself, the last difference loses a factor n
+    at most, and a zero is met exactly where a component of the graph has no way to ground. 2/3 n^3
+    multiply-adds, nearly all in matrix products.
     """
     # Any real node would do; the last difference cancels least for a central one, a heavy one.
     total = weights.sum(-1).masked_fill(~mask, -1.0)
@@ -296,9 +280,8 @@ def by_elimination(weights: Tensor, mask: Tensor) -> Tensor:
 def _grounded_inverse(weights: Tensor, to_ground: Tensor) -> Tensor:
     """Inverse of diag(to_ground + row sums of weights) - weights, by non-negative sums alone.
 
-    Of weights ``(batch, n, n)``, read above the diagonal, and what each diagonal entry exceeds the
-    row's weights by, ``(batch, n)``. Infinity or NaN on the diagonal of a node that no path of
-    weights links to ground.
+    Of weights ``(batch, n, n)``, read above the diagonal. Infinity or NaN on the diagonal of a node
+    that no path of weights links to ground.
     """
     n = to_ground.shape[-1]
     if n <= _BLOCK:
@@ -325,8 +308,8 @@ def _grounded_inverse(weights: Tensor, to_ground: Tensor) -> Tensor:
 def _inverse_of_block(weights: Tensor, to_ground: Tensor) -> Tensor:
     """The same for a few nodes, eliminated one by one: N = (1 - J)^-1 P^-1 (1 - J')^-1.
 
-    P are the pivots, and J, strictly upper triangular, the probabilities to jump to a later node,
-    so that (1 - J)^-1 = (1 + J)(1 + J^2)(1 + J^4) ... is a finite product of non-negative factors.
+    P are the pivots, J the probabilities to jump to a later node: strictly upper triangular, so
+    that (1 - J)^-1 = (1 + J)(1 + J^2)(1 + J^4) ... is a finite product of non-negative factors.
     """
     n = to_ground.shape[-1]
     ways = torch.cat([weights.triu(1), to_ground[..., None]], -1)

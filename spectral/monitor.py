@@ -1,8 +1,7 @@
 """``spectral.Monitor``: a risk that a Whisper invents text, token by token while it decodes.
 
-What it weighs, and how much, was fitted elsewhere and is read from a file of thresholds. It holds
-the last few rows of every component and their Gram matrices, updated by one row a token, so that
-its memory and its work a token do not grow with the text.
+What it weighs is read from a file of thresholds. It holds the last few rows of every component, so
+that its memory and its work a token do not grow with the text.
 """
 
 import importlib
@@ -31,8 +30,6 @@ FIRST = ("forbidden_first", "no_speech_probability")
 MEANS = ("entropy", "free_log_probability", "forbidden_mean")
 SIZE, RANK = "window_log10_size", "window_n_eff"
 _PROBABILITIES = {"forbidden_first", "no_speech_probability", "forbidden_mean"}
-_LEAST_PROBABILITY = 1e-8
-_MOST_ODDS = 700.0  # a float's exponential goes little farther
 
 FEATURES = (*FIRST, *MEANS, *(f"{part}_{name}" for part in COMPONENTS for name in (SIZE, RANK)))
 """What a risk may be made of.
@@ -43,20 +40,13 @@ of no speech, as log10; of the last rows of a component, not centred: log10 of t
 norm and the effective rank of their Gram matrix, means over layers.
 """
 
-_OWNERS = {
-    name: next((part for part in COMPONENTS if name.startswith(part)), CONFIDENCE)
-    for name in FEATURES
-}
-_TOGETHER = 16  # tokens that are judged at once where nobody watches each as it is written
-
 
 @dataclass(frozen=True)
 class Score:
     """A logistic regression of the invention of text on some ``FEATURES``, and its threshold.
 
-    weights: of the features less their ``means``, by unit of the feature. window: rows and tokens
-    that slide. threshold: the risk of a segment from which on it is an alarm. doubt: a lower one,
-    from which on a second opinion is worth asking for.
+    weights: of the features less their ``means``. window: rows and tokens that slide. threshold:
+    the risk of a segment from which on it is an alarm; doubt: a lower one, for a second opinion.
     """
 
     weights: Mapping[str, float]
@@ -81,26 +71,26 @@ class Score:
         """The score of a model in a file of thresholds, by its name, or else by its size."""
         models = json.loads(path.read_text(encoding="utf-8"))["models"]
         alike = (other for other in models if size and size.items() <= models[other].items())
-        found = models.get(name or next(alike, None))
-        if found is None:
+        fitted = models.get(name or next(alike, None))
+        if fitted is None:
             raise ValueError(
                 f"{path}: no thresholds of {repr(name) if name else f'a model of {size}'}; there "
                 f"are {', '.join(models)}: name one of them, Monitor(model, name=...), or fit "
                 "others and give their file as thresholds"
             )
-        if missing := [field.name for field in fields(cls) if field.name not in found]:
+        if missing := [field.name for field in fields(cls) if field.name not in fitted]:
             raise ValueError(f"{path}: a model lacks {', '.join(missing)}: fit it again")
-        return cls(**{field.name: found[field.name] for field in fields(cls)})
+        return cls(**{field.name: fitted[field.name] for field in fields(cls)})
 
     @cached_property
-    def heard(self) -> list[str]:
+    def components(self) -> list[str]:
         """The components that it weighs."""
         return [part for part in COMPONENTS if any(n.startswith(part) for n in self.weights)]
 
     def risk(self, values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-        """The risk, and every part's contribution to its log-odds, of all features that it weighs.
+        """The risk of all features that it weighs, and every part's contribution to its log-odds.
 
-        Raises ValueError for NaN or infinity. In plain numbers: of so few, tensors take longer.
+        Raises ValueError for NaN or infinity.
         """
         parts = dict.fromkeys((CONFIDENCE, *COMPONENTS), 0.0)
         for name, weight in self.weights.items():
@@ -108,18 +98,19 @@ class Score:
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: check the weights of the model and the sound")
             if name in _PROBABILITIES:
-                value = math.log10(max(value, _LEAST_PROBABILITY))
-            parts[_OWNERS[name]] += weight * (value - self.means[name])
+                value = math.log10(max(value, 1e-8))
+            owner = next((part for part in COMPONENTS if name.startswith(part)), CONFIDENCE)
+            parts[owner] += weight * (value - self.means[name])
         odds = self.bias + sum(parts.values())
-        return 1 / (1 + math.exp(-max(min(odds, _MOST_ODDS), -_MOST_ODDS))), parts
+        return 1 / (1 + math.exp(min(-odds, 700.0))), parts  # a float's exponential ends at 709
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One token of text as it is written.
+    """One token of text as it is written: ``index`` of the text in a ``row`` of the batch.
 
-    row: of the batch. risk: of the last tokens alone, from 0 to 1; segment_risk: of all of the
-    segment so far. component: what raises the risk of the last tokens most.
+    risk: of the last tokens alone, from 0 to 1; segment_risk: of all of the segment so far.
+    component: what raises the risk of the last tokens most.
     """
 
     row: int
@@ -134,10 +125,10 @@ class Reading:
 class Segment:
     """One text: a row of a batch in one run of the decoder.
 
-    run, row: which batch and which of its rows, from 0. attempt: which one at this audio, from 1,
+    run, row: which batch and which of its rows, from 0. attempt: which one at this sound, from 1,
     where openai-whisper tries several temperatures. risks: of every token. risk: of all of it, NaN
-    of a text without tokens, of which there is nothing to doubt; alarm: whether that reaches the
-    threshold. contributions: to the log-odds, of every component and the confidence.
+    of a text without tokens; alarm: whether that reaches the threshold. contributions: to the
+    log-odds, of every component and the confidence.
     """
 
     run: int
@@ -171,8 +162,8 @@ class Monitor(Recorder):
         forbidden: Tokens that are forbidden at every step; by default as the library says.
 
     Raises TypeError for a model of another structure; ValueError for a compiled one, one without
-    thresholds, beams, or NaN in what is weighed; RuntimeError inside the block, where a layer was
-    silent, or a cache was rearranged.
+    thresholds, beams, speculative decoding, decoding without a cache, or NaN in what is weighed;
+    RuntimeError inside the block, where a layer was silent, or a cache was rearranged.
 
     >>> with Monitor(model) as monitor:  # doctest: +SKIP
     ...     model.transcribe("talk.mp3")
@@ -191,33 +182,32 @@ class Monitor(Recorder):
         forbidden: Sequence[int] | None = None,
     ) -> None:
         decoder = recognise(model)
-        whole: Any = decoder.model
         if decoder.entry is None:
             raise ValueError("the model has neither `decode` nor `generate`: give the whole model")
         width = next(decoder.decoder.parameters()).shape[-1]
         size = {"layers": len(decoder.layers), "width": width, "vocabulary": decoder.vocabulary}
         self.score = Score.read(Path(thresholds), name, size)
-        last = whole.proj_out if decoder.entry == "generate" else decoder.decoder
-        super().__init__(decoder, self.score.heard, last)
-        never, blank, self.no_speech = _said_by_library(decoder)
-        never = never if forbidden is None else [*forbidden]
-        if not never:
+        generates = decoder.entry == "generate"
+        last: Any = decoder.model.proj_out if generates else decoder.decoder
+        super().__init__(decoder, self.score.components, last)
+        always, blank, self.no_speech = _forbidden_by_library(decoder)
+        always = always if forbidden is None else [*forbidden]
+        if not always:
             raise ValueError(
                 "the model's generation_config says nothing of suppress_tokens: give "
                 "Monitor(model, forbidden=...), the tokens that are forbidden at every step"
             )
-        tokens, device = ({*never}, {*never, *blank, decoder.end}), next(whole.parameters()).device
-        self.forbidden, self.forbidden_first = (
-            torch.tensor(sorted(each), device=device) for each in tokens
-        )
+        device = next(decoder.model.parameters()).device
+        self.forbidden = torch.tensor(sorted({*always}), device=device)
+        self.forbidden_first = torch.tensor(sorted({*always, *blank, decoder.end}), device=device)
         self.watch, self._past, self._count = watch, list[Segment](), 0
 
     @property
     def segments(self) -> list[Segment]:
         """All texts so far, in the order in which they began."""
         present = (run.state.segments() for run in self.runs if run.state is not None)
-        found = [*self._past, *(segment for batch in present for segment in batch)]
-        return sorted(found, key=lambda segment: (segment.run, segment.row))
+        segments = [*self._past, *(segment for batch in present for segment in batch)]
+        return sorted(segments, key=lambda segment: (segment.run, segment.row))
 
     def __enter__(self) -> "Monitor":
         self._block = following(self)
@@ -226,6 +216,12 @@ class Monitor(Recorder):
 
     def __exit__(self, *error: Any) -> None:
         self._block.__exit__(*error)
+
+    def chose(self, tokens: Tensor, *_: object) -> Tensor:
+        """As of a recorder. Raises ValueError where ``generate`` decodes without a cache."""
+        if not any(run.cached for run in self._open):
+            raise ValueError("use_cache=False: a monitor follows decoding with a cache alone")
+        return super().chose(tokens)
 
     def began(self, run: Run, tokens: Tensor) -> None:
         """What these tokens say of the call before."""
@@ -263,21 +259,20 @@ class _Text:
         self.sums: dict[str, float] = {}
         self.rows: Tensor | None = None  # (window - 1, places, width), those before the next
 
-    def add(self, token: int, confidences: dict[str, float], slid: dict[str, float]) -> None:
-        """One more token, what its logits say, and what the last rows do."""
+    def add(
+        self, token: int, confidences: dict[str, float], sliding: dict[str, float]
+    ) -> dict[str, float]:
+        """One more token, what its logits say, and what the last rows do: features of the last."""
         self.tokens.append(token)
         self.recent.append(confidences)
-        self.sums = {n: self.sums.get(n, 0.0) + v for n, v in (confidences | slid).items()}
+        self.sums = {n: self.sums.get(n, 0.0) + v for n, v in (confidences | sliding).items()}
+        count = len(self.recent)
+        means = {n: sum(values[n] for values in self.recent) / count for n in confidences}
+        return self.first | means | sliding
 
     def averages(self) -> dict[str, float]:
-        """Of all tokens so far."""
+        """Features of all tokens so far."""
         return self.first | {n: total / len(self.tokens) for n, total in self.sums.items()}
-
-    def lately(self) -> dict[str, float]:
-        """Of the last tokens' confidences."""
-        count = len(self.recent)
-        means = {n: sum(each[n] for each in self.recent) / count for n in self.recent[-1]}
-        return self.first | means
 
 
 class _Batch:
@@ -287,43 +282,40 @@ class _Batch:
         self, monitor: Monitor, number: int, run: Run, output: Tensor, fed: Tensor
     ) -> None:
         """From the logits of its prompt, ``fed``."""
-        self.monitor, self.score, self.number, self.attempt = (
-            monitor, monitor.score, number, run.attempt
-        )  # fmt: skip
-        at = (fed[0] == monitor.decoder.start).nonzero()
+        self.monitor, self.score = monitor, monitor.score
+        self.number, self.attempt = number, run.attempt
+        start = monitor.decoder.start
+        at = (fed[0] == start).nonzero()
         if not len(at):
-            start = monitor.decoder.start
             raise ValueError(f"a prompt {fed[0].tolist()} without the start token {start}")
-        chances = output[:, int(at[-1])].double().softmax(-1)[:, monitor.no_speech].tolist()
-        self.texts = [_Text(self.score.window, chance) for chance in chances]
+        no_speech = output[:, int(at[-1])].double().softmax(-1)[:, monitor.no_speech].tolist()
+        self.texts = [_Text(self.score.window, probability) for probability in no_speech]
         self.begun = False
         self.steps: list[tuple[Tensor | None, dict[str, Tensor], Tensor]] = []
 
     def give(self, rows: Tensor | None, logits: Tensor) -> None:
         """What one call says of the next token: rows (batch, places, width), and its logits."""
-        self.rows, weights, monitor = rows, self.score.weights, self.monitor
-        self.logs, chances = logits.float().log_softmax(-1), logits.float().softmax(-1)
-        self.numbers: dict[str, Tensor] = {}
-        if "entropy" in weights:
-            self.numbers["entropy"] = -torch.linalg.vecdot(chances, self.logs)
-        if "forbidden_mean" in weights:
-            self.numbers["forbidden_mean"] = chances[:, monitor.forbidden].sum(-1)
-        if "forbidden_first" in weights and not self.begun:
-            self.numbers["forbidden_first"] = chances[:, monitor.forbidden_first].sum(-1)
+        self.rows, self.logs = rows, logits.float().log_softmax(-1)
+        probabilities = logits.float().softmax(-1)
+        self.numbers = {
+            "entropy": -torch.linalg.vecdot(probabilities, self.logs),
+            "forbidden_mean": probabilities[:, self.monitor.forbidden].sum(-1),
+            "forbidden_first": probabilities[:, self.monitor.forbidden_first].sum(-1),
+        }
 
     def take(self, tokens: Tensor) -> Iterator[Reading]:
         """The tokens (batch,) that were written: only now is it known which rows are of text."""
-        if "free_log_probability" in self.score.weights:
-            self.numbers["free_log_probability"] = self.logs.gather(1, tokens[:, None])[:, 0]
+        self.numbers["free_log_probability"] = self.logs.gather(1, tokens[:, None])[:, 0]
         self.steps.append((self.rows, self.numbers, tokens))
-        due = self.monitor.watch is not None or not self.begun or len(self.steps) >= _TOGETHER
-        return self.judge() if due else iter(())
+        together = 1 if self.monitor.watch is not None or not self.begun else 16
+        return self.judge() if len(self.steps) >= together else iter(())
 
     def judge(self) -> Iterator[Reading]:
         """The steps since the last time, token by token."""
         steps, self.steps = self.steps, []
         if not steps:
             return
+        end = self.monitor.decoder.end
         written = torch.stack([tokens for *_, tokens in steps]).tolist()
         numbers = {
             name: torch.stack([step[name] for _, step, _ in steps]).tolist() for name in steps[0][1]
@@ -331,17 +323,15 @@ class _Batch:
         for row, text in enumerate(self.texts):
             chosen = []
             for i, tokens in enumerate(written):
-                if tokens[row] < self.monitor.decoder.end and not text.finished:
+                if tokens[row] < end and not text.finished:
                     chosen.append(i)
-                text.finished = text.finished or tokens[row] == self.monitor.decoder.end
+                text.finished = text.finished or tokens[row] == end
             new = [rows[row] for rows, *_ in (steps[i] for i in chosen) if rows is not None]
-            slid = self._slide(text, torch.stack(new)) if new else [{} for _ in chosen]
-            for i, now in zip(chosen, slid, strict=True):
+            sliding = self._slide(text, torch.stack(new)) if new else [{} for _ in chosen]
+            for i, now in zip(chosen, sliding, strict=True):
                 confidences = {name: values[i][row] for name, values in numbers.items()}
-                first = confidences.pop("forbidden_first", 0.0)
-                text.first.setdefault("forbidden_first", first)
-                text.add(written[i][row], confidences, now)
-                risk, parts = self.score.risk(text.lately() | now)
+                text.first.setdefault("forbidden_first", confidences.pop("forbidden_first"))
+                risk, parts = self.score.risk(text.add(written[i][row], confidences, now))
                 text.risks.append(risk)
                 so_far, _ = self.score.risk(text.averages())
                 place, worst = len(text.tokens) - 1, max(parts, key=parts.__getitem__)
@@ -351,17 +341,17 @@ class _Batch:
     def segments(self) -> list[Segment]:
         """What is known of each row so far."""
         deque(self.judge(), maxlen=0)
-        found = []
+        segments = []
         for row, text in enumerate(self.texts):
             risk, parts = self.score.risk(text.averages()) if text.tokens else (math.nan, {})
             alarm = risk >= self.score.threshold  # NaN is none
-            what = tuple(text.tokens), tuple(text.risks), risk, alarm, parts
-            found.append(Segment(self.number, row, self.attempt, *what))
-        return found
+            judged = tuple(text.tokens), tuple(text.risks), risk, alarm, parts
+            segments.append(Segment(self.number, row, self.attempt, *judged))
+        return segments
 
     def _slide(self, text: _Text, new: Tensor) -> list[dict[str, float]]:
         """Sizes and ranks by component, at each of so many more rows (n, places, width)."""
-        heard, window = self.score.heard, self.score.window
+        components, window = self.score.components, self.score.window
         before = new.new_zeros(window - 1, *new.shape[1:]) if text.rows is None else text.rows
         rows = torch.cat([before, new])
         text.rows = rows[len(new) :].clone()
@@ -371,21 +361,21 @@ class _Batch:
         squares = exact.diagonal(dim1=-2, dim2=-1).sum(-1)
         if not bool(squares.isfinite().all()):
             raise ValueError(
-                f"{' or '.join(heard)} gave NaN or infinity: check the weights of the "
+                f"{' or '.join(components)} gave NaN or infinity: check the weights of the "
                 "model and the sound"
             )
-        done = len(text.tokens)
-        held = [min(done + i + 1, window) for i in range(len(new))]
-        sizes = (squares / squares.new_tensor(held)[:, None]).log10()
+        counts = range(len(text.tokens) + 1, len(text.tokens) + len(new) + 1)
+        held = squares.new_tensor([min(count, window) for count in counts])
+        sizes = (squares / held[:, None]).log10()
         modes = torch.linalg.eigvalsh(exact).clamp_(min=0)
         total = modes.sum(-1)
         ranks = (total.log() - torch.xlogy(modes, modes).sum(-1) / total).exp()
-        by_part = [each.reshape(len(new), -1, len(heard)).mean(1) for each in (sizes, ranks)]
-        names = [f"{part}_{name}" for name in (SIZE, RANK) for part in heard]
-        return [dict(zip(names, row, strict=True)) for row in torch.cat(by_part, 1).tolist()]
+        means = [n.reshape(len(new), -1, len(components)).mean(1) for n in (sizes, ranks)]
+        names = [f"{part}_{name}" for name in (SIZE, RANK) for part in components]
+        return [dict(zip(names, row, strict=True)) for row in torch.cat(means, 1).tolist()]
 
 
-def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
+def _forbidden_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
     """What is forbidden at every step, what also at the first, and the no-speech token."""
     model: Any = decoder.model
     if decoder.entry == "generate":
@@ -400,9 +390,7 @@ def _said_by_library(decoder: Decoder) -> tuple[list[int], list[int], int]:
         language="en" if model.is_multilingual else None,
         task="transcribe" if model.is_multilingual else None,
     )
-    steering = [
-        tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev,
-        tokenizer.sot_lm, tokenizer.no_speech,
-    ]  # fmt: skip
-    never = [*tokenizer.non_speech_tokens, *steering]
-    return never, tokenizer.encode(" "), tokenizer.no_speech
+    names = ("transcribe", "translate", "sot", "sot_prev", "sot_lm", "no_speech")
+    steering = [getattr(tokenizer, name) for name in names]
+    always = [*tokenizer.non_speech_tokens, *steering]
+    return always, tokenizer.encode(" "), tokenizer.no_speech

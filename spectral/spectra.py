@@ -1,7 +1,6 @@
 """Eigenvalue spectra of activations, and the numbers that are read off them.
 
-All kernels are batched over any leading dimensions, stay on the device of their input, take any
-floating dtype, compute in float64 and return float64 without gradients.
+Of any floating dtype, computed in float64 and returned in float64 without gradients.
 """
 
 import math
@@ -22,9 +21,6 @@ from spectral._validation import (
 NOISE = 1e-9
 """Modes below this fraction of the largest eigenvalue are noise, and set to zero."""
 
-ROUNDING = 4 * torch.finfo(torch.float64).eps
-"""Entries that differ by less than this fraction of the largest entry do so by rounding."""
-
 SMALLEST_MAGNITUDE, LARGEST_MAGNITUDE = 1e-130, 1e150
 """Activations outside this range have eigenvalues, their squares, that float64 cannot hold."""
 
@@ -34,29 +30,21 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
 
     .. math:: \lambda_i = \sigma_i(A - \bar A)^2 / (T - 1)
 
-    with :math:`\sigma_i` the singular values of one utterance's real rows less their mean, and T
-    the number of its real rows. They come from the smaller of the two Gram matrices, T x T or
-    D x D: T D min(T, D) multiply-adds for it, some 2/3 min(T, D)^3 for its eigenvalues, and memory
-    for about four copies of the activations in float64. Right to about 1e-14 of the largest
-    eigenvalue, that is to 1e-5 of each mode down to the noise, for T and D up to 1500.
+    with :math:`\sigma_i` the singular values of one utterance's T real rows less their mean, from
+    the smaller of the two Gram matrices: T D min(T, D) multiply-adds for it, some 2/3 min(T, D)^3
+    for its eigenvalues, memory for about four copies of the activations in float64. Right to about
+    1e-14 of the largest eigenvalue, to 1e-5 of each mode down to the noise, for T and D up to 1500.
 
-    A mode is noise, and exactly zero, where :math:`\lambda_i` is below
+    A mode is noise, and exactly zero, where :math:`\lambda_i` is below 1e-9 of the largest, or
+    below :math:`T D / (T - 1)\,(4 \cdot 2^{-52} \max|A|)^2`, with the maximum over the real rows
+    before centring: what rounding to float64 alone can make of constant rows.
 
-    - 1e-9 of the largest; or
-    - :math:`T D / (T - 1)\,(4 \cdot 2^{-52} \max|A|)^2`, with the maximum over the real rows before
-      centring: what rounding to float64 alone can make of constant rows. Rows in float32 that
-      differ at all lie above it, unless one entry is some 1e15 times what the rows differ by.
-
-    Args:
-        activations: Shape ``(*batch, tokens, width)``, finite where the mask is true.
-        mask: Shape ``(*batch, tokens)``, bool, true where a token is real; all of them by default.
-            What lies under a false entry does not matter, be it NaN.
-        center: Subtract each utterance's mean row. Without it the divisor stays T - 1.
-
-    Returns ``(*batch, min(tokens, width))``, float64; all zeros for T = 0 or 1, with or without
-    centring, and for constant rows with it. Raises ValueError for another shape or dtype, a mask of
-    another shape, dtype or device, NaN or infinity in a real row, or a largest magnitude outside
-    1e-130 .. 1e150, whose square leaves float64.
+    Of activations ``(*batch, tokens, width)``, and a mask ``(*batch, tokens)``, bool, true where a
+    token is real, by default all; what lies under a false entry does not matter, be it NaN:
+    ``(*batch, min(tokens, width))``, float64. Without ``center``, the mean row stays, and the
+    divisor T - 1. All zeros for T = 0 or 1, and for constant rows with centring. Raises ValueError
+    for another shape or dtype, a mask of another shape, dtype or device, NaN or infinity in a real
+    row, or a largest magnitude outside 1e-130 .. 1e150, whose square leaves float64.
 
     >>> rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> eigenvalues(rows) * 3
@@ -95,7 +83,7 @@ def eigenvalues(activations: Tensor, mask: Tensor | None = None, center: bool = 
     gram = rows @ rows.mT if tokens < width else rows.mT @ rows
     squares: Tensor = torch.linalg.eigvalsh(gram).flip(-1)
 
-    rounding = count * width * (ROUNDING * largest / scale).square()
+    rounding = count * width * (4 * torch.finfo(torch.float64).eps * largest / scale).square()
     noise = torch.maximum(NOISE * squares[..., 0], rounding)[..., None]
     unit = torch.where(count > 1, scale.square() / (count - 1).clamp(min=1), 0.0)
     return squares.where(squares >= noise, 0.0) * unit[..., None]
@@ -110,7 +98,7 @@ def resolved_modes(eigenvalues: Tensor) -> Tensor:
     >>> resolved_modes(torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     tensor([2, 0])
     """
-    return _count(_descending(eigenvalues))
+    return (_descending(eigenvalues) > 0).sum(-1)
 
 
 def effective_rank(
@@ -126,7 +114,7 @@ def effective_rank(
     Roy & Vetterli (2007), "The effective rank: a measure of effective dimensionality", eqs. 2-4,
     who take singular values for :math:`\lambda`: ``of="singular_values"``, that is
     :math:`p_i = \sqrt{\lambda_i} / \sum_j \sqrt{\lambda_j}`. Without a unit, unchanged by a factor
-    on the activations, and between 1 and the number of resolved modes. O(modes log modes).
+    on the activations, and between 1 and the number of resolved modes.
 
     Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, float64, 0
     for a spectrum of zeros. Of the ``k`` largest, p renormalised over them, or of all; a k above
@@ -149,7 +137,7 @@ def effective_rank(
     entropy = torch.special.entr(kept / total.where(total > 0, 1.0)).sum(-1)
     # The entropy of a flat spectrum may round to above log(modes); the minimum also makes a
     # spectrum of zeros, of entropy 0, have rank 0.
-    return torch.minimum(entropy.exp(), _count(kept).to(torch.float64))
+    return torch.minimum(entropy.exp(), (kept > 0).sum(-1).to(torch.float64))
 
 
 def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
@@ -159,7 +147,7 @@ def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
               \qquad x_i = \log i, \quad i = first, \ldots, last
 
     Positive for a falling spectrum, and the exponent itself where :math:`\lambda_i \propto
-    i^{-\alpha}`. Without a unit, unchanged by a factor on the activations. O(modes log modes).
+    i^{-\alpha}`. Without a unit, unchanged by a factor on the activations.
 
     Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, float64,
     NaN where ``last``, inclusive, exceeds the number of resolved modes. The largest eigenvalue is
@@ -180,7 +168,7 @@ def spectral_slope(eigenvalues: Tensor, first: int, last: int) -> Tensor:
     x = torch.arange(first, last + 1, dtype=torch.float64, device=modes.device).log()
     x = x - x.mean()
     slope = -(x * modes[..., first - 1 : last].log()).sum(-1) / x.square().sum()
-    return slope.where(_count(modes) >= last, math.nan)
+    return slope.where((modes > 0).sum(-1) >= last, math.nan)
 
 
 def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
@@ -189,9 +177,8 @@ def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     .. math:: Kf = K \sum_{i=1}^{K} \frac{1}{\lambda_i + \epsilon}, \qquad
               \lambda_i = 0 \text{ for } i > modes
 
-    A literal reading of the paper (arXiv 2604.08591), after the Kirchhoff index of a graph
-    (Klein & Randić 1993), with covariance eigenvalues for those of a Laplacian. In units of
-    activation^-2; Kf(c lambda, c eps) = Kf(lambda, eps) / c. O(modes log modes).
+    A literal reading of the paper (arXiv 2604.08591), after that of a graph (Klein & Randić 1993).
+    In units of activation^-2; Kf(c lambda, c eps) = Kf(lambda, eps) / c.
 
     Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order, over the ``k`` largest
     modes: ``(*batch,)``, float64, K^2 / eps for a spectrum of zeros. ``eps`` is in units of
@@ -214,11 +201,8 @@ def kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
 def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     r"""Kirchhoff index Kf of a spectrum over its resolved modes alone.
 
-    .. math:: Kf = K \sum_{i=1}^{K} \frac{1}{\lambda_i + \epsilon}, \qquad
-              K = \min(k, \text{resolved modes})
-
-    :func:`kirchhoff_index` with nothing for the modes that are missing or zero, so that it does not
-    jump where a spectrum falls short of k. In units of activation^-2. O(modes log modes).
+    :func:`kirchhoff_index` with :math:`K = \min(k, \text{resolved modes})`: nothing for those that
+    are missing or zero, so that it does not jump where a spectrum falls short of k.
 
     Of ``eigenvalues`` ``(*batch, modes)``, non-negative, in any order: ``(*batch,)``, float64,
     0, the empty sum, for a spectrum of zeros: tell it apart by :func:`resolved_modes`. ``eps`` is
@@ -232,7 +216,7 @@ def resolved_kirchhoff_index(eigenvalues: Tensor, k: int, eps: float) -> Tensor:
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be 0 or above and finite, got {eps}")
     modes = _descending(eigenvalues)[..., :k]
-    return _count(modes) * (1 / (modes + eps)).where(modes > 0, 0.0).sum(-1)
+    return (modes > 0).sum(-1) * (1 / (modes + eps)).where(modes > 0, 0.0).sum(-1)
 
 
 def observables(eigenvalues: Tensor, k: int, eps: float) -> dict[str, Tensor]:
@@ -261,7 +245,3 @@ def _descending(eigenvalues: Tensor) -> Tensor:
     require_finite(modes, "eigenvalues", "drop the utterances that have no spectrum")
     require_non_negative(modes, "eigenvalues", "set rounding noise to 0 with .clamp(min=0)")
     return modes.sort(-1, descending=True).values
-
-
-def _count(modes: Tensor) -> Tensor:
-    return (modes > 0).sum(-1)

@@ -1,7 +1,6 @@
 """A Whisper of transformers or openai-whisper, known by the names of its parts alone.
 
-Its layers as the plain tensors that the kernels take, its decoder as tracing sees it, and hooks for
-a while, the one way in which anything here is watched. Neither library is imported.
+Its layers as plain tensors, its decoder as tracing sees it, and hooks. Neither library is imported.
 """
 
 import functools
@@ -35,8 +34,6 @@ _LAYERS = {
 }
 """What a library calls its layers, and their attentions and FFN, each before its norm."""
 
-_ATTENTION = ("query key value out n_head", "q_proj k_proj v_proj out_proj num_heads")
-
 
 @dataclass(frozen=True)
 class DecoderLayer:
@@ -54,8 +51,8 @@ class DecoderLayer:
 class Decoder:
     """What tracing needs to know of a model.
 
-    ``start`` and ``end``: the tokens before and after a text, whose own tokens lie below ``end``.
-    ``entry``: the method by which the library decodes, "decode" or "generate", if there is one.
+    ``start`` and ``end``: the tokens around a text, whose tokens lie below ``end``. ``entry``: the
+    method by which the library decodes, "decode" or "generate", if there is one.
     """
 
     model: nn.Module
@@ -72,9 +69,9 @@ def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
     """One encoder or decoder layer of transformers' Whisper or of openai-whisper, as tensors.
 
     A ``WhisperDecoderLayer``, ``WhisperEncoderLayer`` or ``ResidualAttentionBlock``, outside
-    autograd and in evaluation mode, without dropout, whatever mode the module is in. ``dtype`` is
-    by default that of the weights, and float32 for half precision. Raises TypeError for any other
-    module, ValueError if its activation is not the exact gelu.
+    autograd and without dropout. ``dtype`` is by default that of the weights, float32 for half
+    precision. Raises TypeError for any other module, or one with adapters, ValueError if its
+    activation is not the exact gelu.
     """
     parts = _parts(module, "blocks") or _parts(module, "layers")
     if parts is None:
@@ -82,7 +79,7 @@ def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
             f"expected a Whisper layer of transformers or openai-whisper, got {_kind(module)}: "
             "build spectral.Layer from its weights, or use spectral.autodiff_propagators"
         )
-    own, own_norm, cross, cross_norm, first, activation, second, ffn_norm = parts
+    self_attention, self_norm, cross, cross_norm, first, activation, second, ffn_norm = parts
     x = torch.linspace(-4, 4, 9, dtype=torch.float64)
     if not torch.allclose(activation(x), functional.gelu(x), rtol=0, atol=1e-9):
         raise ValueError(
@@ -90,7 +87,7 @@ def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
             "use spectral.autodiff_propagators"
         )
     layer = Layer(
-        _attention(own, own_norm),
+        _attention(self_attention, self_norm),
         None if cross is None else _attention(cross, cross_norm),
         FeedForward(_norm(ffn_norm), *_linear(first), *_linear(second)),
         causal=cross is not None,
@@ -101,17 +98,16 @@ def as_layer(module: Any, dtype: torch.dtype | None = None) -> Layer:
 
 
 def recognise(model: Any, start: int | None = None, end: int | None = None) -> Decoder:
-    """The decoder of a Whisper of openai-whisper or transformers, or of what holds one as .module.
+    """The decoder of a Whisper of either library, or of what holds one as ``module``.
 
-    Raises TypeError for a model of another structure, ValueError for one that is compiled, or of a
-    vocabulary whose start or end is not known.
+    Raises TypeError for another model, ValueError for a compiled one or an unknown vocabulary.
     """
     model = model if isinstance(model, nn.Module) else getattr(model, "module", model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}")
     _require_eager(model)
-    decoder: Any
-    decoder = getattr(model, "decoder", None) or getattr(getattr(model, "model", 0), "decoder", 0)
+    inner: Any = getattr(model, "model", None)
+    decoder: Any = getattr(model, "decoder", None) or getattr(inner, "decoder", None)
     if not (layers := decoder_layers(decoder)):
         raise TypeError(
             f"expected a Whisper of openai-whisper or transformers, got {_kind(model)}: its "
@@ -130,30 +126,29 @@ def recognise(model: Any, start: int | None = None, end: int | None = None) -> D
             "<|endoftext|>"
         )
     heads = attention_parts(layers[0].self_attention)[-1]
-    entry = "decode" if openai else "generate"
-    named = entry if hasattr(model, entry) else None
-    return Decoder(model, decoder, layers, heads, start, end, named, tokens)
+    name = "decode" if openai else "generate"
+    entry = name if hasattr(model, name) else None
+    return Decoder(model, decoder, layers, heads, start, end, entry, tokens)
 
 
 def decoder_layers(decoder: Any) -> list[DecoderLayer]:
     """The layers of a decoder of either library; none of what has other parts."""
     name = "blocks" if hasattr(decoder, "blocks") else "layers"
-    found = []
+    layers = []
     for layer in getattr(decoder, name, ()):
         parts = _parts(layer, name)
         if parts is None or parts[2] is None:
             return []
-        own, cross, ffn = parts[0], parts[2], parts[6]
-        query, key, *_ = attention_parts(own)
-        found.append(DecoderLayer(own, cross, ffn, query, key, layer))
-    return found
+        query, key, *_ = attention_parts(parts[0])
+        layers.append(DecoderLayer(parts[0], parts[2], parts[6], query, key, layer))
+    return layers
 
 
 def attention_parts(attention: Any) -> list[Any]:
     """The modules of an attention's queries, keys, values and output, and how many heads it has."""
-    openai, transformers = (names.split() for names in _ATTENTION)
-    names = openai if hasattr(attention, openai[0]) else transformers
-    return [getattr(attention, name) for name in names]
+    openai = hasattr(attention, "query")
+    names = "query key value out n_head" if openai else "q_proj k_proj v_proj out_proj num_heads"
+    return [getattr(attention, name) for name in names.split()]
 
 
 @contextmanager
@@ -161,12 +156,7 @@ def hooked(
     after: Iterable[tuple[nn.Module, Callable[..., Any]]],
     before: Iterable[tuple[nn.Module, Callable[..., Any]]] = (),
 ) -> Iterator[None]:
-    """Hooks for a while: called after a module with it, its inputs and its output, or before it.
-
-    Those before are given the module, its arguments and its named arguments. Outputs are the
-    library's own tensors: copy what is to be kept, as some layers hand out a buffer that a later
-    operation overwrites in place.
-    """
+    """Hooks for a while: copy what is to be kept of outputs, as it may be overwritten in place."""
     with ExitStack() as block:
         for module, hook in after:
             block.callback(module.register_forward_hook(hook).remove)
@@ -191,10 +181,10 @@ def decoder_inputs(
     else:
         wanted = ["input_ids", "encoder_hidden_states", "attention_mask", "past_key_values"]
         names = ["input_ids", "attention_mask", "encoder_hidden_states", "past_key_values"]
-    given = dict(zip(names, arguments, strict=False)) | named
-    if given.get(wanted[0]) is None:
+    inputs = dict(zip(names, arguments, strict=False)) | named
+    if inputs.get(wanted[0]) is None:
         raise ValueError("the decoder is given embeddings instead of tokens: which text is it?")
-    return tuple(given.get(name) for name in wanted)
+    return tuple(inputs.get(name) for name in wanted)
 
 
 def first_keys(decoder: Decoder, cache: Any) -> Any:
@@ -217,6 +207,11 @@ def _attention(part: Any, norm: Any) -> Attention:
 
 def _linear(linear: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias; the libraries' keys have none."""
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(
+            f"expected a torch.nn.Linear, got {_kind(linear)}: merge adapters into the weights, or "
+            "use spectral.autodiff_propagators"
+        )
     weight: Tensor = linear.weight.detach()
     bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach()
     return weight, bias
@@ -228,11 +223,11 @@ def _norm(norm: Any) -> LayerNorm:
 
 def _parts(layer: Any, library: str) -> list[Any] | None:
     """The parts of a layer, None for a cross-attention that it lacks; None of another structure."""
-    found = [
+    parts = [
         functools.reduce(lambda part, step: getattr(part, step, None), name.split("."), layer)
         for name in _LAYERS[library].split()
     ]
-    return None if None in (*found[:2], *found[4:]) else found
+    return None if None in (*parts[:2], *parts[4:]) else parts
 
 
 def _require_eager(model: nn.Module) -> None:

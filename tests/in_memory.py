@@ -87,4 +87,4 @@ def require_clean(model: nn.Module) -> None:
     for module in model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
-    assert not {"decode", "generate"} & model.__dict__.keys()
+    assert not {"decode", "transcribe", "generate"} & model.__dict__.keys()

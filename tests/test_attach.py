@@ -272,6 +272,31 @@ def test_of_several_samples_the_one_that_is_taken_is_known(openai: Case) -> None
     assert len(trace.jacobians(1, [kept.row]).rows) == 2
 
 
+def test_samples_of_one_sound_are_windows_and_no_attempts(openai: Case) -> None:
+    """Where a caller, and not a ladder of temperatures, asks again: none of them is dropped."""
+    mel, options = openai.features[0], replace(PLAIN, temperature=0.8)
+    with spectral.attach(openai.model) as trace:
+        results = [openai.model.decode(mel, options) for _ in range(3)]
+    assert [(w.attempt, w.kept) for w in trace.windows] == [(1, True)] * 3
+    assert [list(w.tokens) for w in trace.windows] == [
+        [token for token in result.tokens if token < 50257] for result in results
+    ]
+
+
+def test_passes_that_align_words_with_time_are_no_windows(openai: Case) -> None:
+    options = {"temperature": 0.0, "sample_len": 6, "fp16": False, "language": "en"}
+    options["without_timestamps"] = True
+    wave = np.resize(np.concatenate(sounds()), 45 * 16_000)
+    before = openai.model.transcribe(wave, word_timestamps=True, **options)
+    with spectral.attach(openai.model) as trace:
+        after = openai.model.transcribe(wave, word_timestamps=True, **options)
+    assert [s["words"] for s in after["segments"]] == [s["words"] for s in before["segments"]]
+    assert any(segment["words"] for segment in after["segments"])
+    assert len(trace.windows) > 1
+    assert all(window.kept for window in trace.windows)
+    require_clean(openai.model)
+
+
 def test_long_form_generation_has_rows_for_every_window(transformers: Case) -> None:
     model = copy.deepcopy(transformers.model)
     config = model.generation_config
@@ -391,6 +416,16 @@ def test_beams_are_refused_before_and_while_they_search(openai: Case, transforme
     require_clean(transformers.model)
 
 
+@pytest.mark.parametrize("name", ["assistant_model", "prompt_lookup_num_tokens"])
+def test_speculative_decoding_is_refused(transformers: Case, name: str) -> None:
+    """The first call may already hold tokens that nobody has written: they would be the prompt."""
+    assistant = {"assistant_model": copy.deepcopy(transformers.model)}
+    options = assistant if name == "assistant_model" else {name: 2}
+    with pytest.raises(ValueError, match=name), spectral.attach(transformers.model):
+        transformers.model.generate(transformers.features[:1], max_new_tokens=STEPS, **options)
+    require_clean(transformers.model)
+
+
 def test_decoding_that_began_before_the_block_is_refused(openai: Case) -> None:
     model = openai.model
     with torch.no_grad():
@@ -438,6 +473,12 @@ def test_asking_for_what_is_not_there_says_what_is(case: Case) -> None:
         trace.attention(7, 0)
     with pytest.raises(KeyError, match="no component 'mlp'"):
         trace.eigenvalues("mlp")
+    for rows in (0, -3):
+        with pytest.raises(ValueError, match="rows must be at least 1"):
+            trace.spectra(rows=rows)
+    for window in (-1, 1):
+        with pytest.raises(ValueError, match=rf"no windows \[{window}\]; there are 0 to 0"):
+            trace.jacobians(1, [0, window])
 
 
 # --- memory and hooks -----------------------------------------------------------------------------

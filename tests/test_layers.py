@@ -125,6 +125,25 @@ def test_other_modules_and_activations_are_refused() -> None:
         as_layer(module)
 
 
+class Adapted(nn.Module):
+    """A linear map that something is added to, beside the weight that it shows."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias, self.out_features = linear.weight, linear.bias, linear.out_features
+        self.added = nn.Linear(linear.in_features, linear.out_features)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows, self.weight, self.bias) + self.added(rows)
+
+
+def test_adapters_that_the_weights_do_not_hold_are_refused() -> None:
+    module, _ = transformers_decoder()
+    module.self_attn.q_proj = Adapted(module.self_attn.q_proj)
+    with pytest.raises(TypeError, match="got Adapted: merge adapters into the weights"):
+        as_layer(module)
+
+
 def test_padding_does_not_matter() -> None:
     layer = random_layer(WIDTH, HEADS, dtype=torch.float64)
     hidden, context = states()

@@ -274,6 +274,17 @@ def test_what_a_trace_refuses_a_monitor_refuses(openai: Case, thresholds: Path) 
         Monitor(compiled, thresholds=thresholds)
 
 
+def test_decoding_without_a_cache_is_refused_and_not_left_unjudged(
+    transformers: Case, thresholds: Path
+) -> None:
+    with (
+        pytest.raises(ValueError, match="use_cache=False"),
+        Monitor(transformers.model, thresholds=thresholds),
+    ):
+        transformers.model.generate(transformers.features[:1], max_new_tokens=4, use_cache=False)
+    require_clean(transformers.model)
+
+
 def test_a_model_without_thresholds_is_refused(thresholds: Path, tmp_path: Path) -> None:
     other = random_whisper(dimensions(64, 4, 2, MULTILINGUAL, 80))
     with pytest.raises(ValueError, match="no thresholds of a model of"):

@@ -130,10 +130,10 @@ def test_the_corrected_condition_of_decay_and_not_the_gain_alone_decides() -> No
 def test_the_counterexample_to_decay_by_gain_alone() -> None:
     """W_1 = diag(2, 1.9) and W_2 = diag(1.9, 2): gain 0, and a product of norm 3.8."""
     stack = torch.tensor([[2, 1.9], [1.9, 2]], dtype=FLOAT64).diag_embed()
-    triplets = [top_singular_triplets(layer) for layer in stack]
+    triplets = top_singular_triplets(stack)
     gains = layer_gains(triplets)
     assert gains.gain.item() < 1e-12
-    sigma = torch.stack([one.sigma for one in triplets])
+    sigma = triplets.sigma
     bounds = product_bounds(sigma[:, 0], sigma[:, 1], gains.alignment)
     torch.testing.assert_close(bounds.ceiling, tensor(3.8, dtype=FLOAT64))
     torch.testing.assert_close(torch.linalg.matrix_norm(product(stack), 2), bounds.ceiling)

@@ -228,7 +228,7 @@ def test_gain_alignment_and_gap() -> None:
     stack = torch.stack([first, first @ turn, torch.diag(torch.tensor([1.9, 2.0]).double())])
     # A batch of two: the layers in order, and the same layer thrice.
     batch = torch.stack([stack, first.expand(3, 2, 2)], 1)
-    got = layer_gains([top_singular_triplets(one) for one in batch])
+    got = layer_gains(top_singular_triplets(batch))
     # v of first @ turn is turn' e_1 = (0.8, -0.6); the last layer's v is e_2, and u stays e_1.
     expected = torch.tensor([[0.8, 1.0], [0.0, 1.0]], dtype=FLOAT64)
     torch.testing.assert_close(got.alignment.abs(), expected)
@@ -237,19 +237,18 @@ def test_gain_alignment_and_gap() -> None:
 
 
 def test_gap_of_a_zero_matrix_is_nan() -> None:
-    got = layer_gains([top_singular_triplets(torch.zeros(3, 3))])
+    got = layer_gains(top_singular_triplets(torch.zeros(1, 3, 3)))
     assert got.singular_value_ratio.isnan().all()
     assert got.gain.shape == (0,)
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:
-    small, large = (top_singular_triplets(torch.eye(n)) for n in (3, 4))
-    with pytest.raises(ValueError, match="at least one layer"):
-        layer_gains([])
-    with pytest.raises(ValueError, match="one batch shape and width"):
-        layer_gains([small, large])
+    for matrices in (torch.eye(3), torch.zeros(0, 3, 3), torch.ones(2, 3, 4)):
+        triplets = top_singular_triplets(matrices)
+        with pytest.raises(ValueError, match="a stack of square matrices"):
+            layer_gains(triplets)
     with pytest.raises(ValueError, match="ask for k=2"):
-        layer_gains([top_singular_triplets(torch.eye(3), k=1)])
+        layer_gains(top_singular_triplets(torch.eye(3)[None], k=1))
 
 
 def test_unstable_dimensions() -> None:

@@ -103,7 +103,7 @@ def jacobian_columns(
     propagators = sublayers.product()
     matrices = without_mean(propagators)
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
-    gains = layer_gains(triplets.unbind())
+    gains = layer_gains(triplets)
     uppers = _uppers(matrices)
     last = torch.full_like(gains.gain[:1], torch.nan)  # nothing to align with above it
     width = propagators.shape[-1]

@@ -115,7 +115,7 @@ def _profile(model: SpeechModel, streams: Streams) -> dict[str, np.ndarray]:
     stack = streams.linearised(layers, evenly_spread(streams.text, PROFILED))
     matrices = without_mean(stack.sublayers().product())
     triplets = top_singular_triplets(matrices, tolerance=_TOLERANCE, limit=matrices.shape[-1])
-    gains = layer_gains(triplets.unbind())
+    gains = layer_gains(triplets)
     of_tokens = {
         "gain": gains.gain,
         "alignment": gains.alignment.abs(),

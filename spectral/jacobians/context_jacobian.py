@@ -6,9 +6,8 @@ value, so that its block of the Jacobian is
 .. math:: J^s = \sum_n a_{ns} \Phi_n \bigl(\delta_{ns} k_n' + V_n\bigr), \qquad
           \delta_{ns} = v_{ns} - o_n, \quad k_n = \gamma K_n' q_n
 
-where n runs over heads, :math:`\gamma` is the scale of the logits, and :math:`\Phi_n`, ``D x d``,
-is the way from a head's output to the hidden state. Everything asked of J follows from these few,
-small tensors.
+where n runs over heads of width d, :math:`\gamma` is the scale of the logits, and :math:`\Phi_n`,
+``D x d``, is the way from a head's output to the hidden state.
 """
 
 import math
@@ -23,9 +22,6 @@ from spectral.jacobians.layers import Attended, Attention
 from spectral.jacobians.sublayers import by_token
 from spectral.jacobians.triplets import LinearOperator
 
-_BLOCK = 256
-"""Columns of a block: a matrix product has no faster way to a symmetric result."""
-
 _HEADS_ALONG = {
     "ways": -1, "weights": 2, "values": 1, "outputs": 2, "keys": 2, "value_weights": 0
 }  # fmt: skip
@@ -34,10 +30,7 @@ _HEADS_ALONG = {
 
 @dataclass(frozen=True)
 class ContextJacobian:
-    """The Jacobian J of T tokens' hidden states by the context, in factors, of B utterances.
-
-    N is the number of heads, those of all layers together, and d the width of each.
-    """
+    """The Jacobian J of T tokens' hidden states by the context, through N heads in all."""
 
     shape: torch.Size  # (*batch, T), with B utterances in the batch
     ways: Tensor  # (B, T, D, N d): Phi, zero for tokens that are not real
@@ -63,9 +56,8 @@ class ContextJacobian:
 
         .. math:: |J^s|^2 = z_s' Q z_s, \qquad z_s = (a_{ns} \delta_{ns}, a_{ns})_n
 
-        with Q from inner products of the :math:`\Phi_n`, :math:`k_n` and :math:`V_n` alone, shape
-        ``(*batch, T, S)``. (S + D) (N d)^2 multiply-adds per token; memory 2 S N d + 4 (N d)^2
-        numbers per token of a chunk.
+        Shape ``(*batch, T, S)``. (S + D) (N d)^2 multiply-adds per token; memory 2 S N d +
+        4 (N d)^2 numbers per token of a chunk.
         """
         result = torch.empty_like(self.weights[:, :, 0])
         for where in self._blocks():
@@ -74,11 +66,7 @@ class ContextJacobian:
         return result.reshape(*self.shape, result.shape[-1])
 
     def gram(self) -> Tensor:
-        """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token.
-
-        The roots of its eigenvalues are the singular values of J, rounding below the root of the
-        dtype's eps times the largest.
-        """
+        """J J', shape ``(*batch, T, D, D)``; (S / 2 + D) (N d)^2 multiply-adds per token."""
         return self.gram_and_cores(1)[0]
 
     def gram_and_cores(self, parts: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +82,8 @@ class ContextJacobian:
         for where in self._blocks():
             ways, summed = self.ways[where], self._summed(where, _symmetric(self._rows(where)))
             result[where] = ways @ summed @ ways.mT
-            own = torch.unflatten(torch.unflatten(summed, 2, (parts, size)), 1, (parts, size))
-            cores[where] = own.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+            blocks = torch.unflatten(torch.unflatten(summed, 2, (parts, size)), 1, (parts, size))
+            cores[where] = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)
         cores = cores.reshape(*self.shape, *cores.shape[2:])
         return result.reshape(*self.shape, width, width), cores
 
@@ -149,8 +137,8 @@ class ContextJacobian:
         both = both.flatten(3).flatten(1, 2)
         both = both + both.mT
         corner = moments[:, inner:, inner:].reshape(len(moments), heads, 1, heads, 1) * values
-        own = moments[:, :inner, :inner].reshape(split) * keys + corner
-        return own.flatten(3).flatten(1, 2) + both
+        through = moments[:, :inner, :inner].reshape(split) * keys + corner
+        return through.flatten(3).flatten(1, 2) + both
 
     def _matmat(self, columns: Tensor) -> Tensor:
         """V ``(*batch, T, S C, k)`` -> J V ``(*batch, T, D, k)``."""
@@ -158,23 +146,23 @@ class ContextJacobian:
         shape = *self.ways.shape[:2], columns.shape[-1], frames, self.keys.shape[-1]
         rows = columns.mT.reshape(shape)
         logits = (rows @ self.keys[:, :, None].mT) * weights.mT
-        heard = torch.einsum("btksn,bnsd->btknd", logits, self.values)
-        heard = heard - self.outputs[:, :, None] * logits.sum(-2)[..., None]
-        heard = heard + torch.einsum("ndc,btknc->btknd", self.value_weights, weights @ rows)
-        result = self.ways @ heard.flatten(3).mT
+        arrived = torch.einsum("btksn,bnsd->btknd", logits, self.values)
+        arrived = arrived - self.outputs[:, :, None] * logits.sum(-2)[..., None]
+        arrived = arrived + torch.einsum("ndc,btknc->btknd", self.value_weights, weights @ rows)
+        result = self.ways @ arrived.flatten(3).mT
         return result.reshape(*self.shape, *result.shape[2:])
 
     def _rmatmat(self, columns: Tensor) -> Tensor:
         """U ``(*batch, T, D, k)`` -> J' U ``(*batch, T, S C, k)``."""
         items, tokens, heads, _ = self.weights.shape
         columns = columns.reshape(items, tokens, *columns.shape[-2:])
-        heard = torch.unflatten(self.ways.mT @ columns, 2, (heads, -1))
-        logits = torch.einsum("bnsd,btndk->btnsk", self.values, heard)
-        logits = logits - (self.outputs[..., None] * heard).sum(-2, keepdim=True)
+        arrived = torch.unflatten(self.ways.mT @ columns, 2, (heads, -1))
+        logits = torch.einsum("bnsd,btndk->btnsk", self.values, arrived)
+        logits = logits - (self.outputs[..., None] * arrived).sum(-2, keepdim=True)
         through_keys = torch.einsum(
             "btnsk,btnc->btsck", logits * self.weights[..., None], self.keys
         )
-        value = torch.einsum("ndc,btndk->btnck", self.value_weights, heard)
+        value = torch.einsum("ndc,btndk->btnck", self.value_weights, arrived)
         through_values = torch.einsum("btns,btnck->btsck", self.weights, value)
         result = (through_keys + through_values).flatten(2, 3)
         return result.reshape(*self.shape, *result.shape[2:])
@@ -208,16 +196,16 @@ def joined(parts: Sequence[ContextJacobian], chunk: int | None = None) -> Contex
     numbers = 2 * inner * (parts[0].weights.shape[-1] + 2 * inner)
     chunk = as_chunk(chunk, numbers, parts[0].ways.device)
     along = _HEADS_ALONG.items()
-    whole = {name: torch.cat([getattr(part, name) for part in parts], dim) for name, dim in along}
-    return ContextJacobian(parts[0].shape, **whole, chunk=chunk)
+    heads = {name: torch.cat([getattr(part, name) for part in parts], dim) for name, dim in along}
+    return ContextJacobian(parts[0].shape, **heads, chunk=chunk)
 
 
 def _symmetric(rows: Tensor) -> Tensor:
     """Z' Z for Z ``(*batch, S, n)``, its lower triangle computed and mirrored, in blocks."""
-    size = rows.shape[-1]
-    result = rows.new_zeros(*rows.shape[:-2], size, size)
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
+    size, block = rows.shape[-1], 256
+    result = rows.new_empty(*rows.shape[:-2], size, size)
+    for start in range(0, size, block):
+        stop = min(start + block, size)
         part = rows[..., start:stop].mT @ rows[..., :stop]
         result[..., start:stop, :stop] = part
         result[..., :stop, start:stop] = part.mT

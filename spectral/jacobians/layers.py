@@ -1,8 +1,4 @@
-"""A pre-norm transformer layer as plain tensors, and its forward pass in plain torch.
-
-The kernels see layers through these dataclasses alone; ``spectral.whisper`` makes them from the
-modules of transformers and openai-whisper.
-"""
+"""A pre-norm transformer layer as plain tensors, all that the kernels see, and its forward pass."""
 
 import math
 from collections.abc import Iterator
@@ -30,9 +26,8 @@ class LayerNorm:
 class Attention:
     """Multi-head attention behind a layer norm: out(sum_s softmax_s(scale q.k_s) v_s).
 
-    The norm applies to the queries' side; where keys and values come from the same hidden states
-    (self-attention) they come from the normalised ones, a context is taken as it is. ``inner`` is
-    heads times the width of a head.
+    Keys and values come from the normalised hidden states too, or from a context as it is.
+    ``inner`` is heads times the width of a head.
     """
 
     norm: LayerNorm
@@ -63,11 +58,9 @@ class FeedForward:
 class Layer:
     """One pre-norm layer: each sub-layer's output is added to the residual stream.
 
-    A decoder layer is causal and has cross-attention; an encoder layer is neither.
-
-    Raises:
-        ValueError: If weights do not fit each other in shape, dtype or device, or the heads do not
-            divide an attention's inner width.
+    A decoder layer is causal and has cross-attention, an encoder layer neither. Raises ValueError
+    for weights that do not fit each other in shape, dtype or device, or heads that do not divide an
+    attention's inner width.
     """
 
     self_attention: Attention
@@ -87,12 +80,10 @@ class Layer:
                 )
             source = part.key_weight.shape[-1] if name == "cross_attention" else self.width
             for field, tensor in _tensors(part):
-                outer = field.startswith(("out", "norm"))
-                shape: tuple[int, ...] = (self.width if outer else inner,)
-                if field.endswith("_weight"):
-                    shape += (inner if outer else self.width,)
-                if field in ("key_weight", "value_weight"):
-                    shape = inner, source
+                rows = self.width if field.startswith(("out", "norm")) else inner
+                columns = {"out_weight": inner, "key_weight": source, "value_weight": source}
+                matrix = rows, columns.get(field, self.width)
+                shape = matrix if field.endswith("_weight") else (rows,)
                 if tensor.shape != shape:
                     raise ValueError(
                         f"{name}.{field} must have shape {shape}, got {tuple(tensor.shape)}"
@@ -154,8 +145,8 @@ class Pass:
     def output(self) -> Tensor:
         """The residual stream after the layer, ``(*batch, T, width)``."""
         ffn = self.layer.ffn
-        heard = functional.linear(functional.gelu(self.inner), ffn.out_weight, ffn.out_bias)
-        return self.hidden[-1] + heard
+        added = functional.linear(functional.gelu(self.inner), ffn.out_weight, ffn.out_bias)
+        return self.hidden[-1] + added
 
     @cached_property
     def slope(self) -> Tensor:
@@ -173,23 +164,23 @@ def run(
 ) -> Pass:
     """The layer's pass at the tokens asked for; keys and values come from all of them.
 
-    Of hidden states ``(*batch, tokens, width)``, a context ``(*batch, frames, source width)`` where
-    the layer has cross-attention, and a mask ``(*batch, tokens)``, bool: tokens for which it is
-    false are seen by none but themselves. In plain differentiable torch.
+    Of hidden states ``(*batch, tokens, width)``, a context ``(*batch, frames, source width)`` for
+    cross-attention, and a mask ``(*batch, tokens)``, bool: where it is false, a token is seen by
+    none but itself. Differentiable.
     """
-    own, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
-    normal = normalised(own.norm, hidden)
-    seen = None
+    attention, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
+    normal = normalised(attention.norm, hidden)
+    visible = None
     if layer.causal or mask is not None:
-        seen = hidden.new_ones(hidden.shape[-2], hidden.shape[-2], dtype=torch.bool)
-        own_token = seen.tril().triu()
-        seen = seen.tril() if layer.causal else seen
+        visible = hidden.new_ones(hidden.shape[-2], hidden.shape[-2], dtype=torch.bool)
+        itself = visible.tril().triu()
+        visible = visible.tril() if layer.causal else visible
         if mask is not None:
-            seen = seen & mask[..., None, None, :] | own_token  # so that no row is empty
-        seen = seen[..., tokens, :]
-    attended = _attend(own, normal[..., tokens, :], normal, seen)
+            visible = visible & mask[..., None, None, :] | itself  # so that no row is empty
+        visible = visible[..., tokens, :]
+    attended = _attend(attention, normal[..., tokens, :], normal, visible)
     streams = [hidden[..., tokens, :]]
-    streams.append(streams[0] + _projected(own, attended))
+    streams.append(streams[0] + _projected(attention, attended))
     crossed = None
     if cross is not None:
         if context is None:
@@ -213,11 +204,11 @@ def standardised(norm: LayerNorm, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attend(
-    attention: Attention, queries: Tensor, source: Tensor, seen: Tensor | None = None
+    attention: Attention, queries: Tensor, source: Tensor, visible: Tensor | None = None
 ) -> Attended:
     """Normalised tokens ``(*batch, T, width)`` over ``(*batch, S, source width)``.
 
-    ``seen``: which key (column) a query (row) may see, broadcast to ``(*batch, heads, T, S)``.
+    ``visible``: which key (column) a query (row) may see, broadcast to ``(*batch, heads, T, S)``.
     """
     split = (attention.heads, -1)
     query, key, value = (
@@ -229,8 +220,8 @@ def _attend(
         )
     )
     logits = (query * attention.scale) @ key.mT
-    if seen is not None:
-        logits = logits.masked_fill(~seen, -torch.inf)
+    if visible is not None:
+        logits = logits.masked_fill(~visible, -torch.inf)
     weights = logits.softmax(-1)
     return Attended(query, key, value, weights, weights @ value)
 

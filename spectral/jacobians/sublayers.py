@@ -12,10 +12,9 @@ front of a sub-layer its constant part goes into the weights behind it, r into t
 factors; what is left of it is the projection :math:`P = I - e e'`, :math:`e = \hat x / \sqrt D`.
 
 Every sub-layer, and the logits, read the residual stream through a layer norm, which takes no
-notice of an equal change of all coordinates. So a propagator has W 1 = 1 exactly, whatever the
-layer does, and no product of propagators can have a norm below one. What a layer does to anything
-that is ever read is the map it induces on the quotient by 1; with :math:`P = I - 11'/D` this is
-:math:`P W = P W P`, and :math:`(P W_L) \cdots (P W_1) = P W_L \cdots W_1`.
+notice of an equal change of all coordinates: a propagator has W 1 = 1 exactly, and no product of
+propagators a norm below one. What a layer does to anything that is ever read is, with :math:`P = I
+- 11'/D`, :math:`P W = P W P`, and :math:`(P W_L) \cdots (P W_1) = P W_L \cdots W_1`.
 """
 
 import math
@@ -39,9 +38,7 @@ class SubLayerJacobian:
     r"""(O sum_i core_i weight_i + sum_h response_h key_h') P at n tokens, ``width x width``.
 
     A core is a diagonal of blocks: r gamma do/dq of every head and, for the token's own value, r
-    a_t; r gelu' in an FFN. ``key`` and ``response`` are self-attention's way through the token's
-    own key: r gamma q' K, what moves its own logit, and a_t O (v_t - o), what that does to the
-    output.
+    a_t; r gelu' in an FFN. Through the token's own key: r gamma q' K, and a_t O (v_t - o).
     """
 
     direction: Tensor  # (n, width): e
@@ -51,14 +48,11 @@ class SubLayerJacobian:
     response: Tensor  # (n, heads or none, width)
 
     def apply(self, rows: Tensor) -> Tensor:
-        """J v for rows v, ``(n, k, width)``: 8 D^2 multiply-adds each in an FFN.
-
-        In self-attention 3 D^2 + d D, in cross-attention 2 D^2 + d D.
-        """
+        """J v for rows v, ``(n, k, width)``."""
         return self._unprojected(_project(rows, self.direction))
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
-        """J' u for rows u, ``(n, k, width)``; as many operations as :meth:`apply`."""
+        """J' u for rows u, ``(n, k, width)``."""
         inner = rows @ self.out_weight
         result = (rows @ self.response.mT) @ self.key
         for core, weight in self.ways:
@@ -66,15 +60,12 @@ class SubLayerJacobian:
         return _project(result, self.direction)
 
     def transposed(self) -> Tensor:
-        """J', ``(n, width, width)``, all in matrix products.
-
-        4 D^3 multiply-adds each in an FFN, D^3 + d D^2 in attention.
-        """
-        (core, weight), *own = self.ways
+        """J', ``(n, width, width)``: 4 D^3 multiply-adds in an FFN, D^3 + d D^2 in attention."""
+        (core, weight), *value = self.ways
         weight = torch.unflatten(weight, 0, core.shape[1:3])
         inner = core * weight if core.shape[-1] == 1 else core @ weight
         inner = inner.flatten(1, 2)
-        for gain, weight in own:
+        for gain, weight in value:
             inner.addcmul_(gain[..., 0], weight)
         # The projection and the own key's part have rank 1 + heads together.
         along = self._unprojected(self.direction[:, None])
@@ -85,47 +76,44 @@ class SubLayerJacobian:
     def at(self, tokens: Tensor | slice) -> "SubLayerJacobian":
         """The same at some of the n tokens."""
         ways = tuple((core[tokens], weight) for core, weight in self.ways)
-        own = (rows[tokens] for rows in (self.key, self.response))
-        return SubLayerJacobian(self.direction[tokens], ways, self.out_weight, *own)
+        key, response = self.key[tokens], self.response[tokens]
+        return SubLayerJacobian(self.direction[tokens], ways, self.out_weight, key, response)
 
     def _unprojected(self, rows: Tensor) -> Tensor:
         inner: Any = sum(_times(rows @ weight.T, core.mT) for core, weight in self.ways)
         return inner @ self.out_weight.T + (rows @ self.key.mT) @ self.response
 
 
-def sublayer_jacobians(seen: Pass, tokens: slice, chunk: int) -> tuple[SubLayerJacobian, ...]:
-    """Self-attention's, cross-attention's (where there is one) and the FFN's, batch flattened.
-
-    ``tokens``: those of the layer that were passed, whose own keys are among all keys. S d D
-    multiply-adds per token and attention, ``chunk`` tokens of an utterance at a time.
-    """
-    own, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
-    found = [_of_attention(own, seen.hidden[0], seen.self_attended, chunk, tokens)]
-    if cross is not None and seen.cross_attended is not None:
-        found.append(_of_attention(cross, seen.hidden[1], seen.cross_attended, chunk))
-    direction, inverse = _direction(ffn.norm, seen.hidden[-1])
-    gain = (seen.slope * inverse).flatten(0, -2)[..., None, None]
+def sublayer_jacobians(forward: Pass, tokens: slice, chunk: int) -> tuple[SubLayerJacobian, ...]:
+    """Self-attention's, cross-attention's (if any) and the FFN's at the ``tokens`` of a pass."""
+    layer, hidden = forward.layer, forward.hidden
+    attention, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
+    parts = [_of_attention(attention, hidden[0], forward.self_attended, chunk, tokens)]
+    if cross is not None and forward.cross_attended is not None:
+        parts.append(_of_attention(cross, hidden[1], forward.cross_attended, chunk))
+    direction, inverse = _direction(ffn.norm, hidden[-1])
+    gain = (forward.slope * inverse).flatten(0, -2)[..., None, None]
     way = gain, _behind(ffn.norm, ffn.in_weight)
-    nothing = direction[:, None][:, :0]
-    return (*found, SubLayerJacobian(direction, (way,), ffn.out_weight, nothing, nothing))
+    none = direction[:, None][:, :0]
+    return (*parts, SubLayerJacobian(direction, (way,), ffn.out_weight, none, none))
 
 
 def _of_attention(
-    attention: Attention, hidden: Tensor, attended: Attended, chunk: int, own: slice | None = None
+    attention: Attention, hidden: Tensor, attended: Attended, chunk: int, keys: slice | None = None
 ) -> SubLayerJacobian:
-    """From its input ``(*batch, T, D)``; ``own``: which of self-attention's keys the T have."""
+    """From its input ``(*batch, T, D)``; ``keys``: which of self-attention's are of these T."""
     direction, inverse = _direction(attention.norm, hidden)
     heads = _query_jacobians(attended, chunk) * (attention.scale * inverse[..., None, None])
     ways = [(heads.flatten(0, -4), _behind(attention.norm, attention.query_weight))]
     key = response = direction[:, None][:, :0]
-    if own is not None:
-        position = torch.arange(attended.key.shape[-2], device=inverse.device)[own, None]
-        own_weight = attended.weights.gather(-1, position.expand(*attended.weights.shape[:-1], 1))
-        gain = by_token(own_weight * inverse.unsqueeze(-3)).expand(-1, -1, heads.shape[-1])
+    if keys is not None:
+        position = torch.arange(attended.key.shape[-2], device=inverse.device)[keys, None]
+        to_itself = attended.weights.gather(-1, position.expand(*attended.weights.shape[:-1], 1))
+        gain = by_token(to_itself * inverse.unsqueeze(-3)).expand(-1, -1, heads.shape[-1])
         value_weight = _behind(attention.norm, attention.value_weight)
         ways.append((gain.flatten(1)[..., None, None], value_weight))
         query = attended.query * (attention.scale * inverse.unsqueeze(-3))
-        moved = own_weight * (attended.value[..., position[:, 0], :] - attended.output)
+        moved = to_itself * (attended.value[..., position[:, 0], :] - attended.output)
         split = (attention.heads, -1)
         key_weight = torch.unflatten(_behind(attention.norm, attention.key_weight), 0, split)
         key = by_token(query @ key_weight)
@@ -134,10 +122,7 @@ def _of_attention(
 
 
 def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
-    """do/dq before scaling, V' diag(a) K - o (a' K), ``(*batch, T, heads, d, d)``.
-
-    In blocks of utterances and of their tokens, ``chunk`` tokens or fewer together.
-    """
+    """do/dq before scaling, V' diag(a) K - o (a' K), ``(*batch, T, heads, d, d)``, in chunks."""
     *batch, heads, tokens, _ = attended.weights.shape
     key, value, weights, output = (
         rows.reshape(math.prod(batch), *rows.shape[-3:])
@@ -151,12 +136,12 @@ def _query_jacobians(attended: Attended, chunk: int) -> Tensor:
     long = max(1, min(tokens, chunk))
     wide = max(1, chunk // long)
     for first, start in product(range(0, len(key), wide), range(0, tokens, long)):
-        item, some = slice(first, first + wide), slice(start, start + long)
-        scaled = value[item] * weights[item, :, some, None]
+        item, token = slice(first, first + wide), slice(start, start + long)
+        scaled = value[item] * weights[item, :, token, None]
         # One product per head for all tokens of the block, instead of one per token.
         moved = torch.unflatten(scaled.flatten(2, 3) @ key[item], 2, (-1, d))
-        moved -= output[item, :, some] * mean[item, :, some]
-        result[item, some] = moved.transpose(1, 2)
+        moved -= output[item, :, token] * mean[item, :, token]
+        result[item, token] = moved.transpose(1, 2)
     return result.reshape(*batch, tokens, heads, d, d)
 
 

@@ -1,9 +1,8 @@
-r"""Linear operators, known by their products alone, and their top singular triplets.
+"""Linear operators, known by their products alone, and their top singular triplets.
 
 Block Golub-Kahan-Lanczos bidiagonalisation (Golub, Luk & Overton 1981, "A block Lanczos method for
 computing the singular values and corresponding singular vectors of a matrix") with full
-reorthogonalisation and no restarts, all matrices of a batch in step. A block has as many vectors as
-triplets are asked for, so that singular values that are equal are all found.
+reorthogonalisation, no restarts, and blocks of k vectors, so that equal values are all found.
 """
 
 import math
@@ -17,19 +16,12 @@ from torch.nn import functional
 
 from spectral._validation import power_of_two_near, require_finite, whole_number
 
-GROWTH = 1.1
-"""The small problem is solved again whenever the basis has grown by this factor."""
-
-SAFETY = 0.5
-"""Estimated residuals have to fall to this fraction of the tolerance, as rounding adds to them."""
-
 
 @dataclass(frozen=True)
 class LinearOperator:
     """A batch of matrices A that nobody stores, through A V and A' U.
 
-    ``matmat`` takes V of shape ``(*batch, columns, k)`` to ``(*batch, rows, k)``, ``rmatmat`` takes
-    U of shape ``(*batch, rows, k)`` to ``(*batch, columns, k)``.
+    ``matmat``: ``(*batch, columns, k)`` -> ``(*batch, rows, k)``, and ``rmatmat`` the way back.
     """
 
     shape: torch.Size  # (*batch, rows, columns)
@@ -89,8 +81,7 @@ def dense_operator(matrix: Tensor) -> LinearOperator:
 class SingularTriplets:
     """The k largest singular values of a batch of matrices A, with vectors and residuals.
 
-    Of the two signs of a triplet the one with a positive entry of largest magnitude in v is taken.
-    Residuals are measured by products with A after the iteration, in units of sigma.
+    The entry of largest magnitude in v is positive. Residuals are in units of sigma.
     """
 
     sigma: Tensor  # (*batch, k), descending
@@ -99,11 +90,6 @@ class SingularTriplets:
     left_residual: Tensor  # (*batch, k): |A v - sigma u|
     right_residual: Tensor  # (*batch, k): |A' u - sigma v|
     converged: Tensor  # (*batch,), bool: every residual at most tolerance times sigma_1
-
-    def unbind(self) -> list["SingularTriplets"]:
-        """One for each entry of the first dimension of the batch, such as a layer."""
-        each = zip(*vars(self).values(), strict=True)
-        return [SingularTriplets(*tensors) for tensors in each]
 
 
 def top_singular_triplets(
@@ -119,15 +105,13 @@ def top_singular_triplets(
 
     .. math:: |A' u_i - \sigma_i v_i| \le \tau \sigma_1 / 2
 
-    by the estimate of the recurrence (:math:`A v_i - \sigma_i u_i` vanishes up to rounding), or at
-    ``limit`` basis vectors. ``converged`` is decided afterwards, by residuals measured afresh and
-    held against :math:`\tau \sigma_1`. Each sigma lies within its residual of a singular value of
-    A. That a larger one was missed has probability zero by the random start, but no residual can
-    exclude it; nor do vectors within a cluster of singular values have more meaning than
-    residual / gap grants them.
+    by the estimate of the recurrence, or at ``limit`` basis vectors; ``converged`` is decided by
+    residuals measured afterwards, against :math:`\tau \sigma_1`. Each sigma lies within its
+    residual of a singular value of A. That a larger one was missed has probability zero by the
+    random start, but no residual can exclude it; vectors are right to residual / gap.
 
-    For m basis vectors: m products each way, 2 m^2 (rows + columns) multiply-adds to keep them
-    orthogonal, and at most 2 m (rows + columns) numbers of memory per matrix.
+    For m basis vectors: m products each way, 2 m^2 (rows + columns) multiply-adds beside, and at
+    most 2 m (rows + columns) numbers of memory per matrix.
 
     Args:
         matrix: Matrices ``(*batch, rows, columns)`` or their operator, float32 or float64.
@@ -163,7 +147,7 @@ def top_singular_triplets(
     # The right basis may fill its whole space, so that it has to be the one of the smaller side.
     turned = rows < columns
     start = operator.transpose() if turned else operator
-    left, sigma, right, scale = _iterate(start, k, SAFETY * tolerance, block, limit)
+    left, sigma, right, scale = _iterate(start, k, tolerance / 2, block, limit)  # rounding adds
     u, v = (right, left) if turned else (left, right)
     largest = v.gather(-2, v.abs().argmax(-2, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(v.dtype)
@@ -180,36 +164,30 @@ def _iterate(
 ) -> tuple[Tensor, ...]:
     """U, sigma / scale, V and scale; what has converged leaves the batch."""
     *batch, rows, columns = operator.shape
-    count, kind, device = math.prod(batch), operator.dtype, operator.device
-    results = (
-        torch.zeros(count, rows, k, dtype=kind, device=device),
-        torch.zeros(count, k, dtype=kind, device=device),
-        torch.zeros(count, columns, k, dtype=kind, device=device),
-        torch.ones(count, 1, 1, dtype=kind, device=device),
-    )
-    index = torch.arange(count, device=device)
+    index = torch.arange(math.prod(batch), device=operator.device)
+    results = [
+        torch.empty(len(index), *shape, dtype=operator.dtype, device=operator.device)
+        for shape in ((rows, k), (k,), (columns, k), (1, 1))
+    ]
     process, check = _Bidiagonalisation(operator.at(index), block, limit), 0.0
     while len(index):
         process.step()
         full = process.size == limit
         if process.size < check and not full:
             continue
-        check = GROWTH * process.size
+        check = 1.1 * process.size  # the small problem is solved again when it has grown so far
         ready = (process.estimate(k) <= tolerance) | full
         if bool(ready.any()):
-            found = (*process.triplets(k, ready), process.scale[ready])
-            for result, part in zip(results, found, strict=True):
+            triplets = (*process.triplets(k, ready), process.scale[ready])
+            for result, part in zip(results, triplets, strict=True):
                 result[index[ready]] = part
             index = index[~ready]
             process.keep(~ready, operator.at(index))
-    return tuple(one.reshape(torch.Size([*batch, *one.shape[1:]])) for one in results)
+    return tuple(result.reshape(*batch, *result.shape[1:]) for result in results)
 
 
 class _Bidiagonalisation:
-    """A V = U B of a growing size, with orthonormal U and V; A divided by ``scale`` throughout.
-
-    Basis vectors are kept as rows, which the memory of a CPU likes better.
-    """
+    """A V = U B of a growing size, U and V orthonormal, kept as rows; A divided by ``scale``."""
 
     def __init__(self, operator: LinearOperator, block: int, limit: int) -> None:
         count, rows, columns = operator.shape
@@ -231,15 +209,12 @@ class _Bidiagonalisation:
         self._rest = torch.zeros(count, block, columns, dtype=kind, device=device)
 
     def step(self) -> None:
-        """Extend both bases by a block: the right one by what the last step left over.
-
-        Where nothing is left, as at the start and within an invariant subspace, noise steps in.
-        """
+        """Extend both bases by a block: by what the last step left over, or noise if nothing."""
         first = self.size
         last = min(first + self.block, self.limit)
         if (room := self.v.shape[-2]) < last:
             more = min(2 * last, self.limit) - room
-            self.u, self.v = (functional.pad(one, (0, 0, 0, more)) for one in (self.u, self.v))
+            self.u, self.v = (functional.pad(basis, (0, 0, 0, more)) for basis in (self.u, self.v))
             self.b = functional.pad(self.b, (0, more, 0, more))
         noise_u, noise_v = self._noise_u[first:last], self._noise_v[first:last]
         rest = self._rest[..., : last - first, :]
@@ -261,13 +236,11 @@ class _Bidiagonalisation:
         self._rest = _project_out(rest, self.v[..., :last, :])
         self.size = last
 
-    def keep(self, some: Tensor, operator: LinearOperator) -> None:
+    def keep(self, kept: Tensor, operator: LinearOperator) -> None:
         """Go on with some matrices of the batch, ``(n,)`` bool, whose operator is given."""
         self.operator = operator
-        self.u, self.v, self.b, self.scale = (
-            one[some] for one in (self.u, self.v, self.b, self.scale)
-        )
-        self._floor, self._rest = self._floor[some], self._rest[some]
+        for name in ("u", "v", "b", "scale", "_floor", "_rest"):
+            setattr(self, name, getattr(self, name)[kept])
 
     def estimate(self, k: int) -> Tensor:
         """The largest |A' u - sigma v| / sigma_1 of k triplets, from what the last step left."""
@@ -279,24 +252,21 @@ class _Bidiagonalisation:
         largest = squares[..., -1].clamp(min=0).sqrt()
         return residual / largest.where(largest > 0, 1.0)
 
-    def triplets(self, k: int, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def triplets(self, k: int, ready: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """U, sigma / scale and V of the k largest, of some matrices of the batch, ``(n,)`` bool."""
-        left, sigma, right = torch.linalg.svd(self.b[some, : self.size, : self.size])
+        left, sigma, right = torch.linalg.svd(self.b[ready, : self.size, : self.size])
         kind = self.u.dtype
         return (
-            self.u[some, : self.size].mT @ left[..., :k].to(kind),
+            self.u[ready, : self.size].mT @ left[..., :k].to(kind),
             sigma[..., :k].to(kind),
-            self.v[some, : self.size].mT @ right.mT[..., :k].to(kind),
+            self.v[ready, : self.size].mT @ right.mT[..., :k].to(kind),
         )
 
 
 def _orthonormal(rows: Tensor, basis: Tensor, noise: Tensor, floor: Tensor) -> Tensor:
-    """Orthonormal rows, outside the basis, that span rows which have been projected out of it once.
-
-    Rows no longer than ``floor`` give way to noise. Twice is enough (Parlett 1998, section 6.9) for
-    the others; the third time is for the noise.
-    """
+    """Orthonormal rows that span rows projected out of a basis once; noise for those too short."""
     rows, replaced = _gram_schmidt(rows, noise, floor)
+    # Twice is enough (Parlett 1998, section 6.9); the third time is for the noise.
     for _ in range(2 if replaced else 1):
         rows, _ = _gram_schmidt(_project_out(rows, basis), noise, torch.zeros_like(floor))
     return rows

@@ -1,15 +1,14 @@
 """Runs of a decoder over batches of windows, put together call by call from what its hooks see.
 
 A run begins where the decoder has no past, as its cache says, and goes on where it is given the
-same cache again. What does not fit together so is refused, and the run is forgotten. Which attempts
-are kept, and their last tokens, is what the libraries' own decoding says.
+same cache again. What does not fit together so is refused, and the run is forgotten.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ EMBEDDING = "embedding"
 """The residual stream before the first layer."""
 
 _UNFED = -1
-_OPEN = 2  # runs that may go on: transformers asks for no-speech in the midst of another
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class Run:
     prompt: int
     attempt: int
     calls: list[Call] = field(default_factory=list)
-    steps: int = 0
     length: int = 0
     keys: Any = None
     chosen: Tensor | None = None
@@ -80,24 +77,24 @@ class Run:
         """Put all calls into one, zeros and unfed tokens where a window had left the batch."""
         if len(self.calls) < 2:
             return
-        whole = self._joined([call.tokens for call in self.calls], _UNFED)
+        tokens = self._joined([call.tokens for call in self.calls], _UNFED)
         outputs = {
             place: self._joined([call.outputs.pop(place) for call in self.calls], 0)
             for place in list(self.calls[0].outputs)
         }
-        self.calls = [Call(torch.arange(self.windows), whole, outputs)]
+        self.calls = [Call(torch.arange(self.windows), tokens, outputs)]
 
     def _joined(self, parts: list[Tensor], fill: int) -> Tensor:
         """What the calls gave, one after the other: (windows, positions, ...)."""
         positions, first = sum(part.shape[1] for part in parts), 0
-        whole = parts[0].new_full((self.windows, positions, *parts[0].shape[2:]), fill)
+        joined = parts[0].new_full((self.windows, positions, *parts[0].shape[2:]), fill)
         pairs = zip(self.calls, parts, strict=True)
         for _, together in groupby(pairs, lambda pair: id(pair[0].held)):  # one copy for many calls
             same = list(together)
             part, held = torch.cat([part for _, part in same], dim=1), same[0][0].held
-            whole[held.to(part.device), first : first + part.shape[1]] = part
+            joined[held.to(part.device), first : first + part.shape[1]] = part
             first += part.shape[1]
-        return whole
+        return joined
 
     def whole(self, kind: str, layer: int) -> Tensor:
         """Of all windows at all positions, (windows, positions, width), zeros where unfed."""
@@ -110,39 +107,26 @@ class Run:
         """Of one window at every position fed, (positions, width)."""
         return self.whole(kind, layer)[window, : len(self.fed()[window])]
 
-    def text(self, window: int, start: int, end: int) -> tuple[list[int], list[int]]:
-        """Positions that predict a window's text, and its tokens: those below ``end``, up to it.
-
-        A token that was never fed counts where the library said what it was.
-        """
-        tokens = list(self.fed()[window])
-        lone = self.steps == 1 and self.chosen is None
-        first = self._end_of_prompt(tokens, start, end) if lone else self.prompt
-        if self.chosen is not None and (last := int(self.chosen[window])) != _UNFED:
-            tokens.append(last)
-        stop = tokens.index(end, first) if end in tokens[first:] else len(tokens)
-        positions = [p for p in range(first - 1, stop - 1) if tokens[p + 1] < end]
-        return positions, [tokens[p + 1] for p in positions]
-
-    def _end_of_prompt(self, tokens: list[int], start: int, end: int) -> int:
-        """Of a text fed at once: after the last start token and the special ones that follow."""
-        if start not in tokens:
-            raise ValueError(
-                f"a text of {len(tokens)} tokens that were fed at once without the start token "
-                f"{start}: which of them are the prompt? give attach(model, start=...)"
-            )
-        first = len(tokens) - tokens[::-1].index(start)
-        while first < len(tokens) and tokens[first] > end:
-            first += 1
-        return first
+    def texts(self, start: int, end: int) -> list[tuple[list[int], list[int]]]:
+        """Positions that predict each window's text, and its tokens: below ``end``, up to it."""
+        at_once = self.length == self.prompt and self.chosen is None
+        chosen = [_UNFED] * self.windows if self.chosen is None else self.chosen.tolist()
+        texts = []
+        for tokens, last in zip(self.fed(), chosen, strict=True):
+            first = _end_of_prompt(tokens, start, end) if at_once else self.prompt
+            written = tokens if last == _UNFED else [*tokens, last]
+            stop = written.index(end, first) if end in written[first:] else len(written)
+            positions = [p for p in range(first - 1, stop - 1) if written[p + 1] < end]
+            texts.append((positions, [written[p + 1] for p in positions]))
+        return texts
 
 
 class Recorder:
     """Keeps the runs of a decoder, in the order in which they began, with copies of all they had.
 
-    A subclass is told which run each call is of and what it gave, and may keep less. ``kinds``: of
-    every layer's outputs. ``attempt``: of the runs that begin now, at this ``audio``. ``last``: the
-    module whose end is the call's, and whose output is told; by default the decoder.
+    A subclass may keep less. ``kinds``: of every layer's outputs. ``attempt``: of the runs that
+    begin now, at an ``audio`` and temperature. ``last``: the module whose end is the call's, and
+    whose output is told; by default the decoder.
     """
 
     copies_context = True
@@ -152,11 +136,11 @@ class Recorder:
     ) -> None:
         self.decoder, self.kinds, self._last = decoder, kinds, last or decoder.decoder
         self.runs: list[Run] = []
-        self.audio: Any = None
+        self.audio: tuple[Any, float] = None, 0.0
         self.attempt = 1
         self._open: list[Run] = []
         self._call: tuple[Run, Call] | None = None
-        self._again = False
+        self._repeated = False
         self._expected = {(kind, i) for i in range(len(decoder.layers)) for kind in kinds}
 
     def began(self, run: Run, tokens: Tensor) -> None:
@@ -171,8 +155,7 @@ class Recorder:
 
     def texts(self, run: Run) -> list[tuple[list[int], list[int]]]:
         """Positions and tokens of the text of each window of a run."""
-        start, end = self.decoder.start, self.decoder.end
-        return [run.text(window, start, end) for window in range(run.windows)]
+        return run.texts(self.decoder.start, self.decoder.end)
 
     @contextmanager
     def listening(self, watchers: list[Any] | None = None) -> Iterator[None]:
@@ -181,7 +164,7 @@ class Recorder:
         after = [
             (
                 layer.layer if kind == HIDDEN_STATE else getattr(layer, kind),
-                functools.partial(self._heard, (kind, i)),
+                functools.partial(self._keep_output, (kind, i)),
             )
             for i, layer in enumerate(layers)
             for kind in self.kinds
@@ -189,14 +172,13 @@ class Recorder:
         before = [(self.decoder.decoder, self._begin)]
         if HIDDEN_STATE in self.kinds:
             before.append((layers[0].layer, self._embedded))
-        if watchers is not None:
-            watchers.append(self._dropped)
+        watchers = [] if watchers is None else watchers
+        watchers.append(self._dropped)
         try:
             with hooked([*after, (self._last, self._finish)], before):
                 yield
         finally:
-            if watchers is not None:
-                watchers.remove(self._dropped)
+            watchers.remove(self._dropped)
             self._call = None
             self.close()
 
@@ -234,16 +216,16 @@ class Recorder:
             self._open.remove(run)
         else:
             self._open.sort(key=lambda run: run.cached)
-            while len(self._open) >= _OPEN:
+            while len(self._open) > 1:  # transformers asks for no-speech in the midst of a run
                 self._close(self._open.pop(0))
-            self._open = [run for run in self._open if run.steps]
+            self._open = [run for run in self._open if run.length]
             if self.copies_context and context is not None:
                 context = context.detach().clone()
             windows, prompt = tokens.shape
             run = Run(cache, context, _padding(mask, tokens), windows, prompt, self.attempt)
         self._open.append(run)
         new = tokens[:, skip:].clone()
-        self._again, self._call = False, (run, Call(run.held, new, {}))
+        self._repeated, self._call = False, (run, Call(run.held, new, {}))
         self.began(run, new)
 
     def _going_on(self, cache: Any, tokens: Tensor, before: int) -> Run:
@@ -275,12 +257,12 @@ class Recorder:
 
     def _embedded(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         stream = arguments[0] if arguments else named["hidden_states"]
-        self._heard((EMBEDDING, 0), module, arguments, stream)
+        self._keep_output((EMBEDDING, 0), module, arguments, stream)
 
-    def _heard(self, place: tuple[str, int], module: Any, inputs: Any, output: Any) -> None:
+    def _keep_output(self, place: tuple[str, int], module: Any, inputs: Any, output: Any) -> None:
         if self._call is not None:
             call = self._call[1]
-            self._again |= place in call.outputs
+            self._repeated |= place in call.outputs
             rows = (output[0] if isinstance(output, tuple) else output).detach()
             # libraries' own hooks may append to what they cached
             call.outputs[place] = torch.slice_copy(rows, 1, -call.tokens.shape[1])
@@ -290,7 +272,7 @@ class Recorder:
             return
         (run, call), self._call = self._call, None
         missing = self._expected - call.outputs.keys()
-        if missing or self._again:
+        if missing or self._repeated:
             self.forget([run])
             silent = sorted({layer for _, layer in missing})
             which = ", ".join(f"decoder.{layer}" for layer in silent) or "a layer, more than once"
@@ -298,9 +280,8 @@ class Recorder:
                 f"{which} did not call every hook once: compiled by torch.compile, skipped, or "
                 "replaced since the block began; nothing of this batch is kept"
             )
-        if not run.steps:
+        if not run.length:
             self.runs.append(run)
-        run.steps += 1
         run.length += call.tokens.shape[1]
         run.chosen, run.keys = None, first_keys(self.decoder, run.cache)
         self.ended(run, call, output)
@@ -313,8 +294,8 @@ class Recorder:
 class GramRecorder(Recorder):
     """Keeps only what has the Gram matrices of a text's rows, as the state of a run that is over.
 
-    By window and component, of rows A less the first of them, L of A = L Q with orthonormal rows in
-    Q, (layers, T, min(T, width)) in float64: any first rows of L have the Gram matrix of A's.
+    By window and component, L of A = L Q, (layers, T, min(T, width)), for rows A less their first
+    and orthonormal rows in Q, in float64: any first rows of L have the Gram matrix of A's.
     """
 
     copies_context = False
@@ -324,59 +305,59 @@ class GramRecorder(Recorder):
 
     def closed(self, run: Run) -> None:
         """All calls are made."""
-        run.state = [
-            {kind: self._reduced(run, kind, window, rows) for kind in COMPONENTS}
-            for window, (rows, _) in enumerate(self.texts(run))
-        ]
+        layers, texts = range(len(self.decoder.layers)), self.texts(run)
+        run.state = [{} for _ in texts]
+        for (window, (rows, _)), kind in product(enumerate(texts), COMPONENTS):
+            values = torch.stack([run.outputs(kind, i, window)[rows] for i in layers]).double()
+            run.state[window][kind] = torch.linalg.qr((values - values[:, :1]).mT, mode="r").R.mT
         run.calls, run.context = [Call(run.held, run.calls[0].tokens, {})], None
-
-    def _reduced(self, run: Run, kind: str, window: int, rows: list[int]) -> Tensor:
-        layers = range(len(self.decoder.layers))
-        values = torch.stack([run.outputs(kind, i, window)[rows] for i in layers]).double()
-        lower: Tensor = torch.linalg.qr((values - values[:, :1]).mT, mode="r").R.mT
-        return lower
 
 
 @contextmanager
 def following(recorder: Recorder, watchers: list[Any] | None = None) -> Iterator[None]:
-    """Its hooks, and an ear for openai-whisper's ``decode`` or transformers' ``generate``.
+    """Its hooks, and an ear for the model's own ``decode`` and ``transcribe``, or ``generate``.
 
-    That of the model itself, whose runs are closed when the call is over. Raises ValueError for
-    more than one beam, before anything is decoded. ``watchers``: as of ``listening``.
+    Their runs are closed when the call is over; what they may not decode by is a ValueError before.
     """
-    model, name = recorder.decoder.model, recorder.decoder.entry
-    if name is None:
+    calls: dict[str, Callable[..., Any]] = {"decode": _decode, "transcribe": _transcribe}
+    if recorder.decoder.entry == "generate":
+        calls = {"generate": _generate}
+    with ExitStack() as block:
+        for name, call in calls.items():
+            if hasattr(recorder.decoder.model, name):
+                block.callback(_replace(recorder, name, call))
         with recorder.listening(watchers):
             yield
-        return
+
+
+def _replace(recorder: Recorder, name: str, call: Callable[..., Any]) -> Callable[[], None]:
+    """Have a method of the model called by ``call``; returns what undoes that."""
+    model = recorder.decoder.model
     original, before = getattr(model, name), model.__dict__.get(name)
-    enter: Callable[..., Any] = _decode if name == "decode" else _generate
 
     @functools.wraps(original)
-    def listening(*arguments: Any, **named: Any) -> Any:
+    def replaced(*arguments: Any, **named: Any) -> Any:
         try:
-            return enter(recorder, original, *arguments, **named)
+            return call(recorder, original, arguments, named)
         finally:
             recorder.close()
 
-    setattr(model, name, listening)
-    try:
-        with recorder.listening(watchers):
-            yield
-    finally:
-        delattr(model, name)
-        if before is not None:
-            setattr(model, name, before)
+    setattr(model, name, replaced)
+    return lambda: delattr(model, name) if before is None else setattr(model, name, before)
 
 
-def _generate(
-    recorder: Recorder, original: Callable[..., Any], *arguments: Any, **named: Any
-) -> Any:
+def _generate(recorder: Recorder, original: Any, arguments: Any, named: dict[str, Any]) -> Any:
     """transformers' ``generate``: a stopping criterion that stops nothing hears every token."""
     names = ("input_features", "generation_config", "logits_processor", "stopping_criteria")
     named = dict(zip(names, arguments, strict=False)) | named
     config = named.get("generation_config") or recorder.decoder.model.generation_config
     _require_no_beams(named.get("num_beams") or getattr(config, "num_beams", None))
+    for name in ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens"):
+        if named.get(name, getattr(config, name, None)) is not None:
+            raise ValueError(
+                f"{name}: the decoder is then given tokens that are not written yet; decode "
+                "without it, or outside of the block"
+            )
     named["stopping_criteria"] = [*(named.get("stopping_criteria") or []), recorder.chose]
     before = list(recorder.runs)
     result = original(*arguments[len(names) :], **named)
@@ -390,38 +371,46 @@ def _generate(
     return result
 
 
-def _decode(
-    recorder: Recorder, original: Callable[..., Any], mel: Any, *arguments: Any, **named: Any
-) -> Any:
+def _transcribe(recorder: Recorder, original: Any, arguments: Any, named: dict[str, Any]) -> Any:
+    """openai-whisper's ``transcribe``: all that it does beside ``decode`` is to align words."""
+    before = list(recorder.runs)
+    result = original(*arguments, **named)
+    recorder.forget([run for run in recorder.runs if run not in before and not run.cached])
+    return result
+
+
+def _decode(recorder: Recorder, original: Any, arguments: Any, named: dict[str, Any]) -> Any:
     """openai-whisper's ``decode``, which its ``transcribe`` calls for every attempt at a window."""
-    options = arguments[0] if arguments else named.get("options")
+    inputs = dict(zip(("mel", "options"), arguments, strict=False)) | named
+    mel, options = inputs.get("mel"), inputs.get("options")
     _require_no_beams(named.get("beam_size", getattr(options, "beam_size", None)))
-    warmer = (named.get("temperature", getattr(options, "temperature", None)) or 0.0) > 0
-    recorder.attempt = recorder.attempt + 1 if warmer and mel is recorder.audio else 1
-    recorder.audio, before = mel, list(recorder.runs)
-    result = original(mel, *arguments, **named)
+    temperature = named.get("temperature", getattr(options, "temperature", None)) or 0.0
+    audio, former = recorder.audio
+    again = mel is audio and temperature not in (0.0, former)  # no second sample, but a fallback
+    recorder.attempt = recorder.attempt + 1 if again else 1
+    recorder.audio, before = (mel, temperature), list(recorder.runs)
+    result = original(*arguments, **named)
     new = [run for run in recorder.runs if run not in before]
     recorder.forget([run for run in new if not run.cached])  # the language
     for run in (run for run in new if run.calls and run.cached):
         if run.attempt > 1 and before:
             before[-1].kept = [False] * before[-1].windows
-        _tell(run, result if isinstance(result, list) else [result], recorder.decoder.end)
+        _compare(run, result if isinstance(result, list) else [result], recorder.decoder.end)
     return result
 
 
-def _tell(run: Run, results: Sequence[Any], end: int) -> None:
-    """What the run's windows wrote last, and which of them are kept."""
+def _compare(run: Run, results: Sequence[Any], end: int) -> None:
+    """With what the library returns: what a run's windows wrote last, and which it kept."""
     run.temperature = results[0].temperature
     group, fed = run.windows // len(results), run.fed()
-    chosen = [-1] * run.windows
-    run.kept = [False] * run.windows
+    chosen, run.kept = [_UNFED] * run.windows, [False] * run.windows
     for i, result in enumerate(results):
         for window in range(i * group, (i + 1) * group):
-            own, said = fed[window][run.prompt :], list(result.tokens)
-            own = own[: own.index(end)] if end in own else own
-            if said[: len(own)] == own and len(said) - len(own) in (0, 1):
-                run.kept[window] = True
-                chosen[window] = said[-1] if len(said) > len(own) else end
+            text = fed[window][run.prompt :]
+            text = text[: text.index(end)] if end in text else text
+            rest = list(result.tokens)[len(text) :]
+            if [*text, *rest] == [*result.tokens] and len(rest) < 2:
+                chosen[window], run.kept[window] = (rest or [end])[0], True
                 break
     run.chosen = torch.tensor(chosen)
 
@@ -444,17 +433,30 @@ def self_attention(query: Tensor, key: Tensor, heads: int, real: Tensor | None =
         torch.unflatten(rows.double(), -1, (heads, -1)).transpose(-3, -2) for rows in (query, key)
     )
     scores = query @ key.mT * query.shape[-1] ** -0.5
-    seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if real is not None:
-        seen &= real | seen.triu()
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        visible &= real | visible.triu()
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1)
+
+
+def _end_of_prompt(tokens: list[int], start: int, end: int) -> int:
+    """Of a text fed at once: after the last start token and the special ones that follow."""
+    if start not in tokens:
+        raise ValueError(
+            f"a text of {len(tokens)} tokens that were fed at once without the start token "
+            f"{start}: which of them are the prompt? give attach(model, start=...)"
+        )
+    first = len(tokens) - tokens[::-1].index(start)
+    while first < len(tokens) and tokens[first] > end:
+        first += 1
+    return first
 
 
 def _padding(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
     """Which positions of a prompt are real, (windows, prompt), where not all are."""
     if mask is None or not isinstance(mask, Tensor):
         return None
-    seen = mask[:, 0, -1] if mask.ndim == 4 else mask
-    seen = (seen if seen.dtype == torch.bool or mask.ndim == 2 else seen == 0).bool()
-    seen = seen[:, : tokens.shape[1]]
-    return None if seen.all() else seen
+    real = mask[:, 0, -1] if mask.ndim == 4 else mask
+    real = (real if real.dtype == torch.bool or mask.ndim == 2 else real == 0).bool()
+    real = real[:, : tokens.shape[1]]
+    return None if real.all() else real

@@ -49,10 +49,10 @@ class Table:
 class Window:
     """One text that was written, or given: a row of a batch in one run of the decoder.
 
-    window: its number, from 0. run, row: which batch and which of its rows, from 0. attempt: which
-    one at this window, from 1, where openai-whisper tries several temperatures; kept: whether it is
-    the one that the library went on with, None where that cannot be known. tokens: of the text,
-    without timestamps. positions: those of the decoder's input that predict them.
+    window, run, row: its number, and which batch and row it is, from 0. attempt: which one at this
+    sound, from 1, where openai-whisper tries several temperatures; kept: whether the library went
+    on with it, None where that cannot be known, or the text was given. tokens: of the text, without
+    timestamps. positions: those of the decoder's input that predict them.
     """
 
     window: int
@@ -65,9 +65,9 @@ class Window:
     positions: tuple[int, ...]
     source: Run = field(repr=False, compare=False)
 
-    def columns(self) -> dict[str, Any]:
-        """What every row of a table says of its window; T: how many tokens it has."""
-        return {name: getattr(self, name) for name in _WINDOW} | {"T": len(self.positions)}
+    def columns(self, rows: int | None = None) -> dict[str, Any]:
+        """What every row of a table says of its window; T: how many of its first rows it is of."""
+        return {name: getattr(self, name) for name in _WINDOW} | {"T": len(self.positions[:rows])}
 
 
 @contextmanager
@@ -94,8 +94,8 @@ def attach(
         end: Number of <|endoftext|>, below which tokens are text; by default likewise.
 
     Raises TypeError for a model of another structure; ValueError for a compiled one, a vocabulary
-    without known start and end, beams, or another ``keep``; RuntimeError inside the block, where a
-    layer was silent, or a cache was rearranged.
+    without known start and end, beams, speculative decoding, or another ``keep``; RuntimeError
+    inside the block, where a layer was silent, or a cache was rearranged.
 
     >>> with attach(model) as trace:  # doctest: +SKIP
     ...     model.transcribe("talk.mp3")
@@ -122,20 +122,20 @@ class Trace:
     def windows(self) -> list[Window]:
         """In the order in which they began; a pass that tells of no text, such as the language's,
         is none. Raises RuntimeError where nothing was decoded."""
-        found: list[Window] = []
+        windows: list[Window] = []
         for number, run in enumerate(self._recorder.runs):
             texts = self._recorder.texts(run)
             if not run.cached and run.chosen is None and not any(rows for rows, _ in texts):
                 continue
             for row, (positions, tokens) in enumerate(texts):
-                place = len(found), number, row, run.attempt, run.temperature, run.kept[row]
-                found.append(Window(*place, tuple(tokens), tuple(positions), run))
-        if not found:
+                place = len(windows), number, row, run.attempt, run.temperature, run.kept[row]
+                windows.append(Window(*place, tuple(tokens), tuple(positions), run))
+        if not windows:
             raise RuntimeError(
                 "nothing was decoded in the block: call the model inside it; a model that is "
                 "compiled, or another copy of it, calls no hook of this one"
             )
-        return found
+        return windows
 
     @property
     def names(self) -> list[str]:
@@ -154,104 +154,111 @@ class Trace:
         """
         place = self._place(name)
         return [
-            one.source.outputs(*place, one.row)[slice(None) if whole else list(one.positions)]
-            for one in self.windows
+            window.source.outputs(*place, window.row)[_rows(window, whole)]
+            for window in self.windows
         ]
 
     def attention(self, layer: int, window: int, whole: bool = False) -> Tensor:
         """One layer's self-attention in one window, (heads, T, T), float64.
 
-        Over all earlier positions and the own one; the prompt's columns are then dropped, so rows
-        may sum to less than one. ``whole``: between all positions fed.
+        Without the columns of the prompt, so that rows may sum to less than one; ``whole``: between
+        all positions fed.
         """
         chosen = self.windows[window]
         self._place(f"decoder.{layer}.self_attn.q")
-        query, key = (chosen.source.outputs(kind, layer, chosen.row) for kind in (QUERY, KEY))
-        real = _real(chosen, len(query))
-        weights = self_attention(query, key, self._recorder.decoder.heads, real)
-        positions = slice(None) if whole else list(chosen.positions)
-        return weights[:, positions][:, :, positions]
+        return self._attention(chosen, layer, whole)
 
     def spectra(self, k: int = 50, eps: float = 1e-6, rows: int | None = None) -> Table:
         """Spectra of every window, layer and component, of its first ``rows`` rows or of all.
 
         T: rows; resolved: modes above noise; n_eff, n_eff_singular, alpha, Kf, Kf_resolved: as
         :mod:`spectral.spectra` defines them over ``k`` modes, alpha with a reason where it is NaN.
+        Raises ValueError for ``rows`` below 1 or k below 2.
         """
         whole_number(k, "k", least=2)
-        modes = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
-        found: list[dict[str, Any]] = []
+        spectra = {component: self.eigenvalues(component, rows) for component in COMPONENTS}
+        table: list[dict[str, Any]] = []
         for window in self.windows:
-            count = min(len(window.positions), rows or len(window.positions))
-            shared = window.columns() | {"T": count}
             for component in COMPONENTS:
-                columns = observables(modes[component][window.window], k, eps)
+                columns = observables(spectra[component][window.window], k, eps)
                 for layer in range(self._layers):
-                    own = {
+                    values = {
                         n.replace("kirchhoff", "Kf"): c[layer].item() for n, c in columns.items()
                     }
-                    reason = slope_reason(int(own["resolved"]), k)
-                    place = {"layer": layer, "component": component, "k": k}
-                    found.append(shared | place | own | {"alpha_reason": reason})
-        return Table(found)
+                    place = window.columns(rows) | {"layer": layer, "component": component, "k": k}
+                    reason = slope_reason(int(values["resolved"]), k)
+                    table.append(place | values | {"alpha_reason": reason})
+        return Table(table)
 
     def eigenvalues(self, component: str, rows: int | None = None) -> list[Tensor]:
         """Covariance eigenvalues of a component, (layers, min(T, width)) of every window."""
         if component not in COMPONENTS:
             raise KeyError(f"no component {component!r}; there are: {', '.join(COMPONENTS)}")
-        return [eigenvalues(self._stacked(one, component)[:, :rows]) for one in self.windows]
+        if rows is not None:
+            whole_number(rows, "rows", least=1)
+        return [eigenvalues(self._stacked(window, component)[:, :rows]) for window in self.windows]
 
     def graphs(self) -> Table:
         """Kirchhoff indices of the latent graphs of every window and layer.
 
-        graph: "attention", by head (from 0) and, where head is None, of their mean; "similarity" of
-        hidden states after the layer.
+        graph: "attention", by head and, where that is None, of their mean; or "similarity".
         """
-        found: list[dict[str, Any]] = []
+        table: list[dict[str, Any]] = []
         for window in self.windows:
             states = self._stacked(window, HIDDEN_STATE)
             similar = graph_kirchhoff_index(similarity_graph(states)).tolist()
             for layer in range(self._layers):
-                weights = self.attention(layer, window.window)
+                weights = self._attention(window, layer)
                 both = torch.cat([weights.mean(0, keepdim=True), weights])
                 heads = graph_kirchhoff_index(attention_graph(both)).tolist()
-                own = window.columns() | {"layer": layer, "graph": "attention"}
+                place = window.columns() | {"layer": layer, "graph": "attention"}
                 for head, index in enumerate(heads, -1):
-                    found.append(own | {"head": None if head < 0 else head, "Kf": index})
-                found.append(own | {"graph": "similarity", "head": None, "Kf": similar[layer]})
-        return Table(found)
+                    table.append(place | {"head": None if head < 0 else head, "Kf": index})
+                table.append(place | {"graph": "similarity", "head": None, "Kf": similar[layer]})
+        return Table(table)
 
     def jacobians(self, tokens: int = 8, windows: Sequence[int] | None = None) -> Table:
         """Gain, alignment and the like at ``tokens`` positions per window, evenly apart.
 
         Of these ``windows``, by default of all that are not known to be dropped attempts. In
         float64, modulo the direction 1, at the recorded states; :class:`spectral.LinearisedLayers`
-        says what the columns are. token: of the text, from 0. Raises ValueError where Gram matrices
-        alone were kept.
+        says what the columns are. token: of the text, from 0. Raises ValueError for a window that
+        is none, or where Gram matrices alone were kept.
         """
         whole_number(tokens, "tokens", least=1)
-        found: list[dict[str, Any]] = []
+        if missing := sorted({*(windows or ())} - {window.window for window in self.windows}):
+            raise ValueError(f"no windows {missing}; there are 0 to {len(self.windows) - 1}")
+        table: list[dict[str, Any]] = []
         layers = [as_layer(layer.layer, torch.float64) for layer in self._recorder.decoder.layers]
         before = [self._place(f"decoder.{i}.resid_pre") for i in range(self._layers)]
-        for one in self.windows:
-            wanted = one.kept is not False if windows is None else one.window in windows
-            if not wanted or not one.positions:
+        for window in self.windows:
+            wanted = window.kept is not False if windows is None else window.window in windows
+            if not wanted or not window.positions:
                 continue
-            run, first, last = one.source, one.positions[0], one.positions[-1] + 1
+            run, first, last = window.source, window.positions[0], window.positions[-1] + 1
             step = -(-(last - first) // tokens)
             chosen = slice(first + (last - first - 1) % step // 2, last, step)
-            hidden = [run.outputs(*place, one.row).double() for place in before]
+            hidden = [run.outputs(*place, window.row).double() for place in before]
             assert run.context is not None, "rows are kept with their context"
-            heard = run.context[one.row * len(run.context) // run.windows]  # samples share one
-            point = linearise(layers, hidden, heard.double(), _real(one, len(hidden[0])), chosen)
+            context = run.context[
+                window.row * len(run.context) // run.windows
+            ].double()  # of all samples
+            point = linearise(layers, hidden, context, _real(window, len(hidden[0])), chosen)
             columns = {name: value.tolist() for name, value in point.columns().items()}
             for i, position in enumerate(range(last)[chosen]):
-                if position in one.positions:
-                    own = one.columns() | {"token": one.positions.index(position)}
+                if position in window.positions:
+                    token = {"token": window.positions.index(position)}
                     for layer in range(self._layers):
                         values = {name: value[layer][i] for name, value in columns.items()}
-                        found.append(own | {"layer": layer} | values)
-        return Table(found, _JACOBIANS)
+                        table.append(window.columns() | token | {"layer": layer} | values)
+        return Table(table, _JACOBIANS)
+
+    def _attention(self, window: Window, layer: int, whole: bool = False) -> Tensor:
+        query, key = (window.source.outputs(kind, layer, window.row) for kind in (QUERY, KEY))
+        real = _real(window, len(query))
+        weights = self_attention(query, key, self._recorder.decoder.heads, real)
+        rows = _rows(window, whole)
+        return weights[:, rows][:, :, rows]
 
     def _stacked(self, window: Window, kind: str) -> Tensor:
         """All layers' rows that predict text, (layers, T, width), or their reduced form."""
@@ -266,8 +273,8 @@ class Trace:
         return len(self._recorder.decoder.layers)
 
     def _place(self, name: str) -> tuple[str, int]:
-        found = re.fullmatch(r"decoder\.(\d+)\.(.+)", name)
-        layer, kind = (int(found[1]), found[2]) if found else (-1, name)
+        match = re.fullmatch(r"decoder\.(\d+)\.(.+)", name)
+        layer, kind = (int(match[1]), match[2]) if match else (-1, name)
         if 0 <= layer < self._layers and kind == "resid_pre":
             return (HIDDEN_STATE, layer - 1) if layer else (EMBEDDING, 0)
         if not 0 <= layer < self._layers or kind not in NAMES:
@@ -277,6 +284,11 @@ class Trace:
                 f"with .{kinds}"
             )
         return NAMES[kind], layer
+
+
+def _rows(window: Window, whole: bool) -> Any:
+    """Those that predict text, or all."""
+    return slice(None) if whole else list(window.positions)
 
 
 def _real(window: Window, positions: int) -> Tensor | None:
