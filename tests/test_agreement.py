@@ -34,7 +34,7 @@ def test_texts_agree_where_numbers_are_close_and_words_equal(old: str, new: str)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "expected"),
     [
         ("135.3", "137.3", "137.3 for 135.3"),
         ("126.6", "123.6", "123.6 for 126.6"),
@@ -47,8 +47,8 @@ def test_texts_agree_where_numbers_are_close_and_words_equal(old: str, new: str)
         ("| log ", "| log\n| log ", "other words"),
     ],
 )
-def test_all_else_is_found(old: str, new: str, found: str) -> None:
-    assert disagreements(TABLE.replace(old, new), TABLE) == [found]
+def test_all_else_is_found(old: str, new: str, expected: str) -> None:
+    assert disagreements(TABLE.replace(old, new), TABLE) == [expected]
 
 
 def distances(drawn: str, before: str = CSV) -> dict[str, float]:
@@ -79,9 +79,8 @@ def test_another_shape_agrees_in_no_number(drawn: str) -> None:
 
 def test_a_number_that_is_missing_now_is_infinitely_far() -> None:
     assert distances(CSV.replace("135.3", ""))["fraction in x.csv, line 2"] == math.inf
-    assert (
-        distances(CSV.replace("step", "smooth"))["fraction in x.csv, line 3"] == 0
-    )  # words are not
+    reworded = distances(CSV.replace("step", "smooth"))
+    assert reworded["fraction in x.csv, line 3"] == 0, "words are not"
 
 
 def test_the_summary_says_how_many_agree_and_what_is_farthest() -> None:

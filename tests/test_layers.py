@@ -27,15 +27,9 @@ def randomised(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Modu
 
 
 def config(**changes: object) -> WhisperConfig:
-    return WhisperConfig(
-        d_model=WIDTH,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_ffn_dim=4 * WIDTH,
-        decoder_ffn_dim=4 * WIDTH,
-        attn_implementation="eager",
-        **changes,
-    )
+    sizes = {"attention_heads": HEADS, "ffn_dim": 4 * WIDTH}
+    both = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in sizes.items()}
+    return WhisperConfig(d_model=WIDTH, attn_implementation="eager", **both, **changes)
 
 
 def causal_mask(dtype: torch.dtype) -> Tensor:
@@ -74,10 +68,8 @@ def _float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def states(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
-    return (
-        2 * torch.randn(2, TOKENS, WIDTH, dtype=dtype),
-        torch.randn(2, FRAMES, WIDTH, dtype=dtype),
-    )
+    hidden, context = (torch.randn(2, rows, WIDTH, dtype=dtype) for rows in (TOKENS, FRAMES))
+    return 2 * hidden, context
 
 
 @pytest.mark.usefixtures("_float64_norms")
