@@ -160,14 +160,16 @@ def test_both_have_the_same_propagators(pair: Pair) -> None:
     )
 
 
-def require_equal_propagators(pair: Pair, features: Tensor, tokens: Sequence[int]) -> None:
+def require_equal_propagators(
+    pair: Pair, features: Tensor, tokens: Sequence[int], at: slice = slice(None)
+) -> None:
     """To 1e-4 of the largest entry, in float64, at the streams of each network, in float32."""
     propagators = []
     for model in pair:
         streams = residual_streams(model, features, tokens)
         layers = [as_layer(layer.layer, torch.float64) for layer in model.layers]
         hidden = [stream.double() for stream in streams.hidden]
-        point = linearise(layers, hidden, streams.context.double())
+        point = linearise(layers, hidden, streams.context.double(), tokens=at)
         propagators.append(point.propagators())
     largest = float(propagators[0].abs().max())
     torch.testing.assert_close(*propagators, rtol=0, atol=1e-4 * largest)
@@ -183,7 +185,7 @@ def test_all_of_it_holds_at_tiny_s_true_size(tmp_path: Path) -> None:
     features = pair[0].features(sounds()[1:2])
     (tokens,) = require_equal_captures(pair, features)
     assert len(set(tokens)) > 2, "it varies"
-    require_equal_propagators(pair, features, tokens[:4])
+    require_equal_propagators(pair, features, tokens[:2], at=slice(-2, None))
 
 
 @pytest.mark.parametrize("of", ["openai", "transformers"])
