@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from companion.measurement.kinds import KINDS
@@ -31,20 +30,12 @@ FAULTS = {  # a column, what one value of it becomes, and of which rows where no
 }
 
 
-def rows_of(kind: str) -> pd.DataFrame:
-    return read([SMOKE / kind / "xs-0.parquet"], KINDS[kind].schema)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_s_check_says_what_holds(kind: str) -> None:
-    line = KINDS[kind].check(rows_of(kind))
+def test_every_kind_s_check_says_what_holds_and_one_wrong_number_breaks_it(kind: str) -> None:
+    rows = read([SMOKE / kind / "xs-0.parquet"], KINDS[kind].schema)
+    line = KINDS[kind].check(rows)
     assert line
     assert "\n" not in line
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_wrong_number_breaks_it(kind: str) -> None:
-    rows = rows_of(kind)
     column, wrong, *which = FAULTS[kind]
     (place, *_) = rows.dropna(subset=column).query(*which or ["index >= 0"]).index
     rows.loc[place, column] = not rows.loc[place, column] if wrong is None else wrong
