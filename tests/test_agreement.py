@@ -105,8 +105,8 @@ def test_what_came_is_known_with_and_without_git(
     agreement.main()
     assert "nothing to compare with" in capsys.readouterr().out
     if versioned:
-        mine = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-        for command in (["init", "-q"], ["add", "figures"], [*mine, "commit", "-qm", "all"]):
+        author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+        for command in (["init", "-q"], ["add", "figures"], [*author, "commit", "-qm", "all"]):
             subprocess.run(["git", *command], check=True)
         agreement.CAME.mkdir(parents=True)  # what lay there at some time was never committed
         (agreement.CAME / "new.csv").write_text(CSV.replace("135.3", "99"))

@@ -115,8 +115,8 @@ def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, waves: list[np.
         kept[whole] = mask.sum(-1).tolist()
         real = mask[:, None, :, None].expand(decoded.shape)
         torch.testing.assert_close(decoded[real], fed[real], rtol=1e-3, atol=1e-4)
-    for text, whole, windows in zip(kept[False], kept[True], ended, strict=True):
-        assert whole - text == prompt * len(windows) + sum(windows)
+    for of_text, of_all, windows in zip(kept[False], kept[True], ended, strict=True):
+        assert of_all - of_text == prompt * len(windows) + sum(windows)
     text, everything = (decoding.text_rows("ffn", transcripts, whole)[0] for whole in (False, True))
     length = len(transcripts[0].tokens)
     assert torch.equal(everything[0, :, prompt : prompt + length], text[0, :, :length])
@@ -159,6 +159,6 @@ def test_slow_speech_counts_where_it_fits_and_says_how_many(
         and comparison.choices["stretch"].startswith("slower")
     }
     slowed = planted[planted.condition == "hell-slow"].groupby("utterance").windows.max()
-    ours = int((slowed == 1).sum())
-    assert made == {SLOWER: len(corpus), SLOWER_FITTING: ours}
-    assert 2 <= ours < len(corpus)
+    in_one_window = int((slowed == 1).sum())
+    assert made == {SLOWER: len(corpus), SLOWER_FITTING: in_one_window}
+    assert 2 <= in_one_window < len(corpus)

@@ -76,8 +76,8 @@ def test_a_model_gives_the_numbers_again(shown: dict[str, Any], name: str) -> No
     model = load(name, explorer_page.LADDER, torch.device("cpu"))
     utterances, speakers = explorer_page.chosen()
     sounds = explorer_page.mixtures(utterances[0], speakers)
-    some = {condition: sounds[condition] for condition in ("clean", *STRESSES[name])}
-    now = json.loads(json.dumps(explorer_page.view(model, some)))
+    chosen = {condition: sounds[condition] for condition in ("clean", *STRESSES[name])}
+    now = json.loads(json.dumps(explorer_page.view(model, chosen)))
     then = shown["utterances"][0]["views"][name]
     _compare(now, {key: {c: then[key][c] for c in now[key]} for key in then}, name)
 

@@ -194,13 +194,13 @@ def test_products_of_a_total_sensitivity_at_short_and_long_texts() -> None:
     for tokens in (2, 4, 7):
         hidden, context = gaussian(2, tokens, 12), gaussian(2, 5, 12, seed=1)
 
-        def whole(context: Tensor, hidden: Tensor = hidden) -> Tensor:
+        def decoder(context: Tensor, hidden: Tensor = hidden) -> Tensor:
             return forward(layers[1], forward(layers[0], hidden, context), context)[:, 1::2]
 
         operator = total_sensitivity(layers, hidden, context, slice(1, None, 2))
         columns = gaussian(2, 60, 3, seed=2)
         tangents = columns.mT.reshape(2, 3, 5, 12).unbind(1)
-        moved = [torch.func.jvp(whole, (context,), (tangent,))[1] for tangent in tangents]
+        moved = [torch.func.jvp(decoder, (context,), (tangent,))[1] for tangent in tangents]
         expected = torch.stack(moved, -1).flatten(1, 2)
         assert operator.shape == (*expected.shape[:2], 60)
         assert_equal(operator.matmat(columns), expected)
