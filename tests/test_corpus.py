@@ -1,6 +1,5 @@
 """The corpus reader on good and bad files, the grammar, and the corpus that is shipped."""
 
-import csv
 import hashlib
 from collections import Counter
 from itertools import pairwise
@@ -9,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -427,58 +427,54 @@ def shipped() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[str, dict[str, str]]:
-    with (SHIPPED / embedded.TABLE).open(newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+def table(shipped: Corpus) -> pd.DataFrame:
+    """What the corpus says of every utterance, beside the utterance."""
+    rows = pd.read_csv(SHIPPED / embedded.TABLE, dtype=str)
+    return rows.assign(utterance=shipped.utterances)
 
 
 def test_the_corpus_is_whole_large_enough_and_every_sample_the_one_that_the_table_hashes(
-    shipped: Corpus, table: dict[str, dict[str, str]]
+    shipped: Corpus, table: pd.DataFrame
 ) -> None:
     assert shipped.rejected == {}
-    assert len(shipped.utterances) >= 120
+    assert len(table) >= 120
     assert len({utterance.speaker for utterance in shipped.utterances}) >= 12
-    assert [utterance.id for utterance in shipped.utterances] == sorted(table)
-    for utterance in shipped.utterances:
-        wave, row = read_wave(utterance), table[utterance.id]
+    for row in table.itertuples():
+        wave = read_wave(row.utterance)
         stored = np.round(wave * 32768).astype("<i2")
-        assert hashlib.sha256(stored.tobytes()).hexdigest() == row["sha256"], utterance.id
+        assert row.id == row.utterance.id
+        assert hashlib.sha256(stored.tobytes()).hexdigest() == row.sha256, row.id
         assert 2.0 <= len(wave) / SAMPLE_RATE <= 6.0
-        assert float(row["seconds"]) == pytest.approx(len(wave) / SAMPLE_RATE, abs=1e-3)
+        assert float(row.seconds) == pytest.approx(len(wave) / SAMPLE_RATE, abs=1e-3)
 
 
-def test_the_flags_of_every_utterance_follow_from_its_text_and_speaker(
-    shipped: Corpus, table: dict[str, dict[str, str]]
-) -> None:
-    for utterance in shipped.utterances:
-        row, text = table[utterance.id], utterance.reference.lower()
+def test_the_flags_of_every_utterance_follow_from_its_text_and_speaker(table: pd.DataFrame) -> None:
+    for row in table.itertuples():
+        text = row.utterance.reference.lower()
         unseen = any(matches(held, text) for held in HELD_OUT_CONSTRUCTIONS)
-        assert row["unseen_construction"] == str(unseen), text
+        assert row.unseen_construction == str(unseen), text
         assert grammar.has_held_out_pair(text) == bool(held_out_pairs(text))
-        assert row["unseen_pair"] == str(bool(held_out_pairs(text)))
-        assert row["unseen_voice"] == str(row["variant"] not in synthesis.TRAINING_VARIANTS)
-        assert row["unseen_accent"] == str(row["accent"] not in synthesis.TRAINING_ACCENTS)
+        assert row.unseen_pair == str(bool(held_out_pairs(text)))
+        assert row.unseen_voice == str(row.variant not in synthesis.TRAINING_VARIANTS)
+        assert row.unseen_accent == str(row.accent not in synthesis.TRAINING_ACCENTS)
     for flag in ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent"):
-        counts = Counter(row[flag] for row in table.values())
+        counts = Counter(table[flag])
         assert min(counts["True"], counts["False"]) >= 20, flag
 
 
 def test_the_speakers_in_the_table_are_those_of_the_code_and_of_speakers_txt(
-    table: dict[str, dict[str, str]],
+    table: pd.DataFrame,
 ) -> None:
     lines = (SHIPPED / "SPEAKERS.TXT").read_text().splitlines()[1:]
-    listed = {line.split(" | ")[0]: line.split(" | ")[1:] for line in lines}
-    speakers = embedded.test_voices()
-    assert len(listed) == len(speakers)
-    for row in table.values():
-        fields = [row["accent"], row["variant"], row["rate"], row["pitch"]]
-        speaker = speakers[int(row["id"].split("-")[0]) - 101]
-        assert fields == listed[row["id"].split("-")[0]]
-        assert fields == [speaker.accent, speaker.variant, str(speaker.rate), str(speaker.pitch)]
+    listed = [line.split(" | ") for line in lines]
+    speakers = [*enumerate(embedded.test_voices(), start=101)]
+    assert listed == [[str(n), s.accent, s.variant, str(s.rate), str(s.pitch)] for n, s in speakers]
+    of_rows = table.id.str.split("-").str[0], table.accent, table.variant, table.rate, table.pitch
+    assert {*zip(*of_rows, strict=True)} == {*map(tuple, listed)}
 
 
 def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
-    shipped: Corpus, table: dict[str, dict[str, str]]
+    table: pd.DataFrame,
 ) -> None:
     rng = np.random.default_rng([embedded.SEED, 1])
     speaker = embedded.test_voices()[0]
@@ -489,9 +485,10 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
         sentence.text.upper(): embedded.sample_hash(embedded._finished(wave))
         for sentence, wave in zip(drawn, waves, strict=True)
     }
-    first = [u for u in shipped.utterances if u.speaker == "101"]
+    first = table[table.id.str.startswith("101-")]
     assert len(first) == embedded.UTTERANCES_PER_VOICE
-    assert {u.reference: table[u.id]["sha256"] for u in first}.items() <= again.items()
+    hashes = {row.utterance.reference: row.sha256 for row in first.itertuples()}
+    assert hashes.items() <= again.items()
 
 
 # --- lists --------------------------------------------------------------------------------------
