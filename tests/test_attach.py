@@ -4,7 +4,6 @@ import copy
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -542,7 +541,6 @@ def test_jacobians_are_those_of_the_measurement(tiny: SpeechModel, features: Ten
 # --- OpenAI's weights -----------------------------------------------------------------------------
 
 
-@cache
 def real(name: str) -> tuple[SpeechModel, Tensor]:
     """One of OpenAI's models, and features of two utterances."""
     if not is_here(name, NOWHERE):
