@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -245,6 +246,12 @@ def small(seed: int = 0) -> whisper.Whisper:
     return random_whisper(dimensions(32, 4, 1, MULTILINGUAL, 80), seed)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of transformers, to be copied."""
+    return write_transformers(tmp_path_factory.mktemp("written") / "folder", small())
+
+
 class Malicious:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("executed",)
@@ -274,10 +281,10 @@ def test_a_file_that_is_no_checkpoint_is_named_and_no_form_of_a_pickle_runs(
 
 
 def test_a_pickle_in_a_folder_of_transformers_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = write_transformers(tmp_path / "folder", small())
+    folder = copytree(written, tmp_path / "folder")
     torch.save({"model.encoder.conv1.weight": Malicious()}, folder / "pytorch_model.bin")
     assert load("folder", NOWHERE, CPU).width == 32
     (folder / "model.safetensors").unlink()
@@ -307,7 +314,7 @@ def test_without_a_network_the_error_says_what_is_missing_where_and_its_checksum
 
 
 def test_a_repository_that_cannot_be_reached_says_what_to_put_where_and_does_not_try_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -328,17 +335,17 @@ def test_a_repository_that_cannot_be_reached_says_what_to_put_where_and_does_not
     ):
         assert part in str(error.value)
     assert len(asked) == 1
-    write_transformers(tmp_path / "openai" / "whisper-tiny", small())
+    copytree(written, tmp_path / "openai" / "whisper-tiny")
     assert load("openai/whisper-tiny", tmp_path, CPU).width == 32
 
 
 def test_a_repository_fetched_before_needs_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     revision = "0123456789abcdef0123456789abcdef01234567"
     cache = tmp_path / "models--openai--whisper-tiny"
     folder = cache / "snapshots" / revision
-    write_transformers(folder, small())
+    copytree(written, folder)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(revision)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -347,9 +354,11 @@ def test_a_repository_fetched_before_needs_no_network(
     assert weights_digest("openai/whisper-tiny", NOWHERE) == f"openai/whisper-tiny@{revision}"
 
 
-def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(tmp_path: Path) -> None:
+def test_checkpoints_in_the_folder_of_models_are_known_by_their_names(
+    written: Path, tmp_path: Path
+) -> None:
     write_openai(tmp_path / "ours.pt", small())
-    write_transformers(tmp_path / "theirs", small())
+    copytree(written, tmp_path / "theirs")
     write_openai(tmp_path / "other.pt", small(seed=1))
     names = ("ours", "theirs", "other")
     models = [load(name, tmp_path, CPU) for name in names]
@@ -390,18 +399,18 @@ FC1 = "model.decoder.layers.0.fc1.weight"
     ],
 )
 def test_a_folder_that_lacks_something_is_refused_and_nothing_made_up(
-    spoil: Callable[[Path], object], message: str, tmp_path: Path
+    spoil: Callable[[Path], object], message: str, written: Path, tmp_path: Path
 ) -> None:
-    folder = write_transformers(tmp_path / "folder", small())
+    folder = copytree(written, tmp_path / "folder")
     spoil(folder / "model.safetensors")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load(str(folder), NOWHERE, CPU)
 
 
 def test_a_folder_comes_before_openai_s_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_transformers(tmp_path / "tiny", small())
+    copytree(written, tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
     assert load("tiny", NOWHERE, CPU).width == 32
 
