@@ -1,6 +1,5 @@
 """Randomly initialised Whispers in the real formats of both libraries, of equal weights."""
 
-import itertools
 import json
 import struct
 from functools import cache
@@ -8,9 +7,8 @@ from pathlib import Path
 
 import torch
 import whisper
-from tiktoken.load import load_tiktoken_bpe
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.convert_slow_tokenizer import TikTokenConverter
 from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import get_tokenizer
 
@@ -52,8 +50,8 @@ def write_openai(path: Path, model: Whisper) -> Path:
     return path
 
 
-def write_transformers(folder: Path, model: Whisper) -> Path:
-    """The same weights as a folder of transformers: safetensors, configuration, tokenizer."""
+def as_transformers(model: Whisper) -> WhisperForConditionalGeneration:
+    """The same weights as a model of transformers."""
     dims = model.dims
     tokenizer = transformers_tokenizer(dims.n_vocab)
     layers = (dims.n_audio_layer, dims.n_text_layer)
@@ -62,14 +60,19 @@ def write_transformers(folder: Path, model: Whisper) -> Path:
     )
     config.num_mel_bins = dims.n_mels
     assert config.vocab_size == dims.n_vocab
-    initialised = WhisperForConditionalGeneration(config)
+    initialised = WhisperForConditionalGeneration(config).eval()
     state = {_renamed(name): weight for name, weight in model.state_dict().items()}
     missing, unexpected = initialised.load_state_dict(state, strict=False)
     assert not unexpected
     assert set(missing) <= {"proj_out.weight"}, "tied to the embedding"
-    initialised.half().save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=dims.n_mels).save_pretrained(folder)
+    return initialised
+
+
+def write_transformers(folder: Path, model: Whisper) -> Path:
+    """The same weights as a folder of transformers: safetensors, configuration, tokenizer."""
+    as_transformers(model).half().save_pretrained(folder, safe_serialization=True)
+    transformers_tokenizer(model.dims.n_vocab).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=model.dims.n_mels).save_pretrained(folder)
     return folder
 
 
@@ -78,34 +81,12 @@ def transformers_tokenizer(vocabulary: int) -> WhisperTokenizer:
     """OpenAI's byte pairs, which its package holds, as transformers' tokenizer."""
     multilingual = vocabulary != ENGLISH
     name = "multilingual" if multilingual else "gpt2"
-    ranks = load_tiktoken_bpe(str(Path(whisper.__file__).parent / "assets" / f"{name}.tiktoken"))
-    letters = bytes_to_unicode()
-
-    def spelled(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
-
-    merges = [
-        tuple(map(spelled, _parents(token, ranks, rank)))
-        for token, rank in ranks.items()
-        if len(token) > 1
-    ]
+    file = str(Path(whisper.__file__).parent / "assets" / f"{name}.tiktoken")
+    vocab, merges = TikTokenConverter(file).extract_vocab_merges_from_model(file)
     languages = vocabulary - 51765 - multilingual
     special = get_tokenizer(multilingual, num_languages=languages).special_tokens
-    vocab = {spelled(token): rank for token, rank in ranks.items()} | special
-    return WhisperTokenizer(
-        vocab=vocab, merges=merges, additional_special_tokens=[t for t in special if "." not in t]
-    )
-
-
-def _parents(token: bytes, ranks: dict[bytes, int], limit: int) -> tuple[bytes, bytes]:
-    """The two tokens that are merged into this one: byte pairs joined while their rank is lower."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        pairs = [ranks.get(a + b, limit) for a, b in itertools.pairwise(parts)]
-        best = min(range(len(pairs)), key=pairs.__getitem__)
-        assert pairs[best] < limit
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts[0], parts[1]
+    named = [token for token in special if "." not in token]
+    return WhisperTokenizer(vocab=vocab | special, merges=merges, additional_special_tokens=named)
 
 
 def _renamed(name: str) -> str:
@@ -165,7 +146,7 @@ def token_names(vocabulary: int) -> list[str]:
 def _variables(model: Whisper, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The weights under CTranslate2's names, projections of one input stacked."""
     state, dims = model.state_dict(), model.dims
-    found: dict[str, torch.Tensor] = {
+    variables: dict[str, torch.Tensor] = {
         "encoder/num_heads": torch.tensor(dims.n_audio_head, dtype=torch.int16),
         "decoder/num_heads": torch.tensor(dims.n_text_head, dtype=torch.int16),
         "decoder/pre_norm": torch.tensor(1, dtype=torch.int8),
@@ -174,22 +155,22 @@ def _variables(model: Whisper, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         "decoder/embeddings/weight": state["decoder.token_embedding.weight"],
     }
 
-    def take(ours: str, *theirs: str, kinds: tuple[str, str] = ("weight", "bias")) -> None:
-        weights = [state[f"{name}.weight"] for name in theirs]
+    def take(target: str, *source: str, kinds: tuple[str, str] = ("weight", "bias")) -> None:
+        weights = [state[f"{name}.weight"] for name in source]
         biases = [
             state.get(f"{name}.bias", torch.zeros(len(weight)))
-            for name, weight in zip(theirs, weights, strict=True)
+            for name, weight in zip(source, weights, strict=True)
         ]
         for kind, stack in zip(kinds, (weights, biases), strict=True):
-            found[f"{ours}/{kind}"] = torch.cat(stack)
+            variables[f"{target}/{kind}"] = torch.cat(stack)
 
-    def norm(ours: str, theirs: str) -> None:
-        take(f"{ours}/layer_norm", theirs, kinds=("gamma", "beta"))
+    def norm(target: str, source: str) -> None:
+        take(f"{target}/layer_norm", source, kinds=("gamma", "beta"))
 
-    def attention(ours: str, theirs: str, *stacks: str) -> None:
-        norm(ours, f"{theirs}_ln")
+    def attention(target: str, source: str, *stacks: str) -> None:
+        norm(target, f"{source}_ln")
         for i, stack in enumerate((*stacks, "out")):
-            take(f"{ours}/linear_{i}", *(f"{theirs}.{part}" for part in stack.split()))
+            take(f"{target}/linear_{i}", *(f"{source}.{part}" for part in stack.split()))
 
     for i in (1, 2):
         take(f"encoder/conv{i}", f"encoder.conv{i}")
@@ -197,16 +178,16 @@ def _variables(model: Whisper, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     norm("decoder", "decoder.ln")
     for side, count in (("encoder", dims.n_audio_layer), ("decoder", dims.n_text_layer)):
         for i in range(count):
-            ours, theirs = f"{side}/layer_{i}", f"{side}.blocks.{i}"
-            norm(f"{ours}/ffn", f"{theirs}.mlp_ln")
-            take(f"{ours}/ffn/linear_0", f"{theirs}.mlp.0")
-            take(f"{ours}/ffn/linear_1", f"{theirs}.mlp.2")
-            attention(f"{ours}/self_attention", f"{theirs}.attn", "query key value")
+            target, source = f"{side}/layer_{i}", f"{side}.blocks.{i}"
+            norm(f"{target}/ffn", f"{source}.mlp_ln")
+            take(f"{target}/ffn/linear_0", f"{source}.mlp.0")
+            take(f"{target}/ffn/linear_1", f"{source}.mlp.2")
+            attention(f"{target}/self_attention", f"{source}.attn", "query key value")
             if side == "decoder":
-                attention(f"{ours}/attention", f"{theirs}.cross_attn", "query", "key value")
+                attention(f"{target}/attention", f"{source}.cross_attn", "query", "key value")
     return {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in found.items()
+        for name, tensor in variables.items()
     }
 
 

@@ -10,13 +10,14 @@ import pytest
 import soundfile
 import torch
 from checkpoints import TINY_WINDOW_SECONDS
+from torch import Tensor
 
 from companion.measurement.kinds import KINDS
 from companion.models.ladder import feature_extractor, initialise, ladder_config, save
 from companion.models.loading import load
 from companion.models.tokenizer import character_tokenizer
 from companion.models.view import SpeechModel
-from companion.speech.corpus import SAMPLE_RATE
+from companion.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
 
 THREADS = 1  # one transcript on every machine, and no more than one core
 torch.set_num_threads(THREADS)
@@ -104,6 +105,24 @@ def settings_of(
         return KINDS[kind].settings(**usual | changes)  # type: ignore[arg-type]
 
     return made
+
+
+@pytest.fixture(scope="session")
+def waves(speech: Path) -> list[np.ndarray]:
+    """All utterances of ``speech``, in order of their ids."""
+    return [read_wave(utterance) for utterance in find_utterances(speech).utterances]
+
+
+@pytest.fixture(scope="session")
+def features(tiny: SpeechModel, waves: list[np.ndarray]) -> Tensor:
+    """Their log-mels, from which ``tiny`` writes texts of many lengths."""
+    return tiny.features(waves)
+
+
+@pytest.fixture(scope="session")
+def xs() -> SpeechModel:
+    """The smallest trained model; leave it as it is."""
+    return load("xs-0", Path(__file__).parents[1] / "data" / "ladder", torch.device("cpu"))
 
 
 def _wave(name: str) -> np.ndarray:

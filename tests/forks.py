@@ -89,7 +89,7 @@ def _become(words: list[str]) -> None:
     os.environ.update(word.split("=", 1) for word in rest[: int(count)])
     arguments = rest[int(count) :]
     sys.executable = command
-    sys.path[:0] = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    sys.path[:0] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     status = 1
     try:
         if arguments[0] == "-m":

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from checkpoints import MULTILINGUAL, dimensions, random_whisper, write_transformers
+from checkpoints import MULTILINGUAL, as_transformers, dimensions, random_whisper
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from whisper.decoding import DecodingOptions
+from whisper.model import Whisper
 
 from companion.models.openai_model import OpenAIModel
 
@@ -26,7 +26,6 @@ class Case:
     model: Any
     features: Tensor
     decode: Callable[[Tensor], list[list[int]]]
-    forward: Callable[[Tensor, Tensor], object]  # features and tokens, prompt and all
 
 
 def plain(steps: int, **options: object) -> DecodingOptions:
@@ -43,14 +42,12 @@ def openai_case(steps: int) -> Case:
     def decode(features: Tensor) -> list[list[int]]:
         return [result.tokens for result in model.decode(features, plain(steps))]
 
-    return Case(model, OpenAIModel("random", model).features(sounds()), decode, model)
+    return Case(model, OpenAIModel("random", model).features(sounds()), decode)
 
 
-def transformers_case(other: Case, folder: Path, steps: int) -> Case:
+def transformers_case(other: Case, steps: int) -> Case:
     """The same weights in transformers."""
-    write_transformers(folder, other.model)
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    return generating(model, other.features, steps)
+    return generating(as_transformers(other.model), other.features, steps)
 
 
 def generating(
@@ -68,10 +65,14 @@ def generating(
             features, decoder_input_ids=prompt, max_new_tokens=steps, suppress_tokens=suppressed
         ).tolist()
 
-    def forward(features: Tensor, tokens: Tensor) -> object:
-        return model(input_features=features, decoder_input_ids=tokens)
+    return Case(model, features, decode)
 
-    return Case(model, features, decode, forward)
+
+def forward(model: nn.Module, features: Tensor, tokens: Tensor) -> object:
+    """One pass of either library over tokens that are given, prompt and all."""
+    if isinstance(model, Whisper):
+        return model(features, tokens)
+    return model(input_features=features, decoder_input_ids=tokens)
 
 
 def sounds() -> list[np.ndarray]:
@@ -80,6 +81,12 @@ def sounds() -> list[np.ndarray]:
     tones = [0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.1 * time)) for pitch in (220, 1330)]
     noise = 0.1 * np.random.default_rng(0).standard_normal(len(time))
     return [wave.astype(np.float32) for wave in (*tones, noise)]
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal to 1e-5 of the largest magnitude, as float32 sums of another order are."""
+    scale = max(float(expected.abs().max()), 1.0) if expected.numel() else 1.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
 
 
 def require_clean(model: nn.Module) -> None:

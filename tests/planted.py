@@ -1,4 +1,4 @@
-"""Synthetic activations of voices and utterances with effects planted in them, made into rows."""
+"""Synthetic activations of speakers and utterances with effects planted in them, made into rows."""
 
 from dataclasses import dataclass
 
@@ -42,8 +42,8 @@ class Plan:
     steeper: float = 0.0
     fewer: float = 0.0
     drift: float = 0.0
-    voices: int = 16
-    each: int = 6
+    speakers: int = 16
+    utterances: int = 6
     layers: int = 2
     seed: int = 0
 
@@ -68,27 +68,27 @@ def number(name: str, value: float, reach: float) -> dict[str, float]:
 def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of `measure` and of `nulls` of a model for which ``plan`` is true.
 
-    Voices differ in slope, in scale and in how long they speak, utterances too; random networks
+    Speakers differ in slope, in scale and in how long they speak, utterances too; random networks
     and other speech have the lengths of the model's own texts and no change of law.
     """
     rng = np.random.default_rng(plan.seed)
     texts: list[Row] = [
         {"model": "planted-0", "parameters": 1, "utterance": f"{v}-{i}", "speaker": f"{v}"}
-        for v in range(plan.voices)
-        for i in range(plan.each)
+        for v in range(plan.speakers)
+        for i in range(plan.utterances)
     ]
     count = len(texts)
-    slopes = 1 + np.repeat(rng.normal(0, 0.05, plan.voices), plan.each)
-    longer = np.repeat(rng.normal(0, 3, plan.voices), plan.each)
+    slopes = 1 + np.repeat(rng.normal(0, 0.05, plan.speakers), plan.utterances)
+    longer = np.repeat(rng.normal(0, 3, plan.speakers), plan.utterances)
     lengths = {
         side: (66 + longer + rng.normal(0, 7, count) - shorter).round().clip(20, 120)
         for side, shorter in (("clean", 0.0), ("hell", plan.fewer), ("other", 0.0))
     }
 
     def side(name: str, steeper: float = 0.0) -> Side:
-        own = slopes + steeper + rng.normal(0, 0.02, count)
+        exponents = slopes + steeper + rng.normal(0, 0.02, count)
         tokens = torch.from_numpy(lengths[name]).long()
-        return Side(texts, _activations(own, tokens, rng, plan), tokens)
+        return Side(texts, _activations(exponents, tokens, rng, plan), tokens)
 
     clean, hell = side("clean"), side("hell", plan.steeper)
     sides = {"clean": clean, "hell": hell}
@@ -138,6 +138,6 @@ def _activations(
     """
     modes, tokens = np.arange(1, WIDTH + 1), int(lengths.max())
     place = np.clip(np.arange(tokens) / (lengths.numpy()[:, None] - 1), 0, 1) - 0.5
-    own = slopes[:, None] + plan.drift * place  # (utterances, tokens)
+    exponents = slopes[:, None] + plan.drift * place  # (utterances, tokens)
     drawn = rng.standard_normal((len(slopes), plan.layers, tokens, WIDTH))
-    return torch.from_numpy(drawn * (modes ** (-own[..., None] / 2))[:, None])
+    return torch.from_numpy(drawn * (modes ** (-exponents[..., None] / 2))[:, None])

@@ -12,29 +12,23 @@ _SHARED = {"parameters": 1, "model": "m", "network": "trained"}
 
 
 def _distance_rows(factor: float) -> pd.DataFrame:
-    """Sixteen pairs of eight voices whose stressed last layer is ``factor`` times as far apart.
+    """Sixteen pairs of eight speakers whose stressed last layer is ``factor`` times as far apart.
 
     The encoder is deeper than the decoder.
     """
     rng = np.random.default_rng(0)
     rows = []
     for i in range(16):
-        far = rng.uniform(1, 1.4)
+        far, pair = rng.uniform(1, 1.4), {"utterance": f"u{i}", "partner": f"u{(i + 1) % 16}"}
+        common = _SHARED | pair | {"quantity": "distance", "speaker": f"v{i % 8}", "step": 0}
         for condition, last in (("clean", 0.8 * far), ("hell", 0.8 * far * factor)):
-            for stage, layer, value in (
-                ("input", 0, far),
-                ("encoder", 3, 2 * far),
-                ("decoder", 1, far),
-                ("decoder", 2, last),
-            ):
-                rows.append(
-                    {
-                        **_SHARED, "quantity": "distance", "condition": condition,
-                        "utterance": f"u{i}", "speaker": f"v{i % 8}",
-                        "partner": f"u{(i + 1) % 16}", "stage": stage,
-                        "layer": layer, "step": 0, "value": value,
-                    }
-                )  # fmt: skip
+            rows += [
+                common | {"condition": condition, "stage": stage, "layer": layer, "value": value}
+                for stage, layer, value in (
+                    ("input", 0, far), ("encoder", 3, 2 * far), ("decoder", 1, far),
+                    ("decoder", 2, last),
+                )
+            ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -53,15 +47,15 @@ def test_planted_convergence_is_found_and_none_where_there_is_none(factor: float
 def _rank_rows(stressed: dict[str, float], clean: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            **_SHARED, "quantity": "effective_rank", "condition": condition, "speaker": voice,
+            **_SHARED, "quantity": "effective_rank", "condition": condition, "speaker": speaker,
             "stage": "decoder", "layer": 1, "step": 0, "count": 4, "value": 8.0, "without": value,
         }
         for condition, side in (("clean", clean), ("hell", stressed))
-        for voice, value in side.items()
+        for speaker, value in side.items()
     )  # fmt: skip
 
 
-def test_ranks_have_jackknife_intervals_paired_by_voice() -> None:
+def test_ranks_have_jackknife_intervals_paired_by_speaker() -> None:
     same = {"a": 7.0, "b": 8.1, "c": 9.0}
     (row,) = ranks(_rank_rows(same, same), "hell").to_dict("records")
     assert row["change"] == row["change_low"] == row["change_high"] == 0
@@ -89,30 +83,30 @@ def test_what_audio_adds_is_own_less_swapped_weighted_by_tokens() -> None:
 
 
 def _texts(written: list[str]) -> pd.DataFrame:
-    said = ["the old dog ran", "the old cat sat", "a red bird sang", "my uncle slept"]
+    references = ["the old dog ran", "the old cat sat", "a red bird sang", "my uncle slept"]
     return pd.DataFrame(
         {
             "parameters": 1, "model": "m", "condition": condition, "utterance": f"u{i}",
-            "speaker": f"v{i}", "reference": said[i], "transcript": texts[i],
+            "speaker": f"v{i}", "reference": references[i], "transcript": texts[i],
         }
-        for condition, texts in (("clean", said), ("hell", written))
+        for condition, texts in (("clean", references), ("hell", written))
         for i in range(4)
     )  # fmt: skip
 
 
 def test_distinct_texts_are_counted_by_side_and_prefix() -> None:
     table = distinct_texts(_texts(["ann hid a ring"] * 3 + ["ann hid"]), "hell")
-    found = table.set_index(["side", "words"])
-    assert found.distinct["said", 1] == 75
-    assert found.distinct["clean", 0] == 100
-    assert found.distinct["hell", 1] == 25
-    assert found.entropy["hell", 1] == 0
-    assert found.alike["hell", 1] == 100
-    assert found.distinct["hell", 0] == 50
-    assert found.alike["hell", 0] == pytest.approx(50), "three of six pairs"
-    assert found.alike["clean", 0] == 0
-    assert found.alike_high["clean", 0] == exact(0, 2).high, "two pairs without a common end"
-    assert found.entropy["clean", 0] == pytest.approx(2)
+    counts = table.set_index(["side", "words"])
+    assert counts.distinct["said", 1] == 75
+    assert counts.distinct["clean", 0] == 100
+    assert counts.distinct["hell", 1] == 25
+    assert counts.entropy["hell", 1] == 0
+    assert counts.alike["hell", 1] == 100
+    assert counts.distinct["hell", 0] == 50
+    assert counts.alike["hell", 0] == pytest.approx(50), "three of six pairs"
+    assert counts.alike["clean", 0] == 0
+    assert counts.alike_high["clean", 0] == exact(0, 2).high, "two pairs without a common end"
+    assert counts.entropy["clean", 0] == pytest.approx(2)
 
 
 def test_prefixes() -> None:

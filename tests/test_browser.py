@@ -45,14 +45,14 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """What the browser transcripts; events that come before are noted."""
+        """What the browser answers; events that come before are noted."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while (message := json.loads(self._socket.recv())).get("id") != self._number:
             self._note(message.get("method"), message.get("params", {}))
         assert "error" not in message, message
-        answer: dict[str, Any] = message["result"]
-        return answer
+        result: dict[str, Any] = message["result"]
+        return result
 
     def _note(self, event: str, about: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown":
@@ -67,16 +67,19 @@ class Page:
     def value(self, script: str) -> Any:
         """What an expression is in the page."""
         given = {"expression": script, "returnByValue": True, "awaitPromise": True}
-        answer = self.call("Runtime.evaluate", **given, userGesture=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        result = self.call("Runtime.evaluate", **given, userGesture=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
-    def wait(self, what: Callable[[], object], reason: str) -> None:
+    def wait(self, done: Callable[[], object], reason: str) -> None:
         """Until something is so; fails with the reason where it never is."""
-        end = time.monotonic() + PATIENCE
-        while not what():
-            assert time.monotonic() < end, f"{reason}; the console: {self.errors}"
-            time.sleep(0.2)
+        _until(done, lambda: f"{reason}; the console: {self.errors}")
+
+    def press(self, key: str, code: int) -> None:
+        """A key, down and up."""
+        for kind in ("keyDown", "keyUp"):
+            event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self.call("Input.dispatchKeyEvent", **event)
 
     def save(self, path: Path) -> None:
         """A screenshot of all that is in the page."""
@@ -84,9 +87,9 @@ class Page:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
@@ -111,11 +114,11 @@ def blank(tmp_path: Path) -> Iterator[Page]:
     browser = [str(CHROMIUM), *(f"--{flag}" for flag in flags), "--remote-debugging-port=0"]
     browser += [f"--user-data-dir={profile}", "--window-size=1280,2200", "about:blank"]
     with _running(browser, tmp_path, HOME=str(tmp_path)):
-        told = profile / "DevToolsActivePort"  # empty at first
-        _until(lambda: told.exists() and told.read_text(), "the browser does not start")
-        debugger = told.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{debugger}/json") as answer:
-            tabs = json.load(answer)
+        port_file = profile / "DevToolsActivePort"  # empty at first
+        _until(lambda: port_file.exists() and port_file.read_text(), lambda: "no browser starts")
+        debugger = port_file.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{debugger}/json") as response:
+            tabs = json.load(response)
         yield Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
 
 
@@ -133,20 +136,20 @@ def page(blank: Page, tmp_path: Path) -> Iterator[Page]:
     }  # fmt: skip
     lab = [sys.executable, "-m", "jupyterlab", *(f"--{key}={options[key]}" for key in options)]
     with _running(lab, tmp_path, PYTHONPATH=str(ROOT), HOME=str(tmp_path)):
-        _until(lambda: _answers(f"http://127.0.0.1:{port}/api"), "JupyterLab does not answer")
+        _until(lambda: _responds(f"http://127.0.0.1:{port}/api"), lambda: "no JupyterLab starts")
         place = f"http://127.0.0.1:{port}/lab/tree/notebooks/explore.ipynb?reset"
         blank.call("Page.navigate", url=place)
         yield blank
 
 
-def _until(done: Callable[[], object], reason: str) -> None:
+def _until(done: Callable[[], object], reason: Callable[[], str]) -> None:
     end = time.monotonic() + PATIENCE
     while not done():
-        assert time.monotonic() < end, reason
+        assert time.monotonic() < end, reason()
         time.sleep(0.2)
 
 
-def _answers(address: str) -> bool:
+def _responds(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=5):
             return True
@@ -188,10 +191,7 @@ def test_every_control_of_the_explorer_changes_pictures_in_a_browser(
 
     def press(slider: int, key: str, code: int) -> None:
         page.value(f"document.querySelectorAll('.widget-slider .noUi-handle')[{slider}].focus()")
-        for kind in ("keyDown", "keyUp"):
-            page.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
+        page.press(key, code)
 
     page.wait(lambda: settled([], 3), "the explorer is not shown")
     page.save(shots / "opened.png")
@@ -209,13 +209,13 @@ def test_every_control_of_the_explorer_changes_pictures_in_a_browser(
     page.call("Page.setInterceptFileChooserDialog", enabled=True)
     page.value("document.querySelector('.widget-upload').click()")
     page.wait(lambda: page.value("1") and page.choosers, "no file can be chosen")
-    own = {"files": [str(RECORDING)], "backendNodeId": page.choosers[0]}
-    moved("recording", 3, lambda: page.call("DOM.setFileInputFiles", **own))
+    chosen = {"files": [str(RECORDING)], "backendNodeId": page.choosers[0]}
+    moved("recording", 3, lambda: page.call("DOM.setFileInputFiles", **chosen))
     page.save(shots / "uploaded.png")
     assert page.value("document.body.innerText.includes('not known')")
     assert page.value(f"document.body.innerHTML.includes('yours: {RECORDING.name}')")
-    told = page.value("[...document.querySelectorAll('.widget-html img')].map(e => e.alt)")
-    for words, alt in zip(("listens most at", "by layer", "Eigenvalues"), told, strict=True):
+    captions = page.value("[...document.querySelectorAll('.widget-html img')].map(e => e.alt)")
+    for words, alt in zip(("listens most at", "by layer", "Eigenvalues"), captions, strict=True):
         assert words in alt
     assert page.errors == []
 
@@ -247,11 +247,7 @@ def test_the_static_explorer_works_by_keyboard_on_a_phone_and_a_screen(
         before = blank.value(SHOWN)
         blank.value(f"document.getElementById('{name}').focus()")
         upwards = name == "condition"  # which begins with the last
-        key, code = ("ArrowUp", 38) if upwards else ("ArrowDown", 40)
-        for kind in ("keyDown", "keyUp"):
-            blank.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
+        blank.press(*("ArrowUp", 38) if upwards else ("ArrowDown", 40))
         blank.wait(lambda old=before: blank.value(SHOWN) != old, f"{name} changes nothing")
     blank.value("document.querySelectorAll('details').forEach(e => e.open = true)")
     assert blank.value("document.documentElement.scrollWidth") <= width

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_memory import assert_close
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
@@ -32,32 +33,23 @@ class Case:
     recording: Recording
     reference: WhisperForConditionalGeneration
 
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        return self.model.tokens.prompt
 
-
-def make_case(ladder: Path, name: str, waves: list[np.ndarray]) -> Case:
-    model = load(name, ladder, CPU)
+@pytest.fixture(
+    scope="module", params=["tiny-0", *available(SHIPPED)[:2]], ids=lambda name: f"model={name}"
+)
+def case(request: pytest.FixtureRequest, ladder: Path, waves: list[np.ndarray]) -> Case:
+    """The tiny model on fourteen utterances of ragged transcripts; shipped ones on three."""
+    if request.param != "tiny-0":
+        ladder = SHIPPED
+        waves = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::50]]
+    model = load(request.param, ladder, CPU)
     reference = WhisperForConditionalGeneration.from_pretrained(
-        ladder / name, dtype=torch.float32, attn_implementation="eager"
+        ladder / request.param, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     features = model.features(waves)
     with capture(model) as recording:
         transcripts = greedy(model, features, UNRESTRICTED)
     return Case(model, features, transcripts, recording, reference)
-
-
-@pytest.fixture(
-    scope="module", params=["tiny-0", *available(SHIPPED)[:2]], ids=lambda name: f"model={name}"
-)
-def case(request: pytest.FixtureRequest, ladder: Path, speech: Path) -> Case:
-    """The tiny model on fourteen utterances of ragged transcripts; shipped ones on three."""
-    if request.param == "tiny-0":
-        waves = [read_wave(utterance) for utterance in find_utterances(speech).utterances]
-        return make_case(ladder, "tiny-0", waves)
-    waves = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::50]]
-    return make_case(SHIPPED, request.param, waves)
 
 
 @torch.no_grad()
@@ -67,7 +59,7 @@ def expected(case: Case) -> Iterator[tuple[int, dict[str, Tensor]]]:
     Taken at other modules than those that ``capture`` hooks, and cut to the positions that predict
     the text: from the prompt's last one on.
     """
-    layers = case.reference.model.decoder.layers
+    prompt, layers = case.model.tokens.prompt, case.reference.model.decoder.layers
     seen: dict[tuple[str, int], Tensor] = {}
     handles = [
         module.register_forward_hook(
@@ -81,7 +73,7 @@ def expected(case: Case) -> Iterator[tuple[int, dict[str, Tensor]]]:
         )
     ]
     for i, transcript in enumerate(case.transcripts):
-        inputs = torch.tensor([[*case.prompt, *transcript.tokens]])
+        inputs = torch.tensor([[*prompt, *transcript.tokens]])
         output = case.reference(
             input_features=case.features[i : i + 1],
             decoder_input_ids=inputs,
@@ -89,24 +81,18 @@ def expected(case: Case) -> Iterator[tuple[int, dict[str, Tensor]]]:
             output_hidden_states=True,
             output_attentions=True,
         )
-        text = slice(len(case.prompt) - 1, len(case.prompt) - 1 + len(transcript.tokens))
-        found = {
+        text = slice(len(prompt) - 1, len(prompt) - 1 + len(transcript.tokens))
+        of_kind = {
             kind: torch.stack([seen[kind, layer] for layer in range(len(layers))])[:, text]
             for kind in COMPONENTS
         }
-        found["embedding"] = output.decoder_hidden_states[0][:, text]
-        found["normed"] = output.decoder_hidden_states[-1][0, text]
-        found[HIDDEN_STATE] = torch.cat(output.decoder_hidden_states[1:-1])[:, text]
-        found["attention"] = torch.cat(output.decoder_attentions)[:, :, text, text]
-        yield i, found
+        of_kind["embedding"] = output.decoder_hidden_states[0][:, text]
+        of_kind["normed"] = output.decoder_hidden_states[-1][0, text]
+        of_kind[HIDDEN_STATE] = torch.cat(output.decoder_hidden_states[1:-1])[:, text]
+        of_kind["attention"] = torch.cat(output.decoder_attentions)[:, :, text, text]
+        yield i, of_kind
     for handle in handles:
         handle.remove()
-
-
-def assert_close(found: Tensor, wanted: Tensor) -> None:
-    """Equal to 1e-5 of the largest magnitude, as float32 sums of another order are."""
-    scale = float(wanted.abs().max()) if wanted.numel() else 1.0
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(scale, 1.0))
 
 
 def test_recording_does_not_change_what_the_model_says_by_a_single_bit(case: Case) -> None:
@@ -120,19 +106,16 @@ def test_recording_does_not_change_what_the_model_says_by_a_single_bit(case: Cas
 def test_components_and_hidden_states_are_those_of_one_forward_pass_without_cache(
     case: Case,
 ) -> None:
+    lengths = [len(transcript.tokens) for transcript in case.transcripts]
     for kind in (*COMPONENTS, HIDDEN_STATE):
         rows, mask = case.recording.text_rows(kind, case.transcripts)
-        assert rows.shape[:2] == (len(case.transcripts), len(case.model.layers))
-        assert rows.shape[2] == max(len(t.tokens) for t in case.transcripts)
+        assert rows.shape[:3] == (len(lengths), len(case.model.layers), max(lengths))
         assert rows.shape[3] == case.model.width
         assert rows.dtype == torch.float32
-        for real, transcript in zip(mask.tolist(), case.transcripts, strict=True):
-            count = len(transcript.tokens)
-            assert real == [True] * count + [False] * (len(real) - count)
+        assert torch.equal(mask, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])
         for i, wanted in expected(case):
             # the library keeps the last hidden state only after its layer norm
-            found = rows[i, : len(wanted[kind]), mask[i]]
-            assert_close(found, wanted[kind])
+            assert_close(rows[i, : len(wanted[kind]), mask[i]], wanted[kind])
 
 
 @torch.no_grad()
@@ -160,22 +143,11 @@ def test_attention_is_the_eager_one_causal_and_without_what_goes_to_the_prompt(c
     assert (weights.sum(-1) < 1).all()  # the prompt's earlier tokens get the rest
     for i, wanted in expected(case):
         count = len(case.transcripts[i].tokens)
-        found = weights[i, :, :, :count, :count].float()
-        torch.testing.assert_close(found, wanted["attention"], rtol=0, atol=1e-5)
-
-
-def test_every_position_fed_is_recorded_prompt_and_all(case: Case) -> None:
-    steps = max(len(t.tokens) + t.finished for t in case.transcripts)
-    positions = case.recording.rows(HIDDEN_STATE).shape[2]
-    assert positions == len(case.prompt) + steps - 1
+        of_text = weights[i, :, :, :count, :count].float()
+        torch.testing.assert_close(of_text, wanted["attention"], rtol=0, atol=1e-5)
 
 
 # --- the tiny model only ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def features(tiny: SpeechModel, speech: Path) -> Tensor:
-    return tiny.features([read_wave(u) for u in find_utterances(speech).utterances])
 
 
 @pytest.mark.parametrize("second", [2, 3])
@@ -207,16 +179,16 @@ def test_asking_for_what_there_is_not_is_an_error(tiny: SpeechModel, features: T
 def test_a_second_batch_is_an_error_also_where_the_prompt_is_one_token(
     tiny: SpeechModel, features: Tensor
 ) -> None:
-    context, one = tiny.encode(features[:1]), torch.tensor([tiny.tokens.prompt[:1]])
+    context, prompt = tiny.encode(features[:1]), torch.tensor([tiny.tokens.prompt[:1]])
     with capture(tiny):
         cache = tiny.new_cache()
         for _ in range(2):
-            tiny.step(one, context, cache)
+            tiny.step(prompt, context, cache)
         with pytest.raises(RuntimeError, match="one block per batch"):
-            tiny.step(one, context, tiny.new_cache())
+            tiny.step(prompt, context, tiny.new_cache())
 
 
-def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor) -> None:
+def test_transcripts_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor) -> None:
     with capture(tiny) as recording:
         transcripts = greedy(tiny, features[:2], UNRESTRICTED)
     empty = [replace(transcript, tokens=()) for transcript in transcripts]
@@ -230,31 +202,31 @@ def test_answers_without_tokens_have_no_rows(tiny: SpeechModel, features: Tensor
 
 
 def test_rows_and_attention_of_several_windows_are_those_of_each_window(
-    tiny: SpeechModel, speech: Path
+    tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
     size = tiny.window_samples
-    short, *parts = [read_wave(u) for u in find_utterances(speech).utterances[:5]]
+    short, *parts = waves[:5]
     pieces = [np.pad(part, (0, size - len(part))) for part in parts[:3]] + [parts[3]]
     with capture(tiny) as recording:
-        one, long = transcribe(tiny, [short, np.concatenate(pieces)], UNRESTRICTED)
+        single, long = transcribe(tiny, [short, np.concatenate(pieces)], UNRESTRICTED)
     windows = greedy(tiny, tiny.features(pieces), UNRESTRICTED)
     assert long.tokens == sum((window.tokens for window in windows), ())
-    rows, mask = recording.text_rows(HIDDEN_STATE, [one, long])
-    weights = recording.attention([one, long], 0)
-    assert mask.sum(-1).tolist() == [len(one.tokens), len(long.tokens)]
+    rows, mask = recording.text_rows(HIDDEN_STATE, [single, long])
+    weights = recording.attention([single, long], 0)
+    assert mask.sum(-1).tolist() == [len(single.tokens), len(long.tokens)]
     with capture(tiny) as alone:
-        assert greedy(tiny, tiny.features([short]), UNRESTRICTED)[0].tokens == one.tokens
-    count = len(one.tokens)
-    assert_close(rows[0, :, :count], alone.text_rows(HIDDEN_STATE, [one])[0][0])
-    assert_close(weights[0, :, :count, :count], alone.attention([one], 0)[0])
+        assert greedy(tiny, tiny.features([short]), UNRESTRICTED)[0].tokens == single.tokens
+    count = len(single.tokens)
+    assert_close(rows[0, :, :count], alone.text_rows(HIDDEN_STATE, [single])[0][0])
+    assert_close(weights[0, :, :count, :count], alone.attention([single], 0)[0])
     between = torch.ones(len(long.tokens), len(long.tokens), dtype=torch.bool)
     for piece, window, start in zip(pieces, windows, (0, *long.breaks), strict=True):
-        own = slice(start, start + len(window.tokens))
+        part = slice(start, start + len(window.tokens))
         with capture(tiny) as alone:
             greedy(tiny, tiny.features([piece]), UNRESTRICTED)
-        assert_close(rows[1, :, own], alone.text_rows(HIDDEN_STATE, [window])[0][0])
-        assert_close(weights[1, :, own, own], alone.attention([window], 0)[0])
-        between[own, own] = False
+        assert_close(rows[1, :, part], alone.text_rows(HIDDEN_STATE, [window])[0][0])
+        assert_close(weights[1, :, part, part], alone.attention([window], 0)[0])
+        between[part, part] = False
     assert (weights[1][:, between] == 0).all()
 
 
@@ -283,9 +255,9 @@ def test_rows_that_have_ended_are_fed_no_more_and_the_others_are_recorded_as_alo
     for i, transcript in enumerate(transcripts):
         with capture(tiny) as alone:
             assert greedy(tiny, features[i : i + 1], UNRESTRICTED)[0].tokens == transcript.tokens
-        own, all_real = alone.text_rows(HIDDEN_STATE, [transcript], whole=True)
+        expected, all_real = alone.text_rows(HIDDEN_STATE, [transcript], whole=True)
         assert all_real.all()
-        assert_close(rows[i, :, mask[i]], own[0])
+        assert_close(rows[i, :, mask[i]], expected[0])
         count = lengths[i]
         for layer in layers:
             weights = together.attention(transcripts, layer)[i, :, :count, :count]

@@ -13,8 +13,8 @@ def _cosines(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """|cos| of pairs of random directions, both without a part along the direction 1."""
     pairs = rng.standard_normal((2, count, width))
     pairs -= pairs.mean(-1, keepdims=True)
-    one, other = pairs / np.linalg.norm(pairs, axis=-1, keepdims=True)
-    return np.asarray(np.abs((one * other).sum(-1)))
+    first, second = pairs / np.linalg.norm(pairs, axis=-1, keepdims=True)
+    return np.asarray(np.abs((first * second).sum(-1)))
 
 
 @pytest.mark.parametrize("width", [3, 17, WIDTH, 385])
@@ -31,10 +31,10 @@ def test_closed_forms_of_chance_are_what_random_directions_have(width: int) -> N
 def test_chance_lies_between_its_bounds() -> None:
     width = np.arange(3, 2000)
     n = width - 1
-    found = chance_alignment(width)
-    assert (np.sqrt(2 / (np.pi * n)) < found).all()
-    assert (found < np.sqrt(2 / (np.pi * (n - 1)))).all()
-    assert (10 ** log10_chance(width) < found).all(), "the geometric mean is the smaller"
+    chance = chance_alignment(width)
+    assert (np.sqrt(2 / (np.pi * n)) < chance).all()
+    assert (chance < np.sqrt(2 / (np.pi * (n - 1)))).all()
+    assert (10 ** log10_chance(width) < chance).all(), "the geometric mean is the smaller"
 
 
 @pytest.mark.parametrize("times", [1.0, 2.0])
@@ -51,12 +51,12 @@ def test_a_gain_over_chance_is_alignments_alone_whatever_sigma_is(times: float) 
         speaker=np.tile([f"s{i % 16}" for i in range(count)], 2),
         utterance=np.tile([f"u{i}" for i in range(count)], 2),
     )  # fmt: skip
-    found = layer_summary(table).set_index("layer").loc[1]
-    assert found.log10_over_chance_low <= np.log10(times) <= found.log10_over_chance_high
-    assert (found.log10_over_chance_low > 0) == (times > 1)
+    row = layer_summary(table).set_index("layer").loc[1]
+    assert row.log10_over_chance_low <= np.log10(times) <= row.log10_over_chance_high
+    assert (row.log10_over_chance_low > 0) == (times > 1)
     chance = np.log10(np.sqrt(2 * 20)) + log10_chance(np.array([WIDTH])).item()
-    assert found.log10_chance_gain == pytest.approx(chance)
-    assert found.log10_gain == pytest.approx(found.log10_chance_gain + found.log10_over_chance)
+    assert row.log10_chance_gain == pytest.approx(chance)
+    assert row.log10_gain == pytest.approx(row.log10_chance_gain + row.log10_over_chance)
 
 
 _MEASURED = (

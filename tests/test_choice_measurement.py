@@ -64,20 +64,22 @@ def test_a_pooled_spectrum_is_that_of_the_concatenated_rows() -> None:
     activations = torch.randn(3, 2, 9, 5, generator=torch.Generator().manual_seed(1)).double()
     lengths = torch.tensor([9, 4, 6])
     texts = [{"speaker": name, "utterance": name, "windows": 1} for name in "aba"]
-    found = pooled(Side(texts, activations, lengths))
-    assert [text["speaker"] for text in found.texts] == ["a", "b"]
-    assert found.lengths.tolist() == [15, 4]
+    by_speaker = pooled(Side(texts, activations, lengths))
+    assert [text["speaker"] for text in by_speaker.texts] == ["a", "b"]
+    assert by_speaker.lengths.tolist() == [15, 4]
     joined = torch.cat([activations[0, 1, :9], activations[2, 1, :6]])
-    spectra = spectra_of(found.activations, found.lengths)
+    spectra = spectra_of(by_speaker.activations, by_speaker.lengths)
     torch.testing.assert_close(spectra[0, 1, :5], eigenvalues(joined))
     torch.testing.assert_close(spectra[1, 0, :4], eigenvalues(activations[1, 0, :4])[:4])
 
 
-def test_voices_are_never_parted() -> None:
+def test_speakers_are_never_parted() -> None:
     utterances = [Utterance(f"{v}-{i}", v, "A", Path()) for i, v in enumerate("aabbbc")]
     sizes = {size: fitting(utterances, size, by_speaker) for size in (1, 2, 4, 5, 6)}
     assert sizes == {1: 2, 2: 2, 4: 2, 5: 5, 6: 6}
-    batch: Batch = {"clean": [Mixture.of(one, np.ones(9, np.float32)) for one in utterances]}
+    batch: Batch = {
+        "clean": [Mixture.of(utterance, np.ones(9, np.float32)) for utterance in utterances]
+    }
     tried: list[list[str]] = []
 
     def crowded(part: Batch) -> list[dict[str, object]]:
@@ -96,32 +98,33 @@ def test_voices_are_never_parted() -> None:
         Halving(full, 6, by_speaker).rows(batch)
 
 
-def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, speech: Path) -> None:
-    waves = [read_wave(one) for one in find_utterances(speech).utterances]
-    waves.append(np.concatenate(waves[:3]))  # of several windows
+def test_prompt_and_end_are_rows_of_their_own(tiny: SpeechModel, waves: list[np.ndarray]) -> None:
+    waves = [*waves, np.concatenate(waves[:3])]  # the last of several windows
     with capture(tiny) as decoding:
         transcripts = transcribe(tiny, waves, UNRESTRICTED)
     with capture(tiny) as feeding:
         feed(tiny, waves, transcripts)
     prompt = len(tiny.tokens.prompt) - 1
-    ended = [[len(part) < tiny.limit for part in one.windows] for one in transcripts]
-    assert {flag for one in ended for flag in one} == {True, False}
+    ended = [[len(part) < tiny.limit for part in text.windows] for text in transcripts]
+    assert {flag for windows in ended for flag in windows} == {True, False}
     kept = {}
     for whole in (False, True):
-        sides = [each.text_rows("ffn", transcripts, whole) for each in (decoding, feeding)]
-        kept[whole] = sides[0][1].sum(-1).tolist()
-        real = sides[0][1][:, None, :, None].expand(sides[0][0].shape)
-        torch.testing.assert_close(sides[0][0][real], sides[1][0][real], rtol=1e-3, atol=1e-4)
-    for text, whole, windows in zip(kept[False], kept[True], ended, strict=True):
-        assert whole - text == prompt * len(windows) + sum(windows)
+        (decoded, mask), (fed, _) = (
+            recording.text_rows("ffn", transcripts, whole) for recording in (decoding, feeding)
+        )
+        kept[whole] = mask.sum(-1).tolist()
+        real = mask[:, None, :, None].expand(decoded.shape)
+        torch.testing.assert_close(decoded[real], fed[real], rtol=1e-3, atol=1e-4)
+    for of_text, of_all, windows in zip(kept[False], kept[True], ended, strict=True):
+        assert of_all - of_text == prompt * len(windows) + sum(windows)
     text, everything = (decoding.text_rows("ffn", transcripts, whole)[0] for whole in (False, True))
     length = len(transcripts[0].tokens)
     assert torch.equal(everything[0, :, prompt : prompt + length], text[0, :, :length])
     assert torch.equal(everything[0, :, 0], decoding.rows("ffn")[0, :, 0])
 
 
-def test_rows_are_of_whole_voices_and_each_choice_changes_the_rank(rows: pd.DataFrame) -> None:
-    """The check: rows add up over a voice that a batch would part, forced texts have one length."""
+def test_rows_are_of_whole_speakers_and_each_choice_changes_the_rank(rows: pd.DataFrame) -> None:
+    """The check: rows add up over speakers that batches part, forced texts have one length."""
     assert KINDS["choices"].check(rows).startswith("8 crossed choices")
     key = ["utterance", "speaker", "forcing", "positions", "component", "pooling", "condition"]
     assert not rows.duplicated([*key, "matched_with", "centred"]).any()
@@ -139,7 +142,7 @@ def test_slow_speech_counts_where_it_fits_and_says_how_many(
 ) -> None:
     corpus = find_utterances(settings.corpus).utterances
     slow, speakers = condition("hell-slow"), Speakers(corpus)
-    clean = [Mixture.of(one, read_wave(one)) for one in corpus]
+    clean = [Mixture.of(utterance, read_wave(utterance)) for utterance in corpus]
     waves = [slow.apply(mixture, speakers, 0).wave for mixture in clean]
     longer = [SLOW_RATE * mixture.wave.size for mixture in clean]
     assert all(wave.size >= round(length) for wave, length in zip(waves, longer, strict=True))
@@ -150,11 +153,12 @@ def test_slow_speech_counts_where_it_fits_and_says_how_many(
     first = rows[rows.component == "ffn"]
     planted = first.assign(windows=first.windows.where(first.speaker != "1", 1))
     made = {
-        one.choices["stretch"]: len(one.speakers)
-        for one in measured(planted, "hell")
-        if one.choices["utterances"] == "all" and one.choices["stretch"].startswith("slower")
+        comparison.choices["stretch"]: len(comparison.speakers)
+        for comparison in measured(planted, "hell")
+        if comparison.choices["utterances"] == "all"
+        and comparison.choices["stretch"].startswith("slower")
     }
     slowed = planted[planted.condition == "hell-slow"].groupby("utterance").windows.max()
-    ours = int((slowed == 1).sum())
-    assert made == {SLOWER: len(corpus), SLOWER_FITTING: ours}
-    assert 2 <= ours < len(corpus)
+    in_one_window = int((slowed == 1).sum())
+    assert made == {SLOWER: len(corpus), SLOWER_FITTING: in_one_window}
+    assert 2 <= in_one_window < len(corpus)

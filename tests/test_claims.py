@@ -43,6 +43,7 @@ from companion.results.intervals import Interval
 ROOT = Path(__file__).parents[1]
 COMPONENTS = ("self_attention", "cross_attention", "ffn")
 MODELS = {"xs-0": 1, "xs-1": 1, "s-0": 2, "s-1": 2, "l-0": 3, "l-1": 3}
+ROWS = [{"parameters": size, "model": model} for model, size in MODELS.items()]
 WHISPER_MODELS = {"tiny.en": 1, "base": 2}
 SIDES = {"true": (1.0, 0.1), "false": (-1.0, 0.1), "wide": (0.0, 1.0)}
 OUTCOMES = {"true": HOLDS, "false": FAILS, "wide": UNDECIDED}
@@ -56,8 +57,9 @@ def _parts(folder: Path, claim: int) -> Sequence[Part]:
     return CLAIMS[claim - 1].weigh(_tables(folder)).parts
 
 
-def _write(folder: Path, name: str, rows: object) -> None:
-    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+def _write(folder: Path, **tables: object) -> None:
+    for name, rows in tables.items():
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
 
 
 def verdict_of(parts: Sequence[Part]) -> str:
@@ -93,11 +95,13 @@ def test_the_verdict_is_that_of_its_parts(parts: list[tuple[str, ...]], expected
 def test_a_bound_inside_the_interval_never_decides(
     middle: float, reach: float, bound: float, side: str
 ) -> None:
-    found = Interval(middle, middle - reach, middle + reach)
-    inside = found.low <= bound <= found.high
-    decided = Statement("m", found, side, bound).decision
+    estimate = Interval(middle, middle - reach, middle + reach)
+    inside = estimate.low <= bound <= estimate.high
+    decided = Statement("m", estimate, side, bound).decision
     assert (decided == OPEN) == inside
-    mirrored = Statement("m", Interval(-middle, -found.high, -found.low), side, -bound).decision
+    mirrored = Statement(
+        "m", Interval(-middle, -estimate.high, -estimate.low), side, -bound
+    ).decision
     assert inside or decided != mirrored
 
 
@@ -119,36 +123,37 @@ def _changes(folder: Path, planted: str, models: Mapping[str, int] = MODELS) -> 
         near = (1 + 0.3 / size) * (1 + 0.001 * (int(model[-1]) if model[-1].isdigit() else 0))
         for component in COMPONENTS:
             row = {"parameters": size, "model": model, "component": component}
-            own = {name: sign * near * effect for name, effect in {**effects, **indices}.items()}
+            changes = {
+                name: sign * near * effect for name, effect in {**effects, **indices}.items()
+            }
             for loops, times in (("dropped", 1), ("kept", -1)):
                 pooled.append(
                     row | {"of": "measured", "decoding": "unrestricted", "sample": "all",
                            "loops": loops, "modes": 50}
                 )  # fmt: skip
-                for name, value in own.items():
+                for name, value in changes.items():
                     pooled[-1] |= number(name, times * value, reach)
             for length in ("raw", "length-matched"):
                 for outcome, times in (("without loops", 1), ("all", -1)):
                     outcomes.append(row | {"length": length, "outcome": outcome, "modes": 50})
                     for name in effects:
-                        outcomes[-1] |= number(f"delta_{name}", times * own[name], reach)
+                        outcomes[-1] |= number(f"delta_{name}", times * changes[name], reach)
             for name in effects:
                 shared = row | {"observable": name, "length": "length-matched"}
                 for modes, times in ((50, 1), (10, -1)):
                     controls += [
                         shared | {"control": control, "modes": modes}
-                        | number("remaining", times * own[name], reach)
+                        | number("remaining", times * changes[name], reach)
                         | number("fraction", 0.0, reach)
                         for control in ("initialised", "spectrum")
                     ]  # fmt: skip
                     evidence += [
                         shared | {"source": source, "modes": modes, "change": value,
                                   "low": value - reach, "high": value + reach}
-                        for source, value in (("model", times * own[name]), ("swapped", 0.0))
+                        for source, value in (("model", times * changes[name]), ("swapped", 0.0))
                     ]  # fmt: skip
-    written = {"pooled": pooled, "by_outcome": outcomes, "controls": controls}
-    for name, rows in (written | {"evidence_k50": evidence}).items():
-        _write(folder, name, rows)
+    tables = {"pooled": pooled, "by_outcome": outcomes, "controls": controls}
+    _write(folder, **tables, evidence_k50=evidence)
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -168,7 +173,7 @@ def _equal(folder: Path, value: float, models: Mapping[str, int]) -> None:
         for model, size in models.items() for component in COMPONENTS
         for kept, times in (("random rows", 1), ("first rows", -1))
     ]  # fmt: skip
-    _write(folder, "equal_length", rows)
+    _write(folder, equal_length=rows)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(-5.0, HOLDS), (0.0, UNDECIDED), (5.0, FAILS)])
@@ -199,36 +204,30 @@ def test_where_a_model_lacks_random_rows_first_rows_decide_and_are_named(tmp_pat
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
 def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
-    fraction_, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
+    fraction, reach = {"true": (0.9, 0.05), "false": (0.1, 0.05), "wide": (0.5, 0.5)}[planted]
     names = (
         "gain_below_one", "product_decays", "relative_injection_decays",
         "normed_injection_decays", "product_rank_one", "rank_one_fraction",
     )  # fmt: skip
     rows = []
-    for (model, size), network, condition in product(
-        MODELS.items(), ("trained", "random"), ("clean", "hell")
-    ):
-        own = fraction_ if network == "trained" else 0.5
-        row = {"parameters": size, "model": model, "network": network, "condition": condition}
+    for model, network, condition in product(ROWS, ("trained", "random"), ("clean", "hell")):
+        of_network = fraction if network == "trained" else 0.5
+        row = model | {"network": network, "condition": condition}
         for name in names:
-            row |= number(name, own, reach)
-        row |= {"layer": 1} | number("singular_value_ratio", 1 - fraction_, reach)
-        rows.append(row | number("unstable", own if condition == "hell" else 0.5, reach))
+            row |= number(name, of_network, reach)
+        row |= {"layer": 1} | number("singular_value_ratio", 1 - fraction, reach)
+        rows.append(row | number("unstable", of_network if condition == "hell" else 0.5, reach))
     sign, spread = SIDES[planted]
     within = [
-        {"parameters": size, "model": model, "condition": condition, "network": network,
-         "layer": layer}
+        row | {"condition": condition, "network": network, "layer": layer}
         | number("difference", rise, spread) | number("adjusted", rise, spread)
-        for model, size in MODELS.items()
+        for row in ROWS
         for condition, effect in (("hell", math.nan), ("noise", 5 * sign))
         for network in ("trained", "random", "trained minus random")
         for layer in ("1", "mean")
         for rise in [effect * (network != "random" and layer == "mean")]
     ]  # fmt: skip
-    for name, table in (
-        ("hypotheses", rows), ("propagators", rows), ("unstable_dimensions", within)
-    ):  # fmt: skip
-        _write(tmp_path, name, table)
+    _write(tmp_path, hypotheses=rows, propagators=rows, unstable_dimensions=within)
     assert verdict_of(_parts(tmp_path, 10)) == OUTCOMES[planted]
     assert verdict_of(_parts(tmp_path, 11)) == OUTCOMES[planted]
     parts = _parts(tmp_path, 8)
@@ -236,17 +235,14 @@ def test_planted_layers_are_found(planted: str, tmp_path: Path) -> None:
     assert len(parts[-1].statements) == len(MODELS), "where some transcripts are hallucinated"
 
 
-def test_unstable_dimensions_need_a_stress_that_divides_answers(tmp_path: Path) -> None:
+def test_unstable_dimensions_need_a_stress_that_divides_transcripts(tmp_path: Path) -> None:
     row = {"parameters": 1, "model": "xs-0", "layer": 1} | number("unstable", 0.5, 0.1)
-    pd.DataFrame(
-        [row | {"network": network, "condition": condition}
-         for network in ("trained", "random") for condition in ("clean", "hell")]
-    ).to_csv(tmp_path / "propagators.csv", index=False)  # fmt: skip
+    rows = [row | {"network": network, "condition": condition}
+            for network in ("trained", "random") for condition in ("clean", "hell")]  # fmt: skip
     nothing = number("difference", math.nan, 0) | number("adjusted", math.nan, 0)
-    pd.DataFrame(
-        [row | nothing | {"network": network, "condition": "hell", "layer": "mean"}
-         for network in ("trained", "random", "trained minus random")]
-    ).to_csv(tmp_path / "unstable_dimensions.csv", index=False)  # fmt: skip
+    within = [row | nothing | {"network": network, "condition": "hell", "layer": "mean"}
+              for network in ("trained", "random", "trained minus random")]  # fmt: skip
+    _write(tmp_path, propagators=rows, unstable_dimensions=within)
     parts = _parts(tmp_path, 8)[2:]
     assert [part.verdict for part in parts] == [NOT_MEASURED] * 3
     assert all(part.lacks for part in parts)
@@ -260,18 +256,17 @@ def test_unstable_dimensions_need_a_stress_that_divides_answers(tmp_path: Path) 
         ({"gibberish": 50.0, "invention": 50.0}, {"invention": 100.0}, UNDECIDED),
     ],
 )
-def test_planted_answers_are_found(
+def test_planted_transcripts_are_found(
     small: dict[str, float], large: dict[str, float], expected: str, tmp_path: Path
 ) -> None:
-    said = {1: small, 2: {"loop": 100.0}, 3: large}
+    transcripts = {1: small, 2: {"loop": 100.0}, 3: large}
     rows = [
-        {"parameters": size, "model": model, "condition": "hell", "outcome": kind,
-         "n": round(0.64 * said[size].get(kind, 0.0))} | number("fraction", fraction_, 10.0)
-        for model, size in MODELS.items()
-        for kind in ("loop", "gibberish", "invention", "fragment")
-        for fraction_ in [said[size].get(kind, 0.0)]
+        row | {"condition": "hell", "outcome": kind, "n": round(0.64 * percent)}
+        | number("fraction", percent, 10.0)
+        for row in ROWS for kind in ("loop", "gibberish", "invention", "fragment")
+        for percent in [transcripts[row["parameters"]].get(kind, 0.0)]
     ]  # fmt: skip
-    _write(tmp_path, "outcome_confidence", rows)
+    _write(tmp_path, outcome_confidence=rows)
     assert verdict_of(_parts(tmp_path, 15)) == expected
 
 
@@ -297,26 +292,23 @@ def test_whispers_threshold_is_not_put_to_models_that_write_characters(tmp_path:
 
 
 def _plant_confidence(folder: Path, auc: float, passing: float, reach: float, unit: str) -> None:
-    of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
     units = ("log_probability_per_word_piece", "log_probability_per_character")
     apart = [
-        model | {name: value for one in units for name, value in number(
-            f"auc_{one}", auc if one == unit else math.nan, reach).items()}
-        for model in of_model
+        row | {name: value for per in units for name, value in number(
+            f"auc_{per}", auc if per == unit else math.nan, reach).items()}
+        for row in ROWS
     ]  # fmt: skip
     kept = [
-        model | {"condition": condition, "outcome": kind}
+        row | {"condition": condition, "outcome": kind}
         | number("passing", passing if (condition, kind) == ("hell", "invention") else 50, 1.0)
-        for model in of_model for condition in ("clean", "hell") for kind in ("invention", "loop")
+        for row in ROWS for condition in ("clean", "hell") for kind in ("invention", "loop")
     ]  # fmt: skip
     within = [
-        model | {"component": "transcript", "condition": "noise", "observable": name}
+        row | {"component": "transcript", "condition": "noise", "observable": name}
         | number("auc", 1 - auc if name == unit else 0.5, reach)
-        for model in of_model for name in (unit, "tokens")
+        for row in ROWS for name in (unit, "tokens")
     ]  # fmt: skip
-    tables = {"confidence": apart, "outcome_confidence": kept, "within_conditions_k50": within}
-    for name, rows in tables.items():
-        _write(folder, name, rows)
+    _write(folder, confidence=apart, outcome_confidence=kept, within_conditions_k50=within)
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -324,25 +316,20 @@ def test_planted_slopes_and_tails_are_found(planted: str, tmp_path: Path) -> Non
     alpha, ratio, reach = {"true": (12, 1.1, 0.05), "false": (2, 0.9, 0.05), "wide": (9, 1, 1)}[
         planted
     ]
-    of_model = [{"parameters": size, "model": model} for model, size in MODELS.items()]
     slopes = [
-        model | {"component": component, "modes": 50, "length": "raw", "side": "stressed"}
-        | number("alpha", alpha if model["parameters"] == 3 else 5.0, reach)
-        for model in of_model for component in COMPONENTS
+        row | {"component": component, "modes": 50, "length": "raw", "side": "stressed"}
+        | number("alpha", alpha if row["parameters"] == 3 else 5.0, reach)
+        for row in ROWS for component in COMPONENTS
     ]  # fmt: skip
     tails = [
-        model
-        | {"component": component, "length": length, "measure": measure, "part": part}
-        | number("ratio", claimed if part == "tail" else 1.0, reach)
-        for model in of_model
-        for component in COMPONENTS
-        for length in ("raw", "length-matched")
-        for measure in ("eigenvalue", "fraction of the sum")
-        for part in ("head", "tail")
-        for claimed in [ratio if component == "self_attention" else 1.0]
-    ]
-    _write(tmp_path, "phase_diagram", slopes)
-    _write(tmp_path, "tail_eigenvalues", tails)
+        row | {"component": component, "length": length, "measure": measure, "part": part}
+        | number("ratio", ratio if (component, part) == ("self_attention", "tail") else 1.0, reach)
+        for row, component, length, measure, part in product(
+            ROWS, COMPONENTS, ("raw", "length-matched"),
+            ("eigenvalue", "fraction of the sum"), ("head", "tail"),
+        )
+    ]  # fmt: skip
+    _write(tmp_path, phase_diagram=slopes, tail_eigenvalues=tails)
     parts = _parts(tmp_path, 6)
     assert [part.verdict for part in parts] == [NOT_MEASURED] * 3 + [OUTCOMES[planted]] * 6
     assert "there is no pooled.csv" in parts[0].lacks
@@ -355,14 +342,14 @@ def test_forecasts_need_an_advantage_of_every_predictor_over_every_rival(tmp_pat
         {"target": "wer", "predictor": predictor, "rival": rival} | number("skill", skill, 0.1)
         for rival, predictor, skill in skills
     ]
-    _write(tmp_path, "forecast", rows)
+    _write(tmp_path, forecast=rows)
     verdicts = [part.verdict for part in _parts(tmp_path, 14)]
     assert verdicts == [FAILS, HOLDS, NOT_MEASURED, NOT_MEASURED, FAILS, NOT_MEASURED]
 
 
 def test_without_forecasts_nothing_was_measured(tmp_path: Path) -> None:
     columns = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
-    pd.DataFrame(columns=columns).to_csv(tmp_path / "forecast.csv", index=False)
+    _write(tmp_path, forecast=pd.DataFrame(columns=columns))
     assert verdict_of(_parts(tmp_path, 14)) == NOT_MEASURED
 
 
@@ -374,7 +361,7 @@ def test_without_forecasts_nothing_was_measured(tmp_path: Path) -> None:
         (["step"] * 10, 20.0, UNDECIDED),
     ],
 )
-def test_courses_decide_only_where_their_margin_does(
+def test_transitions_decide_only_where_their_margin_does(
     verdicts: list[str], reach: float, expected: str, tmp_path: Path
 ) -> None:
     rows = [
@@ -383,7 +370,7 @@ def test_courses_decide_only_where_their_margin_does(
         | number("margin", 10.0 if verdict == "step" else -10.0, reach)
         for along in ("severity", "depth") for verdict in verdicts
     ]  # fmt: skip
-    _write(tmp_path, "transitions", rows)
+    _write(tmp_path, transitions=rows)
     assert verdict_of(_parts(tmp_path, 9)) == expected
 
 
@@ -391,21 +378,17 @@ def test_courses_decide_only_where_their_margin_does(
 def test_planted_attraction_is_found(planted: str, tmp_path: Path) -> None:
     sign, reach = SIDES[planted]
     states = [
-        {"parameters": size, "model": model, "network": network, "quantity": quantity}
+        row | {"network": network, "quantity": quantity}
         | number("ratio_stressed", 1 - 0.5 * sign, reach)
         | number("change", -20 * sign if network == "trained" else 0.0, 10 * reach)
-        for model, size in MODELS.items()
-        for network in ("trained", "random")
+        for row in ROWS for network in ("trained", "random")
         for quantity in ("distance", "centred_distance")
-    ]
+    ]  # fmt: skip
     texts = [
-        {"parameters": size, "model": model, "side": side, "words": 0}
-        | number("alike", 50 + 20 * sign * (side == "hell"), reach)
-        for model, size in MODELS.items()
-        for side in ("said", "clean", "hell")
-    ]
-    _write(tmp_path, "attraction_distances", states)
-    _write(tmp_path, "attraction_texts", texts)
+        row | {"side": side, "words": 0} | number("alike", 50 + 20 * sign * (side == "hell"), reach)
+        for row in ROWS for side in ("said", "clean", "hell")
+    ]  # fmt: skip
+    _write(tmp_path, attraction_distances=states, attraction_texts=texts)
     assert verdict_of(_parts(tmp_path, 12)) == OUTCOMES[planted]
 
 
@@ -418,7 +401,7 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
             ("clean", 20.0, 9.0), ("clean", 40.0, 0.5), ("hell", 40.0, 9.0)
         ]
     ]  # fmt: skip
-    _write(tmp_path, "subtle_stress", rows)
+    _write(tmp_path, subtle_stress=rows)
     unknown, part = _parts(tmp_path, 13)
     assert unknown.verdict == NOT_MEASURED
     assert [statement.interval.estimate for statement in part.statements] == [0.5]
@@ -428,19 +411,18 @@ def test_only_the_least_change_of_clean_speech_counts_as_subtle(tmp_path: Path) 
 def test_the_contest_counts_where_there_is_one(tmp_path: Path) -> None:
     assert len(_parts(tmp_path, 13)) == 2
     row = {"parameters": 1, "model": "base", "set": "unseen stresses", "prefix": 0}
-    pd.DataFrame(
+    scores = [
         row | {"confident": confident, "contestant": score} | number("auroc", value, 0.05)
         for score, value, confident in [
             ("ffn: alpha", 0.2, False), ("ffn: alpha", 0.9, True), ("log-probability", 0.9, False)
         ]
-    ).to_csv(tmp_path / "contest.csv", index=False)  # fmt: skip
-    pd.DataFrame(
+    ]  # fmt: skip
+    honest = [
         {"parameters": 1, "model": "base", "condition": name} | number("invented", value, 1.0)
         for name, value in [("everyday changes", 1.5), ("repeated", 40.0)]
-    ).to_csv(tmp_path / "contest_honest.csv", index=False)
-    assert _parts(tmp_path, 7)[-1].verdict == FAILS
-    assert _parts(tmp_path, 13)[-1].verdict == FAILS
-    assert _parts(tmp_path, 16)[-1].verdict == FAILS
+    ]
+    _write(tmp_path, contest=scores, contest_honest=honest)
+    assert [_parts(tmp_path, claim)[-1].verdict for claim in (7, 13, 16)] == [FAILS] * 3
 
 
 @pytest.mark.parametrize("planted", ["true", "false", "wide"])
@@ -452,7 +434,6 @@ def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
         | number("auc", 0.5 + 0.3 * sign, 0.2 * reach) | number("adjusted", sign, reach)
         for component in COMPONENTS
     ]  # fmt: skip
-    _write(tmp_path, "within_conditions_k50", rows)
     early = [
         {"parameters": 1, "model": "xs-0", "component": component, "condition": "mix",
          "observable": observable, "when": when, "prefix": prefix}
@@ -463,18 +444,17 @@ def test_planted_warnings_are_found(planted: str, tmp_path: Path) -> None:
             ("n_eff", "before", 0, -1),
         ]
     ]  # fmt: skip
-    _write(tmp_path, "early_warning", early)
-    parts = _parts(tmp_path, 7)
-    assert [part.verdict for part in parts] == [OUTCOMES[planted]] * 9
-    pd.DataFrame(early).assign(auc=np.nan).to_csv(tmp_path / "early_warning.csv", index=False)
+    _write(tmp_path, within_conditions_k50=rows, early_warning=early)
+    assert [part.verdict for part in _parts(tmp_path, 7)] == [OUTCOMES[planted]] * 9
+    _write(tmp_path, early_warning=pd.DataFrame(early).assign(auc=np.nan))
     assert _parts(tmp_path, 7)[-1].verdict == NOT_MEASURED
 
 
 def test_claims_without_a_table_are_not_measured(tmp_path: Path) -> None:
-    found = weigh(_tables(tmp_path))
-    assert [weighed.claim.number for weighed in found] == list(range(1, 17))
-    assert {weighed.verdict for weighed in found} == {NOT_MEASURED}
-    assert all("there is no" in part.lacks for weighed in found for part in weighed.parts)
+    weighed_claims = weigh(_tables(tmp_path))
+    assert [weighed.claim.number for weighed in weighed_claims] == list(range(1, 17))
+    assert {weighed.verdict for weighed in weighed_claims} == {NOT_MEASURED}
+    assert all("there is no" in part.lacks for weighed in weighed_claims for part in weighed.parts)
 
 
 def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
@@ -517,9 +497,7 @@ def test_the_ladders_turbo_is_no_turbo_of_openais() -> None:
 def test_a_claim_about_models_that_could_not_be_had_has_no_verdict(tmp_path: Path) -> None:
     _changes(tmp_path, "true", WHISPER_MODELS)
     tables = _tables(tmp_path)
-    first, second, third = (
-        weigh(tables)[number - 1] for number in (1, 2, 3)
-    )  # fmt: skip
+    first, second, third, *_ = weigh(tables)
     assert second.verdict == NOT_MEASURED
     assert all("could not be had" in part.lacks for part in second.parts)
     assert first.verdict == UNDECIDED
@@ -548,17 +526,20 @@ def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
     judged = judge(read_predictions(ROOT / "docs" / "predictions.md"), _tables(whisper), NUMBERS)
     known = published_numbers(published(ROOT / "data" / "published" / "k50.csv"))
     text, table = markdown(groups, known, judged), as_table(groups)
-    for one, other in zip(*groups.values(), strict=True):
-        claim = one.claim
-        verdicts = f"**{one.verdict}** | **{other.verdict}** |"
-        said = known.get(claim.number, "no number is known")
-        assert f"| {claim.number} | {claim.text} | {said} | {verdicts}" in text
+    for of_whisper, of_ladder in zip(*groups.values(), strict=True):
+        claim = of_whisper.claim
+        verdicts = f"**{of_whisper.verdict}** | **{of_ladder.verdict}** |"
+        published_number = known.get(claim.number, "no number is known")
+        assert f"| {claim.number} | {claim.text} | {published_number} | {verdicts}" in text
         section = text.split(f"\n## {claim.number}. ")[1].split("\n## ")[0]
-        assert section.index(f"### {WHISPER}: {one.verdict}") < section.index(
-            f"### {LADDER}: {other.verdict}"
+        assert section.index(f"### {WHISPER}: {of_whisper.verdict}") < section.index(
+            f"### {LADDER}: {of_ladder.verdict}"
         )
-        own = table[table.claim == claim.number].groupby("group").verdict.unique()
-        assert (list(own[WHISPER]), list(own[LADDER])) == ([one.verdict], [other.verdict])
+        verdicts_of = table[table.claim == claim.number].groupby("group").verdict.unique()
+        assert (list(verdicts_of[WHISPER]), list(verdicts_of[LADDER])) == (
+            [of_whisper.verdict],
+            [of_ladder.verdict],
+        )
     assert np.isfinite(table.dropna(subset="about").estimate).all()
     assert f"({COMMIT})" in text
     assert "exploratory" in text
@@ -579,13 +560,12 @@ def test_findings_are_ranges_and_counts_of_what_the_tables_hold(tmp_path: Path) 
          "log_probability_per_character": -0.004, "log_probability_per_word_piece": math.nan}
         for error in (7.06, 1.96)
     ]  # fmt: skip
-    _write(tmp_path, "wer", rows)
     skills = [(0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)]
     forecasts = [
         {"target": "t", "predictor": "p", "rival": "mean", "skill_low": low, "skill_high": high}
         for low, high in skills
     ]
-    _write(tmp_path, "forecast", forecasts)
+    _write(tmp_path, wer=rows, forecast=forecasts)
     table = findings(groups).set_index("measured")
     assert set(table[WHISPER]) == {NOT_MEASURED}
     assert table[LADDER].to_dict() == {
@@ -604,7 +584,7 @@ def test_findings_of_one_model_are_single_numbers(tmp_path: Path) -> None:
          "measure": "eigenvalue", "part": "tail", "ratio": ratio}
         for length, ratio in (("raw", 1.25), ("length-matched", 0.75))
     ]  # fmt: skip
-    _write(tmp_path, "tail_eigenvalues", rows)
+    _write(tmp_path, tail_eigenvalues=rows)
     (line,) = findings({WHISPER: _tables(tmp_path)})[WHISPER]
     assert line == "1.25 raw, 0.75 with first rows of equal number"
 

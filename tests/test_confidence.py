@@ -20,11 +20,13 @@ from companion.stress.scoring import Outcome
 
 TEXT = "the river bends below"
 PIECES = 5
+TOTAL = -11.0
+"""Log-probability of every transcript, that of the end too."""
 
 
-def _said(model: str, tokens: int, total: float, count: int = 8) -> pd.DataFrame:
-    """Answers of ``TEXT``, each with the same ``total`` log-probability, that of the end too."""
-    average = total / (tokens + 1)
+def _transcripts(model: str, tokens: int, count: int = 8) -> pd.DataFrame:
+    """Equal transcripts of ``TEXT``."""
+    average = TOTAL / (tokens + 1)
     return with_confidence(
         pd.DataFrame(
             {
@@ -38,56 +40,54 @@ def _said(model: str, tokens: int, total: float, count: int = 8) -> pd.DataFrame
     )  # fmt: skip
 
 
+OF_CHARACTERS = _transcripts("xs-0", len(TEXT))
+OF_PIECES = _transcripts("tiny.en", PIECES)
+BOTH = pd.concat([OF_CHARACTERS, OF_PIECES], ignore_index=True)
+
+
 def test_the_same_text_is_as_probable_in_characters_as_in_word_pieces() -> None:
     """Only the average per character can be compared between models of both kinds."""
-    characters, pieces = _said("xs-0", len(TEXT), -11.0), _said("tiny.en", PIECES, -11.0)
-    both = pd.concat([characters, pieces], ignore_index=True)
-    assert writes_characters(both).groupby(both.model).first().to_dict() == {
-        "tiny.en": False, "xs-0": True
-    }  # fmt: skip
-    for one in (characters, pieces):
-        np.testing.assert_allclose(one[PER_CHARACTER], -11 / (len(TEXT) + 1))
-    assert characters[PER_WORD_PIECE].isna().all()
-    np.testing.assert_allclose(pieces[PER_WORD_PIECE], -11 / (PIECES + 1))
+    written = writes_characters(BOTH).groupby(BOTH.model).first()
+    assert written.to_dict() == {"tiny.en": False, "xs-0": True}
+    np.testing.assert_allclose(BOTH[PER_CHARACTER], TOTAL / (len(TEXT) + 1))
+    assert OF_CHARACTERS[PER_WORD_PIECE].isna().all()
+    np.testing.assert_allclose(OF_PIECES[PER_WORD_PIECE], TOTAL / (PIECES + 1))
 
 
 def test_every_window_has_an_end_of_its_own() -> None:
-    one = _said("tiny.en", PIECES, -11.0)
-    two = with_confidence(one.assign(windows=2))
-    total = one[PER_WORD_PIECE] * (PIECES + 2)
-    np.testing.assert_allclose(two[PER_CHARACTER], total / (len(TEXT) + 2))
+    double = with_confidence(OF_PIECES.assign(windows=2))
+    total = OF_PIECES[PER_WORD_PIECE] * (PIECES + 2)
+    np.testing.assert_allclose(double[PER_CHARACTER], total / (len(TEXT) + 2))
 
 
 def test_a_threshold_of_word_pieces_is_not_put_to_characters() -> None:
     """-0.5 a character is -1.8 a word piece: as sure of the text, and kept by no threshold."""
-    characters, pieces = _said("xs-0", len(TEXT), -11.0), _said("tiny.en", PIECES, -11.0)
-    kept = outcome_confidence(pd.concat([characters, pieces], ignore_index=True))
+    kept = outcome_confidence(BOTH)
     inventions = kept[kept.outcome == Outcome.INVENTION].set_index("model").passing
     assert inventions["tiny.en"] == 0
     assert np.isnan(inventions["xs-0"])
-    means = wers(pieces).iloc[0]
+    means = wers(OF_PIECES).iloc[0]
     assert means[PER_CHARACTER] == pytest.approx(-0.5)
     assert means[PER_WORD_PIECE] == pytest.approx(-11 / 6)
 
 
-def test_an_answer_has_the_log_probability_of_its_own_tokens() -> None:
-    rows = pd.concat([_said("xs-0", len(TEXT), -11.0), _said("tiny.en", PIECES, -11.0)])
-    rows = rows.assign(matched_with="", compression_ratio=1.0, no_speech_probability=0.0)
+def test_a_transcript_has_the_log_probability_of_its_own_tokens() -> None:
+    rows = BOTH.assign(matched_with="", compression_ratio=1.0, no_speech_probability=0.0)
     values = transcript_values(rows.assign(finished=True))
-    found = values.groupby("model")[list(CONFIDENCES)].count()
-    assert found.loc["xs-0"].to_dict() == {PER_WORD_PIECE: 0, PER_CHARACTER: 8}
-    assert found.loc["tiny.en"].to_dict() == {PER_WORD_PIECE: 8, PER_CHARACTER: 0}
+    counts = values.groupby("model")[list(CONFIDENCES)].count()
+    assert counts.loc["xs-0"].to_dict() == {PER_WORD_PIECE: 0, PER_CHARACTER: 8}
+    assert counts.loc["tiny.en"].to_dict() == {PER_WORD_PIECE: 8, PER_CHARACTER: 0}
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 @pytest.mark.parametrize("tokens", [len(TEXT), PIECES])
 def test_a_planted_separation_is_found_in_either_unit(shift: float, tokens: int) -> None:
     rng = np.random.default_rng(0)
-    table = _said("m-0", tokens, -11.0, count=400)
+    table = _transcripts("m-0", tokens, count=400)
     right = np.arange(400) % 3 == 0
-    sure = -3 + rng.normal(size=400) + shift * right
+    log_probability = -3 + rng.normal(size=400) + shift * right
     kinds = np.where(right, str(Outcome.CORRECT), str(Outcome.INVENTION))
-    table = with_confidence(table.assign(average_log_probability=sure, outcome=kinds))
+    table = with_confidence(table.assign(average_log_probability=log_probability, outcome=kinds))
     loops = table.assign(outcome=str(Outcome.LOOP), average_log_probability=5.0)
     row = separation(pd.concat([table, with_confidence(loops)], ignore_index=True)).iloc[0]
     assert (row.inventions, row.right) == ((~right).sum(), right.sum())
@@ -99,5 +99,5 @@ def test_a_planted_separation_is_found_in_either_unit(shift: float, tokens: int)
 
 
 def test_without_an_invention_nothing_is_separated() -> None:
-    table = _said("tiny.en", PIECES, -11.0).assign(outcome=str(Outcome.CORRECT))
+    table = OF_PIECES.assign(outcome=str(Outcome.CORRECT))
     assert np.isnan(separation(table)[f"auc_{PER_WORD_PIECE}"].iloc[0])

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 
 from companion.contest.contest import (
     average_precision,
@@ -23,11 +25,7 @@ from companion.contest.contest import (
     texts,
     with_voice,
 )
-from companion.contest.contestants import (
-    Logistic,
-    best_threshold,
-    contestants,
-)
+from companion.contest.contestants import Contestant, Logistic, best_threshold, contestants
 from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
 from companion.measurement.contest import (
     ContestSettings,
@@ -42,7 +40,6 @@ from companion.measurement.spectra import decode
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import transcribe
-from companion.models.loading import load
 from companion.models.rules import UNRESTRICTED
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
@@ -83,23 +80,16 @@ def test_kinds_are_told_apart(references: Sequence[str], transcript: str, kind: 
 @pytest.mark.parametrize(
     ("segments", "parts"),
     [
-        (
-            ["The cat sat on", "the mat and", "went home."],
-            ["the cat sat on", "the mat and", "went home"],
-        ),
-        (
-            ["The cat sat on", "you you you", "home."],
-            ["the cat sat on", "the mat and went", "home"],
-        ),
-        (["The cat sat", "", "went home"], ["the cat sat on the mat and", "", "went home"]),
-        (["[noise]", "The cat sat on"], ["", "the cat sat on the mat and went home"]),
-        (["", ""], ["the cat sat on the mat and went home", ""]),
+        ("The cat sat on|the mat and|went home.", "the cat sat on|the mat and|went home"),
+        ("The cat sat on|you you you|home.", "the cat sat on|the mat and went|home"),
+        ("The cat sat||went home", "the cat sat on the mat and||went home"),
+        ("[noise]|The cat sat on", "|the cat sat on the mat and went home"),
+        ("|", "the cat sat on the mat and went home|"),
     ],
 )
-def test_a_reference_is_parted_as_its_segments_write_it(
-    segments: list[str], parts: list[str]
-) -> None:
-    assert by_segment("The cat sat on the mat, and went home.", segments) == parts
+def test_a_reference_is_parted_as_its_segments_write_it(segments: str, parts: str) -> None:
+    reference = "The cat sat on the mat, and went home."
+    assert by_segment(reference, segments.split("|")) == parts.split("|")
 
 
 @pytest.mark.parametrize(
@@ -133,78 +123,74 @@ def settings() -> ContestSettings:
 
 
 @pytest.fixture(scope="module")
-def model() -> SpeechModel:
-    return load("xs-0", DATA / "ladder", torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
 def batch() -> dict[str, Sequence[Mixture]]:
-    found = find_utterances(DATA / "corpus").utterances
-    mixtures = [Mixture.of(each, read_wave(each)) for each in found[:2]]
-    noisy = [condition("noise").apply(each, Speakers(found), 3) for each in mixtures]
+    utterances = find_utterances(DATA / "corpus").utterances
+    mixtures = [Mixture.of(item, read_wave(item)) for item in utterances[:2]]
+    noisy = [condition("noise").apply(item, Speakers(utterances), 3) for item in mixtures]
     return {"clean": mixtures, "noise": noisy}
 
 
 def test_sizes_and_ranks_slide_over_the_last_rows() -> None:
     rows = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0))
-    found = sliding_observables(rows, 3)
+    sliding = sliding_observables(rows, 3)
     for t in range(7):
         last = rows[:, max(t - 2, 0) : t + 1].double()
         modes = torch.linalg.svdvals(last).square()
         size = last.square().sum(-1).mean(-1).log10().mean()
-        assert found["log10_size"][t].item() == pytest.approx(size.item())
+        assert sliding["log10_size"][t].item() == pytest.approx(size.item())
         expected = effective_rank(modes).mean().item()
-        assert found["n_eff"][t].item() == pytest.approx(expected, abs=1e-6)
-    assert found["n_eff"][0].item() == pytest.approx(1)
+        assert sliding["n_eff"][t].item() == pytest.approx(expected, abs=1e-6)
+    assert sliding["n_eff"][0].item() == pytest.approx(1)
 
 
 def test_confidences_are_those_of_decoding(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]]
+    xs: SpeechModel, batch: dict[str, Sequence[Mixture]]
 ) -> None:
-    waves = [each.wave for each in batch["noise"]]
-    with capture(model) as recording, torch.inference_mode():
-        transcripts = transcribe(model, waves, UNRESTRICTED)
+    waves = [mixture.wave for mixture in batch["noise"]]
+    with capture(xs) as recording, torch.inference_mode():
+        transcripts = transcribe(xs, waves, UNRESTRICTED)
         states = recording.text_rows(HIDDEN_STATE, transcripts)[0][:, -1]
     for i, text in enumerate(transcripts):
         count = len(text.tokens)
         with torch.inference_mode():
-            found = token_confidences(model, states[i, :count], text, UNRESTRICTED)
+            confidences = token_confidences(xs, states[i, :count], text, UNRESTRICTED)
         total = text.text_log_probability * (count + 1)
-        assert -5 < total - found["log_probability"].sum().item() < 1e-4  # what is left is the end
-        assert found["forbidden_mean"][0].item() == pytest.approx(text.forbidden_mass, abs=1e-6)
-        assert (found["free_log_probability"] <= found["log_probability"] + 1e-9).all()
-        assert found["entropy"].min() >= 0
+        of_end = total - confidences["log_probability"].sum().item()
+        assert -5 < of_end < 1e-4
+        forbidden = confidences["forbidden_mean"][0].item()
+        assert forbidden == pytest.approx(text.forbidden_mass, abs=1e-6)
+        assert (confidences["free_log_probability"] <= confidences["log_probability"] + 1e-9).all()
+        assert confidences["entropy"].min() >= 0
 
 
 def test_rows_are_of_every_condition_and_beginning(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: ContestSettings
+    xs: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: ContestSettings
 ) -> None:
-    rows = pd.DataFrame(contest_rows(model, batch, settings))
+    rows = pd.DataFrame(contest_rows(xs, batch, settings))
     assert set(rows.condition) >= {"clean", "noise", "room-tone"}
     assert set(rows.prefix) == {WHOLE, 8}
     toned = rows[rows.condition == "room-tone"]
     assert (toned.seconds.round(2) == 6).all()
-    alone = decode(model, batch["noise"][:1], UNRESTRICTED)
-    own = rows[(rows.condition == "noise") & (rows.prefix == WHOLE)].iloc[0]
-    assert own.transcript == alone.transcripts[0].text
+    alone = decode(xs, batch["noise"][:1], UNRESTRICTED)
+    row = rows[(rows.condition == "noise") & (rows.prefix == WHOLE)].iloc[0]
+    assert row.transcript == alone.transcripts[0].text
     count = len(alone.transcripts[0].tokens)
     weights = alone.recording.attention(alone.transcripts, 0)[0, :, :count, :count]
     after = torch.arange(count, 0, -1)
     laplacian = torch.diag_embed(weights.sum(1) / after) - weights
-    expected = torch.linalg.eigvals(laplacian[0]).real.sort(descending=True).values[:5]
-    modes = [torch.linalg.eigvals(each).real.sort(descending=True).values[:5] for each in laplacian]
-    assert len(expected) == 5
-    np.testing.assert_allclose(own.laplacian[:5], torch.stack(modes).mean(0), atol=1e-6)
+    modes = torch.linalg.eigvals(laplacian).real.sort(descending=True).values[:, :5]
+    assert modes.shape[1] == 5
+    np.testing.assert_allclose(row.laplacian[:5], modes.mean(0), atol=1e-6)
 
 
 def test_repeated_speech_has_a_repeated_reference(
-    model: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: ContestSettings
+    xs: SpeechModel, batch: dict[str, Sequence[Mixture]], settings: ContestSettings
 ) -> None:
     short = [
-        Mixture.of(replace(each.target, reference="A B"), each.wave[:32_000])
-        for each in batch["clean"]
+        Mixture.of(replace(mixture.target, reference="A B"), mixture.wave[:32_000])
+        for mixture in batch["clean"]
     ]
-    rows = pd.DataFrame(contest_rows(model, {"clean": short}, settings))
+    rows = pd.DataFrame(contest_rows(xs, {"clean": short}, settings))
     again = rows[(rows.condition == "repeated") & (rows.prefix == WHOLE)]
     assert list(again.reference) == ["A B A B"] * 2
     assert list(again.seconds) == [4.0, 4.0]
@@ -229,8 +215,8 @@ def test_a_fit_is_scikit_learn_s() -> None:
     target = values[:, 0] + 0.1 * values[:, 1] + rng.normal(size=80) > 0.5
     scaled = (values - values.mean(0)) / values.std(0)
     rival = LogisticRegression(C=1.0, tol=1e-10, max_iter=1000).fit(scaled, target)
-    found = Logistic.fit(values, target)
-    np.testing.assert_allclose(found.log_odds(values), rival.decision_function(scaled), atol=1e-5)
+    fit = Logistic.fit(values, target)
+    np.testing.assert_allclose(fit.log_odds(values), rival.decision_function(scaled), atol=1e-5)
     with pytest.raises(ValueError, match="0 of 80 texts"):
         Logistic.fit(values, np.zeros(80, bool))
 
@@ -238,12 +224,8 @@ def test_a_fit_is_scikit_learn_s() -> None:
 def test_the_best_threshold_is_that_of_all() -> None:
     rng = np.random.default_rng(1)
     values, target = rng.integers(0, 12, 60).astype(float), rng.random(60) < 0.4
-
-    def f1(threshold: float) -> float:
-        alarms = values >= threshold
-        return 2 * (alarms & target).sum() / (alarms.sum() + target.sum())
-
-    assert f1(best_threshold(values, target)) == max(map(f1, np.unique(values)))
+    scores = [f1_score(target, values >= threshold) for threshold in np.unique(values)]
+    assert f1_score(target, values >= best_threshold(values, target)) == max(scores)
 
 
 def test_average_precision_is_the_area_of_steps() -> None:
@@ -262,7 +244,7 @@ def planted(shift: float = 3.0, speakers: int = 24, seed: int = 0) -> pd.DataFra
             clean = name not in ("noise", "stretch", "hell")
             for k in range(2):
                 invented = bool(not clean and rng.random() < 0.5)
-                own = like.to_dict() | {
+                row = like.to_dict() | {
                     "utterance": f"{i}-{k}", "speaker": f"s{i:02}", "condition": name,
                     "kind": "invention" if invented else "correct",
                     "cross_attention_log10_variance": rng.normal(-shift * invented),
@@ -270,8 +252,12 @@ def planted(shift: float = 3.0, speakers: int = 24, seed: int = 0) -> pd.DataFra
                     "entropy": rng.uniform(0, 5), "tokens": int(rng.integers(4, 40)),
                     "compression_ratio": rng.uniform(1, 2),
                 }  # fmt: skip
-                rows.append(own)
+                rows.append(row)
     return pd.DataFrame(rows)
+
+
+def contestant_of(rows: pd.DataFrame, name: str) -> Contestant:
+    return next(contestant for contestant in contestants(rows) if contestant.name == name)
 
 
 def fit_of(rows: pd.DataFrame) -> pd.DataFrame:
@@ -282,14 +268,14 @@ def fit_of(rows: pd.DataFrame) -> pd.DataFrame:
 def test_a_planted_warning_is_found_as_large_as_it_is() -> None:
     rows = planted(2.0)
     table = contest(rows, fit_of(rows))
-    own = table[(table.set == "unseen stresses") & ~table.confident].set_index("contestant")
-    row, expected = own.loc["cross-attention: size"], stats.norm.cdf(2 / np.sqrt(2))
+    unseen = table[(table.set == "unseen stresses") & ~table.confident].set_index("contestant")
+    row, expected = unseen.loc["cross-attention: size"], stats.norm.cdf(2 / np.sqrt(2))
     assert row.auroc == pytest.approx(expected, abs=0.08)
     assert row.auroc_low <= expected <= row.auroc_high
     assert row.gain_low > 0.2
     assert row.undefined == 0
     assert row.f > 0.7
-    chance = own.loc["log-probability"]
+    chance = unseen.loc["log-probability"]
     assert chance.auroc_low <= 0.5 <= chance.auroc_high
     silent = table[table.set == "everything unseen"]
     assert (silent.invented + silent.others).max() == 24 * 2 * 5
@@ -297,15 +283,15 @@ def test_a_planted_warning_is_found_as_large_as_it_is() -> None:
 
 def test_a_fit_sees_neither_the_speakers_nor_the_stresses_it_is_scored_on() -> None:
     rows = texts(planted())
-    one = next(each for each in contestants(rows) if each.name == "cross-attention: size")
-    before = fitted_elsewhere(one, rows, fit_of(rows))
+    contestant = contestant_of(rows, "cross-attention: size")
+    before = fitted_elsewhere(contestant, rows, fit_of(rows))
     fold = folds_of(rows.speaker)
     scored = (fold == 3) & (rows.condition == "stretch").to_numpy()
     other = rows.copy()
     unseen = (fold == 3) | ~rows.condition.isin(FITTED).to_numpy()
     other.loc[unseen & ~scored, "cross_attention_log10_variance"] += 100
     other.loc[unseen, "target"] = ~other.target[unseen]
-    after = fitted_elsewhere(one, other, fit_of(other))
+    after = fitted_elsewhere(contestant, other, fit_of(other))
     for name in ("ranks", "thresholds", "risks"):
         np.testing.assert_array_equal(getattr(before, name)[scored], getattr(after, name)[scored])
     assert len(np.unique(fold)) == 8
@@ -315,36 +301,27 @@ def test_a_fit_sees_neither_the_speakers_nor_the_stresses_it_is_scored_on() -> N
 def test_a_fit_on_other_speakers_is_one_for_all() -> None:
     rows, other = texts(planted()), texts(planted(seed=1))
     fit = fit_of(other.assign(speaker="other " + other.speaker))
-    one = next(each for each in contestants(rows) if each.name == "cross-attention: size")
-    fits = fitted_elsewhere(one, rows, fit)
+    contestant = contestant_of(rows, "cross-attention: size")
+    fits = fitted_elsewhere(contestant, rows, fit)
     assert len(np.unique(fits.thresholds)) == 1
-    model = Logistic.fit(one.values(fit), fit.target.to_numpy())
-    np.testing.assert_allclose(fits.risks, 1 / (1 + np.exp(-model.log_odds(one.values(rows)))))
+    model = Logistic.fit(contestant.values(fit), fit.target.to_numpy())
+    np.testing.assert_allclose(fits.risks, expit(model.log_odds(contestant.values(rows))))
 
 
-def test_rows_from_before_a_score_are_left_out_of_it() -> None:
-    rows = planted()
+def test_nan_loses_and_is_counted_and_rows_from_before_a_score_are_left_out_of_it() -> None:
+    rows = planted(speakers=12)
     fit = fit_of(rows)
+    stretched = rows.index[rows.condition == "stretch"]
     rows = rows.astype({"lookback": object})
-    old = rows.condition == "stretch"
-    rows.loc[old, "lookback"] = None
+    rows.loc[stretched, "lookback"] = None
+    rows.loc[stretched, "cross_attention_log10_variance"] = np.nan
     table = contest(rows, fit).set_index(["set", "contestant", "confident"])
+    row = table.loc[("stretch", "cross-attention: size", False)]
+    assert (row.undefined, row.auroc, row.recall, row.false_alarms) == (24, 0, 0, 1)
     heads = table.loc[("unseen stresses", "heads: lookback", False)]
     others = table.loc[("unseen stresses", "log-probability", False)]
-    assert heads.invented + heads.others == 48 == (others.invented + others.others) / 2
+    assert heads.invented + heads.others == 24 == (others.invented + others.others) / 2
     assert heads.undefined == 0
-
-
-def test_nan_loses_and_is_counted() -> None:
-    rows = planted()
-    silent = rows.index[rows.condition == "stretch"]
-    rows.loc[silent, "cross_attention_log10_variance"] = np.nan
-    table = contest(rows, fit_of(rows)).set_index(["set", "contestant", "confident"])
-    own = table.loc[("stretch", "cross-attention: size", False)]
-    assert own.undefined == len(silent)
-    assert own.auroc == 0
-    assert own.recall == 0
-    assert own.false_alarms == 1
 
 
 def test_a_known_direction_is_not_fitted() -> None:
@@ -352,20 +329,20 @@ def test_a_known_direction_is_not_fitted() -> None:
     seen = rows.condition.isin(FITTED)
     sign = np.where(rows.kind == "invention", 1.0, -1.0)
     rows["average_log_probability"] = -1 + np.where(seen, sign, -sign) * 0.5
-    own = texts(rows)
-    one = next(each for each in contestants(rows) if each.name == "log-probability")
-    fits = fitted_elsewhere(one, own, fit_of(own))
-    np.testing.assert_array_equal(fits.ranks, -own.average_log_probability)
-    free = fitted_elsewhere(replace(one, direction=0), own, fit_of(own))
-    np.testing.assert_array_equal(free.ranks, own.average_log_probability)
+    table = texts(rows)
+    contestant = contestant_of(rows, "log-probability")
+    fits = fitted_elsewhere(contestant, table, fit_of(table))
+    np.testing.assert_array_equal(fits.ranks, -table.average_log_probability)
+    free = fitted_elsewhere(replace(contestant, direction=0), table, fit_of(table))
+    np.testing.assert_array_equal(free.ranks, table.average_log_probability)
 
 
 def test_sets_are_of_unseen_stresses() -> None:
     rows = texts(planted())
-    found = sets(rows, FITTED)
-    assert set(rows.condition[found["unseen stresses"]]) == {"stretch", "hell"}
-    assert set(rows.condition[found["seen stresses"]]) == {*FITTED}
-    assert "noise" not in set(rows.condition[found["everything unseen"]])
+    members = sets(rows, FITTED)
+    assert set(rows.condition[members["unseen stresses"]]) == {"stretch", "hell"}
+    assert set(rows.condition[members["seen stresses"]]) == {*FITTED}
+    assert "noise" not in set(rows.condition[members["everything unseen"]])
 
 
 def test_alarms_on_honest_texts_and_outcomes_are_counted() -> None:
@@ -398,7 +375,7 @@ def test_a_guard_deletes_what_was_said_and_leaves_what_it_does_not_doubt() -> No
 
 def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:
     rows = planted()
-    voice = rows[["utterance", "condition"]].drop_duplicates().assign(speech_fraction=0.5)
-    assert len(with_voice(rows, voice)) == len(rows)
+    detected = rows[["utterance", "condition"]].drop_duplicates().assign(speech_fraction=0.5)
+    assert len(with_voice(rows, detected)) == len(rows)
     with pytest.raises(ValueError, match="has not heard 1 sounds"):
-        with_voice(rows, voice.iloc[1:])
+        with_voice(rows, detected.iloc[1:])

@@ -50,21 +50,16 @@ def test_every_linear_map_and_convolution_keeps_its_singular_values(model: Speec
     after = state(spectrum_preserving(model, 0, SEED))
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    embedded = {
-        name.removesuffix(".weight") for name, module in model.module.named_modules()
-        if isinstance(module, nn.Embedding)
-    }  # fmt: skip
     maps = {
         f"{name}.weight" for name, module in model.module.named_modules()
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
     }  # fmt: skip
-    assert embedded
     assert moved == maps & before.keys() - {"proj_out.weight"}
     assert len(moved) > 20
     for name in moved:
-        own, other = (np.linalg.svd(s[name].flatten(1).numpy(), compute_uv=False) for s in
+        trained, drawn = (np.linalg.svd(s[name].flatten(1).numpy(), compute_uv=False) for s in
                       (before, after))  # fmt: skip
-        np.testing.assert_allclose(own, other, atol=1e-5 * own[0])
+        np.testing.assert_allclose(trained, drawn, atol=1e-5 * trained[0])
 
 
 def test_directions_are_forgotten(model: SpeechModel) -> None:
@@ -72,12 +67,11 @@ def test_directions_are_forgotten(model: SpeechModel) -> None:
     for side in range(2):
         cosines = []
         for draw in range(8):
-            for own, new in zip(
+            for trained, drawn in zip(
                 matrices(model), matrices(spectrum_preserving(model, draw, SEED)), strict=True
             ):
-                pair = [torch.linalg.svd(w.detach().flatten(1).double()) for w in (own, new)]
-                u, v = (decomposed[0].mT[0] if side == 0 else decomposed[2][0]
-                        for decomposed in pair)  # fmt: skip
+                pair = [torch.linalg.svd(w.detach().flatten(1).double()) for w in (trained, drawn)]
+                u, v = ((left.mT if side == 0 else right)[0] for left, _, right in pair)
                 cosines.append(len(u) * float(u @ v) ** 2)
         error = np.sqrt(2 / len(cosines))  # of the mean of squared normal variates
         assert abs(np.mean(cosines) - 1) < 4 * error
@@ -104,10 +98,10 @@ def test_draws_repeat_differ_and_leave_the_model_and_the_generator_alone(
         spectrum_preserving(model, draw, seed)
         for draw, seed in ((0, SEED), (1, SEED), (0, SEED + 1), (0, SEED))
     ]
-    for one, two, three, repeated in zip(*map(redrawn, drawn), strict=True):
-        assert torch.equal(one, repeated)
-        assert (one - two).abs().max() > 1e-3
-        assert (one - three).abs().max() > 1e-3
+    for first, second, reseeded, repeated in zip(*map(redrawn, drawn), strict=True):
+        assert torch.equal(first, repeated)
+        assert (first - second).abs().max() > 1e-3
+        assert (first - reseeded).abs().max() > 1e-3
     assert torch.equal(generator, torch.random.get_rng_state())
     after = state(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -126,13 +120,13 @@ def test_a_control_hears_and_is_recorded_as_any_network(model: SpeechModel) -> N
     time = np.arange(24_000) / 16_000
     wave = (0.3 * np.sin(2 * np.pi * 330 * time)).astype(np.float32)
     text = Transcript("", tuple(model.encode_text("one two three four")))
-    found = []
+    recorded = []
     for network in (model, spectrum_preserving(model, 0, SEED)):
         with capture(network) as recording:
             feed(network, [wave], [text])
-        found.append({part: recording.text_rows(part, [text])[0] for part in COMPONENTS})
+        recorded.append({part: recording.text_rows(part, [text])[0] for part in COMPONENTS})
     for part in COMPONENTS:
-        own, control = (rows[part] for rows in found)
-        assert control.shape == own.shape
+        trained, control = (rows[part] for rows in recorded)
+        assert control.shape == trained.shape
         assert control.isfinite().all()
-        assert (own - control).abs().max() > 1e-3
+        assert (trained - control).abs().max() > 1e-3

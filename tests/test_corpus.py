@@ -1,6 +1,5 @@
 """The corpus reader on good and bad files, the grammar, and the corpus that is shipped."""
 
-import csv
 import hashlib
 from collections import Counter
 from itertools import pairwise
@@ -9,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion.speech import embedded
+from companion.speech import embedded, grammar, synthesis
 from companion.speech.corpus import (
     SAMPLE_RATE,
     Corpus,
@@ -23,26 +23,7 @@ from companion.speech.corpus import (
     find_utterances,
     read_wave,
 )
-from companion.speech.grammar import (
-    HELD_OUT_CONSTRUCTIONS,
-    LEXICON,
-    MAX_CHARACTERS,
-    TRAINING_CONSTRUCTIONS,
-    has_held_out_pair,
-    jumble,
-    pair_is_held_out,
-    training_sentence,
-    vocabulary,
-)
-from companion.speech.grammar import test_sentence as sentence_for_the_test
-from companion.speech.synthesis import (
-    HELD_OUT_ACCENT,
-    HELD_OUT_VARIANTS,
-    TRAINING_ACCENTS,
-    TRAINING_VARIANTS,
-    Request,
-    synthesise_shards,
-)
+from companion.speech.grammar import HELD_OUT_CONSTRUCTIONS, TRAINING_CONSTRUCTIONS
 from companion.training.material import random_voice
 
 SHIPPED = Path(__file__).parents[1] / "data" / "corpus"
@@ -95,13 +76,13 @@ def chapter(folder: Path, speaker: int, transcript: str | bytes, audio: list[str
 def test_utterances_come_in_order_of_their_ids_with_speaker_reference_and_path(
     tmp_path: Path,
 ) -> None:
-    two = chapter(tmp_path, 2, "2-1-0001 LAST WORDS\n2-1-0000 FIRST\n", ["2-1-0000.flac"])
-    one = chapter(tmp_path, 1, "1-1-0000 IT IS\n", ["1-1-0000.wav"])
+    second = chapter(tmp_path, 2, "2-1-0001 LAST WORDS\n2-1-0000 FIRST\n", ["2-1-0000.flac"])
+    first = chapter(tmp_path, 1, "1-1-0000 IT IS\n", ["1-1-0000.wav"])
     assert find_utterances(tmp_path) == Corpus(
         (
-            Utterance("1-1-0000", "1", "IT IS", one / "1-1-0000.wav"),
-            Utterance("2-1-0000", "2", "FIRST", two / "2-1-0000.flac"),
-            Utterance("2-1-0001", "2", "LAST WORDS", two / "2-1-0001"),
+            Utterance("1-1-0000", "1", "IT IS", first / "1-1-0000.wav"),
+            Utterance("2-1-0000", "2", "FIRST", second / "2-1-0000.flac"),
+            Utterance("2-1-0001", "2", "LAST WORDS", second / "2-1-0001"),
         ),
         {},
     )
@@ -128,9 +109,9 @@ def test_what_is_wrong_with_one_line_is_told_once_and_the_others_are_kept(
     corpus = find_utterances(tmp_path)
     assert [u.reference for u in corpus.utterances] == references
     assert list(corpus.rejected) == (["1-1-0000"] if fault else [])
-    told = corpus.rejected.get("1-1-0000", f"{place}/")
-    assert told.startswith(f"{place}/")
-    assert fault in told
+    message = corpus.rejected.get("1-1-0000", f"{place}/")
+    assert message.startswith(f"{place}/")
+    assert fault in message
 
 
 def test_a_transcript_without_audio_is_listed_and_then_unusable(tmp_path: Path) -> None:
@@ -340,7 +321,7 @@ CANCELLING = np.stack([tone(), -tone()], axis=1)
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "subtype", "told"),
+    ("name", "samples", "subtype", "message"),
     [
         ("a.flac", np.zeros(0), None, "cannot be decoded"),  # without a byte
         ("a.wav", np.zeros(0), None, "no samples"),
@@ -354,9 +335,9 @@ CANCELLING = np.stack([tone(), -tone()], axis=1)
     ],
 )
 def test_samples_that_are_no_utterance_are_unusable(
-    name: str, samples: np.ndarray, subtype: str | None, told: str, tmp_path: Path
+    name: str, samples: np.ndarray, subtype: str | None, message: str, tmp_path: Path
 ) -> None:
-    assert told in reason(written(tmp_path / name, samples, subtype=subtype))
+    assert message in reason(written(tmp_path / name, samples, subtype=subtype))
 
 
 # --- the grammar --------------------------------------------------------------------------------
@@ -364,44 +345,40 @@ def test_samples_that_are_no_utterance_are_unusable(
 
 def matches(construction: str, text: str) -> bool:
     """Whether the first clause of ``text`` is of a construction; each word is compared alone."""
-    words = text.split()
-    slots = construction.split()
-    if len(words) < len(slots):
-        return False
-    return all(
-        word in LEXICON[slot[1:-1]] if slot.startswith("{") else word == slot or word == slot + "n"
+    words, slots = text.split(), construction.split()
+    return len(words) >= len(slots) and all(
+        word in (grammar.LEXICON[slot[1:-1]] if slot.startswith("{") else (slot, slot + "n"))
         for word, slot in zip(words, slots, strict=False)
     )
 
 
 def held_out_pairs(text: str) -> list[tuple[str, str]]:
-    adjectives = {*LEXICON["adjective"], *LEXICON["colour"]}
+    adjectives = {*grammar.LEXICON["adjective"], *grammar.LEXICON["colour"]}
     kinds = ("person", "animal", "object", "food", "place", "plural")
-    nouns = {noun for kind in kinds for noun in LEXICON[kind]}
-    words = text.split()
+    nouns = {noun for kind in kinds for noun in grammar.LEXICON[kind]}
     return [
         (first, second)
-        for first, second in pairwise(words)
-        if first in adjectives and second in nouns and pair_is_held_out(first, second)
+        for first, second in pairwise(text.split())
+        if first in adjectives and second in nouns and grammar.pair_is_held_out(first, second)
     ]
 
 
 @pytest.fixture(scope="module")
 def training_texts() -> list[str]:
     rng = np.random.default_rng(7)
-    return [training_sentence(rng).text for _ in range(2000)]
+    return [grammar.training_sentence(rng).text for _ in range(2000)]
 
 
 def test_the_grammar_has_at_least_600_words_each_once_nearly_all_heard_in_training(
     training_texts: list[str],
 ) -> None:
-    words = vocabulary()
+    words = grammar.vocabulary()
     assert len(words) >= 600
     assert list(words) == sorted(set(words))
     assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
-    heard = {word for text in training_texts for word in text.split()}
-    assert heard <= set(words)
-    assert len(heard) > 0.95 * len(words)
+    used = {word for text in training_texts for word in text.split()}
+    assert used <= set(words)
+    assert len(used) > 0.95 * len(words)
     known, held = (
         {word for construction in constructions for word in construction.split()}
         for constructions in (TRAINING_CONSTRUCTIONS, HELD_OUT_CONSTRUCTIONS)
@@ -413,11 +390,11 @@ def test_training_sentences_and_jumbles_hold_what_training_may_hear_and_fit(
     training_texts: list[str],
 ) -> None:
     rng = np.random.default_rng(9)
-    jumbles = [jumble(rng) for _ in range(2000)]
+    jumbles = [grammar.jumble(rng) for _ in range(2000)]
     for text in [*training_texts, *jumbles]:
-        assert len(text) <= MAX_CHARACTERS == 80
+        assert len(text) <= grammar.MAX_CHARACTERS == 80
         assert held_out_pairs(text) == []
-        assert set(text.split()) <= set(vocabulary())
+        assert set(text.split()) <= set(grammar.vocabulary())
         assert not any(matches(held, text) for held in HELD_OUT_CONSTRUCTIONS), text
     for words in map(str.split, training_texts):
         rests = [" ".join(words[clause:]) for clause in range(len(words))]
@@ -426,7 +403,7 @@ def test_training_sentences_and_jumbles_hold_what_training_may_hear_and_fit(
 
 def test_held_out_constructions_share_no_first_clause_with_training() -> None:
     rng = np.random.default_rng(8)
-    drawn = [sentence_for_the_test(rng) for _ in range(300)]
+    drawn = [grammar.test_sentence(rng) for _ in range(300)]
     unseen = [sentence.text for sentence in drawn if sentence.unseen_construction]
     assert len(unseen) > 100
     for text in unseen:
@@ -434,11 +411,11 @@ def test_held_out_constructions_share_no_first_clause_with_training() -> None:
         assert not any(matches(known, text) for known in TRAINING_CONSTRUCTIONS)
 
 
-def test_training_voices_are_never_held_out() -> None:
+def test_training_speakers_are_never_held_out() -> None:
     rng = np.random.default_rng(0)
-    voices = [random_voice(rng) for _ in range(500)]
-    assert not {voice.variant for voice in voices} & set(HELD_OUT_VARIANTS)
-    assert HELD_OUT_ACCENT not in {voice.accent for voice in voices}
+    speakers = [random_voice(rng) for _ in range(500)]
+    assert not {speaker.variant for speaker in speakers} & set(synthesis.HELD_OUT_VARIANTS)
+    assert synthesis.HELD_OUT_ACCENT not in {speaker.accent for speaker in speakers}
 
 
 # --- the shipped corpus -------------------------------------------------------------------------
@@ -450,69 +427,68 @@ def shipped() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[str, dict[str, str]]:
-    with (SHIPPED / embedded.TABLE).open(newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+def table(shipped: Corpus) -> pd.DataFrame:
+    """What the corpus says of every utterance, beside the utterance."""
+    rows = pd.read_csv(SHIPPED / embedded.TABLE, dtype=str)
+    return rows.assign(utterance=shipped.utterances)
 
 
 def test_the_corpus_is_whole_large_enough_and_every_sample_the_one_that_the_table_hashes(
-    shipped: Corpus, table: dict[str, dict[str, str]]
+    shipped: Corpus, table: pd.DataFrame
 ) -> None:
     assert shipped.rejected == {}
-    assert len(shipped.utterances) >= 120
+    assert len(table) >= 120
     assert len({utterance.speaker for utterance in shipped.utterances}) >= 12
-    assert [utterance.id for utterance in shipped.utterances] == sorted(table)
-    for utterance in shipped.utterances:
-        wave, row = read_wave(utterance), table[utterance.id]
+    for row in table.itertuples():
+        wave = read_wave(row.utterance)
         stored = np.round(wave * 32768).astype("<i2")
-        assert hashlib.sha256(stored.tobytes()).hexdigest() == row["sha256"], utterance.id
+        assert row.id == row.utterance.id
+        assert hashlib.sha256(stored.tobytes()).hexdigest() == row.sha256, row.id
         assert 2.0 <= len(wave) / SAMPLE_RATE <= 6.0
-        assert float(row["seconds"]) == pytest.approx(len(wave) / SAMPLE_RATE, abs=1e-3)
+        assert float(row.seconds) == pytest.approx(len(wave) / SAMPLE_RATE, abs=1e-3)
 
 
-def test_the_flags_of_every_utterance_follow_from_its_text_and_voice(
-    shipped: Corpus, table: dict[str, dict[str, str]]
-) -> None:
-    for utterance in shipped.utterances:
-        row, text = table[utterance.id], utterance.reference.lower()
+def test_the_flags_of_every_utterance_follow_from_its_text_and_speaker(table: pd.DataFrame) -> None:
+    for row in table.itertuples():
+        text = row.utterance.reference.lower()
         unseen = any(matches(held, text) for held in HELD_OUT_CONSTRUCTIONS)
-        assert row["unseen_construction"] == str(unseen), text
-        assert row["unseen_pair"] == str(bool(held_out_pairs(text))) == str(has_held_out_pair(text))
-        assert row["unseen_voice"] == str(row["variant"] not in TRAINING_VARIANTS)
-        assert row["unseen_accent"] == str(row["accent"] not in TRAINING_ACCENTS)
+        assert row.unseen_construction == str(unseen), text
+        assert grammar.has_held_out_pair(text) == bool(held_out_pairs(text))
+        assert row.unseen_pair == str(bool(held_out_pairs(text)))
+        assert row.unseen_voice == str(row.variant not in synthesis.TRAINING_VARIANTS)
+        assert row.unseen_accent == str(row.accent not in synthesis.TRAINING_ACCENTS)
     for flag in ("unseen_construction", "unseen_pair", "unseen_voice", "unseen_accent"):
-        counts = Counter(row[flag] for row in table.values())
+        counts = Counter(table[flag])
         assert min(counts["True"], counts["False"]) >= 20, flag
 
 
-def test_the_voices_in_the_table_are_those_of_the_code_and_of_speakers_txt(
-    table: dict[str, dict[str, str]],
+def test_the_speakers_in_the_table_are_those_of_the_code_and_of_speakers_txt(
+    table: pd.DataFrame,
 ) -> None:
     lines = (SHIPPED / "SPEAKERS.TXT").read_text().splitlines()[1:]
-    listed = {line.split(" | ")[0]: line.split(" | ")[1:] for line in lines}
-    voices = embedded.test_voices()
-    assert len(listed) == len(voices)
-    for row in table.values():
-        fields = [row["accent"], row["variant"], row["rate"], row["pitch"]]
-        voice = voices[int(row["id"].split("-")[0]) - 101]
-        assert fields == listed[row["id"].split("-")[0]]
-        assert fields == [voice.accent, voice.variant, str(voice.rate), str(voice.pitch)]
+    listed = [line.split(" | ") for line in lines]
+    speakers = [*enumerate(embedded.test_voices(), start=101)]
+    assert listed == [[str(n), s.accent, s.variant, str(s.rate), str(s.pitch)] for n, s in speakers]
+    of_rows = table.id.str.split("-").str[0], table.accent, table.variant, table.rate, table.pitch
+    assert {*zip(*of_rows, strict=True)} == {*map(tuple, listed)}
 
 
 def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
-    shipped: Corpus, table: dict[str, dict[str, str]]
+    table: pd.DataFrame,
 ) -> None:
     rng = np.random.default_rng([embedded.SEED, 1])
-    voice = embedded.test_voices()[0]
-    drawn = [sentence_for_the_test(rng) for _ in range(embedded._CANDIDATES)]
-    (waves,) = synthesise_shards([[Request(s.text, voice) for s in drawn]], workers=1)
+    speaker = embedded.test_voices()[0]
+    drawn = [grammar.test_sentence(rng) for _ in range(embedded._CANDIDATES)]
+    shard = [synthesis.Request(sentence.text, speaker) for sentence in drawn]
+    (waves,) = synthesis.synthesise_shards([shard], workers=1)
     again = {
         sentence.text.upper(): embedded.sample_hash(embedded._finished(wave))
         for sentence, wave in zip(drawn, waves, strict=True)
     }
-    first = [u for u in shipped.utterances if u.speaker == "101"]
+    first = table[table.id.str.startswith("101-")]
     assert len(first) == embedded.UTTERANCES_PER_VOICE
-    assert {u.reference: table[u.id]["sha256"] for u in first}.items() <= again.items()
+    hashes = {row.utterance.reference: row.sha256 for row in first.itertuples()}
+    assert hashes.items() <= again.items()
 
 
 # --- lists --------------------------------------------------------------------------------------
@@ -523,10 +499,10 @@ def test_a_list_names_a_part_of_a_folder_and_says_what_is_not_there(
 ) -> None:
     listed = tmp_path / "some.txt"
     listed.write_text(f"{speech}\n3-1-0001\n1-1-0000\n")
-    found = find_utterances(listed)
-    assert [utterance.id for utterance in found.utterances] == ["1-1-0000", "3-1-0001"]
-    assert found.utterances[0] in find_utterances(speech).utterances
-    assert not found.rejected
+    part = find_utterances(listed)
+    assert [utterance.id for utterance in part.utterances] == ["1-1-0000", "3-1-0001"]
+    assert part.utterances[0] in find_utterances(speech).utterances
+    assert not part.rejected
     listed.write_text(f"{speech}\n1-1-0000\n99-1-0000\n")
     with pytest.raises(ValueError, match="lacks 1 of its 2 utterances, the first 99-1-0000"):
         find_utterances(listed)

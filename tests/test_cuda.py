@@ -18,16 +18,10 @@ from companion.speech.corpus import find_utterances, read_wave
 ROOT = Path(__file__).parents[1]
 LADDER, CORPUS = ROOT / "data" / "ladder", ROOT / "data" / "corpus"
 COMMON = {
-    "model": "xs-0",
-    "ladder": LADDER,
-    "corpus": CORPUS,
-    "conditions": ["clean", "hell"],
-    "decoding": "unrestricted",
-    "seed": 0,
-    "batch": 4,
-    "utterances": 4,
-}
-OWN = {
+    "model": "xs-0", "ladder": LADDER, "corpus": CORPUS, "conditions": ["clean", "hell"],
+    "decoding": "unrestricted", "seed": 0, "batch": 4, "utterances": 4,
+}  # fmt: skip
+SETTINGS = {
     "measure": {"modes": [10, 50], "epsilon": 1e-6},
     "jacobians": {"tokens": 2, "probes": 2},
 }
@@ -39,7 +33,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 def rows(kind: str, device: str, folder: Path) -> pd.DataFrame:
     output = folder / device / "xs-0.parquet"
-    values = {**COMMON, **OWN[kind], "device": device, "output": output}
+    values = {**COMMON, **SETTINGS[kind], "device": device, "output": output}
     chosen = KINDS[kind]
     chosen.measure(chosen.settings(**values))
     table = read([output], chosen.schema)
@@ -48,11 +42,11 @@ def rows(kind: str, device: str, folder: Path) -> pd.DataFrame:
 
 
 def assert_spectra(expected: pd.Series, got: pd.Series) -> None:
-    for one, other in zip(expected, got, strict=True):
-        np.testing.assert_allclose(other, one, rtol=0, atol=TOLERANCE * max(one, default=0))
+    for of_cpu, of_cuda in zip(expected, got, strict=True):
+        np.testing.assert_allclose(of_cuda, of_cpu, rtol=0, atol=TOLERANCE * max(of_cpu, default=0))
 
 
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", SETTINGS)
 def test_rows_measured_on_cuda_are_those_of_the_cpu(kind: str, tmp_path: Path) -> None:
     expected, got = (rows(kind, device, tmp_path) for device in ("cpu", "cuda"))
     assert list(got.columns) == list(expected.columns)

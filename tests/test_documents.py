@@ -62,8 +62,8 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """The blocks of a page, in order."""
-    found = _BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [Block(each["kind"], each["file"], each["text"]) for each in found]
+    matches = _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(**match.groupdict()) for match in matches]
 
 
 def patched(text: str, diff: str) -> str:
@@ -105,18 +105,14 @@ def test_your_own_model_stress_observable_and_kind_are_added_by_the_page_alone(c
         written += 1
     assert written >= 9
     assert len(program) >= 4
-    ended = _run("\n".join([*program, MEASURED]), copy)
+    ended = _python("\n".join([*program, MEASURED]), copy)
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"clipping 0\.\d\d of the peak", ended.stdout)
     assert "4 utterances measured" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "True clean clipping"
-    style = [sys.executable, "-m", "ruff", "--config", str(ROOT / "pyproject.toml")]
-    for command in ("check", "format"):
-        options = ["--check"] if command == "format" else []
-        checked = subprocess.run(
-            [*style[:3], command, *style[3:], *options, "companion", "spectral"],
-            cwd=copy, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    for command in (["check"], ["format", "--check"]):
+        options = ["--config", str(ROOT / "pyproject.toml"), "companion", "spectral"]
+        checked = _run(sys.executable, "-m", "ruff", *command, *options, folder=copy)
         assert checked.returncode == 0, checked.stdout
 
 
@@ -156,16 +152,14 @@ def test_a_profile_of_a_page_asks_for_its_models(
 
 def commands(text: str) -> set[str]:
     """The commands of a document: in blocks for a shell, indented, and in a sentence."""
-    found = re.findall(
+    matches = re.findall(
         r"^ *```sh\n(.*?)^ *```$|^    ((?:make|\S*python|conda|docker) [^\n]*)$"
         r"|`((?:make|\S*python -m) [^`]*)`",
         text,
         flags=re.MULTILINE | re.DOTALL,
     )
-    lines = (
-        line.split("   #")[0].strip() for each in found for line in "\n".join(each).split("\n")
-    )
-    return {line for line in lines if line}
+    lines = "\n".join("\n".join(groups) for groups in matches).splitlines()
+    return {line.split("   #")[0].strip() for line in lines} - {""}
 
 
 COMMENTS = (
@@ -207,13 +201,13 @@ def simple_commands(line: str) -> list[list[str]]:
     """The words of every simple command of a line for a shell, less what it sets or redirects."""
     words = shlex.shlex(line, posix=True, punctuation_chars=True)
     words.whitespace_split = True
-    found: list[list[str]] = [[]]
+    simple: list[list[str]] = [[]]
     for word in words:
         if word in ("&&", "||", "|", ";", "{", "}", ">&"):
-            found.append([])
-        elif found[-1] or "=" not in word:
-            found[-1].append(word)
-    return [each for each in found if each and not re.match(r"exit|\d", each[0])]
+            simple.append([])
+        elif simple[-1] or "=" not in word:
+            simple[-1].append(word)
+    return [command for command in simple if command and not re.match(r"exit|\d", command[0])]
 
 
 def starts(words: list[str], folder: Path) -> None:
@@ -221,15 +215,12 @@ def starts(words: list[str], folder: Path) -> None:
     if words[0] == "docker" and "make" in words:
         words = words[words.index("make") :]
     if words[0] == "make":
-        command = ["make", "-sn", f"VENV={sys.prefix}", *words[1:]]
-        alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        run = subprocess.run(
-            command, cwd=folder, env=alone, capture_output=True, text=True, check=False
-        )
+        unset = [word for name in os.environ if name.startswith("MAKE") for word in ("-u", name)]
+        run = _run("env", *unset, "make", "-sn", f"VENV={sys.prefix}", *words[1:], folder=folder)
         assert run.returncode == 0, run.stderr
         for line in run.stdout.replace("\\\n", " ").splitlines():
-            for each in simple_commands(line):
-                starts(each, folder)
+            for simple in simple_commands(line):
+                starts(simple, folder)
         return
     elsewhere = ("docker", "conda", "python", "try/", "build/")  # of the reader, or not yet made
     assert words[0].startswith(elsewhere) or shutil.which(words[0]), f"no program {words[0]}"
@@ -254,16 +245,18 @@ def known_options(module: str, command: str = "") -> set[str]:
     assert spec.origin
     if not module.startswith("companion"):
         words = [sys.executable, "-m", module, *filter(None, [command]), "--help"]
-        told = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
+        shown = _run(*words, folder=Path("/"))
+        assert shown.returncode == 0, shown.stderr
+        help_text = shown.stdout
     elif re.search(r"argparse|\boptions\(", Path(spec.origin).read_text()):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
             patch.setattr(sys, "argv", [module, "--help"])
             with pytest.raises(SystemExit):
                 runpy.run_module(module, run_name="__main__")
-        told = output.getvalue()
+        help_text = output.getvalue()
     else:
-        told = ""
-    return set(re.findall(r"--[\w-]+", told))
+        help_text = ""
+    return set(re.findall(r"--[\w-]+", help_text))
 
 
 @pytest.mark.parametrize(
@@ -330,20 +323,20 @@ def test_a_wheel_holds_the_packages_and_runs_where_the_project_is_not(tmp_path: 
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / "source")
     build = "import setuptools.build_meta as build; print(build.build_wheel('..'))"
-    _run(build, tmp_path / "source")
+    _python(build, tmp_path / "source")
     (wheel,) = tmp_path.glob("*.whl")
     alone = tmp_path / "alone"
     shutil.unpack_archive(wheel, alone, format="zip")
     packages = {path.name for path in alone.iterdir() if path.suffix != ".dist-info"}
     assert packages == {"spectral", "companion"}
     for package in packages:
-        ours, theirs = (
+        tracked, installed = (
             {path.relative_to(root / package) for path in (root / package).rglob("*.py")}
             for root in (ROOT, alone)
         )
-        assert ours == theirs, "a folder without __init__.py is left out of the wheel"
+        assert tracked == installed, "a folder without __init__.py is left out of the wheel"
     program = [block.text for block in blocks(DOCS / "kernels.md") if block.kind == "python"]
-    ended = _run("\n".join([*program, "print(spectral.__file__)"]), alone)
+    ended = _python("\n".join([*program, "print(spectral.__file__)"]), alone)
     assert ended.stdout.strip() == str(alone / "spectral" / "__init__.py"), ended.stderr
 
 
@@ -354,12 +347,12 @@ def test_a_hunk_that_fits_nowhere_or_twice_is_an_error() -> None:
             patched(text, " a\n+c\n")
 
 
-def _run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+        words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
     )
+
+
+def _python(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return _run(sys.executable, "-c", program, folder=folder, **environment)

@@ -31,7 +31,7 @@ from companion.models.decoding import transcribe
 from companion.models.forcing import STRIDE, states
 from companion.models.rules import UNRESTRICTED
 from companion.models.view import SpeechModel
-from companion.speech.corpus import find_utterances, read_wave
+from companion.speech.corpus import find_utterances
 from companion.speech.text import edits
 from companion.stress.mixture import Speakers
 from spectral.spectra import effective_rank, eigenvalues
@@ -43,7 +43,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def _whole(first: torch.Tensor, second: torch.Tensor) -> float:
+def _rms(first: torch.Tensor, second: torch.Tensor) -> float:
     return relative_distances(first, second).square().mean().sqrt().item()
 
 
@@ -53,17 +53,17 @@ def test_states_that_approach_a_common_path_grow_alike_by_the_planted_factor() -
     first, second = _random(2, 9, 6, seed=1)
     layers = [factor**i for i in range(4)]
     pair = [torch.stack([path + scale * x for scale in layers]) for x in (first, second)]
-    found = relative_distances(*pair).square().mean(-1).sqrt()
-    np.testing.assert_allclose(found[1:] / found[:-1], factor, rtol=1e-3)
+    per_layer = relative_distances(*pair).square().mean(-1).sqrt()
+    np.testing.assert_allclose(per_layer[1:] / per_layer[:-1], factor, rtol=1e-3)
 
 
 def test_a_common_offset_fakes_convergence_only_before_centring() -> None:
     paths = list(_random(6, 1, 500, 8))
     moved = [path + 10 for path in paths]
-    raw, faked = (_whole(*pair[:2]) for pair in (paths, moved))
+    raw, faked = (_rms(*pair[:2]) for pair in (paths, moved))
     assert raw == pytest.approx(2**0.5, rel=0.05)
     assert faked < 0.2
-    centred = _whole(*centre(moved)[:2])
+    centred = _rms(*centre(moved)[:2])
     assert centred == pytest.approx(raw, rel=0.02)
 
 
@@ -71,14 +71,14 @@ def test_a_common_offset_fakes_convergence_only_before_centring() -> None:
 def test_neither_scale_nor_rotation_changes_a_distance(scale: float, seed: int) -> None:
     first, second = _random(2, 5, 4, seed=seed)
     rotation = torch.linalg.qr(_random(4, 4, seed=seed + 1)).Q
-    found = relative_distances(scale * first @ rotation, scale * second @ rotation)
-    np.testing.assert_allclose(found, relative_distances(first, second), rtol=1e-9)
+    moved = relative_distances(scale * first @ rotation, scale * second @ rotation)
+    np.testing.assert_allclose(moved, relative_distances(first, second), rtol=1e-9)
 
 
 def test_distances_of_equal_opposite_and_zero_states() -> None:
     states = _random(5, 4)
     assert relative_distances(states, states).max() == 0
-    assert _whole(states, -states) == pytest.approx(2)
+    assert _rms(states, -states) == pytest.approx(2)
     assert relative_distances(0 * states, 0 * states).max() == 0
 
 
@@ -96,8 +96,8 @@ def test_a_planted_linear_readout_is_found_and_noise_stays_at_chance() -> None:
     planted = noise + 4 * _random(5, 12, seed=7)[labels]
     assert (linear_probe(planted, labels, folds) == labels).double().mean() > 0.95
     # 4 standard errors of a fraction of one in five
-    found = (linear_probe(noise, labels, folds) == labels).double().mean()
-    assert abs(found - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
+    accuracy = (linear_probe(noise, labels, folds) == labels).double().mean()
+    assert abs(accuracy - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
 
 
 def test_a_readout_sees_nothing_of_the_fold_that_it_is_tested_on() -> None:
@@ -130,14 +130,9 @@ LACKS = [
 ]
 
 
-@given(st.text("ab", max_size=5), st.text("ab", max_size=5))
-def test_edits_follow_their_recurrence(one: str, other: str) -> None:
-    def slow(a: str, b: str) -> int:
-        if not a or not b:
-            return len(a) + len(b)
-        return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
-
-    assert edits(one, other) == slow(one, other)
+def test_an_edit_inserts_deletes_or_replaces_a_character() -> None:
+    assert edits("kitten", "sitting") == edits("sitting", "kitten") == 3
+    assert edits("", "abc") == edits("abc", "") == 3
 
 
 @pytest.mark.parametrize("error", LACKS)
@@ -153,21 +148,23 @@ def test_half_of_the_utterances_are_never_measured_for_want_of_memory(
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=12), st.integers(0, 5))
-def test_partners_are_of_other_voices_and_each_is_taken_once(voices: list[str], seed: int) -> None:
-    found = partners(voices, seed)
-    if 2 * max(voices.count(voice) for voice in voices) > len(voices):
-        assert found == ()
+def test_partners_are_of_other_speakers_and_each_is_taken_once(
+    speakers: list[str], seed: int
+) -> None:
+    partner = partners(speakers, seed)
+    if 2 * max(speakers.count(speaker) for speaker in speakers) > len(speakers):
+        assert partner == ()
     else:
-        assert sorted(found) == list(range(len(voices)))
-        assert all(voices[i] != voices[found[i]] for i in range(len(voices)))
+        assert sorted(partner) == list(range(len(speakers)))
+        assert all(speakers[i] != speakers[partner[i]] for i in range(len(speakers)))
 
 
-def test_ranks_without_a_voice_are_those_of_the_other_rows() -> None:
-    rows, voices = _random(2, 6, 5), ["a", "a", "b", "b", "c", "c"]
-    for i, whole, without in ranks_without(rows, voices):
-        kept = [j for j, voice in enumerate(voices) if voice != voices[i]]
+def test_ranks_without_a_speaker_are_those_of_the_other_rows() -> None:
+    rows, speakers = _random(2, 6, 5), ["a", "a", "b", "b", "c", "c"]
+    for i, full, without in ranks_without(rows, speakers):
+        kept = [j for j, speaker in enumerate(speakers) if speaker != speakers[i]]
         for layer in range(2):
-            assert whole[layer] == pytest.approx(effective_rank(eigenvalues(rows[layer])).item())
+            assert full[layer] == pytest.approx(effective_rank(eigenvalues(rows[layer])).item())
             expected = effective_rank(eigenvalues(rows[layer, kept])).item()
             assert without[layer] == pytest.approx(expected)
 
@@ -183,20 +180,20 @@ def rows(settings: DynamicsSettings) -> pd.DataFrame:
 
 
 def test_states_are_what_capture_sees_of_each_utterance_alone(
-    tiny: SpeechModel, speech: Path
+    tiny: SpeechModel, waves: list[np.ndarray]
 ) -> None:
-    waves = [read_wave(one) for one in find_utterances(speech).utterances[:3]]
+    waves = waves[:3]
     texts = transcribe(tiny, waves, UNRESTRICTED)
-    found = states(tiny, waves, texts)
-    for wave, one in zip(waves, found, strict=True):
+    of_batch = states(tiny, waves, texts)
+    for wave, state in zip(waves, of_batch, strict=True):
         with capture(tiny) as recording:
             (text,) = transcribe(tiny, [wave], UNRESTRICTED)
         hidden, _ = recording.text_rows(HIDDEN_STATE, [text])
-        torch.testing.assert_close(one.decoder, hidden[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(state.decoder, hidden[0], rtol=1e-4, atol=1e-5)
         features = tiny.features([wave])
         frames = -(-len(wave) * 100 // tiny.window_samples)  # 100 positions in the window of 2 s
-        assert one.encoder.shape[1] == one.features.shape[1] == -(-frames // STRIDE)
-        torch.testing.assert_close(one.features[0, 1], features[0, :, 2 * STRIDE])
+        assert state.encoder.shape[1] == state.features.shape[1] == -(-frames // STRIDE)
+        torch.testing.assert_close(state.features[0, 1], features[0, :, 2 * STRIDE])
 
 
 def test_measured_distances_are_those_of_states_by_hand(
@@ -206,19 +203,16 @@ def test_measured_distances_are_those_of_states_by_hand(
     (chosen,) = batches(corpus, settings)
     mixtures = stressed(chosen, Speakers(corpus), settings)[0]["clean"]
     waves = [mixture.wave for mixture in mixtures]
-    kept = rows.utterance.unique()
-    known = {one.id: wave for one, wave in zip(chosen, waves, strict=True) if one.id in kept}
-    waves = list(known.values())
-    texts = transcribe(tiny, waves, UNRESTRICTED)
-    seen = dict(zip(known, states(tiny, waves, texts), strict=True))
-    lengths = sorted(one.decoder.shape[1] for one in seen.values())
+    ids = [utterance.id for utterance in chosen]
+    kept = pd.Series(waves, ids)[rows.utterance.unique()]
+    texts = transcribe(tiny, [*kept], UNRESTRICTED)
+    seen = dict(zip(kept.index, states(tiny, [*kept], texts), strict=True))
+    lengths = sorted(state.decoder.shape[1] for state in seen.values())
     usual = lengths[len(lengths) // 2]
-    whole = rows[
-        (rows.quantity == "distance") & (rows.network == "trained") & (rows.condition == "clean")
-        & (rows.stage == "decoder") & (rows.layer == 2)
-    ]  # fmt: skip
-    assert len(whole[whole.step == 0]) == len(kept)
-    for row in whole.itertuples():
+    of_last = "quantity == 'distance' and stage == 'decoder' and layer == 2"
+    distances = rows.query(f"{of_last} and network == 'trained' and condition == 'clean'")
+    assert len(distances[distances.step == 0]) == len(kept)
+    for row in distances.itertuples():
         first, second = seen[row.utterance].decoder[1], seen[row.partner].decoder[1]
         count = min(len(first), len(second), usual)
         apart = relative_distances(first[:count], second[:count])
@@ -244,5 +238,5 @@ def test_readouts_with_another_s_audio_differ_from_the_own(rows: pd.DataFrame) -
     read_off = rows[(rows.quantity == "linear_probe") & (rows.stage != "chance")]
     keys = ["network", "condition", "stage", "layer", "utterance"]
     wide = read_off.pivot(index=keys, columns="audio", values="value")
-    assert (wide.own != wide.swapped).any()
+    assert (wide["own"] != wide["swapped"]).any()
     assert wide.notna().all(axis=None)

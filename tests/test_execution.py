@@ -52,24 +52,20 @@ def test_a_good_run_leaves_the_executed_notebook_and_the_list_of_what_it_wrote(
     assert written == [str(tmp_path / "products" / "x.txt")]
 
 
-def test_a_failing_cell_is_one_line_and_keeps_the_copy_but_not_the_output(
+def test_a_failing_cell_is_one_line_keeps_the_copy_and_leaves_an_earlier_output_alone(
     command: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    output = tmp_path / "out" / "mini.ipynb"
+    output.parent.mkdir()
+    output.write_text("earlier")
     assert main(command("print('so far')\nraise ValueError('no\\nsuch thing')")) == 1
     message = capsys.readouterr().err.strip()
     assert message.count("\n") == 0
     assert "mini.ipynb: In [2] failed: ValueError: no such thing" in message
-    part = tmp_path / "out" / "mini.part.ipynb"
+    part = output.with_name("mini.part.ipynb")
     assert str(part) in message
     assert "so far" in part.read_text()
-    assert not (tmp_path / "out" / "mini.ipynb").exists()
-
-
-def test_a_failing_run_leaves_an_earlier_output_alone(command: Make, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mini.ipynb").write_text("earlier")
-    assert main(command("1 / 0")) == 1
-    assert (tmp_path / "out" / "mini.ipynb").read_text() == "earlier"
+    assert output.read_text() == "earlier"
 
 
 def test_a_cell_that_takes_too_long_and_a_kernel_that_dies_are_one_line(

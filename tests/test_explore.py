@@ -1,7 +1,9 @@
 """The explorer without a browser: controls change what is shown, errors say what to do."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,18 @@ from checkpoints import dimensions, random_whisper
 from companion.explore import Explorer, uploaded
 from companion.figures.explore import draw_eigenvalues
 from companion.models.forcing import token_log_probabilities
-from companion.models.inside import PROFILED, Window, hear_window, inside, is_monitored
+from companion.models.inside import (
+    PROFILED,
+    Inside,
+    Window,
+    hear_window,
+    inside,
+    inside_window,
+    is_monitored,
+)
 from companion.models.loading import load
 from companion.models.openai_model import OpenAIModel
-from companion.models.rules import OPENAI, RULES, UNRESTRICTED
+from companion.models.rules import OPENAI, RULES, UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import UnusableUtterance, find_utterances, read_wave
 from spectral import attach
@@ -51,7 +61,7 @@ def test_probabilities_are_those_of_the_tokens_and_attention_is_the_library_s(
 
 
 def test_both_libraries_are_looked_into_and_rows_of_attention_sum_to_one(wave: np.ndarray) -> None:
-    whisper = random_whisper(dimensions(48, 3, 2, 51864, 80))
+    whisper = random_whisper(replace(dimensions(48, 3, 2, 51864, 80), n_text_ctx=40))
     seen = inside(OpenAIModel("random", whisper), np.tile(wave, 12), OPENAI)
     assert len(seen.wave) == 30 * 16_000, "one window"
     assert seen.listening.shape == (2, len(seen.pieces), 1500)
@@ -59,28 +69,29 @@ def test_both_libraries_are_looked_into_and_rows_of_attention_sum_to_one(wave: n
     assert {rows.shape for rows in seen.activations.values()} == {(2, len(seen.pieces), 48)}
 
 
-def test_a_rule_under_which_nothing_is_recorded_is_refused(wave: np.ndarray) -> None:
-    model = load("xs-0", ROOT / "data" / "ladder", CPU)
+def test_a_rule_under_which_nothing_is_recorded_is_refused(
+    xs: SpeechModel, wave: np.ndarray
+) -> None:
     with pytest.raises(ValueError, match=r"timestamps.*choose openai or unrestricted"):
-        inside(model, wave, RULES["timestamps"])
+        inside(xs, wave, RULES["timestamps"])
 
 
 def test_the_profile_is_that_of_exact_propagators_and_no_risk_is_told_without_thresholds(
-    wave: np.ndarray,
+    xs: SpeechModel, wave: np.ndarray
 ) -> None:
-    model = load("xs-0", ROOT / "data" / "ladder", CPU)
-    with attach(model.module) as trace:
-        seen = inside(model, wave, UNRESTRICTED)
+    with attach(xs.module) as trace:
+        seen = inside(xs, wave, UNRESTRICTED)
     table = trace.jacobians(tokens=PROFILED, windows=[0]).to_frame()
     exact = table.assign(alignment=table.alignment.abs()).groupby("layer").mean(numeric_only=True)
     for name in ("gain", "alignment"):
         np.testing.assert_allclose(seen.profile[name], exact[name].iloc[:-1], rtol=1e-3)
-    assert len(seen.profile["ratio"]) == len(model.layers)
+    assert len(seen.profile["ratio"]) == len(xs.layers)
     assert seen.risk is None
 
 
 def test_the_risk_of_every_token_is_that_of_the_monitor(wave: np.ndarray) -> None:
-    model = OpenAIModel("tiny.en", random_whisper(dimensions(384, 4, 6, 51864, 80)))
+    size = replace(dimensions(384, 4, 6, 51864, 80), n_text_ctx=40)
+    model = OpenAIModel("tiny.en", random_whisper(size))
     seen = inside(model, wave, OPENAI)
     assert seen.risk is not None
     count = len(seen.risk.tokens)
@@ -89,9 +100,29 @@ def test_the_risk_of_every_token_is_that_of_the_monitor(wave: np.ndarray) -> Non
     assert not is_monitored(model, UNRESTRICTED)
 
 
+models = cache(load)
+
+
+@pytest.fixture(scope="module")
+def insides() -> dict[tuple[object, ...], Inside]:
+    """What was seen of each sound by an explorer of any test."""
+    return {}
+
+
 @pytest.fixture
-def explorer(monkeypatch: pytest.MonkeyPatch) -> Explorer:
-    """Of two models of the ladder, whatever is installed."""
+def explorer(
+    monkeypatch: pytest.MonkeyPatch, insides: dict[tuple[object, ...], Inside]
+) -> Explorer:
+    """Of two models of the ladder, whatever is installed; it looks into no sound a second time."""
+
+    def once(model: SpeechModel, window: Window, rule: Rule) -> Inside:
+        key = (model.name, window.wave.tobytes(), rule)
+        if key not in insides:
+            insides[key] = inside_window(model, window, rule)
+        return insides[key]
+
+    monkeypatch.setattr("companion.explore.load", models)
+    monkeypatch.setattr("companion.explore.inside_window", once)
     monkeypatch.setattr("companion.explore.is_here", lambda name, ladder: False)
     monkeypatch.setattr("companion.explore.available", lambda ladder: ["xs-0", "m-0"])
     return Explorer(ROOT / "data" / "ladder", [CORPUS, ROOT / "nowhere"], "cpu")
@@ -109,28 +140,27 @@ def _file(name: str, content: bytes) -> dict[str, object]:
     return {"name": name, "content": memoryview(content), **facts}
 
 
-@pytest.mark.parametrize(
-    ("control", "value", "same"),
-    [
-        ("severity", 0.3, {"clean"}),
-        ("stress", "mix", {"clean"}),
-        ("stress", "silence", {"clean"}),
-        ("model", "m-0", {"clean", "stressed"}),
-        ("start", 1.0, set()),
-        ("layer", 1, {"text", "profile", "spectra", "clean", "stressed"}),
-        ("token", 5, {"text", "profile", "spectra", "clean", "stressed"}),
-    ],
-)
-def test_every_control_changes_what_it_should_and_nothing_else(
-    explorer: Explorer, control: str, value: object, same: set[str]
-) -> None:
-    before = _shown(explorer)
-    getattr(explorer, control).value = value
+CHANGES: list[tuple[str, object, set[str]]] = [
+    ("layer", 1, {"text", "profile", "spectra", "clean", "stressed"}),
+    ("token", 5, {"text", "profile", "spectra", "clean", "stressed"}),
+    ("severity", 0.3, {"clean"}),
+    ("stress", "mix", {"clean"}),
+    ("model", "m-0", {"clean", "stressed"}),
+    ("start", 1.0, set()),
+    ("stress", "silence", {"clean"}),
+]
+"""Controls in turn, what each is set to, and what stays as it was."""
+
+
+def test_every_control_changes_what_it_should_and_nothing_else(explorer: Explorer) -> None:
     after = _shown(explorer)
-    assert {name for name in after if after[name] == before[name]} == same
-    assert explorer.message.value == ""
-    assert explorer.progress.description == "ready"
-    if control == "stress":
+    for control, value, same in CHANGES:
+        before = after
+        getattr(explorer, control).value = value
+        after = _shown(explorer)
+        assert {name for name in after if after[name] == before[name]} == same, control
+        assert explorer.message.value == ""
+        assert explorer.progress.description == "ready"
         assert explorer.severity.disabled == (value == "silence")
 
 
@@ -147,14 +177,13 @@ def test_another_utterance_has_another_reference_and_what_was_seen_is_not_decode
 
 
 def test_another_rule_decodes_what_was_heard_and_gives_what_hearing_it_anew_does(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+    explorer: Explorer, xs: SpeechModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _shown(explorer)["text"]
     monkeypatch.setattr("companion.explore.hear_window", None)
     explorer.decoding.value = "unrestricted"
-    model = load(explorer.model.value, ROOT / "data" / "ladder", CPU)
     for side, seen in explorer.sides.items():
-        anew = inside(model, seen.wave, UNRESTRICTED)
+        anew = inside(xs, seen.wave, UNRESTRICTED)
         assert seen.transcript == anew.transcript, side
         np.testing.assert_array_equal(seen.listening, anew.listening)
     assert explorer.message.value == ""
@@ -165,17 +194,17 @@ def test_another_rule_decodes_what_was_heard_and_gives_what_hearing_it_anew_does
 def test_both_sounds_are_there_before_the_model_hears_them(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, told = explorer.sound["stressed"].value, []
+    before, shown_while_hearing = explorer.sound["stressed"].value, []
     hear = hear_window
 
     def noted(model: SpeechModel, wave: np.ndarray) -> Window:
-        told.append(explorer.sound["stressed"].value)
+        shown_while_hearing.append(explorer.sound["stressed"].value)
         return hear(model, wave)
 
     monkeypatch.setattr("companion.explore.hear_window", noted)
     explorer.stress.value = "mix"
-    assert told == [explorer.sound["stressed"].value]
-    assert told != [before]
+    assert shown_while_hearing == [explorer.sound["stressed"].value]
+    assert shown_while_hearing != [before]
 
 
 def test_severity_zero_is_clean_and_all_of_a_text_is_told_with_probabilities(
@@ -184,8 +213,8 @@ def test_severity_zero_is_clean_and_all_of_a_text_is_told_with_probabilities(
     explorer.severity.value = 0
     clean, stressed = explorer.sides["clean"], explorer.sides["stressed"]
     assert clean.transcript == stressed.transcript
-    told = re.sub(r"<sub>[\d.]+</sub>|<[^>]+>", "", explorer.text.value).replace("&nbsp;", " ")
-    assert f"clean: {clean.transcript.text}" in told
+    plain = re.sub(r"<sub>[\d.]+</sub>|<[^>]+>", "", explorer.text.value).replace("&nbsp;", " ")
+    assert f"clean: {clean.transcript.text}" in plain
     assert explorer.text.value.count("<sub>") == 2 * len(clean.pieces)
 
 

@@ -41,16 +41,12 @@ def test_at_most_twelve_figures_are_main_and_all_of_them_are_there() -> None:
     assert not [name for name in listed if "supplement" in name]
 
 
-MODELS = pd.DataFrame(
-    {
-        "model": ["l-0", "xs-1", "openai/whisper-large-v3", "xs-0", "narrow-deep-0"],
-        "parameters": [3_700_000, 230_000, 1_543_490_560, 230_000, 400_000],
-    }
-)
-
-
-def test_seeds_share_colour_and_one_line_of_the_legend() -> None:
-    labels = legend_labels(MODELS)
+def test_seeds_have_one_colour_and_one_line_of_the_legend() -> None:
+    sizes = {
+        "l-0": 3_700_000, "xs-1": 230_000, "openai/whisper-large-v3": 1_543_490_560,
+        "xs-0": 230_000, "narrow-deep-0": 400_000,
+    }  # fmt: skip
+    labels = legend_labels(pd.DataFrame(sizes.items(), columns=["model", "parameters"]))
     assert labels == {
         "xs-0": "xs (0.23 M), 2 seeds",
         "xs-1": "_",
@@ -115,8 +111,8 @@ def test_panels_across_have_a_line_per_category_and_no_bars_where_models_are_man
         for i in range(1, 8) for kind in ("one", "other")
     )  # fmt: skip
     for models, bars in ((6, True), (7, False)):
-        some = table[table.parameters <= models]
-        figure, axes = draw_panels(tidy(some, {"gain": "gain"}), "kind", across=True, chance=0)
+        rows = table[table.parameters <= models]
+        figure, axes = draw_panels(tidy(rows, {"gain": "gain"}), "kind", across=True, chance=0)
         (ax,) = axes.values()
         assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "other"]
         ends = np.concatenate([bar.get_segments() for bar in ax.collections])[:, :, 0]

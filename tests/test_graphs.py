@@ -70,17 +70,14 @@ def test_one_node_or_none_has_index_zero() -> None:
 # --- agreement with independent references
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 @pytest.mark.parametrize(
     ("n", "density", "decades"), [(5, 0.9, 1), (30, 0.3, 2), (60, 1.0, 3), (90, 0.1, 0)]
 )
-def test_kirchhoff_index_agrees_with_networkx(
-    n: int, density: float, decades: float, scale: float
-) -> None:
+def test_kirchhoff_index_agrees_with_networkx(n: int, density: float, decades: float) -> None:
     weights = random_graph(n, density, decades, seed=n)
     graph = nx.from_numpy_array(weights.numpy())
-    expected = nx.effective_graph_resistance(graph, weight="weight", invert_weight=False) / scale
-    got = graph_kirchhoff_index(weights * scale)
+    expected = nx.effective_graph_resistance(graph, weight="weight", invert_weight=False)
+    got = graph_kirchhoff_index(weights)
     assert got.dtype == torch.float64
     assert got.item() == pytest.approx(expected, rel=1e-8, abs=0)
 
@@ -237,24 +234,17 @@ seeds = st.integers(0, 10**6)
 @given(seeds, st.floats(-200, 200).map(lambda x: 10.0**x))
 def test_the_index_scales_inversely_with_the_weights(seed: int, c: float) -> None:
     weights = random_graph(6, 0.6, 9, seed)
-    torch.testing.assert_close(  # either side is right to TRUSTED, by Cholesky or elimination
-        graph_kirchhoff_index(c * weights),
-        graph_kirchhoff_index(weights) / c,
-        rtol=2 * TRUSTED,
-        atol=0,
-    )
+    expected, got = graph_kirchhoff_index(weights) / c, graph_kirchhoff_index(c * weights)
+    tolerance = 2 * TRUSTED  # either side is right to TRUSTED, by Cholesky or elimination
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=0)
 
 
 @law
 @given(seeds, st.permutations(range(9)))
 def test_the_names_of_the_nodes_do_not_matter(seed: int, order: list[int]) -> None:
     weights = random_graph(9, 0.5, 18, seed)
-    torch.testing.assert_close(
-        graph_kirchhoff_index(weights[order][:, order]),
-        graph_kirchhoff_index(weights),
-        rtol=1e-12,
-        atol=0,
-    )
+    expected, got = graph_kirchhoff_index(weights), graph_kirchhoff_index(weights[order][:, order])
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
 
 
 @law
@@ -356,10 +346,7 @@ SYMMETRIC = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
             lambda: graph_kirchhoff_index(torch.tensor([[0.0, 2e-20], [1.5e-20, 0.0]])),
             "weights must be symmetric",
         ),
-        (
-            lambda: graph_kirchhoff_index(tree([0, 1], [1e-300, 1.0])),
-            "weights .*1e-300 beside 1.0",
-        ),
+        (lambda: graph_kirchhoff_index(tree([0, 1], [1e-300, 1.0])), "weights .*1e-300 beside 1.0"),
         (
             lambda: graph_kirchhoff_index(SYMMETRIC, torch.ones(3, dtype=torch.bool)),
             r"mask .*\(2,\).*\(3,\)",

@@ -13,14 +13,9 @@ ROOT = Path(__file__).parent.parent
 MARK = "# NBVAL_CHECK_OUTPUT"
 SPECTRA = ("n_eff", "alpha", "kirchhoff", "kirchhoff_resolved")
 JACOBIANS = (
-    "gain",
-    "alignment",
-    "singular_value_ratio",
-    "sigma_1",
-    "injection",
-    "arriving",
+    "gain", "alignment", "singular_value_ratio", "sigma_1", "injection", "arriving",
     "rank_one_fraction",
-)
+)  # fmt: skip
 PLANTED = {
     ("spectra", "rows"): (*SPECTRA, "attention_kirchhoff", "similarity_kirchhoff"),
     ("evidence", "rows"): SPECTRA,
@@ -51,17 +46,17 @@ def _up_to_the_check(name: str) -> tuple[dict[str, Any], str, str]:
     raise AssertionError(f"{name}: no cell is marked {MARK}")
 
 
-def _said(check: str, known: dict[str, Any]) -> str:
-    heard = io.StringIO()
-    with contextlib.redirect_stdout(heard):
+def _printed(check: str, known: dict[str, Any]) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         exec(check, dict(known))
-    return heard.getvalue()
+    return printed.getvalue()
 
 
 @pytest.mark.parametrize("name", list(dict.fromkeys(name for name, _ in PLANTED)))
 def test_the_check_says_what_is_kept(name: str) -> None:
     known, check, kept = _up_to_the_check(name)
-    assert _said(check, known) == kept
+    assert _printed(check, known) == kept
 
 
 @pytest.mark.parametrize(("name", "frame", "column"), CASES)
@@ -72,4 +67,4 @@ def test_an_error_of_one_per_cent_is_seen(
     known, check, kept = _up_to_the_check(name)
     rows = known[frame]
     wrong = rows.assign(**{column: factor * rows[column]})
-    assert _said(check, {**known, frame: wrong}) != kept
+    assert _printed(check, {**known, frame: wrong}) != kept

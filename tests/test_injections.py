@@ -10,11 +10,7 @@ from torch import Tensor
 
 from companion.measurement.tangents import forward, total_sensitivity
 from companion.models.random_layers import random_layer
-from spectral import (
-    Layer,
-    linearise,
-    top_singular_triplets,
-)
+from spectral import Layer, linearise, top_singular_triplets
 from spectral.jacobians.context_jacobian import joined
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -33,10 +29,10 @@ def stack_of(layers: int, width: int, heads: int, **kind: int | None) -> list[La
 
 def streams(layers: list[Layer], hidden: Tensor, context: Tensor) -> list[Tensor]:
     """The residual stream before each layer."""
-    found = [hidden]
+    before = [hidden]
     for layer in layers[:-1]:
-        found.append(forward(layer, found[-1], context))
-    return found
+        before.append(forward(layer, before[-1], context))
+    return before
 
 
 def brute_force(layer: Layer, hidden: Tensor, context: Tensor) -> Tensor:
@@ -112,12 +108,9 @@ def test_any_stack(depth: int, tokens: int, frames: int, seed: int) -> None:
 def test_batches(batch: tuple[int, ...]) -> None:
     (layer,), hidden, context = stack_of(1, 12, 3), gaussian(*batch, 4, 12), gaussian(*batch, 5, 12)
     got = linearise(layer, hidden, context, chunk=3).injection()
-    expected = torch.stack(
-        [
-            brute_force(layer, h, c)
-            for h, c in zip(hidden.reshape(-1, 4, 12), context.reshape(-1, 5, 12), strict=True)
-        ]
-    ).reshape(*batch, 4, 12, 60)
+    items = zip(hidden.reshape(-1, 4, 12), context.reshape(-1, 5, 12), strict=True)
+    expected = torch.stack([brute_force(layer, *item) for item in items])
+    expected = expected.reshape(*batch, 4, 12, 60)
     assert_equal(got.gram(), expected @ expected.mT)
     assert got.frame_norms().shape == (*batch, 4, 5)
     vectors = gaussian(*batch, 4, 60, 2)
@@ -137,8 +130,8 @@ def test_padding_does_not_matter() -> None:
     assert_equal(got.frame_norms()[mask], expected.frame_norms())
     assert_equal(got.gram()[mask], expected.gram())
     assert not got.frame_norms()[~mask].any()
-    some = linearise(layers, padded, context, mask, tokens=slice(1, 3)).sensitivity()
-    assert_equal(some.gram(), expected.gram()[:2])
+    chosen = linearise(layers, padded, context, mask, tokens=slice(1, 3)).sensitivity()
+    assert_equal(chosen.gram(), expected.gram()[:2])
     assert not got.operator().matmat(gaussian(6, 60, 1))[~mask].any()
 
 
@@ -156,12 +149,8 @@ def test_nothing_in_nothing_out(shape: tuple[int, ...]) -> None:
 def test_a_layer_that_does_not_listen_has_no_injection() -> None:
     (layer,) = stack_of(1, 12, 3)
     assert layer.cross_attention is not None
-    deaf = replace(
-        layer,
-        cross_attention=replace(
-            layer.cross_attention, out_weight=torch.zeros(12, 12, dtype=FLOAT64)
-        ),
-    )
+    silent = replace(layer.cross_attention, out_weight=torch.zeros(12, 12, dtype=FLOAT64))
+    deaf = replace(layer, cross_attention=silent)
     got = linearise(deaf, gaussian(4, 12), gaussian(5, 12)).injection()
     assert not got.frame_norms().any()
     assert not got.gram().any()
@@ -171,9 +160,8 @@ def test_single_precision() -> None:
     layers, context = stack_of(2, 24, 4), gaussian(9, 24, seed=1)
     before = streams(layers, gaussian(5, 24), context)
     expected = linearise(layers, before, context).sensitivity()
-    got = linearise(
-        [layer.to(torch.float32) for layer in layers], [h.float() for h in before], context.float()
-    ).sensitivity()
+    single = [layer.to(torch.float32) for layer in layers]
+    got = linearise(single, [h.float() for h in before], context.float()).sensitivity()
     assert_equal(got.frame_norms().double(), expected.frame_norms(), rtol=1e-5)
     assert_equal(got.gram().double(), expected.gram(), rtol=1e-5)
 
@@ -206,18 +194,14 @@ def test_products_of_a_total_sensitivity_at_short_and_long_texts() -> None:
     for tokens in (2, 4, 7):
         hidden, context = gaussian(2, tokens, 12), gaussian(2, 5, 12, seed=1)
 
-        def whole(context: Tensor, hidden: Tensor = hidden) -> Tensor:
+        def decoder(context: Tensor, hidden: Tensor = hidden) -> Tensor:
             return forward(layers[1], forward(layers[0], hidden, context), context)[:, 1::2]
 
         operator = total_sensitivity(layers, hidden, context, slice(1, None, 2))
         columns = gaussian(2, 60, 3, seed=2)
-        expected = torch.stack(
-            [
-                torch.func.jvp(whole, (context,), (columns[..., i].reshape(2, 5, 12),))[1]
-                for i in range(3)
-            ],
-            -1,
-        ).flatten(1, 2)
+        tangents = columns.mT.reshape(2, 3, 5, 12).unbind(1)
+        moved = [torch.func.jvp(decoder, (context,), (tangent,))[1] for tangent in tangents]
+        expected = torch.stack(moved, -1).flatten(1, 2)
         assert operator.shape == (*expected.shape[:2], 60)
         assert_equal(operator.matmat(columns), expected)
         down = gaussian(2, expected.shape[1], 2, seed=3)
@@ -232,13 +216,13 @@ def test_injections_carried_on_add_up_to_the_sensitivity_and_come_with_their_par
     for i in (2, 1, 0):
         arriving.append(point.injection(i).then(upper))
         upper = upper @ point.propagators()[i]
-    whole = linearise(layers, before, context, tokens=tokens).sensitivity()
+    sensitivity = linearise(layers, before, context, tokens=tokens).sensitivity()
     gram, cores = joined(arriving[::-1]).gram_and_cores(3)
-    assert_equal(gram, whole.gram())
+    assert_equal(gram, sensitivity.gram())
     for i, part in enumerate(arriving[::-1]):
         ways = part.ways.reshape(2, 2, 12, -1)
         assert_equal(ways @ cores[..., i, :, :] @ ways.mT, part.gram())
-    assert whole.to(torch.float32).gram().dtype == torch.float32
+    assert sensitivity.to(torch.float32).gram().dtype == torch.float32
 
 
 def test_stacks_that_do_not_fit_are_refused() -> None:

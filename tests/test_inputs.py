@@ -23,8 +23,8 @@ from companion.stress.inputs import ROOM_TONE, from_speech, pink_noise, without_
 from companion.stress.mixture import rms
 
 CLIP = np.random.default_rng(1).standard_normal(2 * SAMPLE_RATE).astype(np.float32) / 10
-NOTHING = {each.name: each.wave for each in without_speech(seed=0)}
-SPOKEN = {each.name: each for each in from_speech("clip", CLIP, "TWO WORDS", seed=0)}
+NOTHING = {sound.name: sound.wave for sound in without_speech(seed=0)}
+SPOKEN = {sound.name: sound for sound in from_speech("clip", CLIP, "TWO WORDS", seed=0)}
 
 BOTH = (OPENAI, UNRESTRICTED)
 
@@ -70,7 +70,7 @@ def test_pink_noise_has_as_much_power_in_every_octave() -> None:
 def test_every_input_has_a_row_for_every_rule(
     tiny: SpeechModel, speech: Path, tmp_path: Path
 ) -> None:
-    names = [each.id for each in find_utterances(speech).utterances[:2]]
+    names = [utterance.id for utterance in find_utterances(speech).utterances[:2]]
     given = inputs(speech, names, seed=0)[12:20]
     rows = input_rows(tiny, given, [rule.name for rule in BOTH], batch=3)
     write(rows, tmp_path / "a.parquet", {}, INPUTS)
@@ -90,11 +90,11 @@ def test_an_utterance_that_is_not_there_is_named(speech: Path) -> None:
 def test_the_table_has_a_row_per_input_and_a_column_per_model_and_rule() -> None:
     rows = pd.DataFrame(
         [
-            {"model": model, "decoding": decoding, "input": given, "reference": said,
+            {"model": model, "decoding": decoding, "input": given, "reference": reference,
              "transcript": f"{model} {decoding} {given}", 
              "no_speech_probability": 0.9, "forbidden_mass": 0.25}
             for model in ("b", "a") for decoding in ("openai", "unrestricted")
-            for given, said in (("zeros", ""), ("clip", "WORDS"))
+            for given, reference in (("zeros", ""), ("clip", "WORDS"))
         ]
     )  # fmt: skip
     rows = with_outcomes(rows)

@@ -24,7 +24,6 @@ from companion.models.forcing import evenly_spread, residual_streams
 from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.results.jacobians import HYPOTHESES, hypotheses, layer_summary
-from companion.speech.corpus import find_utterances, read_wave
 from spectral import linearise
 from spectral.jacobians.layers import normalised
 from spectral.jacobians.sublayers import without_mean
@@ -44,8 +43,9 @@ def rows(settings: JacobianSettings) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def features(tiny: SpeechModel, speech: Path) -> Tensor:
-    return tiny.features([read_wave(find_utterances(speech).utterances[0])])
+def features(features: Tensor) -> Tensor:
+    """Of one utterance."""
+    return features[:1]
 
 
 def test_there_is_a_row_per_network_condition_token_and_layer(rows: pd.DataFrame) -> None:
@@ -83,20 +83,15 @@ def test_numbers_are_those_of_the_kernels_in_float64(
     layers = [as_layer(layer.layer, torch.float64) for layer in tiny.layers]
     hidden = [stream[0].double() for stream in streams.hidden]
     context = streams.context[0].double()
-    matrices = torch.stack(
-        [
-            linearise(*pair, context, tokens=chosen).propagators()
-            for pair in zip(layers, hidden, strict=True)
-        ]
-    )
-    whole = linearise(layers, hidden, context, tokens=chosen).sensitivity()
+    point = linearise(layers, hidden, context, tokens=chosen)
+    matrices, sensitivity = point.propagators(), point.sensitivity()
     after = streams.last[0, chosen].double()
     norm = as_norm(tiny.final_norm, torch.float64)
     read = torch.func.vmap(torch.func.jacrev(lambda row: normalised(norm, row)))(after)
-    first = linearise(layers[0], hidden[0], context, tokens=chosen).injection().then(matrices[1])
+    first = point.injection(0).then(matrices[1])
     centring = without_mean(torch.eye(tiny.width, dtype=torch.float64))
     gram = first.then(centring.expand(len(after), -1, -1)).gram()
-    squares = without_mean(without_mean(whole.gram()).mT).diagonal(dim1=-2, dim2=-1).sum(-1)
+    squares = without_mean(without_mean(sensitivity.gram()).mT).diagonal(dim1=-2, dim2=-1).sum(-1)
     expected = {
         "sigma_1": torch.linalg.matrix_norm(without_mean(matrices[0]), 2),
         "product_norm": torch.linalg.matrix_norm(without_mean(matrices[1] @ matrices[0]), 2),
@@ -173,15 +168,15 @@ def test_tokens_are_spread_over_the_text(length: int, count: int) -> None:
 def test_a_text_without_tokens_has_no_rows(
     settings: JacobianSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def silent(model: SpeechModel, heard: Heard, rule: Rule) -> list[object]:
-        found = transcribe_heard(model, heard, rule)
-        return [replace(found[0], tokens=(), text=""), *found[1:]]
+    def silent(model: SpeechModel, encoded: Heard, rule: Rule) -> list[object]:
+        first, *others = transcribe_heard(model, encoded, rule)
+        return [replace(first, tokens=(), text=""), *others]
 
     monkeypatch.setattr("companion.measurement.jacobians.transcribe_heard", silent)
     output = tmp_path / "some.parquet"
     KINDS["jacobians"].measure(replace(settings, output=output))
-    found = read([output], JACOBIANS)
-    assert found.utterance.nunique() == 2, "one of each batch of two"
+    utterances = read([output], JACOBIANS).utterance
+    assert utterances.nunique() == 2, "one of each batch of two"
 
 
 def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
@@ -189,12 +184,12 @@ def test_summaries_follow_from_the_rows(rows: pd.DataFrame) -> None:
     assert len(layers) == 2 * 2 * LAYERS
     chosen = rows[(rows.network == TRAINED) & (rows.condition == "clean") & (rows.layer == 1)]
     means = chosen.groupby("utterance")[["singular_value_ratio"]].mean()
-    found = layers[(layers.network == TRAINED) & (layers.condition == "clean")].iloc[0]
-    assert found.singular_value_ratio == pytest.approx(means.singular_value_ratio.mean())
-    low, high = found.singular_value_ratio_low, found.singular_value_ratio_high
-    assert low <= found.singular_value_ratio <= high
+    row = layers[(layers.network == TRAINED) & (layers.condition == "clean")].iloc[0]
+    assert row.singular_value_ratio == pytest.approx(means.singular_value_ratio.mean())
+    low, high = row.singular_value_ratio_low, row.singular_value_ratio_high
+    assert low <= row.singular_value_ratio <= high
     logs = np.log10(chosen.gain).groupby(chosen.utterance).mean().mean()
-    assert found.log10_gain == pytest.approx(logs)
+    assert row.log10_gain == pytest.approx(logs)
     fractions = hypotheses(rows)
     assert fractions[[*HYPOTHESES]].apply(lambda column: column.between(0, 1).all()).all()
     below = rows[rows.layer == 1].assign(below=lambda table: table.gain < 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -27,43 +28,36 @@ def randomised(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Modu
 
 
 def config(**changes: object) -> WhisperConfig:
-    return WhisperConfig(
-        d_model=WIDTH,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_ffn_dim=4 * WIDTH,
-        decoder_ffn_dim=4 * WIDTH,
-        attn_implementation="eager",
-        **changes,
-    )
+    sizes = {"attention_heads": HEADS, "ffn_dim": 4 * WIDTH}
+    both = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in sizes.items()}
+    return WhisperConfig(d_model=WIDTH, attn_implementation="eager", **both, **changes)
 
 
 def causal_mask(dtype: torch.dtype) -> Tensor:
     return torch.full((TOKENS, TOKENS), -torch.inf, dtype=dtype).triu(1)[None, None]
 
 
-def transformers_decoder(**changes: object) -> tuple[nn.Module, Callable[..., Tensor]]:
-    module = randomised(WhisperDecoderLayer(config(**changes), layer_idx=0))
-    return module, lambda hidden, context: module(
-        hidden, causal_mask(hidden.dtype), context, use_cache=False
-    )
+def transformers_decoder(**changes: object) -> nn.Module:
+    return randomised(WhisperDecoderLayer(config(**changes), layer_idx=0))
 
 
-def transformers_encoder() -> tuple[nn.Module, Callable[..., Tensor]]:
-    module = randomised(WhisperEncoderLayer(config()))
-    return module, lambda hidden, _: module(hidden, None)
+def decoded(module: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
+    """By a decoder's layer of transformers."""
+    return module(hidden, causal_mask(hidden.dtype), context, use_cache=False)
 
 
-def openai_decoder() -> tuple[nn.Module, Callable[..., Tensor]]:
-    module = randomised(whisper.model.ResidualAttentionBlock(WIDTH, HEADS, cross_attention=True))
-    return module, lambda hidden, context: module(
-        hidden, context, mask=causal_mask(hidden.dtype)[0, 0]
-    )
-
-
-def openai_encoder() -> tuple[nn.Module, Callable[..., Tensor]]:
-    module = randomised(whisper.model.ResidualAttentionBlock(WIDTH, HEADS))
-    return module, lambda hidden, _: module(hidden)
+OPENAI = partial(whisper.model.ResidualAttentionBlock, WIDTH, HEADS)
+LIBRARIES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor]]] = {
+    "transformers' decoder": (transformers_decoder, decoded),
+    "transformers' encoder": (
+        lambda: WhisperEncoderLayer(config()), lambda module, hidden, _: module(hidden, None),
+    ),
+    "openai-whisper's decoder": (
+        lambda: OPENAI(cross_attention=True),
+        lambda module, hidden, context: module(hidden, context, causal_mask(hidden.dtype)[0, 0]),
+    ),
+    "openai-whisper's encoder": (OPENAI, lambda module, hidden, _: module(hidden)),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -74,55 +68,50 @@ def _float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def states(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
-    return (
-        2 * torch.randn(2, TOKENS, WIDTH, dtype=dtype),
-        torch.randn(2, FRAMES, WIDTH, dtype=dtype),
-    )
+    hidden, context = (torch.randn(2, rows, WIDTH, dtype=dtype) for rows in (TOKENS, FRAMES))
+    return 2 * hidden, context
 
 
 @pytest.mark.usefixtures("_float64_norms")
-@pytest.mark.parametrize(
-    "make", [transformers_decoder, transformers_encoder, openai_decoder, openai_encoder]
-)
-def test_layer_equals_library(make: Callable[[], tuple[nn.Module, Callable[..., Tensor]]]) -> None:
-    module, library = make()
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_layer_equals_library(name: str) -> None:
+    make, run = LIBRARIES[name]
+    module = randomised(make())
     hidden, context = states()
     layer = as_layer(module)
     assert layer.dtype == torch.float64
     assert layer.causal == (layer.cross_attention is not None)
     got = forward(layer, hidden, context)
-    torch.testing.assert_close(got, library(hidden, context), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got, run(module, hidden, context), rtol=1e-12, atol=1e-12)
 
 
 def test_half_precision_weights_are_computed_with_in_float32() -> None:
-    module, _ = transformers_decoder()
+    module = transformers_decoder()
     layer = as_layer(module.half())
     assert layer.dtype == torch.float32
     hidden, context = states(torch.float32)
-    expected = module.float()(hidden, causal_mask(torch.float32), context, use_cache=False)
+    expected = decoded(module.float(), hidden, context)
     torch.testing.assert_close(forward(layer, hidden, context), expected, rtol=1e-5, atol=1e-5)
     assert as_layer(module.half(), torch.float64).dtype == torch.float64
 
 
 def test_dropout_is_off_in_training_mode_too() -> None:
-    module, library = transformers_decoder(dropout=0.5, attention_dropout=0.5)
+    module = transformers_decoder(dropout=0.5, attention_dropout=0.5)
     hidden, context = states()
-    expected = library(hidden, context)
+    expected = decoded(module, hidden, context)
     got = forward(as_layer(module.train()), hidden, context)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_layer_is_outside_autograd() -> None:
-    module, _ = transformers_decoder()
-    assert not forward(as_layer(module), *states()).requires_grad
+    assert not forward(as_layer(transformers_decoder()), *states()).requires_grad
 
 
 def test_other_modules_and_activations_are_refused() -> None:
     with pytest.raises(TypeError, match="got Linear"):
         as_layer(nn.Linear(3, 3))
-    module, _ = transformers_decoder(activation_function="gelu_new")
     with pytest.raises(ValueError, match="exact gelu, got NewGELUActivation"):
-        as_layer(module)
+        as_layer(transformers_decoder(activation_function="gelu_new"))
 
 
 class Adapted(nn.Module):

@@ -61,13 +61,13 @@ class Server:
         self.asked: list[str | None] = []
         self._released = threading.Event()
         handler = type("Handler", (BaseHTTPRequestHandler,), {
-            "do_GET": lambda request: self.answer(request), "log_message": lambda *_: None,
+            "do_GET": lambda request: self.respond(request), "log_message": lambda *_: None,
         })  # fmt: skip
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def respond(self, request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range")
         self.asked.append(wanted)
         start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.ranges else 0
@@ -168,8 +168,8 @@ def test_no_server_at_all_names_what_is_missing_and_where_to_put_it(
 def test_a_checksum_may_be_of_another_algorithm_and_an_unknown_subset_is_named(
     server: Server, tmp_path: Path
 ) -> None:
-    own = "md5:" + hashlib.md5(WHOLE).hexdigest()
-    assert fetch(tmp_path / "right", SUBSET, server.url, own).is_dir()
+    md5 = "md5:" + hashlib.md5(WHOLE).hexdigest()
+    assert fetch(tmp_path / "right", SUBSET, server.url, md5).is_dir()
     with pytest.raises(FetchError, match="hash of downloaded file"):
         fetch(tmp_path / "wrong", SUBSET, server.url, "md5:" + "0" * 32)
     with pytest.raises(ValueError, match="no subset 'test-noisy'; choose from test-clean"):
@@ -181,7 +181,7 @@ def symlink(info: tarfile.TarInfo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("../outside", None, "cannot be unpacked"),
         (f"LibriSpeech/{SUBSET}/link", symlink, "cannot be unpacked"),
@@ -193,12 +193,12 @@ def test_an_archive_that_leads_out_of_its_folder_or_is_of_something_else_is_refu
     tmp_path: Path,
     name: str,
     change: Callable[[tarfile.TarInfo], None] | None,
-    told: str,
+    message: str,
 ) -> None:
-    own = {} if name == "README" else {f"{CHAPTER}.trans.txt": b""}
-    server.content = archive({name: b"", **own}, change)
+    transcript = {} if name == "README" else {f"{CHAPTER}.trans.txt": b""}
+    server.content = archive({name: b"", **transcript}, change)
     folder = tmp_path / "deep" / "folder"
-    with pytest.raises(FetchError, match=told):
+    with pytest.raises(FetchError, match=message):
         fetch(folder, SUBSET, server.url, hashlib.sha256(server.content).hexdigest())
     assert not (folder / "LibriSpeech" / SUBSET).exists()
     assert not list(tmp_path.rglob("outside"))

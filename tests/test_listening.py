@@ -23,7 +23,7 @@ from companion.results.transcripts import (
     listening_summary,
     nonspeech_transcripts,
 )
-from companion.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
+from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.nothing import NO_SPEECH, no_speech
 from companion.stress.scoring import wer
 
@@ -33,18 +33,13 @@ def settings(settings_of: Callable[..., ListeningSettings]) -> ListeningSettings
     return settings_of("listening", conditions=(*HEARD, *NOTHING_SAID))
 
 
-@pytest.fixture
-def features(tiny: SpeechModel, speech: Path) -> Tensor:
-    return tiny.features([read_wave(one) for one in find_utterances(speech).utterances[:2]])
-
-
 TEXTS = ("the old sailor", "two")
 
 
 def test_forced_scores_are_those_of_one_token_after_the_other(
     tiny: SpeechModel, features: Tensor
 ) -> None:
-    found = teacher_forced(tiny, features, TEXTS)
+    forced = teacher_forced(tiny, features[:2], TEXTS)
     for i, text in enumerate(TEXTS):
         context, cache = tiny.encode(features[i : i + 1]), tiny.new_cache()
         logits = tiny.step(torch.tensor([tiny.tokens.prompt]), context, cache)
@@ -56,21 +51,21 @@ def test_forced_scores_are_those_of_one_token_after_the_other(
             losses.append(-scores[token].item())
             wrong.append(int(scores.argmax()) != token)
             logits = tiny.step(torch.tensor([[token]]), context, cache)
-        assert found[i].loss == pytest.approx(np.mean(losses), rel=1e-5)
-        assert found[i].token_error == pytest.approx(np.mean(wrong))
+        assert forced[i].loss == pytest.approx(np.mean(losses), rel=1e-5)
+        assert forced[i].token_error == pytest.approx(np.mean(wrong))
 
 
 def test_a_text_does_not_depend_on_its_neighbours(tiny: SpeechModel, features: Tensor) -> None:
-    both = teacher_forced(tiny, features, TEXTS)
-    alone = teacher_forced(tiny, features[1:], TEXTS[1:])
+    both = teacher_forced(tiny, features[:2], TEXTS)
+    alone = teacher_forced(tiny, features[1:2], TEXTS[1:])
     assert alone[0].loss == pytest.approx(both[1].loss, rel=1e-5)
 
 
 def test_a_text_that_is_too_long_has_no_score_and_harms_no_other(
     tiny: SpeechModel, features: Tensor
 ) -> None:
-    alone = teacher_forced(tiny, features[1:], TEXTS[1:])[0]
-    long, short = teacher_forced(tiny, features, ["a" * 100, TEXTS[1]])
+    alone = teacher_forced(tiny, features[1:2], TEXTS[1:])[0]
+    long, short = teacher_forced(tiny, features[:2], ["a" * 100, TEXTS[1]])
     assert np.isnan([long.loss, long.token_error]).all()
     assert short.loss == pytest.approx(alone.loss, rel=1e-5)
 
@@ -123,8 +118,8 @@ def test_clips_without_speech_are_rows_of_their_own(
     assert "left out, by its note (babble" in summary.skipped["cafe"]
     keys = [read_meta(path)["key"] for path in (beside.output, settings.output)]
     assert keys[0]["speech"] != keys[1]["speech"]
-    answers = nonspeech_transcripts(table).set_index("condition")
-    assert NONSPEECH in answers.index
+    transcripts = nonspeech_transcripts(table).set_index("condition")
+    assert NONSPEECH in transcripts.index
 
 
 def test_a_folder_without_clips_is_an_error(settings: ListeningSettings, tmp_path: Path) -> None:
@@ -147,20 +142,22 @@ def test_what_audio_an_utterance_is_swapped_with_does_not_depend_on_the_batch(
     keys = ["utterance", "condition"]
     texts = [frame.set_index(keys).transcript.sort_index() for frame in (rows, other)]
     pd.testing.assert_series_equal(*texts)
-    own, swapped = (texts[0].xs(condition, level="condition") for condition in HEARD)
-    assert (own != swapped).any()
+    clean, swapped = (texts[0].xs(condition, level="condition") for condition in HEARD)
+    assert (clean != swapped).any()
 
 
 def test_tables_follow_from_the_rows(rows: pd.DataFrame) -> None:
-    heard = listening_summary(rows).set_index("condition")
-    assert set(heard.index) == set(HEARD)
-    own = rows[rows.condition == "clean"]
-    words = own.reference.str.split().str.len()
-    expected = 100 * (own.wer * words).sum() / words.sum()
-    assert heard.loc["clean", "wer"] == pytest.approx(expected)
-    assert heard.loc["clean", "forced_loss"] == pytest.approx(own.forced_loss.mean())
-    answers = nonspeech_transcripts(rows)
-    fractions = answers.drop(columns=["parameters", "model", "condition", "no_speech_probability"])
+    summary = listening_summary(rows).set_index("condition")
+    assert set(summary.index) == set(HEARD)
+    clean = rows[rows.condition == "clean"]
+    words = clean.reference.str.split().str.len()
+    expected = 100 * (clean.wer * words).sum() / words.sum()
+    assert summary.loc["clean", "wer"] == pytest.approx(expected)
+    assert summary.loc["clean", "forced_loss"] == pytest.approx(clean.forced_loss.mean())
+    transcripts = nonspeech_transcripts(rows)
+    fractions = transcripts.drop(
+        columns=["parameters", "model", "condition", "no_speech_probability"]
+    )
     np.testing.assert_allclose(fractions.sum(axis=1), 100)
 
 

@@ -43,7 +43,7 @@ def openai() -> Case:
 
 @pytest.fixture(scope="module")
 def transformers(openai: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    model = transformers_case(openai, tmp_path_factory.mktemp("random"), STEPS).model
+    model = transformers_case(openai, STEPS).model
     model.generation_config.suppress_tokens = [*FORBIDDEN]
     return generating(model, openai.features, STEPS, FORBIDDEN)
 

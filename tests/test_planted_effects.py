@@ -146,7 +146,9 @@ def truth() -> dict[str, pd.DataFrame]:
     """The effects of a population: many more voices than any table has."""
     found = {}
     for name in ("rank", "both"):
-        rows, _ = planted_rows(replace(PLANS[name], voices=120, each=4, seed=99), nulls=False)
+        rows, _ = planted_rows(
+            replace(PLANS[name], speakers=120, utterances=4, seed=99), nulls=False
+        )
         table = effects(rows, "hell")
         found[name] = table[table.modes == 50].set_index("length")
     return found
