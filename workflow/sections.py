@@ -29,7 +29,7 @@ Run = tuple[str, str]  # kind and model
 RESULTS, MODELS, LADDER = "results", "models", "ladder"
 UNPAIRED = "unpaired"
 TABLES = ("_table", "_tables")
-COSTS = Path("data/benchmarks/kinds-cpu.csv")  # which scripts/costs.py writes
+COSTS = Path("data/benchmarks/kinds-cpu.csv")  # which workflow/costs.py writes
 
 
 class Profile:

@@ -1,23 +1,19 @@
-"""What every kind of measurement takes: ``python scripts/costs.py`` writes data/benchmarks/kinds-cpu.csv.
+"""What every kind of measurement takes: ``python workflow/costs.py``, for `make plan` to show.
 
-Of OpenAI's models on LibriSpeech, as params/whisper.yml has the kinds: the processor's seconds for an
-utterance under all conditions, on one thread, as `make evidence` measures. `make plan` shows them.
+It writes data/benchmarks/kinds-cpu.csv: of OpenAI's models on LibriSpeech, as params/whisper.yml
+has the kinds, the processor's seconds for an utterance under all conditions, on one thread.
 """
 
 import argparse
 import os
-import sys
 import time
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
-
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 from sections import Profile
+from tqdm import tqdm
 
 from companion.benchmarks.timing import keep, machine, product_rate
 from companion.measurement.kinds import KINDS
@@ -26,6 +22,7 @@ from companion.models.loading import load
 from companion.speech.corpus import find_utterances
 from companion.stress.mixture import Speakers
 
+ROOT = Path(__file__).parents[1]
 MODELS = ("tiny.en", "base")
 
 
