@@ -36,17 +36,17 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
     pq.write_table(table, path)
     table = pq.read_table(path)
     pack(path, 12)
-    found = pq.read_table(path)
-    assert found.schema.equals(table.schema, check_metadata=True)
+    stored = pq.read_table(path)
+    assert stored.schema.equals(table.schema, check_metadata=True)
     for name in ("number", "single"):
-        packed = found[name].to_numpy()
+        packed = stored[name].to_numpy()
         np.testing.assert_allclose(packed, near.astype(packed.dtype), rtol=2**-13)
         assert np.signbit(packed[3])
         fraction, _ = np.frexp(packed[np.isfinite(packed)])
         assert (fraction * 2**12 == np.round(fraction * 2**12)).all()
     for name in ("name", "missing", "list", "flag", "count"):
-        assert found[name].equals(table[name])
-    numbers = found["numbers"].to_pylist()
+        assert stored[name].equals(table[name])
+    numbers = stored["numbers"].to_pylist()
     assert numbers[0][0] == pytest.approx(0.1, rel=2**-13)
     assert np.isnan(numbers[0][1])
     assert numbers[1:3] == [[], None]

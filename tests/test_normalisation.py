@@ -55,19 +55,19 @@ def test_products_modulo_1_are_products_of_what_is_modulo_1() -> None:
 def test_the_jacobian_of_a_layer_norm_is_that_of_automatic_differentiation() -> None:
     norm = LayerNorm(1 + 0.3 * gaussian(WIDTH), gaussian(WIDTH, seed=1), 1e-5)
     hidden = 3 + 2 * gaussian(2, 3, WIDTH, seed=2)
-    one = torch.eye(WIDTH, dtype=FLOAT64)
-    found = layer_norm_jacobian(norm, hidden)
-    got = found.apply(one)
+    identity = torch.eye(WIDTH, dtype=FLOAT64)
+    jacobian = layer_norm_jacobian(norm, hidden)
+    got = jacobian.apply(identity)
     expected = torch.func.jacrev(lambda rows: normalised(norm, rows))(hidden)
     for i in range(2):
         for j in range(3):
             torch.testing.assert_close(got[i, j], expected[i, j, :, i, j])
     torch.testing.assert_close(got @ torch.ones(WIDTH, dtype=FLOAT64), torch.zeros_like(hidden))
     torch.testing.assert_close(
-        layer_norm_jacobian(norm, 10 * hidden).apply(one), got / 10, rtol=1e-4, atol=1e-5
+        layer_norm_jacobian(norm, 10 * hidden).apply(identity), got / 10, rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(found[..., None, :].cotangents(one), got)
-    assert found[1].gain.shape == (3, WIDTH)
+    torch.testing.assert_close(jacobian[..., None, :].cotangents(identity), got)
+    assert jacobian[1].gain.shape == (3, WIDTH)
 
 
 def test_a_norm_of_another_width_is_refused() -> None:

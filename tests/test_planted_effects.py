@@ -42,17 +42,14 @@ NULL_CONTROLS = [key for key in CONTROLS if key[0] not in (MODEL, "shuffled", "f
 def tables(request: pytest.FixtureRequest) -> dict[str, pd.DataFrame]:
     """The evidence on every plan, all with the same random numbers."""
     return {
-        name: evidence(
-            *planted_rows(replace(plan, seed=request.param)),
-            "hell",
-        )
+        name: evidence(*planted_rows(replace(plan, seed=request.param)), "hell")
         for name, plan in PLANS.items()
-    }  # fmt: skip
+    }
 
 
 def decided(table: pd.DataFrame, observable: str, modes: int = 50) -> str:
-    found = verdicts(table).set_index(["observable", "modes"])
-    return str(found.verdict[observable, modes])
+    decisions = verdicts(table).set_index(["observable", "modes"])
+    return str(decisions.verdict[observable, modes])
 
 
 def change(table: pd.DataFrame, observable: str, source: str, length: str) -> pd.Series:
@@ -60,9 +57,9 @@ def change(table: pd.DataFrame, observable: str, source: str, length: str) -> pd
     return table.set_index(keys).sort_index().loc[observable, 50, source, length]
 
 
-def covers(found: pd.Series, value: float) -> bool:
+def covers(row: pd.Series, value: float) -> bool:
     """Within 99.7 % of it: 36 numbers are looked at."""
-    return bool(abs(value - found.change) <= 1.6 * (found.high - found.low) / 2)
+    return bool(abs(value - row.change) <= 1.6 * (row.high - row.low) / 2)
 
 
 def test_a_rank_drop_at_equal_length_survives(tables: dict[str, pd.DataFrame]) -> None:
@@ -79,8 +76,8 @@ def test_a_pure_length_drop_is_explained_by_length(tables: dict[str, pd.DataFram
 
 
 def test_nothing_is_not_found(tables: dict[str, pd.DataFrame]) -> None:
-    found = verdicts(tables["nothing"])
-    assert (found.verdict == UNDECIDED).all()
+    decisions = verdicts(tables["nothing"])
+    assert (decisions.verdict == UNDECIDED).all()
 
 
 def test_of_both_the_drop_survives_and_most_of_the_kirchhoff_jump_does_not(
@@ -99,8 +96,8 @@ def test_nulls_without_the_planted_law_stay_at_zero_where_lengths_agree(
     for source, length in NULL_CONTROLS:
         if length == MATCHED:
             for plan in PLANS:
-                found = change(tables[plan], "n_eff", source, length)
-                assert abs(found.change) < 2.5, (plan, source)
+                row = change(tables[plan], "n_eff", source, length)
+                assert abs(row.change) < 2.5, (plan, source)
 
 
 def test_gaussian_rows_move_as_the_lengths_alone_do(tables: dict[str, pd.DataFrame]) -> None:
@@ -127,9 +124,9 @@ def test_an_effect_of_first_rows_alone_is_none_of_random_rows(seed: int) -> None
     assert abs(random.change) < 1
     assert random.low > first.high
     assert decided(table, "n_eff") != SURVIVES
-    found = row_choices(rows, nulls, "hell", modes=50).set_index("rows").delta_n_eff
-    assert found[FIRST_ROWS] == pytest.approx(first.change)
-    assert found[RANDOM_ROWS] == pytest.approx(random.change)
+    choices = row_choices(rows, nulls, "hell", modes=50).set_index("rows").delta_n_eff
+    assert choices[FIRST_ROWS] == pytest.approx(first.change)
+    assert choices[RANDOM_ROWS] == pytest.approx(random.change)
 
 
 def test_random_rows_of_texts_without_a_drift_agree_with_first_rows(
@@ -137,19 +134,19 @@ def test_random_rows_of_texts_without_a_drift_agree_with_first_rows(
 ) -> None:
     first, random = (change(tables["both"], "n_eff", of, MATCHED) for of in (MODEL, SHUFFLED))
     assert covers(random, first.change)
-    found = verdicts(tables["both"]).set_index(["observable", "modes"]).loc["n_eff", 50]
-    assert (found.matched, found.first_rows) == (random.change, first.change)
+    decision = verdicts(tables["both"]).set_index(["observable", "modes"]).loc["n_eff", 50]
+    assert (decision.matched, decision.first_rows) == (random.change, first.change)
 
 
 @pytest.fixture(scope="module")
 def truth() -> dict[str, pd.DataFrame]:
-    """The effects of a population: many more voices than any table has."""
-    found = {}
+    """The effects of a population: many more speakers than any table has."""
+    population = {}
     for name in ("rank", "both"):
         rows, _ = planted_rows(replace(PLANS[name], voices=120, each=4, seed=99), nulls=False)
         table = effects(rows, "hell")
-        found[name] = table[table.modes == 50].set_index("length")
-    return found
+        population[name] = table[table.modes == 50].set_index("length")
+    return population
 
 
 @pytest.mark.parametrize("plan", ["rank", "both"])
@@ -158,8 +155,8 @@ def test_the_planted_drop_is_recovered_within_its_interval(
     plan: str, observable: str, tables: dict[str, pd.DataFrame], truth: dict[str, pd.DataFrame]
 ) -> None:
     for length in (RAW, MATCHED):
-        found = change(tables[plan], observable, MODEL, length)
-        assert covers(found, truth[plan][f"delta_{observable}"][length]), length
+        row = change(tables[plan], observable, MODEL, length)
+        assert covers(row, truth[plan][f"delta_{observable}"][length]), length
     if plan == "rank":
         pairs = change(tables[plan], observable, MODEL, PAIRS)
         assert covers(pairs, truth[plan][f"delta_{observable}"][RAW])

@@ -37,7 +37,7 @@ from companion.models.capture import COMPONENTS
 from companion.results.replication import changes, controls, halves, next_draw, spread_of_halves
 from spectral.spectra import effective_rank, eigenvalues
 
-WIDTH, SPEAKERS, EACH = 12, 6, 4
+WIDTH, SPEAKERS, PER_SPEAKER = 12, 6, 4
 MODES = (4, 10)
 
 
@@ -48,7 +48,7 @@ def _planted(
     generator = torch.Generator().manual_seed(1)
     planted: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "hell": {}}
     rows = []
-    for network, speaker, i in product(networks, range(SPEAKERS), range(EACH)):
+    for network, speaker, i in product(networks, range(SPEAKERS), range(PER_SPEAKER)):
         name = f"{speaker}-1-{i:04d}"
         for condition, power in (("clean", 1.0), ("hell", stressed)):
             looping = loops and i == 0 and condition == "hell"
@@ -90,9 +90,9 @@ def _table(
 
 def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
     planted = _planted(tmp_path / "rows.parquet")
-    found = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", TRAINED))
-    assert len(found) == 2 * SPEAKERS * EACH
-    for condition, utterance, values in found:
+    stored = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", TRAINED))
+    assert len(stored) == 2 * SPEAKERS * PER_SPEAKER
+    for condition, utterance, values in stored:
         assert torch.equal(values, planted[condition][utterance])
 
 
@@ -150,7 +150,7 @@ def test_an_utterance_of_which_nothing_was_written_adds_no_rows(tmp_path: Path) 
     write(rows, path, {}, ACTIVATIONS)
     table = _table(path).query("sample == 'all' and loops == 'kept' and layer == 1 and modes == 4")
     counts = table.groupby("condition").utterances.unique().map(list).to_dict()
-    assert counts == {"clean": [SPEAKERS * EACH], "hell": [SPEAKERS * EACH - 1]}
+    assert counts == {"clean": [SPEAKERS * PER_SPEAKER], "hell": [SPEAKERS * PER_SPEAKER - 1]}
 
 
 def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:
     seen = tuple(f"{speaker}-1-0001" for speaker in range(SPEAKERS))
     table = _table(tmp_path / "rows.parquet", seen, halves=3).query("without == '' and layer == 1")
     counts = table.groupby("sample").utterances.agg(["min", "max"])
-    assert counts.loc[ALL].tolist() == [SPEAKERS * EACH] * 2
-    assert counts.loc[UNSEEN].tolist() == [SPEAKERS * (EACH - 1)] * 2
-    assert counts.loc["a"].tolist() == counts.loc["b"].tolist() == [SPEAKERS * EACH // 2] * 2
+    assert counts.loc[ALL].tolist() == [SPEAKERS * PER_SPEAKER] * 2
+    assert counts.loc[UNSEEN].tolist() == [SPEAKERS * (PER_SPEAKER - 1)] * 2
+    assert counts.loc["a"].tolist() == counts.loc["b"].tolist() == [SPEAKERS * PER_SPEAKER // 2] * 2
 
 
 def test_a_planted_fall_is_found_and_no_change_is_not(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_halves_of_clean_speech_differ_by_chance_alone(tmp_path: Path) -> None:
     table = _table(tmp_path / "rows.parquet", halves=20)
     drawn = halves(table)
     assert len(drawn) == 20 * len(COMPONENTS) * len(MODES)
-    found = spread_of_halves(drawn).query("component == 'ffn' and modes == 10").iloc[0]
-    assert found.n_eff_low < 0 < found.n_eff_high
-    assert found.draws == 20
+    spread = spread_of_halves(drawn).query("component == 'ffn' and modes == 10").iloc[0]
+    assert spread.n_eff_low < 0 < spread.n_eff_high
+    assert spread.draws == 20
     assert set(table.query(f"sample == '{HALVES}'").layer) == {0}
 
 
@@ -203,12 +203,12 @@ def test_controls_are_pooled_as_the_trained_network_is(tmp_path: Path) -> None:
     assert random.n_eff_low < trained.n_eff < random.n_eff_high
 
 
-def test_the_next_draw_lies_where_it_is_said_to() -> None:
+def test_the_next_draw_lies_where_it_is_expected() -> None:
     rng = np.random.default_rng(0)
     inside = []
     for _ in range(2000):
-        found = next_draw(rng.normal(3, 2, 5))
-        inside.append(found.low < rng.normal(3, 2) < found.high)
+        interval = next_draw(rng.normal(3, 2, 5))
+        inside.append(interval.low < rng.normal(3, 2) < interval.high)
     assert 0.93 < np.mean(inside) < 0.97
 
 
@@ -225,8 +225,8 @@ def _drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_union_has_the_spectrum_of_its_rows_each_as_often_as_its_weight() -> None:
     rows, group = _drawn()
     weights = torch.tensor([[1.0, 0.0, 2.0, 0.0, 1.0], [0.0, 1.0, 0.0, 3.0, 0.0], [1.0] * 5])
-    counts, found = union_spectra(rows, group, weights)
-    for union, count, spectrum in zip(weights, counts, found, strict=True):
+    counts, spectra = union_spectra(rows, group, weights)
+    for union, count, spectrum in zip(weights, counts, spectra, strict=True):
         taken = rows.repeat_interleave(union[group].long(), dim=0)
         assert count == len(taken)
         torch.testing.assert_close(spectrum, eigenvalues(taken), rtol=1e-9, atol=1e-13)
@@ -239,9 +239,9 @@ def test_a_large_mean_costs_no_more_digits_than_stated() -> None:
 
 
 def test_groups_of_one_row_or_none_have_no_spectrum() -> None:
-    counts, found = union_spectra(torch.randn(1, 4), torch.tensor([1]), torch.eye(3))
+    counts, spectra = union_spectra(torch.randn(1, 4), torch.tensor([1]), torch.eye(3))
     assert counts.tolist() == [0, 1, 0]
-    assert not found.any()
+    assert not spectra.any()
 
 
 def test_modes_below_the_noise_are_zero_and_nan_is_refused() -> None:
@@ -258,20 +258,20 @@ def test_models_that_are_measured_at_once_keep_activations_of_their_own(
 ) -> None:
     """Whatever their files of rows are called: the engine calls every one "0-of-1.parquet"."""
     (tmp_path / "seen.txt").write_text("")
-    one = settings_of(
+    first = settings_of(
         "pooling", utterances=4, decodings=("unrestricted",), activations=tmp_path / "kept",
         seen=tmp_path / "seen.txt", modes=(2,), halves=0, controls=0, control_utterances=None,
         output=tmp_path / "a" / "0-of-1.parquet",
     )  # fmt: skip
-    shutil.copytree(one.ladder / "tiny-0", tmp_path / "ladder" / "tiny-1")
-    other = replace(
-        one, model="tiny-1", ladder=tmp_path / "ladder", output=tmp_path / "b" / "0-of-1.parquet"
+    shutil.copytree(first.ladder / "tiny-0", tmp_path / "ladder" / "tiny-1")
+    second = replace(
+        first, model="tiny-1", ladder=tmp_path / "ladder", output=tmp_path / "b" / "0-of-1.parquet"
     )
-    for settings in (one, other):
+    for settings in (first, second):
         KINDS["pooling"].measure(settings)
         assert set(read([settings.output], POOLING).model) == {settings.model}
     assert len([*(tmp_path / "kept").glob("*.parquet")]) == 2
-    assert KINDS["pooling"].measure(one).measured == 0, "its activations are there still"
+    assert KINDS["pooling"].measure(first).measured == 0, "its activations are there still"
 
 
 def test_a_shard_of_pooled_utterances_is_refused(

@@ -91,8 +91,8 @@ def radius(largest: float, ratio: float, cosine: float, kind: str) -> Tensor:
 @given(st.floats(0.01, 100), st.floats(0, 1), st.floats(0, 1))
 def test_reflections_grow_at_the_fastest_rate(largest: float, cosine: float, ratio: float) -> None:
     rates = stationary_rates(*tensor([largest, cosine, ratio], dtype=FLOAT64))
-    found = radius(largest, ratio, cosine, "reflections")
-    torch.testing.assert_close(found, rates.fastest, rtol=1e-7, atol=1e-12)
+    rate = radius(largest, ratio, cosine, "reflections")
+    torch.testing.assert_close(rate, rates.fastest, rtol=1e-7, atol=1e-12)
 
 
 @law
@@ -101,8 +101,8 @@ def test_rotations_grow_at_the_slowest_rate(largest: float, ratio: float, above:
     least = 2 * ratio**0.5 / (1 + ratio)
     cosine = least + (1 - least) * above
     rates = stationary_rates(*tensor([largest, cosine, ratio], dtype=FLOAT64))
-    found = radius(largest, ratio, cosine, "rotations")
-    torch.testing.assert_close(found, rates.slowest, rtol=1e-6, atol=1e-12)
+    rate = radius(largest, ratio, cosine, "rotations")
+    torch.testing.assert_close(rate, rates.slowest, rtol=1e-6, atol=1e-12)
 
 
 def test_below_the_least_alignment_rotations_have_no_leading_direction() -> None:
@@ -133,7 +133,7 @@ def test_the_counterexample_to_decay_by_gain_alone() -> None:
     triplets = [top_singular_triplets(layer) for layer in stack]
     gains = layer_gains(triplets)
     assert gains.gain.item() < 1e-12
-    sigma = torch.stack([one.sigma for one in triplets])
+    sigma = torch.stack([triplet.sigma for triplet in triplets])
     bounds = product_bounds(sigma[:, 0], sigma[:, 1], gains.alignment)
     torch.testing.assert_close(bounds.ceiling, tensor(3.8, dtype=FLOAT64))
     torch.testing.assert_close(torch.linalg.matrix_norm(product(stack), 2), bounds.ceiling)
@@ -234,8 +234,8 @@ def test_the_simplest_stacks(
     sigma_1: list[float], sigma_2: list[float], alignment: list[float], expected: tuple[float, ...]
 ) -> None:
     bounds = product_bounds(tensor(sigma_1), tensor(sigma_2), tensor(alignment))
-    found = bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()
-    assert found == pytest.approx(expected)
+    actual = bounds.ceiling.item(), bounds.floor.item(), bounds.rank_one_ratio.item()
+    assert actual == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def ending_whisper(vocabulary: int, mels: int) -> whisper.Whisper:
     options = whisper.DecodingOptions(
         language="en", without_timestamps=True, fp16=False, sample_len=20
     )
-    written = Counter(t for said in whisper.decode(model, heard, options) for t in said.tokens)
+    written = Counter(t for result in whisper.decode(model, heard, options) for t in result.tokens)
     tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
     bracket, blank = tokenizer.encode(" [")[0], tokenizer.encode(" ")[0]
     favourites = [token for token, _ in written.most_common(12) if token < tokenizer.eot]
@@ -117,18 +117,21 @@ def by_openai(
         length_penalty=0.0,  # ranks the one text there is; by default it divides by its length
         **{"suppress_blank": by.forbids} | options,  # type: ignore[arg-type]
     )
-    found: list[DecodingResult] = whisper.decode(model.module, features, chosen)
-    return found
+    return whisper.decode(model.module, features, chosen)
+
+
+def tokens(texts: Sequence[Transcript | DecodingResult]) -> list[tuple[int, ...]]:
+    return [tuple(text.tokens) for text in texts]
 
 
 def require_equal(ours: Sequence[Transcript], theirs: Sequence[DecodingResult]) -> None:
     """Tokens, and all confidences that openai-whisper has."""
-    assert [one.tokens for one in ours] == [tuple(other.tokens) for other in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.average_log_probability == pytest.approx(other.avg_logprob, abs=1e-4)
-        assert one.no_speech_probability == pytest.approx(other.no_speech_prob, abs=1e-6)
-        if one.text == other.text:  # it spells out languages where one is written
-            assert one.compression_ratio == other.compression_ratio
+    assert tokens(ours) == tokens(theirs)
+    for transcript, result in zip(ours, theirs, strict=True):
+        assert transcript.average_log_probability == pytest.approx(result.avg_logprob, abs=1e-4)
+        assert transcript.no_speech_probability == pytest.approx(result.no_speech_prob, abs=1e-6)
+        if transcript.text == result.text:  # it spells out languages where one is written
+            assert transcript.compression_ratio == result.compression_ratio
 
 
 def test_by_openai_the_default_every_text_is_the_librarys_own(
@@ -136,9 +139,9 @@ def test_by_openai_the_default_every_text_is_the_librarys_own(
 ) -> None:
     ours = greedy(pair[0], features, OPENAI)
     require_equal(ours, by_openai(pair[0], features, OPENAI))
-    assert len({len(said.tokens) for said in ours}) > 1, "they end at several steps"
-    assert all(said.tokens for said in ours)
-    assert not any(set(said.tokens) & set(pair[0].tokens.non_speech) for said in ours)
+    assert len({len(transcript.tokens) for transcript in ours}) > 1, "they end at several steps"
+    assert all(transcript.tokens for transcript in ours)
+    assert not any(set(transcript.tokens) & set(pair[0].tokens.non_speech) for transcript in ours)
 
 
 def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
@@ -150,16 +153,14 @@ def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
     among_text = by_openai(
         model, features, UNRESTRICTED, suppress_tokens=list(model.tokens.suppressed)
     )
-    for said, other in zip(ours, among_text, strict=True):
-        assert said.tokens == tuple(other.tokens)
-        assert said.text_log_probability == pytest.approx(other.avg_logprob, abs=1e-4)
+    assert tokens(ours) == tokens(among_text)
+    for transcript, result in zip(ours, among_text, strict=True):
+        assert transcript.text_log_probability == pytest.approx(result.avg_logprob, abs=1e-4)
     of_all = by_openai(model, features, UNRESTRICTED, suppress_tokens="")
-    plain = [i for i, other in enumerate(of_all) if max(other.tokens, default=0) < model.tokens.end]
+    plain = [i for i, text in enumerate(of_all) if max(text.tokens, default=0) < model.tokens.end]
     assert len(plain) > len(ours) / 2, "special tokens are hardly ever the most probable"
     require_equal([ours[i] for i in plain], [of_all[i] for i in plain])
-    assert [said.tokens for said in ours] != [
-        said.tokens for said in greedy(model, features, OPENAI)
-    ]
+    assert tokens(ours) != tokens(greedy(model, features, OPENAI))
 
 
 def test_the_forbidden_mass_is_what_openai_takes_from_the_free_model(
@@ -172,16 +173,16 @@ def test_the_forbidden_mass_is_what_openai_takes_from_the_free_model(
     )._get_suppress_tokens()
     beginning = [*model.tokens.blank, model.tokens.end]
     for by in (OPENAI, UNRESTRICTED):
-        for row, said in zip(features[::3], greedy(model, features[::3], by), strict=True):
-            fed = torch.tensor([[*model.tokens.prompt, *said.tokens]])
+        for row, transcript in zip(features[::3], greedy(model, features[::3], by), strict=True):
+            fed = torch.tensor([[*model.tokens.prompt, *transcript.tokens]])
             with torch.no_grad():
                 logits = model.module(row[None], fed)[0, first - 1 :].double()
-            fractions = logits[: len(said.tokens) + said.finished].softmax(-1)
+            fractions = logits[: len(transcript.tokens) + transcript.finished].softmax(-1)
             masses = fractions[:, list(never)].sum(-1)
             masses[0] += fractions[0, beginning].sum()
-            assert said.forbidden_mass == pytest.approx(masses[0].item(), abs=1e-5)
-            assert said.mean_forbidden_mass == pytest.approx(masses.mean().item(), abs=1e-5)
-            assert 0 < said.forbidden_mass < 1
+            assert transcript.forbidden_mass == pytest.approx(masses[0].item(), abs=1e-5)
+            assert transcript.mean_forbidden_mass == pytest.approx(masses.mean().item(), abs=1e-5)
+            assert 0 < transcript.forbidden_mass < 1
 
 
 @pytest.mark.parametrize("by", [OPENAI, UNRESTRICTED], ids=lambda by: by.name)
@@ -189,10 +190,10 @@ def test_both_libraries_write_the_same_by_both_rules(
     pair: tuple[SpeechModel, SpeechModel], features: Tensor, by: Rule
 ) -> None:
     ours, theirs = (greedy(model, features, by) for model in pair)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.tokens == other.tokens
+    assert tokens(ours) == tokens(theirs)
+    for first, second in zip(ours, theirs, strict=True):
         for name in ("average_log_probability", "text_log_probability", "forbidden_mass"):
-            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-4)
+            assert getattr(first, name) == pytest.approx(getattr(second, name), abs=1e-4)
 
 
 def test_transformers_own_generate_writes_what_openai_allows_with_the_published_lists(
@@ -219,9 +220,9 @@ def test_transformers_own_generate_writes_what_openai_allows_with_the_published_
         ),
         decoder_input_ids=torch.tensor([tokens.prompt] * len(features)),
     )
-    for said, row in zip(greedy(model, features, OPENAI), output.tolist(), strict=True):
+    for transcript, row in zip(greedy(model, features, OPENAI), output.tolist(), strict=True):
         written = row[: row.index(tokens.end)] if tokens.end in row else row
-        assert said.tokens == tuple(written[: OPENAI.limit(model)])
+        assert transcript.tokens == tuple(written[: OPENAI.limit(model)])
 
 
 def test_the_limits_are_half_of_the_context_and_all_of_it(
@@ -258,10 +259,7 @@ OPTIONS = {
     indirect=["pair"],
 )
 def test_the_other_rules_are_transcribe_with_its_options(
-    pair: tuple[SpeechModel, SpeechModel],
-    long: np.ndarray,
-    waves: list[np.ndarray],
-    name: str,
+    pair: tuple[SpeechModel, SpeechModel], long: np.ndarray, waves: list[np.ndarray], name: str
 ) -> None:
     """What is drawn at higher temperatures, too: the audio is the seed; ``transcribe`` has all."""
     model = pair[0]
@@ -290,9 +288,9 @@ def test_what_is_drawn_at_higher_temperatures_depends_on_the_audio_alone(
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(5)
     alone = [transcribe(model, [wave], by)[0] for wave in waves[:2]]
-    assert [said.tokens for said in alone] == [said.tokens for said in together]
+    assert tokens(alone) == tokens(together)
     plain = transcribe(model, waves[:2], OPENAI)
-    assert [said.tokens for said in plain] != [said.tokens for said in together], "it was drawn"
+    assert tokens(plain) != tokens(together), "it was drawn"
 
 
 class Silent:
@@ -321,10 +319,10 @@ def test_a_window_that_is_skipped_as_silent_has_no_text_but_its_confidences(
     pair: tuple[SpeechModel, SpeechModel], long: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("companion.models.openai_model.DecodingTask", Silent(DecodingTask))
-    (said,) = transcribe(pair[0], [long], rule("temperatures"))
-    assert said.windows == [(), (2425,)]
-    assert said.no_speech_probability == 0.2
-    assert said.average_log_probability == pytest.approx((-1.5 - 2 * 0.1) / 3)
+    (transcript,) = transcribe(pair[0], [long], rule("temperatures"))
+    assert transcript.windows == [(), (2425,)]
+    assert transcript.no_speech_probability == 0.2
+    assert transcript.average_log_probability == pytest.approx((-1.5 - 2 * 0.1) / 3)
 
 
 @one_size

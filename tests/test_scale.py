@@ -31,7 +31,7 @@ from spectral.spectra import effective_rank
 
 SHAPES = {"xs-0": (32, 2), "narrow-deep-0": (32, 4), "s-0": (48, 3), "m-0": (64, 3), "l-0": (96, 4)}
 PARAMETERS = {name: width**2 * depth for name, (width, depth) in SHAPES.items()}
-VOICES, EACH = 8, 4
+SPEAKERS, PER_SPEAKER = 8, 4
 
 
 def _shapes(shapes: dict[str, tuple[int, int]], folder: Path) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def _rows(
     table = []
     for model in models:
         rng = np.random.default_rng(seed)  # every model hears the same speech
-        for i in range(VOICES * EACH):
+        for i in range(SPEAKERS * PER_SPEAKER):
             noise, drawn = rng.normal(0, 0.01, 2), rng.random()
             for side, partner in ((0, condition), (1, "clean")):
                 kept = (1 - side * (0.2 + 0.02 * SHAPES[model][1])) * np.exp(noise[side])
@@ -64,7 +64,7 @@ def _rows(
                 table += [
                     spectra_row(
                         model=model, parameters=PARAMETERS[model], utterance=f"u{i}",
-                        speaker=f"v{i % VOICES}", matched_with=matched, layer=layer,
+                        speaker=f"v{i % SPEAKERS}", matched_with=matched, layer=layer,
                         condition=condition if side else "clean", component=component,
                         n_eff=n_eff(model) * kept, alpha=2 + noise[side],
                         kirchhoff_resolved=10 ** (3 + noise[side]), transcript="",
@@ -80,15 +80,15 @@ def _rows(
 def test_a_depth_effect_shows_in_depth_contrasts_alone(tmp_path: Path) -> None:
     shapes = _shapes(SHAPES, tmp_path)
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, list(SHAPES))
-    found = contrasts(scale_effects(rows, shapes, "hell"), shapes)
-    rank = found[found.observable == "n_eff"]
+    table = contrasts(scale_effects(rows, shapes, "hell"), shapes)
+    rank = table[table.observable == "n_eff"]
     deep = rank[rank.differs == DEPTH]
     assert len(deep) == 2
     assert np.allclose(deep.change, -4, atol=0.1)
     assert deep.change_high.isna().all(), "one seed says nothing of seeds"
     assert np.allclose(rank[rank.differs == WIDTH].change, 0, atol=1e-9)
     assert np.allclose(rank[rank.differs == BOTH].change, -4, atol=0.1)
-    assert (found.seeds == "1 against 1").all()
+    assert (table.seeds == "1 against 1").all()
 
 
 def test_a_law_of_the_width_is_one_effect_at_modes_in_proportion_and_two_at_fifty(
@@ -99,16 +99,16 @@ def test_a_law_of_the_width_is_one_effect_at_modes_in_proportion_and_two_at_fift
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "l-0"])
     width = rows.model.map(shapes.set_index("model").width)
     steep = np.where(rows.condition == "hell", 12.0, 6.0)
-    laws = [np.exp(-own * np.arange(1, 51) / of) for own, of in zip(steep, width, strict=True)]
+    laws = [np.exp(-slope * np.arange(1, 51) / of) for slope, of in zip(steep, width, strict=True)]
     rows["eigenvalues"] = laws
     rows["n_eff"] = [effective_rank(torch.from_numpy(law), 50).item() for law in laws]
-    fifty, own = (
-        contrasts(scale_effects(each, shapes, "hell"), shapes)
-        for each in (rows, in_proportion(rows, shapes))
-    )
-    fifty, own = (table[table.observable == "n_eff"].change for table in (fifty, own))
+    tables = [
+        contrasts(scale_effects(frame, shapes, "hell"), shapes)
+        for frame in (rows, in_proportion(rows, shapes))
+    ]
+    fifty, proportional = (table.change[table.observable == "n_eff"] for table in tables)
     assert (fifty.abs() > 10).all()
-    assert (own.abs() < 2).all()
+    assert (proportional.abs() < 2).all()
 
 
 def test_a_model_with_too_few_eigenvalues_for_its_width_is_left_out(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_contrasts_of_absent_models_are_left_out(tmp_path: Path) -> None:
     assert set(contrasts(scale_effects(rows, shapes, "hell"), shapes).contrast) == {
         "narrow-deep minus xs"
     }
-    one = shapes[:1]
-    assert contrasts(scale_effects(rows, one, "hell"), one).empty
+    single = shapes[:1]
+    assert contrasts(scale_effects(rows, single, "hell"), single).empty
 
 
 def test_a_size_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_a_size_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
     assert list(shapes.seeds) == [2, 2, 1]
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "narrow-deep-0", "s-0"])
     rows["model"] = rows.model.map({"xs-0": "a-0", "narrow-deep-0": "a-1", "s-0": "b-0"})
-    found = contrasts(scale_effects(rows, shapes, "hell"), shapes).query("observable == 'n_eff'")
-    assert set(found.seeds) == {"1 against 2"}
-    assert np.allclose(found.change, 0, atol=1e-9)  # 2 and 4 layers against 3
+    table = contrasts(scale_effects(rows, shapes, "hell"), shapes).query("observable == 'n_eff'")
+    assert set(table.seeds) == {"1 against 2"}
+    assert np.allclose(table.change, 0, atol=1e-9)  # 2 and 4 layers against 3
     changes = scale_effects(rows, shapes, "hell").query("observable == 'n_eff'")
     assert np.allclose(changes.groupby("model").change.mean(), [-24, -28, -26], atol=0.5)
 
@@ -168,12 +168,12 @@ ERRORS = dict(zip(SHAPES, (0.3, 0.7, 0.2, 0.6, 0.4), strict=True))  # not a matt
 
 def test_a_predictor_that_determines_the_target_has_skill_near_one() -> None:
     n_eff = {name: SHAPES[name][0] * (0.8 - ERRORS[name]) for name in SHAPES}
-    found = _forecast(n_eff, ERRORS)
-    known = found[(found.predictor == "n_eff / width") & (found.target == "word error, hell")]
+    table = _forecast(n_eff, ERRORS)
+    known = table[(table.predictor == "n_eff / width") & (table.target == "word error, hell")]
     assert set(known.rival) == {"mean", "size"}
     assert (known.skill > 0.99).all()
     assert (known.skill_low > 0.95).all()
-    assert (found.n == len(SHAPES)).all()
+    assert (table.n == len(SHAPES)).all()
 
 
 def test_noise_forecasts_nothing() -> None:
@@ -182,8 +182,8 @@ def test_noise_forecasts_nothing() -> None:
     for _ in range(20):
         n_eff = {name: SHAPES[name][0] * rng.uniform(0.2, 0.6) for name in SHAPES}
         errors = {name: rng.uniform(0.2, 0.8) for name in SHAPES}
-        found = _forecast(n_eff, errors)
-        skills.append(found.query("predictor == 'n_eff / width' and rival == 'mean'").skill.mean())
+        table = _forecast(n_eff, errors)
+        skills.append(table.query("predictor == 'n_eff / width' and rival == 'mean'").skill.mean())
     assert np.median(skills) < 0
 
 
@@ -208,9 +208,9 @@ def test_too_few_models_have_no_forecast_and_a_reason() -> None:
     rows = _rows("hell", lambda _: 20.0, ERRORS.__getitem__, models)
     wanted = targets(rows, "hell", rows, "hell")
     known = predictors(rows, {name: SHAPES[name][0] for name in models})
-    found = forecast(known, wanted, PARAMETERS)
-    assert found.empty
-    assert list(found.columns) == COLUMNS
+    table = forecast(known, wanted, PARAMETERS)
+    assert table.empty
+    assert list(table.columns) == COLUMNS
     assert len(left_out(wanted)) == len(wanted)
 
 

@@ -113,7 +113,7 @@ def test_a_batch_of_any_size_has_the_spectra_of_its_members(device: str, count: 
     """Batched solvers take other algorithms by size and by batch, on CUDA above all."""
     generator = torch.Generator().manual_seed(count)
     rows = torch.randn(512, count, 48, generator=generator).to(device)
-    singles = torch.stack([eigenvalues(each) for each in rows])
+    singles = torch.stack([eigenvalues(member) for member in rows])
     for size in (1, 2, 31, 512):
         got = eigenvalues(rows[:size])
         torch.testing.assert_close(got, singles[:size], rtol=1e-9, atol=0)

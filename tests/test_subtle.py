@@ -95,7 +95,7 @@ def test_the_encoder_s_operator_is_its_derivative_both_ways(
 
 
 def _planted(changed: dict[str, float]) -> pd.DataFrame:
-    """Ten utterances of five voices, ten versions each; so many of them come out otherwise."""
+    """Ten utterances of five speakers, ten versions each; so many of them come out otherwise."""
     rows = []
     for direction, fraction in changed.items():
         for i in range(10):

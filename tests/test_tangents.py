@@ -29,9 +29,9 @@ def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("decoder", [False, True])
 def test_tangents_of_a_layer(decoder: bool, tokens: int) -> None:
     """Fewer tokens than a head is wide, as many, and more."""
-    one, hidden = layer(decoder), gaussian(2, tokens, WIDTH)
+    block, hidden = layer(decoder), gaussian(2, tokens, WIDTH)
     context = gaussian(2, 9, WIDTH, seed=1) if decoder else None
-    seen = run(one, hidden, context)
+    seen = run(block, hidden, context)
     moved = gaussian(2, COUNT, tokens, WIDTH, seed=2)
     source = gaussian(2, COUNT, 9, WIDTH, seed=3) if decoder else None
     got = layer_tangents(seen, moved, source)
@@ -40,16 +40,16 @@ def test_tangents_of_a_layer(decoder: bool, tokens: int) -> None:
             pair = (hidden,), (moved[:, i],)
         else:
             pair = (hidden, context), (moved[:, i], source[:, i])
-        expected = torch.func.jvp(lambda *inputs: forward(one, *inputs), *pair)[1]
+        expected = torch.func.jvp(lambda *inputs: forward(block, *inputs), *pair)[1]
         torch.testing.assert_close(got[:, i], expected)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_cotangents_of_a_layer(causal: bool) -> None:
-    one = random_layer(WIDTH, HEADS, cross_attention=False, causal=causal, dtype=FLOAT64)
+    block = random_layer(WIDTH, HEADS, cross_attention=False, causal=causal, dtype=FLOAT64)
     hidden, moved = gaussian(2, 7, WIDTH), gaussian(2, COUNT, 7, WIDTH, seed=1)
-    seen = run(one, hidden)
+    seen = run(block, hidden)
     got = layer_cotangents(seen, moved)
-    pull = torch.func.vjp(lambda rows: forward(one, rows), hidden)[1]
+    pull = torch.func.vjp(lambda rows: forward(block, rows), hidden)[1]
     for i in range(COUNT):
         torch.testing.assert_close(got[:, i], pull(moved[:, i])[0])

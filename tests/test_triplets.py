@@ -10,11 +10,7 @@ from torch import Tensor
 
 from companion.measurement.bounds import growing_dimensions
 from companion.models.random_layers import random_layer
-from spectral.jacobians.propagators import (
-    layer_gains,
-    linearise,
-    unstable_dimensions,
-)
+from spectral.jacobians.propagators import layer_gains, linearise, unstable_dimensions
 from spectral.jacobians.triplets import (
     LinearOperator,
     SingularTriplets,
@@ -73,9 +69,9 @@ def assert_triplets(got: SingularTriplets, matrix: Tensor, k: int) -> None:
     unit = expected[..., :1].clamp(min=torch.finfo(matrix.dtype).tiny)
     assert got.converged.all()
     assert ((got.sigma.double() - expected).abs() <= 40 * eps * unit).all()
-    one = torch.eye(k, dtype=matrix.dtype)
+    identity = torch.eye(k, dtype=matrix.dtype)
     for vectors in (got.u, got.v):
-        assert ((vectors.mT @ vectors - one).abs() <= 40 * eps).all()
+        assert ((vectors.mT @ vectors - identity).abs() <= 40 * eps).all()
     matrix, u, v, sigma = (x.double() for x in (matrix, got.u, got.v, got.sigma))
     left = (matrix @ v - u * sigma[..., None, :]).norm(dim=-2)
     right = (matrix.mT @ u - v * sigma[..., None, :]).norm(dim=-2)
@@ -228,7 +224,7 @@ def test_gain_alignment_and_gap() -> None:
     stack = torch.stack([first, first @ turn, torch.diag(torch.tensor([1.9, 2.0]).double())])
     # A batch of two: the layers in order, and the same layer thrice.
     batch = torch.stack([stack, first.expand(3, 2, 2)], 1)
-    got = layer_gains([top_singular_triplets(one) for one in batch])
+    got = layer_gains([top_singular_triplets(matrices) for matrices in batch])
     # v of first @ turn is turn' e_1 = (0.8, -0.6); the last layer's v is e_2, and u stays e_1.
     expected = torch.tensor([[0.8, 1.0], [0.0, 1.0]], dtype=FLOAT64)
     torch.testing.assert_close(got.alignment.abs(), expected)
@@ -267,17 +263,17 @@ def test_the_eigenvalue_of_one_that_every_propagator_has_does_not_count(dtype: t
     width, tokens = 24, 9
     layer = random_layer(width, 4, dtype=dtype)
     rows, context = (gaussian(n, width, seed=n).to(dtype) for n in (tokens, 7))
-    found = linearise(layer, rows, context).propagators()
+    propagators = linearise(layer, rows, context).propagators()
     ones = torch.full((width, 1), width**-0.5, dtype=FLOAT64)
     rounding = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(
-        found.double() @ ones, ones.expand(tokens, -1, -1), rtol=0, atol=rounding
+        propagators.double() @ ones, ones.expand(tokens, -1, -1), rtol=0, atol=rounding
     )
     rest = torch.linalg.svd(ones @ ones.T).U[:, 1:]  # all that is orthogonal to an equal change
-    others = torch.linalg.eigvals(rest.T @ found.double() @ rest).abs()
-    assert (unstable_dimensions(found) == (others > 1).sum(-1)).all()
+    others = torch.linalg.eigvals(rest.T @ propagators.double() @ rest).abs()
+    assert (unstable_dimensions(propagators) == (others > 1).sum(-1)).all()
     for nearly in (1 - 1e-9, 1 + 1e-9):  # as rounding might have it
-        assert (unstable_dimensions(found * nearly) == (others > 1).sum(-1)).all()
+        assert (unstable_dimensions(propagators * nearly) == (others > 1).sum(-1)).all()
 
 
 def test_dimensions_grow_where_the_symmetric_part_stretches() -> None:

