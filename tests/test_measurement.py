@@ -2,13 +2,12 @@
 
 import errno
 import math
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -423,35 +422,24 @@ def failing_from(
 
 
 def test_a_run_killed_in_the_middle_of_writing_a_part_goes_on_to_the_same_bytes(
-    few: SpectralSettings, tmp_path: Path
+    few: SpectralSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = """
-import os, signal, sys
-import torch
-import pyarrow.parquet as pq
-from companion.measurement.kinds import KINDS
-from companion.measurement.settings import SpectralSettings
-torch.set_num_threads(1)
-real, calls = pq.write_table, []
-def killed(table, path, **options):
-    calls.append(path)
-    if len(calls) == 2:
-        path.write_bytes(b"PAR1 and no more")
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(table, path, **options)
-pq.write_table = killed
-KINDS["measure"].measure(SpectralSettings(**eval(sys.argv[1])))
-"""
-    values = {field.name: getattr(few, field.name) for field in fields(few)}
-    plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
-    run = subprocess.run(
-        [sys.executable, "-c", script, repr(plain)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    """A fork of this process is killed as any process would be: it has no time to tidy up."""
+    write_table, paths = pq.write_table, []
+
+    def killed(table: object, path: Path, **options: object) -> None:
+        paths.append(path)
+        if len(paths) == 2:
+            path.write_bytes(b"PAR1 and no more")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_table(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", killed)
+        run = multiprocessing.get_context("fork").Process(target=measured, args=(few,))
+        run.start()
+        run.join()
+    assert run.exitcode == -signal.SIGKILL
     parts = sorted(path.name for path in (tmp_path / "few.parts").iterdir())
     assert parts == ["00000.parquet", "00001.parquet.part"]
     counted, calls = failing_from(99, KeyboardInterrupt(), spectral_rows)

@@ -29,10 +29,10 @@ from companion.results.evidence import (
 )
 
 PLANS = {
-    "rank": Plan(steeper=0.1, layers=1),
-    "length": Plan(fewer=14.0, layers=1),
-    "nothing": Plan(layers=1),
-    "both": Plan(steeper=0.1, fewer=14.0, layers=1),
+    "rank": Plan(steeper=0.1, layers=1, each=4),
+    "length": Plan(fewer=14.0, layers=1, each=4),
+    "nothing": Plan(layers=1, each=4),
+    "both": Plan(steeper=0.1, fewer=14.0, layers=1, each=4),
 }
 SEEDS = (0, 1)
 NULL_CONTROLS = [key for key in CONTROLS if key[0] not in (MODEL, "shuffled", "forced")]

@@ -139,7 +139,7 @@ def test_no_fraction_is_taken_of_an_effect_that_may_be_none() -> None:
 
 
 def test_an_effect_that_random_vectors_show_as_well_does_not_survive() -> None:
-    measured, null_rows = planted_rows(Plan(steeper=0.1))
+    measured, null_rows = planted_rows(Plan(steeper=0.1, layers=1))
 
     def decided(nulls: pd.DataFrame) -> pd.Series:
         table = evidence(measured, nulls, "hell")

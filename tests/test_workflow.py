@@ -203,26 +203,14 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
         ("params/ladder.yml", '"modes": 0', '"modes": 1', MEASURED | DRAWN),
         ("params/ladder.yml", "measure:", "# a comment\nmeasure:", set()),
         ("params/ladder.yml", "[small, large]", "[small]", DRAWN),
+        ("companion/measurement/keys.py", '"jacobians": 2', '"jacobians": 3', JACOBIANS | FIGURES),
+        ("companion/measurement/keys.py", "chosen", "picked", FIGURES),  # code: nothing is measured
     ],
 )
 def test_a_change_makes_again_just_what_depends_on_it(
     name: str, old: str, new: str, stale: set[str], project: Path
 ) -> None:
     _replace(project / name, old, new)
-    assert _stale(project) == stale
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "stale"),
-    [
-        ('"jacobians": 2', '"jacobians": 3', JACOBIANS | FIGURES),
-        ("chosen", "picked", FIGURES),  # a local variable: drawn again, and nothing measured
-    ],
-)
-def test_rows_are_measured_again_for_what_is_measured_and_not_for_code(
-    old: str, new: str, stale: set[str], project: Path
-) -> None:
-    _replace(project / "companion" / "measurement" / "keys.py", old, new)
     assert _stale(project) == stale
 
 
@@ -373,24 +361,21 @@ def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> 
     assert "measuring" not in _made(committed, "evidence")
 
 
-def test_a_measurement_is_cut_into_shards_and_put_together_in_order(committed: Path) -> None:
-    rows = committed / "data" / "results" / "nulls" / "small.parquet"
-    rows.unlink()
-    assert "shard 1 of 2" in _made(committed, "evidence", "SHARDS=2")
-    assert pq.read_table(rows)["x"].to_pylist() == [0, 1]
-    assert _stale(committed) == {"gains"}
-
-
-def test_more_shards_than_utterances_are_no_error_and_other_shards_are_never_mixed(
+def test_shards_are_put_together_in_order_and_never_mixed_with_those_of_another_cut(
     committed: Path,
 ) -> None:
+    """Nor are more shards than utterances an error."""
     rows = committed / "data" / "results" / "nulls" / "small.parquet"
     rows.unlink()
     (committed / "fails").touch()
-    assert _make(committed, "evidence", "SHARDS=2").returncode == 2
+    failed = _make(committed, "evidence", "SHARDS=2")
+    assert failed.returncode == 2
+    assert "shard 1 of 2" in failed.stdout + failed.stderr
+    assert not rows.exists()
     (committed / "fails").unlink()
     _made(committed, "evidence", "SHARDS=3")
     assert pq.read_table(rows)["x"].to_pylist() == [0, 1, 2]
+    assert _stale(committed) == {"gains"}
 
 
 def test_a_plan_changes_nothing_and_says_what_would_be_done(committed: Path) -> None:
@@ -432,11 +417,6 @@ def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
     path.write_text(re.sub("gains: .*\n", drawing, path.read_text()))
     (committed / "data" / "results" / "nulls" / "small.parquet").unlink()
     assert _stale(committed) == {"jacobians-large", "gains"}
-    (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
-    assert "nulls/large.parquet: not measured yet" in _error(committed)
-
-
-def test_rows_that_nobody_measured_yet_are_an_error(committed: Path) -> None:
     (committed / "data" / "results" / "nulls" / "large.parquet").unlink()
     assert "nulls/large.parquet: not measured yet; `make evidence`" in _error(committed)
     assert _jobs(_made(committed, "evidence")) == {"nulls-large"}
@@ -482,23 +462,17 @@ def test_rows_that_are_none_are_an_error(content: str, committed: Path) -> None:
     assert "small.parquet: does not say what was measured" in _error(committed)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_rows_whose_notebook_failed_are_not_kept_and_older_ones_are(
-    there: bool, committed: Path
+def test_older_rows_are_kept_where_the_notebook_that_measures_them_again_fails(
+    committed: Path,
 ) -> None:
     rows = committed / "data" / "results" / "nulls" / "small.parquet"
     before = rows.read_bytes()
-    if there:
-        _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
-    else:
-        rows.unlink()
+    _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
     (committed / "fails").touch()
     assert _make(committed, "evidence").returncode == 2
-    assert rows.exists() == there
-    assert not there or rows.read_bytes() == before
+    assert rows.read_bytes() == before
     (committed / "fails").unlink()
     assert "nulls-small" in _jobs(_made(committed, "evidence"))
-    assert rows.exists()
 
 
 def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
@@ -536,7 +510,7 @@ def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> N
 
 def test_kills_lose_nothing_that_was_made(project: Path, server: Path) -> None:
     """Of jobs, of the engine alone, and of everything; then the same command makes the rest."""
-    _install(project, None)
+    _install(project, server, forked=False)
     wanted = {path.name: path.read_text() for path in (project / "figures").glob("*.png")}
     shutil.rmtree(project / "build")
     for name in wanted:
@@ -597,14 +571,17 @@ def test_errors_are_one_line_with_the_remedy(
     ],
 )
 def test_nothing_is_begun_for_what_is_refused(
-    command: str, argument: str, error: str, project: Path
+    command: str, argument: str, error: str, tmp_path: Path
 ) -> None:
-    shutil.rmtree(project / "build")
-    run = _make(project, command, argument)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for file in ("params/ladder.yml", "workflow/profiles/local/config.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    run = _make(tmp_path, command, argument)
     assert run.returncode == 2
     assert run.stdout == ""
     assert re.fullmatch(rf"Makefile:\d+: \*\*\* {re.escape(error)}\.  Stop\.\n", run.stderr)
-    assert not (project / "build").exists()
+    assert not (tmp_path / "build").exists()
 
 
 def test_the_kind_that_matters_most_is_measured_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,10 +603,16 @@ def test_help_lists_every_command() -> None:
     assert _make(ROOT).stdout == shown
 
 
-def _install(folder: Path, server: Path | None) -> None:
-    """The commands of an environment: forks of a server, or of none the usual processes."""
-    for name, first in {"python": (), "snakemake": ("-m", "snakemake")}.items():
-        forks.python(folder / ".venv" / "bin" / name, server, *first)
+def _install(folder: Path, server: Path, forked: bool = True) -> None:
+    """The commands of an environment, forks of a server; Snakemake perhaps as a usual process."""
+    commands = folder / ".venv" / "bin"
+    forks.python(commands / "python", server)
+    if forked:
+        forks.python(commands / "snakemake", server, "-m", "snakemake")
+    else:  # whose jobs are forks still
+        start = f"import runpy, sys; sys.executable = {str(commands / 'python')!r}; "
+        start += "runpy.run_module('snakemake', run_name='__main__', alter_sys=True)"
+        forks.python(commands / "snakemake", None, "-c", start)
 
 
 def _notebook(parameters: str) -> str:
