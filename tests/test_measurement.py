@@ -298,15 +298,6 @@ def test_the_file_says_where_its_numbers_come_from(
     assert meta["skipped"] == {}
 
 
-def test_a_measurement_says_at_its_start_what_it_runs_on(
-    few: SpectralSettings, tiny: SpeechModel, capsys: pytest.CaptureFixture[str]
-) -> None:
-    measured(few)
-    millions = f"{tiny.parameters / 1e6:.2f}"
-    expected = f"tiny-0: {millions} million weights in float32 on cpu (threads: 1)"
-    assert capsys.readouterr().out.splitlines()[0] == expected
-
-
 def test_the_key_changes_with_settings_weights_and_speech_but_not_with_paths(
     damaged: SpectralSettings, settings: SpectralSettings, tmp_path: Path
 ) -> None:
@@ -381,11 +372,13 @@ def test_rows_are_the_same_whatever_the_number_of_shards(
     assert read_meta(tmp_path / "all.parquet") == read_meta(summary.output)
 
 
-def test_parts_that_are_kept_let_any_number_of_shards_go_on(
-    few: SpectralSettings, tmp_path: Path
+def test_parts_that_are_kept_let_any_number_of_shards_go_on_and_a_run_says_on_what_it_runs(
+    few: SpectralSettings, tiny: SpeechModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = replace(few, parts=tmp_path / "parts")
     assert measured(replace(kept, shard=(0, 2))).resumed == 0
+    where = f"tiny-0: {tiny.parameters / 1e6:.2f} million weights in float32 on cpu (threads: 1)"
+    assert capsys.readouterr().out.splitlines()[0] == where
     summary = measured(replace(kept, output=tmp_path / "whole.parquet"))
     assert (summary.measured, summary.resumed) == (4, 2)
     assert measured(kept).resumed == 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import spectra_row
 
-from companion.results.intervals import adjusted_difference, larger_probability
+from companion.results.intervals import adjusted_difference
 from companion.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
 from companion.results.stresses import (
     ALIKE,
@@ -225,14 +225,6 @@ def test_adjusted_difference_is_a_weighted_least_squares_coefficient() -> None:
         assert actual == pytest.approx(expected)
     by_length_alone = adjusted_difference(weights, values, group, 30.0 + 10 * group)
     assert np.isnan(by_length_alone).all()
-
-
-def test_larger_probability_counts_pairs() -> None:
-    values = np.array([3.0, 1.0, 1.0, 0.0])
-    group = np.array([True, True, False, False])
-    weights = np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 1, 1]])
-    actual = larger_probability(weights, values, group)
-    np.testing.assert_allclose(actual, [3.5 / 4, 0.75, np.nan])
 
 
 def test_curves_are_means_over_the_utterances_that_have_every_point() -> None:

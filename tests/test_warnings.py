@@ -300,18 +300,16 @@ def test_few_transcripts_on_a_side_have_no_number_but_a_reason() -> None:
     assert summary(table).empty
 
 
-def test_weighted_auc_is_mann_whitney_s_for_unit_weights() -> None:
+def test_weighted_auc_is_mann_whitney_s_of_values_as_often_as_their_weight() -> None:
     rng = np.random.default_rng(1)
     values, group = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
-    actual = larger_probability(np.ones((1, 40)), values, group)
-    expected = stats.mannwhitneyu(values[group], values[~group]).statistic
-    assert actual[0] == pytest.approx(expected / (group.sum() * (~group).sum()))
-    repeated = rng.integers(1, 4, 40)
-    drawn = np.repeat(np.arange(40), repeated)
-    again = stats.mannwhitneyu(values[drawn][group[drawn]], values[drawn][~group[drawn]]).statistic
-    pairs = repeated[group].sum() * repeated[~group].sum()
-    weighted = larger_probability(repeated[None].astype(float), values, group)
-    assert weighted[0] == pytest.approx(again / pairs)
+    weights = np.stack([np.ones(40, int), rng.integers(0, 4, 40), 1 - group])
+    *actual, empty = larger_probability(weights.astype(float), values, group)
+    for times, auc in zip(weights, actual, strict=False):
+        inside, outside = (np.repeat(values, times * side) for side in (group, ~group))
+        pairs = len(inside) * len(outside)
+        assert auc == pytest.approx(stats.mannwhitneyu(inside, outside).statistic / pairs)
+    assert np.isnan(empty)
 
 
 def test_a_summary_counts_sides_of_chance() -> None:

