@@ -13,18 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from companion.measurement import nulls
 from companion.measurement.controls import generator
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
-from companion.measurement.nulls import (
-    averaged,
-    continued,
-    gaussian,
-    gaussian_sides,
-    shuffled_rows,
-    shuffled_sides,
-    side_rows,
-)
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -213,7 +205,9 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
         "clean": Side(texts, drawn, torch.tensor([6])),
         "hell": Side(texts, drawn, torch.tensor([4])),
     }
-    shuffled = pd.DataFrame(shuffled_rows("ffn", sides, replace(settings, orders=400, modes=(3,))))
+    shuffled = pd.DataFrame(
+        nulls.shuffled_rows("ffn", sides, replace(settings, orders=400, modes=(3,)))
+    )
     cut = shuffled.set_index(["condition", "matched_with"]).loc[("clean", "hell")]
     every = []
     for kept in combinations(range(6), 4):
@@ -223,15 +217,17 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
     ranks, indices = np.array(every).T
     assert cut.n_eff == pytest.approx(ranks.mean(), abs=4 * ranks.std() / 20)
     assert np.log(cut.kirchhoff) == pytest.approx(indices.mean(), abs=4 * indices.std() / 20)
-    first = pd.DataFrame(side_rows(SHUFFLED, "ffn", shuffled_sides(sides, SEED), settings))
-    single = pd.DataFrame(shuffled_rows("ffn", sides, replace(settings, orders=1)))
+    first = pd.DataFrame(
+        nulls.side_rows(SHUFFLED, "ffn", nulls.shuffled_sides(sides, SEED), settings)
+    )
+    single = pd.DataFrame(nulls.shuffled_rows("ffn", sides, replace(settings, orders=1)))
     pd.testing.assert_frame_equal(first, single)
 
 
 def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
     row: Row = {"n_eff": 2.0, "alpha": 1.0, "kirchhoff": 4.0, "kirchhoff_resolved": 0.0}
     row |= {"resolved": 3}
-    mean = averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
+    mean = nulls.averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
     assert np.isnan(float(str(mean["alpha"])))
     assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
 
@@ -272,25 +268,25 @@ def test_a_power_law_is_continued_as_itself() -> None:
     law = 3 * torch.arange(1, 101, dtype=torch.float64) ** -1.4
     bent = law[:40].clone()
     bent[25:] *= torch.linspace(1, 0.01, 15, dtype=torch.float64)  # as for want of rows
-    torch.testing.assert_close(continued(bent, 100), law)
+    torch.testing.assert_close(nulls.continued(bent, 100), law)
 
 
 def test_gaussian_rows_have_the_law_s_covariance() -> None:
     law = torch.tensor([[4.0, 1.0, 0.25]], dtype=torch.float64)
-    drawn = gaussian(law, 40_000, generator(0, "x"))[0]
+    drawn = nulls.gaussian(law, 40_000, generator(0, "x"))[0]
     torch.testing.assert_close(drawn.T.cov(), torch.diag(law[0]), rtol=0.05, atol=0.05)
 
 
 def test_texts_too_short_for_a_law_are_left_out_of_the_gaussian_null() -> None:
     with pytest.raises(ValueError, match="3 resolved modes, a law takes 4"):
-        continued(torch.tensor([3.0, 2.0, 1.0]).double(), 8)
+        nulls.continued(torch.tensor([3.0, 2.0, 1.0]).double(), 8)
     drawn = torch.randn(2, 1, 12, 8, generator=torch.Generator().manual_seed(0))
     texts = [{"utterance": "short"}, {"utterance": "long"}]
     sides = {
         "clean": Side(texts, drawn, torch.tensor([4, 12])),
         "hell": Side(texts, drawn, torch.tensor([12, 3])),
     }
-    kept = gaussian_sides(sides, "ffn", seed=0)
+    kept = nulls.gaussian_sides(sides, "ffn", seed=0)
     assert [side.texts for side in kept.values()] == [[{"utterance": "long"}]] * 2
     assert [int(side.lengths[0]) for side in kept.values()] == [12, 3]
 
@@ -299,7 +295,7 @@ def test_shuffling_moves_rows_among_the_real_ones_alike_in_all_layers() -> None:
     rows = torch.arange(10.0)[:, None].expand(2, 3, 10, 1).clone()
     texts = [{"utterance": "a"}, {"utterance": "b"}]
     side = Side(texts, rows, torch.tensor([6, 10]))
-    shuffled = shuffled_sides({"clean": side}, 0)["clean"].activations
+    shuffled = nulls.shuffled_sides({"clean": side}, 0)["clean"].activations
     assert (shuffled == shuffled[:, :1]).all()
     assert sorted(shuffled[0, 0, :6, 0].tolist()) == list(range(6))
     assert shuffled[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]

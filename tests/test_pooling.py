@@ -12,26 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from companion.measurement import pooling
 from companion.measurement.kinds import KINDS
-from companion.measurement.pooling import (
-    ACTIVATIONS,
-    ALL,
-    CAP,
-    CAPPED,
-    DROPPED,
-    HALVES,
-    KEPT,
-    MATCHED,
-    POOLING,
-    TRAINED,
-    UNSEEN,
-    PoolingSettings,
-    column_of,
-    control_name,
-    kept_rows,
-    pooled_rows,
-    union_spectra,
-)
 from companion.measurement.store import read, write
 from companion.models.capture import COMPONENTS
 from companion.results.replication import changes, controls, halves, next_draw, spread_of_halves
@@ -42,7 +24,10 @@ MODES = (4, 10)
 
 
 def _planted(
-    path: Path, loops: bool = False, stressed: float = 1.0, networks: tuple[str, ...] = (TRAINED,)
+    path: Path,
+    loops: bool = False,
+    stressed: float = 1.0,
+    networks: tuple[str, ...] = (pooling.TRAINED,),
 ) -> dict[str, dict[str, torch.Tensor]]:
     """One layer, alike for every component; Hell's modes fall by the exponent ``stressed``."""
     generator = torch.Generator().manual_seed(1)
@@ -57,10 +42,10 @@ def _planted(
             values = torch.randn(tokens, WIDTH, generator=generator) * law
             if looping:
                 values = values[:1].repeat(tokens, 1)
-            if network == TRAINED:
+            if network == pooling.TRAINED:
                 planted[condition][name] = values
-            empty: dict[str, object] = dict.fromkeys(ACTIVATIONS.names)
-            columns = {column_of(part, 1): values.numpy().tobytes() for part in COMPONENTS}
+            empty: dict[str, object] = dict.fromkeys(pooling.ACTIVATIONS.names)
+            columns = {pooling.column_of(part, 1): values.numpy().tobytes() for part in COMPONENTS}
             rows.append(
                 empty | columns | {
                     "model": "planted", "parameters": 1, "decoding": "openai",
@@ -70,7 +55,7 @@ def _planted(
                     "compression_ratio": 5.0 if looping else 1.0, "outcome": "correct",
                 }
             )  # fmt: skip
-    write(rows, path, {}, ACTIVATIONS)
+    write(rows, path, {}, pooling.ACTIVATIONS)
     return planted
 
 
@@ -79,18 +64,18 @@ def _table(
 ) -> pd.DataFrame:
     listed = path.with_suffix(".txt")
     listed.write_text("\n".join(seen))
-    settings = PoolingSettings(
+    settings = pooling.PoolingSettings(
         model="planted", ladder=path, corpus=path, output=path, conditions=("clean", "hell"),
         decoding="openai", seed=0, batch=1, device="cpu", utterances=None, decodings=("openai",),
         activations=path, seen=listed, modes=MODES, halves=halves, controls=controls,
         control_utterances=None,
     )  # fmt: skip
-    return pd.DataFrame(pooled_rows(path, settings, "openai"))
+    return pd.DataFrame(pooling.pooled_rows(path, settings, "openai"))
 
 
 def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
     planted = _planted(tmp_path / "rows.parquet")
-    stored = list(kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", TRAINED))
+    stored = list(pooling.kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", pooling.TRAINED))
     assert len(stored) == 2 * SPEAKERS * PER_SPEAKER
     for condition, utterance, values in stored:
         assert torch.equal(values, planted[condition][utterance])
@@ -133,11 +118,13 @@ def test_what_is_done_about_loops(tmp_path: Path) -> None:
     tokens = table.set_index(["loops", "condition"]).tokens
     plain = [name for name in planted["hell"] if not name.endswith("0000")]
     lengths = {side: {n: len(r) for n, r in rows.items()} for side, rows in planted.items()}
-    assert tokens[KEPT, "hell"] == sum(lengths["hell"].values())
-    assert tokens[DROPPED, "hell"] == sum(lengths["hell"][name] for name in plain)
-    assert tokens[DROPPED, "clean"] == sum(lengths["clean"][name] for name in plain)
-    assert tokens[CAPPED, "hell"] == sum(min(CAP, n) for n in lengths["hell"].values())
-    assert tokens[MATCHED, "hell"] == tokens[MATCHED, "clean"]
+    assert tokens[pooling.KEPT, "hell"] == sum(lengths["hell"].values())
+    assert tokens[pooling.DROPPED, "hell"] == sum(lengths["hell"][name] for name in plain)
+    assert tokens[pooling.DROPPED, "clean"] == sum(lengths["clean"][name] for name in plain)
+    assert tokens[pooling.CAPPED, "hell"] == sum(
+        min(pooling.CAP, n) for n in lengths["hell"].values()
+    )
+    assert tokens[pooling.MATCHED, "hell"] == tokens[pooling.MATCHED, "clean"]
 
 
 def test_an_utterance_of_which_nothing_was_written_adds_no_rows(tmp_path: Path) -> None:
@@ -146,8 +133,8 @@ def test_an_utterance_of_which_nothing_was_written_adds_no_rows(tmp_path: Path) 
     rows = pq.read_table(path).to_pylist()
     for row in rows:
         if row["utterance"] == "0-1-0000" and row["condition"] == "hell":
-            row |= {"tokens": 0} | {column_of(part, 1): b"" for part in COMPONENTS}
-    write(rows, path, {}, ACTIVATIONS)
+            row |= {"tokens": 0} | {pooling.column_of(part, 1): b"" for part in COMPONENTS}
+    write(rows, path, {}, pooling.ACTIVATIONS)
     table = _table(path).query("sample == 'all' and loops == 'kept' and layer == 1 and modes == 4")
     counts = table.groupby("condition").utterances.unique().map(list).to_dict()
     assert counts == {"clean": [SPEAKERS * PER_SPEAKER], "hell": [SPEAKERS * PER_SPEAKER - 1]}
@@ -158,8 +145,8 @@ def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:
     seen = tuple(f"{speaker}-1-0001" for speaker in range(SPEAKERS))
     table = _table(tmp_path / "rows.parquet", seen, halves=3).query("without == '' and layer == 1")
     counts = table.groupby("sample").utterances.agg(["min", "max"])
-    assert counts.loc[ALL].tolist() == [SPEAKERS * PER_SPEAKER] * 2
-    assert counts.loc[UNSEEN].tolist() == [SPEAKERS * (PER_SPEAKER - 1)] * 2
+    assert counts.loc[pooling.ALL].tolist() == [SPEAKERS * PER_SPEAKER] * 2
+    assert counts.loc[pooling.UNSEEN].tolist() == [SPEAKERS * (PER_SPEAKER - 1)] * 2
     assert counts.loc["a"].tolist() == counts.loc["b"].tolist() == [SPEAKERS * PER_SPEAKER // 2] * 2
 
 
@@ -189,12 +176,12 @@ def test_halves_of_clean_speech_differ_by_chance_alone(tmp_path: Path) -> None:
     spread = spread_of_halves(drawn).query("component == 'ffn' and modes == 10").iloc[0]
     assert spread.n_eff_low < 0 < spread.n_eff_high
     assert spread.draws == 20
-    assert set(table.query(f"sample == '{HALVES}'").layer) == {0}
+    assert set(table.query(f"sample == '{pooling.HALVES}'").layer) == {0}
 
 
 def test_controls_are_pooled_as_the_trained_network_is(tmp_path: Path) -> None:
-    names = tuple(control_name(draw) for draw in range(4))
-    _planted(tmp_path / "rows.parquet", stressed=2.0, networks=(TRAINED, *names))
+    names = tuple(pooling.control_name(draw) for draw in range(4))
+    _planted(tmp_path / "rows.parquet", stressed=2.0, networks=(pooling.TRAINED, *names))
     table = _table(tmp_path / "rows.parquet", controls=4)
     where = "component == 'ffn' and loops == 'kept' and modes == 10 and sample == 'sampled'"
     trained = changes(table, "hell").query(where).iloc[0]
@@ -225,7 +212,7 @@ def _drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_union_has_the_spectrum_of_its_rows_each_as_often_as_its_weight() -> None:
     rows, group = _drawn()
     weights = torch.tensor([[1.0, 0.0, 2.0, 0.0, 1.0], [0.0, 1.0, 0.0, 3.0, 0.0], [1.0] * 5])
-    counts, spectra = union_spectra(rows, group, weights)
+    counts, spectra = pooling.union_spectra(rows, group, weights)
     for union, count, spectrum in zip(weights, counts, spectra, strict=True):
         taken = rows.repeat_interleave(union[group].long(), dim=0)
         assert count == len(taken)
@@ -234,12 +221,12 @@ def test_a_union_has_the_spectrum_of_its_rows_each_as_often_as_its_weight() -> N
 
 def test_a_large_mean_costs_no_more_digits_than_stated() -> None:
     rows, group = _drawn()
-    _, far = union_spectra(rows + 1e3, group, torch.ones(1, 5))
+    _, far = pooling.union_spectra(rows + 1e3, group, torch.ones(1, 5))
     torch.testing.assert_close(far[0], eigenvalues(rows), rtol=0, atol=1e-9)
 
 
 def test_groups_of_one_row_or_none_have_no_spectrum() -> None:
-    counts, spectra = union_spectra(torch.randn(1, 4), torch.tensor([1]), torch.eye(3))
+    counts, spectra = pooling.union_spectra(torch.randn(1, 4), torch.tensor([1]), torch.eye(3))
     assert counts.tolist() == [0, 1, 0]
     assert not spectra.any()
 
@@ -247,14 +234,14 @@ def test_groups_of_one_row_or_none_have_no_spectrum() -> None:
 def test_modes_below_the_noise_are_zero_and_nan_is_refused() -> None:
     rows, group = torch.zeros(6, 3, dtype=torch.float64), torch.zeros(6, dtype=torch.long)
     rows[:3, 0], rows[:2, 1] = 1.0, 1e-6
-    _, modes = union_spectra(rows, group, torch.ones(1, 1))
+    _, modes = pooling.union_spectra(rows, group, torch.ones(1, 1))
     assert (modes[0] > 0).tolist() == [True, False, False]
     with pytest.raises(ValueError, match="finite"):
-        union_spectra(rows * torch.nan, group, torch.ones(1, 1))
+        pooling.union_spectra(rows * torch.nan, group, torch.ones(1, 1))
 
 
 def test_models_that_are_measured_at_once_keep_activations_of_their_own(
-    settings_of: Callable[..., PoolingSettings], tmp_path: Path
+    settings_of: Callable[..., pooling.PoolingSettings], tmp_path: Path
 ) -> None:
     """Whatever their files of rows are called: the engine calls every one "0-of-1.parquet"."""
     (tmp_path / "seen.txt").write_text("")
@@ -269,13 +256,13 @@ def test_models_that_are_measured_at_once_keep_activations_of_their_own(
     )
     for settings in (first, second):
         KINDS["pooling"].measure(settings)
-        assert set(read([settings.output], POOLING).model) == {settings.model}
+        assert set(read([settings.output], pooling.POOLING).model) == {settings.model}
     assert len([*(tmp_path / "kept").glob("*.parquet")]) == 2
     assert KINDS["pooling"].measure(first).measured == 0, "its activations are there still"
 
 
 def test_a_shard_of_pooled_utterances_is_refused(
-    settings_of: Callable[..., PoolingSettings], tmp_path: Path
+    settings_of: Callable[..., pooling.PoolingSettings], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"shard is .*pooled, so give \[0, 1\]"):
         settings_of(

@@ -3,38 +3,27 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted import Plan, planted_rows
 
 from companion.measurement.schemas import INITIALISED, SPECTRUM
+from companion.results import evidence
 from companion.results.effects import effects
-from companion.results.evidence import (
-    SURVIVES,
-    UNDECIDED,
-    Crossed,
-    control_effects,
-    evidence,
-    over_draws,
-    readable_remaining,
-    remaining,
-    verdicts,
-)
 from companion.results.intervals import Interval
 
 SPEAKERS = np.repeat([f"s{i}" for i in range(12)], 2)
 
 
-def crossed(draws: int, between: float, mean: float, rng: np.random.Generator) -> Crossed:
+def crossed(draws: int, between: float, mean: float, rng: np.random.Generator) -> evidence.Crossed:
     """Changes that differ between draws, speakers and utterances, and by all of them together."""
     count = len(SPEAKERS)
     clean = rng.normal(0, 1, count) + rng.normal(0, 0.05, (draws, count))
     by_speaker = np.repeat(rng.normal(0, 0.3, count // 2), 2)
     common = mean + rng.normal(0, between, (draws, 1)) + by_speaker
     moved = common + rng.normal(0, 0.2, (draws, count))
-    return Crossed(clean, clean + moved, SPEAKERS)
+    return evidence.Crossed(clean, clean + moved, SPEAKERS)
 
 
-def interval_of(effect: Crossed) -> Interval:
-    return over_draws(effect.without("alpha"), effect.speakers)
+def interval_of(effect: evidence.Crossed) -> Interval:
+    return evidence.over_draws(effect.without("alpha"), effect.speakers)
 
 
 def coverage(draws: int, between: float, trials: int = 300) -> float:
@@ -54,11 +43,11 @@ def test_draws_that_are_missing_leave_the_others() -> None:
     whole = crossed(5, 1.0, 1.0, np.random.default_rng(0))
     clean = whole.clean.copy()
     clean[2] = np.nan
-    interval = interval_of(Crossed(clean, whole.stressed, SPEAKERS))
+    interval = interval_of(evidence.Crossed(clean, whole.stressed, SPEAKERS))
     kept = [0, 1, 3, 4]
-    others = Crossed(whole.clean[kept], whole.stressed[kept], SPEAKERS)
+    others = evidence.Crossed(whole.clean[kept], whole.stressed[kept], SPEAKERS)
     assert interval.estimate == pytest.approx(interval_of(others).estimate)
-    none = Crossed(np.full_like(clean, np.nan), whole.stressed, SPEAKERS)
+    none = evidence.Crossed(np.full_like(clean, np.nan), whole.stressed, SPEAKERS)
     assert np.isnan(interval_of(none).estimate)
 
 
@@ -88,10 +77,10 @@ def rows(
 def test_equal_draws_are_as_one_network_and_one_draw_is_as_before() -> None:
     measured = rows(0.8)
     plain = effects(measured, "hell")
-    single = control_effects(measured, "hell")
+    single = evidence.control_effects(measured, "hell")
     pd.testing.assert_frame_equal(single.drop(columns="draws"), plain)
     several = pd.concat([rows(0.8, draw) for draw in range(4)])
-    averaged = control_effects(several, "hell")
+    averaged = evidence.control_effects(several, "hell")
     assert averaged.modes.dtype == single.modes.dtype == int, "tables are named after K"
     assert set(averaged.draws) == {4}
     for name in ("delta_n_eff", "delta_alpha", "delta_log10_kf"):
@@ -103,8 +92,8 @@ def test_equal_draws_are_as_one_network_and_one_draw_is_as_before() -> None:
 def test_utterances_that_not_every_draw_was_fed_do_not_count() -> None:
     """The first draw of plain weights is of all utterances, the others of a sample."""
     sample = [rows(0.7, draw, utterances=10) for draw in (1, 2)]
-    actual = control_effects(pd.concat([rows(0.7), *sample]), "hell")
-    expected = control_effects(pd.concat([rows(0.7, utterances=10), *sample]), "hell")
+    actual = evidence.control_effects(pd.concat([rows(0.7), *sample]), "hell")
+    expected = evidence.control_effects(pd.concat([rows(0.7, utterances=10), *sample]), "hell")
     pd.testing.assert_frame_equal(actual, expected)
     assert set(actual.delta_n_eff_n) == {10}
 
@@ -112,7 +101,7 @@ def test_utterances_that_not_every_draw_was_fed_do_not_count() -> None:
 def test_what_remains_is_the_trained_effect_less_that_of_the_draws() -> None:
     changes = np.array([0.95, 0.9, 0.85, 0.7])
     null = pd.concat([rows(change, draw, SPECTRUM) for draw, change in enumerate(changes)])
-    table = remaining(rows(0.8), null, "hell")
+    table = evidence.remaining(rows(0.8), null, "hell")
     row = table.set_index(["observable", "length"]).loc[("n_eff", "raw")]
     trained = effects(rows(0.8), "hell").delta_n_eff[0]
     by_draw = [effects(rows(x), "hell").delta_n_eff[0] for x in changes]
@@ -126,30 +115,13 @@ def test_what_remains_is_the_trained_effect_less_that_of_the_draws() -> None:
     apart = (row.trained_high - row.trained_low) + (row.random_high - row.random_low)
     assert row.remaining_high - row.remaining_low < apart, "the speakers are the same"
     assert row.remaining_low < trained - by_draw[1] < row.remaining_high
-    assert "4" in readable_remaining(table).to_markdown()
+    assert "4" in evidence.readable_remaining(table).to_markdown()
 
 
 def test_no_fraction_is_taken_of_an_effect_that_may_be_none() -> None:
-    table = remaining(rows(1.0), rows(0.9, 0, INITIALISED), "hell")
+    table = evidence.remaining(rows(1.0), rows(0.9, 0, INITIALISED), "hell")
     ranks = table[table.observable == "n_eff"]
     assert (ranks.trained_low < 0).all()
     assert (ranks.trained_high > 0).all()
     assert ranks.fraction.isna().all()
     assert ranks.remaining.notna().all()
-
-
-def test_an_effect_that_random_vectors_show_as_well_does_not_survive() -> None:
-    measured, null_rows = planted_rows(Plan(steeper=0.1, layers=1))
-
-    def decided(nulls: pd.DataFrame) -> pd.Series:
-        table = evidence(measured, nulls, "hell")
-        decisions = verdicts(table).set_index(["observable", "modes"])
-        return decisions.loc[("n_eff", 50)]
-
-    assert decided(null_rows).verdict == SURVIVES
-    alike = [measured.assign(null=SPECTRUM, draw=draw) for draw in range(3)]
-    others = null_rows[null_rows.null != SPECTRUM]
-    decision = decided(pd.concat([others, *alike])[null_rows.columns])
-    assert decision.verdict == UNDECIDED
-    assert decision.reason == "not beyond: random vectors, first rows"
-    assert decided(others).verdict == SURVIVES, "rows that have no such control"

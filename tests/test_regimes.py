@@ -12,17 +12,7 @@ from companion.measurement.jacobians import Stack, jacobian_columns
 from companion.measurement.tangents import forward
 from companion.models.forcing import Streams
 from companion.models.random_layers import random_layer
-from companion.results.jacobians import (
-    ATTRACTING,
-    DISPERSIVE,
-    MODULO_1,
-    NEITHER,
-    NORMED,
-    READINGS,
-    UNDECIDED,
-    classify,
-    regimes,
-)
+from companion.results import jacobians
 from spectral.jacobians.layers import FeedForward, Layer, LayerNorm
 
 WIDTH, LAYERS, SPEAKERS = 8, 4, 6
@@ -75,22 +65,22 @@ def _rows(kind: str, rng: np.random.Generator, utterance: int) -> list[dict[str,
 def planted_regimes(kinds: list[str]) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = [row for i in range(3 * SPEAKERS) for row in _rows(kinds[i % len(kinds)], rng, i)]
-    return regimes(pd.DataFrame(rows).assign(model="planted"))
+    return jacobians.regimes(pd.DataFrame(rows).assign(model="planted"))
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("dispersive", DISPERSIVE),
-        ("attracting", ATTRACTING),
-        ("rotation", NEITHER),
-        ("identity", NEITHER),
-        ("random", NEITHER),
+        ("dispersive", jacobians.DISPERSIVE),
+        ("attracting", jacobians.ATTRACTING),
+        ("rotation", jacobians.NEITHER),
+        ("identity", jacobians.NEITHER),
+        ("random", jacobians.NEITHER),
     ],
 )
 def test_planted_regimes_are_found(kind: str, expected: str) -> None:
     both = planted_regimes([kind])
-    assert set(both.reading) == set(READINGS)
+    assert set(both.reading) == set(jacobians.READINGS)
     assert (both.regime == expected).all(), "of states of one size both readings are alike"
 
 
@@ -98,27 +88,27 @@ def test_speakers_that_disagree_decide_nothing() -> None:
     rng = np.random.default_rng(1)
     kinds = ["dispersive", "attracting"]
     rows = [row for i in range(SPEAKERS) for row in _rows(kinds[i % 2], rng, i)]
-    table = regimes(pd.DataFrame(rows).assign(model="planted"))
-    assert (table.regime == UNDECIDED).all()
+    table = jacobians.regimes(pd.DataFrame(rows).assign(model="planted"))
+    assert (table.regime == jacobians.UNDECIDED).all()
 
 
 def test_a_product_that_decays_despite_its_layers_room_to_grow_is_neither() -> None:
     unit = np.ones(1)
-    assert classify(0.1 * unit, -unit, -0.2 * unit, 0.9 * unit) == [NEITHER]
+    assert jacobians.classify(0.1 * unit, -unit, -0.2 * unit, 0.9 * unit) == [jacobians.NEITHER]
     # certified by the measured norm
-    assert classify(0.1 * unit, unit, -0.2 * unit, 0.9 * unit) == [NEITHER]
+    assert jacobians.classify(0.1 * unit, unit, -0.2 * unit, 0.9 * unit) == [jacobians.NEITHER]
 
 
 def test_what_is_not_finite_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 coordinates are not finite"):
-        classify(np.array([np.nan]), np.ones(1), np.ones(1), np.ones(1))
+        jacobians.classify(np.array([np.nan]), np.ones(1), np.ones(1), np.ones(1))
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(2)
     rows = pd.DataFrame([row for i in range(SPEAKERS) for row in _rows("random", rng, i)])
     shuffled = rows.sample(frac=1, random_state=0)
-    table, again = regimes(rows), regimes(shuffled)
+    table, again = jacobians.regimes(rows), jacobians.regimes(shuffled)
     plain = [name for name in table if not name.endswith("_speakers")]
     pd.testing.assert_frame_equal(table[plain], again[plain])
 
@@ -188,15 +178,19 @@ def _measured(kind: str, utterance: int) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("kind", "modulo_1", "normed"),
     [
-        ("dispersive", DISPERSIVE, DISPERSIVE),
-        ("attracting", ATTRACTING, None),  # some states are caught: no norm sees them move on
-        ("growing", NEITHER, DISPERSIVE),
+        ("dispersive", jacobians.DISPERSIVE, jacobians.DISPERSIVE),
+        (
+            "attracting",
+            jacobians.ATTRACTING,
+            None,
+        ),  # some states are caught: no norm sees them move on
+        ("growing", jacobians.NEITHER, jacobians.DISPERSIVE),
     ],
 )
 def test_regimes_planted_in_pre_norm_layers_are_found(
     kind: str, modulo_1: str, normed: str | None
 ) -> None:
     rows = pd.DataFrame([row for i in range(SPEAKERS) for row in _measured(kind, i)])
-    table = regimes(rows).set_index("reading")
-    assert table.regime[MODULO_1] == modulo_1
-    assert normed in (None, table.regime[NORMED])
+    table = jacobians.regimes(rows).set_index("reading")
+    assert table.regime[jacobians.MODULO_1] == modulo_1
+    assert normed in (None, table.regime[jacobians.NORMED])

@@ -11,22 +11,7 @@ import torch
 from planted import spectra_row
 
 from companion.measurement.readings import modes_in_proportion
-from companion.results.scale import (
-    BOTH,
-    COLUMNS,
-    DEPTH,
-    WIDTH,
-    contrasts,
-    forecast,
-    held_out,
-    in_proportion,
-    left_out,
-    model_shapes,
-    pairs,
-    predictors,
-    scale_effects,
-    targets,
-)
+from companion.results import scale
 from spectral.spectra import effective_rank
 
 SHAPES = {"xs-0": (32, 2), "narrow-deep-0": (32, 4), "s-0": (48, 3), "m-0": (64, 3), "l-0": (96, 4)}
@@ -39,7 +24,7 @@ def _shapes(shapes: dict[str, tuple[int, int]], folder: Path) -> pd.DataFrame:
         (folder / name).mkdir()
         config = {"d_model": width, "decoder_layers": depth}
         (folder / name / "config.json").write_text(json.dumps(config))
-    return model_shapes([folder / name for name in shapes])
+    return scale.model_shapes([folder / name for name in shapes])
 
 
 def _rows(
@@ -80,14 +65,14 @@ def _rows(
 def test_a_depth_effect_shows_in_depth_contrasts_alone(tmp_path: Path) -> None:
     shapes = _shapes(SHAPES, tmp_path)
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, list(SHAPES))
-    table = contrasts(scale_effects(rows, shapes, "hell"), shapes)
+    table = scale.contrasts(scale.scale_effects(rows, shapes, "hell"), shapes)
     rank = table[table.observable == "n_eff"]
-    deep = rank[rank.differs == DEPTH]
+    deep = rank[rank.differs == scale.DEPTH]
     assert len(deep) == 2
     assert np.allclose(deep.change, -4, atol=0.1)
     assert deep.change_high.isna().all(), "one seed says nothing of seeds"
-    assert np.allclose(rank[rank.differs == WIDTH].change, 0, atol=1e-9)
-    assert np.allclose(rank[rank.differs == BOTH].change, -4, atol=0.1)
+    assert np.allclose(rank[rank.differs == scale.WIDTH].change, 0, atol=1e-9)
+    assert np.allclose(rank[rank.differs == scale.BOTH].change, -4, atol=0.1)
     assert (table.seeds == "1 against 1").all()
 
 
@@ -103,8 +88,8 @@ def test_a_law_of_the_width_is_one_effect_at_modes_in_proportion_and_two_at_fift
     rows["eigenvalues"] = laws
     rows["n_eff"] = [effective_rank(torch.from_numpy(law), 50).item() for law in laws]
     tables = [
-        contrasts(scale_effects(frame, shapes, "hell"), shapes)
-        for frame in (rows, in_proportion(rows, shapes))
+        scale.contrasts(scale.scale_effects(frame, shapes, "hell"), shapes)
+        for frame in (rows, scale.in_proportion(rows, shapes))
     ]
     fifty, proportional = (table.change[table.observable == "n_eff"] for table in tables)
     assert (fifty.abs() > 10).all()
@@ -116,26 +101,26 @@ def test_a_model_with_too_few_eigenvalues_for_its_width_is_left_out(tmp_path: Pa
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "l-0"])
     rows["eigenvalues"] = [np.ones(50)] * len(rows)
     assert modes_in_proportion(384) == 50
-    assert set(in_proportion(rows, shapes).model) == {"xs-0"}, "67 modes of 512"
+    assert set(scale.in_proportion(rows, shapes).model) == {"xs-0"}, "67 modes of 512"
 
 
 def test_pairs_differ_in_one_thing_or_are_the_ends(tmp_path: Path) -> None:
-    assert pairs(_shapes(SHAPES, tmp_path)) == [
-        (DEPTH, "narrow-deep", "xs"),
-        (WIDTH, "l", "narrow-deep"),
-        (WIDTH, "m", "s"),
-        (BOTH, "l", "xs"),
+    assert scale.pairs(_shapes(SHAPES, tmp_path)) == [
+        (scale.DEPTH, "narrow-deep", "xs"),
+        (scale.WIDTH, "l", "narrow-deep"),
+        (scale.WIDTH, "m", "s"),
+        (scale.BOTH, "l", "xs"),
     ]
 
 
 def test_contrasts_of_absent_models_are_left_out(tmp_path: Path) -> None:
     shapes = _shapes({name: SHAPES[name] for name in ("xs-0", "narrow-deep-0")}, tmp_path)
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, list(shapes.model))
-    assert set(contrasts(scale_effects(rows, shapes, "hell"), shapes).contrast) == {
+    assert set(scale.contrasts(scale.scale_effects(rows, shapes, "hell"), shapes).contrast) == {
         "narrow-deep minus xs"
     }
     single = shapes[:1]
-    assert contrasts(scale_effects(rows, single, "hell"), single).empty
+    assert scale.contrasts(scale.scale_effects(rows, single, "hell"), single).empty
 
 
 def test_a_size_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
@@ -143,10 +128,12 @@ def test_a_size_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
     assert list(shapes.seeds) == [2, 2, 1]
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "narrow-deep-0", "s-0"])
     rows["model"] = rows.model.map({"xs-0": "a-0", "narrow-deep-0": "a-1", "s-0": "b-0"})
-    table = contrasts(scale_effects(rows, shapes, "hell"), shapes).query("observable == 'n_eff'")
+    table = scale.contrasts(scale.scale_effects(rows, shapes, "hell"), shapes).query(
+        "observable == 'n_eff'"
+    )
     assert set(table.seeds) == {"1 against 2"}
     assert np.allclose(table.change, 0, atol=1e-9)  # 2 and 4 layers against 3
-    changes = scale_effects(rows, shapes, "hell").query("observable == 'n_eff'")
+    changes = scale.scale_effects(rows, shapes, "hell").query("observable == 'n_eff'")
     assert np.allclose(changes.groupby("model").change.mean(), [-24, -28, -26], atol=0.5)
 
 
@@ -154,13 +141,13 @@ def test_seeds_of_one_size_have_one_shape(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seeds of 'a' differ"):
         _shapes({"a-0": (8, 2), "a-1": (8, 3)}, tmp_path)
     with pytest.raises(ValueError, match="config.json: no such file"):
-        model_shapes([tmp_path / "b-0"])
+        scale.model_shapes([tmp_path / "b-0"])
 
 
 def _forecast(n_eff: dict[str, float], error: dict[str, float]) -> pd.DataFrame:
     rows = _rows("hell", n_eff.__getitem__, error.__getitem__, list(SHAPES))
-    known = predictors(rows, {name: width for name, (width, _) in SHAPES.items()})
-    return forecast(known, targets(rows, "hell", rows, "hell"), PARAMETERS)
+    known = scale.predictors(rows, {name: width for name, (width, _) in SHAPES.items()})
+    return scale.forecast(known, scale.targets(rows, "hell", rows, "hell"), PARAMETERS)
 
 
 ERRORS = dict(zip(SHAPES, (0.3, 0.7, 0.2, 0.6, 0.4), strict=True))  # not a matter of size
@@ -191,34 +178,34 @@ def test_size_itself_has_no_skill_against_size() -> None:
     log_sizes = np.log10([[PARAMETERS[name] for name in SHAPES]])
     y = 3 - 2 * log_sizes
     sizes = np.array(list(SHAPES))
-    assert held_out(log_sizes, y, sizes) == pytest.approx(y)
+    assert scale.held_out(log_sizes, y, sizes) == pytest.approx(y)
     others = np.array([[np.delete(y[0], j).mean() for j in range(len(SHAPES))]])
-    assert held_out(np.zeros_like(y), y, sizes) == pytest.approx(others)
+    assert scale.held_out(np.zeros_like(y), y, sizes) == pytest.approx(others)
 
 
 def test_seeds_of_the_model_left_out_are_left_out_with_it() -> None:
     sizes = np.array(["a", "a", "b", "c"])
     x = np.array([[0.0, 0.0, 1.0, 2.0]])
     y = np.array([[5.0, 7.0, 1.0, 2.0]])
-    assert held_out(x, y, sizes)[0, :2] == pytest.approx([0, 0])
+    assert scale.held_out(x, y, sizes)[0, :2] == pytest.approx([0, 0])
 
 
 def test_too_few_models_have_no_forecast_and_a_reason() -> None:
     models = ["xs-0", "m-0"]
     rows = _rows("hell", lambda _: 20.0, ERRORS.__getitem__, models)
-    wanted = targets(rows, "hell", rows, "hell")
-    known = predictors(rows, {name: SHAPES[name][0] for name in models})
-    table = forecast(known, wanted, PARAMETERS)
+    wanted = scale.targets(rows, "hell", rows, "hell")
+    known = scale.predictors(rows, {name: SHAPES[name][0] for name in models})
+    table = scale.forecast(known, wanted, PARAMETERS)
     assert table.empty
-    assert list(table.columns) == COLUMNS
-    assert len(left_out(wanted)) == len(wanted)
+    assert list(table.columns) == scale.COLUMNS
+    assert len(scale.left_out(wanted)) == len(wanted)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_models_that_a_milder_stress_leaves_at_a_bound_do_not_count(fraction: float) -> None:
     rows = _rows("hell", lambda _: 20.0, lambda _: 0.5, list(SHAPES))
     mild = _rows("mild", lambda _: 20.0, (ERRORS | {"l-0": fraction}).__getitem__, list(SHAPES))
-    wanted = targets(rows, "hell", mild, "mild")
+    wanted = scale.targets(rows, "hell", mild, "mild")
     assert "l-0" in wanted["word error, hell"].parts
     assert set(wanted["candidates, mild"].parts) == set(SHAPES) - {"l-0"}
     assert set(wanted["word error, mild"].parts) == set(SHAPES) - {"l-0"}
@@ -227,4 +214,4 @@ def test_models_that_a_milder_stress_leaves_at_a_bound_do_not_count(fraction: fl
 def test_a_condition_without_rows_is_an_error() -> None:
     rows = _rows("hell", lambda _: 20.0, lambda _: 0.5, ["xs-0"])
     with pytest.raises(ValueError, match="no rows of 'noise-0.75'"):
-        targets(rows, "hell", rows, "noise-0.75")
+        scale.targets(rows, "hell", rows, "noise-0.75")

@@ -7,14 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.measurement.readings import (
-    EPSILONS,
-    IN_PROPORTION,
-    MODES,
-    RANGES,
-    READINGS,
-    readings,
-)
+from companion.measurement import readings
 from companion.measurement.schemas import CHOICES as COLUMNS
 from companion.measurement.store import read
 from companion.results.effects import effects, published
@@ -42,8 +35,12 @@ def table(rows: pd.DataFrame, choice_rows: pd.DataFrame) -> pd.DataFrame:
 def test_every_specification_that_was_computed_is_there_once(
     rows: pd.DataFrame, table: pd.DataFrame
 ) -> None:
-    per_layer = 2 * len(MODES) + len(RANGES) + 4 * len(MODES) * len(EPSILONS)
-    assert per_layer == len(READINGS)
+    per_layer = (
+        2 * len(readings.MODES)
+        + len(readings.RANGES)
+        + 4 * len(readings.MODES) * len(readings.EPSILONS)
+    )
+    assert per_layer == len(readings.READINGS)
     layers, filters, lengths = rows.layer.nunique() + 1, 3, 2
     stored = lengths * layers * filters
     crossed = (lengths + 1) * 2 * 2  # forced texts have one length; centring and positions
@@ -72,9 +69,10 @@ def test_modes_in_proportion_are_a_named_specification_of_what_is_stored(
 ) -> None:
     wide = specification_curve(rows, choice_rows, "hell", {"xs-0": 56})
     proportional = wide[
-        (wide.K == IN_PROPORTION) | (wide["modes fitted"] == f"1 to {IN_PROPORTION}")
+        (wide.K == readings.IN_PROPORTION)
+        | (wide["modes fitted"] == f"1 to {readings.IN_PROPORTION}")
     ]
-    per_layer = 2 + 1 + 4 * len(EPSILONS)
+    per_layer = 2 + 1 + 4 * len(readings.EPSILONS)
     assert len(proportional) == 3 * per_layer * 2 * (rows.layer.nunique() + 1) * 3
     assert len(wide) == len(table) + len(proportional)
     assert not wide.duplicated(["component", "observable", *CHOICES]).any()
@@ -129,7 +127,9 @@ def test_readings_are_their_formulas() -> None:
     spectrum = np.sort(np.random.default_rng(0).uniform(0.1, 9, 60))[::-1][:50]
     made = {
         (name, *sorted(choices.items())): float(values[0, 0])
-        for name, choices, values in readings(torch.from_numpy(spectrum.copy())[None, None])
+        for name, choices, values in readings.readings(
+            torch.from_numpy(spectrum.copy())[None, None]
+        )
     }
     p = np.sqrt(spectrum[:20]) / np.sqrt(spectrum[:20]).sum()
     key = ("n_eff", ("K", "20"), ("p", "singular values"))

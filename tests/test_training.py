@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -537,13 +537,6 @@ def arguments(folder: Path, *models: str, workers: int = 2) -> list[str]:
     return ["python -m companion.training", *given.split()]
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def tiny_recipe(raw: dict[str, Any], tmp_path: Path) -> Path:
     shape = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "seeds": 1}
@@ -609,7 +602,9 @@ def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
     typed = [sys.executable, "-m", "companion.training", *given[1:]]
     checkpoint = tiny_recipe / "build" / "xxs-0" / "checkpoint.pt"
     with subprocess.Popen(typed, cwd=ROOT, stderr=subprocess.DEVNULL) as command_run:
-        wait_until(checkpoint.exists)
+        while not checkpoint.exists():
+            assert command_run.poll() is None, "it ended before it was killed"
+            time.sleep(0.05)
         children = psutil.Process(command_run.pid).children()
         (worker,) = (child for child in children if "spawn_main" in " ".join(child.cmdline()))
         command_run.kill()

@@ -218,9 +218,9 @@ def test_what_was_only_touched_or_put_back_is_not_made_again(project: Path) -> N
     for name in ("spectral/kernels.py", "notebooks/phase.ipynb", "data/published.csv"):
         (project / name).touch()  # later than all that was made of it
     assert _stale(project) == set()
-    _replace(project / "params" / "ladder.yml", '"modes": 0', '"modes": 1')
+    _ask(project, '"modes": 0', '"modes": 1')
     _made(project, "figures")
-    _replace(project / "params" / "ladder.yml", '"modes": 1', '"modes": 0')
+    _ask(project, '"modes": 1', '"modes": 0')
     assert _stale(project) == MEASURED | DRAWN
     _made(project, "figures")
     assert _stale(project) == set()
@@ -246,21 +246,9 @@ def test_a_job_that_ends_badly_is_told_in_a_line_and_keeps_no_other_from_being_m
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
-        (
-            "ladder/jacobians",
-            "ladder/jacobian",
-            "results of gains is '../build/ladder/jacobian'; it",
-        ),
-        (
-            "[small, large]",
-            "[small, huge]",
-            "data/ladder: no model 'huge'; there are: large, small",
-        ),
-        (
-            "proof: {",
-            "proof: {sed: 1, ",
-            "notebooks/proof.ipynb has no parameter 'sed'; it has: seed",
-        ),
+        ("ladder/jacobians", "ladder/jacobian", "of gains is '../build/ladder/jacobian'; it"),
+        ("[small, large]", "[small, huge]", "ladder: no model 'huge'; there are: large, small"),
+        ("proof: {", "proof: {sed: 1, ", "proof.ipynb has no parameter 'sed'; it has: seed"),
         ("proof: {", "poof: {", "notebooks/poof.ipynb: no such notebook"),
         ("[small]", "small", "models of gains is 'small'; give a list, as []"),
         ("proof: {", "proof: {drawn: [measure], ", "drawn of proof names 'measure'"),
@@ -275,7 +263,7 @@ def test_a_job_that_ends_badly_is_told_in_a_line_and_keeps_no_other_from_being_m
 def test_what_cannot_be_asked_for_is_one_line_and_nothing_is_begun(
     old: str, new: str, error: str, project: Path
 ) -> None:
-    _replace(project / "params" / "ladder.yml", old, new)
+    _ask(project, old, new)
     run = _make(project, "figures")
     assert run.returncode == 2
     assert sum(error in line for line in run.stderr.splitlines()) == 1, run.stderr
@@ -284,16 +272,14 @@ def test_what_cannot_be_asked_for_is_one_line_and_nothing_is_begun(
 
 def test_a_notebook_may_draw_from_two_measurements(project: Path) -> None:
     two = "ladder/jacobians, other_results: ../build/ladder/measure"
-    _replace(project / "params" / "ladder.yml", "ladder/jacobians", two)
+    _ask(project, "ladder/jacobians", two)
     assert _stale(project) == {"gains"}
     _replace(project / "data" / "corpus" / "1" / "1.flac", "", "louder")
     assert _stale(project) == MEASURED | DRAWN | JACOBIANS
 
 
 def test_a_notebook_of_tables_runs_after_those_that_write_them(project: Path) -> None:
-    _replace(
-        project / "params" / "ladder.yml", "proof: {seed: 0}", "proof: {drawn: [phase, gains]}"
-    )
+    _ask(project, "proof: {seed: 0}", "proof: {drawn: [phase, gains]}")
     assert _stale(project) == {"proof"}
     _made(project, "figures")
     _replace(project / "notebooks" / "gains.ipynb", '"cells":', '"cells" :')
@@ -314,7 +300,7 @@ def test_a_profile_like_another_measures_as_that_one_does_but_for_what_it_says(
 ) -> None:
     monkeypatch.chdir(project)
     text = "like: ladder\nmeasure: {utterances: 3}\nproof: {seed: 1}"
-    _replace(project / "params" / "ladder.yml", "proof: {seed: 0}", "")
+    _ask(project, "proof: {seed: 0}", "")
     (project / "params" / "other.yml").write_text(text)
     other = Profile("other", models="", utterances="")
     assert other.drawn == ["proof"]
@@ -404,7 +390,7 @@ def test_two_profiles_cannot_ask_for_different_rows_in_one_folder(project: Path)
 
 def test_parameters_that_changed_are_seen_without_what_snakemake_remembers(project: Path) -> None:
     shutil.rmtree(project / ".snakemake")
-    _replace(project / "params" / "ladder.yml", "proof: {seed: 0}", "proof: {seed: 3}")
+    _ask(project, "proof: {seed: 0}", "proof: {seed: 3}")
     assert _stale(project) == {"proof"}
 
 
@@ -476,11 +462,7 @@ def test_older_rows_are_kept_where_the_notebook_that_measures_them_again_fails(
 
 
 def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
-    _replace(
-        committed / "params" / "ladder.yml",
-        "phase: *shared",
-        "phase: {results: ../data/x/nulls, models: [small]}",
-    )
+    _ask(committed, "phase: *shared", "phase: {results: ../data/x/nulls, models: [small]}")
     assert "results of phase is '../data/x/nulls', elsewhere data/results/nulls" in (
         _error(committed)
     )
@@ -626,6 +608,11 @@ def _replace(path: Path, old: str, new: str) -> None:
     assert old in text
     time.sleep(0.02)
     path.write_text(text.replace(old, new) if old else new)
+
+
+def _ask(folder: Path, old: str, new: str) -> None:
+    """Other parameters of the ladder."""
+    _replace(folder / "params" / "ladder.yml", old, new)
 
 
 def _environment() -> dict[str, str]:
