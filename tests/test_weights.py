@@ -22,6 +22,7 @@ from checkpoints import (
 )
 from huggingface_hub import constants
 from in_memory import sounds
+from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from whisper.model import Whisper
 
@@ -142,12 +143,20 @@ def test_a_digest_is_that_of_the_joined_parts_and_a_control_has_shape_and_tokens
 # --- identity comes from the vocabulary ----------------------------------------------------------
 
 
-def enlarged(folder: Path, rows: int, *added: str, special: tuple[str, ...] = ()) -> Path:
-    """An English-only folder of transformers with more rows, as after fine-tuning.
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An English-only folder of transformers; tests copy it."""
+    return write_transformers(tmp_path_factory.mktemp("english"), rounded(ENGLISH))
+
+
+def enlarged(
+    english: Path, folder: Path, rows: int, *added: str, special: tuple[str, ...] = ()
+) -> Path:
+    """The English-only folder with more rows, as after fine-tuning.
 
     The last of the added tokens gets a weight that makes it the most probable everywhere.
     """
-    write_transformers(folder, rounded(ENGLISH))
+    shutil.copytree(english, folder)
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     tokenizer = WhisperTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(list(added))
@@ -164,7 +173,7 @@ def enlarged(folder: Path, rows: int, *added: str, special: tuple[str, ...] = ()
 
 def as_converted(folder: Path, into: Path, names: list[str]) -> Path:
     """A folder of transformers as CTranslate2's, by way of openai-whisper's names."""
-    tokens = load(str(folder), NOWHERE, CPU).module.model.decoder.embed_tokens.weight.detach()  # type: ignore[union-attr]
+    tokens = load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
     whole = Whisper(dimensions(32, 4, 2, len(tokens), 80))
     weights = {**rounded(ENGLISH).state_dict(), "decoder.ln.bias": torch.ones(32)}
     whole.load_state_dict(weights | {"decoder.token_embedding.weight": tokens})
@@ -173,9 +182,11 @@ def as_converted(folder: Path, into: Path, names: list[str]) -> Path:
     return into
 
 
-def test_padding_leaves_an_english_model_english_and_is_never_written(tmp_path: Path) -> None:
-    plain = load(str(write_transformers(tmp_path / "plain", rounded(ENGLISH))), NOWHERE, CPU)
-    folder = enlarged(tmp_path / "padded", PADDED)
+def test_padding_leaves_an_english_model_english_and_is_never_written(
+    english: Path, tmp_path: Path
+) -> None:
+    plain = load(str(english), NOWHERE, CPU)
+    folder = enlarged(english, tmp_path / "padded", PADDED)
     converted = as_converted(folder, tmp_path / "converted", token_names(ENGLISH))
     for path in (folder, converted):
         model = load(str(path), NOWHERE, CPU)
@@ -199,8 +210,10 @@ def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
     assert set(range(ENGLISH, PADDED)) <= {*model.tokens.suppressed} & {*model.tokens.control}
 
 
-def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(tmp_path: Path) -> None:
-    folder = write_transformers(tmp_path, rounded(ENGLISH))
+def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(
+    english: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(english, tmp_path / "copy")
     named = load(str(folder), NOWHERE, CPU).tokens
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
@@ -211,9 +224,11 @@ def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(tmp_path
     assert load(str(folder), NOWHERE, CPU).tokens == named
 
 
-def test_added_text_can_be_written_and_added_special_tokens_cannot(tmp_path: Path) -> None:
-    text = enlarged(tmp_path / "text", ENGLISH + 1, WORD)
-    special = enlarged(tmp_path / "special", ENGLISH + 1, special=("[PAD]",))
+def test_added_text_can_be_written_and_added_special_tokens_cannot(
+    english: Path, tmp_path: Path
+) -> None:
+    text = enlarged(english, tmp_path / "text", ENGLISH + 1, WORD)
+    special = enlarged(english, tmp_path / "special", ENGLISH + 1, special=("[PAD]",))
     names = token_names(ENGLISH)
     folders = {
         text: True,
@@ -237,19 +252,21 @@ def test_a_file_without_a_vocabulary_and_with_a_foreign_size_is_refused(tmp_path
         load(str(file), NOWHERE, CPU)
 
 
-def test_what_belongs_to_another_model_is_refused_in_a_transformers_folder(tmp_path: Path) -> None:
-    folder = write_transformers(tmp_path, rounded(ENGLISH))
+def test_what_belongs_to_another_model_is_refused_in_a_transformers_folder(
+    english: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(english, tmp_path / "copy")
+    transformers_tokenizer(MULTILINGUAL).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"a multilingual .* of 51865 tokens, .* has 51864"):
+        load(str(folder), NOWHERE, CPU)
+    transformers_tokenizer(ENGLISH).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"is_multilingual": True}))
     with pytest.raises(ValueError, match=r"is_multilingual is True .* vocabulary is the other"):
         load(str(folder), NOWHERE, CPU)
-    for vocabulary, other, message in (
-        (MULTILINGUAL, ENGLISH, "an English-only .* of 51864 tokens, .* has 51865"),
-        (ENGLISH, MULTILINGUAL, "a multilingual .* of 51865 tokens, .* has 51864"),
-    ):
-        write_transformers(tmp_path, rounded(vocabulary))
-        transformers_tokenizer(other).save_pretrained(folder)
-        with pytest.raises(ValueError, match=message):
-            load(str(folder), NOWHERE, CPU)
+    write_transformers(folder, rounded(MULTILINGUAL))
+    transformers_tokenizer(ENGLISH).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"an English-only .* of 51864 tokens, .* has 51865"):
+        load(str(folder), NOWHERE, CPU)
 
 
 # --- what bad input gets -------------------------------------------------------------------------
