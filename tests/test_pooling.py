@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from companion.models.capture import COMPONENTS
 from companion.results.replication import changes, controls, halves, next_draw, spread_of_halves
 from spectral.spectra import effective_rank, eigenvalues
 
+Planted = dict[str, dict[str, torch.Tensor]]  # activations by condition and utterance
+Plain = tuple[Path, Planted, pd.DataFrame]
 WIDTH, SPEAKERS, PER_SPEAKER = 12, 6, 4
 MODES = (4, 10)
 
@@ -28,10 +31,10 @@ def _planted(
     loops: bool = False,
     stressed: float = 1.0,
     networks: tuple[str, ...] = (pooling.TRAINED,),
-) -> dict[str, dict[str, torch.Tensor]]:
+) -> Planted:
     """One layer, alike for every component; Hell's modes fall by the exponent ``stressed``."""
     generator = torch.Generator().manual_seed(1)
-    planted: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "hell": {}}
+    planted: Planted = {"clean": {}, "hell": {}}
     rows = []
     for network, speaker, i in product(networks, range(SPEAKERS), range(PER_SPEAKER)):
         name = f"{speaker}-1-{i:04d}"
@@ -73,39 +76,44 @@ def _table(
     return pd.DataFrame(pooling.pooled_rows(path, settings, "openai"))
 
 
-def test_activations_come_back_as_they_were(tmp_path: Path) -> None:
-    planted = _planted(tmp_path / "rows.parquet")
-    stored = list(pooling.kept_rows(tmp_path / "rows.parquet", "ffn", 1, "openai", pooling.TRAINED))
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """Activations, in a file and out of it, and what is pooled of them."""
+    path = tmp_path_factory.mktemp("planted") / "rows.parquet"
+    return path, _planted(path), _table(path)
+
+
+def only(table: pd.DataFrame, **where: object) -> dict[str, Any]:
+    """The one row of the FFN, of all utterances and loops as they are, of which this is true."""
+    where |= {"component": "ffn", "sample": "all", "loops": "kept"}
+    (row,) = table[(table[list(where)] == list(where.values())).all(axis=1)].to_dict("records")
+    return row
+
+
+def test_activations_come_back_as_they_were(plain: Plain) -> None:
+    path, planted, _ = plain
+    stored = list(pooling.kept_rows(path, "ffn", 1, "openai", pooling.TRAINED))
     assert len(stored) == 2 * SPEAKERS * PER_SPEAKER
     for condition, utterance, values in stored:
         assert torch.equal(values, planted[condition][utterance])
 
 
-def test_the_pooled_spectrum_is_that_of_all_rows_concatenated(tmp_path: Path) -> None:
-    planted = _planted(tmp_path / "rows.parquet")
-    table = _table(tmp_path / "rows.parquet")
-    for condition in planted:
-        rows = planted[condition]
+def test_the_pooled_spectrum_is_that_of_all_rows_concatenated(plain: Plain) -> None:
+    _, planted, table = plain
+    for condition, rows in planted.items():
         spectrum = eigenvalues(torch.cat(list(rows.values())))
         for k in MODES:
-            (line,) = table.query(
-                "condition == @condition and modes == @k and component == 'ffn' and layer == 1 "
-                "and sample == 'all' and loops == 'kept'"
-            ).to_dict("records")
+            line = only(table, condition=condition, modes=k, layer=1)
             assert line["n_eff"] == pytest.approx(effective_rank(spectrum, k).item(), rel=1e-6)
             kept = spectrum[:k]
             assert line["kirchhoff_of_fractions"] == pytest.approx((kept.sum() / kept).sum().item())
             assert line["tokens"] == sum(map(len, rows.values()))
 
 
-def test_leaving_a_speaker_out_leaves_out_that_speakers_rows(tmp_path: Path) -> None:
-    planted = _planted(tmp_path / "rows.parquet")["hell"]
-    table = _table(tmp_path / "rows.parquet")
-    (line,) = table.query(
-        "condition == 'hell' and modes == 10 and component == 'ffn' and layer == 0 and "
-        "sample == 'all' and loops == 'kept' and without == '2'"
-    ).to_dict("records")
-    rest = torch.cat([rows for name, rows in planted.items() if not name.startswith("2-")])
+def test_leaving_a_speaker_out_leaves_out_that_speakers_rows(plain: Plain) -> None:
+    _, planted, table = plain
+    line = only(table, condition="hell", modes=10, layer=0, without="2")
+    rest = torch.cat([rows for name, rows in planted["hell"].items() if name[:2] != "2-"])
     assert line["n_eff"] == pytest.approx(effective_rank(eigenvalues(rest), 10).item(), rel=1e-6)
     assert line["speakers"] == SPEAKERS - 1
 
@@ -121,16 +129,16 @@ def test_what_is_done_about_loops(tmp_path: Path) -> None:
     assert tokens[pooling.KEPT, "hell"] == sum(lengths["hell"].values())
     assert tokens[pooling.DROPPED, "hell"] == sum(lengths["hell"][name] for name in plain)
     assert tokens[pooling.DROPPED, "clean"] == sum(lengths["clean"][name] for name in plain)
-    assert tokens[pooling.CAPPED, "hell"] == sum(
-        min(pooling.CAP, n) for n in lengths["hell"].values()
-    )
+    capped = sum(min(pooling.CAP, n) for n in lengths["hell"].values())
+    assert tokens[pooling.CAPPED, "hell"] == capped
     assert tokens[pooling.MATCHED, "hell"] == tokens[pooling.MATCHED, "clean"]
 
 
-def test_an_utterance_of_which_nothing_was_written_adds_no_rows(tmp_path: Path) -> None:
+def test_an_utterance_of_which_nothing_was_written_adds_no_rows(
+    plain: Plain, tmp_path: Path
+) -> None:
     path = tmp_path / "rows.parquet"
-    _planted(path)
-    rows = pq.read_table(path).to_pylist()
+    rows = pq.read_table(plain[0]).to_pylist()
     for row in rows:
         if row["utterance"] == "0-1-0000" and row["condition"] == "hell":
             row |= {"tokens": 0} | {pooling.column_of(part, 1): b"" for part in COMPONENTS}
@@ -140,24 +148,19 @@ def test_an_utterance_of_which_nothing_was_written_adds_no_rows(tmp_path: Path) 
     assert counts == {"clean": [SPEAKERS * PER_SPEAKER], "hell": [SPEAKERS * PER_SPEAKER - 1]}
 
 
-def test_samples_are_of_the_utterances_that_they_name(tmp_path: Path) -> None:
-    _planted(tmp_path / "rows.parquet")
+def test_samples_are_of_the_utterances_that_they_name(plain: Plain) -> None:
     seen = tuple(f"{speaker}-1-0001" for speaker in range(SPEAKERS))
-    table = _table(tmp_path / "rows.parquet", seen, halves=3).query("without == '' and layer == 1")
+    table = _table(plain[0], seen, halves=3).query("without == '' and layer == 1")
     counts = table.groupby("sample").utterances.agg(["min", "max"])
     assert counts.loc[pooling.ALL].tolist() == [SPEAKERS * PER_SPEAKER] * 2
     assert counts.loc[pooling.UNSEEN].tolist() == [SPEAKERS * (PER_SPEAKER - 1)] * 2
     assert counts.loc["a"].tolist() == counts.loc["b"].tolist() == [SPEAKERS * PER_SPEAKER // 2] * 2
 
 
-def test_a_planted_fall_is_found_and_no_change_is_not(tmp_path: Path) -> None:
+def test_a_planted_fall_is_found_and_no_change_is_not(plain: Plain, tmp_path: Path) -> None:
     _planted(tmp_path / "falls.parquet", stressed=2.0)
-    _planted(tmp_path / "same.parquet")
-    for name, falls in (("falls", True), ("same", False)):
-        table = changes(_table(tmp_path / f"{name}.parquet"), "hell")
-        (line,) = table.query(
-            "component == 'ffn' and sample == 'all' and loops == 'kept' and modes == 10"
-        ).to_dict("records")
+    for table, falls in ((_table(tmp_path / "falls.parquet"), True), (plain[2], False)):
+        line = only(changes(table, "hell"), modes=10)
         assert (line["n_eff_high"] < 0) == falls
         assert (line["alpha_low"] > 0) == falls
         assert (line["log10_difference_low"] > -np.inf) == falls

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted import spectra_row
 
 from companion.measurement.schemas import INITIALISED, SPECTRUM
 from companion.results import evidence
@@ -58,20 +59,22 @@ def rows(
     stressed: float, draw: int = 0, null: str = INITIALISED, utterances: int = 24
 ) -> pd.DataFrame:
     """Rows of one model: a rank of 10 to 11 and, in Hell, ``stressed`` times that."""
-    rng = np.random.default_rng(7)
-    table = []
-    for i, rank in enumerate(rng.uniform(10, 11, len(SPEAKERS))[:utterances]):
-        for condition, factor in (("clean", 1.0), ("hell", stressed * (1 + 0.05 * np.sin(i)))):
-            for partner in ("", "hell" if condition == "clean" else "clean"):
-                for layer in (1, 2):
-                    table.append(
-                        {"model": "m", "parameters": 1, "component": "ffn", "modes": 10,
-                         "utterance": f"u{i}", "speaker": SPEAKERS[i], "condition": condition,
-                         "matched_with": partner, "layer": layer, "tokens": 30,
-                         "n_eff": rank * factor, "alpha": 1.0 / factor, "kirchhoff": 5.0 / factor,
-                         "kirchhoff_resolved": 5.0, "null": null, "draw": draw}
-                    )  # fmt: skip
-    return pd.DataFrame(table)
+    ranks = np.random.default_rng(7).uniform(10, 11, len(SPEAKERS))[:utterances]
+    return pd.DataFrame(
+        [
+            spectra_row(
+                model="m", modes=10, utterance=f"u{i}", speaker=SPEAKERS[i], condition=condition,
+                matched_with=partner, layer=layer, tokens=30, n_eff=rank * factor, null=null,
+                alpha=1 / factor, kirchhoff=5 / factor, kirchhoff_resolved=5.0, draw=draw,
+            )
+            for i, rank in enumerate(ranks)
+            for condition, other, factor in (
+                ("clean", "hell", 1.0), ("hell", "clean", stressed * (1 + 0.05 * np.sin(i))),
+            )
+            for partner in ("", other)
+            for layer in (1, 2)
+        ]
+    )  # fmt: skip
 
 
 def test_equal_draws_are_as_one_network_and_one_draw_is_as_before() -> None:

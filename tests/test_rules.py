@@ -37,6 +37,7 @@ NOWHERE = Path("no ladder")
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 CONTEXT = 80  # tokens; Whisper's own 448 take the library a minute
 one_size = pytest.mark.parametrize("pair", ["multilingual"], indirect=True)
+Pair = tuple[SpeechModel, SpeechModel]  # by openai-whisper and by transformers
 SIZES = {"multilingual": (MULTILINGUAL, 80), "English": (ENGLISH, 80), "large": (51866, 128)}
 
 
@@ -68,17 +69,15 @@ def ending_whisper(vocabulary: int, mels: int) -> whisper.Whisper:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> dict[str, tuple[SpeechModel, SpeechModel]]:
+def pairs() -> dict[str, Pair]:
     """Those that were made, as pytest parts with them between tests of other sizes."""
     return {}
 
 
 @pytest.fixture(params=list(SIZES))
 def pair(
-    request: pytest.FixtureRequest,
-    pairs: dict[str, tuple[SpeechModel, SpeechModel]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[SpeechModel, SpeechModel]:
+    request: pytest.FixtureRequest, pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory
+) -> Pair:
     """The same random weights through both libraries."""
     if request.param not in pairs:
         folder = tmp_path_factory.mktemp("checkpoints")
@@ -101,7 +100,7 @@ def waves() -> list[np.ndarray]:
 
 
 @pytest.fixture
-def features(pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]) -> Tensor:
+def features(pair: Pair, waves: list[np.ndarray]) -> Tensor:
     """Of speech, silence and a tone."""
     return pair[0].features([*waves[1:5], waves[-2]])
 
@@ -135,9 +134,7 @@ def require_equal(ours: Sequence[Transcript], theirs: Sequence[DecodingResult]) 
             assert transcript.compression_ratio == result.compression_ratio
 
 
-def test_by_openai_the_default_every_text_is_the_librarys_own(
-    pair: tuple[SpeechModel, SpeechModel], features: Tensor
-) -> None:
+def test_by_openai_the_default_every_text_is_the_librarys_own(pair: Pair, features: Tensor) -> None:
     ours = greedy(pair[0], features, OPENAI)
     require_equal(ours, by_openai(pair[0], features, OPENAI))
     assert len({len(transcript.tokens) for transcript in ours}) > 1, "they end at several steps"
@@ -146,7 +143,7 @@ def test_by_openai_the_default_every_text_is_the_librarys_own(
 
 
 def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
-    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+    pair: Pair, features: Tensor
 ) -> None:
     """The text is chosen among text tokens, and its log-probability is of all tokens there are."""
     model = pair[0]
@@ -165,7 +162,7 @@ def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
 
 
 def test_the_forbidden_mass_is_what_openai_takes_from_the_free_model(
-    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+    pair: Pair, features: Tensor
 ) -> None:
     """From one pass over each text; the same of the same text, whatever the rule."""
     model, first = pair[0], len(pair[0].tokens.prompt)
@@ -188,7 +185,7 @@ def test_the_forbidden_mass_is_what_openai_takes_from_the_free_model(
 
 @pytest.mark.parametrize("by", [OPENAI, UNRESTRICTED], ids=lambda by: by.name)
 def test_both_libraries_write_the_same_by_both_rules(
-    pair: tuple[SpeechModel, SpeechModel], features: Tensor, by: Rule
+    pair: Pair, features: Tensor, by: Rule
 ) -> None:
     ours, theirs = (greedy(model, features, by) for model in pair)
     assert tokens(ours) == tokens(theirs)
@@ -198,7 +195,7 @@ def test_both_libraries_write_the_same_by_both_rules(
 
 
 def test_transformers_own_generate_writes_what_openai_allows_with_the_published_lists(
-    pair: tuple[SpeechModel, SpeechModel], features: Tensor
+    pair: Pair, features: Tensor
 ) -> None:
     """A checkpoint's generation_config.json has them; its limit is another, the whole context."""
     model = pair[1]
@@ -226,9 +223,7 @@ def test_transformers_own_generate_writes_what_openai_allows_with_the_published_
         assert transcript.tokens == tuple(written[: OPENAI.limit(model)])
 
 
-def test_the_limits_are_half_of_the_context_and_all_of_it(
-    pair: tuple[SpeechModel, SpeechModel],
-) -> None:
+def test_the_limits_are_half_of_the_context_and_all_of_it(pair: Pair) -> None:
     for model in pair:
         assert OPENAI.limit(model) == CONTEXT // 2
         assert UNRESTRICTED.limit(model) == CONTEXT - len(model.tokens.prompt)
@@ -260,7 +255,7 @@ OPTIONS = {
     indirect=["pair"],
 )
 def test_the_other_rules_are_transcribe_with_its_options(
-    pair: tuple[SpeechModel, SpeechModel], long: np.ndarray, waves: list[np.ndarray], name: str
+    pair: Pair, long: np.ndarray, waves: list[np.ndarray], name: str
 ) -> None:
     """What is drawn at higher temperatures, too: the audio is the seed; ``transcribe`` has all."""
     model = pair[0]
@@ -281,7 +276,7 @@ def test_the_other_rules_are_transcribe_with_its_options(
 
 @one_size
 def test_what_is_drawn_at_higher_temperatures_depends_on_the_audio_alone(
-    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
+    pair: Pair, waves: list[np.ndarray]
 ) -> None:
     model, by = pair[0], rule("temperatures")
     state = torch.get_rng_state()
@@ -317,7 +312,7 @@ class Silent:
 
 @one_size
 def test_a_window_that_is_skipped_as_silent_has_no_text_but_its_confidences(
-    pair: tuple[SpeechModel, SpeechModel], long: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, long: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("companion.models.openai_model.DecodingTask", Silent(DecodingTask))
     (transcript,) = transcribe(pair[0], [long], rule("temperatures"))
@@ -328,7 +323,7 @@ def test_a_window_that_is_skipped_as_silent_has_no_text_but_its_confidences(
 
 @one_size
 def test_they_are_refused_for_other_libraries_and_where_rows_are_recorded(
-    pair: tuple[SpeechModel, SpeechModel], features: Tensor, waves: list[np.ndarray]
+    pair: Pair, features: Tensor, waves: list[np.ndarray]
 ) -> None:
     with pytest.raises(ValueError, match="openai-whisper itself, for its own models alone"):
         transcribe(pair[1], waves[:1], rule("timestamps"))
@@ -339,9 +334,7 @@ def test_they_are_refused_for_other_libraries_and_where_rows_are_recorded(
 
 
 @one_size
-def test_nan_logits_are_an_error_under_these_too(
-    pair: tuple[SpeechModel, SpeechModel], waves: list[np.ndarray]
-) -> None:
+def test_nan_logits_are_an_error_under_these_too(pair: Pair, waves: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="its logits are NaN"):
         transcribe(pair[0], [waves[0] * np.float32(np.nan)], rule("timestamps"))
     with pytest.raises(ValueError, match="shorter than a frame"):
