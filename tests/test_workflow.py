@@ -188,20 +188,15 @@ def test_nothing_is_stale_and_make_says_so(project: Path) -> None:
     [
         ("spectral/kernels.py", "f = 1", "f = 2", FIGURES),
         ("companion/figures.py", "", "colour = 0", FIGURES),
-        ("notebooks/measure.ipynb", '"cells":', '"cells" :', set()),
         ("notebooks/gains.ipynb", '"cells":', '"cells" :', {"gains"}),
         ("data/published.csv", "", "1,2", {"phase"}),
-        ("figures/README.md", "", "figures", set()),
         ("data/corpus/1/1.flac", "", "louder", EVERYTHING - {"proof"}),
         ("data/corpus/1/1.trans.txt", "ONE", "TWO", EVERYTHING - {"proof"}),
         ("data/ladder/large/SHA256SUMS", "", "0", {"measure-large"} | DRAWN),
-        ("data/ladder/unused/SHA256SUMS", "", "0", set()),
         ("params/ladder.yml", '"probes": 0', '"probes": 1', JACOBIANS),
         ("params/ladder.yml", "proof: {seed: 0}", "proof: {seed: 3}", {"proof"}),
         ("params/ladder.yml", "seed: 0}\nphase", "seed: 3}\nphase", DRAWN),
-        ("params/ladder.yml", 'measure: {"ladder"', 'measure: {"seed": 0, "ladder"', set()),
         ("params/ladder.yml", '"modes": 0', '"modes": 1', MEASURED | DRAWN),
-        ("params/ladder.yml", "measure:", "# a comment\nmeasure:", set()),
         ("params/ladder.yml", "[small, large]", "[small]", DRAWN),
         ("companion/measurement/keys.py", '"jacobians": 2', '"jacobians": 3', JACOBIANS | FIGURES),
         ("companion/measurement/keys.py", "chosen", "picked", FIGURES),  # code: nothing is measured
@@ -214,9 +209,15 @@ def test_a_change_makes_again_just_what_depends_on_it(
     assert _stale(project) == stale
 
 
-def test_what_was_only_touched_or_put_back_is_not_made_again(project: Path) -> None:
+def test_what_nothing_depends_on_and_what_was_only_touched_or_put_back_makes_nothing_again(
+    project: Path,
+) -> None:
     for name in ("spectral/kernels.py", "notebooks/phase.ipynb", "data/published.csv"):
         (project / name).touch()  # later than all that was made of it
+    _replace(project / "notebooks" / "measure.ipynb", '"cells":', '"cells" :')
+    _replace(project / "figures" / "README.md", "", "figures")
+    _replace(project / "data" / "ladder" / "unused" / "SHA256SUMS", "", "0")
+    _ask(project, 'measure: {"ladder"', '# a comment\nmeasure: {"seed": 0, "ladder"')
     assert _stale(project) == set()
     _ask(project, '"modes": 0', '"modes": 1')
     _made(project, "figures")
@@ -257,16 +258,27 @@ def test_a_job_that_ends_badly_is_told_in_a_line_and_keeps_no_other_from_being_m
         ("proof: {seed: 0}", "proof: 3", "proof is 3; give its parameters"),
         ('"batch": 0, ', "", "jacobians lacks ['batch'] and has [], which are no parameters of it"),
         ('"probes"', '"proves"', "jacobians lacks ['probes'] and has ['proves']"),
+        ("phase: *shared", "phase: {results: ../data/x/measure}", "elsewhere build/ladder/measure"),
         ("[small, large]", "[small, small]", "models is ['small', 'small']; name every model once"),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_line_and_nothing_is_begun(
-    old: str, new: str, error: str, project: Path
+def test_what_cannot_be_asked_for_is_an_error_of_one_line(
+    old: str, new: str, error: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of the profile, which the workflow reads as is done here; the next test has it all."""
     _ask(project, old, new)
+    monkeypatch.chdir(project)
+    with pytest.raises((ValueError, OSError), match=re.escape(error)) as refused:
+        _needs()
+    assert "\n" not in str(refused.value)
+
+
+def test_such_an_error_is_told_once_and_nothing_is_begun(project: Path) -> None:
+    _ask(project, "[small]", "small")
     run = _make(project, "figures")
     assert run.returncode == 2
-    assert sum(error in line for line in run.stderr.splitlines()) == 1, run.stderr
+    error = "error: params/ladder.yml: models of gains is 'small'; give a list, as []"
+    assert run.stderr.splitlines().count(error) == 1, run.stderr
     assert "drawing" not in run.stdout + run.stderr
 
 
@@ -461,13 +473,6 @@ def test_older_rows_are_kept_where_the_notebook_that_measures_them_again_fails(
     assert "nulls-small" in _jobs(_made(committed, "evidence"))
 
 
-def test_rows_of_one_kind_lie_in_one_folder(committed: Path) -> None:
-    _ask(committed, "phase: *shared", "phase: {results: ../data/x/nulls, models: [small]}")
-    assert "results of phase is '../data/x/nulls', elsewhere data/results/nulls" in (
-        _error(committed)
-    )
-
-
 def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None:
     (project / "figures" / "phase.png").unlink()
     assert "drawing phase" in _made(project, "figures")
@@ -613,6 +618,13 @@ def _replace(path: Path, old: str, new: str) -> None:
 def _ask(folder: Path, old: str, new: str) -> None:
     """Other parameters of the ladder."""
     _replace(folder / "params" / "ladder.yml", old, new)
+
+
+def _needs() -> list[list[str]]:
+    """What the notebooks of the ladder need and which rows are stale, as the workflow asks."""
+    asked = Profile("ladder", models="", utterances="")
+    needs = [[*asked.tables_of(name), *asked.rows(name), *asked.data(name)] for name in asked.drawn]
+    return [*needs, [*asked.stale()]]
 
 
 def _environment() -> dict[str, str]:
