@@ -192,9 +192,7 @@ def test_eigenvalues_are_those_of_numpys_svd_on_a_fresh_capture(
                     )
 
 
-def test_n_eff_alpha_and_kf_follow_from_the_eigenvalues_by_their_definitions(
-    table: pd.DataFrame,
-) -> None:
+def test_n_eff_alpha_and_kf_follow_from_the_eigenvalues(table: pd.DataFrame) -> None:
     for row in table.itertuples():
         values = np.asarray(row.eigenvalues, dtype=np.float64)[: row.modes]
         kept = values[values > 0]
@@ -280,9 +278,7 @@ def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utteran
 # --- provenance ---------------------------------------------------------------------------------
 
 
-def test_the_file_says_where_its_numbers_come_from(
-    settings: SpectralSettings, summary: Summary
-) -> None:
+def test_a_file_says_where_it_comes_from(settings: SpectralSettings, summary: Summary) -> None:
     meta = read_meta(summary.output)
     key = key_of_run("measure", settings, find_utterances(settings.corpus).utterances)
     assert meta["key"] == key
@@ -461,9 +457,7 @@ def test_parts_of_other_settings_are_discarded(few: SpectralSettings) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", None])
-def test_a_part_that_is_cut_short_is_measured_again(
-    few: SpectralSettings, data: bytes | None
-) -> None:
+def test_a_part_cut_short_is_measured_again(few: SpectralSettings, data: bytes | None) -> None:
     (part,) = interrupted(few).iterdir()
     part.write_bytes(part.read_bytes()[:-100] if data is None else data)
     summary = measured(few)
@@ -568,9 +562,7 @@ def test_a_batch_without_one_usable_utterance_adds_no_rows(damaged: SpectralSett
     assert read([summary.output]).utterance.nunique() == summary.measured == 12
 
 
-def test_skipped_utterances_are_still_reported_after_a_resumed_run(
-    damaged: SpectralSettings,
-) -> None:
+def test_skipped_utterances_are_reported_after_a_resumed_run(damaged: SpectralSettings) -> None:
     spoil(damaged, ["1-1-0000"])
     values = replace(damaged, batch=3)
     interrupted(values)
@@ -579,9 +571,7 @@ def test_skipped_utterances_are_still_reported_after_a_resumed_run(
     assert (summary.measured, summary.resumed) == (13, 2)
 
 
-def test_nothing_usable_at_all_is_an_error_with_the_first_reason_and_no_file(
-    damaged: SpectralSettings,
-) -> None:
+def test_nothing_usable_is_the_first_reason_and_no_file(damaged: SpectralSettings) -> None:
     spoil(damaged, [u.id for u in find_utterances(damaged.corpus).utterances])
     with pytest.raises(RuntimeError, match=r"no usable utterance; the first: .*1-1-0000\.flac: "):
         measured(damaged)
@@ -705,9 +695,7 @@ def test_nan_weights_are_an_error_that_names_the_model(
 # --- settings -----------------------------------------------------------------------------------
 
 
-def test_settings_take_lists_and_texts_as_notebooks_and_yaml_have_them(
-    settings: SpectralSettings,
-) -> None:
+def test_settings_take_lists_and_texts_as_yaml_has_them(settings: SpectralSettings) -> None:
     plain = replace(
         settings,
         conditions=["clean", "hell"],  # type: ignore[arg-type]
@@ -773,9 +761,7 @@ def test_a_setting_that_makes_no_sense_is_an_error_with_its_name_and_value(
 # --- the store ----------------------------------------------------------------------------------
 
 
-def test_a_row_with_an_unknown_or_missing_column_is_not_written(
-    table: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_a_row_of_other_columns_is_not_written(table: pd.DataFrame, tmp_path: Path) -> None:
     row = table.iloc[0].to_dict()
     for wrong in ({**row, "extra": 1}, {key: row[key] for key in row if key != "alpha"}):
         with pytest.raises(ValueError, match=r"columns .* are missing or not in the schema"):
@@ -852,9 +838,7 @@ def test_a_batch_too_large_for_the_memory_is_measured_in_pieces_and_so_are_all_l
     assert tried[6:] == [1] * 4
 
 
-def test_an_utterance_that_does_not_fit_alone_is_an_error_that_names_it(
-    mixtures: list[Mixture],
-) -> None:
+def test_an_utterance_that_does_not_fit_alone_is_named(mixtures: list[Mixture]) -> None:
     rows_of, _ = crowded(0, OUT_OF_MEMORY[0])
     with pytest.raises(MemoryError, match=f"{mixtures[0].target.id}: not enough memory") as caught:
         Halving(rows_of, largest=3).rows({"clean": mixtures})

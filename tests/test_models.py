@@ -116,9 +116,7 @@ def test_a_text_comes_back_from_its_tokens_one_per_character(text: str) -> None:
     assert tokenizer.decode(ids) == text
 
 
-def test_special_tokens_are_one_token_each_and_left_out_of_texts(
-    ladder: Path, tiny: SpeechModel
-) -> None:
+def test_special_tokens_are_single_and_left_out_of_texts(ladder: Path, tiny: SpeechModel) -> None:
     tokenizer = WhisperTokenizer.from_pretrained(ladder / "tiny-0")
     assert tokenizer.get_vocab() == character_tokenizer().get_vocab()
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
@@ -158,9 +156,7 @@ def test_a_loaded_model_computes_with_its_weights_rounded_to_half(
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
 
-def test_a_folder_holds_float16_for_everyone_its_record_and_the_sums_of_every_file(
-    ladder: Path,
-) -> None:
+def test_a_folder_holds_float16_its_record_and_the_sums_of_every_file(ladder: Path) -> None:
     folder = ladder / "tiny-0"
     weights = folder / "model.safetensors"
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
@@ -197,9 +193,7 @@ def test_a_damaged_folder_is_refused_with_the_file_s_name(
         load("tiny-0", copied, CPU)
 
 
-def test_hidden_files_do_not_matter_and_without_sums_a_folder_was_killed_while_saving(
-    copied: Path,
-) -> None:
+def test_hidden_files_do_not_matter_and_a_folder_without_sums_is_none(copied: Path) -> None:
     (copied / "tiny-0" / ".DS_Store").write_bytes(b"\0")
     verify_checksums(copied / "tiny-0")
     (copied / "tiny-0" / "SHA256SUMS").unlink()
@@ -343,9 +337,7 @@ def test_no_transcript_is_longer_than_the_limit_and_cut_ones_are_called_unfinish
         assert short.finished == (whole.finished and len(whole.tokens) < most)
 
 
-def test_a_limit_below_one_and_nan_logits_are_errors(
-    tiny: SpeechModel, waves: list[np.ndarray]
-) -> None:
+def test_limits_below_one_and_nan_are_errors(tiny: SpeechModel, waves: list[np.ndarray]) -> None:
     features = tiny.features(waves[:1])
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"limit must be at least 1, got {limit}"):
@@ -423,9 +415,7 @@ def test_what_was_heard_once_is_decoded_by_every_rule_as_if_heard_anew(
 @pytest.mark.parametrize(
     ("extra", "windows"), [(-1, 1), (0, 1), (159, 1), (160, 2), (TINY_WINDOW_SECONDS * 16_000, 2)]
 )
-def test_a_further_window_begins_where_a_frame_is_left(
-    tiny: SpeechModel, extra: int, windows: int
-) -> None:
+def test_a_window_begins_where_a_frame_is_left(tiny: SpeechModel, extra: int, windows: int) -> None:
     wave = np.random.default_rng(0).standard_normal(tiny.window_samples + extra)
     (transcript,) = transcribe(tiny, [wave.astype(np.float32)], UNRESTRICTED)
     assert len(transcript.breaks) == windows - 1
@@ -440,9 +430,7 @@ def shipped_model(name: str) -> SpeechModel:
 
 
 @shipped
-def test_a_shipped_model_decodes_as_the_library_does_with_recomputable_confidences(
-    name: str,
-) -> None:
+def test_a_shipped_model_decodes_as_the_library_does_with_its_confidences(name: str) -> None:
     waves = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::64]]
     require_the_librarys(shipped_model(name), reference_model(SHIPPED / name), waves)
 

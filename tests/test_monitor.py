@@ -206,9 +206,7 @@ def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path
         assert max(held[40:]) == max(held[:40])
 
 
-def test_texts_that_nobody_watches_have_the_risks_of_watched_ones(
-    openai: Case, thresholds: Path
-) -> None:
+def test_unwatched_texts_have_the_risks_of_watched_ones(openai: Case, thresholds: Path) -> None:
     """Whose tokens are judged together, many at a time."""
     segments = []
     for watch in (None, lambda reading: None):
@@ -286,9 +284,7 @@ def test_a_model_without_thresholds_is_refused(thresholds: Path, tmp_path: Path)
         Monitor(other, name="small", thresholds=tmp_path / "former.json")
 
 
-def test_every_attempt_of_transcribe_at_a_window_is_told_apart(
-    openai: Case, thresholds: Path
-) -> None:
+def test_every_attempt_of_transcribe_is_told_apart(openai: Case, thresholds: Path) -> None:
     """Random weights are improbable: all temperatures are tried."""
     wave = np.concatenate(sounds())
     plain = openai.model.transcribe(

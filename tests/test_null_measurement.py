@@ -232,9 +232,7 @@ def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
     assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
 
 
-def test_a_key_has_controls_of_the_model_s_size_and_older_rows_have_former_values(
-    settings: NullSettings,
-) -> None:
+def test_a_key_has_controls_of_its_size_and_old_rows_former_values(settings: NullSettings) -> None:
     assert unpaired_with("xs-3", ["xs-shuffled-0", "s-shuffled-0", "xs-0"]) == ("xs-shuffled-0",)
     assert settings.unpaired == (CONTROL,)
 

@@ -95,7 +95,7 @@ def test_an_effect_that_random_vectors_show_as_well_does_not_survive(rows: Rows)
     assert decision.reason == "not beyond: random vectors, first rows"
 
 
-def test_nulls_without_the_planted_law_stay_at_zero_where_lengths_agree(
+def test_nulls_without_the_law_are_zero_where_lengths_agree(
     tables: dict[str, pd.DataFrame],
 ) -> None:
     for source, length in NULL_CONTROLS:
@@ -135,9 +135,7 @@ def test_an_effect_of_first_rows_alone_is_none_of_random_rows(seed: int) -> None
     assert choices[effects.RANDOM_ROWS] == pytest.approx(random.change)
 
 
-def test_random_rows_of_texts_without_a_drift_agree_with_first_rows(
-    tables: dict[str, pd.DataFrame],
-) -> None:
+def test_without_a_drift_random_rows_agree_with_first_rows(tables: dict[str, pd.DataFrame]) -> None:
     first, random = (
         change(tables["both"], "n_eff", of, effects.MATCHED) for of in (evidence.MODEL, SHUFFLED)
     )

@@ -134,9 +134,7 @@ def test_what_is_done_about_loops(tmp_path: Path) -> None:
     assert tokens[pooling.MATCHED, "hell"] == tokens[pooling.MATCHED, "clean"]
 
 
-def test_an_utterance_of_which_nothing_was_written_adds_no_rows(
-    plain: Plain, tmp_path: Path
-) -> None:
+def test_an_utterance_without_a_transcript_adds_no_rows(plain: Plain, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     rows = pq.read_table(plain[0]).to_pylist()
     for row in rows:

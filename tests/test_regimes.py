@@ -187,9 +187,7 @@ def _measured(kind: str, utterance: int) -> list[dict[str, object]]:
         ("growing", jacobians.NEITHER, jacobians.DISPERSIVE),
     ],
 )
-def test_regimes_planted_in_pre_norm_layers_are_found(
-    kind: str, modulo_1: str, normed: str | None
-) -> None:
+def test_regimes_of_pre_norm_layers_are_found(kind: str, modulo_1: str, normed: str | None) -> None:
     rows = pd.DataFrame([row for i in range(SPEAKERS) for row in _measured(kind, i)])
     table = jacobians.regimes(rows).set_index("reading")
     assert table.regime[jacobians.MODULO_1] == modulo_1

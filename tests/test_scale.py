@@ -76,9 +76,7 @@ def test_a_depth_effect_shows_in_depth_contrasts_alone(tmp_path: Path) -> None:
     assert (table.seeds == "1 against 1").all()
 
 
-def test_a_law_of_the_width_is_one_effect_at_modes_in_proportion_and_two_at_fifty(
-    tmp_path: Path,
-) -> None:
+def test_a_law_of_the_width_is_one_effect_in_proportion_and_two_at_fifty(tmp_path: Path) -> None:
     """Eigenvalues fall by the mode's place in the width, in both models, steeper under stress."""
     shapes = _shapes({"xs-0": (56, 2), "l-0": (176, 2)}, tmp_path)
     rows = _rows("hell", lambda _: 20.0, lambda _: 1.0, ["xs-0", "l-0"])

@@ -32,9 +32,7 @@ def table(rows: pd.DataFrame, choice_rows: pd.DataFrame) -> pd.DataFrame:
     return specification_curve(rows, choice_rows, "hell")
 
 
-def test_every_specification_that_was_computed_is_there_once(
-    rows: pd.DataFrame, table: pd.DataFrame
-) -> None:
+def test_each_computed_specification_is_there_once(rows: pd.DataFrame, table: pd.DataFrame) -> None:
     per_layer = (
         2 * len(readings.MODES)
         + len(readings.RANGES)

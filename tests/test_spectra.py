@@ -176,9 +176,7 @@ def test_an_empty_spectrum_means_what_a_spectrum_of_zeros_means() -> None:
 @CENTER
 @DEVICES
 @pytest.mark.parametrize("garbage", [0.0, math.nan, math.inf, -math.inf, 1e300])
-def test_what_lies_under_the_mask_does_not_matter(
-    garbage: float, center: bool, device: str
-) -> None:
+def test_what_lies_under_a_mask_does_not_matter(garbage: float, center: bool, device: str) -> None:
     """Real tokens may lie anywhere under it, and it broadcasts over leading dimensions."""
     activations = torch.as_tensor(gaussian(6 * 12, 5)).reshape(6, 12, 5)
     mask = torch.arange(12) < torch.tensor([12, 1, 0, 2, 7, 12])[:, None]
@@ -395,9 +393,7 @@ def test_rotating_the_features_changes_nothing(rows: Tensor, seed: int, center: 
         (lambda: resolved_kirchhoff_index(torch.ones(2), k=2, eps=-1.0), "eps .*got -1.0"),
     ],
 )
-def test_a_wrong_argument_is_named_with_what_was_seen(
-    call: Callable[[], Tensor], message: str
-) -> None:
+def test_a_wrong_argument_is_named_and_shown(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -74,9 +74,7 @@ def test_directions_have_norm_one_and_singular_ones_move_their_token_by_sigma(
     assert max(others) < moved
 
 
-def test_the_encoder_s_operator_is_its_derivative_both_ways(
-    tiny: SpeechModel, speech: Path
-) -> None:
+def test_an_encoder_s_operator_is_its_derivative_both_ways(tiny: SpeechModel, speech: Path) -> None:
     features = tiny.features([read_wave(find_utterances(speech).utterances[0])])
     operator = encoder_operator(tiny, features)
     across, down = (

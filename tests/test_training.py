@@ -183,9 +183,7 @@ def test_the_learning_rate_warms_up_in_a_line_peaks_at_one_and_falls_to_a_fiftie
 
 
 @pytest.mark.parametrize("first_step", [1, 4, 5, 7, 11])
-def test_batches_from_any_step_on_are_those_of_a_run_from_the_start_and_of_its_seed(
-    first_step: int,
-) -> None:
+def test_batches_from_any_step_are_those_of_the_whole_run_of_its_seed(first_step: int) -> None:
     """Five batches make an epoch here, so that this crosses one."""
     stage = {"steps": 13, "full_window_share": 0.3, "no_speech_share": 0.3, "spec_augment": True}
     whole = list(islice(batcher(**stage).batches(0, 9), 13))
@@ -295,9 +293,7 @@ def test_the_encoder_is_the_librarys_and_has_a_position_for_two_frames(learner: 
 
 
 @torch.no_grad()
-def test_the_loss_is_the_librarys_and_the_mean_over_clips_of_ctc_per_letter(
-    learner: Learner,
-) -> None:
+def test_the_loss_is_the_librarys_and_the_mean_of_ctc_per_letter(learner: Learner) -> None:
     batch = next(batcher(no_speech_share=0.3).batches(0, 0))
     expected = learner.model(
         input_features=batch.features, decoder_input_ids=batch.inputs, labels=batch.labels

@@ -74,9 +74,7 @@ def test_a_number_that_is_no_longer_one_is_infinitely_far() -> None:
     ("column", "row", "value"),
     [("transcript", 0, "three"), ("layer", 1, 3), ("spectrum", 0, np.array([2.0]))],
 )
-def test_other_texts_and_other_shapes_are_not_compared_but_counted(
-    column: str, row: int, value: object
-) -> None:
+def test_other_texts_and_shapes_are_counted_alone(column: str, row: int, value: object) -> None:
     gap = difference(ROWS, changed(column, row, value), 12)
     assert (gap.unlike, gap.largest) == (1, 0.0)
 

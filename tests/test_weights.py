@@ -121,9 +121,7 @@ def test_a_file_that_holds_fewer_layers_that_write_than_listen(tmp_path: Path) -
     assert (len(loaded.encoder_layers), len(loaded.layers)) == (4, 1)
 
 
-def test_a_digest_is_that_of_the_joined_parts_and_a_control_has_shape_and_tokens(
-    tmp_path: Path,
-) -> None:
+def test_a_digest_is_of_the_joined_parts_and_a_control_has_the_shape(tmp_path: Path) -> None:
     model = rounded()
     folders = [
         write_ctranslate2(tmp_path / "whole", model),
@@ -182,9 +180,7 @@ def as_converted(folder: Path, into: Path, names: list[str]) -> Path:
     return into
 
 
-def test_padding_leaves_an_english_model_english_and_is_never_written(
-    english: Path, tmp_path: Path
-) -> None:
+def test_padding_leaves_a_model_english_and_is_not_written(english: Path, tmp_path: Path) -> None:
     plain = load(str(english), NOWHERE, CPU)
     folder = enlarged(english, tmp_path / "padded", PADDED)
     converted = as_converted(folder, tmp_path / "converted", token_names(ENGLISH))
@@ -198,9 +194,7 @@ def test_padding_leaves_an_english_model_english_and_is_never_written(
             assert max(transcript.tokens) < ENGLISH
 
 
-def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
-    tmp_path: Path,
-) -> None:
+def test_a_padded_converted_vocabulary_may_go_on_with_timestamps(tmp_path: Path) -> None:
     """CTranslate2's converter names every row beyond the tokenizer's so."""
     rest = [f"<|{30 + 0.02 * (i + 1):.2f}|>" for i in range(PADDED - ENGLISH)]
     names = [*token_names(ENGLISH), *rest]
@@ -210,9 +204,7 @@ def test_the_vocabulary_of_a_padded_converted_model_may_go_on_with_timestamps(
     assert set(range(ENGLISH, PADDED)) <= {*model.tokens.suppressed} & {*model.tokens.control}
 
 
-def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(
-    english: Path, tmp_path: Path
-) -> None:
+def test_timestamps_without_names_are_timestamps_still(english: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(english, tmp_path / "copy")
     named = load(str(folder), NOWHERE, CPU).tokens
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -224,9 +216,7 @@ def test_timestamps_that_a_tokenizer_does_not_name_are_timestamps_still(
     assert load(str(folder), NOWHERE, CPU).tokens == named
 
 
-def test_added_text_can_be_written_and_added_special_tokens_cannot(
-    english: Path, tmp_path: Path
-) -> None:
+def test_added_text_is_written_and_special_tokens_are_not(english: Path, tmp_path: Path) -> None:
     text = enlarged(english, tmp_path / "text", ENGLISH + 1, WORD)
     special = enlarged(english, tmp_path / "special", ENGLISH + 1, special=("[PAD]",))
     names = token_names(ENGLISH)
@@ -479,9 +469,7 @@ def test_weights_are_joined_over_wheels_that_are_never_imported(
     ], "nothing was written"
 
 
-def test_a_user_s_folder_or_file_comes_before_the_wheel(
-    packages: list[Path], tmp_path: Path
-) -> None:
+def test_a_user_s_folder_comes_before_the_wheel(packages: list[Path], tmp_path: Path) -> None:
     ours = tmp_path / "models"
     write_ctranslate2(ours / "base", rounded(width=48))
     assert load("base", ours, CPU).width == 48

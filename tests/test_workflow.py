@@ -166,9 +166,7 @@ def project(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "project"))
 
 
-def test_openai_s_weights_are_installed_before_notebooks_run_unless_they_are_not_wanted(
-    project: Path,
-) -> None:
+def test_openai_s_weights_are_installed_first_unless_they_are_not_wanted(project: Path) -> None:
     (project / ".venv" / "requirements.weights").unlink()
     for arguments, installed in (((), True), (("WHISPER=no",), False)):
         printed = _make(project, "figures", "--dry-run", *arguments).stdout
@@ -359,9 +357,7 @@ def test_evidence_is_measured_once_and_then_only_drawn_from(committed: Path) -> 
     assert "measuring" not in _made(committed, "evidence")
 
 
-def test_shards_are_put_together_in_order_and_never_mixed_with_those_of_another_cut(
-    committed: Path,
-) -> None:
+def test_shards_are_put_together_in_order_and_never_with_others(committed: Path) -> None:
     """Nor are more shards than utterances an error."""
     rows = committed / "data" / "results" / "nulls" / "small.parquet"
     rows.unlink()
@@ -406,9 +402,7 @@ def test_parameters_that_changed_are_seen_without_what_snakemake_remembers(proje
     assert _stale(project) == {"proof"}
 
 
-def test_a_figure_draws_other_models_where_a_parameter_of_its_own_names_them(
-    committed: Path,
-) -> None:
+def test_a_figure_draws_other_models_where_its_parameter_names_them(committed: Path) -> None:
     path = committed / "params" / "ladder.yml"
     both = "null_results: ../data/results/nulls, models: [small, large], null_models: [large]"
     drawing = "gains: {results: ../build/ladder/jacobians, " + both + "}\n"
@@ -460,9 +454,7 @@ def test_rows_that_are_none_are_an_error(content: str, committed: Path) -> None:
     assert "small.parquet: does not say what was measured" in _error(committed)
 
 
-def test_older_rows_are_kept_where_the_notebook_that_measures_them_again_fails(
-    committed: Path,
-) -> None:
+def test_older_rows_are_kept_where_measuring_them_again_fails(committed: Path) -> None:
     rows = committed / "data" / "results" / "nulls" / "small.parquet"
     before = rows.read_bytes()
     _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
@@ -534,9 +526,7 @@ def test_kills_lose_nothing_that_was_made(project: Path, server: Path) -> None:
         (["env", "VENV=new", "PYTHON=no-python"], "PYTHON=python3.12"),
     ],
 )
-def test_errors_are_one_line_with_the_remedy(
-    arguments: list[str], expected: str, project: Path
-) -> None:
+def test_errors_name_the_remedy(arguments: list[str], expected: str, project: Path) -> None:
     run = _make(project, *arguments)
     assert run.returncode == 2
     ours = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
@@ -557,9 +547,7 @@ def test_errors_are_one_line_with_the_remedy(
         ("ON=nosuch", "ON is 'nosuch'; there are: local"),
     ],
 )
-def test_nothing_is_begun_for_what_is_refused(
-    command: str, argument: str, error: str, tmp_path: Path
-) -> None:
+def test_refusals_begin_nothing(command: str, argument: str, error: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     for file in ("params/ladder.yml", "workflow/profiles/local/config.yaml"):
         (tmp_path / file).parent.mkdir(parents=True)
