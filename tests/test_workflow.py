@@ -475,7 +475,7 @@ def test_added_and_removed_files_and_products_are_noticed(project: Path) -> None
 
 def test_two_runs_in_one_folder_do_not_work_at_the_same_time(project: Path) -> None:
     (project / "slow").touch()
-    _replace(project / "data" / "corpus" / "1" / "1.flac", "", "louder")
+    _replace(project / "data" / "ladder" / "large" / "SHA256SUMS", "", "0")
     first = _start(project)
     while _is_free(project / "build" / "running"):
         assert first.poll() is None, "it holds no lock"
