@@ -58,8 +58,8 @@ SAME = {"key": 0, "device": "cpu", "threads": 1, "packages": {}}
 
 
 def _shard(path: Path, table: pa.Table, **meta: object) -> Path:
-    told = SAME | {"skipped": {path.stem: "deaf"}} | meta
-    pq.write_table(table.replace_schema_metadata({META: json.dumps(told).encode()}), path)
+    written = SAME | {"skipped": {path.stem: "deaf"}} | meta
+    pq.write_table(table.replace_schema_metadata({META: json.dumps(written).encode()}), path)
     return path
 
 
@@ -69,14 +69,14 @@ def test_rows_in_data_are_packed_and_the_kinds_with_most_rows_keep_fewer_bits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).uniform(0.5, 1, 100)
-    for folder, wanted in (("build", values), ("data", np.round(values * 2**bits) / 2**bits)):
+    for folder, expected in (("build", values), ("data", np.round(values * 2**bits) / 2**bits)):
         shards = Path("shards") / folder
         (shards / "parts").mkdir(parents=True)
         shard = _shard(shards / "whole.parquet", pa.table({"number": values}))
         rows = Path(folder) / kind / "rows.parquet"
         rows.parent.mkdir(parents=True)
         main(kind, rows, [shard])
-        np.testing.assert_array_equal(pq.read_table(rows)["number"].to_numpy(), wanted)
+        np.testing.assert_array_equal(pq.read_table(rows)["number"].to_numpy(), expected)
         assert read_meta(rows)["skipped"] == {"whole": "deaf"}
         assert [file.name for file in rows.parent.iterdir()] == ["rows.parquet"]
         assert not (shards / "parts").exists()

@@ -191,22 +191,22 @@ def test_seeds_of_the_model_left_out_are_left_out_with_it() -> None:
 def test_too_few_models_have_no_forecast_and_a_reason() -> None:
     models = ["xs-0", "m-0"]
     rows = _rows("hell", lambda _: 20.0, ERRORS.__getitem__, models)
-    wanted = scale.targets(rows, "hell", rows, "hell")
+    outcomes = scale.targets(rows, "hell", rows, "hell")
     known = scale.predictors(rows, {name: SHAPES[name][0] for name in models})
-    table = scale.forecast(known, wanted, PARAMETERS)
+    table = scale.forecast(known, outcomes, PARAMETERS)
     assert table.empty
     assert list(table.columns) == scale.COLUMNS
-    assert len(scale.left_out(wanted)) == len(wanted)
+    assert len(scale.left_out(outcomes)) == len(outcomes)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_models_that_a_milder_stress_leaves_at_a_bound_do_not_count(fraction: float) -> None:
     rows = _rows("hell", lambda _: 20.0, lambda _: 0.5, list(SHAPES))
     mild = _rows("mild", lambda _: 20.0, (ERRORS | {"l-0": fraction}).__getitem__, list(SHAPES))
-    wanted = scale.targets(rows, "hell", mild, "mild")
-    assert "l-0" in wanted["word error, hell"].parts
-    assert set(wanted["candidates, mild"].parts) == set(SHAPES) - {"l-0"}
-    assert set(wanted["word error, mild"].parts) == set(SHAPES) - {"l-0"}
+    outcomes = scale.targets(rows, "hell", mild, "mild")
+    assert "l-0" in outcomes["word error, hell"].parts
+    assert set(outcomes["candidates, mild"].parts) == set(SHAPES) - {"l-0"}
+    assert set(outcomes["word error, mild"].parts) == set(SHAPES) - {"l-0"}
 
 
 def test_a_condition_without_rows_is_an_error() -> None:

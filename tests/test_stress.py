@@ -416,13 +416,13 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(
-    ("make", "value", "told"),
-    [(make, value, told) for make, values, told in BAD_VALUES for value in values],
+    ("make", "value", "message"),
+    [(make, value, message) for make, values, message in BAD_VALUES for value in values],
 )
 def test_bad_values_are_named_with_the_remedy(
-    make: Callable[[object], object], value: object, told: str
+    make: Callable[[object], object], value: object, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         make(value)
 
 

@@ -84,12 +84,12 @@ def test_an_encoder_s_operator_is_its_derivative_both_ways(tiny: SpeechModel, sp
     with sdpa_kernel(SDPBackend.MATH):  # which alone has forward derivatives
         forward = torch.func.jvp(tiny.encode, (features,), (across,))[1]
         back = torch.func.vjp(tiny.encode, features)[1](down)[0]
-    for got, wanted in (
+    for actual, expected in (
         (operator.matmat(across.reshape(-1, 1)), forward),
         (operator.rmatmat(down.reshape(-1, 1)), back),
     ):
-        close = {"rtol": 1e-3, "atol": 1e-4 * wanted.abs().max().item()}
-        torch.testing.assert_close(got[:, 0], wanted.flatten(), **close)
+        close = {"rtol": 1e-3, "atol": 1e-4 * expected.abs().max().item()}
+        torch.testing.assert_close(actual[:, 0], expected.flatten(), **close)
 
 
 def _planted(changed: dict[str, float]) -> pd.DataFrame:

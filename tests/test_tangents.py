@@ -44,14 +44,14 @@ def test_tangents_of_a_layer(decoder: bool, tokens: int) -> None:
     seen = run(block, hidden, context)
     moved = gaussian(2, COUNT, tokens, WIDTH, seed=2)
     source = gaussian(2, COUNT, 9, WIDTH, seed=3) if decoder else None
-    got = layer_tangents(seen, moved, source)
+    actual = layer_tangents(seen, moved, source)
     for i in range(COUNT):
         if context is None or source is None:
             pair = (hidden,), (moved[:, i],)
         else:
             pair = (hidden, context), (moved[:, i], source[:, i])
         expected = torch.func.jvp(lambda *inputs: forward(block, *inputs), *pair)[1]
-        torch.testing.assert_close(got[:, i], expected)
+        torch.testing.assert_close(actual[:, i], expected)
 
 
 @pytest.mark.usefixtures("_chunks")
@@ -60,10 +60,10 @@ def test_cotangents_of_a_layer(causal: bool) -> None:
     block = random_layer(WIDTH, HEADS, cross_attention=False, causal=causal, dtype=FLOAT64)
     hidden, moved = gaussian(2, 7, WIDTH), gaussian(2, COUNT, 7, WIDTH, seed=1)
     seen = run(block, hidden)
-    got = layer_cotangents(seen, moved)
+    actual = layer_cotangents(seen, moved)
     pull = torch.func.vjp(lambda rows: forward(block, rows), hidden)[1]
     for i in range(COUNT):
-        torch.testing.assert_close(got[:, i], pull(moved[:, i])[0])
+        torch.testing.assert_close(actual[:, i], pull(moved[:, i])[0])
 
 
 # --- layer norms, which do not see the direction 1 ------------------------------------------------
@@ -107,16 +107,16 @@ def test_the_jacobian_of_a_layer_norm_is_that_of_automatic_differentiation() -> 
     hidden = 3 + 2 * gaussian(2, 3, WIDTH, seed=2)
     identity = torch.eye(WIDTH, dtype=FLOAT64)
     jacobian = layer_norm_jacobian(norm, hidden)
-    got = jacobian.apply(identity)
+    actual = jacobian.apply(identity)
     expected = torch.func.jacrev(lambda rows: normalised(norm, rows))(hidden)
     for i in range(2):
         for j in range(3):
-            torch.testing.assert_close(got[i, j], expected[i, j, :, i, j])
-    torch.testing.assert_close(got @ torch.ones(WIDTH, dtype=FLOAT64), torch.zeros_like(hidden))
+            torch.testing.assert_close(actual[i, j], expected[i, j, :, i, j])
+    torch.testing.assert_close(actual @ torch.ones(WIDTH, dtype=FLOAT64), torch.zeros_like(hidden))
     torch.testing.assert_close(
-        layer_norm_jacobian(norm, 10 * hidden).apply(identity), got / 10, rtol=1e-4, atol=1e-5
+        layer_norm_jacobian(norm, 10 * hidden).apply(identity), actual / 10, rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(jacobian[..., None, :].cotangents(identity), got)
+    torch.testing.assert_close(jacobian[..., None, :].cotangents(identity), actual)
     assert jacobian[1].gain.shape == (3, WIDTH)
 
 
