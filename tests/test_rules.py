@@ -3,9 +3,10 @@
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 CONTEXT = 80  # tokens; Whisper's own 448 take the library a minute
 one_size = pytest.mark.parametrize("pair", ["multilingual"], indirect=True)
 Pair = tuple[SpeechModel, SpeechModel]  # by openai-whisper and by transformers
+Write = Callable[[SpeechModel, Rule], list[Transcript]]
 SIZES = {"multilingual": (MULTILINGUAL, 80), "English": (ENGLISH, 80), "large": (51866, 128)}
 
 
@@ -69,14 +71,14 @@ def ending_whisper(vocabulary: int, mels: int) -> whisper.Whisper:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> dict[str, Pair]:
-    """Those that were made, as pytest parts with them between tests of other sizes."""
+def pairs() -> dict[str, Any]:
+    """Those that were made and what they wrote, with which pytest parts between other sizes."""
     return {}
 
 
 @pytest.fixture(params=list(SIZES))
 def pair(
-    request: pytest.FixtureRequest, pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, pairs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Pair:
     """The same random weights through both libraries."""
     if request.param not in pairs:
@@ -103,6 +105,19 @@ def waves() -> list[np.ndarray]:
 def features(pair: Pair, waves: list[np.ndarray]) -> Tensor:
     """Of speech, silence and a tone."""
     return pair[0].features([*waves[1:5], waves[-2]])
+
+
+@pytest.fixture
+def write(pair: Pair, features: Tensor, pairs: dict[str, Any]) -> Write:
+    """What a model of a pair writes of the features by a rule, decoded once for all tests."""
+
+    def written(model: SpeechModel, by: Rule) -> list[Transcript]:
+        key = f"{id(model)} {by.name}"
+        if key not in pairs:
+            pairs[key] = greedy(model, features, by)
+        return pairs[key]
+
+    return written
 
 
 def by_openai(
@@ -134,8 +149,10 @@ def require_equal(ours: Sequence[Transcript], theirs: Sequence[DecodingResult]) 
             assert transcript.compression_ratio == result.compression_ratio
 
 
-def test_by_openai_the_default_every_text_is_the_librarys_own(pair: Pair, features: Tensor) -> None:
-    ours = greedy(pair[0], features, OPENAI)
+def test_by_openai_the_default_every_text_is_the_librarys_own(
+    pair: Pair, features: Tensor, write: Write
+) -> None:
+    ours = write(pair[0], OPENAI)
     require_equal(ours, by_openai(pair[0], features, OPENAI))
     assert len({len(transcript.tokens) for transcript in ours}) > 1, "they end at several steps"
     assert all(transcript.tokens for transcript in ours)
@@ -143,11 +160,11 @@ def test_by_openai_the_default_every_text_is_the_librarys_own(pair: Pair, featur
 
 
 def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
-    pair: Pair, features: Tensor
+    pair: Pair, features: Tensor, write: Write
 ) -> None:
     """The text is chosen among text tokens, and its log-probability is of all tokens there are."""
     model = pair[0]
-    ours = greedy(model, features, UNRESTRICTED)
+    ours = write(model, UNRESTRICTED)
     among_text = by_openai(
         model, features, UNRESTRICTED, suppress_tokens=list(model.tokens.suppressed)
     )
@@ -158,10 +175,12 @@ def test_unrestricted_is_the_library_with_nothing_suppressed_but_special_tokens(
     plain = [i for i, text in enumerate(of_all) if max(text.tokens, default=0) < model.tokens.end]
     assert len(plain) > len(ours) / 2, "special tokens are hardly ever the most probable"
     require_equal([ours[i] for i in plain], [of_all[i] for i in plain])
-    assert tokens(ours) != tokens(greedy(model, features, OPENAI))
+    assert tokens(ours) != tokens(write(model, OPENAI))
 
 
-def test_the_forbidden_mass_is_what_openai_takes_away(pair: Pair, features: Tensor) -> None:
+def test_the_forbidden_mass_is_what_openai_takes_away(
+    pair: Pair, features: Tensor, write: Write
+) -> None:
     """From one pass over each text; the same of the same text, whatever the rule."""
     model, first = pair[0], len(pair[0].tokens.prompt)
     never = DecodingTask(
@@ -169,7 +188,7 @@ def test_the_forbidden_mass_is_what_openai_takes_away(pair: Pair, features: Tens
     )._get_suppress_tokens()
     beginning = [*model.tokens.blank, model.tokens.end]
     for by in (OPENAI, UNRESTRICTED):
-        for row, transcript in zip(features[::3], greedy(model, features[::3], by), strict=True):
+        for row, transcript in zip(features[::3], write(model, by)[::3], strict=True):
             fed = torch.tensor([[*model.tokens.prompt, *transcript.tokens]])
             with torch.no_grad():
                 logits = model.module(row[None], fed)[0, first - 1 :].double()
@@ -182,8 +201,8 @@ def test_the_forbidden_mass_is_what_openai_takes_away(pair: Pair, features: Tens
 
 
 @pytest.mark.parametrize("by", [OPENAI, UNRESTRICTED], ids=lambda by: by.name)
-def test_both_libraries_write_the_same_by_any_rule(pair: Pair, features: Tensor, by: Rule) -> None:
-    ours, theirs = (greedy(model, features, by) for model in pair)
+def test_both_libraries_write_the_same_by_any_rule(pair: Pair, write: Write, by: Rule) -> None:
+    ours, theirs = (write(model, by) for model in pair)
     assert tokens(ours) == tokens(theirs)
     for first, second in zip(ours, theirs, strict=True):
         for name in ("average_log_probability", "text_log_probability", "forbidden_mass"):
@@ -191,7 +210,7 @@ def test_both_libraries_write_the_same_by_any_rule(pair: Pair, features: Tensor,
 
 
 def test_transformers_own_generate_writes_what_openai_allows_with_the_published_lists(
-    pair: Pair, features: Tensor
+    pair: Pair, features: Tensor, write: Write
 ) -> None:
     """A checkpoint's generation_config.json has them; its limit is another, the whole context."""
     model = pair[1]
@@ -214,7 +233,7 @@ def test_transformers_own_generate_writes_what_openai_allows_with_the_published_
         ),
         decoder_input_ids=torch.tensor([tokens.prompt] * len(features)),
     )
-    for transcript, row in zip(greedy(model, features, OPENAI), output.tolist(), strict=True):
+    for transcript, row in zip(write(model, OPENAI), output.tolist(), strict=True):
         written = row[: row.index(tokens.end)] if tokens.end in row else row
         assert transcript.tokens == tuple(written[: OPENAI.limit(model)])
 
