@@ -2,13 +2,12 @@
 
 import errno
 import math
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def decoded(
     """Every utterance under every condition, decoded and captured once more in one batch."""
     corpus = find_utterances(settings.corpus).utterances
     speakers = Speakers(corpus)
-    found = {}
+    by_condition = {}
     for name in settings.conditions:
         mixtures = [
             condition(name).apply(Mixture.of(u, read_wave(u)), speakers, settings.seed)
@@ -107,8 +106,8 @@ def decoded(
             transcripts = greedy(
                 tiny, tiny.features([mixture.wave for mixture in mixtures]), UNRESTRICTED
             )
-        found[name] = (mixtures, transcripts, recording)
-    return found
+        by_condition[name] = (mixtures, transcripts, recording)
+    return by_condition
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -125,9 +124,9 @@ def test_there_is_one_row_per_utterance_condition_match_component_layer_and_mode
         assert set(table[name]) == set(values)
     assert table.utterance.nunique() == summary.measured == 14
     assert (summary.resumed, summary.skipped) == (0, {})
-    found = pq.read_table(summary.output)
-    assert found.schema.remove_metadata().equals(SPECTRA)
-    assert not any(found[name].null_count for name in SPECTRA.names)
+    stored = pq.read_table(summary.output)
+    assert stored.schema.remove_metadata().equals(SPECTRA)
+    assert not any(stored[name].null_count for name in SPECTRA.names)
 
 
 def test_texts_and_confidences_are_those_of_a_fresh_decoding(
@@ -135,11 +134,11 @@ def test_texts_and_confidences_are_those_of_a_fresh_decoding(
 ) -> None:
     for name, (mixtures, transcripts, _) in decoded.items():
         for mixture, transcript in zip(mixtures, transcripts, strict=True):
-            own = table[(table.utterance == mixture.target.id) & (table.condition == name)]
-            assert set(own[own.matched_with == ""].tokens) == {len(transcript.tokens)}
+            rows = table[(table.utterance == mixture.target.id) & (table.condition == name)]
+            assert set(rows[rows.matched_with == ""].tokens) == {len(transcript.tokens)}
             for column in (*CONFIDENCES, "no_speech_probability"):
                 np.testing.assert_allclose(
-                    own[column], getattr(transcript, column), rtol=0, atol=1e-6
+                    rows[column], getattr(transcript, column), rtol=0, atol=1e-6
                 )
             errors = score(mixture.references, transcript.text)
             expected = {
@@ -149,17 +148,15 @@ def test_texts_and_confidences_are_those_of_a_fresh_decoding(
                 "wer": wer(mixture.target.reference, transcript.text),
                 "candidate": errors.is_candidate,
             }  # fmt: skip
-            assert own[[*expected]].drop_duplicates().to_dict("records") == [expected]
-            row = own.iloc[0]
+            assert rows[[*expected]].drop_duplicates().to_dict("records") == [expected]
+            row = rows.iloc[0]
             assert list(row.interferers) == [part.utterance.id for part in mixture.parts[1:]]
             assert len(row.interferers) == (5 if name == "hell" else 0)
             assert tuple(row.interferer_wers) == errors.interferers
             assert (row.outcome == "empty") == (transcript.text == "")
 
 
-def test_matched_rows_have_on_both_sides_as_many_tokens_as_the_shorter(
-    table: pd.DataFrame,
-) -> None:
+def test_matched_rows_have_on_both_sides_as_many_tokens_as_the_shorter(table: pd.DataFrame) -> None:
     sides = table.groupby(["utterance", "matched_with", "condition"]).tokens.first().unstack()
     raw, matched = sides.xs("", level="matched_with"), sides.drop("", level="matched_with")
     shorter = raw.min(axis=1)[matched.index.get_level_values("utterance")]
@@ -173,9 +170,9 @@ def spectrum(rows: Tensor) -> np.ndarray:
     if len(rows) < 2:
         return values
     centred = rows.double().numpy() - rows.double().numpy().mean(0)
-    found = np.linalg.svd(centred, compute_uv=False) ** 2 / (len(rows) - 1)
-    found = np.where(found < 1e-9 * found[0], 0, found)[: max(MODES)]
-    values[: len(found)] = found
+    eigenvalues = np.linalg.svd(centred, compute_uv=False) ** 2 / (len(rows) - 1)
+    eigenvalues = np.where(eigenvalues < 1e-9 * eigenvalues[0], 0, eigenvalues)[: max(MODES)]
+    values[: len(eigenvalues)] = eigenvalues
     return values
 
 
@@ -185,34 +182,32 @@ def test_eigenvalues_are_those_of_numpys_svd_on_a_fresh_capture(
     for name, (mixtures, transcripts, recording) in decoded.items():
         for component in COMPONENTS:
             activations, _ = recording.text_rows(component, transcripts)
-            own = table[(table.condition == name) & (table.component == component)]
+            rows = table[(table.condition == name) & (table.component == component)]
             for i, mixture in enumerate(mixtures):
-                for row in own[own.utterance == mixture.target.id].itertuples():
-                    wanted = spectrum(activations[i, row.layer - 1, : row.tokens])
+                for row in rows[rows.utterance == mixture.target.id].itertuples():
+                    expected = spectrum(activations[i, row.layer - 1, : row.tokens])
                     assert len(row.eigenvalues) == max(MODES)
                     np.testing.assert_allclose(
-                        row.eigenvalues, wanted, rtol=1e-4, atol=2e-6 * wanted.max()
+                        row.eigenvalues, expected, rtol=1e-4, atol=2e-6 * expected.max()
                     )
 
 
-def test_n_eff_alpha_and_kf_follow_from_the_eigenvalues_by_their_definitions(
-    table: pd.DataFrame,
-) -> None:
+def test_n_eff_alpha_and_kf_follow_from_the_eigenvalues(table: pd.DataFrame) -> None:
     for row in table.itertuples():
         values = np.asarray(row.eigenvalues, dtype=np.float64)[: row.modes]
-        found = values[values > 0]
-        assert min(row.resolved, row.modes) == len(found)
+        kept = values[values > 0]
+        assert min(row.resolved, row.modes) == len(kept)
         close = {"rel": 1e-4, "abs": 1e-12}  # the eigenvalues are stored in float32
-        for name, spread in (("n_eff", found), ("n_eff_singular", np.sqrt(found))):
-            fraction = spread / spread.sum() if len(found) else spread
+        for name, spread in (("n_eff", kept), ("n_eff_singular", np.sqrt(kept))):
+            fraction = spread / spread.sum() if len(kept) else spread
             entropy = -(fraction * np.log(fraction)).sum()
-            expected = math.exp(entropy) if len(found) else 0.0
+            expected = math.exp(entropy) if len(kept) else 0.0
             assert getattr(row, name) == pytest.approx(expected, **close)
         padded = row.modes * (1 / (values + EPSILON)).sum()
-        resolved = len(found) * (1 / (found + EPSILON)).sum()
+        resolved = len(kept) * (1 / (kept + EPSILON)).sum()
         assert row.kirchhoff == pytest.approx(padded, **close)
         assert row.kirchhoff_resolved == pytest.approx(resolved, **close)
-        if len(found) == row.modes:
+        if len(kept) == row.modes:
             x = np.log(np.arange(1, row.modes + 1))
             assert row.alpha == pytest.approx(-np.polyfit(x, np.log(values), 1)[0], rel=1e-4)
 
@@ -248,9 +243,9 @@ def test_graph_indices_are_those_of_the_attention_and_the_cosines_among_the_toke
 ) -> None:
     mixtures, transcripts, recording = decoded["hell"]
     states, _ = recording.text_rows(HIDDEN_STATE, transcripts)
-    own = table[(table.condition == "hell") & (table.component == "ffn") & (table.modes == 5)]
+    rows = table[(table.condition == "hell") & (table.component == "ffn") & (table.modes == 5)]
     for i, mixture in enumerate(mixtures):
-        for row in own[own.utterance == mixture.target.id].itertuples():
+        for row in rows[rows.utterance == mixture.target.id].itertuples():
             attention = recording.attention(transcripts, row.layer - 1)[i].numpy()
             part = attention[:, : row.tokens, : row.tokens]
             directions = torch.nn.functional.normalize(
@@ -272,8 +267,8 @@ def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utteran
     assert len(set(part.reset_index().utterance)) == part.speaker.nunique() == 4
     for name in part.columns:
         if name == "eigenvalues":
-            found, wanted = (np.stack(frame[name].to_list()) for frame in (part, whole))
-            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-6 * wanted.max())
+            actual, expected = (np.stack(frame[name].to_list()) for frame in (part, whole))
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-6 * expected.max())
         elif part[name].dtype == float:
             np.testing.assert_allclose(part[name], whole[name], rtol=1e-4, atol=1e-6)
         else:
@@ -283,9 +278,7 @@ def test_rows_do_not_depend_on_the_size_of_the_batch_or_on_the_number_of_utteran
 # --- provenance ---------------------------------------------------------------------------------
 
 
-def test_the_file_says_where_its_numbers_come_from(
-    settings: SpectralSettings, summary: Summary
-) -> None:
+def test_a_file_says_where_it_comes_from(settings: SpectralSettings, summary: Summary) -> None:
     meta = read_meta(summary.output)
     key = key_of_run("measure", settings, find_utterances(settings.corpus).utterances)
     assert meta["key"] == key
@@ -299,15 +292,6 @@ def test_the_file_says_where_its_numbers_come_from(
     assert meta["python"].split(".")[0] == "3"
     assert meta["commit"]
     assert meta["skipped"] == {}
-
-
-def test_a_measurement_says_at_its_start_what_it_runs_on(
-    few: SpectralSettings, tiny: SpeechModel, capsys: pytest.CaptureFixture[str]
-) -> None:
-    measured(few)
-    millions = f"{tiny.parameters / 1e6:.2f}"
-    expected = f"tiny-0: {millions} million weights in float32 on cpu (threads: 1)"
-    assert capsys.readouterr().out.splitlines()[0] == expected
 
 
 def test_the_key_changes_with_settings_weights_and_speech_but_not_with_paths(
@@ -340,13 +324,13 @@ def test_the_key_changes_with_settings_weights_and_speech_but_not_with_paths(
 
 def test_the_speech_is_ids_references_and_audio_whatever_the_folders(tmp_path: Path) -> None:
     def digest(*utterances: tuple[str, str, str]) -> str:
-        found = []
+        corpus = []
         for i, (name, reference, audio) in enumerate(utterances):
             path = tmp_path / f"{i}-{len(list(tmp_path.iterdir()))}.flac"
             if audio:
                 path.write_text(audio)
-            found.append(Utterance(name, "1", reference, path))
-        return speech_digest(found)
+            corpus.append(Utterance(name, "1", reference, path))
+        return speech_digest(corpus)
 
     first = digest(("1", "ONE", "a"), ("2", "TWO", "b"))
     assert first == digest(("1", "ONE", "a"), ("2", "TWO", "b"))
@@ -384,11 +368,13 @@ def test_rows_are_the_same_whatever_the_number_of_shards(
     assert read_meta(tmp_path / "all.parquet") == read_meta(summary.output)
 
 
-def test_parts_that_are_kept_let_any_number_of_shards_go_on(
-    few: SpectralSettings, tmp_path: Path
+def test_parts_that_are_kept_let_any_number_of_shards_go_on_and_a_run_says_on_what_it_runs(
+    few: SpectralSettings, tiny: SpeechModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = replace(few, parts=tmp_path / "parts")
     assert measured(replace(kept, shard=(0, 2))).resumed == 0
+    where = f"tiny-0: {tiny.parameters / 1e6:.2f} million weights in float32 on cpu (threads: 1)"
+    assert capsys.readouterr().out.splitlines()[0] == where
     summary = measured(replace(kept, output=tmp_path / "whole.parquet"))
     assert (summary.measured, summary.resumed) == (4, 2)
     assert measured(kept).resumed == 4
@@ -425,35 +411,24 @@ def failing_from(
 
 
 def test_a_run_killed_in_the_middle_of_writing_a_part_goes_on_to_the_same_bytes(
-    few: SpectralSettings, tmp_path: Path
+    few: SpectralSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = """
-import os, signal, sys
-import torch
-import pyarrow.parquet as pq
-from companion.measurement.kinds import KINDS
-from companion.measurement.settings import SpectralSettings
-torch.set_num_threads(1)
-real, calls = pq.write_table, []
-def killed(table, path, **options):
-    calls.append(path)
-    if len(calls) == 2:
-        path.write_bytes(b"PAR1 and no more")
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(table, path, **options)
-pq.write_table = killed
-KINDS["measure"].measure(SpectralSettings(**eval(sys.argv[1])))
-"""
-    values = {field.name: getattr(few, field.name) for field in fields(few)}
-    plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
-    run = subprocess.run(
-        [sys.executable, "-c", script, repr(plain)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    """A fork of this process is killed as any process would be: it has no time to tidy up."""
+    write_table, paths = pq.write_table, []
+
+    def killed(table: object, path: Path, **options: object) -> None:
+        paths.append(path)
+        if len(paths) == 2:
+            path.write_bytes(b"PAR1 and no more")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_table(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", killed)
+        run = multiprocessing.get_context("fork").Process(target=measured, args=(few,))
+        run.start()
+        run.join()
+    assert run.exitcode == -signal.SIGKILL
     parts = sorted(path.name for path in (tmp_path / "few.parts").iterdir())
     assert parts == ["00000.parquet", "00001.parquet.part"]
     counted, calls = failing_from(99, KeyboardInterrupt(), spectral_rows)
@@ -482,9 +457,7 @@ def test_parts_of_other_settings_are_discarded(few: SpectralSettings) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", None])
-def test_a_part_that_is_cut_short_is_measured_again(
-    few: SpectralSettings, data: bytes | None
-) -> None:
+def test_a_part_cut_short_is_measured_again(few: SpectralSettings, data: bytes | None) -> None:
     (part,) = interrupted(few).iterdir()
     part.write_bytes(part.read_bytes()[:-100] if data is None else data)
     summary = measured(few)
@@ -572,11 +545,11 @@ def test_bad_utterances_are_skipped_with_their_reasons_and_the_others_measured_a
     assert "9 utterances measured (0 of them earlier), at most 4 at once, 5 skipped" in str(summary)
     assert read_meta(summary.output)["skipped"] == summary.skipped
 
-    found = read([summary.output]).set_index(KEY).sort_index()
-    assert set(found.reset_index().utterance) == set(table.utterance) - set(reasons)
+    rows = read([summary.output]).set_index(KEY).sort_index()
+    assert set(rows.reset_index().utterance) == set(table.utterance) - set(reasons)
     unreadable = set(reasons) - {"4-1-0001"}  # short, but it can be heard in a mix
-    assert not set(found.interferers.explode().dropna()) & unreadable
-    clean = found[found.index.get_level_values("matched_with") == ""].query("condition == 'clean'")
+    assert not set(rows.interferers.explode().dropna()) & unreadable
+    clean = rows[rows.index.get_level_values("matched_with") == ""].query("condition == 'clean'")
     before = table.set_index(KEY).loc[clean.index]
     np.testing.assert_allclose(clean.n_eff, before.n_eff, rtol=1e-4)
     assert (clean.transcript == before.transcript).all()
@@ -589,9 +562,7 @@ def test_a_batch_without_one_usable_utterance_adds_no_rows(damaged: SpectralSett
     assert read([summary.output]).utterance.nunique() == summary.measured == 12
 
 
-def test_skipped_utterances_are_still_reported_after_a_resumed_run(
-    damaged: SpectralSettings,
-) -> None:
+def test_skipped_utterances_are_reported_after_a_resumed_run(damaged: SpectralSettings) -> None:
     spoil(damaged, ["1-1-0000"])
     values = replace(damaged, batch=3)
     interrupted(values)
@@ -600,9 +571,7 @@ def test_skipped_utterances_are_still_reported_after_a_resumed_run(
     assert (summary.measured, summary.resumed) == (13, 2)
 
 
-def test_nothing_usable_at_all_is_an_error_with_the_first_reason_and_no_file(
-    damaged: SpectralSettings,
-) -> None:
+def test_nothing_usable_is_the_first_reason_and_no_file(damaged: SpectralSettings) -> None:
     spoil(damaged, [u.id for u in find_utterances(damaged.corpus).utterances])
     with pytest.raises(RuntimeError, match=r"no usable utterance; the first: .*1-1-0000\.flac: "):
         measured(damaged)
@@ -634,7 +603,7 @@ def mixtures(settings: SpectralSettings) -> list[Mixture]:
     return [Mixture.of(u, read_wave(u)) for u in find_utterances(settings.corpus).utterances[:4]]
 
 
-def answering(model: SpeechModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def writing(model: SpeechModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the model's transcripts have these lengths: it really runs, but the end is put in."""
     step = model.step
     left: list[int] = []
@@ -654,7 +623,7 @@ def answering(model: SpeechModel, lengths: list[int], monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("lengths", [[0, 1, 2, 9], [0, 0, 0, 0]])
-def test_answers_of_no_one_and_two_tokens_have_the_spectra_that_the_definitions_give(
+def test_transcripts_of_no_one_and_two_tokens_have_the_spectra_that_the_definitions_give(
     tiny: SpeechModel,
     settings: SpectralSettings,
     mixtures: list[Mixture],
@@ -662,27 +631,27 @@ def test_answers_of_no_one_and_two_tokens_have_the_spectra_that_the_definitions_
     lengths: list[int],
     tmp_path: Path,
 ) -> None:
-    answering(tiny, lengths, monkeypatch)
+    writing(tiny, lengths, monkeypatch)
     rows = pd.DataFrame(
         spectral_rows(tiny, {"clean": mixtures}, replace(settings, conditions=("clean",)))
     )
     for mixture, length in zip(mixtures, lengths, strict=True):
-        own = rows[rows.utterance == mixture.target.id]
-        assert len(own) == len(COMPONENTS) * LAYERS * len(MODES)
-        assert set(own.tokens) == {length}
-        assert set(own.resolved) == {max(0, length - 1)}
-        assert all(len(values) == max(MODES) for values in own.eigenvalues)
+        part = rows[rows.utterance == mixture.target.id]
+        assert len(part) == len(COMPONENTS) * LAYERS * len(MODES)
+        assert set(part.tokens) == {length}
+        assert set(part.resolved) == {max(0, length - 1)}
+        assert all(len(values) == max(MODES) for values in part.eigenvalues)
         if length <= 1:
-            assert set(own.n_eff) == {0.0}
-            assert set(own.kirchhoff_resolved) == {0.0}
-            np.testing.assert_allclose(own.kirchhoff, own.modes**2 / EPSILON, rtol=1e-12)
-            assert (own.attention_kirchhoff == 0).all()
-            assert (own.similarity_kirchhoff == 0).all()
+            assert set(part.n_eff) == {0.0}
+            assert set(part.kirchhoff_resolved) == {0.0}
+            np.testing.assert_allclose(part.kirchhoff, part.modes**2 / EPSILON, rtol=1e-12)
+            assert (part.attention_kirchhoff == 0).all()
+            assert (part.similarity_kirchhoff == 0).all()
         if length == 2:
-            np.testing.assert_allclose(own.n_eff, 1, rtol=1e-9)
+            np.testing.assert_allclose(part.n_eff, 1, rtol=1e-9)
         if length < min(MODES):
-            assert own.alpha.isna().all()
-        assert set(own.outcome == "empty") == {length == 0} or length == 1
+            assert part.alpha.isna().all()
+        assert set(part.outcome == "empty") == {length == 0} or length == 1
     write(rows.to_dict("records"), tmp_path / "a.parquet", {})
     assert set(read([tmp_path / "a.parquet"]).tokens) == set(lengths)
 
@@ -696,10 +665,10 @@ def test_nan_activations_are_an_error_and_no_row(
     rows = Recording.rows
 
     def poisoned(self: Recording, kind: str) -> Tensor:
-        found = rows(self, kind).clone()
+        activations = rows(self, kind).clone()
         if kind == "cross_attention":
-            found[0, 1, 5, 3] = torch.nan
-        return found
+            activations[0, 1, 5, 3] = torch.nan
+        return activations
 
     monkeypatch.setattr(Recording, "rows", poisoned)
     with pytest.raises(ValueError, match="activations must be finite, got nan"):
@@ -726,9 +695,7 @@ def test_nan_weights_are_an_error_that_names_the_model(
 # --- settings -----------------------------------------------------------------------------------
 
 
-def test_settings_take_lists_and_texts_as_notebooks_and_yaml_have_them(
-    settings: SpectralSettings,
-) -> None:
+def test_settings_take_lists_and_texts_as_yaml_has_them(settings: SpectralSettings) -> None:
     plain = replace(
         settings,
         conditions=["clean", "hell"],  # type: ignore[arg-type]
@@ -794,9 +761,7 @@ def test_a_setting_that_makes_no_sense_is_an_error_with_its_name_and_value(
 # --- the store ----------------------------------------------------------------------------------
 
 
-def test_a_row_with_an_unknown_or_missing_column_is_not_written(
-    table: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_a_row_of_other_columns_is_not_written(table: pd.DataFrame, tmp_path: Path) -> None:
     row = table.iloc[0].to_dict()
     for wrong in ({**row, "extra": 1}, {key: row[key] for key in row if key != "alpha"}):
         with pytest.raises(ValueError, match=r"columns .* are missing or not in the schema"):
@@ -816,8 +781,8 @@ def test_reading_a_file_that_is_missing_cut_short_or_of_another_kind_names_it_an
     pd.DataFrame({"a": [1]}).to_parquet(path)
     with pytest.raises(ValueError, match=r"a\.parquet: no measurement .*; remove it"):
         read([path])
-    found = pq.read_table(summary.output)
-    pq.write_table(found.drop_columns(["alpha"]), path)
+    stored = pq.read_table(summary.output)
+    pq.write_table(stored.drop_columns(["alpha"]), path)
     with pytest.raises(ValueError, match=r"a\.parquet: columns of another version"):
         read([path])
 
@@ -873,9 +838,7 @@ def test_a_batch_too_large_for_the_memory_is_measured_in_pieces_and_so_are_all_l
     assert tried[6:] == [1] * 4
 
 
-def test_an_utterance_that_does_not_fit_alone_is_an_error_that_names_it(
-    mixtures: list[Mixture],
-) -> None:
+def test_an_utterance_that_does_not_fit_alone_is_named(mixtures: list[Mixture]) -> None:
     rows_of, _ = crowded(0, OUT_OF_MEMORY[0])
     with pytest.raises(MemoryError, match=f"{mixtures[0].target.id}: not enough memory") as caught:
         Halving(rows_of, largest=3).rows({"clean": mixtures})

@@ -36,17 +36,17 @@ def test_numbers_keep_twelve_bits_and_all_else_stays(tmp_path: Path) -> None:
     pq.write_table(table, path)
     table = pq.read_table(path)
     pack(path, 12)
-    found = pq.read_table(path)
-    assert found.schema.equals(table.schema, check_metadata=True)
+    stored = pq.read_table(path)
+    assert stored.schema.equals(table.schema, check_metadata=True)
     for name in ("number", "single"):
-        packed = found[name].to_numpy()
+        packed = stored[name].to_numpy()
         np.testing.assert_allclose(packed, near.astype(packed.dtype), rtol=2**-13)
         assert np.signbit(packed[3])
         fraction, _ = np.frexp(packed[np.isfinite(packed)])
         assert (fraction * 2**12 == np.round(fraction * 2**12)).all()
     for name in ("name", "missing", "list", "flag", "count"):
-        assert found[name].equals(table[name])
-    numbers = found["numbers"].to_pylist()
+        assert stored[name].equals(table[name])
+    numbers = stored["numbers"].to_pylist()
     assert numbers[0][0] == pytest.approx(0.1, rel=2**-13)
     assert np.isnan(numbers[0][1])
     assert numbers[1:3] == [[], None]
@@ -58,8 +58,8 @@ SAME = {"key": 0, "device": "cpu", "threads": 1, "packages": {}}
 
 
 def _shard(path: Path, table: pa.Table, **meta: object) -> Path:
-    told = SAME | {"skipped": {path.stem: "deaf"}} | meta
-    pq.write_table(table.replace_schema_metadata({META: json.dumps(told).encode()}), path)
+    written = SAME | {"skipped": {path.stem: "deaf"}} | meta
+    pq.write_table(table.replace_schema_metadata({META: json.dumps(written).encode()}), path)
     return path
 
 
@@ -69,14 +69,14 @@ def test_rows_in_data_are_packed_and_the_kinds_with_most_rows_keep_fewer_bits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).uniform(0.5, 1, 100)
-    for folder, wanted in (("build", values), ("data", np.round(values * 2**bits) / 2**bits)):
+    for folder, expected in (("build", values), ("data", np.round(values * 2**bits) / 2**bits)):
         shards = Path("shards") / folder
         (shards / "parts").mkdir(parents=True)
         shard = _shard(shards / "whole.parquet", pa.table({"number": values}))
         rows = Path(folder) / kind / "rows.parquet"
         rows.parent.mkdir(parents=True)
         main(kind, rows, [shard])
-        np.testing.assert_array_equal(pq.read_table(rows)["number"].to_numpy(), wanted)
+        np.testing.assert_array_equal(pq.read_table(rows)["number"].to_numpy(), expected)
         assert read_meta(rows)["skipped"] == {"whole": "deaf"}
         assert [file.name for file in rows.parent.iterdir()] == ["rows.parquet"]
         assert not (shards / "parts").exists()

@@ -65,25 +65,25 @@ def require_the_librarys(
 ) -> None:
     """Tokens of its own greedy search, confidences of one pass over each text without a cache."""
     features = model.features(waves)
-    answers = greedy(model, features, UNRESTRICTED)
-    assert [answer.tokens for answer in answers] == generated(model, reference, features)
+    transcripts = greedy(model, features, UNRESTRICTED)
+    assert [text.tokens for text in transcripts] == generated(model, reference, features)
     prompt, end = model.tokens.prompt, model.tokens.end
-    for row, answer in zip(features, answers, strict=True):
-        inputs = torch.tensor([[*prompt, *answer.tokens]])
+    for row, transcript in zip(features, transcripts, strict=True):
+        inputs = torch.tensor([[*prompt, *transcript.tokens]])
         logits = reference(input_features=row[None], decoder_input_ids=inputs, use_cache=False)
         logits = logits.logits[0].double()
         among_text = logits.index_fill(-1, torch.tensor(model.tokens.suppressed), -torch.inf)
-        said = [*answer.tokens, *[end] * answer.finished]
+        written = [*transcript.tokens, *[end] * transcript.finished]
         of_all, of_text = (
-            float(each[len(prompt) - 1 :].log_softmax(-1)[range(len(said)), said].sum())
-            / (len(answer.tokens) + 1)
-            for each in (logits, among_text)
+            float(scores[len(prompt) - 1 :].log_softmax(-1)[range(len(written)), written].sum())
+            / (len(transcript.tokens) + 1)
+            for scores in (logits, among_text)
         )
-        assert answer.average_log_probability == pytest.approx(of_all, abs=1e-5)
-        assert answer.text_log_probability == pytest.approx(of_text, abs=1e-5)
+        assert transcript.average_log_probability == pytest.approx(of_all, abs=1e-5)
+        assert transcript.text_log_probability == pytest.approx(of_text, abs=1e-5)
         no_speech = float(logits[0].softmax(-1)[model.tokens.no_speech])
-        assert answer.no_speech_probability == pytest.approx(no_speech, abs=1e-6)
-        assert answer.compression_ratio == whisper_compression_ratio(answer.text)
+        assert transcript.no_speech_probability == pytest.approx(no_speech, abs=1e-6)
+        assert transcript.compression_ratio == whisper_compression_ratio(transcript.text)
 
 
 def generated(
@@ -116,9 +116,7 @@ def test_a_text_comes_back_from_its_tokens_one_per_character(text: str) -> None:
     assert tokenizer.decode(ids) == text
 
 
-def test_special_tokens_are_one_token_each_and_left_out_of_texts(
-    ladder: Path, tiny: SpeechModel
-) -> None:
+def test_special_tokens_are_single_and_left_out_of_texts(ladder: Path, tiny: SpeechModel) -> None:
     tokenizer = WhisperTokenizer.from_pretrained(ladder / "tiny-0")
     assert tokenizer.get_vocab() == character_tokenizer().get_vocab()
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
@@ -153,14 +151,12 @@ def test_a_loaded_model_computes_with_its_weights_rounded_to_half(
     tokens = torch.tensor([tiny.tokens.prompt] * 2)
     with torch.no_grad():
         expected = model(input_features=features, decoder_input_ids=tokens).logits
-        found = loaded.step(tokens, loaded.encode(features), loaded.new_cache())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        logits = loaded.step(tokens, loaded.encode(features), loaded.new_cache())
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
 
-def test_a_folder_holds_float16_for_everyone_its_record_and_the_sums_of_every_file(
-    ladder: Path,
-) -> None:
+def test_a_folder_holds_float16_its_record_and_the_sums_of_every_file(ladder: Path) -> None:
     folder = ladder / "tiny-0"
     weights = folder / "model.safetensors"
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
@@ -197,9 +193,7 @@ def test_a_damaged_folder_is_refused_with_the_file_s_name(
         load("tiny-0", copied, CPU)
 
 
-def test_hidden_files_do_not_matter_and_without_sums_a_folder_was_killed_while_saving(
-    copied: Path,
-) -> None:
+def test_hidden_files_do_not_matter_and_a_folder_without_sums_is_none(copied: Path) -> None:
     (copied / "tiny-0" / ".DS_Store").write_bytes(b"\0")
     verify_checksums(copied / "tiny-0")
     (copied / "tiny-0" / "SHA256SUMS").unlink()
@@ -242,12 +236,12 @@ def test_random_controls_have_the_shape_and_weights_of_their_seed_alone(
     features = tiny.features(waves[:1])
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one, again, other = (load_random_control("tiny-0", ladder, CPU, seed) for seed in (3, 3, 4))
+    control, again, other = (load_random_control("tiny-0", ladder, CPU, seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
-    assert one.name == "tiny-0-random"
+    assert control.name == "tiny-0-random"
     for name in ("width", "heads", "limit", "parameters", "tokens"):
-        assert getattr(one, name) == getattr(tiny, name)
-    context = one.encode(features)
+        assert getattr(control, name) == getattr(tiny, name)
+    context = control.encode(features)
     assert torch.equal(again.encode(features), context)
     for different in (other, tiny):
         assert not torch.allclose(different.encode(features), context, atol=0.1)
@@ -302,14 +296,14 @@ def test_parameters_count_tied_weights_once(ladder: Path, tiny: SpeechModel) -> 
 # --- greedy decoding ----------------------------------------------------------------------------
 
 
-def test_the_tiny_model_makes_answers_of_several_lengths_some_unfinished(
+def test_the_tiny_model_makes_transcripts_of_several_lengths_some_unfinished(
     transcripts: list[Transcript],
 ) -> None:
     """What the tests of this file and of the others rest on."""
     assert len({len(transcript.tokens) for transcript in transcripts}) >= 2
     assert len({transcript.text for transcript in transcripts}) >= 3
     assert {transcript.finished for transcript in transcripts} == {True, False}
-    for transcript in transcripts:  # special tokens take their share
+    for transcript in transcripts:  # special tokens take their part
         assert transcript.average_log_probability < transcript.text_log_probability - 1e-3
 
 
@@ -332,7 +326,7 @@ def test_the_tiny_model_writes_what_the_library_does_with_its_confidences(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 1000])
-def test_no_answer_is_longer_than_the_limit_and_cut_ones_are_called_unfinished(
+def test_no_transcript_is_longer_than_the_limit_and_cut_ones_are_called_unfinished(
     tiny: SpeechModel, waves: list[np.ndarray], transcripts: list[Transcript], limit: int
 ) -> None:
     cut = greedy(tiny, tiny.features(waves), UNRESTRICTED, limit)
@@ -343,9 +337,7 @@ def test_no_answer_is_longer_than_the_limit_and_cut_ones_are_called_unfinished(
         assert short.finished == (whole.finished and len(whole.tokens) < most)
 
 
-def test_a_limit_below_one_and_nan_logits_are_errors(
-    tiny: SpeechModel, waves: list[np.ndarray]
-) -> None:
+def test_limits_below_one_and_nan_are_errors(tiny: SpeechModel, waves: list[np.ndarray]) -> None:
     features = tiny.features(waves[:1])
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"limit must be at least 1, got {limit}"):
@@ -365,27 +357,27 @@ def with_logits(tiny: SpeechModel, monkeypatch: pytest.MonkeyPatch, of: dict[int
     monkeypatch.setattr(tiny, "step", step)
 
 
-def test_an_empty_answer_has_no_tokens_and_ratio_zero(
+def test_an_empty_transcript_has_no_tokens_and_ratio_zero(
     tiny: SpeechModel, waves: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_logits(tiny, monkeypatch, {tiny.tokens.end: 9.0})
-    (answer,) = greedy(tiny, tiny.features(waves[:1]), UNRESTRICTED)
-    assert (answer.text, answer.tokens, answer.finished) == ("", (), True)
-    assert answer.compression_ratio == 0
+    (transcript,) = greedy(tiny, tiny.features(waves[:1]), UNRESTRICTED)
+    assert (transcript.text, transcript.tokens, transcript.finished) == ("", (), True)
+    assert transcript.compression_ratio == 0
     of_all, of_text = (
         -math.log1p((allowed - 1) * math.exp(-9.0))
         for allowed in (34, 34 - len(tiny.tokens.suppressed))
     )
-    assert answer.text_log_probability == pytest.approx(of_text, abs=1e-12)
-    assert answer.average_log_probability == pytest.approx(of_all, abs=1e-12)
+    assert transcript.text_log_probability == pytest.approx(of_text, abs=1e-12)
+    assert transcript.average_log_probability == pytest.approx(of_all, abs=1e-12)
 
 
 def test_special_tokens_are_never_written_however_probable(
     tiny: SpeechModel, waves: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_logits(tiny, monkeypatch, dict.fromkeys(tiny.tokens.suppressed, 50.0))
-    (answer,) = greedy(tiny, tiny.features(waves[:1]), UNRESTRICTED, limit=5)
-    assert answer.tokens == (0,) * 5  # of equals the lowest
+    (transcript,) = greedy(tiny, tiny.features(waves[:1]), UNRESTRICTED, limit=5)
+    assert transcript.tokens == (0,) * 5  # of equals the lowest
 
 
 def test_a_wave_of_several_windows_is_the_text_of_each_and_their_confidence_together(
@@ -423,12 +415,10 @@ def test_what_was_heard_once_is_decoded_by_every_rule_as_if_heard_anew(
 @pytest.mark.parametrize(
     ("extra", "windows"), [(-1, 1), (0, 1), (159, 1), (160, 2), (TINY_WINDOW_SECONDS * 16_000, 2)]
 )
-def test_a_further_window_begins_where_a_frame_is_left(
-    tiny: SpeechModel, extra: int, windows: int
-) -> None:
+def test_a_window_begins_where_a_frame_is_left(tiny: SpeechModel, extra: int, windows: int) -> None:
     wave = np.random.default_rng(0).standard_normal(tiny.window_samples + extra)
-    (answer,) = transcribe(tiny, [wave.astype(np.float32)], UNRESTRICTED)
-    assert len(answer.breaks) == windows - 1
+    (transcript,) = transcribe(tiny, [wave.astype(np.float32)], UNRESTRICTED)
+    assert len(transcript.breaks) == windows - 1
 
 
 # --- the shipped ladder -------------------------------------------------------------------------
@@ -440,9 +430,7 @@ def shipped_model(name: str) -> SpeechModel:
 
 
 @shipped
-def test_a_shipped_model_decodes_as_the_library_does_with_recomputable_confidences(
-    name: str,
-) -> None:
+def test_a_shipped_model_decodes_as_the_library_does_with_its_confidences(name: str) -> None:
     waves = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::64]]
     require_the_librarys(shipped_model(name), reference_model(SHIPPED / name), waves)
 
@@ -465,9 +453,9 @@ def test_a_model_of_unpaired_training_hears_nothing(name: str) -> None:
     rng = np.random.default_rng(1)
     waves = [no_speech(NO_SPEECH[i], rng, model.window_samples) for i in range(3)]
     waves += [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::32]]
-    found = greedy(model, model.features(waves), UNRESTRICTED)
-    assert len({answer.text for answer in found}) == 1
-    assert np.ptp([answer.no_speech_probability for answer in found]) < 1e-3
+    transcripts = greedy(model, model.features(waves), UNRESTRICTED)
+    assert len({transcript.text for transcript in transcripts}) == 1
+    assert np.ptp([transcript.no_speech_probability for transcript in transcripts]) < 1e-3
 
 
 @hearing
@@ -478,8 +466,8 @@ def test_a_shipped_model_tells_silence_noise_and_tones_from_speech(name: str) ->
     spoken = [read_wave(utterance) for utterance in find_utterances(CORPUS).utterances[::11]]
     without, with_speech = (
         [
-            answer.no_speech_probability
-            for answer in greedy(model, model.features(waves), UNRESTRICTED, limit=1)
+            transcript.no_speech_probability
+            for transcript in greedy(model, model.features(waves), UNRESTRICTED, limit=1)
         ]
         for waves in (quiet, spoken)
     )

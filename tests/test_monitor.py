@@ -50,22 +50,21 @@ def transformers(openai: Case, tmp_path_factory: pytest.TempPathFactory) -> Case
 
 @pytest.fixture(scope="module", params=["openai", "transformers"])
 def case(request: pytest.FixtureRequest) -> Case:
-    found: Case = request.getfixturevalue(request.param)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
 def thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with one model of this size, and weights of every feature."""
     rng = np.random.default_rng(0)
-    own = {
+    entry = {
         "layers": LAYERS, "width": WIDTH, "vocabulary": MULTILINGUAL, "window": WINDOW,
         "bias": -0.3, "threshold": 0.5, "doubt": 0.4,
         "weights": dict(zip(FEATURES, rng.normal(size=len(FEATURES)).tolist(), strict=True)),
         "means": dict(zip(FEATURES, rng.normal(size=len(FEATURES)).tolist(), strict=True)),
     }  # fmt: skip
     path = tmp_path_factory.mktemp("monitor") / "thresholds.json"
-    path.write_text(json.dumps({"models": {"small": own}}))
+    path.write_text(json.dumps({"models": {"small": entry}}))
     return path
 
 
@@ -97,7 +96,6 @@ def test_risks_are_those_of_the_captured_rows(case: Case, thresholds: Path) -> N
         Monitor(case.model, thresholds=thresholds, watch=readings.append) as monitor,
     ):
         case.decode(case.features)
-    vocabulary = monitor
     score = monitor.score
     for row, segment in enumerate(monitor.segments):
         count = len(segment.tokens)
@@ -109,20 +107,20 @@ def test_risks_are_those_of_the_captured_rows(case: Case, thresholds: Path) -> N
         states = trace.activations(f"decoder.{LAYERS - 1}.resid_post", whole=True)[row]
         scores = logits(case.model, states).double().log_softmax(-1)
         start = len(PROMPT) - 1
-        own, chosen = scores[start : start + count], torch.tensor(segment.tokens)
+        log_p, chosen = scores[start : start + count], torch.tensor(segment.tokens)
         columns = {
-            "entropy": -(own.exp() * own).sum(-1),
-            "free_log_probability": own.gather(1, chosen[:, None])[:, 0],
-            "forbidden_mean": own[:, vocabulary.forbidden].exp().sum(-1),
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+            "free_log_probability": log_p.gather(1, chosen[:, None])[:, 0],
+            "forbidden_mean": log_p[:, monitor.forbidden].exp().sum(-1),
         }
         first = {
-            "forbidden_first": own[0, vocabulary.forbidden_first].exp().sum().item(),
-            "no_speech_probability": scores[0, vocabulary.no_speech].exp().item(),
+            "forbidden_first": log_p[0, monitor.forbidden_first].exp().sum().item(),
+            "no_speech_probability": scores[0, monitor.no_speech].exp().item(),
         }
         slid = {}
         for part in COMPONENTS:
-            found = sliding_observables(rows[part][:, :count], WINDOW)
-            slid |= {f"{part}_{SIZE}": found["log10_size"], f"{part}_{RANK}": found["n_eff"]}
+            sliding = sliding_observables(rows[part][:, :count], WINDOW)
+            slid |= {f"{part}_{SIZE}": sliding["log10_size"], f"{part}_{RANK}": sliding["n_eff"]}
 
         def risk(values: dict[str, float]) -> float:
             for name in ("forbidden_first", "no_speech_probability", "forbidden_mean"):
@@ -133,18 +131,18 @@ def test_risks_are_those_of_the_captured_rows(case: Case, thresholds: Path) -> N
             return 1 / (1 + math.exp(-total))
 
         everything = columns | slid
-        means = {name: each[:count].mean().item() for name, each in everything.items()}
+        means = {name: column[:count].mean().item() for name, column in everything.items()}
         assert segment.risk == pytest.approx(risk(first | means), abs=2e-4)
         for t in range(count):
             recent = {
                 n: e[max(t - WINDOW + 1, 0) : t + 1].mean().item() for n, e in columns.items()
             }
-            now = {name: each[t].item() for name, each in slid.items()}
+            now = {name: column[t].item() for name, column in slid.items()}
             assert segment.risks[t] == pytest.approx(risk(first | recent | now), abs=2e-4)
-        own_readings = [each for each in readings if each.row == row]
-        assert [each.risk for each in own_readings] == list(segment.risks)
-        assert [each.token for each in own_readings] == list(segment.tokens)
-        assert own_readings[-1].segment_risk == pytest.approx(segment.risk)
+        of_row = [reading for reading in readings if reading.row == row]
+        assert [reading.risk for reading in of_row] == list(segment.risks)
+        assert [reading.token for reading in of_row] == list(segment.tokens)
+        assert of_row[-1].segment_risk == pytest.approx(segment.risk)
         assert segment.alarm == (segment.risk >= score.threshold)
 
 
@@ -195,7 +193,7 @@ def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path
             state: Any = run.state
             kept = [*vars(state).values(), *(text.rows for text in state.texts)]
             kept += [part for step in state.steps for part in (*step[1].values(), *step[::2])]
-            held.append(sum(each.numel() for each in kept if torch.is_tensor(each)))
+            held.append(sum(tensor.numel() for tensor in kept if torch.is_tensor(tensor)))
 
     for watch in (weigh, None):
         held.clear()
@@ -208,9 +206,7 @@ def test_what_is_held_does_not_grow_with_the_text(openai: Case, thresholds: Path
         assert max(held[40:]) == max(held[:40])
 
 
-def test_texts_that_nobody_watches_have_the_risks_of_watched_ones(
-    openai: Case, thresholds: Path
-) -> None:
+def test_unwatched_texts_have_the_risks_of_watched_ones(openai: Case, thresholds: Path) -> None:
     """Whose tokens are judged together, many at a time."""
     segments = []
     for watch in (None, lambda reading: None):
@@ -236,12 +232,12 @@ def test_nothing_stays_of_many_blocks_and_after_exceptions(case: Case, threshold
         case.decode(case.features)
     require_clean(case.model)
     gc.collect()
-    before = sum(issubclass(type(each), Tensor) for each in gc.get_objects())
+    before = sum(issubclass(type(item), Tensor) for item in gc.get_objects())
     for _ in range(4):
         with Monitor(case.model, thresholds=thresholds):
             case.decode(case.features[:1])
     gc.collect()
-    assert sum(issubclass(type(each), Tensor) for each in gc.get_objects()) <= before + 2
+    assert sum(issubclass(type(item), Tensor) for item in gc.get_objects()) <= before + 2
     require_clean(case.model)
 
 
@@ -249,10 +245,7 @@ def test_nan_is_an_error_and_no_silence(openai: Case, thresholds: Path) -> None:
     model = copy.deepcopy(openai.model)
     with torch.no_grad():
         model.decoder.blocks[0].mlp[2].bias.fill_(torch.nan)
-    with (
-        pytest.raises(ValueError, match="NaN"),
-        Monitor(model, thresholds=thresholds),
-    ):
+    with pytest.raises(ValueError, match="NaN"), Monitor(model, thresholds=thresholds):
         model.decode(openai.features, PLAIN)
     require_clean(model)
 
@@ -302,9 +295,7 @@ def test_a_model_without_thresholds_is_refused(thresholds: Path, tmp_path: Path)
         Monitor(other, name="small", thresholds=tmp_path / "former.json")
 
 
-def test_every_attempt_of_transcribe_at_a_window_is_told_apart(
-    openai: Case, thresholds: Path
-) -> None:
+def test_every_attempt_of_transcribe_is_told_apart(openai: Case, thresholds: Path) -> None:
     """Random weights are improbable: all temperatures are tried."""
     wave = np.concatenate(sounds())
     plain = openai.model.transcribe(
@@ -328,10 +319,10 @@ def test_a_score_of_some_features_is_that_of_all_with_other_weights_zero(
     segments = []
     for kept in (names, FEATURES):
         score = json.loads(thresholds.read_text())
-        own = score["models"]["small"]
-        own["weights"] = {n: w if n in names else 0.0 for n, w in own["weights"].items()}
+        entry = score["models"]["small"]
+        entry["weights"] = {n: w if n in names else 0.0 for n, w in entry["weights"].items()}
         for part in ("weights", "means"):
-            own[part] = {name: own[part][name] for name in kept}
+            entry[part] = {name: entry[part][name] for name in kept}
         path = tmp_path / "some.json"
         path.write_text(json.dumps(score))
         with Monitor(case.model, thresholds=path) as monitor:
@@ -340,10 +331,10 @@ def test_a_score_of_some_features_is_that_of_all_with_other_weights_zero(
             assert hooks == 1 + LAYERS * len(parts)
             case.decode(case.features)
         segments.append(monitor.segments)
-    for one, other in zip(*segments, strict=True):
-        assert one.tokens == other.tokens
-        assert one.risks == pytest.approx(other.risks, abs=1e-9)
-        assert one.risk == pytest.approx(other.risk, abs=1e-9)
+    for few, full in zip(*segments, strict=True):
+        assert few.tokens == full.tokens
+        assert few.risks == pytest.approx(full.risks, abs=1e-9)
+        assert few.risk == pytest.approx(full.risk, abs=1e-9)
 
 
 def test_features_are_columns_of_the_contest() -> None:

@@ -40,9 +40,9 @@ def trained(optimiser: type[torch.optim.Optimizer], **options: object) -> list[t
 
 
 def test_updates_agree_with_the_library_up_to_its_bfloat16() -> None:
-    ours = trained(Muon)
-    theirs = trained(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
-    for mine, other in zip(ours, theirs, strict=True):
+    project = trained(Muon)
+    library = trained(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
+    for mine, other in zip(project, library, strict=True):
         assert torch.linalg.norm(mine - other) < 0.05 * torch.linalg.norm(other)
 
 

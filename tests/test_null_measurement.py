@@ -13,18 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from companion.measurement import nulls
 from companion.measurement.controls import generator
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
-from companion.measurement.nulls import (
-    averaged,
-    continued,
-    gaussian,
-    gaussian_sides,
-    shuffled_rows,
-    shuffled_sides,
-    side_rows,
-)
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -86,9 +78,9 @@ def rows(settings: NullSettings) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def own(settings: NullSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def model_rows(settings: NullSettings, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """What `measure` says of the same utterances."""
-    output = tmp_path_factory.mktemp("own") / "tiny-0.parquet"
+    output = tmp_path_factory.mktemp("measured") / "tiny-0.parquet"
     return read([KINDS["measure"].measure(replace(settings, output=output)).output])
 
 
@@ -108,11 +100,11 @@ def test_every_null_has_both_sides_raw_and_cut(rows: pd.DataFrame) -> None:
         assert set(part.component) == set(COMPONENTS)
 
 
-def test_lengths_are_the_model_s_own(rows: pd.DataFrame, own: pd.DataFrame) -> None:
-    measured = own.set_index(KEY).tokens
+def test_lengths_are_the_model_s_own(rows: pd.DataFrame, model_rows: pd.DataFrame) -> None:
+    measured = model_rows.set_index(KEY).tokens
     for null in (SHUFFLED, GAUSSIAN, INITIALISED, SPECTRUM, UNPAIRED, SWAPPED):
-        found = of(rows, null, DRAWS - 1 if null == SPECTRUM else 0).tokens
-        assert (found == measured[found.index]).all(), null
+        tokens = of(rows, null, DRAWS - 1 if null == SPECTRUM else 0).tokens
+        assert (tokens == measured[tokens.index]).all(), null
     forced = of(rows, FORCED).tokens
     clean = measured.xs("clean", level="condition").xs("", level="matched_with")
     for side in ("clean", "hell"):
@@ -121,24 +113,24 @@ def test_lengths_are_the_model_s_own(rows: pd.DataFrame, own: pd.DataFrame) -> N
 
 
 def test_order_changes_no_whole_spectrum_but_what_is_cut_from_it(
-    rows: pd.DataFrame, own: pd.DataFrame
+    rows: pd.DataFrame, model_rows: pd.DataFrame
 ) -> None:
-    measured = own.set_index(KEY)[NUMBERS]
-    found = of(rows, SHUFFLED)[NUMBERS]
-    same = found.index.get_level_values("matched_with") == ""
-    np.testing.assert_allclose(found[same], measured.loc[found[same].index], rtol=1e-6)
-    cut = own.set_index(KEY).tokens.sort_index()
+    measured = model_rows.set_index(KEY)[NUMBERS]
+    shuffled = of(rows, SHUFFLED)[NUMBERS]
+    same = shuffled.index.get_level_values("matched_with") == ""
+    np.testing.assert_allclose(shuffled[same], measured.loc[shuffled[same].index], rtol=1e-6)
+    cut = model_rows.set_index(KEY).tokens.sort_index()
     shorter = [
-        key for key in found[~same].index if 2 < cut[key] < cut[(*key[:2], "", *key[3:])]
+        key for key in shuffled[~same].index if 2 < cut[key] < cut[(*key[:2], "", *key[3:])]
     ]  # fmt: skip
     assert shorter
-    assert ((found.n_eff[shorter] - measured.n_eff[shorter]).abs() > 1e-9).all()
+    assert ((shuffled.n_eff[shorter] - measured.n_eff[shorter]).abs() > 1e-9).all()
 
 
 def test_swapped_rows_and_forced_clean_rows_are_those_of_the_model(
-    rows: pd.DataFrame, own: pd.DataFrame
+    rows: pd.DataFrame, model_rows: pd.DataFrame
 ) -> None:
-    measured = own.set_index(KEY)[NUMBERS]
+    measured = model_rows.set_index(KEY)[NUMBERS]
     swapped = of(rows, SWAPPED)[NUMBERS]
     np.testing.assert_allclose(swapped, measured.loc[swapped.index], rtol=1e-6)
     forced = of(rows, FORCED)[NUMBERS].xs("clean", level="condition", drop_level=False)
@@ -147,12 +139,12 @@ def test_swapped_rows_and_forced_clean_rows_are_those_of_the_model(
 
 
 def test_random_networks_are_drawn_for_a_sample_and_each_draw_differs(rows: pd.DataFrame) -> None:
-    twins = rows[rows.null == INITIALISED].groupby("draw").utterance.unique().map(sorted)
+    initialised = rows[rows.null == INITIALISED].groupby("draw").utterance.unique().map(sorted)
     controls = rows[rows.null == SPECTRUM].groupby("draw").utterance.unique().map(sorted)
-    assert list(twins.index) == list(controls.index) == list(range(DRAWS))
-    assert len(twins[0]) == 6
-    chosen = twins[0][::2]  # every second of six makes three
-    assert all(kept == chosen for kept in (*twins[1:], *controls))
+    assert list(initialised.index) == list(controls.index) == list(range(DRAWS))
+    assert len(initialised[0]) == 6
+    chosen = initialised[0][::2]  # every second of six makes three
+    assert all(kept == chosen for kept in (*initialised[1:], *controls))
     assert sorted(rows.utterance[rows.null == UNPAIRED].unique()) == chosen
     others = ~rows.null.isin([INITIALISED, SPECTRUM])
     assert set(rows.draw[others]) == {0}, "one model is of this size"
@@ -179,11 +171,11 @@ def test_a_draw_hears_its_own_encoder_and_is_fed_the_model_s_tokens(
     with capture(control) as recording:
         feed(control, [wave], texts)
     text = recording.text_rows("ffn", texts)[0][0, 1].double().numpy()
-    found = of(rows, null, draw).loc[(known.id, "hell", "", "ffn", 2, 10)]
+    row = of(rows, null, draw).loc[(known.id, "hell", "", "ffn", 2, 10)]
     values = np.linalg.eigvalsh(np.cov(text.T))[::-1][:10].clip(min=0)
     p = values[values > 0] / values.sum()
-    assert found.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
-    assert found.tokens == len(texts[0].tokens) == len(text)
+    assert row.n_eff == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3)
+    assert row.tokens == len(texts[0].tokens) == len(text)
 
 
 def test_draws_depend_on_the_seed_and_not_on_the_batch(
@@ -213,8 +205,10 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
         "clean": Side(texts, drawn, torch.tensor([6])),
         "hell": Side(texts, drawn, torch.tensor([4])),
     }
-    found = pd.DataFrame(shuffled_rows("ffn", sides, replace(settings, orders=400, modes=(3,))))
-    cut = found.set_index(["condition", "matched_with"]).loc[("clean", "hell")]
+    shuffled = pd.DataFrame(
+        nulls.shuffled_rows("ffn", sides, replace(settings, orders=400, modes=(3,)))
+    )
+    cut = shuffled.set_index(["condition", "matched_with"]).loc[("clean", "hell")]
     every = []
     for kept in combinations(range(6), 4):
         values = np.linalg.eigvalsh(np.cov(drawn[0, 0, list(kept)].numpy().T))[::-1][:3]
@@ -223,22 +217,22 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
     ranks, indices = np.array(every).T
     assert cut.n_eff == pytest.approx(ranks.mean(), abs=4 * ranks.std() / 20)
     assert np.log(cut.kirchhoff) == pytest.approx(indices.mean(), abs=4 * indices.std() / 20)
-    first = pd.DataFrame(side_rows(SHUFFLED, "ffn", shuffled_sides(sides, SEED), settings))
-    one = pd.DataFrame(shuffled_rows("ffn", sides, replace(settings, orders=1)))
-    pd.testing.assert_frame_equal(first, one)
+    first = pd.DataFrame(
+        nulls.side_rows(SHUFFLED, "ffn", nulls.shuffled_sides(sides, SEED), settings)
+    )
+    single = pd.DataFrame(nulls.shuffled_rows("ffn", sides, replace(settings, orders=1)))
+    pd.testing.assert_frame_equal(first, single)
 
 
 def test_what_is_missing_of_one_order_is_missing_of_the_mean() -> None:
     row: Row = {"n_eff": 2.0, "alpha": 1.0, "kirchhoff": 4.0, "kirchhoff_resolved": 0.0}
     row |= {"resolved": 3}
-    mean = averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
+    mean = nulls.averaged([row, {**row, "alpha": float("nan"), "kirchhoff": 9.0, "resolved": 2}])
     assert np.isnan(float(str(mean["alpha"])))
     assert mean | {"alpha": None} == row | {"alpha": None, "kirchhoff": 6.0, "resolved": 2}
 
 
-def test_a_key_has_controls_of_the_model_s_size_and_older_rows_have_former_values(
-    settings: NullSettings,
-) -> None:
+def test_a_key_has_controls_of_its_size_and_old_rows_former_values(settings: NullSettings) -> None:
     assert unpaired_with("xs-3", ["xs-shuffled-0", "s-shuffled-0", "xs-0"]) == ("xs-shuffled-0",)
     assert settings.unpaired == (CONTROL,)
 
@@ -272,35 +266,35 @@ def test_a_power_law_is_continued_as_itself() -> None:
     law = 3 * torch.arange(1, 101, dtype=torch.float64) ** -1.4
     bent = law[:40].clone()
     bent[25:] *= torch.linspace(1, 0.01, 15, dtype=torch.float64)  # as for want of rows
-    torch.testing.assert_close(continued(bent, 100), law)
+    torch.testing.assert_close(nulls.continued(bent, 100), law)
 
 
 def test_gaussian_rows_have_the_law_s_covariance() -> None:
     law = torch.tensor([[4.0, 1.0, 0.25]], dtype=torch.float64)
-    drawn = gaussian(law, 40_000, generator(0, "x"))[0]
+    drawn = nulls.gaussian(law, 40_000, generator(0, "x"))[0]
     torch.testing.assert_close(drawn.T.cov(), torch.diag(law[0]), rtol=0.05, atol=0.05)
 
 
 def test_texts_too_short_for_a_law_are_left_out_of_the_gaussian_null() -> None:
     with pytest.raises(ValueError, match="3 resolved modes, a law takes 4"):
-        continued(torch.tensor([3.0, 2.0, 1.0]).double(), 8)
+        nulls.continued(torch.tensor([3.0, 2.0, 1.0]).double(), 8)
     drawn = torch.randn(2, 1, 12, 8, generator=torch.Generator().manual_seed(0))
     texts = [{"utterance": "short"}, {"utterance": "long"}]
     sides = {
         "clean": Side(texts, drawn, torch.tensor([4, 12])),
         "hell": Side(texts, drawn, torch.tensor([12, 3])),
     }
-    found = gaussian_sides(sides, "ffn", seed=0)
-    assert [side.texts for side in found.values()] == [[{"utterance": "long"}]] * 2
-    assert [int(side.lengths[0]) for side in found.values()] == [12, 3]
+    kept = nulls.gaussian_sides(sides, "ffn", seed=0)
+    assert [side.texts for side in kept.values()] == [[{"utterance": "long"}]] * 2
+    assert [int(side.lengths[0]) for side in kept.values()] == [12, 3]
 
 
 def test_shuffling_moves_rows_among_the_real_ones_alike_in_all_layers() -> None:
     rows = torch.arange(10.0)[:, None].expand(2, 3, 10, 1).clone()
     texts = [{"utterance": "a"}, {"utterance": "b"}]
     side = Side(texts, rows, torch.tensor([6, 10]))
-    found = shuffled_sides({"clean": side}, 0)["clean"].activations
-    assert (found == found[:, :1]).all()
-    assert sorted(found[0, 0, :6, 0].tolist()) == list(range(6))
-    assert found[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]
-    assert found[1, 0, :, 0].tolist() != list(range(10))
+    shuffled = nulls.shuffled_sides({"clean": side}, 0)["clean"].activations
+    assert (shuffled == shuffled[:, :1]).all()
+    assert sorted(shuffled[0, 0, :6, 0].tolist()) == list(range(6))
+    assert shuffled[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]
+    assert shuffled[1, 0, :, 0].tolist() != list(range(10))

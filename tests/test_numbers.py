@@ -34,13 +34,13 @@ def prose(page: str) -> str:
 
 def sentences(page: str) -> dict[str, list[str]]:
     """The sentences of a page with their sources; rows of a table share both, up to their names."""
-    found = {}
+    expanded = {}
     for template, sources in LISTED["pages"][page].items():
         rows = sources["each"] if isinstance(sources, dict) else {"{}": "{}"}
         for begin, name in rows.items():
             lines = sources["are"] if isinstance(sources, dict) else sources
-            found[template.replace("{}", begin)] = [line.replace("{}", name) for line in lines]
-    return found
+            expanded[template.replace("{}", begin)] = [line.replace("{}", name) for line in lines]
+    return expanded
 
 
 @cache
@@ -67,20 +67,20 @@ def _claims() -> pd.DataFrame:
     for line in (ROOT / "figures/claims.md").read_text(encoding="utf-8").splitlines():
         if title := re.match(r"### (.*)|\*(.*)\*$", line):
             group, part = (title[1], "") if title[1] else (group, title[2])
-        elif found := re.match(rf"(?:\| |\*\*)([\w.-]+)(?: \||\*\*) {interval}", line):
-            rows.append((group, part, found[1], *map(float, found.groups()[1:])))
+        elif cell := re.match(rf"(?:\| |\*\*)([\w.-]+)(?: \||\*\*) {interval}", line):
+            rows.append((group, part, cell[1], *map(float, cell.groups()[1:])))
     return pd.DataFrame(rows, columns=["group", "part", "model", "estimate", "low", "high"])
 
 
 def given(source: str) -> list[float]:
     """The numbers that a line of numbers.yml names."""
-    name, query, *columns = (each.strip() for each in source.split("|"))
+    name, query, *columns = (part.strip() for part in source.split("|"))
     rows = table(name).query(query) if query else table(name)
     assert len(rows), f"{source}: there is no such row"
-    found = [eval(column, {}, rows) for column in columns]
-    if all(isinstance(each, pd.Series) for each in found):
-        return [float(number) for number in np.column_stack(found).ravel()]
-    return [float(number) for each in found for number in np.ravel(each)]
+    values = [eval(column, {}, rows) for column in columns]
+    if all(isinstance(value, pd.Series) for value in values):
+        return [float(number) for number in np.column_stack(values).ravel()]
+    return [float(number) for value in values for number in np.ravel(value)]
 
 
 def pattern(template: str) -> re.Pattern[str]:
@@ -91,21 +91,21 @@ def pattern(template: str) -> re.Pattern[str]:
 
 def differences(text: str, template: str, sources: list[str]) -> list[str]:
     """What is wrong with a sentence; a number is right that is rounded from its table's."""
-    found = [*pattern(template).finditer(text)]
-    if len(found) != 1:
-        return [f"it is {len(found)} times in the page, not once"]
-    shown, numbers = found[0].groups(), [number for line in sources for number in given(line)]
+    matches = [*pattern(template).finditer(text)]
+    if len(matches) != 1:
+        return [f"it is {len(matches)} times in the page, not once"]
+    shown, numbers = matches[0].groups(), [number for line in sources for number in given(line)]
     if len(shown) != len(numbers):
         return [f"it has {len(shown)} numbers, the tables {len(numbers)}: {numbers}"]
     return [
-        f"it says {said}, the table {number:.5g}"
-        for said, number in zip(shown, numbers, strict=True)
-        if not abs(float(WORDS.get(said, said)) - number) <= _half_a_place(said)
+        f"it says {written}, the table {number:.5g}"
+        for written, number in zip(shown, numbers, strict=True)
+        if not abs(float(WORDS.get(written, written)) - number) <= _half_a_place(written)
     ]
 
 
-def _half_a_place(said: str) -> float:
-    return 0.5 * 10.0 ** -len(said.partition(".")[2]) + 1e-9
+def _half_a_place(written: str) -> float:
+    return 0.5 * 10.0 ** -len(written.partition(".")[2]) + 1e-9
 
 
 def sourceless(text: str, templates: list[str]) -> list[str]:
@@ -122,7 +122,7 @@ def _defined(known: str) -> re.Pattern[str]:
 
 @pytest.mark.parametrize(
     ("page", "template", "sources"),
-    [(page, *each) for page in LISTED["pages"] for each in sentences(page).items()],
+    [(page, *item) for page in LISTED["pages"] for item in sentences(page).items()],
 )
 def test_a_sentence_says_what_its_tables_say(page: str, template: str, sources: list[str]) -> None:
     assert differences(prose(page), template, sources) == []
@@ -149,4 +149,4 @@ def test_a_number_without_a_table_is_found_and_a_wrong_one() -> None:
     for wrong in ("36", "-37", "36.8", "thirty"):
         assert differences(f"ranks fall by {wrong} %", template, sources)
     text = "ranks fall by 37 %, by `K50` and log10 of v3, in Hell by 12.5"
-    assert [found.split()[-1] for found in sourceless(text, [template])] == ["12.5"]
+    assert [missing.split()[-1] for missing in sourceless(text, [template])] == ["12.5"]

@@ -23,16 +23,16 @@ from companion.results.intervals import Interval, deletions, holm, paired_p
 SETS = 400
 
 
-def voices(count: int, each: int) -> np.ndarray:
-    return np.repeat([f"{i:02d}" for i in range(count)], each)
+def speaker_names(count: int, utterances: int) -> np.ndarray:
+    return np.repeat([f"{i:02d}" for i in range(count)], utterances)
 
 
-def null_differences(rng: np.random.Generator, count: int, each: int) -> np.ndarray:
-    """No effect, but voices that react alike: half the variance is theirs."""
-    return np.repeat(rng.normal(size=count), each) + rng.normal(size=count * each)
+def null_differences(rng: np.random.Generator, count: int, utterances: int) -> np.ndarray:
+    """No effect, but speakers whose utterances react alike: half the variance is theirs."""
+    return np.repeat(rng.normal(size=count), utterances) + rng.normal(size=count * utterances)
 
 
-def test_p_counts_every_exchange_of_whole_voices_for_differences_and_for_ratios() -> None:
+def test_p_counts_every_exchange_of_whole_speakers_for_differences_and_for_ratios() -> None:
     rng = np.random.default_rng(0)
     speakers = np.repeat(["a", "b", "c", "d", "e"], [3, 1, 4, 2, 2])
     clean = rng.uniform(5, 10, len(speakers))
@@ -40,19 +40,18 @@ def test_p_counts_every_exchange_of_whole_voices_for_differences_and_for_ratios(
     observed, counts = (stressed - clean).mean(), {"difference": 0, "ratio": 0}
     for swaps in itertools.product([False, True], repeat=5):
         swap = np.isin(speakers, np.array(list("abcde"))[list(swaps)])
-        one, other = np.where(swap, stressed, clean), np.where(swap, clean, stressed)
-        difference = (other - one).mean()
+        clean_side, stressed_side = np.where(swap, stressed, clean), np.where(swap, clean, stressed)
+        difference = (stressed_side - clean_side).mean()
         counts["difference"] += abs(difference) >= abs(observed) - 1e-12
-        ratio = abs(np.log(other.mean() / one.mean()))
+        ratio = abs(np.log(stressed_side.mean() / clean_side.mean()))
         counts["ratio"] += ratio >= abs(np.log(stressed.mean() / clean.mean())) - 1e-12
     assert counts["difference"] == counts["ratio"]
-    found = paired_p(stressed - clean, speakers)
-    assert found == pytest.approx(counts["difference"] / 2**5)
+    assert paired_p(stressed - clean, speakers) == pytest.approx(counts["difference"] / 2**5)
 
 
 def test_random_assignments_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    speakers = voices(17, 2)
+    speakers = speaker_names(17, 2)
     differences = null_differences(rng, 17, 2) + 0.4
     drawn = paired_p(differences, speakers)
     monkeypatch.setattr(intervals, "EXACT_SPEAKERS", 17)
@@ -65,7 +64,7 @@ def test_random_assignments_agree_with_all_of_them(monkeypatch: pytest.MonkeyPat
 
 
 def test_random_assignments_never_give_zero() -> None:
-    differences, speakers = np.full(40, -1.0), voices(40, 1)
+    differences, speakers = np.full(40, -1.0), speaker_names(40, 1)
     assert paired_p(differences, speakers) == 1 / (intervals.DRAWS + 1)
 
 
@@ -82,11 +81,11 @@ def test_on_null_data_five_percent_are_significant_and_not_more(count: int) -> N
     """Utterances taken for independent would give four times as many."""
     rng = np.random.default_rng(1)
     sets = [null_differences(rng, count, 6) for _ in range(SETS)]
-    speakers = voices(count, 6)
-    fraction = np.mean([paired_p(one, speakers) < 0.05 for one in sets])
+    speakers = speaker_names(count, 6)
+    fraction = np.mean([paired_p(drawn, speakers) < 0.05 for drawn in sets])
     low, high = stats.binom.ppf([0.001, 0.999], SETS, 0.05) / SETS
     assert low <= fraction <= high
-    assert np.mean([stats.ttest_1samp(one, 0).pvalue < 0.05 for one in sets]) > 2 * high
+    assert np.mean(stats.ttest_1samp(np.stack(sets), 0, axis=1).pvalue < 0.05) > 2 * high
 
 
 def test_holm_is_the_step_down_by_hand() -> None:
@@ -98,7 +97,7 @@ def test_holm_is_the_step_down_by_hand() -> None:
 
 def test_a_strong_effect_in_each_of_sixteen_models_is_declared_with_sixteen_speakers() -> None:
     """Over all 16 x 3 x 2 x 4 tests of a length together no p could be below 0.01."""
-    p = paired_p(np.full(32, 1.0), voices(16, 2))
+    p = paired_p(np.full(32, 1.0), speaker_names(16, 2))
     assert p == 2**-15
     table = pd.DataFrame(
         [
@@ -109,10 +108,10 @@ def test_a_strong_effect_in_each_of_sixteen_models_is_declared_with_sixteen_spea
             for modes in (10, 50)
         ]
     )
-    found = with_holm(table)
-    assert found.delta_n_eff_p_holm.to_numpy() == pytest.approx([16 * p] * len(table))
-    assert (found.delta_n_eff_p_holm < 0.001).all()
-    assert (found.delta_alpha_p_holm == 1).all()
+    corrected = with_holm(table)
+    assert corrected.delta_n_eff_p_holm.to_numpy() == pytest.approx([16 * p] * len(table))
+    assert (corrected.delta_n_eff_p_holm < 0.001).all()
+    assert (corrected.delta_alpha_p_holm == 1).all()
 
 
 def rows(
@@ -155,14 +154,14 @@ def test_pairs_are_those_of_two_loops() -> None:
     rng = np.random.default_rng(4)
     tokens = [rng.integers(10, 16, 12) for _ in range(2)]
     usable = [rng.random(12) < 0.8 for _ in range(2)]
-    weights = deletions(voices(4, 3))
-    found = pair_weights(weights, tokens, usable)
+    weights = deletions(speaker_names(4, 3))
+    actual = pair_weights(weights, tokens, usable)
     expected = np.zeros((2, *weights.shape))
     for i, j in itertools.product(range(12), repeat=2):
         if usable[0][i] and usable[1][j] and tokens[0][i] == tokens[1][j]:
             expected[0, :, i] += weights[:, i] * weights[:, j]
             expected[1, :, j] += weights[:, i] * weights[:, j]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(actual, expected)
 
 
 def test_without_any_pair_there_is_no_change() -> None:
@@ -174,18 +173,18 @@ def test_without_any_pair_there_is_no_change() -> None:
 def test_seeds_that_disagree_widen_the_interval_of_their_size() -> None:
     alike = {"m-0": -0.10, "m-1": -0.10, "m-2": -0.10, "l-0": -0.1}
     apart = {"m-0": -0.05, "m-1": -0.10, "m-2": -0.15, "l-0": -0.1}
-    found = {}
+    pooled = {}
     for name, shift in (("alike", alike), ("apart", apart)):
         table = pooled_effects(effects(rows(list(shift), shift, lengths(0)), "hell"))
         assert list(table.model) == ["m"], "one seed says nothing of seeds"
-        found[name] = table.iloc[0]
-    assert found["alike"].delta_alpha == pytest.approx(-0.1)
-    assert found["apart"].delta_alpha == pytest.approx(-0.1)
-    reach = found["apart"].delta_alpha_high - found["apart"].delta_alpha
+        pooled[name] = table.iloc[0]
+    assert pooled["alike"].delta_alpha == pytest.approx(-0.1)
+    assert pooled["apart"].delta_alpha == pytest.approx(-0.1)
+    reach = pooled["apart"].delta_alpha_high - pooled["apart"].delta_alpha
     t = stats.t.ppf(0.975, 2) * 0.05 / np.sqrt(3)
     assert reach == pytest.approx(t, rel=0.05)
-    assert found["alike"].delta_alpha_high < -0.09
-    assert found["apart"].seeds == 3
+    assert pooled["alike"].delta_alpha_high < -0.09
+    assert pooled["apart"].seeds == 3
 
 
 LOW, HIGH, ZERO = Interval(-5, -6, -4), Interval(5, 4, 6), Interval(0, -1, 1)
@@ -216,10 +215,9 @@ def test_verdicts_follow_from_intervals(
     expected: str,
 ) -> None:  # fmt: skip
     controls = {"first rows": matched, "random rows": matched, "equal pairs": others}
-    found = verdict(
+    name, reason = verdict(
         raw, controls, {"randomly initialised control": initialised}, gaussian, like="first rows"
     )
-    name, reason = found
     assert name == expected
     assert reason
 

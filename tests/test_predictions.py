@@ -53,8 +53,8 @@ def _git(*words: str) -> str:
 )
 def test_an_outcome_takes_the_whole_interval(side: str, bound: float, outcome: str) -> None:
     numbers = {"n": lambda tables, model: Interval(-3.0, -4.0, -2.0)}
-    (found,) = judge([_line(side, bound)], _tables(Path()), numbers).outcome
-    assert found == outcome
+    (judged,) = judge([_line(side, bound)], _tables(Path()), numbers).outcome
+    assert judged == outcome
 
 
 def test_what_is_not_there_is_not_measured(tmp_path: Path) -> None:
@@ -121,20 +121,20 @@ def _plant_all(folder: Path) -> dict[str, float]:
     ]  # fmt: skip
     _plant(folder, "replication_halves", *halves, wrong={"decoding": "unrestricted", "modes": 10})
 
-    own = folder / "whisper"
+    whisper = folder / "whisper"
     matched = {"length": "length-matched", "modes": 50}
     changes = [
         matched | {"component": part, "outcome": "without loops"}
         | _columns(delta_n_eff=base + 1, delta_log10_kf_resolved=base + 2)
         for part, base in parts.items()
     ]  # fmt: skip
-    _plant(own, "by_outcome", *changes, wrong={"length": "raw", "modes": 10, "outcome": "all"})
+    _plant(whisper, "by_outcome", *changes, wrong={"length": "raw", "modes": 10, "outcome": "all"})
     control: dict[str, object] = {
         **matched, "component": "cross_attention", "observable": "n_eff", "control": "spectrum",
         **_columns(remaining=41.0, fraction=0.5),
     }  # fmt: skip
     _plant(
-        own,
+        whisper,
         "controls",
         control,
         wrong={"control": "initialised", "observable": "alpha", "modes": 10},
@@ -148,44 +148,44 @@ def _plant_all(folder: Path) -> dict[str, float]:
             ("transcript", "log_probability_per_word_piece", "mix", 0.1),
         )
     ]  # fmt: skip
-    _plant(own, "early_warning", *beginnings, wrong={"when": "before", "prefix": 8})
+    _plant(whisper, "early_warning", *beginnings, wrong={"when": "before", "prefix": 8})
     whole: dict[str, object] = {
         "component": "transcript", "observable": "log_probability_per_word_piece",
         "condition": "noise",
         **_columns(auc=0.25),
     }  # fmt: skip
-    _plant(own, "within_conditions_k50", whole, wrong={"observable": "tokens"})
+    _plant(whisper, "within_conditions_k50", whole, wrong={"observable": "tokens"})
     layers = [
         {"network": "trained", "layer": layer, "condition": condition} | _columns(unstable=value)
         for layer, condition, value in ((1, "clean", 0.2), (1, "hell", 0.3), (2, "clean", 0.2),
                                         (2, "hell", 0.5))
     ]  # fmt: skip
-    _plant(own, "propagators", *layers, wrong={"network": "random"})
+    _plant(whisper, "propagators", *layers, wrong={"network": "random"})
     fractions = {"gain_below_one": WRONG, "product_decays": 0.05, "rank_one_fraction": 0.25}
     theorem = {"network": "trained", "condition": "hell", **_columns(**fractions)}
-    _plant(own, "hypotheses", theorem, wrong={"network": "random", "condition": "clean"})
-    _plant(own, "noise_width", _columns(width_db=7.0), wrong={})
+    _plant(whisper, "hypotheses", theorem, wrong={"network": "random", "condition": "clean"})
+    _plant(whisper, "noise_width", _columns(width_db=7.0), wrong={})
     apart: dict[str, object] = {
         "network": "trained",
         "quantity": "distance",
         **_columns(ratio_stressed=WRONG, change=-9.0),
     }
     _plant(
-        own, "attraction_distances", apart,
+        whisper, "attraction_distances", apart,
         wrong={"network": "random", "quantity": "centred_distance"},
     )  # fmt: skip
     texts = {"side": "hell", "words": 0} | _columns(alike=1.5)
-    _plant(own, "attraction_texts", texts, wrong={"side": "said", "words": 1})
+    _plant(whisper, "attraction_texts", texts, wrong={"side": "said", "words": 1})
     perturbation = {"condition": "clean", "direction": "singular", "level_db": 20}
     _plant(
-        own, "subtle_stress", perturbation | _columns(changed=60.0, new_candidates=4.0),
+        whisper, "subtle_stress", perturbation | _columns(changed=60.0, new_candidates=4.0),
         wrong={"condition": "hell", "direction": "random", "level_db": 40},
     )  # fmt: skip
     kinds = [
         {"condition": "hell", "outcome": kind} | _columns(fraction=fraction, passing=80.0)
         for kind, fraction in (("invention", 55.0), ("loop", 15.0))
     ]
-    _plant(own, "outcome_confidence", *kinds, wrong={"condition": "clean"})
+    _plant(whisper, "outcome_confidence", *kinds, wrong={"condition": "clean"})
     pd.DataFrame(
         [KEYS | {"decoding": rule, "clips": 50, "with_words": words}
          for rule, words in (("openai", 49), ("unrestricted", 1))]
@@ -211,9 +211,10 @@ def _plant_all(folder: Path) -> dict[str, float]:
 def test_every_number_is_the_cell_that_its_name_says(tmp_path: Path) -> None:
     expected = _plant_all(tmp_path)
     tables = _tables(tmp_path)
-    found = {name: NUMBERS[name](tables, "tiny.en") for name in expected}
-    assert {name: one.estimate for name, one in found.items()} == pytest.approx(expected)
-    assert all(one.low < one.estimate < one.high for one in found.values())
+    intervals = {name: NUMBERS[name](tables, "tiny.en") for name in expected}
+    estimates = {name: interval.estimate for name, interval in intervals.items()}
+    assert estimates == pytest.approx(expected)
+    assert all(interval.low < interval.estimate < interval.high for interval in intervals.values())
     assert set(NUMBERS) - set(expected) == {"pooled n_eff, base minus tiny.en"}
     for name in NUMBERS:
         with pytest.raises(NotMeasured):
@@ -228,9 +229,9 @@ def test_models_are_compared_as_if_of_other_utterances(tmp_path: Path) -> None:
     names = ["n_eff", "n_eff_low", "n_eff_high"]
     base[names] = base[names] - 3.0
     pd.concat([table, base]).to_csv(path, index=False)
-    found = NUMBERS["pooled n_eff, base minus tiny.en"](_tables(tmp_path), BOTH)
-    assert found.estimate == pytest.approx(-3.0)
-    assert found.high - found.estimate == pytest.approx(NEAR * 2**0.5)
+    contrast = NUMBERS["pooled n_eff, base minus tiny.en"](_tables(tmp_path), BOTH)
+    assert contrast.estimate == pytest.approx(-3.0)
+    assert contrast.high - contrast.estimate == pytest.approx(NEAR * 2**0.5)
 
 
 def test_planted_tables_decide_every_line_of_the_page(tmp_path: Path) -> None:

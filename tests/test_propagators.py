@@ -75,11 +75,11 @@ def brute_force(layer: Layer, hidden: Tensor, context: Tensor | None) -> Tensor:
     return torch.stack([whole[t, :, t] for t in range(len(hidden))])
 
 
-def assert_equal(got: Tensor, expected: Tensor, rtol: float = 1e-10) -> None:
+def assert_equal(actual: Tensor, expected: Tensor, rtol: float = 1e-10) -> None:
     """Equal to within ``rtol`` of the largest entry of each matrix."""
-    assert got.shape == expected.shape
+    assert actual.shape == expected.shape
     scale = expected.abs().amax((-2, -1), keepdim=True).clamp(min=1e-300)
-    assert ((got - expected).abs() <= rtol * scale).all()
+    assert ((actual - expected).abs() <= rtol * scale).all()
 
 
 @cases
@@ -102,8 +102,8 @@ def test_all_that_is_asked_of_a_layer_equals_brute_force(given_case: Case, devic
 @cases
 def test_automatic_differentiation_token_by_token(given_case: Case) -> None:
     layer, hidden, context = given_case.arguments
-    got = autodiff_propagators(lambda rows: forward(layer, rows, context), hidden, chunk=5)
-    assert_equal(got, brute_force(*given_case.arguments))
+    actual = autodiff_propagators(lambda rows: forward(layer, rows, context), hidden, chunk=5)
+    assert_equal(actual, brute_force(*given_case.arguments))
 
 
 @pytest.mark.parametrize("name", ["decoder layer", "encoder layer"])
@@ -135,24 +135,27 @@ def only(layer: Layer, name: str | None) -> Layer:
 def test_each_sublayer_alone(name: str) -> None:
     layer, hidden, context = CASES["decoder layer"].arguments
     alone = only(layer, name)
-    got = getattr(linearise(alone, hidden, context).sublayers(), name)
-    assert_equal(got, brute_force(alone, hidden, context) - torch.eye(layer.width))
+    actual = getattr(linearise(alone, hidden, context).sublayers(), name)
+    assert_equal(actual, brute_force(alone, hidden, context) - torch.eye(layer.width))
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 def test_batches(batch: tuple[int, ...]) -> None:
     layer, hidden, context = case(4, 5, 12, 3, batch).arguments
     assert context is not None
-    got = linearise(layer, hidden, context, chunk=3).propagators()
-    assert got.shape == (*batch, 4, 12, 12)
+    actual = linearise(layer, hidden, context, chunk=3).propagators()
+    assert actual.shape == (*batch, 4, 12, 12)
     items = zip(hidden.reshape(-1, 4, 12), context.reshape(-1, 5, 12), strict=True)
     expected = torch.stack([brute_force(layer, h, c) for h, c in items])
-    assert_equal(got.reshape(expected.shape), expected)
+    assert_equal(actual.reshape(expected.shape), expected)
     shared = linearise(layer, hidden, context.reshape(-1, 5, 12)[0]).propagators()
     assert_equal(shared.reshape(expected.shape)[0], expected[0])
-    operator, vectors = linearise(layer, hidden, context).operator(), torch.randn_like(got)[..., :2]
-    assert_equal(operator.matmat(vectors), got @ vectors)
-    assert_equal(operator.rmatmat(vectors), got.mT @ vectors)
+    operator, vectors = (
+        linearise(layer, hidden, context).operator(),
+        torch.randn_like(actual)[..., :2],
+    )
+    assert_equal(operator.matmat(vectors), actual @ vectors)
+    assert_equal(operator.rmatmat(vectors), actual.mT @ vectors)
 
 
 @pytest.mark.parametrize("name", ["decoder layer", "encoder layer"])
@@ -165,15 +168,15 @@ def test_padding_does_not_matter(name: str) -> None:
     for item, start in enumerate((0, 2)):
         padded[item, start : start + tokens] = hidden
         mask[item, start : start + tokens] = True
-    got = linearise(layer, padded, context, mask, chunk=2).propagators()
-    assert_equal(got[mask], expected.repeat(2, 1, 1))
-    assert not got[~mask].any()
-    some = linearise(layer, padded, context, mask, tokens=slice(1, 4)).propagators()
-    torch.testing.assert_close(some, got[:, 1:4])
+    actual = linearise(layer, padded, context, mask, chunk=2).propagators()
+    assert_equal(actual[mask], expected.repeat(2, 1, 1))
+    assert not actual[~mask].any()
+    selected = linearise(layer, padded, context, mask, tokens=slice(1, 4)).propagators()
+    torch.testing.assert_close(selected, actual[:, 1:4])
     vectors = torch.randn(2, tokens + 3, layer.width, 2, dtype=FLOAT64)
     operator = linearise(layer, padded, context, mask).operator()
-    assert_equal(operator.matmat(vectors), got @ vectors)
-    assert_equal(operator.rmatmat(vectors), got.mT @ vectors)
+    assert_equal(operator.matmat(vectors), actual @ vectors)
+    assert_equal(operator.rmatmat(vectors), actual.mT @ vectors)
 
 
 @pytest.mark.parametrize("shape", [(0, 12), (2, 0, 12), (0, 5, 12)])
@@ -199,20 +202,20 @@ def test_operator_at_some_tokens() -> None:
     mask = torch.tensor([[True, True, True, False], [False, True, True, True]])
     index = torch.tensor([0, 3, 6, 5])
     dense = linearise(layer, hidden, context, mask).propagators().flatten(0, 1)[index]
-    some = linearise(layer, hidden, context, mask).operator().at(index)
+    selected = linearise(layer, hidden, context, mask).operator().at(index)
     vectors = torch.randn(4, 12, 2, dtype=FLOAT64)
-    assert some.shape == dense.shape
-    assert_equal(some.matmat(vectors), dense @ vectors)
+    assert selected.shape == dense.shape
+    assert_equal(selected.matmat(vectors), dense @ vectors)
     assert_equal(
-        some.transpose().at(torch.tensor([2])).matmat(vectors[2:3]), (dense.mT @ vectors)[2:3]
+        selected.transpose().at(torch.tensor([2])).matmat(vectors[2:3]), (dense.mT @ vectors)[2:3]
     )
 
 
 def test_later_tokens_do_not_matter() -> None:
     layer, hidden, context = CASES["decoder layer"].arguments
-    got = linearise(layer, hidden[:3].clone().requires_grad_(), context).propagators()
-    assert not got.requires_grad
-    assert_equal(got, linearise(layer, hidden, context).propagators()[:3])
+    actual = linearise(layer, hidden[:3].clone().requires_grad_(), context).propagators()
+    assert not actual.requires_grad
+    assert_equal(actual, linearise(layer, hidden, context).propagators()[:3])
 
 
 def test_a_step_with_cached_keys_has_the_same_propagator() -> None:
@@ -229,8 +232,8 @@ def test_a_step_with_cached_keys_has_the_same_propagator() -> None:
         module(hidden[None, :5], past_mask, context[None], past_key_values=cache)
         return module(row[None, None], None, context[None], past_key_values=cache)[0, 0]
 
-    got = linearise(as_layer(module), hidden, context, tokens=slice(5, 6)).propagators()
-    assert_equal(got[0], torch.autograd.functional.jacobian(step, hidden[5]))
+    actual = linearise(as_layer(module), hidden, context, tokens=slice(5, 6)).propagators()
+    assert_equal(actual[0], torch.autograd.functional.jacobian(step, hidden[5]))
 
 
 def test_half_precision_weights() -> None:
@@ -238,9 +241,9 @@ def test_half_precision_weights() -> None:
     layer = as_layer(WhisperDecoderLayer(config, layer_idx=0).half())
     _, hidden, context = CASES["decoder layer"].arguments
     assert context is not None
-    got = linearise(layer, hidden.float(), context.float()).propagators()
-    assert got.dtype == torch.float32
-    assert_equal(got.double(), brute_force(layer.to(FLOAT64), hidden, context), rtol=1e-5)
+    actual = linearise(layer, hidden.float(), context.float()).propagators()
+    assert actual.dtype == torch.float32
+    assert_equal(actual.double(), brute_force(layer.to(FLOAT64), hidden, context), rtol=1e-5)
 
 
 @law
@@ -249,8 +252,8 @@ def test_a_layer_with_nothing_to_say_is_the_identity(
     tokens: int, frames: int, heads: int, seed: int
 ) -> None:
     layer, hidden, context = case(tokens, frames, 2 * heads, heads, seed=seed).arguments
-    got = linearise(only(layer, None), hidden, context).propagators()
-    assert torch.equal(got, torch.eye(2 * heads, dtype=FLOAT64).expand_as(got))
+    actual = linearise(only(layer, None), hidden, context).propagators()
+    assert torch.equal(actual, torch.eye(2 * heads, dtype=FLOAT64).expand_as(actual))
 
 
 def rotated(layer: Layer, turn: Tensor) -> Layer:
@@ -297,8 +300,8 @@ def test_change_of_basis(tokens: int, seed: int) -> None:
     inner = torch.eye(8, dtype=FLOAT64)
     inner[1:, 1:] = torch.linalg.qr(basis[1:, 1:]).Q
     turn = basis @ inner @ basis.T
-    got = linearise(rotated(layer, turn), hidden @ turn.T, context).propagators()
-    assert_equal(got, turn @ linearise(layer, hidden, context).propagators() @ turn.T)
+    actual = linearise(rotated(layer, turn), hidden @ turn.T, context).propagators()
+    assert_equal(actual, turn @ linearise(layer, hidden, context).propagators() @ turn.T)
 
 
 @law
@@ -373,6 +376,6 @@ def test_float32_stands_keys_of_any_condition(device: str) -> None:
     expected = linearise(layer, hidden, context).propagators()
     assert context is not None
     single = Case(layer.to(torch.float32), hidden.float(), context.float())
-    got = linearise(*single.on(device)).propagators()
-    assert got.dtype == torch.float32
-    assert_equal(got.double().cpu(), expected, rtol=1e-4)
+    actual = linearise(*single.on(device)).propagators()
+    assert actual.dtype == torch.float32
+    assert_equal(actual.double().cpu(), expected, rtol=1e-4)

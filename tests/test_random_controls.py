@@ -3,43 +3,34 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted import Plan, planted_rows
+from planted import spectra_row
 
 from companion.measurement.schemas import INITIALISED, SPECTRUM
+from companion.results import evidence
 from companion.results.effects import effects
-from companion.results.evidence import (
-    SURVIVES,
-    UNDECIDED,
-    Crossed,
-    control_effects,
-    evidence,
-    over_draws,
-    readable_remaining,
-    remaining,
-    verdicts,
-)
 from companion.results.intervals import Interval
 
 SPEAKERS = np.repeat([f"s{i}" for i in range(12)], 2)
 
 
-def crossed(draws: int, between: float, mean: float, rng: np.random.Generator) -> Crossed:
+def crossed(draws: int, between: float, mean: float, rng: np.random.Generator) -> evidence.Crossed:
     """Changes that differ between draws, speakers and utterances, and by all of them together."""
     count = len(SPEAKERS)
     clean = rng.normal(0, 1, count) + rng.normal(0, 0.05, (draws, count))
-    voices = np.repeat(rng.normal(0, 0.3, count // 2), 2)
-    moved = mean + rng.normal(0, between, (draws, 1)) + voices + rng.normal(0, 0.2, (draws, count))
-    return Crossed(clean, clean + moved, SPEAKERS)
+    by_speaker = np.repeat(rng.normal(0, 0.3, count // 2), 2)
+    common = mean + rng.normal(0, between, (draws, 1)) + by_speaker
+    moved = common + rng.normal(0, 0.2, (draws, count))
+    return evidence.Crossed(clean, clean + moved, SPEAKERS)
 
 
-def interval_of(found: Crossed) -> Interval:
-    return over_draws(found.without("alpha"), found.speakers)
+def interval_of(effect: evidence.Crossed) -> Interval:
+    return evidence.over_draws(effect.without("alpha"), effect.speakers)
 
 
 def coverage(draws: int, between: float, trials: int = 300) -> float:
     rng = np.random.default_rng(draws)
-    found = [interval_of(crossed(draws, between, 1.0, rng)) for _ in range(trials)]
-    return float(np.mean([each.low <= 1.0 <= each.high for each in found]))
+    intervals = [interval_of(crossed(draws, between, 1.0, rng)) for _ in range(trials)]
+    return float(np.mean([interval.low <= 1.0 <= interval.high for interval in intervals]))
 
 
 def test_an_interval_over_twenty_draws_holds_what_differs_between_them() -> None:
@@ -53,11 +44,11 @@ def test_draws_that_are_missing_leave_the_others() -> None:
     whole = crossed(5, 1.0, 1.0, np.random.default_rng(0))
     clean = whole.clean.copy()
     clean[2] = np.nan
-    found = interval_of(Crossed(clean, whole.stressed, SPEAKERS))
+    interval = interval_of(evidence.Crossed(clean, whole.stressed, SPEAKERS))
     kept = [0, 1, 3, 4]
-    others = Crossed(whole.clean[kept], whole.stressed[kept], SPEAKERS)
-    assert found.estimate == pytest.approx(interval_of(others).estimate)
-    none = Crossed(np.full_like(clean, np.nan), whole.stressed, SPEAKERS)
+    others = evidence.Crossed(whole.clean[kept], whole.stressed[kept], SPEAKERS)
+    assert interval.estimate == pytest.approx(interval_of(others).estimate)
+    none = evidence.Crossed(np.full_like(clean, np.nan), whole.stressed, SPEAKERS)
     assert np.isnan(interval_of(none).estimate)
 
 
@@ -68,87 +59,72 @@ def rows(
     stressed: float, draw: int = 0, null: str = INITIALISED, utterances: int = 24
 ) -> pd.DataFrame:
     """Rows of one model: a rank of 10 to 11 and, in Hell, ``stressed`` times that."""
-    rng = np.random.default_rng(7)
-    table = []
-    for i, own in enumerate(rng.uniform(10, 11, len(SPEAKERS))[:utterances]):
-        for condition, factor in (("clean", 1.0), ("hell", stressed * (1 + 0.05 * np.sin(i)))):
-            for partner in ("", "hell" if condition == "clean" else "clean"):
-                for layer in (1, 2):
-                    table.append(
-                        {"model": "m", "parameters": 1, "component": "ffn", "modes": 10,
-                         "utterance": f"u{i}", "speaker": SPEAKERS[i], "condition": condition,
-                         "matched_with": partner, "layer": layer, "tokens": 30,
-                         "n_eff": own * factor, "alpha": 1.0 / factor, "kirchhoff": 5.0 / factor,
-                         "kirchhoff_resolved": 5.0, "null": null, "draw": draw}
-                    )  # fmt: skip
-    return pd.DataFrame(table)
+    ranks = np.random.default_rng(7).uniform(10, 11, len(SPEAKERS))[:utterances]
+    return pd.DataFrame(
+        [
+            spectra_row(
+                model="m", modes=10, utterance=f"u{i}", speaker=SPEAKERS[i], condition=condition,
+                matched_with=partner, layer=layer, tokens=30, n_eff=rank * factor, null=null,
+                alpha=1 / factor, kirchhoff=5 / factor, kirchhoff_resolved=5.0, draw=draw,
+            )
+            for i, rank in enumerate(ranks)
+            for condition, other, factor in (
+                ("clean", "hell", 1.0), ("hell", "clean", stressed * (1 + 0.05 * np.sin(i))),
+            )
+            for partner in ("", other)
+            for layer in (1, 2)
+        ]
+    )  # fmt: skip
 
 
 def test_equal_draws_are_as_one_network_and_one_draw_is_as_before() -> None:
-    one = rows(0.8)
-    plain = effects(one, "hell")
-    single = control_effects(one, "hell")
+    measured = rows(0.8)
+    plain = effects(measured, "hell")
+    single = evidence.control_effects(measured, "hell")
     pd.testing.assert_frame_equal(single.drop(columns="draws"), plain)
     several = pd.concat([rows(0.8, draw) for draw in range(4)])
-    found = control_effects(several, "hell")
-    assert found.modes.dtype == single.modes.dtype == int, "tables are named after K"
-    assert set(found.draws) == {4}
+    averaged = evidence.control_effects(several, "hell")
+    assert averaged.modes.dtype == single.modes.dtype == int, "tables are named after K"
+    assert set(averaged.draws) == {4}
     for name in ("delta_n_eff", "delta_alpha", "delta_log10_kf"):
         for part in (name, f"{name}_low", f"{name}_high"):
-            np.testing.assert_allclose(found[part], plain[part], rtol=1e-9)
-    assert found.delta_n_eff_p.isna().all()
+            np.testing.assert_allclose(averaged[part], plain[part], rtol=1e-9)
+    assert averaged.delta_n_eff_p.isna().all()
 
 
 def test_utterances_that_not_every_draw_was_fed_do_not_count() -> None:
     """The first draw of plain weights is of all utterances, the others of a sample."""
     sample = [rows(0.7, draw, utterances=10) for draw in (1, 2)]
-    found = control_effects(pd.concat([rows(0.7), *sample]), "hell")
-    wanted = control_effects(pd.concat([rows(0.7, utterances=10), *sample]), "hell")
-    pd.testing.assert_frame_equal(found, wanted)
-    assert set(found.delta_n_eff_n) == {10}
+    actual = evidence.control_effects(pd.concat([rows(0.7), *sample]), "hell")
+    expected = evidence.control_effects(pd.concat([rows(0.7, utterances=10), *sample]), "hell")
+    pd.testing.assert_frame_equal(actual, expected)
+    assert set(actual.delta_n_eff_n) == {10}
 
 
 def test_what_remains_is_the_trained_effect_less_that_of_the_draws() -> None:
     changes = np.array([0.95, 0.9, 0.85, 0.7])
     null = pd.concat([rows(change, draw, SPECTRUM) for draw, change in enumerate(changes)])
-    table = remaining(rows(0.8), null, "hell")
-    found = table.set_index(["observable", "length"]).loc[("n_eff", "raw")]
-    own = effects(rows(0.8), "hell").delta_n_eff[0]
+    table = evidence.remaining(rows(0.8), null, "hell")
+    row = table.set_index(["observable", "length"]).loc[("n_eff", "raw")]
+    trained = effects(rows(0.8), "hell").delta_n_eff[0]
     by_draw = [effects(rows(x), "hell").delta_n_eff[0] for x in changes]
-    assert found.trained == pytest.approx(own)
-    assert found.random == pytest.approx(np.mean(by_draw))
-    assert found.remaining == pytest.approx(own - np.mean(by_draw))
-    assert found.fraction == pytest.approx(np.mean(by_draw) / own)
-    assert found.draw_sd == pytest.approx(np.std(by_draw, ddof=1))
-    assert (found.draws, found.n, found.as_large, found.control) == (4, 24, 1, SPECTRUM)
-    assert found.remaining_low < found.remaining < found.remaining_high
-    apart = (found.trained_high - found.trained_low) + (found.random_high - found.random_low)
-    assert found.remaining_high - found.remaining_low < apart, "the speakers are the same"
-    assert found.remaining_low < own - by_draw[1] < found.remaining_high
-    assert "4" in readable_remaining(table).to_markdown()
+    assert row.trained == pytest.approx(trained)
+    assert row.random == pytest.approx(np.mean(by_draw))
+    assert row.remaining == pytest.approx(trained - np.mean(by_draw))
+    assert row.fraction == pytest.approx(np.mean(by_draw) / trained)
+    assert row.draw_sd == pytest.approx(np.std(by_draw, ddof=1))
+    assert (row.draws, row.n, row.as_large, row.control) == (4, 24, 1, SPECTRUM)
+    assert row.remaining_low < row.remaining < row.remaining_high
+    apart = (row.trained_high - row.trained_low) + (row.random_high - row.random_low)
+    assert row.remaining_high - row.remaining_low < apart, "the speakers are the same"
+    assert row.remaining_low < trained - by_draw[1] < row.remaining_high
+    assert "4" in evidence.readable_remaining(table).to_markdown()
 
 
 def test_no_fraction_is_taken_of_an_effect_that_may_be_none() -> None:
-    table = remaining(rows(1.0), rows(0.9, 0, INITIALISED), "hell")
-    found = table[table.observable == "n_eff"]
-    assert (found.trained_low < 0).all()
-    assert (found.trained_high > 0).all()
-    assert found.fraction.isna().all()
-    assert found.remaining.notna().all()
-
-
-def test_an_effect_that_random_vectors_show_as_well_does_not_survive() -> None:
-    measured, null_rows = planted_rows(Plan(steeper=0.1))
-
-    def decided(nulls: pd.DataFrame) -> pd.Series:
-        table = evidence(measured, nulls, "hell")
-        found = verdicts(table).set_index(["observable", "modes"])
-        return found.loc[("n_eff", 50)]
-
-    assert decided(null_rows).verdict == SURVIVES
-    alike = [measured.assign(null=SPECTRUM, draw=draw) for draw in range(3)]
-    others = null_rows[null_rows.null != SPECTRUM]
-    found = decided(pd.concat([others, *alike])[null_rows.columns])
-    assert found.verdict == UNDECIDED
-    assert found.reason == "not beyond: random vectors, first rows"
-    assert decided(others).verdict == SURVIVES, "rows that have no such control"
+    table = evidence.remaining(rows(1.0), rows(0.9, 0, INITIALISED), "hell")
+    ranks = table[table.observable == "n_eff"]
+    assert (ranks.trained_low < 0).all()
+    assert (ranks.trained_high > 0).all()
+    assert ranks.fraction.isna().all()
+    assert ranks.remaining.notna().all()

@@ -32,9 +32,9 @@ from spectral.monitor import THRESHOLDS, Score
 from spectral.whisper import as_layer
 
 DATA = Path(__file__).parents[1] / "data"
-FOUND = find_utterances(DATA / "corpus").utterances
-CLEAN = Mixture.of(FOUND[0], read_wave(FOUND[0]))
-SPEAKERS = Speakers(FOUND)
+UTTERANCES = find_utterances(DATA / "corpus").utterances
+CLEAN = Mixture.of(UTTERANCES[0], read_wave(UTTERANCES[0]))
+SPEAKERS = Speakers(UTTERANCES)
 
 
 def test_everyday_changes_do_what_they_say() -> None:
@@ -50,7 +50,7 @@ def test_everyday_changes_do_what_they_say() -> None:
     hertz = np.fft.rfftfreq(telephone.wave.size, 1 / SAMPLE_RATE)
     outside = power[(hertz < 150) | (hertz > 4000)].sum() / power.sum()
     assert outside < 1e-3
-    assert {each.references for each in (quiet, clipped, telephone)} == {CLEAN.references}
+    assert {mixture.references for mixture in (quiet, clipped, telephone)} == {CLEAN.references}
 
 
 def test_conditions_in_turn_are_each_drawn_and_always_the_same() -> None:
@@ -64,17 +64,17 @@ def test_conditions_in_turn_are_each_drawn_and_always_the_same() -> None:
 
 
 def test_room_tone_and_repetitions_come_in_turn() -> None:
-    mixtures = [Mixture.of(each, read_wave(each)) for each in FOUND[:12]]
+    mixtures = [Mixture.of(utterance, read_wave(utterance)) for utterance in UTTERANCES[:12]]
     window = 6 * SAMPLE_RATE
     settings = SimpleNamespace(seed=0, room_tone=(5.0, 7.0), repeats=32, windows=2)
-    found = dict(all_conditions(window, {"clean": mixtures}, settings))  # type: ignore[arg-type]
-    assert {each.wave.size / SAMPLE_RATE for each in found["room-tone"]} == {5.0, 7.0}
-    sizes = [each.wave.size for each in found["repeated"]]
+    by_condition = dict(all_conditions(window, {"clean": mixtures}, settings))  # type: ignore[arg-type]
+    assert {mixture.wave.size / SAMPLE_RATE for mixture in by_condition["room-tone"]} == {5.0, 7.0}
+    sizes = [mixture.wave.size for mixture in by_condition["repeated"]]
     assert window < max(sizes) <= 2 * window
-    for each in found["repeated"]:
-        times = each.wave.size / read_wave(each.target).size
+    for mixture in by_condition["repeated"]:
+        times = mixture.wave.size / read_wave(mixture.target).size
         assert times == round(times) > 1
-        assert len(each.target.reference.split()) % times == 0
+        assert len(mixture.target.reference.split()) % times == 0
 
 
 @torch.inference_mode()
@@ -82,21 +82,21 @@ def test_heads_are_those_of_the_layers_own_pass() -> None:
     model = load("xs-0", DATA / "ladder", torch.device("cpu"))
     long = replace(CLEAN, wave=np.tile(CLEAN.wave, 3))
     mixtures = [CLEAN, long]
-    heard = hear(model, [each.wave for each in mixtures])
+    heard = hear(model, [mixture.wave for mixture in mixtures])
     decoded = decode_heard(model, mixtures, heard, UNRESTRICTED)
     record, written = decoded.recording, decoded.transcripts
     rows = {kind: record.text_rows(kind, written)[0] for kind in ("ffn", "cross_attention")}
     states = record.text_rows(HIDDEN_STATE, written)[0]
     before = states - rows["ffn"] - rows["cross_attention"]
-    samples = [each.wave.size for each in mixtures]
+    samples = [mixture.wave.size for mixture in mixtures]
     entropies, fractions = head_columns(model, before, written, heard, samples)
     for i, text in enumerate(written):
         shape = (len(model.layers), model.heads, len(text.tokens))
         assert entropies[i].shape == fractions[i].shape == shape
     assert heard.windows == (1, 2)
     layers = [as_layer(layer.layer) for layer in model.layers]
-    own = before[0, 1, : len(written[0].tokens)]
-    again = run(replace(layers[1], self_attention=_silent(layers[1])), own, heard.context[0])
+    hidden = before[0, 1, : len(written[0].tokens)]
+    again = run(replace(layers[1], self_attention=_silent(layers[1])), hidden, heard.context[0])
     assert again.cross_attended is not None
     weights = again.cross_attended.weights
     expected = -(weights * weights.log()).sum(-1)
@@ -106,10 +106,8 @@ def test_heads_are_those_of_the_layers_own_pass() -> None:
 
 
 def _silent(layer):  # type: ignore[no-untyped-def]
-    own = layer.self_attention
-    return replace(
-        own, out_weight=torch.zeros_like(own.out_weight), out_bias=torch.zeros_like(own.out_bias)
-    )
+    part = layer.self_attention
+    return replace(part, out_weight=0 * part.out_weight, out_bias=0 * part.out_bias)
 
 
 def planted(speakers: int, seed: int, prefix: str = "") -> pd.DataFrame:
@@ -134,11 +132,11 @@ def planted(speakers: int, seed: int, prefix: str = "") -> pd.DataFrame:
 
 
 def test_a_planted_warning_comes_as_early_as_it_is() -> None:
-    found = leads(planted(10, 0), planted(10, 1, "other "), 8).set_index("contestant")
-    rank = found.loc["cross-attention: N_eff, sliding"]
+    table = leads(planted(10, 0), planted(10, 1, "other "), 8).set_index("contestant")
+    rank = table.loc["cross-attention: N_eff, sliding"]
     assert (rank.invented, rank.others, rank.begun_wrong) == (10, 10, 0)
     assert (rank.alarmed, rank.in_time, rank.lead) == (100, 100, 1)
-    assert found.loc["entropy of tokens"].alarmed < 50
+    assert table.loc["entropy of tokens"].alarmed < 50
     again = leads(planted(10, 0), planted(10, 0), 8).set_index("contestant")  # by folds
     assert again.loc["spectral.Monitor"].alarmed == 100
 
@@ -165,12 +163,12 @@ def test_steps_are_what_the_monitor_weighs() -> None:
 
 
 def test_honest_inventions_are_counted_with_and_without_any() -> None:
-    own = planted(6, 0)
-    rows = pd.concat([own.assign(condition="quiet"), own[::2].assign(condition="room-tone")])
-    found = honest_inventions(rows.reset_index(drop=True)).set_index("condition")
-    assert found.loc["quiet", "invented"] == 50
-    assert found.loc["room-tone", "invented"] == 0 < found.loc["room-tone", "invented_high"]
-    assert found.loc["everyday changes", "texts"] == 18
+    texts = planted(6, 0)
+    rows = pd.concat([texts.assign(condition="quiet"), texts[::2].assign(condition="room-tone")])
+    table = honest_inventions(rows.reset_index(drop=True)).set_index("condition")
+    assert table.loc["quiet", "invented"] == 50
+    assert table.loc["room-tone", "invented"] == 0 < table.loc["room-tone", "invented_high"]
+    assert table.loc["everyday changes", "texts"] == 18
 
 
 def test_a_sound_is_made_again_sample_for_sample() -> None:
@@ -178,24 +176,23 @@ def test_a_sound_is_made_again_sample_for_sample() -> None:
     rows = read([path], CONTEST)
     row = rows[rows.condition == "telephone"].iloc[0]
     made = sound(path, DATA / "corpus", row.utterance, "telephone")
-    own = next(each for each in FOUND if each.id == row.utterance)
-    expected = EVERYDAY["telephone"].apply(Mixture.of(own, read_wave(own)), SPEAKERS, 0)
+    utterance = next(known for known in UTTERANCES if known.id == row.utterance)
+    expected = EVERYDAY["telephone"].apply(Mixture.of(utterance, read_wave(utterance)), SPEAKERS, 0)
     np.testing.assert_array_equal(made.wave, expected.wave)
     with pytest.raises(ValueError, match="no 'quieter' of"):
         sound(path, DATA / "corpus", row.utterance, "quieter")
 
 
 def test_jacobians_of_invented_texts_are_ranked() -> None:
-    inside, said = (
+    jacobians, measured = (
         read([DATA / "smoke" / kind / "xs-0.parquet"], schema)
         for kind, schema in (("jacobians", JACOBIANS), ("measure", SPECTRA))
     )
-    said = said.assign(
-        transcript=said.reference.where(said.condition == "clean", "nobody ever wrote it down")
-    )
-    found = jacobian_scores(inside, said).set_index("score")
-    assert found.auroc.between(0, 1).all()
-    assert found.loc["gain", "invented"] == found.loc["gain", "others"] == 8
+    right = measured.condition == "clean"
+    written = measured.reference.where(right, "nobody ever wrote it down")
+    scores = jacobian_scores(jacobians, measured.assign(transcript=written)).set_index("score")
+    assert scores.auroc.between(0, 1).all()
+    assert scores.loc["gain", "invented"] == scores.loc["gain", "others"] == 8
 
 
 def test_the_monitor_is_fitted_on_other_speakers_than_it_is_scored_on() -> None:

@@ -12,20 +12,10 @@ from companion.measurement.jacobians import Stack, jacobian_columns
 from companion.measurement.tangents import forward
 from companion.models.forcing import Streams
 from companion.models.random_layers import random_layer
-from companion.results.jacobians import (
-    ATTRACTING,
-    DISPERSIVE,
-    MODULO_1,
-    NEITHER,
-    NORMED,
-    READINGS,
-    UNDECIDED,
-    classify,
-    regimes,
-)
+from companion.results import jacobians
 from spectral.jacobians.layers import FeedForward, Layer, LayerNorm
 
-WIDTH, LAYERS, VOICES = 8, 4, 6
+WIDTH, LAYERS, SPEAKERS = 8, 4, 6
 
 
 def _orthogonal(rng: np.random.Generator) -> np.ndarray:
@@ -61,7 +51,7 @@ def _rows(kind: str, rng: np.random.Generator, utterance: int) -> list[dict[str,
     return [
         {
             "parameters": 1, "model": kind, "network": "trained", "condition": "clean",
-            "speaker": f"v{utterance % VOICES}", "utterance": f"u{utterance}", "layer": i + 1,
+            "speaker": f"v{utterance % SPEAKERS}", "utterance": f"u{utterance}", "layer": i + 1,
             "sigma_1": s[0], "singular_value_ratio": s[1] / s[0],
             "alignment": parts[i + 1][2][0] @ u[:, 0] if i + 1 < LAYERS else np.nan,
             "product_norm": np.linalg.norm(product, 2), "state": 1.0, "position": 1,
@@ -72,54 +62,55 @@ def _rows(kind: str, rng: np.random.Generator, utterance: int) -> list[dict[str,
     ]  # fmt: skip
 
 
-def _found(kinds: list[str]) -> pd.DataFrame:
+def planted_regimes(kinds: list[str]) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    rows = [row for i in range(3 * VOICES) for row in _rows(kinds[i % len(kinds)], rng, i)]
-    return regimes(pd.DataFrame(rows).assign(model="planted"))
+    rows = [row for i in range(3 * SPEAKERS) for row in _rows(kinds[i % len(kinds)], rng, i)]
+    return jacobians.regimes(pd.DataFrame(rows).assign(model="planted"))
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("dispersive", DISPERSIVE),
-        ("attracting", ATTRACTING),
-        ("rotation", NEITHER),
-        ("identity", NEITHER),
-        ("random", NEITHER),
+        ("dispersive", jacobians.DISPERSIVE),
+        ("attracting", jacobians.ATTRACTING),
+        ("rotation", jacobians.NEITHER),
+        ("identity", jacobians.NEITHER),
+        ("random", jacobians.NEITHER),
     ],
 )
 def test_planted_regimes_are_found(kind: str, expected: str) -> None:
-    both = _found([kind])
-    assert set(both.reading) == set(READINGS)
+    both = planted_regimes([kind])
+    assert set(both.reading) == set(jacobians.READINGS)
     assert (both.regime == expected).all(), "of states of one size both readings are alike"
 
 
-def test_voices_that_disagree_decide_nothing() -> None:
+def test_speakers_that_disagree_decide_nothing() -> None:
     rng = np.random.default_rng(1)
     kinds = ["dispersive", "attracting"]
-    rows = [row for i in range(VOICES) for row in _rows(kinds[i % 2], rng, i)]
-    found = regimes(pd.DataFrame(rows).assign(model="planted"))
-    assert (found.regime == UNDECIDED).all()
+    rows = [row for i in range(SPEAKERS) for row in _rows(kinds[i % 2], rng, i)]
+    table = jacobians.regimes(pd.DataFrame(rows).assign(model="planted"))
+    assert (table.regime == jacobians.UNDECIDED).all()
 
 
 def test_a_product_that_decays_despite_its_layers_room_to_grow_is_neither() -> None:
-    one = np.ones(1)
-    assert classify(0.1 * one, -one, -0.2 * one, 0.9 * one) == [NEITHER]
-    assert classify(0.1 * one, one, -0.2 * one, 0.9 * one) == [NEITHER]  # certified by the measured
+    unit = np.ones(1)
+    assert jacobians.classify(0.1 * unit, -unit, -0.2 * unit, 0.9 * unit) == [jacobians.NEITHER]
+    # certified by the measured norm
+    assert jacobians.classify(0.1 * unit, unit, -0.2 * unit, 0.9 * unit) == [jacobians.NEITHER]
 
 
 def test_what_is_not_finite_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 coordinates are not finite"):
-        classify(np.array([np.nan]), np.ones(1), np.ones(1), np.ones(1))
+        jacobians.classify(np.array([np.nan]), np.ones(1), np.ones(1), np.ones(1))
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(2)
-    rows = pd.DataFrame([row for i in range(VOICES) for row in _rows("random", rng, i)])
+    rows = pd.DataFrame([row for i in range(SPEAKERS) for row in _rows("random", rng, i)])
     shuffled = rows.sample(frac=1, random_state=0)
-    found, again = regimes(rows), regimes(shuffled)
-    plain = [name for name in found if not name.endswith("_speakers")]
-    pd.testing.assert_frame_equal(found[plain], again[plain])
+    table, again = jacobians.regimes(rows), jacobians.regimes(shuffled)
+    plain = [name for name in table if not name.endswith("_speakers")]
+    pd.testing.assert_frame_equal(table[plain], again[plain])
 
 
 def _planted_layer(kind: str, basis: Tensor, turn: Tensor, seed: int) -> Layer:
@@ -138,13 +129,13 @@ def _planted_layer(kind: str, basis: Tensor, turn: Tensor, seed: int) -> Layer:
     }[kind]
     flat = LayerNorm(torch.ones(width).double(), torch.zeros(width).double(), 1e-5)
     above = torch.full((width,), 12.0, dtype=torch.float64)  # far right of gelu's bend
-    own, crossing = (
+    self_attention, cross_attention = (
         replace(part, out_weight=size * part.out_weight, out_bias=0 * part.out_bias)
         for part, size in ((layer.self_attention, 0.02), (layer.cross_attention, 0.1))
     )
     identity = torch.eye(width, dtype=torch.float64)
     ffn = FeedForward(flat, identity, above, weight, turn - weight @ above)
-    return replace(layer, self_attention=own, cross_attention=crossing, ffn=ffn)
+    return replace(layer, self_attention=self_attention, cross_attention=cross_attention, ffn=ffn)
 
 
 def _measured(kind: str, utterance: int) -> list[dict[str, object]]:
@@ -175,7 +166,7 @@ def _measured(kind: str, utterance: int) -> list[dict[str, object]]:
     return [
         {
             "parameters": 1, "model": kind, "network": "trained", "condition": "clean",
-            "speaker": f"v{utterance % VOICES}", "utterance": f"u{utterance}",
+            "speaker": f"v{utterance % SPEAKERS}", "utterance": f"u{utterance}",
             "position": token, "layer": i + 1,
         }
         | {name: values[i, token].item() for name, values in columns.items()}
@@ -187,15 +178,17 @@ def _measured(kind: str, utterance: int) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("kind", "modulo_1", "normed"),
     [
-        ("dispersive", DISPERSIVE, DISPERSIVE),
-        ("attracting", ATTRACTING, None),  # some states are caught: no norm sees them move on
-        ("growing", NEITHER, DISPERSIVE),
+        ("dispersive", jacobians.DISPERSIVE, jacobians.DISPERSIVE),
+        (
+            "attracting",
+            jacobians.ATTRACTING,
+            None,
+        ),  # some states are caught: no norm sees them move on
+        ("growing", jacobians.NEITHER, jacobians.DISPERSIVE),
     ],
 )
-def test_regimes_planted_in_pre_norm_layers_are_found(
-    kind: str, modulo_1: str, normed: str | None
-) -> None:
-    rows = pd.DataFrame([row for i in range(VOICES) for row in _measured(kind, i)])
-    found = regimes(rows).set_index("reading")
-    assert found.regime[MODULO_1] == modulo_1
-    assert normed in (None, found.regime[NORMED])
+def test_regimes_of_pre_norm_layers_are_found(kind: str, modulo_1: str, normed: str | None) -> None:
+    rows = pd.DataFrame([row for i in range(SPEAKERS) for row in _measured(kind, i)])
+    table = jacobians.regimes(rows).set_index("reading")
+    assert table.regime[jacobians.MODULO_1] == modulo_1
+    assert normed in (None, table.regime[jacobians.NORMED])

@@ -56,9 +56,9 @@ def test_every_claim_is_there_with_its_verdicts(report: str) -> None:
     assert len(rows) == 16
     for number, claim, whisper, ladder in rows:
         row = rf"<p>{number}</p></td>\s*<td[^>]*><p>{re.escape(claim)}</p></td>.*?</tr>"
-        found = re.search(row, report, flags=re.DOTALL)
-        assert found, claim
-        assert re.findall(r"<strong>(.+?)</strong>", found[0]) == [whisper, ladder]
+        match = re.search(row, report, flags=re.DOTALL)
+        assert match, claim
+        assert re.findall(r"<strong>(.+?)</strong>", match[0]) == [whisper, ladder]
 
 
 def test_equations_are_read_aloud_and_headings_skip_no_level(report: str) -> None:

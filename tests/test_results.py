@@ -10,13 +10,7 @@ import pytest
 import torch
 from planted import spectra_row
 
-from companion.results.effects import (
-    MATCHED,
-    RAW,
-    effects,
-    layer_means,
-    sides,
-)
+from companion.results.effects import MATCHED, RAW, effects, layer_means, sides
 from companion.results.tables import save_table, speakers_path, with_interval, with_speakers
 from companion.results.tails import spectrum_summary
 from companion.results.transcripts import (
@@ -96,8 +90,8 @@ def test_a_slope_missing_in_one_layer_is_missing_for_the_pair() -> None:
     averages = layer_means(both, "hell").set_index(["utterance", "length"])
     assert np.isnan(averages.alpha_clean["1", RAW])
     assert np.isfinite(averages.n_eff_clean["1", RAW])
-    found = effect(both, RAW)
-    assert (found.delta_alpha_n, found.delta_n_eff_n) == (3, 4)
+    row = effect(both, RAW)
+    assert (row.delta_alpha_n, row.delta_n_eff_n) == (3, 4)
     assert (sides(both, "hell").n == 3).all()
 
 
@@ -107,7 +101,7 @@ def test_an_infinite_graph_index_is_left_out_and_counted() -> None:
     assert effect(rows, RAW).delta_log10_attention_kf_n == 3
 
 
-def said(references: list[str], transcripts: list[str], condition: str = "clean") -> pd.DataFrame:
+def scored(references: list[str], transcripts: list[str], condition: str = "clean") -> pd.DataFrame:
     errors = [
         jiwer.wer(normalise(r), normalise(t)) for r, t in zip(references, transcripts, strict=True)
     ]
@@ -126,21 +120,21 @@ def said(references: list[str], transcripts: list[str], condition: str = "clean"
 def test_word_error_is_that_of_the_whole_corpus_and_not_a_mean_of_utterances() -> None:
     references = ["the fox sat", "a", "one two three four five six"]
     transcripts = ["the fox", "no such thing", "one two three four five six"]
-    table = wers(said(references, transcripts))
+    table = wers(scored(references, transcripts))
     whole = jiwer.wer([normalise(r) for r in references], [normalise(t) for t in transcripts])
     assert table.wer.iloc[0] == pytest.approx(100 * whole)
     assert table.candidates.iloc[0] == pytest.approx(100 / 3)
 
 
-def test_shares_of_outcomes_add_up() -> None:
-    fractions = outcome_fractions(said(["a", "b", "c"], ["a", "x", "y"]))
+def test_fractions_of_outcomes_add_up() -> None:
+    fractions = outcome_fractions(scored(["a", "b", "c"], ["a", "x", "y"]))
     assert fractions[["correct", "invention"]].to_numpy().ravel() == pytest.approx(
         [100 / 3, 200 / 3]
     )
 
 
-def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() -> None:
-    rows = said(["a", "b", "c"], ["a", "x", "y"]).assign(**{PER_WORD_PIECE: [-1.0, -1.01, -0.2]})
+def test_each_kind_of_transcript_has_its_fraction_and_how_often_whisper_keeps_it() -> None:
+    rows = scored(["a", "b", "c"], ["a", "x", "y"]).assign(**{PER_WORD_PIECE: [-1.0, -1.01, -0.2]})
     table = outcome_confidence(rows).set_index("outcome")
     assert table.fraction.sum() == pytest.approx(100)
     assert table.loc["invention", ["n", "fraction", "passing"]].to_list() == pytest.approx(
@@ -155,7 +149,7 @@ def test_each_kind_of_transcript_has_its_share_and_how_often_whisper_keeps_it() 
 
 def test_an_utterance_that_the_corpus_table_lacks_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"utterances\.csv: no row for 1, 2, 3"):
-        by_novelty(said(["a", "b", "c"], ["a", "b", "c"]), Path("data/corpus/utterances.csv"))
+        by_novelty(scored(["a", "b", "c"], ["a", "b", "c"]), Path("data/corpus/utterances.csv"))
 
 
 def test_training_records_run_on_from_stage_to_stage(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_word_error_by_hand(reference: str, hypothesis: str, expected: float) ->
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("text", "respelled"),
     [
         ("the colour of the theatre", "The color of the theater."),
         ("twelve ships", "12 ships"),
@@ -66,16 +66,16 @@ def test_word_error_by_hand(reference: str, hypothesis: str, expected: float) ->
         ("a   café\n", "A cafe"),
     ],
 )
-def test_spelling_digits_case_and_punctuation_are_no_errors(one: str, other: str) -> None:
-    if "can't" in one:  # the normaliser writes "can not", a known limit: two words against one
-        assert wer(one, other) == pytest.approx(2 / 5)
+def test_spelling_digits_case_and_punctuation_are_no_errors(text: str, respelled: str) -> None:
+    if "can't" in text:  # the normaliser writes "can not", a known limit: two words against one
+        assert wer(text, respelled) == pytest.approx(2 / 5)
     else:
-        assert wer(one, other) == wer(other, one) == 0.0
+        assert wer(text, respelled) == wer(respelled, text) == 0.0
 
 
 @law
 @given(text=words, more=words)
-def test_word_error_is_what_is_added_over_what_was_said(text: str, more: str) -> None:
+def test_word_error_is_what_is_added_over_what_was_spoken(text: str, more: str) -> None:
     assert wer(text, text) == 0.0
     assert wer(text, "") == 1.0
     # "quiet" between the two keeps the normaliser from joining their numbers
@@ -174,7 +174,7 @@ def test_gibberish_is_not_judged_without_a_vocabulary_nor_three_stops_as_a_word(
 
 def test_outcomes_are_plain_strings_in_tables() -> None:
     assert f"{Outcome.CORRECT}" == Outcome.CORRECT == "correct"
-    assert [each.value for each in Outcome] == [
+    assert [member.value for member in Outcome] == [
         "correct", "interferer", "empty", "annotation", "loop", "fragment", "gibberish",
         "invention",
     ]  # fmt: skip
@@ -222,10 +222,10 @@ def test_sentences_are_neither_loops_nor_each_other() -> None:
     written = [training_sentence(rng).text for _ in range(300)]
     assert not any(map(is_loop, spoken + written))
     assert all(known_fraction(text, vocabulary()) == 1.0 for text in spoken + written)
-    found = [kind(text, tuple(spoken[i : i + 6])) for i, text in enumerate(written[:290])]
+    kinds = [kind(text, tuple(spoken[i : i + 6])) for i, text in enumerate(written[:290])]
     # by chance, two sentences of one construction differ in less than half of their words
-    assert found.count(Outcome.INVENTION) > 0.9 * len(found)
-    assert found.count(Outcome.FRAGMENT) < 0.03 * len(found)
+    assert kinds.count(Outcome.INVENTION) > 0.9 * len(kinds)
+    assert kinds.count(Outcome.FRAGMENT) < 0.03 * len(kinds)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_sentences_are_neither_loops_nor_each_other() -> None:
     [("the quick fox", 1), ("we ate bread at the quick fox", 6 / 7), ("golden lantern", 1),
      ("lantern golden", 0), ("ate bread quickly and butter", 0), ("", 0)],
 )  # fmt: skip
-def test_said_fraction_by_hand(text: str, fraction: float) -> None:
+def test_spoken_fraction_by_hand(text: str, fraction: float) -> None:
     assert said_fraction(REFERENCES, text) == pytest.approx(fraction)
     assert said_fraction((), text) == 0
 

@@ -31,7 +31,7 @@ class Curve:
 
 @pytest.mark.parametrize("centre", [0.002, 0.03, 0.4])
 @pytest.mark.parametrize("slope", [1.5, 4.0, 15.0])
-def test_every_share_is_found_where_it_was_planted(centre: float, slope: float) -> None:
+def test_every_fraction_is_found_where_it_was_planted(centre: float, slope: float) -> None:
     curve = Curve(centre, slope)
     for fraction, (severity, measured) in transition(curve).items():
         reached = curve(1.0) >= fraction and curve(severities.LEAST) <= fraction
@@ -54,8 +54,8 @@ def test_what_fails_without_stress_or_never_has_no_severity() -> None:
 
 
 def test_a_step_is_met_from_either_side() -> None:
-    found = transition(lambda severity: float(severity > 0.02))
-    assert all(severity == pytest.approx(0.02, rel=0.1) for severity, _ in found.values())
+    crossings = transition(lambda severity: float(severity > 0.02))
+    assert all(severity == pytest.approx(0.02, rel=0.1) for severity, _ in crossings.values())
 
 
 def test_failures_are_counted_under_the_same_stress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +67,8 @@ def test_failures_are_counted_under_the_same_stress(monkeypatch: pytest.MonkeyPa
         )
         for i in range(40)
     ]
-    limits = {each.wave.size: (i + 0.5) / 40 for i, each in enumerate(clean)}  # by severity
-    levels = {each.wave.size: rms(each.wave) for each in clean}
+    limits = {mixture.wave.size: (i + 0.5) / 40 for i, mixture in enumerate(clean)}  # by severity
+    levels = {mixture.wave.size: rms(mixture.wave) for mixture in clean}
 
     def transcribe(_: object, waves: list[np.ndarray], rule: Rule) -> list[SimpleNamespace]:
         texts = []

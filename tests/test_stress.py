@@ -42,11 +42,11 @@ def wave_of(utterance: Utterance) -> np.ndarray:
     return (sound * (1.2 + np.sin(2 * np.pi * 4 * time))).astype(np.float32)
 
 
-def corpus(speakers: int = 8, each: int = 2) -> list[Utterance]:
+def corpus(speakers: int = 8, per_speaker: int = 2) -> list[Utterance]:
     return [
         Utterance(f"{s}-1-{i:04d}", str(s), f"speaker {s} says sentence {i}", Path("nowhere"))
         for s in range(speakers)
-        for i in range(each)
+        for i in range(per_speaker)
     ]
 
 
@@ -160,7 +160,7 @@ def test_interferers_are_distinct_other_speakers(seed: int, count: int) -> None:
 
 def test_every_other_utterance_interferes_somewhere() -> None:
     heard = {name for seed in range(60) for name in ids(under(SpeakerMix(), seed=seed))}
-    others = {each.id for each in UTTERANCES if each.speaker != TARGET.speaker}
+    others = {utterance.id for utterance in UTTERANCES if utterance.speaker != TARGET.speaker}
     assert heard == others | {TARGET.id}
 
 
@@ -169,8 +169,8 @@ def test_hell_has_no_scale_of_its_own_and_nothing_is_clipped(name: str) -> None:
     hell = under(*CONDITIONS[name].perturbations).wave
     for scale in (2.0**-60, 2.0**-20, 2.0**5, 2.0**60):
         scaled = Mixture.of(TARGET, CLEAN.wave * np.float32(scale))
-        found = under(*CONDITIONS[name].perturbations, on=scaled).wave
-        np.testing.assert_array_equal(found / scale, hell)
+        stressed = under(*CONDITIONS[name].perturbations, on=scaled).wave
+        np.testing.assert_array_equal(stressed / scale, hell)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -195,7 +195,7 @@ def test_severity_runs_from_nothing_at_all_to_the_condition_itself() -> None:
     for stress in (*CONDITIONS.values(), slower):
         assert stress.at_severity(0).apply(CLEAN, SPEAKERS, SEED) is CLEAN
         assert stress.at_severity(1) is stress
-        assert [each.at_severity(1) for each in stress.perturbations] == [*stress.perturbations]
+        assert tuple(part.at_severity(1) for part in stress.perturbations) == stress.perturbations
     assert CONDITIONS["clean"].apply(CLEAN, SPEAKERS, SEED) is CLEAN
     assert CLEAN.wave is Mixture.of(TARGET, CLEAN.wave).wave
 
@@ -280,7 +280,7 @@ def test_composition_is_application_one_after_the_other() -> None:
 def test_noise_twice_is_two_draws_and_one_whatever_else_is_applied() -> None:
     once, mix = under(GaussianNoise(0.0)), under(SpeakerMix())
     first = added(once, CLEAN)
-    second, in_mix = (added(under(GaussianNoise(0.0), on=each), each) for each in (once, mix))
+    second, in_mix = (added(under(GaussianNoise(0.0), on=base), base) for base in (once, mix))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
     assert np.corrcoef(first, in_mix[: first.size])[0, 1] > 0.9999
 
@@ -301,8 +301,8 @@ def test_another_process_makes_the_same_samples_of_the_draws_of_every_machine() 
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": f"{here.parent}:{here}"}
     command = [sys.executable, "-c", "import test_stress as t; print(t.hell_hash())"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == hell_hash()
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == hell_hash()
     assert ids(under(SpeakerMix())) == DRAWN
 
 
@@ -322,17 +322,17 @@ def test_a_draw_is_that_of_its_seed_and_utterance(name: str) -> None:
 def test_utterances_do_not_depend_on_each_other_nor_on_the_order_of_the_corpus() -> None:
     hell = CONDITIONS["hell"]
     backwards = Speakers(reversed(UTTERANCES), wave_of)
-    clean = [Mixture.of(each, wave_of(each)) for each in UTTERANCES[:4]]
-    forth = [hell.apply(each, SPEAKERS, SEED).wave for each in clean]
-    back = [hell.apply(each, backwards, SEED).wave for each in reversed(clean)][::-1]
-    for one, other in zip(forth, back, strict=True):
-        np.testing.assert_array_equal(one, other)
+    clean = [Mixture.of(utterance, wave_of(utterance)) for utterance in UTTERANCES[:4]]
+    forth = [hell.apply(mixture, SPEAKERS, SEED).wave for mixture in clean]
+    back = [hell.apply(mixture, backwards, SEED).wave for mixture in reversed(clean)][::-1]
+    for wave, again in zip(forth, back, strict=True):
+        np.testing.assert_array_equal(wave, again)
 
 
 def test_what_leaves_the_corpus_changes_only_the_mixes_it_was_in() -> None:
     mixes = [under(SpeakerMix(2), seed=seed) for seed in range(20)]
     gone = mixes[0].parts[1].utterance
-    fewer = Speakers([each for each in UTTERANCES if each != gone], wave_of)
+    fewer = Speakers([utterance for utterance in UTTERANCES if utterance != gone], wave_of)
     for seed, mix in enumerate(mixes):
         now = SpeakerMix(2).apply(CLEAN, fewer, seed)
         assert (ids(now) == ids(mix)) == (gone.id not in ids(mix))
@@ -344,12 +344,12 @@ def test_unusable_interferers_are_passed_over_as_if_they_were_not_listed() -> No
     def read(utterance: Utterance) -> np.ndarray:
         return wave_of(utterance) * (np.nan if utterance == gone else 1)
 
-    without = Speakers([each for each in UTTERANCES if each != gone], wave_of)
+    without = Speakers([known for known in UTTERANCES if known != gone], wave_of)
     expected = SpeakerMix().apply(CLEAN, without, SEED)
-    found = SpeakerMix().apply(CLEAN, Speakers(UTTERANCES, read), SEED)
-    assert ids(found) == ids(expected)
-    assert gone.id not in ids(found)
-    np.testing.assert_array_equal(found.wave, expected.wave)
+    actual = SpeakerMix().apply(CLEAN, Speakers(UTTERANCES, read), SEED)
+    assert ids(actual) == ids(expected)
+    assert gone.id not in ids(actual)
+    np.testing.assert_array_equal(actual.wave, expected.wave)
 
 
 # Bad input
@@ -416,13 +416,13 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(
-    ("make", "value", "told"),
-    [(make, value, told) for make, values, told in BAD_VALUES for value in values],
+    ("make", "value", "message"),
+    [(make, value, message) for make, values, message in BAD_VALUES for value in values],
 )
 def test_bad_values_are_named_with_the_remedy(
-    make: Callable[[object], object], value: object, told: str
+    make: Callable[[object], object], value: object, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         make(value)
 
 

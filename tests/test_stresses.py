@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import spectra_row
 
-from companion.results.intervals import adjusted_difference, larger_probability
+from companion.results.intervals import adjusted_difference
 from companion.results.shapes import FLAT, POWERS, SMOOTH, STEP, TOO_FEW, UNDECIDED, shape
 from companion.results.stresses import (
     ALIKE,
@@ -23,12 +23,11 @@ from companion.results.stresses import (
     speakers_means,
     within_conditions,
 )
-from companion.results.stresses import (
-    TOO_FEW as FEW,
-)
+from companion.results.stresses import TOO_FEW as FEW
 from companion.stress.conditions import CONDITIONS, GRADED, condition, split_severity
 
-VOICES, EACH = 16, 4
+SPEAKERS = 16
+COUNT = 4 * SPEAKERS  # utterances
 X = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
@@ -36,7 +35,7 @@ X = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 def test_a_pair_is_its_parts_in_hell_s_order(pair: tuple[str, str]) -> None:
     parts = [CONDITIONS[name].perturbations[0] for name in pair]
     assert condition("+".join(pair)).perturbations == tuple(parts)
-    assert [each for each in CONDITIONS["hell"].perturbations if each in parts] == parts
+    assert [part for part in CONDITIONS["hell"].perturbations if part in parts] == parts
 
 
 @given(st.sampled_from(GRADED), st.integers(1, 99))
@@ -62,34 +61,32 @@ def test_other_names_are_refused_with_those_there_are(name: str) -> None:
 
 
 def _curve(curve: np.ndarray, noise: float = 0.2, seed: int = 0) -> np.ndarray:
-    """Voices (VOICES, points) with levels of their own around one curve."""
+    """Speakers (SPEAKERS, points) with levels of their own around one curve."""
     rng = np.random.default_rng(seed)
-    levels = rng.normal(0, 3, (VOICES, 1))
-    return curve + levels + rng.normal(0, noise, (VOICES, len(curve)))
+    levels = rng.normal(0, 3, (SPEAKERS, 1))
+    return curve + levels + rng.normal(0, noise, (SPEAKERS, len(curve)))
 
 
 @pytest.mark.parametrize("place", [1, 2, 3, 4])
 def test_a_planted_step_is_found_where_it_is(place: int) -> None:
-    found = shape(_curve((np.arange(5) >= place).astype(float)), X)
-    assert (found.verdict, found.place) == (STEP, place)
+    fit = shape(_curve((np.arange(5) >= place).astype(float)), X)
+    assert (fit.verdict, fit.place) == (STEP, place)
     # a logistic nearly as steep costs one parameter more, log n: no step can lead by much more
-    assert found.margin.estimate == pytest.approx(np.log(VOICES * 4), abs=0.5)
-    assert found.bic[FLAT] - found.bic[STEP] > 50
+    assert fit.margin.estimate == pytest.approx(np.log(SPEAKERS * 4), abs=0.5)
+    assert fit.bic[FLAT] - fit.bic[STEP] > 50
 
 
 @pytest.mark.parametrize(
     "curve", [X, X**2, -3 * X, np.sqrt(X)], ids=["line", "square", "fall", "root"]
 )
 def test_a_planted_drift_is_smooth(curve: np.ndarray) -> None:
-    found = shape(_curve(curve), X)
-    assert found.verdict == SMOOTH
-    assert found.margin.high < -2
+    fit = shape(_curve(curve), X)
+    assert fit.verdict == SMOOTH
+    assert fit.margin.high < -2
 
 
 @pytest.mark.parametrize("slope", [3.0, 6.0, 12.0])
-def test_a_steep_ramp_with_points_inside_is_smooth_and_the_same_without_them_is_a_step(
-    slope: float,
-) -> None:
+def test_a_steep_ramp_is_smooth_with_points_inside_and_a_step_without(slope: float) -> None:
     """Severities bisected into the transition decide; those on either side of it cannot."""
     x = np.array([0.0, 0.1, 0.3, 0.42, 0.5, 0.58, 0.7, 1.0])
     rise = np.zeros_like(x)
@@ -101,13 +98,11 @@ def test_a_steep_ramp_with_points_inside_is_smooth_and_the_same_without_them_is_
 
 
 @pytest.mark.parametrize(("size", "verdict", "least"), [(0.0, FLAT, 0.75), (0.15, UNDECIDED, 0.2)])
-def test_no_change_is_seen_as_none_and_a_faint_one_is_undecided(
-    size: float, verdict: str, least: float
-) -> None:
+def test_no_change_is_flat_and_a_faint_one_open(size: float, verdict: str, least: float) -> None:
     """Half of the faint data cannot tell a step in the middle from a line."""
-    found = [shape(_curve(size * (X >= 0.5), seed=seed), X).verdict for seed in range(200)]
-    assert found.count(verdict) > least * len(found)
-    assert size or found.count(STEP) < 10
+    verdicts = [shape(_curve(size * (X >= 0.5), seed=seed), X).verdict for seed in range(200)]
+    assert verdicts.count(verdict) > least * len(verdicts)
+    assert size or verdicts.count(STEP) < 10
 
 
 def test_three_points_two_speakers_and_missing_values_are_too_few() -> None:
@@ -119,9 +114,9 @@ def test_three_points_two_speakers_and_missing_values_are_too_few() -> None:
 
 
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 20))
-def test_units_and_voices_levels_decide_nothing(scale: float, shift: float, seed: int) -> None:
+def test_units_and_speakers_levels_decide_nothing(scale: float, shift: float, seed: int) -> None:
     values = _curve(X, seed=seed)
-    moved = scale * values + shift * np.arange(VOICES)[:, None]
+    moved = scale * values + shift * np.arange(SPEAKERS)[:, None]
     first, second = shape(values, X), shape(moved, X)
     assert second.verdict == first.verdict
     assert second.margin.estimate == pytest.approx(first.margin.estimate, abs=1e-4)
@@ -130,11 +125,11 @@ def test_units_and_voices_levels_decide_nothing(scale: float, shift: float, seed
 def test_bic_is_that_of_a_dense_least_squares_fit() -> None:
     values = _curve(X**2)
     y = (values - values.mean(1, keepdims=True)).ravel()
-    n = VOICES * (len(X) - 1)
-    line = np.tile(X - X.mean(), VOICES)
-    square = np.tile(X**2 - (X**2).mean(), VOICES)
+    n = SPEAKERS * (len(X) - 1)
+    line = np.tile(X - X.mean(), SPEAKERS)
+    square = np.tile(X**2 - (X**2).mean(), SPEAKERS)
     expected = []
-    powers = [np.tile(X**p - (X**p).mean(), VOICES) for p in POWERS]
+    powers = [np.tile(X**p - (X**p).mean(), SPEAKERS) for p in POWERS]
     for columns, k in [([line], 1), ([line, square], 2), *(([power], 2) for power in powers)]:
         design = np.stack(columns, 1)
         left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
@@ -147,9 +142,9 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
     """Rows of one layer as `stresses` has them; N_eff and alpha by condition (utterances,)."""
     table = []
     for name, n_eff in value.items():
-        for i in range(VOICES * EACH):
+        for i in range(COUNT):
             shared = spectra_row(
-                utterance=f"{i}", speaker=f"{i % VOICES}", condition=name, modes=10,
+                utterance=f"{i}", speaker=f"{i % SPEAKERS}", condition=name, modes=10,
                 tokens=tokens[i], n_eff=n_eff[i], alpha=n_eff[i] / 10, transcript="c",
                 wer=0.9 * candidate[i], candidate=bool(candidate[i]), outcome="invention",
             )  # fmt: skip
@@ -160,56 +155,55 @@ def _rows(value: dict[str, np.ndarray], candidate: np.ndarray, tokens: np.ndarra
 
 def test_planted_main_effects_and_an_interaction_are_found() -> None:
     rng = np.random.default_rng(0)
-    count = VOICES * EACH
-    base = 20 + rng.normal(0, 2, count)
+    base = 20 + rng.normal(0, 2, COUNT)
     rise = {"stretch": 1.0, "mix": -2.0, "noise": 0.0}
     value = {"clean": base}
     for name in CELLS:
         stresses = STRESSES if name == "hell" else tuple(name.split("+"))
         together = 3.0 * ("stretch" in stresses and "mix" in stresses)
-        change = sum(rise[each] for each in stresses) + together
-        value[name] = base + change + rng.normal(0, 0.2, count)
-    table = factorial(_rows(value, np.ones(count), np.full(count, 40)))
-    found = table[(table.observable == "alpha") & (table.length == "raw")].set_index("effect")
+        change = sum(rise[stress] for stress in stresses) + together
+        value[name] = base + change + rng.normal(0, 0.2, COUNT)
+    table = factorial(_rows(value, np.ones(COUNT), np.full(COUNT, 40)))
+    by_effect = table[(table.observable == "alpha") & (table.length == "raw")].set_index("effect")
     planted = {"stretch": 2.5, "mix": -0.5, "noise": 0.0, "stretch x mix": 1.5}
     for effect in EFFECTS:
         expected = planted.get(effect, 0.0) / 10
-        assert found.change[effect] == pytest.approx(expected, abs=0.02), effect
-        assert found.low[effect] <= expected <= found.high[effect], effect
-    assert found.high["mix"] < 0 < found.low["stretch x mix"]
+        assert by_effect.change[effect] == pytest.approx(expected, abs=0.02), effect
+        assert by_effect.low[effect] <= expected <= by_effect.high[effect], effect
+    assert by_effect.high["mix"] < 0 < by_effect.low["stretch x mix"]
 
 
 def test_a_missing_cell_of_the_design_is_named() -> None:
-    value = {name: np.ones(VOICES * EACH) for name in ("clean", *CELLS) if name != "mix+noise"}
-    rows = _rows(value, np.ones(VOICES * EACH), np.full(VOICES * EACH, 40))
+    value = {name: np.ones(COUNT) for name in ("clean", *CELLS) if name != "mix+noise"}
+    rows = _rows(value, np.ones(COUNT), np.full(COUNT, 40))
     with pytest.raises(ValueError, match="rows lack mix.noise"):
         factorial(rows)
 
 
 @pytest.mark.parametrize(
-    ("own", "by_length", "verdict"),
+    ("difference", "by_length", "verdict"),
     [(3.0, 0.0, DIFFERS), (0.0, 0.3, BY_LENGTH), (0.0, 0.0, ALIKE), (0.3, 0.3, None)],
 )
 def test_a_difference_within_a_condition_is_told_from_that_of_length(
-    own: float, by_length: float, verdict: str | None
+    difference: float, by_length: float, verdict: str | None
 ) -> None:
     rng = np.random.default_rng(1)
-    candidate = rng.random(VOICES * EACH) < 0.5
+    candidate = rng.random(COUNT) < 0.5
     tokens = 40 + 10 * candidate + rng.integers(-4, 5, len(candidate))
-    value = 20 + own * candidate + by_length * tokens + rng.normal(0, 0.8, len(candidate))
+    value = 20 + difference * candidate + by_length * tokens + rng.normal(0, 0.8, len(candidate))
     rows = _rows({"clean": value, "noise": value}, candidate, tokens)
     table = within_conditions(rows, 8).set_index("observable")
-    found = table.loc["n_eff"]
+    row = table.loc["n_eff"]
     if verdict:
-        assert found.verdict == verdict
-    assert found.adjusted_low <= own <= found.adjusted_high
+        assert row.verdict == verdict
+    assert row.adjusted_low <= difference <= row.adjusted_high
     assert table.verdict["tokens"] == DIFFERS
 
 
 def test_few_on_one_side_are_not_compared() -> None:
-    candidate = np.arange(VOICES * EACH) < 7
-    values = np.arange(float(VOICES * EACH))
-    rows = _rows({"clean": values, "noise": values}, candidate, np.arange(VOICES * EACH))
+    candidate = np.arange(COUNT) < 7
+    values = np.arange(float(COUNT))
+    rows = _rows({"clean": values, "noise": values}, candidate, np.arange(COUNT))
     table = within_conditions(rows, 8)
     assert set(table.verdict) == {FEW}
     assert table.auc.isna().all()
@@ -221,23 +215,15 @@ def test_adjusted_difference_is_a_weighted_least_squares_coefficient() -> None:
     weights = rng.integers(0, 3, (3, 30)).astype(float)
     values, tokens, group = rng.normal(size=30), rng.normal(40, 5, 30), rng.random(30) < 0.5
     design = np.stack([np.ones(30), group, tokens], 1)
-    for w, found in zip(weights, adjusted_difference(weights, values, group, tokens), strict=True):
+    for w, actual in zip(weights, adjusted_difference(weights, values, group, tokens), strict=True):
         root = np.sqrt(w)[:, None]
         expected = np.linalg.lstsq(root * design, root[:, 0] * values, rcond=None)[0][1]
-        assert found == pytest.approx(expected)
+        assert actual == pytest.approx(expected)
     by_length_alone = adjusted_difference(weights, values, group, 30.0 + 10 * group)
     assert np.isnan(by_length_alone).all()
 
 
-def test_larger_probability_counts_pairs() -> None:
-    values = np.array([3.0, 1.0, 1.0, 0.0])
-    group = np.array([True, True, False, False])
-    weights = np.array([[1.0, 1, 1, 1], [0, 2, 1, 1], [0, 0, 1, 1]])
-    found = larger_probability(weights, values, group)
-    np.testing.assert_allclose(found, [3.5 / 4, 0.75, np.nan])
-
-
-def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
+def test_curves_are_means_over_the_utterances_that_have_every_point() -> None:
     common = {"parameters": 1, "component": "ffn", "modes": 10, "length": "raw"}
     curves = pd.DataFrame(
         [
@@ -253,11 +239,11 @@ def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
             )
         ]
     )
-    found = {(key[1], key[5]): voices for key, voices in speakers_means(curves)}
-    assert found["flat", "alpha"].to_numpy().tolist() == [[1, 2], [26, 27]]
-    assert found["tall", "alpha"].to_numpy().tolist() == [[1, 2, 3], [26, 27, 28]]
-    assert found["flat", "n_eff"].shape == (0, 2), "known to have no voice, not forgotten"
-    assert found["tall", "n_eff"].shape == (0, 3)
+    means = {(key[1], key[5]): by_speaker for key, by_speaker in speakers_means(curves)}
+    assert means["flat", "alpha"].to_numpy().tolist() == [[1, 2], [26, 27]]
+    assert means["tall", "alpha"].to_numpy().tolist() == [[1, 2, 3], [26, 27, 28]]
+    assert means["flat", "n_eff"].shape == (0, 2), "known to have no speaker, not forgotten"
+    assert means["tall", "n_eff"].shape == (0, 3)
 
 
 # --- over how many decibels transcripts go wrong
@@ -265,11 +251,11 @@ def test_courses_are_means_over_the_utterances_that_have_every_point() -> None:
 
 
 def _noisy(fractions: dict[str, float]) -> pd.DataFrame:
-    """Of every voice's four transcripts, in each condition this share are candidates."""
-    order = np.arange(VOICES * EACH) // VOICES
-    ones = np.ones(VOICES * EACH)
+    """Of every speaker's four transcripts, in each condition this fraction are candidates."""
+    order = np.arange(COUNT) // SPEAKERS
+    ones = np.ones(COUNT)
     return pd.concat(
-        _rows({name: ones}, order < EACH * fraction, ones.astype(int))
+        _rows({name: ones}, order < COUNT / SPEAKERS * fraction, ones.astype(int))
         for name, fraction in fractions.items()
     )
 

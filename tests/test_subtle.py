@@ -74,9 +74,7 @@ def test_directions_have_norm_one_and_singular_ones_move_their_token_by_sigma(
     assert max(others) < moved
 
 
-def test_the_encoder_s_operator_is_its_derivative_both_ways(
-    tiny: SpeechModel, speech: Path
-) -> None:
+def test_an_encoder_s_operator_is_its_derivative_both_ways(tiny: SpeechModel, speech: Path) -> None:
     features = tiny.features([read_wave(find_utterances(speech).utterances[0])])
     operator = encoder_operator(tiny, features)
     across, down = (
@@ -86,16 +84,16 @@ def test_the_encoder_s_operator_is_its_derivative_both_ways(
     with sdpa_kernel(SDPBackend.MATH):  # which alone has forward derivatives
         forward = torch.func.jvp(tiny.encode, (features,), (across,))[1]
         back = torch.func.vjp(tiny.encode, features)[1](down)[0]
-    for got, wanted in (
+    for actual, expected in (
         (operator.matmat(across.reshape(-1, 1)), forward),
         (operator.rmatmat(down.reshape(-1, 1)), back),
     ):
-        close = {"rtol": 1e-3, "atol": 1e-4 * wanted.abs().max().item()}
-        torch.testing.assert_close(got[:, 0], wanted.flatten(), **close)
+        close = {"rtol": 1e-3, "atol": 1e-4 * expected.abs().max().item()}
+        torch.testing.assert_close(actual[:, 0], expected.flatten(), **close)
 
 
 def _planted(changed: dict[str, float]) -> pd.DataFrame:
-    """Ten utterances of five voices, ten versions each; so many of them come out otherwise."""
+    """Ten utterances of five speakers, ten versions each; so many of them come out otherwise."""
     rows = []
     for direction, fraction in changed.items():
         for i in range(10):

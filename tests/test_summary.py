@@ -44,9 +44,9 @@ def _group(folder: Path, models: dict[str, float], decoding: str, sample: str) -
     )  # fmt: skip
     rows, by_outcome, equal, errors, kinds = [], [], [], [], []
     for model, value in models.items():
-        own = {"model": model, **right}
-        rows += [_pooled(value, **own), *(_pooled(WRONG, **own | each) for each in wrong)]
-        rows.append(_pooled(value / 2, **own | {"of": "controls", "sample": "sampled"}))
+        key = {"model": model, **right}
+        rows += [_pooled(value, **key), *(_pooled(WRONG, **key | other_key) for other_key in wrong)]
+        rows.append(_pooled(value / 2, **key | {"of": "controls", "sample": "sampled"}))
         place = {"model": model, "component": "cross_attention", "modes": 50,
                  "length": "length-matched", "outcome": "without loops"}  # fmt: skip
         by_outcome += [

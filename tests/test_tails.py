@@ -45,7 +45,7 @@ def by_hand(spectra: Callable[[str, int, int], list[float]], utterances: int = 4
     )  # fmt: skip
 
 
-def one(table: pd.DataFrame, *key: str) -> pd.Series:
+def row_of(table: pd.DataFrame, *key: str) -> pd.Series:
     keys = ["component", "length", "measure", "part"]
     return table.set_index(keys).sort_index().loc[("ffn", *key)]
 
@@ -55,8 +55,8 @@ def test_a_planted_tail_rise_is_found(tables: dict[str, pd.DataFrame]) -> None:
         for measure in (EIGENVALUE, FRACTION):
             assert tables["tail"].loc[length, measure, TAIL].ratio_low > 1
     planted = np.exp(0.1 * np.log(np.arange(11, 51)).mean())
-    found = tables["tail"].loc[MATCHED, EIGENVALUE, TAIL]
-    assert found.ratio == pytest.approx(planted, rel=0.1), "sampled spectra are not their law"
+    row = tables["tail"].loc[MATCHED, EIGENVALUE, TAIL]
+    assert row.ratio == pytest.approx(planted, rel=0.1), "sampled spectra are not their law"
 
 
 def test_a_pure_change_of_length_moves_the_tail_raw_alone(tables: dict[str, pd.DataFrame]) -> None:
@@ -64,8 +64,8 @@ def test_a_pure_change_of_length_moves_the_tail_raw_alone(tables: dict[str, pd.D
         assert tables["shorter"].loc[RAW, measure, TAIL].ratio_high < 1
         assert tables["longer"].loc[RAW, measure, TAIL].ratio_low > 1
         for plan in ("shorter", "longer"):
-            found = tables[plan].loc[MATCHED, measure, TAIL]
-            assert found.ratio_low <= 1 <= found.ratio_high
+            row = tables[plan].loc[MATCHED, measure, TAIL]
+            assert row.ratio_low <= 1 <= row.ratio_high
 
 
 def test_nothing_planted_leaves_one_inside_every_interval(tables: dict[str, pd.DataFrame]) -> None:
@@ -73,7 +73,7 @@ def test_nothing_planted_leaves_one_inside_every_interval(tables: dict[str, pd.D
     assert (tables["nothing"].ratio_high >= 1).all()
 
 
-def test_a_common_factor_changes_eigenvalues_and_no_share() -> None:
+def test_a_common_factor_changes_eigenvalues_and_no_fraction() -> None:
     rng = np.random.default_rng(0)
     drawn = {
         (i, layer): np.sort(rng.exponential(size=50))[::-1] for i in range(4) for layer in (1, 2)
@@ -82,8 +82,8 @@ def test_a_common_factor_changes_eigenvalues_and_no_share() -> None:
     table = tail_ratios(rows, "hell")
     for part in (HEAD, TAIL):
         numbers = ["ratio", "ratio_low", "ratio_high"]
-        np.testing.assert_allclose(one(table, RAW, EIGENVALUE, part)[numbers].astype(float), 3)
-        np.testing.assert_allclose(one(table, RAW, FRACTION, part)[numbers].astype(float), 1)
+        np.testing.assert_allclose(row_of(table, RAW, EIGENVALUE, part)[numbers].astype(float), 3)
+        np.testing.assert_allclose(row_of(table, RAW, FRACTION, part)[numbers].astype(float), 1)
 
 
 def test_a_mode_counts_where_both_sides_resolve_it_in_every_layer() -> None:
@@ -94,16 +94,16 @@ def test_a_mode_counts_where_both_sides_resolve_it_in_every_layer() -> None:
         raised = {11: 8.0, 12: 1000.0} if side == "hell" and layer == 1 else {}
         return [raised.get(mode, 1.0) for mode in range(1, count + 1)]
 
-    tail = one(tail_ratios(by_hand(spectra), "hell"), RAW, EIGENVALUE, TAIL)
+    tail = row_of(tail_ratios(by_hand(spectra), "hell"), RAW, EIGENVALUE, TAIL)
     assert (tail.n, tail.modes) == (4, 1)
     assert tail.ratio == pytest.approx(8**0.5), "geometric mean over two layers"
 
 
 def test_a_tail_that_nobody_resolves_has_no_number() -> None:
     table = tail_ratios(by_hand(lambda *_: [2.0] * 10), "hell")
-    assert one(table, RAW, EIGENVALUE, TAIL).n == 0
-    assert np.isnan(one(table, RAW, EIGENVALUE, TAIL).ratio)
-    assert one(table, RAW, EIGENVALUE, HEAD).ratio == 1
+    assert row_of(table, RAW, EIGENVALUE, TAIL).n == 0
+    assert np.isnan(row_of(table, RAW, EIGENVALUE, TAIL).ratio)
+    assert row_of(table, RAW, EIGENVALUE, HEAD).ratio == 1
 
 
 def test_modes_of_fewer_than_half_of_the_utterances_are_left_out() -> None:
@@ -117,9 +117,9 @@ def test_the_tail_is_the_geometric_mean_of_its_modes() -> None:
     rng = np.random.default_rng(1)
     rows = by_hand(lambda *_: list(np.sort(rng.exponential(size=50))[::-1]))
     modes = mode_ratios(rows, "hell")
-    own = modes[
+    selected = modes[
         (modes.component == "ffn") & (modes.length == MATCHED) & (modes.measure == FRACTION)
     ]
-    expected = np.exp(np.log(own.ratio[own["mode"] > 10]).mean())
-    tail = one(tail_ratios(rows, "hell"), MATCHED, FRACTION, TAIL)
+    expected = np.exp(np.log(selected.ratio[selected["mode"] > 10]).mean())
+    tail = row_of(tail_ratios(rows, "hell"), MATCHED, FRACTION, TAIL)
     assert tail.ratio == pytest.approx(expected)

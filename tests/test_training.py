@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -85,11 +85,11 @@ def batcher(clips: Clips | None = None, seed: int = 0, shuffled: bool = False, *
     return Batcher(clips, SILENT, replace(STAGE, **stage), TOKENIZER, FULL_WINDOW, seed, shuffled)
 
 
-def assert_same(found: Sequence[Batch], wanted: Sequence[Batch]) -> None:
-    for one, other in zip(found, wanted, strict=True):
+def assert_same(actual: Sequence[Batch], expected: Sequence[Batch]) -> None:
+    for batch, other in zip(actual, expected, strict=True):
         for name in ("features", "inputs", "labels"):
-            assert torch.equal(getattr(one, name), getattr(other, name))
-        assert one.texts == other.texts
+            assert torch.equal(getattr(batch, name), getattr(other, name))
+        assert batch.texts == other.texts
 
 
 def tiny_config(width: int = 16, heads: int = 2) -> WhisperConfig:
@@ -183,9 +183,7 @@ def test_the_learning_rate_warms_up_in_a_line_peaks_at_one_and_falls_to_a_fiftie
 
 
 @pytest.mark.parametrize("first_step", [1, 4, 5, 7, 11])
-def test_batches_from_any_step_on_are_those_of_a_run_from_the_start_and_of_its_seed(
-    first_step: int,
-) -> None:
+def test_batches_from_any_step_are_those_of_the_whole_run_of_its_seed(first_step: int) -> None:
     """Five batches make an epoch here, so that this crosses one."""
     stage = {"steps": 13, "full_window_share": 0.3, "no_speech_share": 0.3, "spec_augment": True}
     whole = list(islice(batcher(**stage).batches(0, 9), 13))
@@ -214,7 +212,7 @@ def test_a_batch_has_prompt_text_and_end_in_the_least_window_of_twenty_frames() 
         assert longest <= batch.features.shape[2] < longest + 20
 
 
-def test_a_clip_without_speech_is_answered_by_the_no_speech_token_and_the_end() -> None:
+def test_a_clip_without_speech_is_transcribed_as_the_no_speech_token_and_the_end() -> None:
     start, silence = SPECIAL["<|startoftranscript|>"], SPECIAL["<|nospeech|>"]
     batch = next(batcher(no_speech_share=1.0).batches(0, 99))
     assert batch.inputs.tolist() == [[start, silence]] * 4
@@ -226,12 +224,12 @@ def test_a_clip_without_speech_is_answered_by_the_no_speech_token_and_the_end() 
 def test_shuffled_pairs_have_the_same_audio_and_texts_that_tell_nothing_of_it() -> None:
     """Neither which letters are heard, nor how many, nor whether any are."""
     stage = {"steps": 300, "no_speech_share": 0.3}
-    told, shuffled = (list(batcher(shuffled=s, **stage).batches(0, 0)) for s in (False, True))
+    paired, shuffled = (list(batcher(shuffled=s, **stage).batches(0, 0)) for s in (False, True))
     assert_same(list(batcher(shuffled=True, **stage).batches(100, 0)), shuffled[100:])
-    for one, other in zip(told, shuffled, strict=True):
-        assert torch.equal(one.features, other.features)
+    for batch, other in zip(paired, shuffled, strict=True):
+        assert torch.equal(batch.features, other.features)
     heard, written = ([TOKENIZER.decode(text) for batch in side for text in batch.texts]
-                      for side in (told, shuffled))  # fmt: skip
+                      for side in (paired, shuffled))  # fmt: skip
     assert set(written) == set(heard) == {*toy_clips(22).texts, ""}
     for of in (len, bool, lambda text: text.count("a")):
         pair = [[float(of(text)) for text in texts] for texts in (heard, written)]
@@ -266,9 +264,9 @@ def test_spec_augment_sets_at_most_two_stripes_to_one_value_and_leaves_the_clips
     clips = toy_clips(22)
     plain, masked = (islice(batcher(clips, spec_augment=s).batches(0, 99), 5) for s in (0, 1))
     changed = 0
-    for one, other in zip(plain, masked, strict=True):
-        assert one.texts == other.texts
-        for different in one.features != other.features:
+    for batch, other in zip(plain, masked, strict=True):
+        assert batch.texts == other.texts
+        for different in batch.features != other.features:
             changed += int(different.any())
             assert different.all(1).sum() <= 12 or different.all(0).sum() <= 20
     assert changed > 10
@@ -289,15 +287,13 @@ def learner() -> Learner:
 def test_the_encoder_is_the_librarys_and_has_a_position_for_two_frames(learner: Learner) -> None:
     features = torch.randn(3, 80, FULL_WINDOW, generator=torch.Generator().manual_seed(0))
     expected = learner.model.model.encoder(features).last_hidden_state
-    found = encode_window(learner.model, features)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    encoded = encode_window(learner.model, features)
+    torch.testing.assert_close(encoded, expected, rtol=0, atol=1e-6)
     assert encode_window(learner.model, features[..., :60]).shape == (3, 30, 16)
 
 
 @torch.no_grad()
-def test_the_loss_is_the_librarys_and_the_mean_over_clips_of_ctc_per_letter(
-    learner: Learner,
-) -> None:
+def test_the_loss_is_the_librarys_and_the_mean_of_ctc_per_letter(learner: Learner) -> None:
     batch = next(batcher(no_speech_share=0.3).batches(0, 0))
     expected = learner.model(
         input_features=batch.features, decoder_input_ids=batch.inputs, labels=batch.labels
@@ -305,7 +301,7 @@ def test_the_loss_is_the_librarys_and_the_mean_over_clips_of_ctc_per_letter(
     torch.testing.assert_close(learner.loss(batch, 0.0), expected)
     batch = next(batcher().batches(0, 0))
     log_probs = learner.ctc(encode_window(learner.model, batch.features)).log_softmax(-1)
-    each = [
+    per_clip = [
         torch.nn.functional.ctc_loss(
             row[:, None], torch.tensor([text]), [len(row)], [len(text)], learner.blank, "none"
         )
@@ -313,14 +309,14 @@ def test_the_loss_is_the_librarys_and_the_mean_over_clips_of_ctc_per_letter(
         for row, text in zip(log_probs, batch.texts, strict=True)
     ]
     part = learner.loss(batch, 1.0) - learner.loss(batch, 0.0)
-    torch.testing.assert_close(part, torch.cat(each).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part, torch.cat(per_clip).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_of_nothing_but_silence_can_be_learned_from(learner: Learner) -> None:
     loss = learner.loss(next(batcher(no_speech_share=1.0).batches(0, 99)), 0.5)
     loss.backward()
     gradients = [w.grad for w in learner.parameters() if w.grad is not None]
-    assert all(one.isfinite().all() for one in (loss, *gradients))
+    assert all(tensor.isfinite().all() for tensor in (loss, *gradients))
     learner.zero_grad()
 
 
@@ -352,10 +348,10 @@ def run(
     return {name: weight.clone() for name, weight in model.state_dict().items()}, record
 
 
-def assert_same_run(found: Run, wanted: Run) -> None:
-    assert found[0].keys() == wanted[0].keys()
-    assert all(torch.equal(weight, wanted[0][name]) for name, weight in found[0].items())
-    assert found[1] == wanted[1]
+def assert_same_run(actual: Run, expected: Run) -> None:
+    assert actual[0].keys() == expected[0].keys()
+    assert all(torch.equal(weight, expected[0][name]) for name, weight in actual[0].items())
+    assert actual[1] == expected[1]
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +454,7 @@ SMALL = replace(
 
 
 def spoken(shards: Sequence[Sequence[Request]], workers: int) -> Iterator[list[np.ndarray]]:
-    """In the place of eSpeak: a buzz of the voice's pitch, as long as the text."""
+    """In the place of eSpeak: a buzz of the speaker's pitch, as long as the text."""
     for shard in shards:
         yield [
             np.sin(np.arange(len(request.text) * 200) * request.voice.pitch / 300).astype("f4")
@@ -476,13 +472,13 @@ def test_shards_come_back_as_clips_and_those_of_another_recipe_are_refused(tmp_p
     with pytest.raises(FileNotFoundError, match="no words shards; run `make ladder`"):
         load_clips(tmp_path, "words")
     prepare(tmp_path, SMALL, feature_extractor(2))
-    found = {kind: load_clips(tmp_path, kind) for kind in ("words", "sentences", "no_speech")}
-    words = found["words"]
+    by_kind = {kind: load_clips(tmp_path, kind) for kind in ("words", "sentences", "no_speech")}
+    words = by_kind["words"]
     assert len(words.texts) == 16
     assert all(1 <= len(text.split()) <= 3 for text in words.texts)
     assert all(mel.shape[1] <= 160 for mel in words.mels)
-    assert found["no_speech"].texts == [""] * 4
-    for clips in found.values():
+    assert by_kind["no_speech"].texts == [""] * 4
+    for clips in by_kind.values():
         assert len(clips.mels) == len(clips.texts) == len(clips.silence) > 0
         for mel, silence in zip(clips.mels, clips.silence, strict=True):
             assert (mel.shape[0], mel.dtype) == (80, np.float16)
@@ -537,13 +533,6 @@ def arguments(folder: Path, *models: str, workers: int = 2) -> list[str]:
     return ["python -m companion.training", *given.split()]
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def tiny_recipe(raw: dict[str, Any], tmp_path: Path) -> Path:
     shape = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "seeds": 1}
@@ -578,7 +567,7 @@ def test_the_command_trains_every_seed_and_only_once_and_reports_what_fails(
     ladder = tiny_recipe / "ladder"
     assert available(ladder) == ["xxs-0", "xxs-1"]
     model, other = (load(name, ladder, CPU) for name in available(ladder))
-    weights = [next(one.module.parameters()) for one in (model, other)]
+    weights = [next(network.module.parameters()) for network in (model, other)]
     assert not torch.equal(*weights)
     record = json.loads((ladder / "xxs-0" / "training.json").read_text())
     assert (record["size"], record["seed"], record["parameters"]) == ("xxs", 0, model.parameters)
@@ -609,9 +598,11 @@ def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
     typed = [sys.executable, "-m", "companion.training", *given[1:]]
     checkpoint = tiny_recipe / "build" / "xxs-0" / "checkpoint.pt"
     with subprocess.Popen(typed, cwd=ROOT, stderr=subprocess.DEVNULL) as command_run:
-        wait_until(checkpoint.exists)
+        while not checkpoint.exists():
+            assert command_run.poll() is None, "it ended before it was killed"
+            time.sleep(0.05)
         children = psutil.Process(command_run.pid).children()
-        (worker,) = (one for one in children if "spawn_main" in " ".join(one.cmdline()))
+        (worker,) = (child for child in children if "spawn_main" in " ".join(child.cmdline()))
         command_run.kill()
     psutil.wait_procs([worker], timeout=600)
     assert not worker.is_running()
@@ -622,9 +613,9 @@ def test_the_command_as_typed_goes_on_after_a_kill_that_ends_its_workers(
     )
     command.main()
     assert available(tiny_recipe / "ladder") == ["xxs-0"]
-    said = capsys.readouterr().out.split("at once: about")[-1]
-    assert "xxs-0 mixed: step 2 of 2" in said
-    assert "xxs-0 words: step 1 of 20" not in said
+    printed = capsys.readouterr().out.split("at once: about")[-1]
+    assert "xxs-0 mixed: step 2 of 2" in printed
+    assert "xxs-0 words: step 1 of 20" not in printed
 
 
 @pytest.mark.usefixtures("without_espeak")

@@ -10,11 +10,7 @@ from torch import Tensor
 
 from companion.measurement.bounds import growing_dimensions
 from companion.models.random_layers import random_layer
-from spectral.jacobians.propagators import (
-    layer_gains,
-    linearise,
-    unstable_dimensions,
-)
+from spectral.jacobians.propagators import layer_gains, linearise, unstable_dimensions
 from spectral.jacobians.triplets import (
     LinearOperator,
     SingularTriplets,
@@ -66,23 +62,23 @@ MATRICES = {
 matrices = pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
 
 
-def assert_triplets(got: SingularTriplets, matrix: Tensor, k: int) -> None:
+def assert_triplets(actual: SingularTriplets, matrix: Tensor, k: int) -> None:
     """Converged, equal to the SVD, orthonormal, and with the residuals they claim."""
     eps = torch.finfo(matrix.dtype).eps
     expected = torch.linalg.svdvals(matrix.double())[..., :k]
     unit = expected[..., :1].clamp(min=torch.finfo(matrix.dtype).tiny)
-    assert got.converged.all()
-    assert ((got.sigma.double() - expected).abs() <= 40 * eps * unit).all()
-    one = torch.eye(k, dtype=matrix.dtype)
-    for vectors in (got.u, got.v):
-        assert ((vectors.mT @ vectors - one).abs() <= 40 * eps).all()
-    matrix, u, v, sigma = (x.double() for x in (matrix, got.u, got.v, got.sigma))
+    assert actual.converged.all()
+    assert ((actual.sigma.double() - expected).abs() <= 40 * eps * unit).all()
+    identity = torch.eye(k, dtype=matrix.dtype)
+    for vectors in (actual.u, actual.v):
+        assert ((vectors.mT @ vectors - identity).abs() <= 40 * eps).all()
+    matrix, u, v, sigma = (x.double() for x in (matrix, actual.u, actual.v, actual.sigma))
     left = (matrix @ v - u * sigma[..., None, :]).norm(dim=-2)
     right = (matrix.mT @ u - v * sigma[..., None, :]).norm(dim=-2)
-    for claimed, residual in ((got.left_residual, left), (got.right_residual, right)):
+    for claimed, residual in ((actual.left_residual, left), (actual.right_residual, right)):
         assert ((claimed.double() - residual).abs() <= 40 * eps * unit).all()
         assert (residual <= 1.1 * eps ** (2 / 3) * unit).all()
-    assert (got.v.gather(-2, got.v.abs().argmax(-2, keepdim=True)) > 0).all()
+    assert (actual.v.gather(-2, actual.v.abs().argmax(-2, keepdim=True)) > 0).all()
 
 
 @matrices
@@ -91,31 +87,31 @@ def assert_triplets(got: SingularTriplets, matrix: Tensor, k: int) -> None:
 def test_triplets_equal_svd(matrix: Tensor, dtype: torch.dtype, device: str) -> None:
     matrix = matrix.to(dtype)
     for k in {min(2, *matrix.shape), min(matrix.shape) if dtype == FLOAT64 else 1}:
-        got = top_singular_triplets(matrix.to(device), k)
-        assert got.sigma.device.type == device
-        moved = SingularTriplets(*(tensor.cpu() for tensor in vars(got).values()))
+        actual = top_singular_triplets(matrix.to(device), k)
+        assert actual.sigma.device.type == device
+        moved = SingularTriplets(*(tensor.cpu() for tensor in vars(actual).values()))
         assert_triplets(moved, matrix, k)
 
 
 @pytest.mark.parametrize("power", [-250, -150, 150, 250])
 def test_scale_does_not_matter(power: int) -> None:
     matrix = MATRICES["linear"]
-    got, unit = top_singular_triplets(matrix * 2.0**power), top_singular_triplets(matrix)
-    assert torch.equal(got.sigma, unit.sigma * 2.0**power)
-    assert torch.equal(got.left_residual, unit.left_residual * 2.0**power)
-    assert torch.equal(got.u, unit.u), "and no call is like another by chance"
-    assert got.converged.all()
+    actual, unit = top_singular_triplets(matrix * 2.0**power), top_singular_triplets(matrix)
+    assert torch.equal(actual.sigma, unit.sigma * 2.0**power)
+    assert torch.equal(actual.left_residual, unit.left_residual * 2.0**power)
+    assert torch.equal(actual.u, unit.u), "and no call is like another by chance"
+    assert actual.converged.all()
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3), (0,)])
 def test_batches(batch: tuple[int, ...]) -> None:
     matrix = gaussian(*batch, 20, 15)
-    got = top_singular_triplets(matrix, k=3)
-    assert got.sigma.shape == (*batch, 3)
-    assert got.u.shape == (*batch, 20, 3)
-    assert got.v.shape == (*batch, 15, 3)
-    assert got.converged.shape == batch
-    assert_triplets(got, matrix, 3)
+    actual = top_singular_triplets(matrix, k=3)
+    assert actual.sigma.shape == (*batch, 3)
+    assert actual.u.shape == (*batch, 20, 3)
+    assert actual.v.shape == (*batch, 15, 3)
+    assert actual.converged.shape == batch
+    assert_triplets(actual, matrix, 3)
 
 
 def test_matrices_of_a_batch_do_not_meet() -> None:
@@ -129,29 +125,29 @@ def test_matrices_of_a_batch_do_not_meet() -> None:
 
 def test_what_has_not_converged_says_so() -> None:
     matrix = torch.stack([MATRICES["gap of one in a hundred"], MATRICES["rank one"]])
-    got = top_singular_triplets(matrix, limit=8)
-    assert got.converged.tolist() == [False, True]
-    assert got.right_residual[0].max() > 1e-6
+    actual = top_singular_triplets(matrix, limit=8)
+    assert actual.converged.tolist() == [False, True]
+    assert actual.right_residual[0].max() > 1e-6
     # A Ritz value errs below, and by less than its residual.
     expected = torch.linalg.svdvals(matrix[0])
-    nearest = (got.sigma[0][:, None] - expected).abs().amin(-1)
-    assert (nearest <= got.right_residual[0]).all()
+    nearest = (actual.sigma[0][:, None] - expected).abs().amin(-1)
+    assert (nearest <= actual.right_residual[0]).all()
     assert top_singular_triplets(matrix, limit=8, tolerance=0.5).converged.all()
 
 
 def test_limit_at_the_smaller_side_is_exact() -> None:
     matrix = torch.eye(23, dtype=FLOAT64) + 1e-3 * gaussian(23, 23)
-    got = top_singular_triplets(matrix, k=2, tolerance=1e-13, block=4, limit=23)
-    assert_triplets(got, matrix, 2)
+    actual = top_singular_triplets(matrix, k=2, tolerance=1e-13, block=4, limit=23)
+    assert_triplets(actual, matrix, 2)
 
 
 def test_products_alone() -> None:
     layer = random_layer(24, 4, dtype=FLOAT64)
     hidden, context = gaussian(2, 5, 24), gaussian(2, 9, 24, seed=1)
     mask = torch.tensor([True, True, True, True, False])
-    got = top_singular_triplets(linearise(layer, hidden, context, mask).operator(), k=3)
-    assert_triplets(got, linearise(layer, hidden, context, mask).propagators(), 3)
-    assert not got.sigma[:, 4].any(), "of tokens that are not real"
+    actual = top_singular_triplets(linearise(layer, hidden, context, mask).operator(), k=3)
+    assert_triplets(actual, linearise(layer, hidden, context, mask).propagators(), 3)
+    assert not actual.sigma[:, 4].any(), "of tokens that are not real"
 
 
 @law
@@ -173,10 +169,10 @@ def test_any_spectrum(rows: int, columns: int, data: st.DataObject, sigma: list[
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(0, 9))
 def test_transposition_swaps_the_sides(rows: int, columns: int, seed: int) -> None:
     matrix = gaussian(rows, columns, seed=seed)
-    got, turned = top_singular_triplets(matrix, k=1), top_singular_triplets(matrix.T, k=1)
-    torch.testing.assert_close(got.sigma, turned.sigma)
-    torch.testing.assert_close((got.u * turned.v).sum().abs(), torch.ones((), dtype=FLOAT64))
-    torch.testing.assert_close((got.v * turned.u).sum().abs(), torch.ones((), dtype=FLOAT64))
+    actual, turned = top_singular_triplets(matrix, k=1), top_singular_triplets(matrix.T, k=1)
+    torch.testing.assert_close(actual.sigma, turned.sigma)
+    torch.testing.assert_close((actual.u * turned.v).sum().abs(), torch.ones((), dtype=FLOAT64))
+    torch.testing.assert_close((actual.v * turned.u).sum().abs(), torch.ones((), dtype=FLOAT64))
 
 
 @pytest.mark.parametrize(
@@ -228,18 +224,18 @@ def test_gain_alignment_and_gap() -> None:
     stack = torch.stack([first, first @ turn, torch.diag(torch.tensor([1.9, 2.0]).double())])
     # A batch of two: the layers in order, and the same layer thrice.
     batch = torch.stack([stack, first.expand(3, 2, 2)], 1)
-    got = layer_gains(top_singular_triplets(batch))
+    actual = layer_gains(top_singular_triplets(batch))
     # v of first @ turn is turn' e_1 = (0.8, -0.6); the last layer's v is e_2, and u stays e_1.
     expected = torch.tensor([[0.8, 1.0], [0.0, 1.0]], dtype=FLOAT64)
-    torch.testing.assert_close(got.alignment.abs(), expected)
-    torch.testing.assert_close(got.gain, 2 * expected)
-    torch.testing.assert_close(got.singular_value_ratio, torch.full((3, 2), 0.95, dtype=FLOAT64))
+    torch.testing.assert_close(actual.alignment.abs(), expected)
+    torch.testing.assert_close(actual.gain, 2 * expected)
+    torch.testing.assert_close(actual.singular_value_ratio, torch.full((3, 2), 0.95, dtype=FLOAT64))
 
 
 def test_gap_of_a_zero_matrix_is_nan() -> None:
-    got = layer_gains(top_singular_triplets(torch.zeros(1, 3, 3)))
-    assert got.singular_value_ratio.isnan().all()
-    assert got.gain.shape == (0,)
+    actual = layer_gains(top_singular_triplets(torch.zeros(1, 3, 3)))
+    assert actual.singular_value_ratio.isnan().all()
+    assert actual.gain.shape == (0,)
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:
@@ -266,17 +262,17 @@ def test_the_eigenvalue_of_one_that_every_propagator_has_does_not_count(dtype: t
     width, tokens = 24, 9
     layer = random_layer(width, 4, dtype=dtype)
     rows, context = (gaussian(n, width, seed=n).to(dtype) for n in (tokens, 7))
-    found = linearise(layer, rows, context).propagators()
+    propagators = linearise(layer, rows, context).propagators()
     ones = torch.full((width, 1), width**-0.5, dtype=FLOAT64)
     rounding = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(
-        found.double() @ ones, ones.expand(tokens, -1, -1), rtol=0, atol=rounding
+        propagators.double() @ ones, ones.expand(tokens, -1, -1), rtol=0, atol=rounding
     )
     rest = torch.linalg.svd(ones @ ones.T).U[:, 1:]  # all that is orthogonal to an equal change
-    others = torch.linalg.eigvals(rest.T @ found.double() @ rest).abs()
-    assert (unstable_dimensions(found) == (others > 1).sum(-1)).all()
+    others = torch.linalg.eigvals(rest.T @ propagators.double() @ rest).abs()
+    assert (unstable_dimensions(propagators) == (others > 1).sum(-1)).all()
     for nearly in (1 - 1e-9, 1 + 1e-9):  # as rounding might have it
-        assert (unstable_dimensions(found * nearly) == (others > 1).sum(-1)).all()
+        assert (unstable_dimensions(propagators * nearly) == (others > 1).sum(-1)).all()
 
 
 def test_dimensions_grow_where_the_symmetric_part_stretches() -> None:

@@ -41,18 +41,18 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
 
 
 def test_the_same_rows_differ_by_nothing() -> None:
-    found = difference(ROWS, ROWS.copy(), 12)
-    assert (found.utterances, found.rows, found.unlike, found.largest) == (2, 3, 0, 0.0)
-    assert found.again
+    gap = difference(ROWS, ROWS.copy(), 12)
+    assert (gap.utterances, gap.rows, gap.unlike, gap.largest) == (2, 3, 0, 0.0)
+    assert gap.again
 
 
 def test_the_largest_difference_is_relative_and_says_where() -> None:
-    found = difference(ROWS, changed("value", 2, 4.4), 12)
-    assert found.largest == pytest.approx(0.4 / 4.4, rel=5e-3)
-    assert (found.column, found.unlike) == ("value", 0)
-    found = difference(ROWS, changed("spectrum", 0, np.array([2.0, 1.5])), 12)
-    assert found.largest == pytest.approx(0.5 / 1.5, rel=5e-3)
-    assert found.column == "spectrum"
+    gap = difference(ROWS, changed("value", 2, 4.4), 12)
+    assert gap.largest == pytest.approx(0.4 / 4.4, rel=5e-3)
+    assert (gap.column, gap.unlike) == ("value", 0)
+    gap = difference(ROWS, changed("spectrum", 0, np.array([2.0, 1.5])), 12)
+    assert gap.largest == pytest.approx(0.5 / 1.5, rel=5e-3)
+    assert gap.column == "spectrum"
 
 
 def test_what_rounding_explains_is_no_difference() -> None:
@@ -61,8 +61,8 @@ def test_what_rounding_explains_is_no_difference() -> None:
         assert difference(kept, changed("value", 2, value), 9).largest == 0.0
         assert difference(kept, changed("value", 2, value), 12).largest > 1e-4
     # Past the middle by a float32's rounding, a number is that far off, and not a whole unit.
-    found = difference(kept, changed("value", 2, 4.0 + 2.0**-7 + 1e-6), 9)
-    assert found.largest == pytest.approx(1e-6 / 4, rel=0.01)
+    gap = difference(kept, changed("value", 2, 4.0 + 2.0**-7 + 1e-6), 9)
+    assert gap.largest == pytest.approx(1e-6 / 4, rel=0.01)
 
 
 def test_a_number_that_is_no_longer_one_is_infinitely_far() -> None:
@@ -74,11 +74,9 @@ def test_a_number_that_is_no_longer_one_is_infinitely_far() -> None:
     ("column", "row", "value"),
     [("transcript", 0, "three"), ("layer", 1, 3), ("spectrum", 0, np.array([2.0]))],
 )
-def test_other_texts_and_other_shapes_are_not_compared_but_counted(
-    column: str, row: int, value: object
-) -> None:
-    found = difference(ROWS, changed(column, row, value), 12)
-    assert (found.unlike, found.largest) == (1, 0.0)
+def test_other_texts_and_shapes_are_counted_alone(column: str, row: int, value: object) -> None:
+    gap = difference(ROWS, changed(column, row, value), 12)
+    assert (gap.unlike, gap.largest) == (1, 0.0)
 
 
 def test_missing_rows_are_unlike() -> None:
@@ -93,10 +91,10 @@ def test_a_planted_error_in_kept_rows_is_found(tmp_path: Path) -> None:
     wrong = kept.assign(forced_loss=kept.forced_loss * 1.01, windows=None).to_dict("records")
     path = tmp_path / "xs-0.parquet"
     write(wrong, path, read_meta(SMOKE), LISTENING)  # type: ignore[arg-type]
-    found = verify({"xs-0": path}, "listening", LADDER, CORPUS, "cpu", seed=0)
-    assert found["largest"] == pytest.approx(0.01, rel=0.02)
-    assert found["column"] == "forced_loss"
-    assert not found["again"]
+    verified = verify({"xs-0": path}, "listening", LADDER, CORPUS, "cpu", seed=0)
+    assert verified["largest"] == pytest.approx(0.01, rel=0.02)
+    assert verified["column"] == "forced_loss"
+    assert not verified["again"]
     shutil.copy(SMOKE, path)
     again = verify({"xs-0": path}, "listening", LADDER, CORPUS, "cpu", seed=0)
     assert float(str(again["largest"])) < 1e-4
@@ -112,12 +110,12 @@ def test_a_kinds_numbers_move_only_with_its_version(kind: str, tmp_path: Path) -
     assert difference_of_keys(key, now) is None, f"{path}: stale; `make smoke` measures it again"
     if kind == pooling.KIND:  # of all utterances at once
         again = _pooled_again(key["parameters"], tmp_path / "xs-0.parquet")
-        found = vars(one := difference(_rows(kind), again, bits_of(kind))) | {"again": one.again}
+        verified = vars(gap := difference(_rows(kind), again, bits_of(kind))) | {"again": gap.again}
     else:
-        found = verify({"xs-0": path}, kind, LADDER, CORPUS, "cpu", seed=0)
-    assert found["again"], (
-        f"{kind} gives other numbers than {path}: {found}; mend the code, or, where they are meant "
-        f"to differ, raise VERSIONS[{kind!r}] in companion/measurement/keys.py and measure again "
+        verified = verify({"xs-0": path}, kind, LADDER, CORPUS, "cpu", seed=0)
+    assert verified["again"], (
+        f"{kind} gives other numbers than {path}: {verified}; mend the code, or, where they differ "
+        f"on purpose, raise VERSIONS[{kind!r}] in companion/measurement/keys.py and measure again "
         "(`make smoke`, `make evidence`)"
     )
 
@@ -147,36 +145,36 @@ def test_one_per_cent_more_in_any_column_is_found(kind: str) -> None:
     kept = _rows(kind)
     kept = kept[kept.utterance == kept.utterance[0]]
     assert difference(kept, kept.copy(), bits_of(kind)).again
-    found = {}
+    gaps = {}
     for column in _numbers(kept):
         values = _flat(kept[column])
         if (np.abs(values) > 0).mean() < 1 / 2:  # most are zero or missing, and stay it
             continue
         more = kept.assign(
-            **{column: [each if each is None else each * 1.01 for each in kept[column]]}
+            **{column: [value if value is None else value * 1.01 for value in kept[column]]}
         )
-        found[column] = difference(kept, more, bits_of(kind))
-    assert found
-    assert [column for column, one in found.items() if one.again] == []
-    assert all(one.moved_column == column for column, one in found.items())
+        gaps[column] = difference(kept, more, bits_of(kind))
+    assert gaps
+    assert [column for column, gap in gaps.items() if gap.again] == []
+    assert all(gap.moved_column == column for column, gap in gaps.items())
 
 
 def test_code_that_gives_one_per_cent_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / "data" / "smoke" / "measure" / "xs-0.parquet"
     slope = spectra.spectral_slope
     monkeypatch.setattr(spectra, "spectral_slope", lambda *a: 1.01 * slope(*a))
-    found = verify({"xs-0": path}, "measure", LADDER, CORPUS, "cpu", seed=0)
-    assert not found["again"]
-    assert found["moved_column"] == found["column"] == "alpha"
+    verified = verify({"xs-0": path}, "measure", LADDER, CORPUS, "cpu", seed=0)
+    assert not verified["again"]
+    assert verified["moved_column"] == verified["column"] == "alpha"
 
 
 def test_single_numbers_may_be_farther_but_not_a_tenth_of_a_column() -> None:
     rows = pd.DataFrame({"utterance": ["a"] * 20, "value": np.linspace(1, 2, 20)})
     for count in (1, 2, 3):
         again = rows.assign(value=rows.value.where(rows.index >= count, rows.value * 1.2))
-        found = difference(rows, again, 12)
-        assert (found.moved, found.moved_column) == (pytest.approx(count / 20), "value")
-        assert found.again == (count <= 2)
+        gap = difference(rows, again, 12)
+        assert (gap.moved, gap.moved_column) == (pytest.approx(count / 20), "value")
+        assert gap.again == (count <= 2)
 
 
 def test_an_unknown_kind_is_an_error_that_lists_the_kinds() -> None:
