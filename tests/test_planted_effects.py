@@ -11,10 +11,10 @@ from companion.measurement.schemas import SHUFFLED, SPECTRUM
 from companion.results import effects, evidence
 
 PLANS = {
-    "rank": Plan(steeper=0.1, layers=1, each=4),
-    "length": Plan(fewer=14.0, layers=1, each=4),
-    "nothing": Plan(layers=1, each=4),
-    "both": Plan(steeper=0.1, fewer=14.0, layers=1, each=4),
+    "rank": Plan(steeper=0.1, layers=1, utterances=4),
+    "length": Plan(fewer=14.0, layers=1, utterances=4),
+    "nothing": Plan(layers=1, utterances=4),
+    "both": Plan(steeper=0.1, fewer=14.0, layers=1, utterances=4),
 }
 SEEDS = (0, 1)
 NULL_CONTROLS = [
