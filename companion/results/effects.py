@@ -102,11 +102,17 @@ def change(name: str, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
     return 100 * (stressed / clean - 1) if name == "n_eff" else stressed - clean
 
 
-def mean_change(
-    weights: np.ndarray, name: str, clean: np.ndarray, stressed: np.ndarray
+def changes_without(
+    name: str, clean: np.ndarray, stressed: np.ndarray, speakers: np.ndarray
 ) -> np.ndarray:
-    """The ``change`` of weighted means: weights (rows, utterances) -> (rows,)."""
-    return change(name, weighted_mean(weights, clean), weighted_mean(weights, stressed))
+    """The ``change`` of means, of all and without each speaker, as ``jackknife`` takes it.
+
+    clean and stressed (utterances,) or (utterances, columns) -> (speakers + 1,) or (speakers + 1,
+    columns). What does not exist on both sides of an utterance is left out.
+    """
+    weights, both = intervals.deletions(speakers), np.isfinite(clean) & np.isfinite(stressed)
+    sides = (np.where(both, side, np.nan) for side in (clean, stressed))
+    return change(name, *(weighted_mean(weights, side) for side in sides))
 
 
 def mean_tokens(group: pd.DataFrame) -> Columns:
@@ -125,15 +131,14 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     def describe(group: pd.DataFrame) -> Columns:
         row, speakers = mean_tokens(group), group.speaker.to_numpy()
         for name in known_observables(group):
-            values = group[[f"{name}_{side}" for side in SIDES]].to_numpy()
-            both = np.isfinite(values).all(1)
-            clean, stressed = np.where(both[:, None], values, np.nan).T
-            statistic = partial(mean_change, name=name, clean=clean, stressed=stressed)
-            number, p = (
-                interval(statistic, speakers),
-                intervals.paired_p(stressed - clean, speakers),
+            clean, stressed = (group[f"{name}_{side}"].to_numpy() for side in SIDES)
+            without, differences = (
+                changes_without(name, clean, stressed, speakers),
+                stressed - clean,
             )
-            row |= change_columns(name, number, int(both.sum()), p)
+            number = intervals.jackknife(without, np.unique(speakers))
+            n, p = np.isfinite(differences).sum(), intervals.paired_p(differences, speakers)
+            row |= change_columns(name, number, int(n), p)
         return row
 
     return rows_by(layer_means(rows, condition), KEY, describe)

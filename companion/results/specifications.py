@@ -20,8 +20,8 @@ from companion.measurement.choices import DEFAULT, FORCED, POOLED
 from companion.measurement.readings import READINGS, readings
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.texts import Row
-from companion.results.effects import MATCHED, RAW, change
-from companion.results.intervals import Columns, deletions, groups_by, reaches, rows_by
+from companion.results.effects import MATCHED, RAW, changes_without
+from companion.results.intervals import Columns, groups_by, reaches, rows_by
 from companion.stress.conditions import condition as condition_of
 from companion.stress.perturbations import TimeStretch
 from companion.stress.stretching import VOCODER
@@ -116,19 +116,14 @@ class Comparison:
 
     def changes(self) -> pd.DataFrame:
         """A row per column: change, low, high, and n, how many units exist on both sides."""
-        weights = deletions(self.speakers)
-        both = np.isfinite(self.clean) & np.isfinite(self.stressed)
-        with np.errstate(invalid="ignore", divide="ignore"):  # an observable may exist nowhere
-            counts = weights @ both
-            before, after = (
-                weights @ np.where(both, side, 0.0) / counts for side in (self.clean, self.stressed)
-            )
-            changes = np.empty_like(before)
-            for name in {name for name, _ in self.columns}:
-                of = [i for i, (other, _) in enumerate(self.columns) if other == name]
-                changes[:, of] = change(name, before[:, of], after[:, of])
+        changes = np.empty((len(np.unique(self.speakers)) + 1, len(self.columns)))
+        for name in {name for name, _ in self.columns}:
+            of = [i for i, (other, _) in enumerate(self.columns) if other == name]
+            sides = self.clean[:, of], self.stressed[:, of]
+            changes[:, of] = changes_without(name, *sides, self.speakers)
         middle, half = changes[0], reaches(changes)
-        numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": both.sum(0)}
+        n = np.isfinite(self.stressed - self.clean).sum(0)
+        numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": n}
         named = [{"observable": name, **self.choices, **reading} for name, reading in self.columns]
         return pd.DataFrame(named).assign(**numbers)
 

@@ -264,12 +264,9 @@ def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator
     speakers = clean.index.get_level_values("speaker").to_numpy()
     before, after = clean.to_numpy(float), stressed.to_numpy(float)
     usable = np.isfinite(before).all(1) & np.isfinite(after).all(1)
-    weights = intervals.deletions(speakers)
-    means = (
-        intervals.weighted_mean(weights, np.where(usable[:, None], side, np.nan))
-        for side in (before, after)
-    )
-    cells = np.column_stack([np.zeros(len(weights)), effects.change(name, *means)])
+    before = np.where(usable[:, None], before, np.nan)
+    changes = effects.changes_without(name, before, after, speakers)
+    cells = np.column_stack([np.zeros(len(changes)), changes])
     for effect, coefficients in zip(EFFECTS, _contrasts(), strict=True):
         number = intervals.jackknife(cells @ coefficients, np.unique(speakers))
         ends = {"change": number.estimate, "low": number.low, "high": number.high}
