@@ -21,7 +21,7 @@ from companion.contest.contest import (
     outcomes,
     sets,
     texts,
-    with_voice,
+    with_speech_activity,
 )
 from companion.contest.contestants import (
     Logistic,
@@ -399,6 +399,6 @@ def test_a_guard_deletes_what_was_said_and_leaves_what_it_does_not_doubt() -> No
 def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:
     rows = planted()
     voice = rows[["utterance", "condition"]].drop_duplicates().assign(speech_fraction=0.5)
-    assert len(with_voice(rows, voice)) == len(rows)
+    assert len(with_speech_activity(rows, voice)) == len(rows)
     with pytest.raises(ValueError, match="has not heard 1 sounds"):
-        with_voice(rows, voice.iloc[1:])
+        with_speech_activity(rows, voice.iloc[1:])

@@ -39,9 +39,9 @@ class Logistic:
                 "kinds, more stress or less of it"
             )
         scaler = StandardScaler().fit(values)
-        found = LogisticRegression(tol=1e-8, max_iter=10_000)
-        found.fit(scaler.transform(values), wanted)
-        return cls(scaler.mean_, found.coef_[0] / scaler.scale_, float(found.intercept_[0]))
+        model = LogisticRegression(tol=1e-8, max_iter=10_000)
+        model.fit(scaler.transform(values), wanted)
+        return cls(scaler.mean_, model.coef_[0] / scaler.scale_, float(model.intercept_[0]))
 
     def log_odds(self, values: np.ndarray) -> np.ndarray:
         """Of values (texts, features): (texts,)."""
@@ -59,7 +59,6 @@ def best_threshold(values: np.ndarray, target: np.ndarray) -> float:
     return float(values[there][order][best])
 
 
-LOG_PROBABILITY, LENGTH = "log-probability", "tokens"
 _TITLES = ("heads: lookback", "heads: entropy of cross-attention", "heads: heard")
 _LEAST_PROBABILITY = 1e-8
 _ENTROPY_TOKENS = 32  # before so many whisper.cpp does not look
@@ -117,12 +116,12 @@ def falls_back(rows: pd.DataFrame) -> pd.Series:
 def contestants(rows: pd.DataFrame) -> list[Contestant]:
     """All that can be fitted on these rows; the readings of a beginning are of its tokens alone.
 
-    A detector of voices is one where the rows have its columns (``contest.speech_activity``), and
+    A detector of speech is one where the rows have its columns (``contest.speech_activity``), and
     so are the heads of attention.
     """
-    found = [
+    scores = [
         Contestant(
-            LOG_PROBABILITY, "built in", lambda r: _matrix(log_probability(r)),
+            "log-probability", "built in", lambda r: _matrix(log_probability(r)),
             lambda r: (log_probability(r) < -1).to_numpy(), -1,
         ),
         _column("compression ratio", "built in", "compression_ratio", 1, lambda x: x > 2.4),
@@ -140,13 +139,13 @@ def contestants(rows: pd.DataFrame) -> list[Contestant]:
         Contestant(
             "characters per second", "text", lambda r: _matrix(r.characters / r.seconds)
         ),
-        Contestant(LENGTH, "text", lambda r: _matrix(_log_length(r))),
+        Contestant("tokens", "text", lambda r: _matrix(_log_length(r))),
         _column("level", "sound", "level_db"),
         _column("range of levels", "sound", "level_range_db", -1),
     ]  # fmt: skip
     if "speech_fraction" in rows:
-        found.append(_column("silero-vad, fraction of speech", "sound", "speech_fraction", -1))
-        found.append(_column("silero-vad, mean", "sound", "speech_mean", -1))
+        scores.append(_column("silero-vad, fraction of speech", "sound", "speech_fraction", -1))
+        scores.append(_column("silero-vad, mean", "sound", "speech_mean", -1))
     for part in COMPONENTS:
         title = part.replace("_", "-")
         for name, column in (
@@ -155,11 +154,12 @@ def contestants(rows: pd.DataFrame) -> list[Contestant]:
             ("size, sliding", "window_log10_size"),
         ):  # fmt: skip
             claimed = 1 if column == "alpha" else 0  # a high slope goes with failures
-            found.append(_column(f"{title}: {name}", "spectral", f"{part}_{column}", claimed))
+            scores.append(_column(f"{title}: {name}", "spectral", f"{part}_{column}", claimed))
     if rows[HEADS[0]].notna().any():
-        found += [_heads(title, (column,)) for title, column in zip(_TITLES, HEADS, strict=True)]
-        found.append(_heads("heads: all", HEADS))
-    found += [
+        scores += [_heads(title, (column,)) for title, column in zip(_TITLES, HEADS, strict=True)]
+        scores.append(_heads("heads: all", HEADS))
+    return [
+        *scores,
         Contestant("LapEigvals", "attention", lambda r: np.stack(r.laplacian.to_list())),
         Contestant("linear probe", "probe", lambda r: np.stack(r.state.to_list())),
         _columns("all spectra, sliding", "fusion", SPECTRA),
@@ -167,7 +167,6 @@ def contestants(rows: pd.DataFrame) -> list[Contestant]:
         _columns("confidences and spectra", "fusion", FEATURES),
         monitor(),
     ]
-    return found
 
 
 def monitor() -> Contestant:
@@ -175,11 +174,11 @@ def monitor() -> Contestant:
     return _columns("spectral.Monitor", "fusion", CHOSEN)
 
 
-def with_rival(one: Contestant) -> Contestant:
+def with_rival(score: Contestant) -> Contestant:
     """A score together with log-probability and length."""
     return replace(
-        one,
-        values=lambda rows: np.column_stack([rival().values(rows), one.values(rows)]),
+        score,
+        values=lambda rows: np.column_stack([rival().values(rows), score.values(rows)]),
         direction=0,
     )
 
@@ -216,7 +215,7 @@ def _column(
 
 def _columns(name: str, family: str, columns: tuple[str, ...]) -> Contestant:
     return Contestant(
-        name, family, lambda rows: np.column_stack([_values(rows, each) for each in columns])
+        name, family, lambda rows: np.column_stack([_values(rows, column) for column in columns])
     )
 
 
@@ -250,7 +249,7 @@ def _heads(name: str, columns: tuple[str, ...]) -> Contestant:
     """Of every head; NaN in rows from before heads were measured."""
     return Contestant(
         name, "attention",
-        lambda rows: np.column_stack([_stacked(rows[each]) for each in columns]),
+        lambda rows: np.column_stack([_stacked(rows[column]) for column in columns]),
         later=columns[0],
     )  # fmt: skip
 
@@ -260,4 +259,4 @@ def _stacked(lists: pd.Series) -> np.ndarray:
     there = lists.notna()
     width = len(lists[there].iloc[0]) if there.any() else 1
     missing = np.full(width, np.nan)
-    return np.stack([each if has else missing for each, has in zip(lists, there, strict=True)])
+    return np.stack([row if known else missing for row, known in zip(lists, there, strict=True)])

@@ -132,13 +132,10 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
         row, speakers = mean_tokens(group), group.speaker.to_numpy()
         for name in known_observables(group):
             clean, stressed = (group[f"{name}_{side}"].to_numpy() for side in SIDES)
-            without, differences = (
-                changes_without(name, clean, stressed, speakers),
-                stressed - clean,
-            )
-            number = intervals.jackknife(without, np.unique(speakers))
-            n, p = np.isfinite(differences).sum(), intervals.paired_p(differences, speakers)
-            row |= change_columns(name, number, int(n), p)
+            changes, moved = changes_without(name, clean, stressed, speakers), stressed - clean
+            number = intervals.jackknife(changes, np.unique(speakers))
+            p = intervals.paired_p(moved, speakers)
+            row |= change_columns(name, number, int(np.isfinite(moved).sum()), p)
         return row
 
     return rows_by(layer_means(rows, condition), KEY, describe)

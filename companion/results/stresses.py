@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results import effects, intervals, transcripts
 from companion.results.effects import KEY, RAW, SIDES
-from companion.results.intervals import NOTHING, Columns, Interval, as_table, groups_by, rows_by
+from companion.results.intervals import NOTHING, Columns, as_table, groups_by, rows_by
 from companion.results.shapes import FLAT, SMOOTH, STEP, shape
 from companion.results.transcripts import MODEL, TRANSCRIPT, TRANSCRIPT_VALUES
 from companion.stress.conditions import condition, split_severity
@@ -317,30 +316,25 @@ def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> Colum
     values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
     candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
     counts: Columns = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-    numbers = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
-    fewest = min(counts.values())
-    if fewest < least:
+    if min(counts.values()) < least:
+        numbers = dict.fromkeys(("difference", "adjusted", "auc"), NOTHING)
         return counts | numbers | {"verdict": TOO_FEW}
     inside, outside = (np.where(mask, values, np.nan) for mask in (candidate, ~candidate))
     mean = intervals.weighted_mean
-    statistics = {
-        "difference": lambda w: mean(w, inside) - mean(w, outside),
-        "adjusted": lambda w: intervals.adjusted_difference(w, values, candidate, tokens),
-    }
-    for name, statistic in statistics.items():
-        if name == "difference" or column != length:
-            numbers[name] = intervals.interval(statistic, speakers)
-    auc = partial(intervals.larger_probability, values=values, group=candidate)
-    numbers["auc"] = intervals.interval(auc, speakers, 1.0, fewest)
-    return counts | numbers | {"verdict": _within_verdict(numbers)}
-
-
-def _within_verdict(numbers: dict[str, Interval]) -> str:
-    raw, adjusted = intervals.side(numbers["difference"]), intervals.side(numbers["adjusted"])
-    if raw == 0:
-        return ALIKE
-    unadjusted = np.isnan(numbers["adjusted"].estimate)  # T itself
-    return DIFFERS if unadjusted or raw == adjusted else BY_LENGTH
+    difference = intervals.interval(lambda w: mean(w, inside) - mean(w, outside), speakers)
+    adjusted = NOTHING  # of the length itself
+    if column != length:
+        adjusted = intervals.interval(
+            lambda w: intervals.adjusted_difference(w, values, candidate, tokens), speakers
+        )
+    auc = intervals.auc_over(values, candidate, speakers)
+    verdict = ALIKE
+    if raw := intervals.side(difference):
+        unadjusted = np.isnan(adjusted.estimate)
+        verdict = DIFFERS if unadjusted or raw == intervals.side(adjusted) else BY_LENGTH
+    return counts | {
+        "difference": difference, "adjusted": adjusted, "auc": auc, "verdict": verdict
+    }  # fmt: skip
 
 
 TRAINED, RANDOM, BEYOND = "trained", "random", "trained minus random"

@@ -165,13 +165,10 @@ def separation(texts: pd.DataFrame) -> pd.DataFrame:
     def describe(group: pd.DataFrame) -> Columns:
         right = (group.outcome == Outcome.CORRECT).to_numpy()
         row: Columns = {"inventions": int((~right).sum()), "right": int(right.sum())}
-        fewest = min(row.values())
         for name in CONFIDENCES:
-            values, row[f"auc_{name}"] = group[name].to_numpy(float), intervals.NOTHING
-            if fewest and np.isfinite(values).all():
-                auc = partial(intervals.larger_probability, values=values, group=right)
-                speakers = group.speaker.to_numpy()
-                row[f"auc_{name}"] = intervals.interval(auc, speakers, 1.0, fewest)
+            known = np.isfinite(group[name].to_numpy(float)).all()
+            auc = intervals.auc_over(group[name], right, group.speaker)
+            row[f"auc_{name}"] = auc if known else intervals.NOTHING
         return row
 
     return rows_by(texts[texts.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
