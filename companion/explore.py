@@ -71,16 +71,20 @@ class Explorer:
     def __init__(self, ladder: Path, corpora: Sequence[Path], device: str = "auto") -> None:
         self._ladder, self._device = ladder, choose_device(device)
         names = [*(name for name in PUBLISHED if is_here(name, ladder)), *available(ladder)]
-        found = [find_utterances(folder).utterances for folder in corpora if folder.is_dir()]
-        if not found:
+        spoken = [find_utterances(folder).utterances for folder in corpora if folder.is_dir()]
+        if not spoken:
             raise FileNotFoundError(f"{[*map(str, corpora)]}: no such folders; name one of speech")
-        self._speakers = {one.id: Speakers(each) for each in found for one in each}
+        self._speakers = {u.id: Speakers(corpus) for corpus in spoken for u in corpus}
         self._models: dict[str, SpeechModel] = {}
         self._mixtures: dict[tuple[object, ...], Mixture] = {}
         self._heard: dict[tuple[object, ...], Window] = {}
         self._seen: dict[tuple[object, ...], Inside] = {}
         self.sides: dict[str, Inside] = {}
-        listed = [(f"{u.id}: {u.reference.lower()}", u) for e in found for u in spread(e, LISTED)]
+        listed = [
+            (f"{utterance.id}: {utterance.reference.lower()}", utterance)
+            for corpus in spoken
+            for utterance in spread(corpus, LISTED)
+        ]
         rules = [name for name, rule in RULES.items() if not rule.by_library]
         wide = {"layout": {"width": "48%"}, "style": {"description_width": "6em"}}
         self.model = widgets.Dropdown(options=names, description="model", **wide)
@@ -126,7 +130,7 @@ class Explorer:
             self._step(0, f"loading {self.model.value}")
             model = self._model(self.model.value)
             severities = {"clean": 0.0, "stressed": self._severity}
-            sounds = {side: self._mixture(model, each) for side, each in severities.items()}
+            sounds = {side: self._mixture(model, of) for side, of in severities.items()}
             for side, mixture in sounds.items():
                 self.sound[side].value = _wav(mixture.wave[: model.window_samples])
             sides = {}
@@ -198,22 +202,21 @@ class Explorer:
     def _load(self, change: object = None) -> None:
         for file in self.upload.value:
             try:
-                own = uploaded(file["name"], bytes(file["content"]))
+                recording = uploaded(file["name"], bytes(file["content"]))
             except ValueError as error:
                 self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
             else:
-                self.utterance.options = [(f"yours: {own.id}", own), *self.utterance.options]
-                self.utterance.value = own
+                first = (f"yours: {recording.id}", recording)
+                self.utterance.options = [first, *self.utterance.options]
+                self.utterance.value = recording
 
     def _choose_from(self, layers: int, tokens: int) -> None:
         wanted = [("mean of all", 0), *((str(i), i) for i in range(1, layers + 1))]
-        for control in (self.layer, self.token):
-            control.unobserve(self._draw_listening, "value")
+        sides, self.sides = self.sides, {}  # nothing is drawn meanwhile
         if [*self.layer.options] != wanted:
             self.layer.options = wanted
         self.token.max = max(tokens, 1)
-        for control in (self.layer, self.token):
-            control.observe(self._draw_listening, "value")
+        self.sides = sides
 
     def _draw_listening(self, change: object = None) -> None:
         if self.sides:
@@ -234,13 +237,13 @@ def _kept(kept: dict[tuple[object, ...], T], key: tuple[object, ...], make: Call
 def _spectra(sides: dict[str, Inside]) -> tuple[Spectra, int]:
     """Eigenvalues (layers, modes) by component and side, of as many first rows on each side."""
     length = min(len(seen.pieces) for seen in sides.values())
-    found = {
+    spectra = {
         kind: {
             side: eigenvalues(seen.activations[kind][:, :length]) for side, seen in sides.items()
         }
         for kind in (COMPONENTS if length > 1 else ())
     }
-    return found, length
+    return spectra, length
 
 
 def _told(
@@ -253,8 +256,8 @@ def _told(
         about = text_columns(model, mixture, seen.transcript)
         scored = f"WER {about['wer']:.2f}, {about['outcome']}; " if reference else ""
         ranks = ", ".join(
-            f"{kind.replace('_', '-')} {effective_rank(own[side], _MODES).mean():.2f}"
-            for kind, own in spectra.items()
+            f"{kind.replace('_', '-')} {effective_rank(of_sides[side], _MODES).mean():.2f}"
+            for kind, of_sides in spectra.items()
         )
         written = "".join(map(_piece, seen.pieces, seen.probabilities)) or "nothing"
         lines.append(
@@ -301,8 +304,8 @@ def _profiles_told(sides: dict[str, Inside]) -> str:
         rows = {name: seen.profile[name] for name in PROFILE if name in seen.profile}
         if seen.risk is not None:
             rows["risk of tokens"] = np.array(seen.risk.risks)
-        said = (f"{name} {', '.join(f'{x:.2f}' for x in values)}" for name, values in rows.items())
-        lines.append(f"{side}: {'; '.join(said) or 'none'}")
+        read = (f"{name} {', '.join(f'{x:.2f}' for x in values)}" for name, values in rows.items())
+        lines.append(f"{side}: {'; '.join(read) or 'none'}")
     return f"Probability and risk by token, gain and alignment by layer. {'. '.join(lines)}."
 
 
@@ -311,8 +314,8 @@ def _picture(figure: Figure, told: str) -> str:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
     data = b64encode(file.getvalue()).decode()
-    said = html.escape(told)
-    return f'<img alt="{said}" src="data:image/png;base64,{data}" style="max-width: 100%">'
+    alt = html.escape(told)
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="max-width: 100%">'
 
 
 def _wav(wave: np.ndarray) -> bytes:

@@ -12,7 +12,7 @@ from base64 import b64encode
 from pathlib import Path
 
 
-def one_file(site: Path, page: str) -> Path:
+def single_file(site: Path, page: str) -> Path:
     """Write the page into ``site``, and say where; FileNotFoundError for a file that it lacks."""
     source = site / page
     text = source.read_text(encoding="utf-8")
@@ -51,4 +51,4 @@ def one_file(site: Path, page: str) -> Path:
 
 
 if __name__ == "__main__":
-    print(one_file(Path(sys.argv[1]), sys.argv[2]))
+    print(single_file(Path(sys.argv[1]), sys.argv[2]))

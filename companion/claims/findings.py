@@ -65,10 +65,10 @@ def _ranges(
 
 def _pooled(tables: Tables) -> Lines:
     """The paper's convention, without loops and by the rule of the group's own."""
-    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": numbers.own_rule}
+    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": numbers.main_rule}
     names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
     columns = ["component", *names]
-    rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.own_sample)
+    rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.main_sample)
     for _, part in rows.groupby("component"):
         for name, quantity in names.items():
             says = {name: f"{{}}: {quantity}, change in Hell, pooled, loops dropped"}
@@ -79,8 +79,8 @@ def _without_loops(tables: Tables) -> Lines:
     kept = numbers.rows_kept(tables)
     for component in sorted(COMPONENTS):
         raw, cut = (
-            span((n.estimate for _, n in changed("n_eff", way, component).each(tables)), sign=True)
-            for way in (RAW, kept)
+            span((change.estimate for _, change in number.by_model(tables)), sign=True)
+            for number in (changed("n_eff", way, component) for way in (RAW, kept))
         )
         says = f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops"
         yield says, f"{raw} raw, {cut} with {kept} of equal number"
@@ -230,7 +230,7 @@ _LINES = (
 
 def _together(tables: Tables, number: numbers.Number, style: str) -> str:
     """The joint estimate over models, as on the page of claims."""
-    numbers = dict(number.each(tables))
+    numbers = dict(number.by_model(tables))
     if not numbers:
         return "n/a"
     interval = joint_over_sizes(numbers).interval
@@ -276,7 +276,7 @@ def _of_models(number: numbers.Number, style: str) -> Callable[[Tables], dict[st
 
     def cells(tables: Tables) -> dict[str, str]:
         texts = {}
-        for model, interval in number.if_known().each(tables):
+        for model, interval in number.if_known().by_model(tables):
             known = interval.low <= interval.high
             ends = f" [{style}, {style}]".format(interval.low, interval.high) if known else ""
             texts[model] = style.format(interval.estimate) + ends

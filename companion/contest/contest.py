@@ -236,7 +236,7 @@ def _scored(rows: pd.DataFrame, fits: pd.DataFrame, contestant: Contestant) -> C
         "gain": gain,
         "average_precision": average_precision(ranks, target),
         **_at(alarms, target, ""),
-        **(_at(contestant.rule(rows), target, "default_") if contestant.rule is not None else {}),
+        **(_at(contestant.rule(rows).to_numpy(), target, "default_") if contestant.rule else {}),
         "calibration": float(risks.mean() - fractions.mean()) if len(risks) else np.nan,
         "brier": float(np.mean((risks - fractions) ** 2)) if len(risks) else np.nan,
     }
@@ -288,7 +288,7 @@ def false_alarms(rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
         for score in contestants(train):
             fits = fitted_elsewhere(score, whole, train)
             alarms = ~(fits.ranks < fits.thresholds)
-            default = np.full(len(whole), np.nan) if score.rule is None else score.rule(whole)
+            default = score.rule(whole) if score.rule else pd.Series(np.nan, whole.index)
             for condition, where in places.items():
                 honest = where & ~whole.target & score.measured(whole)
                 if honest.any():
