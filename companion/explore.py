@@ -7,10 +7,10 @@ import html
 import math
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -36,8 +36,6 @@ from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances, rea
 from companion.stress.conditions import CONDITIONS, GRADED
 from companion.stress.mixture import Mixture, Speakers
 from spectral import effective_rank, eigenvalues
-
-T = TypeVar("T")
 
 SEED = 0
 LISTED, KEPT = 200, 24  # utterances of a corpus to choose from; sounds that stay as heard
@@ -75,10 +73,10 @@ class Explorer:
         if not spoken:
             raise FileNotFoundError(f"{[*map(str, corpora)]}: no such folders; name one of speech")
         self._speakers = {u.id: Speakers(corpus) for corpus in spoken for u in corpus}
-        self._models: dict[str, SpeechModel] = {}
-        self._mixtures: dict[tuple[object, ...], Mixture] = {}
-        self._heard: dict[tuple[object, ...], Window] = {}
-        self._seen: dict[tuple[object, ...], Inside] = {}
+        self._model = cache(self._loaded)
+        self._mixture = lru_cache(KEPT)(self._mixed)
+        self._window = lru_cache(KEPT)(self._heard)
+        self._inside = lru_cache(KEPT)(self._seen)
         self.sides: dict[str, Inside] = {}
         listed = [
             (f"{utterance.id}: {utterance.reference.lower()}", utterance)
@@ -129,14 +127,17 @@ class Explorer:
         try:
             self._step(0, f"loading {self.model.value}")
             model = self._model(self.model.value)
-            severities = {"clean": 0.0, "stressed": self._severity}
-            sounds = {side: self._mixture(model, of) for side, of in severities.items()}
+            severity = self.severity.value if self.stress.value in GRADED else 1.0
+            chosen = (self.stress.value, severity) if severity else ("clean", 1.0)
+            stresses = {"clean": ("clean", 1.0), "stressed": chosen}
+            about = model.window_samples, self.utterance.value, float(self.start.value)
+            sounds = {side: self._mixture(*about, *stress) for side, stress in stresses.items()}
             for side, mixture in sounds.items():
                 self.sound[side].value = _wav(mixture.wave[: model.window_samples])
             sides = {}
             for i, (side, mixture) in enumerate(sounds.items()):
                 self._step(i + 1, f"hearing it {side}")
-                sides[side] = mixture, self._inside(model, mixture)
+                sides[side] = mixture, self._inside(model, mixture, self.decoding.value)
         except (ValueError, OSError) as error:
             self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
             self.sides, self.text.value = {}, ""
@@ -148,7 +149,7 @@ class Explorer:
             return
         self._step(3, "drawing")
         self.sides = {side: seen for side, (_, seen) in sides.items()}
-        spectra, length = _spectra(self.sides)
+        spectra, length = spectra_of(self.sides)
         self.text.value = _told(model, sides, spectra, length)
         self._choose_from(len(model.layers), max(len(seen.pieces) for seen in self.sides.values()))
         self._draw_listening()
@@ -160,44 +161,28 @@ class Explorer:
         )
         self._step(4, "ready")
 
-    @property
-    def _severity(self) -> float:
-        return float(self.severity.value) if self.stress.value in GRADED else 1.0
-
     def _step(self, done: int, doing: str) -> None:
         self.progress.value, self.progress.description = done, doing
 
-    def _model(self, name: str) -> SpeechModel:
-        if name not in self._models:
-            self._models[name] = load(name, self._ladder, self._device)
-        return self._models[name]
+    def _loaded(self, name: str) -> SpeechModel:
+        return load(name, self._ladder, self._device)
 
-    def _mixture(self, model: SpeechModel, severity: float) -> Mixture:
-        utterance, start = self.utterance.value, float(self.start.value)
-        stress = self.stress.value if severity else "clean"
+    def _mixed(
+        self, samples: int, utterance: Utterance, start: float, stress: str, severity: float
+    ) -> Mixture:
+        wave = read_wave(utterance)[round(start * SAMPLE_RATE) :]
+        if not len(wave):
+            raise ValueError(f"{utterance.path.name}: ends before {start:g} s; choose less")
+        clean = Mixture.of(utterance, wave[:samples])
+        speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
+        return CONDITIONS[stress].at_severity(severity).apply(clean, speakers, SEED)
 
-        def made() -> Mixture:
-            wave = read_wave(utterance)[round(start * SAMPLE_RATE) :]
-            if not len(wave):
-                raise ValueError(f"{utterance.path.name}: ends before {start:g} s; choose less")
-            clean = Mixture.of(utterance, wave[: model.window_samples])
-            speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
-            return CONDITIONS[stress].at_severity(severity or 1.0).apply(clean, speakers, SEED)
+    def _heard(self, model: SpeechModel, mixture: Mixture) -> Window:
+        """A mixture is known by its identity: the same choice gives the same object."""
+        return hear_window(model, mixture.wave)
 
-        key = (model.window_samples, utterance, stress, severity, start)
-        return _kept(self._mixtures, key, made)
-
-    def _inside(self, model: SpeechModel, mixture: Mixture) -> Inside:
-        """What is kept of a mixture, by its identity: the same choice gives the same object."""
-        rule = self.decoding.value
-
-        def seen() -> Inside:
-            window = _kept(
-                self._heard, (model.name, mixture), lambda: hear_window(model, mixture.wave)
-            )
-            return inside_window(model, window, RULES[rule])
-
-        return _kept(self._seen, (model.name, mixture, rule), seen)
+    def _seen(self, model: SpeechModel, mixture: Mixture, rule: str) -> Inside:
+        return inside_window(model, self._window(model, mixture), RULES[rule])
 
     def _load(self, change: object = None) -> None:
         for file in self.upload.value:
@@ -225,16 +210,7 @@ class Explorer:
             self.listening.value = _picture(figure, _listening_told(self.sides, layer, token))
 
 
-def _kept(kept: dict[tuple[object, ...], T], key: tuple[object, ...], make: Callable[[], T]) -> T:
-    """What is kept under a key, made where there is none; of more than ``KEPT`` the first goes."""
-    if key not in kept:
-        kept[key] = make()
-        if len(kept) > KEPT:
-            del kept[next(iter(kept))]
-    return kept[key]
-
-
-def _spectra(sides: dict[str, Inside]) -> tuple[Spectra, int]:
+def spectra_of(sides: Mapping[str, Inside]) -> tuple[Spectra, int]:
     """Eigenvalues (layers, modes) by component and side, of as many first rows on each side."""
     length = min(len(seen.pieces) for seen in sides.values())
     spectra = {
