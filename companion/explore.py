@@ -150,10 +150,10 @@ class Explorer:
         self._step(3, "drawing")
         self.sides = {side: seen for side, (_, seen) in sides.items()}
         spectra, length = spectra_of(self.sides)
-        self.text.value = _told(model, sides, spectra, length)
+        self.text.value = _texts_in_words(model, sides, spectra, length)
         self._choose_from(len(model.layers), max(len(seen.pieces) for seen in self.sides.values()))
         self._draw_listening()
-        self.profile.value = _picture(draw_profile(self.sides), _profiles_told(self.sides))
+        self.profile.value = _picture(draw_profile(self.sides), _profile_in_words(self.sides))
         self.spectra.value = _picture(
             draw_eigenvalues(spectra, length),
             f"Eigenvalues of every layer and component, clean and stressed, of the first {length} "
@@ -207,7 +207,7 @@ class Explorer:
         if self.sides:
             layer, token = self.layer.value - 1, self.token.value - 1
             figure = draw_listening(self.sides, layer, token)
-            self.listening.value = _picture(figure, _listening_told(self.sides, layer, token))
+            self.listening.value = _picture(figure, _listening_in_words(self.sides, layer, token))
 
 
 def spectra_of(sides: Mapping[str, Inside]) -> tuple[Spectra, int]:
@@ -222,7 +222,7 @@ def spectra_of(sides: Mapping[str, Inside]) -> tuple[Spectra, int]:
     return spectra, length
 
 
-def _told(
+def _texts_in_words(
     model: SpeechModel, sides: dict[str, tuple[Mixture, Inside]], spectra: Spectra, length: int
 ) -> str:
     """The texts token by token, what is known of them, and effective ranks: HTML."""
@@ -260,7 +260,7 @@ def _risk(seen: Inside) -> str:
     return "" if seen.risk is None or math.isnan(seen.risk.risk) else f", risk {seen.risk.risk:.2f}"
 
 
-def _listening_told(sides: dict[str, Inside], layer: int, token: int) -> str:
+def _listening_in_words(sides: dict[str, Inside], layer: int, token: int) -> str:
     """What the picture of cross-attention shows, in words."""
     lines = [f"Log-mel and cross-attention, {f'layer {layer + 1}' if layer >= 0 else 'all layers'}"]
     for side, seen in sides.items():
@@ -273,7 +273,7 @@ def _listening_told(sides: dict[str, Inside], layer: int, token: int) -> str:
     return "; ".join(lines) + "."
 
 
-def _profiles_told(sides: dict[str, Inside]) -> str:
+def _profile_in_words(sides: dict[str, Inside]) -> str:
     """What the picture of tokens and layers shows, in words."""
     lines = []
     for side, seen in sides.items():
@@ -285,12 +285,12 @@ def _profiles_told(sides: dict[str, Inside]) -> str:
     return f"Probability and risk by token, gain and alignment by layer. {'. '.join(lines)}."
 
 
-def _picture(figure: Figure, told: str) -> str:
+def _picture(figure: Figure, words: str) -> str:
     """A figure as HTML, with what it shows in words for who does not see it."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
     data = b64encode(file.getvalue()).decode()
-    alt = html.escape(told)
+    alt = html.escape(words)
     return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="max-width: 100%">'
 
 
