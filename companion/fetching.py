@@ -57,7 +57,13 @@ class ResumedDownload:
     def _go_on(self, url: str) -> None:
         start = self._size()
         headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
-        with self._response(url, headers) as response:
+        patience = (min(_PATIENCE, self.timeout), self.timeout)
+        try:
+            response = requests.get(url, headers=headers, stream=True, timeout=patience)
+        except requests.ConnectionError as error:
+            host = urlsplit(url).netloc
+            raise UnreachableError(f"{host} cannot be reached; check the network") from error
+        with response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 return  # nothing is missing; the checksum tells whether it is right
             response.raise_for_status()
@@ -71,14 +77,6 @@ class ResumedDownload:
                 for piece in response.iter_content(_PIECE):
                     file.write(piece)
                     bar.update(len(piece))
-
-    def _response(self, url: str, headers: dict[str, str]) -> requests.Response:
-        patience = (min(_PATIENCE, self.timeout), self.timeout)
-        try:
-            return requests.get(url, headers=headers, stream=True, timeout=patience)
-        except requests.ConnectionError as error:
-            host = urlsplit(url).netloc
-            raise UnreachableError(f"{host} cannot be reached; check the network") from error
 
 
 def retrieve(url: str, folder: Path, checksum: str) -> Path:

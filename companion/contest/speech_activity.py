@@ -8,7 +8,6 @@ sounds, and writes data/results/whisper/speech_activity.parquet. The detector is
 environment.
 """
 
-import argparse
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from companion.measurement.run import batches, stressed
 from companion.measurement.schemas import schema
 from companion.measurement.store import write
 from companion.measurement.texts import Row
-from companion.speech.corpus import SAMPLE_RATE, find_utterances
+from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances
 from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Speakers
 
@@ -58,8 +57,9 @@ def sound(rows: Path, corpus: Path, utterance: str, condition: str) -> Mixture:
     raise ValueError(f"{rows}: no {condition!r} of {utterance!r}; take a row's own")
 
 
+PARAMETERS = Path("params/whisper.yml")
 KINDS = ("contest", "fitting", "recordings")
-"""Measured by which sections."""
+OUTPUT = Path("data/results/whisper/speech_activity.parquet")
 
 
 def speech_rows(settings: ContestSettings) -> Iterator[Row]:
@@ -86,31 +86,23 @@ def speech_rows(settings: ContestSettings) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Measure the sounds of a parameter file."""
-    parser = argparse.ArgumentParser(prog="python -m companion.contest.speech_activity")
-    parser.add_argument("--parameters", type=Path, default=Path("params/whisper.yml"))
-    parser.add_argument(
-        "--output", type=Path, default=Path("data/results/whisper/speech_activity.parquet")
-    )
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    arguments = parser.parse_args()
-    sections = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8"))
-    folder = arguments.parameters.parent
+    """Measure the sounds of the sections ``KINDS``."""
+    sections = yaml.safe_load(PARAMETERS.read_text(encoding="utf-8"))
     rows: list[Row] = []
     parameters: dict[str, object] = {}
-    heard = []
-    for kind in arguments.kinds:
+    utterances: list[Utterance] = []
+    for kind in KINDS:
         values = sections[kind]
         for name in {"ladder", "corpus", "nonspeech"} & values.keys():
-            values[name] = folder / values[name]
-        settings = ContestSettings(model="none", output=arguments.output, **values)
-        heard += [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
+            values[name] = PARAMETERS.parent / values[name]
+        settings = ContestSettings(model="none", output=OUTPUT, **values)
+        utterances += [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
         parameters[kind] = {k: v for k, v in settings.plain().items() if k != "model"}
         rows += speech_rows(settings)
-    meta = {"kind": "voice", "speech": speech_digest(heard), "parameters": parameters}
+    meta = {"kind": "voice", "speech": speech_digest(utterances), "parameters": parameters}
     meta["detector"] = version("silero-vad")
-    write(rows, arguments.output, meta, SPEECH)
-    print(arguments.output)
+    write(rows, OUTPUT, meta, SPEECH)
+    print(OUTPUT)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ writes spectral/thresholds.json. What the fits are worth on other speakers, and 
 they never saw, is said by the contest.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -73,17 +72,12 @@ def _named(values: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     """Fit those of every model that was measured."""
-    parser = argparse.ArgumentParser(prog="python -m companion.contest.thresholds")
-    parser.add_argument("--rows", type=Path, default=Path("data/results/whisper/fitting"))
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where weights may lie")
-    parser.add_argument("--output", type=Path, default=THRESHOLDS)
-    arguments = parser.parse_args()
     models = {
-        path.stem: fitted(path, load(path.stem, arguments.models, choose_device("cpu")))
-        for path in sorted(arguments.rows.glob("*.parquet"))
+        path.stem: fitted(path, load(path.stem, Path("models"), choose_device("cpu")))
+        for path in sorted(Path("data/results/whisper/fitting").glob("*.parquet"))
     }
-    write_text(arguments.output, json.dumps({"models": models}, indent=2) + "\n")
-    print(arguments.output)
+    write_text(THRESHOLDS, json.dumps({"models": models}, indent=2) + "\n")
+    print(THRESHOLDS)
 
 
 if __name__ == "__main__":
