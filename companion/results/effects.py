@@ -1,6 +1,7 @@
 """Effects of stress: Hell against clean, paired by utterance, with intervals over speakers."""
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -146,16 +147,19 @@ def change_columns(name: str, number: Interval, n: int, p: float = np.nan) -> Co
     return {f"delta_{name}": number, f"delta_{name}_p": p, f"delta_{name}_n": n}
 
 
-def observable_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One observable of a table of ``effects``, under names that all observables share.
+def by_observable(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Some observables of a table of ``effects``, one below the other.
 
     Columns ``observable``, ``change``, ``low``, ``high``, ``p``, ``n`` beside those of the row.
     """
-    column = f"delta_{name}"
-    names = {column: "change", f"{column}_speakers": "change_speakers"}
-    names |= {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
-    kept = [other for other in table.columns if not str(other).startswith("delta_")]
-    return table[[*kept, *names]].rename(columns=names).assign(observable=name)
+    about = [column for column in table.columns if not str(column).startswith("delta_")]
+    parts = []
+    for name in names:
+        column = f"delta_{name}"
+        columns = {column: "change", f"{column}_speakers": "change_speakers"}
+        columns |= {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
+        parts.append(table[[*about, *columns]].rename(columns=columns).assign(observable=name))
+    return pd.concat(parts, ignore_index=True)
 
 
 def sides(rows: pd.DataFrame, condition: str) -> pd.DataFrame:

@@ -184,7 +184,7 @@ def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.
         stressed = schemas.SWAPPED if name == schemas.SWAPPED else condition
         of = control_effects if name in DRAWN else effects.effects
         tables.append(of(part, stressed).assign(source=name))
-    long = pd.concat([effects.observable_rows(table, name) for table in tables for name in seen])
+    long = pd.concat([effects.by_observable(table, seen) for table in tables])
     long["draws"] = long.draws.fillna(1).astype(int)
     known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))
     return long[known].sort_values([*EFFECT, "source", "length"], ignore_index=True)

@@ -61,7 +61,7 @@ def decisions(rows: pd.DataFrame, score: Score, default: str, policy: str) -> di
 ]:  # fmt: skip
     """What a guard makes of every sound, by utterance and condition."""
     return {
-        sound: guarded(chosen[default], chosen.__getitem__, POLICIES[policy])
+        sound: guarded(chosen[default], chosen.__getitem__, policy)
         for sound, chosen in attempts(rows, score).items()
     }
 

@@ -43,8 +43,8 @@ Columns = dict[str, Any]
 Values: TypeAlias = pd.Series | pd.Index | np.ndarray
 
 
-def as_table(rows: Iterable[Columns], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Rows as a table; without rows ``columns``.
+def as_table(rows: Iterable[Columns]) -> pd.DataFrame:
+    """Rows as a table.
 
     An ``Interval`` is the columns name, name_low and name_high, and name_speakers: all of it.
     """
@@ -57,7 +57,7 @@ def as_table(rows: Iterable[Columns], columns: Sequence[str] = ()) -> pd.DataFra
                 cells |= {name: value.estimate, f"{name}_low": value.low}
                 cells |= {f"{name}_high": value.high, f"{name}_speakers": value}
         made.append(cells)
-    return pd.DataFrame(made, columns=None if made else list(columns))
+    return pd.DataFrame(made)
 
 
 def rows_by(

@@ -64,13 +64,11 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     nothing has changed, by definition.
     """
     tables = [
-        effects.observable_rows(table, observable)
+        effects.effects(rows, name).assign(family=family, severity=severity)
         for family in families
         for name, severity in severities(rows, family).items() if severity > 0
-        for table in [effects.effects(rows, name).assign(family=family, severity=severity)]
-        for observable in effects.known_in(rows)
     ]  # fmt: skip
-    changes = pd.concat(tables, ignore_index=True)
+    changes = effects.by_observable(pd.concat(tables), effects.known_in(rows))
     first = changes[changes.severity == 1]
     nothing = dict.fromkeys(["severity", "change", "low", "high"], 0.0)
     first = first.assign(**nothing, p=1.0, tokens_stressed=first.tokens_clean)
