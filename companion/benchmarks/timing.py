@@ -62,8 +62,8 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
     Ways take turns. Each is called once before, and one that is done within ``_SHORT`` again
     before each of its turns: the others have emptied the caches meanwhile, and what a kernel does
     in a loop is what counts. A pause before every turn lets the threads of the way before fall
-    asleep: those of numpy's library spin on for a while, on cores that are needed. One whose share
-    is below one is extrapolated, and says so.
+    asleep: those of numpy's library spin on for a while, on cores that are needed. One whose
+    fraction is below one is extrapolated, and says so.
     ``peak_bytes`` is the most memory a call had in use, on CUDA alone.
     """
     seconds: dict[str, list[float]] = {name: [] for name in case.ways}

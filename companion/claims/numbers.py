@@ -323,19 +323,11 @@ def hypothesis(name: str, network: str = TRAINED) -> Number:
 
 def unstable_rise(network: str = TRAINED) -> Number:
     """Unstable dimensions in Hell minus those on clean speech, of all: ``mean`` over layers."""
-
-    def read(tables: Tables, model: str) -> Interval:
-        where = {"model": model, "network": network, "condition": [STRESS, "clean"]}
-        rows = chosen(tables, "propagators", ["layer", *with_bounds("unstable")], **where)
-        layers = [layer.set_index("condition") for _, layer in rows.groupby("layer")]
-        if not layers or any(sorted(layer.index) != ["clean", STRESS] for layer in layers):
-            raise NotMeasured(f"there are no layers of {model} on both sides")
-        pairs = (
-            [of(layer.loc[side], "unstable") for side in (STRESS, "clean")] for layer in layers
-        )
-        return mean([difference(*pair) for pair in pairs])
-
-    return per_model("propagators", read)
+    stressed, clean = (
+        average("propagators", "unstable", network=network, condition=condition)
+        for condition in (STRESS, "clean")
+    )
+    return stressed - clean
 
 
 def distance(quantity: str, column: str, network: str = TRAINED) -> Number:

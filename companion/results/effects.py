@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 
 from companion.measurement.schemas import REFERENCE_CONDITION, SHUFFLED
 from companion.results import intervals
-from companion.results.intervals import Columns, Interval, interval, rows_by, weighted_mean
+from companion.results.intervals import Columns, Interval, rows_by, weighted_mean
 from companion.stress.scoring import Outcome
 
 RAW, MATCHED = "raw", "length-matched"
@@ -207,25 +206,18 @@ def pair_weights(
 
 def _pair_columns(group: pd.DataFrame) -> Columns:
     tokens = [group[f"tokens_{side}"].to_numpy(int) for side in SIDES]
-    once = np.ones((1, len(group)))
-    pairs = pair_weights(once, tokens, [np.ones(len(group), bool)] * 2)
+    weights, speakers = intervals.deletions(group.speaker.to_numpy()), np.unique(group.speaker)
+    pairs = pair_weights(weights[:1], tokens, [np.ones(len(group), bool)] * 2)
     row: Columns = {"length": PAIRS}
-    for side, weights, length in zip(SIDES, pairs, tokens, strict=True):
-        row[f"tokens_{side}"] = float(weighted_mean(weights, length)[0])
+    for side, once, length in zip(SIDES, pairs, tokens, strict=True):
+        row[f"tokens_{side}"] = float(weighted_mean(once, length)[0])
     for name in known_observables(group):
         values = [group[f"{name}_{side}"].to_numpy() for side in SIDES]
-        statistic = partial(_change_of_pairs, name=name, tokens=tokens, values=values)
-        partners = pair_weights(once, tokens, [np.isfinite(side) for side in values])
-        fewer = min(int((side > 0).sum()) for side in partners)
-        row |= change_columns(name, interval(statistic, group.speaker.to_numpy()), fewer)
+        pairs = pair_weights(weights, tokens, [np.isfinite(side) for side in values])
+        changes = change(name, *map(weighted_mean, pairs, values))
+        fewer = min(int((side[0] > 0).sum()) for side in pairs)
+        row |= change_columns(name, intervals.jackknife(changes, speakers), fewer)
     return row
-
-
-def _change_of_pairs(
-    weights: np.ndarray, name: str, tokens: list[np.ndarray], values: list[np.ndarray]
-) -> np.ndarray:
-    pairs = pair_weights(weights, tokens, [np.isfinite(side) for side in values])
-    return change(name, *map(weighted_mean, pairs, values))
 
 
 def outcomes_of(rows: pd.DataFrame, condition: str) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from companion.results.tables import without_speakers
 from spectral.monitor import CONFIDENCE, Score
 
 FALLBACK = "transcribe's fallback"
-VOICE = "silero-vad"
+DETECTOR = "silero-vad"
 GUARD = "guard: "
 """Before the name of a policy."""
 
@@ -87,7 +87,7 @@ def returned(
         bad = (first.compression_ratio > 2.4) | (first.average_log_probability < -1)
         tables.append(_dropping(first, bad.to_numpy(), FALLBACK))
         if "speech_fraction" in rows:
-            tables.append(_dropping(first, (first.speech_fraction == 0).to_numpy(), VOICE))
+            tables.append(_dropping(first, (first.speech_fraction == 0).to_numpy(), DETECTOR))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -230,7 +230,7 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
 def targets(
     rows: pd.DataFrame, condition: str, stress_rows: pd.DataFrame, milder: str
 ) -> dict[str, Ratio]:
-    """Word error in ``condition``; word error and candidate share in ``milder``, all in %.
+    """Word error in ``condition``; word error and candidates in ``milder``, all in %.
 
     A milder stress counts for the models that it makes invent something, but not always: at
     a fraction of 0 or 100 % candidates say nothing about how prone a model is.

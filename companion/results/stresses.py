@@ -93,7 +93,7 @@ def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
     fainter one. Where 10 % are reached below the faintest level, or 90 % above the loudest,
     ``width_db`` is the least that it can be, ``whole`` is false, and the interval has no upper end;
     where 10 % are never reached, even without one speaker, there is none. The width is smooth in
-    the weights but where a level or a share is just reached.
+    the weights but where a level or a fraction is just reached.
     """
     levels = {name: _level_db(name) for name, dose in severities(rows, NOISE).items() if dose > 0}
 
@@ -124,7 +124,7 @@ def _level_db(name: str) -> float:
 
 
 def _reached(levels: np.ndarray, fractions: np.ndarray, fraction: float) -> np.ndarray:
-    """The levels at which rising shares (rows, levels) reach one, an end where it lies beyond.
+    """Where rising fractions (rows, levels) reach ``fraction``, an end where it lies beyond.
 
     NaN where even the least of the passage is never reached.
     """
