@@ -27,7 +27,7 @@ from companion.figures.explore import (
 from companion.measurement.run import spread
 from companion.measurement.texts import text_columns
 from companion.models.capture import COMPONENTS
-from companion.models.inside import Inside, Window, hear_window, inside_window
+from companion.models.inside import Inside, hear_window, inside_window
 from companion.models.loading import available, choose_device, is_here, load
 from companion.models.published import PUBLISHED
 from companion.models.rules import RULES
@@ -67,16 +67,21 @@ class Explorer:
     """
 
     def __init__(self, ladder: Path, corpora: Sequence[Path], device: str = "auto") -> None:
-        self._ladder, self._device = ladder, choose_device(device)
+        self._device = choose_device(device)
         names = [*(name for name in PUBLISHED if is_here(name, ladder)), *available(ladder)]
         spoken = [find_utterances(folder).utterances for folder in corpora if folder.is_dir()]
         if not spoken:
             raise FileNotFoundError(f"{[*map(str, corpora)]}: no such folders; name one of speech")
         self._speakers = {u.id: Speakers(corpus) for corpus in spoken for u in corpus}
-        self._model = cache(self._loaded)
+        self._model = cache(lambda name: load(name, ladder, self._device))
         self._mixture = lru_cache(KEPT)(self._mixed)
-        self._window = lru_cache(KEPT)(self._heard)
-        self._inside = lru_cache(KEPT)(self._seen)
+        # mixtures are known by their identity: the same choice gives the same object
+        self._window = lru_cache(KEPT)(lambda model, mixture: hear_window(model, mixture.wave))
+        self._inside = lru_cache(KEPT)(
+            lambda model, mixture, rule: inside_window(
+                model, self._window(model, mixture), RULES[rule]
+            )
+        )
         self.sides: dict[str, Inside] = {}
         listed = [
             (f"{utterance.id}: {utterance.reference.lower()}", utterance)
@@ -164,9 +169,6 @@ class Explorer:
     def _step(self, done: int, doing: str) -> None:
         self.progress.value, self.progress.description = done, doing
 
-    def _loaded(self, name: str) -> SpeechModel:
-        return load(name, self._ladder, self._device)
-
     def _mixed(
         self, samples: int, utterance: Utterance, start: float, stress: str, severity: float
     ) -> Mixture:
@@ -176,13 +178,6 @@ class Explorer:
         clean = Mixture.of(utterance, wave[:samples])
         speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
         return CONDITIONS[stress].at_severity(severity).apply(clean, speakers, SEED)
-
-    def _heard(self, model: SpeechModel, mixture: Mixture) -> Window:
-        """A mixture is known by its identity: the same choice gives the same object."""
-        return hear_window(model, mixture.wave)
-
-    def _seen(self, model: SpeechModel, mixture: Mixture, rule: str) -> Inside:
-        return inside_window(model, self._window(model, mixture), RULES[rule])
 
     def _load(self, change: object = None) -> None:
         for file in self.upload.value:

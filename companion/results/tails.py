@@ -33,11 +33,9 @@ def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     table = []
     for about, speakers, logs in _log_ratios(rows, condition):
         for part, modes in PARTS.items():
-            known = np.isfinite(logs[:, modes])
-            counts = known.sum(1)
-            sums = np.where(known, logs[:, modes], 0.0).sum(1)
-            means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
-            (ratio,) = _ratios(means[:, None], speakers)
+            of_part = pd.DataFrame(logs[:, modes])
+            counts = of_part.count(axis=1)
+            (ratio,) = _ratios(of_part.mean(axis=1).to_numpy()[:, None], speakers)
             n = int((counts > 0).sum())
             place = {"part": part, "n": n, "modes": counts.sum() / max(n, 1)}
             table.append(about | place | {"ratio": ratio})
