@@ -17,6 +17,7 @@ A main figure is one column of print wide (``COLUMN``), or two where it has pane
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+from PIL.PngImagePlugin import putchunk
 
 from companion.measurement.store import whole_or_absent
 from companion.results.effects import size_of
@@ -407,13 +409,12 @@ def as_png(image: Image.Image) -> bytes:
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 3 if few else 2, 0, 0, 0),
         b"pHYs": struct.pack(">IIB", metre, metre, 1),
-        b"PLTE": colours.tobytes() if few else b"",
+        **({b"PLTE": colours.tobytes()} if few else {}),
         b"IDAT": packed,
         b"IEND": b"",
     }
-    written = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks.items()
-        if body or kind != b"PLTE"
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+    file = BytesIO()
+    file.write(b"\x89PNG\r\n\x1a\n")
+    for kind, body in chunks.items():
+        putchunk(file, kind, body)
+    return file.getvalue()

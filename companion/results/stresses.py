@@ -11,7 +11,7 @@ from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results import effects, intervals, transcripts
 from companion.results.effects import KEY, RAW, SIDES
 from companion.results.intervals import NOTHING, Columns, as_table, groups_by, rows_by
-from companion.results.shapes import FLAT, SMOOTH, STEP, shape
+from companion.results.shapes import shape
 from companion.results.transcripts import MODEL, TRANSCRIPT, TRANSCRIPT_VALUES
 from companion.stress.conditions import condition, split_severity
 from companion.stress.perturbations import GaussianNoise
@@ -29,7 +29,7 @@ EFFECTS = tuple(" x ".join(subset) for subset in _SUBSETS)
 DIFFERS, BY_LENGTH = "differs", "explained by length"
 ALIKE, TOO_FEW = "no difference seen", "too few"
 _PASSAGE = (10.0, 90.0)
-_COURSE = [*KEY, "observable"]
+_CURVE = [*KEY, "observable"]
 _UNITS = ["speaker", "utterance"]
 
 
@@ -72,7 +72,7 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     first = changes[changes.severity == 1]
     nothing = dict.fromkeys(["severity", "change", "low", "high"], 0.0)
     first = first.assign(**nothing, p=1.0, tokens_stressed=first.tokens_clean)
-    keys = ["family", *_COURSE, "severity"]
+    keys = ["family", *_CURVE, "severity"]
     return pd.concat([first, changes]).sort_values(keys, ignore_index=True)
 
 
@@ -155,37 +155,26 @@ def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
                  for name in (REFERENCE_CONDITION, family)]  # fmt: skip
         for along, of, curves in axes:
             for key, means in speakers_means(curves):
-                about = dict(zip(_COURSE, key, strict=True)) | {"along": along}
-                table.append(about | _shape_columns(means) | {"of": of})
+                about = dict(zip(_CURVE, key, strict=True)) | {"along": along}
+                about |= {"points": means.shape[1], "speakers": len(means)}
+                x = means.columns.to_numpy(float)
+                table.append(about | shape(means.to_numpy(float), x) | {"of": of})
     kept = as_table(table).drop(columns="margin_speakers")
-    return kept.drop_duplicates([*_COURSE, "along", "of"], ignore_index=True)
+    return kept.drop_duplicates([*_CURVE, "along", "of"], ignore_index=True)
 
 
 def speakers_means(curves: pd.DataFrame) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
-    """The speakers' means of every ``_COURSE``, a column per point of the axis ``x``."""
+    """The speakers' means of every ``_CURVE``, a column per point of the axis ``x``."""
     for _, group in curves.groupby(MODEL):  # models differ in depth
-        wide = group.pivot(index=[*_COURSE, *_UNITS], columns="x", values="value")
-        means = wide.dropna().groupby([*_COURSE, "speaker"]).mean()
-        known = dict(iter(means.groupby(_COURSE)))
-        for key in wide.groupby(_COURSE).groups:  # also those without a value at every point
+        wide = group.pivot(index=[*_CURVE, *_UNITS], columns="x", values="value")
+        means = wide.dropna().groupby([*_CURVE, "speaker"]).mean()
+        known = dict(iter(means.groupby(_CURVE)))
+        for key in wide.groupby(_CURVE).groups:  # also those without a value at every point
             yield key, known.get(key, means.iloc[:0])
 
 
-def _shape_columns(means: pd.DataFrame) -> Columns:
-    x = means.columns.to_numpy(float)
-    decided = shape(means.to_numpy(float), x)
-    return {
-        "points": len(x),
-        "speakers": len(means),
-        "verdict": decided.verdict,
-        **{f"bic_{name.replace(' ', '_')}": decided.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
-        "step_after": x[decided.place - 1] if decided.place else np.nan,
-        "margin": decided.margin,
-    }
-
-
 def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
-    """Every utterance: columns of ``_COURSE``, speaker, utterance, value, and severity as x."""
+    """Every utterance: columns of ``_CURVE``, speaker, utterance, value, and severity as x."""
     tables = []
     for name, severity in doses.items():
         means = effects.layer_means(rows, name) if severity > 0 else pd.DataFrame()
@@ -203,7 +192,7 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
 
 
 def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every utterance by layer: columns of ``_COURSE``, speaker, utterance, value, and layer x."""
+    """Every utterance by layer: columns of ``_CURVE``, speaker, utterance, value, and layer x."""
     raw = rows[rows.matched_with == ""].assign(length=RAW, x=rows.layer)
     return pd.concat(
         raw[[*KEY, *_UNITS, "x"]].assign(observable=name, value=effects.observed(raw, name))
