@@ -170,7 +170,7 @@ def guarded(first: Attempt, decode: Decode, policy: str) -> Guarded:
 
 def agree(text: str, again: str) -> bool:
     """Whether two texts of one sound have the same words, but for half of them at most."""
-    texts = [without_annotations(transcript_words) for transcript_words in (text, again)]
+    texts = [without_annotations(transcript) for transcript in (text, again)]
     if not all(map(normalise, texts)):
         return False
     return max(wer(*texts), wer(*reversed(texts))) <= DISAGREEMENT
@@ -213,13 +213,12 @@ class Guard:
         Raises ValueError for a wave of another shape, or with NaN or infinity.
         """
         wave = np.asarray(wave, np.float32)
-        if wave.ndim != 1 or not (finite := np.isfinite(wave)).all():
-            bad = (
-                f"{int((~finite).sum())} samples that are NaN or infinite" if wave.ndim == 1 else ""
-            )
+        missing, shape = int((~np.isfinite(wave)).sum()), f"shape {wave.shape}"
+        if wave.ndim != 1 or missing:
+            bad = f"{missing} samples that are NaN or infinite" if wave.ndim == 1 else shape
             raise ValueError(
-                f"the wave has {bad or f'shape {wave.shape}'}; give finite samples (samples,) at "
-                "16 kHz, of several channels the mean"
+                f"the wave has {bad}; give finite samples (samples,) at 16 kHz, of several "
+                "channels the mean"
             )
         return [self._window(piece) for piece in windows(wave, self._model.window_samples)]
 
