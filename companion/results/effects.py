@@ -81,8 +81,7 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     present = known_in(rows)
     kept = kept.assign(**{name: observed(kept, name) for name in present})
     groups = kept.groupby([*KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
-    averages = groups.mean().where(groups.count().eq(groups.size(), axis=0))
-    wide = averages.unstack("side")
+    wide = groups.mean(skipna=False).unstack("side")
     wide.columns = [f"{observable}_{side}" for observable, side in wide.columns]
     return wide.reset_index()
 

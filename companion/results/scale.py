@@ -221,7 +221,7 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
     ratios = {}
     for name, value in zip(PREDICTORS, values, strict=True):
         groups = clean.assign(value=value).groupby(["utterance", "speaker", "model"]).value
-        wide = groups.mean().where(groups.count() == groups.size()).unstack("model")
+        wide = groups.mean(skipna=False).unstack("model")
         wholes = wide.notna().mul(np.isfinite(wide).all(axis=1), axis=0).astype(float)
         ratios[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
     return ratios
