@@ -7,10 +7,10 @@ import html
 import math
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -27,7 +27,7 @@ from companion.figures.explore import (
 from companion.measurement.run import spread
 from companion.measurement.texts import text_columns
 from companion.models.capture import COMPONENTS
-from companion.models.inside import Inside, Window, hear_window, inside_window
+from companion.models.inside import Inside, hear_window, inside_window
 from companion.models.loading import available, choose_device, is_here, load
 from companion.models.published import PUBLISHED
 from companion.models.rules import RULES
@@ -36,8 +36,6 @@ from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances, rea
 from companion.stress.conditions import CONDITIONS, GRADED
 from companion.stress.mixture import Mixture, Speakers
 from spectral import effective_rank, eigenvalues
-
-T = TypeVar("T")
 
 SEED = 0
 LISTED, KEPT = 200, 24  # utterances of a corpus to choose from; sounds that stay as heard
@@ -69,18 +67,27 @@ class Explorer:
     """
 
     def __init__(self, ladder: Path, corpora: Sequence[Path], device: str = "auto") -> None:
-        self._ladder, self._device = ladder, choose_device(device)
+        self._device = choose_device(device)
         names = [*(name for name in PUBLISHED if is_here(name, ladder)), *available(ladder)]
-        found = [find_utterances(folder).utterances for folder in corpora if folder.is_dir()]
-        if not found:
+        spoken = [find_utterances(folder).utterances for folder in corpora if folder.is_dir()]
+        if not spoken:
             raise FileNotFoundError(f"{[*map(str, corpora)]}: no such folders; name one of speech")
-        self._speakers = {one.id: Speakers(each) for each in found for one in each}
-        self._models: dict[str, SpeechModel] = {}
-        self._mixtures: dict[tuple[object, ...], Mixture] = {}
-        self._heard: dict[tuple[object, ...], Window] = {}
-        self._seen: dict[tuple[object, ...], Inside] = {}
+        self._speakers = {u.id: Speakers(corpus) for corpus in spoken for u in corpus}
+        self._model = cache(lambda name: load(name, ladder, self._device))
+        self._mixture = lru_cache(KEPT)(self._mixed)
+        # mixtures are known by their identity: the same choice gives the same object
+        self._window = lru_cache(KEPT)(lambda model, mixture: hear_window(model, mixture.wave))
+        self._inside = lru_cache(KEPT)(
+            lambda model, mixture, rule: inside_window(
+                model, self._window(model, mixture), RULES[rule]
+            )
+        )
         self.sides: dict[str, Inside] = {}
-        listed = [(f"{u.id}: {u.reference.lower()}", u) for e in found for u in spread(e, LISTED)]
+        listed = [
+            (f"{utterance.id}: {utterance.reference.lower()}", utterance)
+            for corpus in spoken
+            for utterance in spread(corpus, LISTED)
+        ]
         rules = [name for name, rule in RULES.items() if not rule.by_library]
         wide = {"layout": {"width": "48%"}, "style": {"description_width": "6em"}}
         self.model = widgets.Dropdown(options=names, description="model", **wide)
@@ -125,14 +132,17 @@ class Explorer:
         try:
             self._step(0, f"loading {self.model.value}")
             model = self._model(self.model.value)
-            severities = {"clean": 0.0, "stressed": self._severity}
-            sounds = {side: self._mixture(model, each) for side, each in severities.items()}
+            severity = self.severity.value if self.stress.value in GRADED else 1.0
+            chosen = (self.stress.value, severity) if severity else ("clean", 1.0)
+            stresses = {"clean": ("clean", 1.0), "stressed": chosen}
+            about = model.window_samples, self.utterance.value, float(self.start.value)
+            sounds = {side: self._mixture(*about, *stress) for side, stress in stresses.items()}
             for side, mixture in sounds.items():
                 self.sound[side].value = _wav(mixture.wave[: model.window_samples])
             sides = {}
             for i, (side, mixture) in enumerate(sounds.items()):
                 self._step(i + 1, f"hearing it {side}")
-                sides[side] = mixture, self._inside(model, mixture)
+                sides[side] = mixture, self._inside(model, mixture, self.decoding.value)
         except (ValueError, OSError) as error:
             self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
             self.sides, self.text.value = {}, ""
@@ -144,11 +154,11 @@ class Explorer:
             return
         self._step(3, "drawing")
         self.sides = {side: seen for side, (_, seen) in sides.items()}
-        spectra, length = _spectra(self.sides)
-        self.text.value = _told(model, sides, spectra, length)
+        spectra, length = spectra_of(self.sides)
+        self.text.value = _texts_in_words(model, sides, spectra, length)
         self._choose_from(len(model.layers), max(len(seen.pieces) for seen in self.sides.values()))
         self._draw_listening()
-        self.profile.value = _picture(draw_profile(self.sides), _profiles_told(self.sides))
+        self.profile.value = _picture(draw_profile(self.sides), _profile_in_words(self.sides))
         self.spectra.value = _picture(
             draw_eigenvalues(spectra, length),
             f"Eigenvalues of every layer and component, clean and stressed, of the first {length} "
@@ -156,94 +166,58 @@ class Explorer:
         )
         self._step(4, "ready")
 
-    @property
-    def _severity(self) -> float:
-        return float(self.severity.value) if self.stress.value in GRADED else 1.0
-
     def _step(self, done: int, doing: str) -> None:
         self.progress.value, self.progress.description = done, doing
 
-    def _model(self, name: str) -> SpeechModel:
-        if name not in self._models:
-            self._models[name] = load(name, self._ladder, self._device)
-        return self._models[name]
-
-    def _mixture(self, model: SpeechModel, severity: float) -> Mixture:
-        utterance, start = self.utterance.value, float(self.start.value)
-        stress = self.stress.value if severity else "clean"
-
-        def made() -> Mixture:
-            wave = read_wave(utterance)[round(start * SAMPLE_RATE) :]
-            if not len(wave):
-                raise ValueError(f"{utterance.path.name}: ends before {start:g} s; choose less")
-            clean = Mixture.of(utterance, wave[: model.window_samples])
-            speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
-            return CONDITIONS[stress].at_severity(severity or 1.0).apply(clean, speakers, SEED)
-
-        key = (model.window_samples, utterance, stress, severity, start)
-        return _kept(self._mixtures, key, made)
-
-    def _inside(self, model: SpeechModel, mixture: Mixture) -> Inside:
-        """What is kept of a mixture, by its identity: the same choice gives the same object."""
-        rule = self.decoding.value
-
-        def seen() -> Inside:
-            window = _kept(
-                self._heard, (model.name, mixture), lambda: hear_window(model, mixture.wave)
-            )
-            return inside_window(model, window, RULES[rule])
-
-        return _kept(self._seen, (model.name, mixture, rule), seen)
+    def _mixed(
+        self, samples: int, utterance: Utterance, start: float, stress: str, severity: float
+    ) -> Mixture:
+        wave = read_wave(utterance)[round(start * SAMPLE_RATE) :]
+        if not len(wave):
+            raise ValueError(f"{utterance.path.name}: ends before {start:g} s; choose less")
+        clean = Mixture.of(utterance, wave[:samples])
+        speakers = self._speakers.get(utterance.id) or next(iter(self._speakers.values()))
+        return CONDITIONS[stress].at_severity(severity).apply(clean, speakers, SEED)
 
     def _load(self, change: object = None) -> None:
         for file in self.upload.value:
             try:
-                own = uploaded(file["name"], bytes(file["content"]))
+                recording = uploaded(file["name"], bytes(file["content"]))
             except ValueError as error:
                 self.message.value = f"<b role=alert>{html.escape(str(error))}</b>"
             else:
-                self.utterance.options = [(f"yours: {own.id}", own), *self.utterance.options]
-                self.utterance.value = own
+                first = (f"yours: {recording.id}", recording)
+                self.utterance.options = [first, *self.utterance.options]
+                self.utterance.value = recording
 
     def _choose_from(self, layers: int, tokens: int) -> None:
         wanted = [("mean of all", 0), *((str(i), i) for i in range(1, layers + 1))]
-        for control in (self.layer, self.token):
-            control.unobserve(self._draw_listening, "value")
+        sides, self.sides = self.sides, {}  # nothing is drawn meanwhile
         if [*self.layer.options] != wanted:
             self.layer.options = wanted
         self.token.max = max(tokens, 1)
-        for control in (self.layer, self.token):
-            control.observe(self._draw_listening, "value")
+        self.sides = sides
 
     def _draw_listening(self, change: object = None) -> None:
         if self.sides:
             layer, token = self.layer.value - 1, self.token.value - 1
             figure = draw_listening(self.sides, layer, token)
-            self.listening.value = _picture(figure, _listening_told(self.sides, layer, token))
+            self.listening.value = _picture(figure, _listening_in_words(self.sides, layer, token))
 
 
-def _kept(kept: dict[tuple[object, ...], T], key: tuple[object, ...], make: Callable[[], T]) -> T:
-    """What is kept under a key, made where there is none; of more than ``KEPT`` the first goes."""
-    if key not in kept:
-        kept[key] = make()
-        if len(kept) > KEPT:
-            del kept[next(iter(kept))]
-    return kept[key]
-
-
-def _spectra(sides: dict[str, Inside]) -> tuple[Spectra, int]:
+def spectra_of(sides: Mapping[str, Inside]) -> tuple[Spectra, int]:
     """Eigenvalues (layers, modes) by component and side, of as many first rows on each side."""
     length = min(len(seen.pieces) for seen in sides.values())
-    found = {
+    spectra = {
         kind: {
             side: eigenvalues(seen.activations[kind][:, :length]) for side, seen in sides.items()
         }
         for kind in (COMPONENTS if length > 1 else ())
     }
-    return found, length
+    return spectra, length
 
 
-def _told(
+def _texts_in_words(
     model: SpeechModel, sides: dict[str, tuple[Mixture, Inside]], spectra: Spectra, length: int
 ) -> str:
     """The texts token by token, what is known of them, and effective ranks: HTML."""
@@ -253,8 +227,8 @@ def _told(
         about = text_columns(model, mixture, seen.transcript)
         scored = f"WER {about['wer']:.2f}, {about['outcome']}; " if reference else ""
         ranks = ", ".join(
-            f"{kind.replace('_', '-')} {effective_rank(own[side], _MODES).mean():.2f}"
-            for kind, own in spectra.items()
+            f"{kind.replace('_', '-')} {effective_rank(of_sides[side], _MODES).mean():.2f}"
+            for kind, of_sides in spectra.items()
         )
         written = "".join(map(_piece, seen.pieces, seen.probabilities)) or "nothing"
         lines.append(
@@ -281,7 +255,7 @@ def _risk(seen: Inside) -> str:
     return "" if seen.risk is None or math.isnan(seen.risk.risk) else f", risk {seen.risk.risk:.2f}"
 
 
-def _listening_told(sides: dict[str, Inside], layer: int, token: int) -> str:
+def _listening_in_words(sides: dict[str, Inside], layer: int, token: int) -> str:
     """What the picture of cross-attention shows, in words."""
     lines = [f"Log-mel and cross-attention, {f'layer {layer + 1}' if layer >= 0 else 'all layers'}"]
     for side, seen in sides.items():
@@ -294,25 +268,25 @@ def _listening_told(sides: dict[str, Inside], layer: int, token: int) -> str:
     return "; ".join(lines) + "."
 
 
-def _profiles_told(sides: dict[str, Inside]) -> str:
+def _profile_in_words(sides: dict[str, Inside]) -> str:
     """What the picture of tokens and layers shows, in words."""
     lines = []
     for side, seen in sides.items():
         rows = {name: seen.profile[name] for name in PROFILE if name in seen.profile}
         if seen.risk is not None:
             rows["risk of tokens"] = np.array(seen.risk.risks)
-        said = (f"{name} {', '.join(f'{x:.2f}' for x in values)}" for name, values in rows.items())
-        lines.append(f"{side}: {'; '.join(said) or 'none'}")
+        read = (f"{name} {', '.join(f'{x:.2f}' for x in values)}" for name, values in rows.items())
+        lines.append(f"{side}: {'; '.join(read) or 'none'}")
     return f"Probability and risk by token, gain and alignment by layer. {'. '.join(lines)}."
 
 
-def _picture(figure: Figure, told: str) -> str:
+def _picture(figure: Figure, words: str) -> str:
     """A figure as HTML, with what it shows in words for who does not see it."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
     data = b64encode(file.getvalue()).decode()
-    said = html.escape(told)
-    return f'<img alt="{said}" src="data:image/png;base64,{data}" style="max-width: 100%">'
+    alt = html.escape(words)
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="max-width: 100%">'
 
 
 def _wav(wave: np.ndarray) -> bytes:

@@ -57,28 +57,26 @@ class ResumedDownload:
     def _go_on(self, url: str) -> None:
         start = self._size()
         headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
-        with self._answer(url, headers) as answer:
-            if answer.status_code == requests.codes.requested_range_not_satisfiable:
+        patience = (min(_PATIENCE, self.timeout), self.timeout)
+        try:
+            response = requests.get(url, headers=headers, stream=True, timeout=patience)
+        except requests.ConnectionError as error:
+            host = urlsplit(url).netloc
+            raise UnreachableError(f"{host} cannot be reached; check the network") from error
+        with response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
                 return  # nothing is missing; the checksum tells whether it is right
-            answer.raise_for_status()
-            resumed = answer.status_code == requests.codes.partial_content
+            response.raise_for_status()
+            resumed = response.status_code == requests.codes.partial_content
             start = start if resumed else 0
-            total = start + int(answer.headers.get("Content-Length", 0))
+            total = start + int(response.headers.get("Content-Length", 0))
             bar = tqdm(
                 desc=self.part.stem, total=total or None, initial=start, unit="B", unit_scale=True
             )
             with bar, self.part.open("ab" if resumed else "wb") as file:
-                for piece in answer.iter_content(_PIECE):
+                for piece in response.iter_content(_PIECE):
                     file.write(piece)
                     bar.update(len(piece))
-
-    def _answer(self, url: str, headers: dict[str, str]) -> requests.Response:
-        patience = (min(_PATIENCE, self.timeout), self.timeout)
-        try:
-            return requests.get(url, headers=headers, stream=True, timeout=patience)
-        except requests.ConnectionError as error:
-            host = urlsplit(url).netloc
-            raise UnreachableError(f"{host} cannot be reached; check the network") from error
 
 
 def retrieve(url: str, folder: Path, checksum: str) -> Path:
@@ -90,11 +88,11 @@ def retrieve(url: str, folder: Path, checksum: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(urlsplit(url).path).name
-    found = pooch.retrieve(
+    path = pooch.retrieve(
         url,
         known_hash=checksum if ":" in checksum else f"sha256:{checksum}",
         fname=name,
         path=folder,
         downloader=ResumedDownload(folder / f"{name}.part"),
     )
-    return Path(found)
+    return Path(path)

@@ -99,14 +99,6 @@ Decode = Callable[[str], Attempt]
 """The sound in another way: ``unrestricted``, ``SHIFTED``, or ``TEMPERATURE`` and a number."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What is done about a text that alarms, or, where ``asks``, that is doubted."""
-
-    act: Callable[[Attempt, Decode], Guarded]
-    asks: bool = False
-
-
 def tell(first: Attempt, decode: Decode) -> Guarded:
     """Return the text, and say that it alarms."""
     return _judged(Decision.TOLD, first.text, "", first)
@@ -161,25 +153,24 @@ def confirm(first: Attempt, decode: Decode) -> Guarded:
     return _judged(Decision.CONFIRMED, first.text, why, *attempts)
 
 
-POLICIES: Mapping[str, Policy] = {
-    "tell": Policy(tell), "drop": Policy(drop), "draw": Policy(draw),
-    "annotate": Policy(annotate), "confirm": Policy(confirm), "doubt": Policy(confirm, asks=True),
+TELL, DEFAULT = "tell", "doubt"
+POLICIES: Mapping[str, Callable[[Attempt, Decode], Guarded]] = {
+    TELL: tell, "drop": drop, "draw": draw, "annotate": annotate, "confirm": confirm,
+    DEFAULT: confirm,
 }  # fmt: skip
-"""What can be done about a text; ``doubt`` confirms more of them than ``confirm``."""
-
-DEFAULT = "doubt"
+"""What is done about a text that alarms; ``doubt`` confirms those that are doubted, too."""
 
 
-def guarded(first: Attempt, decode: Decode, policy: Policy) -> Guarded:
-    """The text where it is not doubted, and else what the policy makes of it."""
-    if not (first.doubted if policy.asks else first.alarm):
+def guarded(first: Attempt, decode: Decode, policy: str) -> Guarded:
+    """The text where it is not doubted, and else what one of ``POLICIES`` makes of it."""
+    if not (first.doubted if policy == DEFAULT else first.alarm):
         return Guarded(first.text, Decision.KEPT, "does not alarm", (first,))
-    return policy.act(first, decode)
+    return POLICIES[policy](first, decode)
 
 
 def agree(text: str, again: str) -> bool:
     """Whether two texts of one sound have the same words, but for half of them at most."""
-    texts = [without_annotations(transcript_words) for transcript_words in (text, again)]
+    texts = [without_annotations(transcript) for transcript in (text, again)]
     if not all(map(normalise, texts)):
         return False
     return max(wer(*texts), wer(*reversed(texts))) <= DISAGREEMENT
@@ -210,7 +201,7 @@ class Guard:
     ) -> None:
         if on_alarm not in POLICIES:
             raise ValueError(f"on_alarm is {on_alarm!r}; choose from {', '.join(POLICIES)}")
-        self._model, self._policy = _view(model, processor), POLICIES[on_alarm]
+        self._model, self._policy = _view(model, processor), on_alarm
         never = [*forbidden(self._model.tokens, first=False)]
         self._monitor: dict[str, Any] = {"name": name, "thresholds": thresholds}
         self._monitor["forbidden"] = never
@@ -222,20 +213,19 @@ class Guard:
         Raises ValueError for a wave of another shape, or with NaN or infinity.
         """
         wave = np.asarray(wave, np.float32)
-        if wave.ndim != 1 or not (finite := np.isfinite(wave)).all():
-            bad = (
-                f"{int((~finite).sum())} samples that are NaN or infinite" if wave.ndim == 1 else ""
-            )
+        missing, shape = int((~np.isfinite(wave)).sum()), f"shape {wave.shape}"
+        if wave.ndim != 1 or missing:
+            bad = f"{missing} samples that are NaN or infinite" if wave.ndim == 1 else shape
             raise ValueError(
-                f"the wave has {bad or f'shape {wave.shape}'}; give finite samples (samples,) at "
-                "16 kHz, of several channels the mean"
+                f"the wave has {bad}; give finite samples (samples,) at 16 kHz, of several "
+                "channels the mean"
             )
         return [self._window(piece) for piece in windows(wave, self._model.window_samples)]
 
     def _window(self, piece: np.ndarray) -> Guarded:
         heard, loud = hear(self._model, [piece]), levelled(piece)
         first = self._attempt(OPENAI.name, heard, OPENAI)
-        if not loud.any() and self._policy.act is not tell:
+        if not loud.any() and self._policy != TELL:
             return Guarded("", Decision.DROPPED, "the sound is silent", (first,))
 
         def decode(way: str) -> Attempt:

@@ -65,20 +65,16 @@ def summary(pairs: Sequence[Pair], tables: int) -> str:
 def compared(drawn: str, before: str, name: str) -> Iterator[Pair]:
     """Every number of a CSV table, by line and column; infinitely far where there is none now."""
     now, then = (list(csv.reader(text.splitlines())) for text in (drawn, before))
-    numbers = [[_number(cell) for cell in row] for row in then]
-    columns = zip(*numbers, strict=True)
-    scales = [
-        max(abs(n) for n in (0.0, *column) if n is not None and abs(n) < INFINITY)
-        for column in columns
-    ]
     same = len(now) == len(then) and now[:1] == then[:1]
-    for i, row in enumerate(numbers[1:], start=2):
-        for j, number in enumerate(row):
-            if number is None:
-                continue
-            other = _number(now[i - 1][j]) if same else None
-            away = INFINITY if other is None else distance(other, number, _SMALL * scales[j])
-            yield Pair(f"{then[0][j]} in {name}, line {i}", away)
+    for j, header in enumerate(then[0]):
+        numbers = [_number(row[j]) for row in then[1:]]
+        known = [abs(number) for number in numbers if number is not None]
+        unit = _SMALL * max((size for size in known if size < INFINITY), default=0.0)
+        for i, number in enumerate(numbers, start=1):
+            if number is not None:
+                other = _number(now[i][j]) if same else None
+                away = INFINITY if other is None else distance(other, number, unit)
+                yield Pair(f"{header} in {name}, line {i + 1}", away)
 
 
 def distance(drawn: float, before: float, unit: float) -> float:

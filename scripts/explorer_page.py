@@ -6,7 +6,6 @@ Sounds are synthesised speech, so that it may be given on. What shows it is expl
 
 import json
 import math
-import os
 from base64 import b64encode
 from collections.abc import Mapping
 from io import BytesIO
@@ -19,17 +18,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from companion.explore import spectra_of
 from companion.measurement.run import spread
 from companion.measurement.texts import text_columns
-from companion.models.capture import COMPONENTS
 from companion.models.inside import Inside, inside
 from companion.models.loading import load
 from companion.models.rules import RULES
 from companion.models.view import SpeechModel
+from companion.results.tables import write_text
 from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
-from spectral import effective_rank, eigenvalues
+from spectral import effective_rank
 
 ROOT = Path(__file__).parents[1]
 CORPUS, LADDER = ROOT / "data" / "corpus", ROOT / "data" / "ladder"
@@ -101,15 +101,14 @@ def _side(model: SpeechModel, mixture: Mixture, seen: Inside) -> dict[str, Any]:
 
 def _spectra(clean: Inside, stressed: Inside) -> dict[str, Any]:
     """log10 of eigenvalues, and effective ranks, of as many first rows of both: by layer."""
-    rows = min(len(clean.pieces), len(stressed.pieces))
-    spectra: dict[str, Any] = {"rows": rows}
-    for kind in COMPONENTS if rows > 1 else ():
-        values = [eigenvalues(side.activations[kind][:, :rows]) for side in (clean, stressed)]
-        spectra[kind] = {
-            "log10": [[_logarithms(layer) for layer in layers] for layers in values],
-            "rank": [_rounded(effective_rank(layers, MODES), 2) for layers in values],
+    spectra, rows = spectra_of({"clean": clean, "stressed": stressed})
+    return {"rows": rows} | {
+        kind: {
+            "log10": [[_logarithms(layer) for layer in layers] for layers in sides.values()],
+            "rank": [_rounded(effective_rank(layers, MODES), 2) for layers in sides.values()],
         }
-    return spectra
+        for kind, sides in spectra.items()
+    }
 
 
 def _logarithms(values: Tensor) -> list[float | None]:
@@ -151,6 +150,4 @@ def page(shown: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    part = PAGE.with_suffix(".part")
-    part.write_text(page(data()), encoding="utf-8")
-    os.replace(part, PAGE)
+    write_text(PAGE, page(data()))

@@ -11,8 +11,10 @@ import sys
 from base64 import b64encode
 from pathlib import Path
 
+from companion.results.tables import write_text
 
-def one_file(site: Path, page: str) -> Path:
+
+def single_file(site: Path, page: str) -> Path:
     """Write the page into ``site``, and say where; FileNotFoundError for a file that it lacks."""
     source = site / page
     text = source.read_text(encoding="utf-8")
@@ -44,11 +46,9 @@ def one_file(site: Path, page: str) -> Path:
     scripts = "".join(script(place) for place in re.finditer("\0(.*?)\0", text))
     text = re.sub("\0.*?\0", "", text).replace("</body>", f"{scripts}</body>")
     whole = site / Path(page).name
-    part = whole.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, whole)
+    write_text(whole, text)
     return whole
 
 
 if __name__ == "__main__":
-    print(one_file(Path(sys.argv[1]), sys.argv[2]))
+    print(single_file(Path(sys.argv[1]), sys.argv[2]))

@@ -11,6 +11,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from companion.results.tables import write_text
+
 MARK = "# NBVAL_CHECK_OUTPUT"
 CELL_TIMEOUT = 600
 
@@ -41,9 +43,7 @@ def refresh(path: Path) -> bool:
             cell.outputs = [output for output in kept if output.get("name") != "stderr"]
             cell.execution_count = cell.execution_count if cell.outputs else None
     text = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_text(path, text)
     return text != before
 
 

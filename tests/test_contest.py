@@ -23,7 +23,7 @@ from companion.contest.contest import (
     outcomes,
     sets,
     texts,
-    with_voice,
+    with_speech_activity,
 )
 from companion.contest.contestants import Contestant, Logistic, best_threshold, contestants
 from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
@@ -376,6 +376,6 @@ def test_a_guard_deletes_what_was_said_and_leaves_what_it_does_not_doubt() -> No
 def test_every_sound_has_been_heard_by_the_detector_or_it_is_an_error() -> None:
     rows = planted()
     detected = rows[["utterance", "condition"]].drop_duplicates().assign(speech_fraction=0.5)
-    assert len(with_voice(rows, detected)) == len(rows)
+    assert len(with_speech_activity(rows, detected)) == len(rows)
     with pytest.raises(ValueError, match="has not heard 1 sounds"):
-        with_voice(rows, detected.iloc[1:])
+        with_speech_activity(rows, detected.iloc[1:])

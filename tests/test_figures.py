@@ -14,8 +14,9 @@ from companion.figures.style import (
     PAGE,
     as_png,
     draw_panels,
-    legend_labels,
     model_colours,
+    model_keys,
+    model_order,
     save_figure,
     tidy,
     use_style,
@@ -41,22 +42,25 @@ def test_at_most_twelve_figures_are_main_and_all_of_them_are_there() -> None:
     assert not [name for name in listed if "supplement" in name]
 
 
-def test_seeds_have_one_colour_and_one_line_of_the_legend() -> None:
-    sizes = {
-        "l-0": 3_700_000, "xs-1": 230_000, "openai/whisper-large-v3": 1_543_490_560,
-        "xs-0": 230_000, "narrow-deep-0": 400_000,
-    }  # fmt: skip
-    labels = legend_labels(pd.DataFrame(sizes.items(), columns=["model", "parameters"]))
-    assert labels == {
-        "xs-0": "xs (0.23 M), 2 seeds",
-        "xs-1": "_",
-        "narrow-deep-0": "narrow-deep (0.40 M)",
-        "l-0": "l (3.70 M)",
-        "openai/whisper-large-v3": "openai/whisper-large-v3 (1543.49 M)",
+MODELS = pd.DataFrame(
+    {
+        "model": ["l-0", "xs-1", "openai/whisper-large-v3", "xs-0", "narrow-deep-0"],
+        "parameters": [3_700_000, 230_000, 1_543_490_560, 230_000, 400_000],
     }
-    colours = model_colours(list(labels))
+)
+
+
+def test_seeds_have_one_colour_and_one_line_of_the_legend() -> None:
+    keys = model_keys(MODELS)
+    assert [line.get_label() for line in keys] == [
+        "xs (0.23 M), 2 seeds",
+        "narrow-deep (0.40 M)",
+        "l (3.70 M)",
+        "openai/whisper-large-v3 (1543.49 M)",
+    ]
+    colours = model_colours(model_order(MODELS))
     assert colours["xs-0"] == colours["xs-1"]
-    assert len(set(colours.values())) == 4
+    assert [line.get_color() for line in keys] == list(dict.fromkeys(colours.values()))
 
 
 def test_a_figure_is_cut_to_what_it_shows_and_comes_out_the_same_twice(tmp_path: Path) -> None:

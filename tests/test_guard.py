@@ -77,7 +77,7 @@ def test_a_text_that_does_not_alarm_stays_and_nothing_is_decoded_again(policy: s
     def never(way: str) -> Attempt:
         raise AssertionError(way)
 
-    result = guarded(first, never, POLICIES[policy])
+    result = guarded(first, never, policy)
     assert (result.text, result.decision) == (first.text, Decision.KEPT)
 
 
@@ -99,7 +99,7 @@ def test_a_text_that_does_not_alarm_stays_and_nothing_is_decoded_again(policy: s
 def test_what_is_returned_where_a_text_alarms(
     policy: str, texts: dict[str, str], text: str, decision: Decision
 ) -> None:
-    result = guarded(DOUBTED, others(**texts), POLICIES[policy])
+    result = guarded(DOUBTED, others(**texts), policy)
     assert (result.text, result.decision, result.alarm) == (text, decision, True)
     assert result.why.startswith("risk 0.90, raised most by cross-attention")
     assert len(result.attempts) == 1 + len(texts)
@@ -107,23 +107,23 @@ def test_what_is_returned_where_a_text_alarms(
 
 def test_a_loop_is_not_confirmed_by_the_same_loop() -> None:
     first = replace(DOUBTED, text="I'm sorry. " * 12)
-    judged = guarded(first, lambda way: attempt(way, first.text), POLICIES["confirm"])
+    judged = guarded(first, lambda way: attempt(way, first.text), "confirm")
     assert (judged.text, judged.decision) == ("", Decision.DROPPED)
     assert "repeats itself" in judged.why
-    kept = guarded(replace(first, alarm=False), others(), POLICIES["confirm"])
+    kept = guarded(replace(first, alarm=False), others(), "confirm")
     assert kept.text == first.text
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_doubt_alone_acts_before_a_text_alarms(policy: str) -> None:
     first = replace(DOUBTED, alarm=False)
-    result = guarded(first, others(unrestricted="(birds chirping)"), POLICIES[policy])
+    result = guarded(first, others(unrestricted="(birds chirping)"), policy)
     expected = ("", Decision.DROPPED) if policy == "doubt" else (first.text, Decision.KEPT)
     assert (result.text, result.decision) == expected
 
 
 def test_drawing_ends_with_nothing_where_every_sample_alarms() -> None:
-    result = guarded(DOUBTED, lambda way: attempt(way, "you", alarm=True), POLICIES["draw"])
+    result = guarded(DOUBTED, lambda way: attempt(way, "you", alarm=True), "draw")
     assert (result.text, result.decision, len(result.attempts)) == ("", Decision.DROPPED, 3)
 
 

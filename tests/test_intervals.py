@@ -10,11 +10,11 @@ import pytest
 from companion.claims.rules import ABOVE, FAILS, HOLDS, UNDECIDED, Part, Statement
 from companion.results.intervals import (
     Interval,
+    as_table,
     between,
     difference,
     exact,
     interval,
-    interval_columns,
     jackknife,
     joint,
     larger_probability,
@@ -273,9 +273,7 @@ def test_a_contrast_of_sizes_holds_what_seeds_differ_by() -> None:
 
 def test_what_speakers_contribute_is_saved_beside_a_table(tmp_path: Path) -> None:
     intervals = [of_mean(np.random.default_rng(i).normal(size=16), SINGLE) for i in range(3)]
-    table = pd.DataFrame(
-        [{"model": "m"} | interval_columns("x", estimate) for estimate in intervals]
-    )
+    table = as_table({"model": "m", "x": estimate} for estimate in intervals)
     table.loc[1, "x_speakers"] = Interval(float(table.x[1]), 0, 0)
     save_table(table, table[["x"]], tmp_path, "t")
     path = tmp_path / "t.csv"

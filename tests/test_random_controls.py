@@ -7,30 +7,33 @@ from planted import spectra_row
 
 from companion.measurement.schemas import INITIALISED, SPECTRUM
 from companion.results import evidence
-from companion.results.effects import effects
+from companion.results.effects import changes_without, effects
 from companion.results.intervals import Interval
 
 SPEAKERS = np.repeat([f"s{i}" for i in range(12)], 2)
 
 
-def crossed(draws: int, between: float, mean: float, rng: np.random.Generator) -> evidence.Crossed:
-    """Changes that differ between draws, speakers and utterances, and by all of them together."""
+def crossed(
+    draws: int, between: float, mean: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clean and stressed (utterances, draws): changes that differ between draws, speakers and
+    utterances, and by all of them together."""
     count = len(SPEAKERS)
     clean = rng.normal(0, 1, count) + rng.normal(0, 0.05, (draws, count))
-    by_speaker = np.repeat(rng.normal(0, 0.3, count // 2), 2)
-    common = mean + rng.normal(0, between, (draws, 1)) + by_speaker
-    moved = common + rng.normal(0, 0.2, (draws, count))
-    return evidence.Crossed(clean, clean + moved, SPEAKERS)
+    per_speaker = np.repeat(rng.normal(0, 0.3, count // 2), 2)
+    between_draws = rng.normal(0, between, (draws, 1))
+    moved = mean + between_draws + per_speaker + rng.normal(0, 0.2, (draws, count))
+    return clean.T, (clean + moved).T
 
 
-def interval_of(effect: evidence.Crossed) -> Interval:
-    return evidence.over_draws(effect.without("alpha"), effect.speakers)
+def interval_of(clean: np.ndarray, stressed: np.ndarray) -> Interval:
+    return evidence.over_draws(changes_without("alpha", clean, stressed, SPEAKERS), SPEAKERS)
 
 
 def coverage(draws: int, between: float, trials: int = 300) -> float:
     rng = np.random.default_rng(draws)
-    intervals = [interval_of(crossed(draws, between, 1.0, rng)) for _ in range(trials)]
-    return float(np.mean([interval.low <= 1.0 <= interval.high for interval in intervals]))
+    intervals = [interval_of(*crossed(draws, between, 1.0, rng)) for _ in range(trials)]
+    return float(np.mean([number.low <= 1.0 <= number.high for number in intervals]))
 
 
 def test_an_interval_over_twenty_draws_holds_what_differs_between_them() -> None:
@@ -41,15 +44,13 @@ def test_an_interval_over_twenty_draws_holds_what_differs_between_them() -> None
 
 
 def test_draws_that_are_missing_leave_the_others() -> None:
-    whole = crossed(5, 1.0, 1.0, np.random.default_rng(0))
-    clean = whole.clean.copy()
-    clean[2] = np.nan
-    interval = interval_of(evidence.Crossed(clean, whole.stressed, SPEAKERS))
+    whole, stressed = crossed(5, 1.0, 1.0, np.random.default_rng(0))
+    clean = whole.copy()
+    clean[:, 2] = np.nan
     kept = [0, 1, 3, 4]
-    others = evidence.Crossed(whole.clean[kept], whole.stressed[kept], SPEAKERS)
-    assert interval.estimate == pytest.approx(interval_of(others).estimate)
-    none = evidence.Crossed(np.full_like(clean, np.nan), whole.stressed, SPEAKERS)
-    assert np.isnan(interval_of(none).estimate)
+    others = interval_of(whole[:, kept], stressed[:, kept])
+    assert interval_of(clean, stressed).estimate == pytest.approx(others.estimate)
+    assert np.isnan(interval_of(np.full_like(clean, np.nan), stressed).estimate)
 
 
 # --- from rows -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from one_file import one_file
+from one_file import single_file
 
 ROOT = Path(__file__).parents[1]
 for needed in ("furo", "latex2mathml", "myst_nb"):
@@ -28,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         [*command, ".", str(site)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    return one_file(site, "docs/report.html").read_text(encoding="utf-8")
+    return single_file(site, "docs/report.html").read_text(encoding="utf-8")
 
 
 def test_it_is_one_file_that_asks_for_no_other(report: str) -> None:

@@ -48,13 +48,13 @@ class Profile:
         for values in self.values.values() if models else ():
             chosen = list(dict.fromkeys(models.split()))
             values |= {key: chosen for key in values if _ends(key, MODELS)}
+        self.drawn = [kind for kind in self.values if kind not in VERSIONS]
         self.folders = self._folders()
         for kind in self.values.keys() & set(VERSIONS) if utterances else ():
             if models or not is_committed(self.folders.get(kind, Path())):
                 self.values[kind]["utterances"] = int(utterances)
                 if kind == "dynamics":  # all utterances are one batch
                     self.values[kind]["batch"] = int(utterances)
-        self.drawn = [kind for kind in self.values if kind not in VERSIONS]
         self.runs: dict[str, Run] = {
             str(self.folders[run[0]] / f"{run[1]}.parquet"): run
             for name in self.drawn
@@ -67,14 +67,14 @@ class Profile:
 
     def tables_of(self, name: str) -> list[str]:
         """The notebooks whose tables it reads, which read no tables themselves."""
-        others = self.values[name].get("drawn", [])
-        for other in others if isinstance(others, list) else [others]:
+        others = _listed(self.values[name].get("drawn", []))
+        for other in others:
             if other not in self.drawn or "drawn" in self.values[other]:
                 raise ValueError(
                     f"{self.path}: drawn of {name} names {other!r}; name notebooks that this "
                     "profile draws, and that have no `drawn` themselves"
                 )
-        return list(others)  # type: ignore[call-overload]
+        return others
 
     def reads_tables(self, name: str) -> bool:
         """Whether it reads tables that other profiles draw."""
@@ -149,29 +149,29 @@ class Profile:
     def _folders(self) -> dict[str, Path]:
         """Where the rows of every kind are that some notebook draws from."""
         folders: dict[str, Path] = {}
-        named = [
-            (name, key) for name in self.values if name not in VERSIONS for key in self.values[name]
-        ]
-        for name, key in named:
-            value = self.values[name][key]
-            if not _ends(key, RESULTS) or value is None:
-                continue
-            folder, about = from_root(value), f"{self.path}: {key} of {name} is {value!r}"
-            if folder.name not in VERSIONS:
-                raise ValueError(f"{about}; it must end in {', '.join(VERSIONS)}")
-            if folder.name not in self.values:
-                raise ValueError(f"{self.path}: {name} draws from {folder.name}, which is left out")
-            if folders.setdefault(folder.name, folder) != folder:
-                raise ValueError(f"{about}, elsewhere {folders[folder.name]}")
+        for name in self.drawn:
+            for key, folder in self._results(name):
+                about = f"{self.path}: {key} of {name} is {self.values[name][key]!r}"
+                if folder.name not in VERSIONS:
+                    raise ValueError(f"{about}; it must end in {', '.join(VERSIONS)}")
+                if folder.name not in self.values:
+                    left_out = f"{name} draws from {folder.name}, which is left out"
+                    raise ValueError(f"{self.path}: {left_out}")
+                if folders.setdefault(folder.name, folder) != folder:
+                    raise ValueError(f"{about}, elsewhere {folders[folder.name]}")
         return folders
 
+    def _results(self, name: str) -> Iterator[tuple[str, Path]]:
+        """The parameters that name rows, and the folders of these."""
+        for key, value in self.values[name].items():
+            if _ends(key, RESULTS) and value is not None:
+                yield key, from_root(value)
+
     def _runs(self, name: str) -> list[Run]:
-        values = self.values[name]
         return [
-            (from_root(value).name, model)
-            for key, value in values.items()
-            if _ends(key, RESULTS) and value is not None
-            for model in _models(values, key.removesuffix(RESULTS))
+            (folder.name, model)
+            for key, folder in self._results(name)
+            for model in _models(self.values[name], key.removesuffix(RESULTS))
         ]
 
 
@@ -282,11 +282,14 @@ def _path(value: object) -> Path:
     return from_root(value) if isinstance(value, str) and value.startswith("../") else Path()
 
 
+def _listed(value: object) -> list[str]:
+    return [str(name) for name in (value if isinstance(value, list) else [value])]
+
+
 def _models(values: Values, of: str) -> list[str]:
     for key in (f"{of}{MODELS}", MODELS, "model"):
         if key in values:
-            value = values[key]
-            names = [str(name) for name in (value if isinstance(value, list) else [value])]
+            names = _listed(values[key])
             if len(set(names)) < len(names):
                 raise ValueError(f"{key} is {names}; name every model once")
             return names

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from companion.benchmarks.cases import (
     graph_case,
@@ -13,29 +12,25 @@ from companion.benchmarks.cases import (
     spectra_case,
     triplet_case,
 )
-from companion.benchmarks.timing import OURS, Case, keep, machine, measured, options, product_rate
+from companion.benchmarks.timing import OURS, Case, machine, measured, options, time_all
 from companion.models.loading import choose_device
 
 SHAPES = ((384, 16), (384, 64), (768, 64), (1280, 64))  # Tiny, Tiny, Small, Turbo
 
 
 def main() -> None:
-    """Run every case, print the ratios, and keep them beside a description of the machine."""
+    """Time every case, as a fraction of what the machine's matrix products reach as well."""
     arguments = options("companion.benchmarks", __doc__, repeats=5).parse_args()
     device = choose_device(arguments.device)
-    rate = product_rate(device)
-    described = machine(device, rate)
-    table = pd.DataFrame()
-    for case in tqdm(list(_cases(device)), desc=str(device), unit="case"):
-        timed = measured(case, arguments.repeats, device)
-        fraction = timed.operations / timed["median"] / rate
-        timed["product_fraction"] = fraction.where(timed.way == OURS)
-        timed["product_rate"] = rate
-        table = pd.concat([table, timed], ignore_index=True)
-        keep(table, described, arguments.output / device.type)  # what is timed is not lost
-    shown = table[~table.case.str.startswith("growth")]
-    columns = ["case", "width", "tokens", "nodes", "way", "median", "ratio", "product_fraction"]
-    print(shown[columns].to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+    described = machine(device)
+    rate = described["float32_product_rate"]
+
+    def timed(case: Case) -> pd.DataFrame:
+        table = measured(case, arguments.repeats, device)
+        fraction = (table.operations / table["median"] / rate).where(table.way == OURS)
+        return table.assign(product_fraction=fraction, product_rate=rate)
+
+    time_all(list(_cases(device)), timed, described, device.type)
 
 
 def _cases(device: torch.device) -> Iterator[Case]:

@@ -75,8 +75,8 @@ def propagator_case(width: int, tokens: int, device: torch.device) -> Case:
 def triplet_case(width: int, tokens: int, device: torch.device) -> Case:
     """Top two singular triplets of every propagator, against dense SVDs and curvlinops."""
     layer, hidden, context = layer_and_input(width, tokens, FRAMES, device)
-    some = _spaced(tokens, _TOKENS)
-    few = slice(some[0], some[-1] + 1, some[1] - some[0])
+    sample = _spaced(tokens, _TOKENS)
+    few = slice(sample[0], sample[-1] + 1, sample[1] - sample[0])
 
     def dense() -> Tensor:
         point = linearise(layer, hidden, context, tokens=few)
@@ -90,11 +90,11 @@ def triplet_case(width: int, tokens: int, device: torch.device) -> Case:
     products = 40  # of either kind, about, until two triplets have converged
     ways = {
         OURS: Way(lambda: top_singular_triplets(linearise(layer, hidden, context).operator())),
-        "closed form, torch.linalg.svd": Way(dense, len(some) / tokens, 2),
+        "closed form, torch.linalg.svd": Way(dense, len(sample) / tokens, 2),
     }
     if device.type == "cpu" and find_spec("curvlinops"):
         ways["curvlinops, scipy svds"] = Way(
-            lambda: curvlinops_svds(layer, hidden, context, some[-1], 2), 1 / tokens, 1
+            lambda: curvlinops_svds(layer, hidden, context, sample[-1], 2), 1 / tokens, 1
         )
     return Case(
         "top-2 triplets",

@@ -4,7 +4,6 @@ On OpenAI's weights and the embedded corpus, clean and in Hell, where openai-whi
 together until its longest text has ended.
 """
 
-from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +11,21 @@ import torch
 import whisper
 from whisper import DecodingOptions, DecodingResult
 
-from companion.benchmarks.timing import OURS, Case, Way, measured, of_openai, options, time_models
+from companion.benchmarks.timing import (
+    CORPUS,
+    OURS,
+    Case,
+    Way,
+    machine,
+    measured,
+    of_openai,
+    options,
+    time_all,
+)
 from companion.measurement.run import spread
 from companion.measurement.settings import SpectralSettings
 from companion.measurement.spectra import spectral_rows
+from companion.models.loading import choose_device
 from companion.models.openai_model import OpenAIModel
 from companion.models.rules import OPENAI, Rule
 from companion.speech.corpus import find_utterances, read_wave
@@ -23,22 +33,21 @@ from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
 
 CONDITIONS = ("clean", "hell")
+BATCH = 16  # utterances, all at once
 LIBRARY = "openai-whisper, decoding alone"
 
 
 def main() -> None:
-    """Time every model under clean speech alone, and under both conditions."""
-    parser = options("companion.benchmarks.measuring", __doc__, 3, "tiny.en and base")
-    parser.add_argument("--batch", type=int, default=16, help="utterances, all at once")
-    time_models(parser, "measuring", lambda _: ("tiny.en", "base"), _timed)
+    """Time tiny.en and base under clean speech alone, and under both conditions."""
+    given = options("companion.benchmarks.measuring", __doc__, 3).parse_args()
+    device, batch = choose_device(given.device), stressed_speech(CORPUS, BATCH)
+    sides = [{name: batch[name] for name in names} for names in (CONDITIONS[:1], CONDITIONS)]
 
+    def timed(name: str) -> pd.DataFrame:
+        cases = (measuring_case(of_openai(name, device), chosen) for chosen in sides)
+        return pd.concat(measured(case, given.repeats, device) for case in cases)
 
-def _timed(name: str, arguments: Namespace, device: torch.device) -> pd.DataFrame:
-    model, batch = of_openai(name, device), stressed_speech(arguments.corpus, arguments.batch)
-    chosen = [{side: batch[side] for side in names} for names in (CONDITIONS[:1], CONDITIONS)]
-    return pd.concat(
-        measured(measuring_case(model, sides), arguments.repeats, device) for sides in chosen
-    )
+    time_all(("tiny.en", "base"), timed, machine(device), f"measuring-{device.type}")
 
 
 def in_memory(model: str, conditions: tuple[str, ...], decoding: Rule) -> SpectralSettings:

@@ -1,6 +1,7 @@
 """What a user would write today for what the kernels compute: the rivals of the benchmarks."""
 
 from collections.abc import Callable
+from functools import partial
 
 import networkx
 import numpy as np
@@ -10,54 +11,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion.measurement.tangents import forward
-from spectral.jacobians.layers import Layer, normalised
+from spectral.jacobians.layers import Attention, Layer, normalised
 
 
 def jacrev_rows(layer: Layer, hidden: Tensor, context: Tensor, rows: int, chunk: int) -> Tensor:
     """The first ``rows`` rows of the whole layer's Jacobian by torch.func.jacrev, all tokens in."""
 
-    def some(hidden: Tensor) -> Tensor:
-        return forward(layer, hidden, context).flatten()[:rows]
-
-    result: Tensor = torch.func.jacrev(some, chunk_size=chunk)(hidden)
+    jacobian = torch.func.jacrev(partial(_outputs, layer, context, rows), chunk_size=chunk)
+    result: Tensor = jacobian(hidden)
     return result
 
 
 def autograd_rows(layer: Layer, hidden: Tensor, context: Tensor, rows: int) -> Tensor:
     """The same by torch.autograd.functional.jacobian, one backward pass per row."""
-
-    def some(hidden: Tensor) -> Tensor:
-        return forward(layer, hidden, context).flatten()[:rows]
-
-    result: Tensor = torch.autograd.functional.jacobian(some, hidden)  # type: ignore[no-untyped-call]
+    outputs = partial(_outputs, layer, context, rows)
+    result: Tensor = torch.autograd.functional.jacobian(outputs, hidden)  # type: ignore[no-untyped-call]
     return result
+
+
+def _outputs(layer: Layer, context: Tensor, rows: int, hidden: Tensor) -> Tensor:
+    return forward(layer, hidden, context).flatten()[:rows]
 
 
 def cached_token(
     layer: Layer, hidden: Tensor, context: Tensor, token: int
 ) -> Callable[..., Tensor]:
     """The layer as a function of one token's hidden state, past keys and values computed before."""
-    itself, cross = layer.self_attention, layer.cross_attention
+    itself, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
     assert cross is not None
-    past = normalised(itself.norm, hidden[:token])
-    keys = functional.linear(past, itself.key_weight, itself.key_bias)
-    values = functional.linear(past, itself.value_weight, itself.value_bias)
-    cross_key = functional.linear(context, cross.key_weight, cross.key_bias)
-    cross_value = functional.linear(context, cross.value_weight, cross.value_bias)
+    past = _keys_and_values(itself, normalised(itself.norm, hidden[:token]))
+    heard = _keys_and_values(cross, context)
 
     def step(row: Tensor) -> Tensor:
-        normal = normalised(itself.norm, row)
-        key = torch.cat([keys, functional.linear(normal, itself.key_weight, itself.key_bias)[None]])
-        value = torch.cat(
-            [values, functional.linear(normal, itself.value_weight, itself.value_bias)[None]]
-        )
-        query = functional.linear(normal, itself.query_weight, itself.query_bias)
-        row = row + _attended(query, key, value, itself.heads, itself.scale) @ itself.out_weight.T
-        row = row + itself.out_bias
-        query = functional.linear(normalised(cross.norm, row), cross.query_weight, cross.query_bias)
-        heard = _attended(query, cross_key, cross_value, cross.heads, cross.scale)
-        row = row + functional.linear(heard, cross.out_weight, cross.out_bias)
-        ffn = layer.ffn
+        new = _keys_and_values(itself, normalised(itself.norm, row)[None])
+        row = row + _attended(itself, row, *map(torch.cat, zip(past, new, strict=True)))
+        row = row + _attended(cross, row, *heard)
         inner = functional.linear(normalised(ffn.norm, row), ffn.in_weight, ffn.in_bias)
         return row + functional.linear(functional.gelu(inner), ffn.out_weight, ffn.out_bias)
 
@@ -109,8 +97,19 @@ def networkx_kirchhoff(graph: networkx.Graph) -> float:
     return float(networkx.effective_graph_resistance(graph, weight="weight", invert_weight=False))
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:
-    split = (heads, -1)
+def _keys_and_values(attention: Attention, source: Tensor) -> tuple[Tensor, Tensor]:
+    return (
+        functional.linear(source, attention.key_weight, attention.key_bias),
+        functional.linear(source, attention.value_weight, attention.value_bias),
+    )
+
+
+def _attended(attention: Attention, row: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What attention adds to one token's hidden state."""
+    normal = normalised(attention.norm, row)
+    query = functional.linear(normal, attention.query_weight, attention.query_bias)
+    split = (attention.heads, -1)
     query, key, value = (torch.unflatten(rows, -1, split) for rows in (query, key, value))
-    weights = torch.einsum("hd,shd->hs", query * scale, key).softmax(-1)
-    return torch.einsum("hs,shd->hd", weights, value).flatten()
+    weights = torch.einsum("hd,shd->hs", query * attention.scale, key).softmax(-1)
+    heads = torch.einsum("hs,shd->hd", weights, value).flatten()
+    return functional.linear(heads, attention.out_weight, attention.out_bias)

@@ -4,7 +4,6 @@ On random weights, so its transcripts mean nothing: throughput and memory, never
 """
 
 import resource
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,11 @@ import torch
 from whisper.model import ModelDimensions
 
 from companion.benchmarks.measuring import in_memory
-from companion.benchmarks.timing import OURS, Case, Way, measured, options, time_models
+from companion.benchmarks.timing import OURS, Case, Way, machine, measured, options, time_all
 from companion.measurement.spectra import spectral_rows
 from companion.models.decoding import transcribe
 from companion.models.forcing import residual_streams
+from companion.models.loading import choose_device
 from companion.models.openai_model import OpenAIModel, initialised
 from companion.models.rules import UNRESTRICTED
 from companion.speech.corpus import SAMPLE_RATE, Utterance
@@ -48,18 +48,18 @@ SIZES = {
 
 
 def main() -> None:
-    """Time every size."""
+    """Time every size, on a CPU tiny alone where none is named."""
     parser = options("companion.benchmarks.throughput", __doc__, 3)
     parser.add_argument("--models", nargs="+", choices=list(SIZES), help="tiny on a CPU, else all")
     parser.add_argument("--batch", type=int, default=8, help="utterances at once")
+    given = parser.parse_args()
+    device = choose_device(given.device)
 
-    def names(device: torch.device) -> list[str]:
-        return ["tiny"] if device.type == "cpu" else list(SIZES)
-
-    def timed(name: str, given: Namespace, device: torch.device) -> pd.DataFrame:
+    def timed(name: str) -> pd.DataFrame:
         return pd.DataFrame([throughput(name, given.batch, given.repeats, device)])
 
-    time_models(parser, "throughput", names, timed)
+    names = given.models or (["tiny"] if device.type == "cpu" else list(SIZES))
+    time_all(names, timed, machine(device), f"throughput-{device.type}")
 
 
 def throughput(

@@ -6,19 +6,24 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from companion.measurement.store import whole_or_absent
-from companion.models.loading import choose_device, load
+from companion.models.loading import load
 from companion.models.openai_model import OpenAIModel
+from companion.results.tables import write_text
 
+T = TypeVar("T")
+
+FOLDER = Path("data/benchmarks")
+CORPUS = Path("data/corpus")
 OURS = "ours"
 _SHORT = 1.0  # seconds
 _PAUSE = 0.3
@@ -57,8 +62,8 @@ def measured(case: Case, repeats: int, device: torch.device) -> pd.DataFrame:
     Ways take turns. Each is called once before, and one that is done within ``_SHORT`` again
     before each of its turns: the others have emptied the caches meanwhile, and what a kernel does
     in a loop is what counts. A pause before every turn lets the threads of the way before fall
-    asleep: those of numpy's library spin on for a while, on cores that are needed. One whose share
-    is below one is extrapolated, and says so.
+    asleep: those of numpy's library spin on for a while, on cores that are needed. One whose
+    fraction is below one is extrapolated, and says so.
     ``peak_bytes`` is the most memory a call had in use, on CUDA alone.
     """
     seconds: dict[str, list[float]] = {name: [] for name in case.ways}
@@ -107,7 +112,7 @@ def _once(way: Way, device: torch.device) -> tuple[float, int]:
     return taken, torch.cuda.max_memory_allocated(device) if cuda else 0
 
 
-def machine(device: torch.device, rate: float) -> dict[str, object]:
+def machine(device: torch.device) -> dict[str, Any]:
     """The device in words, with the rate of its float32 matrix products in operations a second."""
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
@@ -121,54 +126,37 @@ def machine(device: torch.device, rate: float) -> dict[str, object]:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "float32_product_rate": rate,
+        "float32_product_rate": product_rate(device),
     }
 
 
-def keep(table: pd.DataFrame, described: dict[str, object], stem: Path) -> None:
-    """Write a table and the machine that it was timed on to stem.csv and stem.json, each whole."""
-    csv = table.to_csv(index=False, lineterminator="\n")
-    for end, text in ((".csv", csv), (".json", json.dumps(described, indent=1) + "\n")):
-        with whole_or_absent(stem.with_suffix(end)) as place:
-            place.write_text(text)
-
-
 def options(
-    module: str, about: str | None, repeats: int, models: str = "", device: str = "auto"
+    module: str, about: str | None, repeats: int, device: str = "auto"
 ) -> argparse.ArgumentParser:
-    """What the commands of the benchmarks can be told; ``models`` says which are timed if none."""
+    """What the commands of the benchmarks can be told."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
     parser.add_argument("--device", default=device, help="auto, cpu or cuda")
     parser.add_argument("--repeats", type=int, default=repeats, help="turns that every way takes")
-    parser.add_argument("--output", type=Path, default=Path("data/benchmarks"))
-    if models:  # of OpenAI's
-        parser.add_argument("--models", nargs="+", help=f"{models} by default")
-        parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     return parser
 
 
-def time_models(
-    parser: argparse.ArgumentParser,
-    stem: str,
-    names: Callable[[torch.device], Sequence[str]],
-    timed: Callable[[str, argparse.Namespace, torch.device], pd.DataFrame],
+def time_all(
+    items: Iterable[T], timed: Callable[[T], pd.DataFrame], described: dict[str, Any], stem: str
 ) -> None:
-    """Time every model, print the table, and keep it beside a description of the machine.
+    """The rows of all items, printed, and kept in data/benchmarks/stem.csv after every item.
 
-    ``names``: the models where the command names none; ``timed``: a model's rows.
+    Beside them stem.json says which ``machine`` they were timed on.
     """
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    described, table = machine(device, product_rate(device)), pd.DataFrame()
-    for name in tqdm(arguments.models or names(device), desc=str(device), unit="model"):
-        table = pd.concat([table, timed(name, arguments, device)], ignore_index=True)
-        keep(table, described, arguments.output / f"{stem}-{device.type}")  # timed is not lost
-    print(table.to_string(index=False, float_format="{:.3g}".format))
+    table = pd.DataFrame()
+    for item in tqdm(items, desc=described["device"]):
+        table = pd.concat([table, timed(item)], ignore_index=True)
+        write_text(FOLDER / f"{stem}.csv", table.to_csv(index=False, lineterminator="\n"))
+        write_text(FOLDER / f"{stem}.json", json.dumps(described, indent=1) + "\n")
+    print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 
 
 def of_openai(name: str, device: torch.device) -> OpenAIModel:
-    """A model of openai-whisper; SystemExit for another's."""
-    model = load(name, Path("data/ladder"), device)
-    if not isinstance(model, OpenAIModel):
-        raise SystemExit(f"error: {name} is no model of openai-whisper; name one of its own")
+    """A model of openai-whisper."""
+    model = load(name, Path("models"), device)
+    assert isinstance(model, OpenAIModel)
     return model

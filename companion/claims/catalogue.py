@@ -90,7 +90,7 @@ def _smallest_minus_largest(change: Number) -> Number:
     def read(tables: Tables, name: str) -> Interval:
         small, large = name.split(" minus ")
         every: dict[str, list[Interval]] = {}
-        for model, number in change.each(tables):
+        for model, number in change.by_model(tables):
             every.setdefault(size_of(model), []).append(number)
         if small in change.names(tables, numbers.EVERY):
             return intervals.difference(*every[small], *every[large])

@@ -53,34 +53,32 @@ def findings(groups: Mapping[str, Tables]) -> pd.DataFrame:
 
 
 def _ranges(
-    rows: pd.DataFrame, by: str, numbers: Mapping[str, str], digits: int = 0, sign: bool = False
+    rows: pd.DataFrame, numbers: Mapping[str, str], digits: int = 0, sign: bool = False
 ) -> Lines:
-    """The ranges of columns by the values of another, which take their place in what is said."""
-    for value, part in rows.groupby(by):
-        for column, says in numbers.items():
-            if part[column].notna().any():
-                place = _NAMES.get(str(value), value)
-                yield says.format(place), span(part[column], digits, sign)
+    """The ranges of columns that have numbers, each with what it says."""
+    for column, says in numbers.items():
+        if rows[column].notna().any():
+            yield says, span(rows[column], digits, sign)
 
 
 def _pooled(tables: Tables) -> Lines:
     """The paper's convention, without loops and by the rule of the group's own."""
-    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": numbers.own_rule}
+    where = {"of": "measured", "modes": MODES, "loops": "dropped", "decoding": numbers.main_rule}
     names = {"n_eff": _NAMES["n_eff"], "alpha": "slope", "log10_ratio": "log10 of the index"}
     columns = ["component", *names]
-    rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.own_sample)
-    for _, part in rows.groupby("component"):
+    rows = chosen(tables, numbers.POOLED, columns, **where, sample=numbers.main_sample)
+    for component, part in rows.groupby("component"):
         for name, quantity in names.items():
-            says = {name: f"{{}}: {quantity}, change in Hell, pooled, loops dropped"}
-            yield from _ranges(part, "component", says, 0 if name == "n_eff" else 2, sign=True)
+            says = f"{_NAMES[component]}: {quantity}, change in Hell, pooled, loops dropped"
+            yield from _ranges(part, {name: says}, 0 if name == "n_eff" else 2, sign=True)
 
 
 def _without_loops(tables: Tables) -> Lines:
     kept = numbers.rows_kept(tables)
     for component in sorted(COMPONENTS):
         raw, cut = (
-            span((n.estimate for _, n in changed("n_eff", way, component).each(tables)), sign=True)
-            for way in (RAW, kept)
+            span((change.estimate for _, change in number.by_model(tables)), sign=True)
+            for number in (changed("n_eff", way, component) for way in (RAW, kept))
         )
         says = f"{_NAMES[component]}: {_NAMES['n_eff']}, change in Hell, without loops"
         yield says, f"{raw} raw, {cut} with {kept} of equal number"
@@ -88,24 +86,20 @@ def _without_loops(tables: Tables) -> Lines:
 
 def _transcripts(tables: Tables) -> Lines:
     rows = tables.read("wer", ["condition", "wer", "candidates", *CONFIDENCES])
-    names = {name: f"average {confidence}, {{}}" for name, confidence in CONFIDENCES.items()}
-    counts = {
-        "wer": "word error, {} (%)",
-        "candidates": "hallucination candidates, {} (% of transcripts)",
-    }
-    for _, part in rows.groupby("condition"):
-        yield from _ranges(part, "condition", counts)
-        yield from _ranges(part, "condition", names, digits=2)
+    for condition, part in rows.groupby("condition"):
+        counts = {"wer": f"word error, {condition} (%)"}
+        counts["candidates"] = f"hallucination candidates, {condition} (% of transcripts)"
+        names = {name: f"average {unit}, {condition}" for name, unit in CONFIDENCES.items()}
+        yield from _ranges(part, counts)
+        yield from _ranges(part, names, digits=2)
 
 
 def _separations(tables: Tables) -> Lines:
     """Of right transcripts and inventions, the probability that the right one is the more
     confident."""
-    columns = {f"auc_{name}": confidence for name, confidence in CONFIDENCES.items()}
-    rows = tables.read("confidence", list(columns))
-    for name, confidence in columns.items():
-        if rows[name].notna().any():
-            yield f"{confidence}, right transcripts from inventions (AUC)", span(rows[name], 2)
+    says = "{}, right transcripts from inventions (AUC)"
+    columns = {f"auc_{name}": says.format(unit) for name, unit in CONFIDENCES.items()}
+    yield from _ranges(tables.read("confidence", list(columns)), columns, digits=2)
 
 
 def _effects(tables: Tables) -> Lines:
@@ -194,24 +188,22 @@ def _subtle(tables: Tables) -> Lines:
     where = {"condition": "clean", "level_db": min}
     columns = ["direction", "changed", "new_candidates"]
     for direction, part in chosen(tables, "subtle_stress", columns, **where).groupby("direction"):
-        name, level = (
-            _DIRECTIONS[str(direction)],
-            f"{part.level_db.min():g} dB below the log-mel (%)",
-        )
+        name = _DIRECTIONS[str(direction)]
+        level = f"{part.level_db.min():g} dB below the log-mel (%)"
         texts = f"{span(part.changed)}; new candidates {span(part.new_candidates)}"
         yield f"clean texts changed by {name} direction, {level}", texts
 
 
 def _gains(tables: Tables) -> Lines:
     names = {
-        "gain_below_one": "{} weights: every gain below 1 (% of tokens)",
-        "rank_one_fraction": "{} weights: sensitivity to the audio in its first direction (%)",
+        "gain_below_one": "every gain below 1 (% of tokens)",
+        "rank_one_fraction": "sensitivity to the audio in its first direction (%)",
     }
-    rows = chosen(tables, "hypotheses", ["network", *names], condition=["clean", STRESS])
     for network in (TRAINED, RANDOM):
-        part = rows[rows.network == network]
-        fractions = part.assign(**{name: 100 * part[name] for name in names})
-        yield from _ranges(fractions, "network", names)
+        where = {"network": network, "condition": ["clean", STRESS]}
+        fractions = 100 * chosen(tables, "hypotheses", [*names], **where)[[*names]]
+        says = {name: f"{network} weights: {what}" for name, what in names.items()}
+        yield from _ranges(fractions, says)
 
 
 def _forecasts(tables: Tables) -> Lines:
@@ -230,7 +222,7 @@ _LINES = (
 
 def _together(tables: Tables, number: numbers.Number, style: str) -> str:
     """The joint estimate over models, as on the page of claims."""
-    numbers = dict(number.each(tables))
+    numbers = dict(number.by_model(tables))
     if not numbers:
         return "n/a"
     interval = joint_over_sizes(numbers).interval
@@ -276,7 +268,7 @@ def _of_models(number: numbers.Number, style: str) -> Callable[[Tables], dict[st
 
     def cells(tables: Tables) -> dict[str, str]:
         texts = {}
-        for model, interval in number.if_known().each(tables):
+        for model, interval in number.if_known().by_model(tables):
             known = interval.low <= interval.high
             ends = f" [{style}, {style}]".format(interval.low, interval.high) if known else ""
             texts[model] = style.format(interval.estimate) + ends

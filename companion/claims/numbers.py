@@ -121,11 +121,6 @@ def models_of(table: pd.DataFrame, role: str) -> list[str]:
     return chosen
 
 
-def models_in(name: str) -> "Names":
-    """The models that a table has, by role."""
-    return lambda tables, role: models_of(tables.read(name, MODEL_KEYS), role)
-
-
 Read = Callable[[Tables, str], Interval]
 Names = Callable[[Tables, str], Sequence[str]]
 
@@ -149,7 +144,7 @@ class Number:
             raise NotMeasured(f"{self.table} has no such number of {model}")
         return number
 
-    def each(self, tables: Tables, role: str = EVERY) -> Iterator[tuple[str, Interval]]:
+    def by_model(self, tables: Tables, role: str = EVERY) -> Iterator[tuple[str, Interval]]:
         """The models of a role that count, from the smallest, with their numbers."""
         for name in self.names(tables, role):
             if (number := self.read(tables, name)) is not NOTHING:
@@ -186,7 +181,7 @@ class Number:
 
 def per_model(table: str, read: Read) -> Number:
     """A number of the models of a table."""
-    return Number(table, read, models_in(table))
+    return Number(table, read, lambda tables, role: models_of(tables.read(table, MODEL_KEYS), role))
 
 
 def cell(table: str, column: str, **where: object) -> Number:
@@ -249,12 +244,12 @@ WITHIN, EVIDENCE = f"within_conditions_k{MODES}", f"evidence_k{MODES}"
 OUTCOMES, EQUAL, CONTROLS = "by_outcome", "equal_length", "controls"
 
 
-def own_rule(decoding: "pd.Series[str]") -> str:
+def main_rule(decoding: "pd.Series[str]") -> str:
     """openai-whisper's rule; of models that were not measured by it, that of all tokens."""
     return OPENAI.name if (decoding == OPENAI.name).any() else UNRESTRICTED.name
 
 
-def own_sample(sample: "pd.Series[str]") -> str:
+def main_sample(sample: "pd.Series[str]") -> str:
     """The unseen utterances; of models on which nothing was searched, all."""
     return UNSEEN if (sample == UNSEEN).any() else ALL
 
@@ -262,15 +257,15 @@ def own_sample(sample: "pd.Series[str]") -> str:
 def pooled(name: str, **where: object) -> Number:
     """A number of the pooled table: as ``where`` says, else measured, cross-attention, K = 50.
 
-    Loops are dropped, the rule is ``own_rule``, and of what was measured the sample is
-    ``own_sample``.
+    Loops are dropped, the rule is ``main_rule``, and of what was measured the sample is
+    ``main_sample``.
     """
     places: dict[str, object] = {
         "of": "measured", "loops": "dropped", "component": CROSS, "modes": MODES,
-        "decoding": own_rule,
+        "decoding": main_rule,
     }  # fmt: skip
     if where.get("of", "measured") == "measured":
-        places["sample"] = own_sample
+        places["sample"] = main_sample
     return cell(POOLED, name, **places | where)
 
 
@@ -328,19 +323,11 @@ def hypothesis(name: str, network: str = TRAINED) -> Number:
 
 def unstable_rise(network: str = TRAINED) -> Number:
     """Unstable dimensions in Hell minus those on clean speech, of all: ``mean`` over layers."""
-
-    def read(tables: Tables, model: str) -> Interval:
-        where = {"model": model, "network": network, "condition": [STRESS, "clean"]}
-        rows = chosen(tables, "propagators", ["layer", *with_bounds("unstable")], **where)
-        layers = [layer.set_index("condition") for _, layer in rows.groupby("layer")]
-        if not layers or any(sorted(layer.index) != ["clean", STRESS] for layer in layers):
-            raise NotMeasured(f"there are no layers of {model} on both sides")
-        pairs = (
-            [of(layer.loc[side], "unstable") for side in (STRESS, "clean")] for layer in layers
-        )
-        return mean([difference(*pair) for pair in pairs])
-
-    return per_model("propagators", read)
+    stressed, clean = (
+        average("propagators", "unstable", network=network, condition=condition)
+        for condition in (STRESS, "clean")
+    )
+    return stressed - clean
 
 
 def distance(quantity: str, column: str, network: str = TRAINED) -> Number:

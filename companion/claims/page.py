@@ -7,7 +7,8 @@ import pandas as pd
 
 from companion.claims.catalogue import Weighed
 from companion.claims.predictions import COMMIT, OUTCOMES
-from companion.claims.rules import NOT_MEASURED, VERDICTS, Part, Statement
+from companion.claims.rules import NOT_MEASURED, VERDICTS, Part
+from companion.results.intervals import Interval
 
 TITLE = "The claims, as measured"
 INTRODUCTION = (
@@ -68,20 +69,13 @@ def outcomes(judged: pd.DataFrame) -> str:
     return f"Of {len(judged)} lines, a line once for each model: {counted}"
 
 
-def cells(statement: Statement) -> tuple[str, str, str, str]:
-    """A statement to read: of what, the number with its interval, the claim, the decision."""
-    interval = statement.interval
-    return (
-        statement.about,
-        _number(interval.estimate, interval.low, interval.high),
-        f"{statement.side} {statement.bound:g}",
-        statement.decision,
-    )
-
-
 def _number(estimate: float, low: float, high: float) -> str:
     interval = f"[{low:.3g}, {high:.3g}]" if low <= high else "[no interval]"
     return f"{estimate:.3g} {interval}"
+
+
+def _of(interval: Interval) -> str:
+    return _number(interval.estimate, interval.low, interval.high)
 
 
 def _predictions(judged: pd.DataFrame) -> list[str]:
@@ -121,16 +115,18 @@ def _claim(groups: Mapping[str, Weighed], judged: pd.DataFrame) -> list[str]:
             if part.statements:
                 lines += ["", _together(part)]
                 lines += ["", "| of | number [95 %] | claim | decision |", "|:--|:--|:--|:--|"]
-                lines += [f"| {' | '.join(cells(made))} |" for made in part.statements]
+                lines += [
+                    f"| {made.about} | {_of(made.interval)} | {made.side} {made.bound:g} "
+                    f"| {made.decision} |"
+                    for made in part.statements
+                ]
     return lines
 
 
 def _together(part: Part) -> str:
     """The joint estimate in words."""
-    whole, interval = part.joint, part.joint.interval
-    first = part.statements[0]
-    text = _number(interval.estimate, interval.low, interval.high)
-    text += f", claimed {first.side} {first.bound:g}"
+    whole, first = part.joint, part.statements[0]
+    text = f"{_of(whole.interval)}, claimed {first.side} {first.bound:g}"
     if whole.networks > 1:
         ends = whole.predicted
         text += f"; of {whole.networks} sizes or seeds, tau {whole.tau:.2g}"

@@ -133,13 +133,12 @@ class Row:
 
     def weigh(self, tables: Tables) -> Part:
         """The part, by the tables of a group; not measured where reading them says why."""
-        lacks, statements = self.without, []
-        side = ABOVE if self.expected > self.bound else BELOW
+        lacks, side = self.without, ABOVE if self.expected > self.bound else BELOW
         try:
-            for about, number in self.number.each(tables, self.role):
-                statements.append(Statement(about, number, side, self.bound))
+            numbers = [*self.number.by_model(tables, self.role)]
         except NotMeasured as reason:
-            lacks, statements = str(reason), []
+            numbers, lacks = [], str(reason)
+        statements = [Statement(about, number, side, self.bound) for about, number in numbers]
         source = tables.path(self.number.table).stem
         return Part(self.says, source, statements, self.expected, "" if statements else lacks)
 
@@ -154,7 +153,7 @@ def claim_verdict(verdicts: Sequence[str]) -> str:
 
 
 def reason(parts: Sequence[Part]) -> str:
-    """One line: which parts decided, and the power of those that could not."""
+    """One line: which parts decided the claim, and the power of those that could not."""
     decided = claim_verdict([part.verdict for part in parts])
     if decided == HOLDS:
         return "every part holds: " + "; ".join(part.says for part in parts)

@@ -1,7 +1,6 @@
 """The contest: each score fitted on some speakers and stresses, and scored on others of both."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,10 +31,13 @@ from companion.measurement.schemas import (
 )
 from companion.results.intervals import (
     NOTHING,
+    Columns,
+    as_table,
+    auc_over,
+    groups_by,
     interval,
-    interval_columns,
     larger_probability,
-    weighted_mean,
+    mean_over,
 )
 from companion.results.tables import with_interval
 from companion.stress.conditions import EVERYDAY, split_severity
@@ -47,8 +49,8 @@ CONFIDENT = -1.0
 NO_SPEECH = 0.6
 """The no-speech probability above which it takes a window to be silent, unless it is sure."""
 
-VOICE = "speech_fraction"
-"""A column of the rows where a detector of voices has heard the sounds, too."""
+SPEECH_FRACTION = "speech_fraction"
+"""A column of the rows where a detector of speech has heard the sounds, too."""
 
 HONEST = (ROOM_TONE, REPEATED, *EVERYDAY)
 """Conditions that leave the words as they are: who alarms there is wrong, most often."""
@@ -72,21 +74,22 @@ LEAST = 5
 
 def texts(rows: pd.DataFrame, prefix: int = WHOLE) -> pd.DataFrame:
     """The rows of whole texts, or of their first tokens, that have a word; ``invented`` or not."""
-    own = rows[(rows.prefix == prefix) & ~rows.kind.isin([*WORDLESS])]
-    return own.assign(target=own.kind.isin([*INVENTED])).reset_index(drop=True)
+    worded = rows[(rows.prefix == prefix) & ~rows.kind.isin([*WORDLESS])]
+    return worded.assign(target=worded.kind.isin([*INVENTED])).reset_index(drop=True)
 
 
-def with_voice(rows: pd.DataFrame, voice: pd.DataFrame) -> pd.DataFrame:
-    """The rows with what a detector of voices says of their sounds, or ValueError."""
-    found = rows.merge(voice, on=["utterance", "condition"], how="left", validate="many_to_one")
-    missing = found[found[VOICE].isna()]
+def with_speech_activity(rows: pd.DataFrame, activity: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what a detector of speech says of their sounds, or ValueError."""
+    sound = ["utterance", "condition"]
+    merged = rows.merge(activity, on=sound, how="left", validate="many_to_one")
+    missing = merged[merged[SPEECH_FRACTION].isna()]
     if len(missing):
         raise ValueError(
-            f"the detector of voices has not heard {len(missing)} sounds, the first "
+            f"the detector of speech has not heard {len(missing)} sounds, the first "
             f"{missing.utterance.iloc[0]}, {missing.condition.iloc[0]}; run python -m "
             "companion.contest.speech_activity"
         )
-    return found
+    return merged
 
 
 def folds_of(speakers: pd.Series) -> np.ndarray:
@@ -105,31 +108,14 @@ def sets(rows: pd.DataFrame, fitted: Sequence[str]) -> dict[str, np.ndarray]:
     known = (*fitted, REFERENCE_CONDITION, *HONEST, NONSPEECH)
     stressed = ~np.isin(condition, known)
     family = np.array([split_severity(name)[0] for name in condition])
-    clean = condition == REFERENCE_CONDITION
-    found = {"seen stresses": np.isin(condition, list(fitted))}
-    found |= {name: stressed & (family == name) for name in pd.unique(family[stressed])}
-    silent = condition == NONSPEECH
-    found["unseen stresses"] = stressed
-    found["no speech"] = silent | clean
-    found["everything unseen"] = stressed | silent | clean | np.isin(condition, HONEST)
-    return found
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What fits on other speakers and stresses say of every text, (texts,) each.
-
-    ranks: what texts are ordered by, the log-odds, or, of a score of one number, that number in the
-    direction that is known, else in that of the fit. thresholds: of the ranks. risks: what the
-    log-odds say, the mean of the fit where they run against a known direction.
-    """
-
-    ranks: np.ndarray
-    thresholds: np.ndarray
-    risks: np.ndarray
-
-    def __getitem__(self, chosen: np.ndarray) -> "Fitted":
-        return Fitted(self.ranks[chosen], self.thresholds[chosen], self.risks[chosen])
+    clean, silent = condition == REFERENCE_CONDITION, condition == NONSPEECH
+    return {
+        "seen stresses": np.isin(condition, list(fitted)),
+        **{name: stressed & (family == name) for name in pd.unique(family[stressed])},
+        "unseen stresses": stressed,
+        "no speech": silent | clean,
+        "everything unseen": stressed | silent | clean | np.isin(condition, HONEST),
+    }
 
 
 def parted(rows: pd.DataFrame, fit: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -142,33 +128,33 @@ def parted(rows: pd.DataFrame, fit: pd.DataFrame) -> Iterator[tuple[np.ndarray, 
         yield (of_fit != k).to_numpy(), fold == k
 
 
-def fitted_elsewhere(one: Contestant, rows: pd.DataFrame, fit: pd.DataFrame) -> Fitted:
-    """What fits on the texts ``fit`` say of the texts ``rows``; so is the threshold, best by F1.
+def fitted_elsewhere(score: Contestant, rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
+    """What fits on the texts ``fit`` say of the texts ``rows``, a row each.
 
+    ``ranks``: what texts are ordered by, the log-odds, or, of a score of one number, that number in
+    the direction that is known, else in that of the fit. ``thresholds``: of the ranks, best by F1.
+    ``risks``: what the log-odds say, the mean of the fit where they run against a known direction.
     Where both have a speaker, the speakers of ``rows`` are in folds, and a fit is on the texts of
     speakers of other folds alone.
     """
-    seen, target = one.values(fit), fit.target.to_numpy()
-    there = one.measured(rows)
+    seen, target = score.values(fit), fit.target.to_numpy()
+    there, single = score.measured(rows), seen.shape[1] == 1
     values = np.full((len(rows), seen.shape[1]), np.nan)
     if there.any():
-        values[there] = one.values(rows[there])
+        values[there] = score.values(rows[there])
     ranks, thresholds, risks = (np.full(len(rows), np.nan) for _ in range(3))
-    for train, own in parted(rows, fit):
+    for train, held_out in parted(rows, fit):
         model = Logistic.fit(seen[train], target[train])
-
-        def ordered(some: np.ndarray, model: Logistic = model) -> np.ndarray:
-            if some.shape[1] > 1:
-                return model.log_odds(some)
-            return np.asarray((one.direction or np.sign(model.weights[0])) * some[:, 0])
-
-        ranks[own] = ordered(values[own])
-        thresholds[own] = best_threshold(ordered(seen[train]), target[train])
-        odds = model.log_odds(values[own])
-        risks[own] = expit(odds)
-        if values.shape[1] == 1 and one.direction * np.sign(model.weights[0]) < 0:
-            risks[own] = np.where(np.isnan(odds), np.nan, target[train].mean())
-    return Fitted(ranks, thresholds, risks)
+        odds, of_fit = model.log_odds(values[held_out]), model.log_odds(seen[train])
+        risks[held_out], ranks[held_out] = expit(odds), odds
+        if single:
+            sign = np.sign(model.weights[0])
+            direction = score.direction or sign
+            ranks[held_out], of_fit = direction * values[held_out, 0], direction * seen[train, 0]
+            if direction * sign < 0:
+                risks[held_out] = np.where(np.isnan(odds), np.nan, target[train].mean())
+        thresholds[held_out] = best_threshold(of_fit, target[train])
+    return pd.DataFrame({"ranks": ranks, "thresholds": thresholds, "risks": risks})
 
 
 def quiet_threshold(fit: pd.DataFrame) -> float:
@@ -177,7 +163,7 @@ def quiet_threshold(fit: pd.DataFrame) -> float:
     ``FALSE_ALARMS`` of the texts that are no inventions reach it, but no text of clean speech comes
     closer than ``MARGIN`` in log-odds.
     """
-    risks = fitted_elsewhere(monitor(), fit, fit).risks
+    risks = fitted_elsewhere(monitor(), fit, fit).risks.to_numpy()
     right = ~fit.target.to_numpy()
     clean = right & (fit.condition == REFERENCE_CONDITION).to_numpy()
     least = expit(logit(risks[clean].max(initial=0)) + MARGIN)
@@ -197,10 +183,10 @@ def contest(rows: pd.DataFrame, fit: pd.DataFrame, prefix: int = WHOLE) -> pd.Da
     with an average log-probability above -1. NaN, with the numbers of texts, where fewer than five
     are on a side.
     """
-    return pd.DataFrame(
+    return as_table(
         row
-        for group, own in _by_model(rows, fit)
-        for row in _of_model(texts(group, prefix), texts(own, prefix), prefix)
+        for group, seen in _by_model(rows, fit)
+        for row in _of_model(texts(group, prefix), texts(seen, prefix), prefix)
     )
 
 
@@ -210,45 +196,47 @@ def _by_model(rows: pd.DataFrame, fit: pd.DataFrame) -> Iterator[tuple[pd.DataFr
         yield group, fit[fit.model == model]
 
 
-def _of_model(rows: pd.DataFrame, fit: pd.DataFrame, prefix: int) -> Iterator[dict[str, object]]:
+def _of_model(rows: pd.DataFrame, fit: pd.DataFrame, prefix: int) -> Iterator[Columns]:
     named = {"parameters": rows.parameters.iloc[0], "model": rows.model.iloc[0], "prefix": prefix}
-    base = fitted_elsewhere(rival(), rows, fit)
-    sure = (rows.average_log_probability > CONFIDENT).to_numpy()
-    known = [
-        (one, fitted_elsewhere(one, rows, fit), fitted_elsewhere(with_rival(one), rows, fit))
-        for one in contestants(fit)
+    rivals = fitted_elsewhere(rival(), rows, fit).ranks
+    confidently = (rows.average_log_probability > CONFIDENT).to_numpy()
+    fits = [
+        (score, fitted_elsewhere(score, rows, fit), fitted_elsewhere(with_rival(score), rows, fit))
+        for score in contestants(fit)
     ]
-    for name, where in sets(rows, [str(each) for each in pd.unique(fit.condition)]).items():
+    for name, where in sets(rows, [str(stress) for stress in pd.unique(fit.condition)]).items():
         for confident in (False, True):
-            chosen = where & sure if confident else where
-            for one, own, together in known:
+            chosen = where & confidently if confident else where
+            for score, alone, together in fits:
                 row = {**named, "set": name, "confident": confident}
-                row |= {"contestant": one.name, "family": one.family}
-                there = chosen & one.measured(rows)
-                yield row | _scored(rows[there], own[there], together[there], base[there], one)
+                row |= {"contestant": score.name, "family": score.family}
+                there = chosen & score.measured(rows)
+                columns = alone.assign(rivals=rivals, together=together.ranks)[there]
+                yield row | _scored(rows[there], columns, score)
 
 
-def _scored(
-    rows: pd.DataFrame, own: Fitted, together: Fitted, base: Fitted, one: Contestant
-) -> dict[str, object]:
-    target, undefined = rows.target.to_numpy(), np.isnan(own.ranks)
+def _scored(rows: pd.DataFrame, fits: pd.DataFrame, contestant: Contestant) -> Columns:
+    target, undefined = rows.target.to_numpy(), fits.ranks.isna().to_numpy()
     counts = {"invented": int(target.sum()), "others": int((~target).sum())}
-    lost, rivals, fused = (_losing(each.ranks, target) for each in (own, base, together))
+    ranks, rivals, fused = (
+        _losing(fits[name].to_numpy(), target) for name in ("ranks", "rivals", "together")
+    )
     auroc = gain = NOTHING
-    if (least := min(counts.values())) >= LEAST:
+    if min(counts.values()) >= LEAST:
         speakers = rows.speaker.to_numpy()
-        score = partial(larger_probability, group=target)
-        auroc = interval(partial(score, values=lost), speakers, 1.0, least)
-        gain = interval(lambda w: score(w, values=fused) - score(w, values=rivals), speakers)
-    risks, fractions = own.risks[~undefined], target[~undefined]
+        auc = partial(larger_probability, group=target)
+        auroc = auc_over(ranks, target, speakers)
+        gain = interval(lambda w: auc(w, values=fused) - auc(w, values=rivals), speakers)
+    risks, fractions = fits.risks.to_numpy()[~undefined], target[~undefined]
+    alarms = np.where(undefined, ~target, (fits.ranks >= fits.thresholds).to_numpy())
     return {
         **counts,
         "undefined": int(undefined.sum()),
-        **interval_columns("auroc", auroc),
-        **interval_columns("gain", gain),
-        "average_precision": average_precision(lost, target),
-        **_at(np.where(undefined, ~target, own.ranks >= own.thresholds), target, ""),
-        **(_at(one.rule(rows), target, "default_") if one.rule is not None else {}),
+        "auroc": auroc,
+        "gain": gain,
+        "average_precision": average_precision(ranks, target),
+        **_at(alarms, target, ""),
+        **(_at(contestant.rule(rows).to_numpy(), target, "default_") if contestant.rule else {}),
         "calibration": float(risks.mean() - fractions.mean()) if len(risks) else np.nan,
         "brier": float(np.mean((risks - fractions) ** 2)) if len(risks) else np.nan,
     }
@@ -282,7 +270,7 @@ def readable(table: pd.DataFrame, name: str, digits: int = 2) -> pd.DataFrame:
         index=["family", "contestant"], columns=["model", "set"], values="text",
         aggfunc="first", sort=False,
     )  # fmt: skip
-    wide.columns = [", ".join(each) for each in wide.columns]
+    wide.columns = wide.columns.map(", ".join)
     return wide.fillna("").reset_index()
 
 
@@ -293,20 +281,20 @@ def false_alarms(rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     for group, seen in _by_model(rows, fit):
-        own, train = texts(group), texts(seen)
-        clean = own.condition == REFERENCE_CONDITION
-        places = {"clean": clean, "very short": clean & (own.seconds < SHORT)}
-        places |= {name: own.condition == name for name in HONEST}
-        for one in contestants(train):
-            fits = fitted_elsewhere(one, own, train)
+        whole, train = texts(group), texts(seen)
+        clean = whole.condition == REFERENCE_CONDITION
+        places = {"clean": clean, "very short": clean & (whole.seconds < SHORT)}
+        places |= {name: whole.condition == name for name in HONEST}
+        for score in contestants(train):
+            fits = fitted_elsewhere(score, whole, train)
             alarms = ~(fits.ranks < fits.thresholds)
-            default = one.rule(own) if one.rule is not None else np.full(len(own), np.nan)
+            default = score.rule(whole) if score.rule else pd.Series(np.nan, whole.index)
             for condition, where in places.items():
-                honest = where.to_numpy() & ~own.target.to_numpy() & one.measured(own)
+                honest = where & ~whole.target & score.measured(whole)
                 if honest.any():
-                    row = {"model": own.model.iloc[0], "contestant": one.name, "family": one.family}
-                    row |= {"condition": condition, "texts": int(honest.sum())}
-                    row["alarms"] = 100 * float(alarms[honest].mean())
+                    row = {"model": whole.model.iloc[0], "contestant": score.name}
+                    row |= {"family": score.family, "condition": condition}
+                    row |= {"texts": int(honest.sum()), "alarms": 100 * alarms[honest].mean()}
                     table.append(row | {"default": 100 * float(default[honest].mean())})
     return pd.DataFrame(table)
 
@@ -321,12 +309,12 @@ def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     fractions = 100 * pd.crosstab([whole[k] for k in keys], whole.kind, normalize="index")
     sums = whole.groupby(keys)[["seconds", "invented", "deleted"]].sum()
     minutes = sums.seconds / 60
-    found = fractions.assign(
+    table = fractions.assign(
         texts=whole.groupby(keys).size(),
         invented_per_minute=sums.invented / minutes,
         deleted_per_minute=sums.deleted / minutes,
     )
-    return found.reset_index().drop(columns="parameters")
+    return table.reset_index().drop(columns="parameters")
 
 
 def honest_inventions(rows: pd.DataFrame) -> pd.DataFrame:
@@ -334,20 +322,17 @@ def honest_inventions(rows: pd.DataFrame) -> pd.DataFrame:
 
     ``invented`` has its interval over speakers. All but repetitions are together, too.
     """
-    table: list[dict[str, object]] = []
-    for (parameters, model), group in rows.groupby(["parameters", "model"], sort=True):
-        own = group[group.prefix == WHOLE]
-        places = {name: own.condition == name for name in (*HONEST, REFERENCE_CONDITION)}
-        places[EVERYDAY_CHANGES] = own.condition.isin([ROOM_TONE, *EVERYDAY])
-        for condition, where in places.items():
-            there = own[where]
+    whole, table = rows[rows.prefix == WHOLE], []
+    places = {name: [name] for name in (*HONEST, REFERENCE_CONDITION)}
+    places[EVERYDAY_CHANGES] = [ROOM_TONE, *EVERYDAY]
+    for model, group in groups_by(whole, ["parameters", "model"]):
+        for condition, names in places.items():
+            there = group[group.condition.isin(names)]
             if len(there):
-                invented = 100.0 * there.kind.isin([*INVENTED]).to_numpy()
-                statistic = partial(weighted_mean, values=invented)
-                found = interval(statistic, there.speaker.to_numpy(), 100.0, len(there))
-                row = {"parameters": parameters, "model": model, "condition": condition}
-                table.append(row | {"texts": len(there)} | interval_columns("invented", found))
-    return pd.DataFrame(table)
+                invented = mean_over(100.0 * there.kind.isin([*INVENTED]), there.speaker, 100.0)
+                row = {"condition": condition, "texts": len(there), "invented": invented}
+                table.append(model | row)
+    return as_table(table)
 
 
 def guard(rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
@@ -360,35 +345,34 @@ def guard(rows: pd.DataFrame, fit: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     for group, seen in _by_model(rows, fit):
-        own = group[group.prefix == WHOLE].assign(target=lambda r: r.kind.isin([*INVENTED]))
-        own = own.reset_index(drop=True)
-        for name, alarms in _rules(own, texts(seen)).items():
-            for condition, where in own.groupby("condition", sort=False).indices.items():
-                row = {"model": own.model.iloc[0], "rule": name, "condition": condition}
-                table.append(row | _dropped(own.iloc[where], alarms[where]))
+        whole = group[group.prefix == WHOLE].reset_index(drop=True)
+        for name, alarms in _rules(whole, texts(seen)).items():
+            for condition, where in whole.groupby("condition", sort=False).indices.items():
+                row = {"model": whole.model.iloc[0], "rule": name, "condition": condition}
+                table.append(row | _dropped(whole.iloc[where], alarms[where]))
     return pd.DataFrame(table)
 
 
 def _rules(rows: pd.DataFrame, fit: pd.DataFrame) -> dict[str, np.ndarray]:
-    fits = fitted_elsewhere(monitor(), rows, fit)
-    found = {
+    risks = fitted_elsewhere(monitor(), rows, fit).risks.to_numpy()
+    rules = {
         "none": np.zeros(len(rows), bool),
         "transcribe's silence": is_silent(rows).to_numpy(),
         "transcribe's fallback": falls_back(rows).to_numpy(),
         "no-speech probability": (rows.no_speech_probability > NO_SPEECH).to_numpy(),
     }
-    if VOICE in rows:
-        found["silero-vad"] = (rows[VOICE] == 0).to_numpy()
-    return found | {"spectral.Monitor": ~(fits.risks < quiet_threshold(fit))}
+    if SPEECH_FRACTION in rows:
+        rules["silero-vad"] = (rows[SPEECH_FRACTION] == 0).to_numpy()
+    return rules | {"spectral.Monitor": ~(risks < quiet_threshold(fit))}
 
 
 def _dropped(rows: pd.DataFrame, alarms: np.ndarray) -> dict[str, float]:
-    minutes, said = rows.seconds.sum() / 60, rows.reference_words
-    edits = np.where(alarms, said, rows.wer * said).sum()
+    minutes, words = rows.seconds.sum() / 60, rows.reference_words
+    edits = np.where(alarms, words, rows.wer * words).sum()
     return {
         "texts": len(rows),
         "worded": 100 * float(((rows.transcript_words > 0) & ~alarms).mean()),
         "invented_per_minute": float(rows.invented[~alarms].sum() / minutes),
-        "deleted_per_minute": float(np.where(alarms, said, rows.deleted).sum() / minutes),
-        "wer": 100 * float(edits / said.sum()) if said.sum() else np.nan,
+        "deleted_per_minute": float(np.where(alarms, words, rows.deleted).sum() / minutes),
+        "wer": 100 * float(edits / words.sum()) if words.sum() else np.nan,
     }

@@ -1,6 +1,6 @@
 """Who contends: every score's features, and the rules that come with their own threshold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,9 +39,9 @@ class Logistic:
                 "kinds, more stress or less of it"
             )
         scaler = StandardScaler().fit(values)
-        found = LogisticRegression(tol=1e-8, max_iter=10_000)
-        found.fit(scaler.transform(values), wanted)
-        return cls(scaler.mean_, found.coef_[0] / scaler.scale_, float(found.intercept_[0]))
+        model = LogisticRegression(tol=1e-8, max_iter=10_000)
+        model.fit(scaler.transform(values), wanted)
+        return cls(scaler.mean_, model.coef_[0] / scaler.scale_, float(model.intercept_[0]))
 
     def log_odds(self, values: np.ndarray) -> np.ndarray:
         """Of values (texts, features): (texts,)."""
@@ -59,7 +59,6 @@ def best_threshold(values: np.ndarray, target: np.ndarray) -> float:
     return float(values[there][order][best])
 
 
-LOG_PROBABILITY, LENGTH = "log-probability", "tokens"
 _TITLES = ("heads: lookback", "heads: entropy of cross-attention", "heads: heard")
 _LEAST_PROBABILITY = 1e-8
 _ENTROPY_TOKENS = 32  # before so many whisper.cpp does not look
@@ -70,29 +69,6 @@ SPECTRA = FEATURES[len(CONFIDENCES) :]
 
 CHOSEN = ("forbidden_first", "entropy", "cross_attention_window_n_eff")
 """What ``spectral.Monitor`` weighs: chosen on the scores of tiny.en, before base was measured."""
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A score: the columns that a logistic regression is given, by family.
-
-    values: of rows, (texts, features). ``rule``: whether it alarms by its own defaults, (texts,),
-    for those that have some. direction: 1 where large values are known to be bad, -1 where small
-    ones are, 0 where the fit has to find it out. later: a column that older rows lack.
-    """
-
-    name: str
-    family: str
-    values: Callable[[pd.DataFrame], np.ndarray]
-    rule: Callable[[pd.DataFrame], np.ndarray] | None = None
-    direction: int = 0
-    later: str | None = None
-
-    def measured(self, rows: pd.DataFrame) -> np.ndarray:
-        """Which texts have the score at all, were it NaN: (texts,)."""
-        if self.later is None:
-            return np.ones(len(rows), bool)
-        return rows[self.later].notna().to_numpy()
 
 
 def log_probability(rows: pd.DataFrame) -> pd.Series:
@@ -114,39 +90,105 @@ def falls_back(rows: pd.DataFrame) -> pd.Series:
     return (rows.compression_ratio > 2.4) | (log_probability(rows) < -1)
 
 
+def in_decades(probabilities: np.ndarray) -> np.ndarray:
+    """log10 of probabilities, as the monitor takes it."""
+    return np.asarray(np.log10(np.maximum(probabilities, _LEAST_PROBABILITY)))
+
+
+def _count(rows: pd.DataFrame) -> pd.Series:
+    """The number of tokens, of a text or of its beginning."""
+    return rows.tokens.where(rows.prefix == WHOLE, rows.prefix)
+
+
+_DERIVED: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "log-probability": log_probability,
+    "log of tokens": lambda rows: np.log(_count(rows).clip(lower=1)),
+    "characters per second": lambda rows: rows.characters / rows.seconds,
+    "minus entropy": lambda rows: -rows.token_entropy,
+    "falls back": falls_back,
+    "is silent": is_silent,
+}
+"""Features that are no column of the rows."""
+
+_RIVAL = ("log-probability", "log of tokens")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A score: the features that a logistic regression is given, by family.
+
+    features: columns of the rows, of numbers or of lists of one length, or such as are derived from
+    them. ``rule``: whether it alarms by its own defaults, (texts,), for those that have some.
+    direction: 1 where large values are known to be bad, -1 where small ones are, 0 where the fit
+    has to find it out.
+    """
+
+    name: str
+    family: str
+    features: tuple[str, ...]
+    rule: Callable[[pd.DataFrame], pd.Series] | None = None
+    direction: int = 0
+
+    def values(self, rows: pd.DataFrame) -> np.ndarray:
+        """Of rows, (texts, features)."""
+        return np.column_stack([_values(rows, feature) for feature in self.features])
+
+    def measured(self, rows: pd.DataFrame) -> np.ndarray:
+        """Which texts have the score at all, were it NaN: (texts,). Older rows lack the heads."""
+        of_heads = [feature for feature in self.features if feature in HEADS]
+        return np.asarray(rows[of_heads].notna().all(axis=1))
+
+
+def _values(rows: pd.DataFrame, feature: str) -> np.ndarray:
+    """A feature of every text; NaN for a missing list of numbers."""
+    column = _DERIVED[feature](rows) if feature in _DERIVED else rows[feature]
+    there = column.notna()
+    if column.dtype == object and there.any() and np.ndim(column[there].iloc[0]):
+        missing = np.full(len(column[there].iloc[0]), np.nan)
+        lists = column.where(there, pd.Series([missing] * len(column), column.index))
+        return np.stack(lists.to_list())
+    values = column.to_numpy(float)
+    is_probability = feature.startswith("forbidden") or feature == "no_speech_probability"
+    return in_decades(values) if is_probability else values
+
+
 def contestants(rows: pd.DataFrame) -> list[Contestant]:
     """All that can be fitted on these rows; the readings of a beginning are of its tokens alone.
 
-    A detector of voices is one where the rows have its columns (``contest.speech_activity``), and
+    A detector of speech is one where the rows have its columns (``contest.speech_activity``), and
     so are the heads of attention.
     """
-    found = [
+    scores = [
         Contestant(
-            LOG_PROBABILITY, "built in", lambda r: _matrix(log_probability(r)),
-            lambda r: (log_probability(r) < -1).to_numpy(), -1,
+            "log-probability", "built in", ("log-probability",),
+            lambda rows: log_probability(rows) < -1, -1,
         ),
-        _column("compression ratio", "built in", "compression_ratio", 1, lambda x: x > 2.4),
-        _column("no-speech probability", "built in", "no_speech_probability", 1, lambda x: x > 0.6),
-        _rule("transcribe's fallback", falls_back),
-        _rule("transcribe's silence", is_silent),
         Contestant(
-            "whisper.cpp's entropy", "built in", lambda r: _matrix(-r.token_entropy),
-            lambda r: ((_count(r) > _ENTROPY_TOKENS) & (r.token_entropy < 2.4)).to_numpy(), 1,
+            "compression ratio", "built in", ("compression_ratio",),
+            lambda rows: rows.compression_ratio > 2.4, 1,
         ),
-        _column("forbidden mass, first step", "confidence", "forbidden_first", 1),
-        _column("forbidden mass, mean", "confidence", "forbidden_mean", 1),
-        _column("entropy of tokens", "confidence", "entropy", 1),
-        _column("least log-probability", "confidence", "least_log_probability", -1),
         Contestant(
-            "characters per second", "text", lambda r: _matrix(r.characters / r.seconds)
+            "no-speech probability", "built in", ("no_speech_probability",),
+            lambda rows: rows.no_speech_probability > 0.6, 1,
         ),
-        Contestant(LENGTH, "text", lambda r: _matrix(_log_length(r))),
-        _column("level", "sound", "level_db"),
-        _column("range of levels", "sound", "level_range_db", -1),
+        Contestant("transcribe's fallback", "built in", ("falls back",), falls_back, 1),
+        Contestant("transcribe's silence", "built in", ("is silent",), is_silent, 1),
+        Contestant(
+            "whisper.cpp's entropy", "built in", ("minus entropy",),
+            lambda rows: (_count(rows) > _ENTROPY_TOKENS) & (rows.token_entropy < 2.4), 1,
+        ),
+        _single("forbidden mass, first step", "confidence", "forbidden_first", 1),
+        _single("forbidden mass, mean", "confidence", "forbidden_mean", 1),
+        _single("entropy of tokens", "confidence", "entropy", 1),
+        _single("least log-probability", "confidence", "least_log_probability", -1),
+        _single("characters per second", "text", "characters per second"),
+        _single("tokens", "text", "log of tokens"),
+        _single("level", "sound", "level_db"),
+        _single("range of levels", "sound", "level_range_db", -1),
     ]  # fmt: skip
     if "speech_fraction" in rows:
-        found.append(_column("silero-vad, fraction of speech", "sound", "speech_fraction", -1))
-        found.append(_column("silero-vad, mean", "sound", "speech_mean", -1))
+        scores.append(_single("silero-vad, fraction of speech", "sound", "speech_fraction", -1))
+        scores.append(_single("silero-vad, mean", "sound", "speech_mean", -1))
     for part in COMPONENTS:
         title = part.replace("_", "-")
         for name, column in (
@@ -155,109 +197,35 @@ def contestants(rows: pd.DataFrame) -> list[Contestant]:
             ("size, sliding", "window_log10_size"),
         ):  # fmt: skip
             claimed = 1 if column == "alpha" else 0  # a high slope goes with failures
-            found.append(_column(f"{title}: {name}", "spectral", f"{part}_{column}", claimed))
+            scores.append(_single(f"{title}: {name}", "spectral", f"{part}_{column}", claimed))
     if rows[HEADS[0]].notna().any():
-        found += [_heads(title, (column,)) for title, column in zip(_TITLES, HEADS, strict=True)]
-        found.append(_heads("heads: all", HEADS))
-    found += [
-        Contestant("LapEigvals", "attention", lambda r: np.stack(r.laplacian.to_list())),
-        Contestant("linear probe", "probe", lambda r: np.stack(r.state.to_list())),
-        _columns("all spectra, sliding", "fusion", SPECTRA),
-        _columns("all confidences", "fusion", CONFIDENCES),
-        _columns("confidences and spectra", "fusion", FEATURES),
+        scores += [_single(of, "attention", head) for of, head in zip(_TITLES, HEADS, strict=True)]
+        scores.append(Contestant("heads: all", "attention", HEADS))
+    return [
+        *scores,
+        _single("LapEigvals", "attention", "laplacian"),
+        _single("linear probe", "probe", "state"),
+        Contestant("all spectra, sliding", "fusion", SPECTRA),
+        Contestant("all confidences", "fusion", CONFIDENCES),
+        Contestant("confidences and spectra", "fusion", FEATURES),
         monitor(),
     ]
-    return found
+
+
+def _single(name: str, family: str, feature: str, direction: int = 0) -> Contestant:
+    return Contestant(name, family, (feature,), direction=direction)
 
 
 def monitor() -> Contestant:
     """The score of ``spectral.Monitor``."""
-    return _columns("spectral.Monitor", "fusion", CHOSEN)
-
-
-def with_rival(one: Contestant) -> Contestant:
-    """A score together with log-probability and length."""
-    return replace(
-        one,
-        values=lambda rows: np.column_stack([rival().values(rows), one.values(rows)]),
-        direction=0,
-    )
+    return Contestant("spectral.Monitor", "fusion", CHOSEN)
 
 
 def rival() -> Contestant:
     """Log-probability and length: what everybody has."""
-    return Contestant(
-        "log-probability and length", "fusion",
-        lambda rows: np.column_stack([log_probability(rows), _log_length(rows)]),
-    )  # fmt: skip
+    return Contestant("log-probability and length", "fusion", _RIVAL)
 
 
-def _rule(name: str, alarms: Callable[[pd.DataFrame], pd.Series]) -> Contestant:
-    """A rule by itself, which has no score but whether it alarms."""
-    return Contestant(
-        name,
-        "built in",
-        lambda rows: _matrix(alarms(rows)),
-        lambda rows: alarms(rows).to_numpy(),
-        1,
-    )
-
-
-def _column(
-    name: str,
-    family: str,
-    column: str,
-    direction: int = 0,
-    default: Callable[[pd.Series], pd.Series] | None = None,
-) -> Contestant:
-    rule = None if default is None else lambda rows: default(rows[column]).to_numpy()
-    return Contestant(name, family, lambda rows: _values(rows, column)[:, None], rule, direction)
-
-
-def _columns(name: str, family: str, columns: tuple[str, ...]) -> Contestant:
-    return Contestant(
-        name, family, lambda rows: np.column_stack([_values(rows, each) for each in columns])
-    )
-
-
-def _values(rows: pd.DataFrame, column: str) -> np.ndarray:
-    values = rows[column].to_numpy(float)
-    if column.startswith("forbidden") or column == "no_speech_probability":
-        return in_decades(values)
-    return values
-
-
-def in_decades(probabilities: np.ndarray) -> np.ndarray:
-    """log10 of probabilities, as the monitor takes it."""
-    return np.asarray(np.log10(np.maximum(probabilities, _LEAST_PROBABILITY)))
-
-
-def _matrix(column: pd.Series) -> np.ndarray:
-    return np.asarray(column.to_numpy(float)[:, None])
-
-
-def _count(rows: pd.DataFrame) -> pd.Series:
-    """The number of tokens, of a text or of its beginning."""
-    return rows.tokens.where(rows.prefix == WHOLE, rows.prefix)
-
-
-def _log_length(rows: pd.DataFrame) -> pd.Series:
-    """Of the number of tokens, at least one."""
-    return np.log(_count(rows).clip(lower=1))
-
-
-def _heads(name: str, columns: tuple[str, ...]) -> Contestant:
-    """Of every head; NaN in rows from before heads were measured."""
-    return Contestant(
-        name, "attention",
-        lambda rows: np.column_stack([_stacked(rows[each]) for each in columns]),
-        later=columns[0],
-    )  # fmt: skip
-
-
-def _stacked(lists: pd.Series) -> np.ndarray:
-    """Lists of one length as rows, NaN for a missing one."""
-    there = lists.notna()
-    width = len(lists[there].iloc[0]) if there.any() else 1
-    missing = np.full(width, np.nan)
-    return np.stack([each if has else missing for each, has in zip(lists, there, strict=True)])
+def with_rival(score: Contestant) -> Contestant:
+    """A score together with log-probability and length."""
+    return replace(score, features=(*_RIVAL, *score.features), direction=0)

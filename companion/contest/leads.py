@@ -69,28 +69,26 @@ def leads(rows: pd.DataFrame, fit: pd.DataFrame, window: int) -> pd.DataFrame:
 
 
 def _stepped(rows: pd.DataFrame) -> pd.DataFrame:
-    own = texts(rows)
-    return own[own[STEPS[0]].notna() & (own.tokens > 0)].reset_index(drop=True)
+    whole = texts(rows)
+    return whole[whole[STEPS[0]].notna() & (whole.tokens > 0)].reset_index(drop=True)
 
 
 def _of_model(rows: pd.DataFrame, fit: pd.DataFrame, window: int) -> Iterator[dict[str, object]]:
-    curves = {name: [np.array([])] * len(rows) for name in (MONITOR, *ALONE)}
-    limits = {name: np.full(len(rows), np.nan) for name in curves}
+    alarms = {name: np.full(len(rows), np.inf) for name in (MONITOR, *ALONE)}  # first tokens
     values = [step_values(row, window) for _, row in rows.iterrows()]
     before = [step_values(row, window) for _, row in fit.iterrows()]
     whole, target = monitor().values(fit), fit.target.to_numpy()
-    for train, own in parted(rows, fit):
+    for train, held_out in parted(rows, fit):
         model = Logistic.fit(whole[train], target[train])
-        for name in curves:
+        for name, first in alarms.items():
             right = [_scored(name, before[i], model).max() for i in np.flatnonzero(train & ~target)]
-            limits[name][own] = np.quantile(right, 1 - QUIET)
-            for i in np.flatnonzero(own):
-                curves[name][i] = _scored(name, values[i], model)
+            threshold = np.quantile(right, 1 - QUIET)
+            for i in np.flatnonzero(held_out):
+                reached = np.flatnonzero(_scored(name, values[i], model) >= threshold)
+                first[i] = reached[0] if len(reached) else np.inf
     wrong = rows.target.to_numpy() & rows.first_wrong.notna().to_numpy()
     right = ~rows.target.to_numpy()
-    for name, scores in curves.items():
-        alarms = [np.flatnonzero(s >= limit) for s, limit in zip(scores, limits[name], strict=True)]
-        first = np.array([each[0] if len(each) else np.inf for each in alarms])
+    for name, first in alarms.items():
         lead = (rows.first_wrong.to_numpy(float) - first)[wrong]
         alarmed = np.isfinite(lead)
         enough = alarmed.sum() >= LEAST

@@ -45,20 +45,20 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
     reference's. Where the speech repeats itself, a text that does is misheard by the same rules,
     by the first of them only where it has no more words than were said.
     """
-    found = outcome(references, transcript, None)
-    if found is Outcome.CORRECT and not normalise(without_annotations(transcript)):
+    kind = outcome(references, transcript, None)
+    if kind is Outcome.CORRECT and not normalise(without_annotations(transcript)):
         return Kind.EMPTY  # where nobody speaks either, and "." is no word
-    if found is Outcome.FRAGMENT:
+    if kind is Outcome.FRAGMENT:
         return Kind.MISHEARD
-    said, written = normalise(references[0]), normalise(without_annotations(transcript))
-    repeated = found is Outcome.LOOP and is_loop(references[0])
-    kept = repeated and len(written.split()) <= len(said.split())
+    reference, written = normalise(references[0]), normalise(without_annotations(transcript))
+    repeated = kind is Outcome.LOOP and is_loop(references[0])
+    kept = repeated and len(written.split()) <= len(reference.split())
     if kept and said_fraction(references, written) >= FRAGMENT_FRACTION:
         return Kind.MISHEARD
-    doubted = found is Outcome.INVENTION or repeated
-    if doubted and said and jiwer.cer(said, written) <= MISHEARD_ERROR:
+    doubted = kind is Outcome.INVENTION or repeated
+    if doubted and reference and jiwer.cer(reference, written) <= MISHEARD_ERROR:
         return Kind.MISHEARD
-    return Kind(found.value)
+    return Kind(kind.value)
 
 
 def count_words(references: Sequence[str], transcript: str) -> dict[str, int]:
@@ -73,7 +73,7 @@ def count_words(references: Sequence[str], transcript: str) -> dict[str, int]:
     return {
         "reference_words": len(normalise(references[0]).split()),
         "transcript_words": len(written.split()),
-        "invented": min(each.substitutions + each.insertions for each in aligned),
+        "invented": min(words.substitutions + words.insertions for words in aligned),
         "deleted": aligned[0].substitutions + aligned[0].deletions,
     }
 

@@ -1,14 +1,13 @@
 """What the decoder's Jacobians say of invented texts, from the rows of `jacobians`."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import pandas as pd
 
 from companion.contest.contest import LEAST
 from companion.contest.outcomes import INVENTED, kind_of
 from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.results.intervals import interval, interval_columns, larger_probability
+from companion.results.intervals import Columns, as_table, auc_over, groups_by
 
 SCORES = (
     "gain",
@@ -30,9 +29,9 @@ def jacobian_scores(rows: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     speakers. texts: rows of `measure`, which have the transcripts. Both sides differ in the sound
     too: under one stress hardly any Jacobians were measured.
     """
-    own = rows[rows.network == "trained"].assign(alignment=rows.alignment.abs())
+    trained = rows[rows.network == "trained"].assign(alignment=rows.alignment.abs())
     keys = ["parameters", "model", "speaker", "utterance", "condition"]
-    means = own.groupby(keys)[list(SCORES)].mean().reset_index()
+    means = trained.groupby(keys)[list(SCORES)].mean().reset_index()
     reference_words = texts.drop_duplicates(["model", "utterance", "condition"])
     wanted = [*keys, "reference", "transcript", "average_log_probability"]
     means = means.merge(reference_words[wanted], on=keys, validate="one_to_one")
@@ -40,20 +39,13 @@ def jacobian_scores(rows: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
         kind_of([a], b) in INVENTED for a, b in zip(means.reference, means.transcript, strict=True)
     ]
     stressed = means.condition != REFERENCE_CONDITION
-    return pd.DataFrame(_rows(means[means.target == stressed]))
+    return as_table(_rows(means[means.target == stressed]))
 
 
-def _rows(means: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for (parameters, model), own in means.groupby(["parameters", "model"], sort=True):
-        target = own.target.to_numpy()
-        counts = {"invented": int(target.sum()), "others": int((~target).sum())}
-        if min(counts.values()) < LEAST:
-            continue
-        for name in (*SCORES, "average_log_probability"):
-            statistic = partial(larger_probability, values=own[name].to_numpy(float), group=target)
-            least = min(counts.values())
-            found = interval(statistic, own.speaker.to_numpy(), 1.0, least)
-            yield {
-                "parameters": parameters, "model": model, "score": name, **counts,
-                **interval_columns("auroc", found),
-            }  # fmt: skip
+def _rows(means: pd.DataFrame) -> Iterator[Columns]:
+    for key, group in groups_by(means, ["parameters", "model"]):
+        counts = {"invented": int(group.target.sum()), "others": int((~group.target).sum())}
+        if min(counts.values()) >= LEAST:
+            for name in (*SCORES, "average_log_probability"):
+                auroc = auc_over(group[name], group.target, group.speaker)
+                yield key | {"score": name, **counts, "auroc": auroc}

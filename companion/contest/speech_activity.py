@@ -1,4 +1,4 @@
-"""How much of each sound of the contest is speech, to a detector of voices: an optional rival.
+"""How much of each sound of the contest is speech, to a detector of it: an optional rival.
 
     pip install silero-vad
     python -m companion.contest.speech_activity
@@ -8,7 +8,6 @@ sounds, and writes data/results/whisper/speech_activity.parquet. The detector is
 environment.
 """
 
-import argparse
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
@@ -27,14 +26,14 @@ from companion.measurement.run import batches, stressed
 from companion.measurement.schemas import schema
 from companion.measurement.store import write
 from companion.measurement.texts import Row
-from companion.speech.corpus import SAMPLE_RATE, find_utterances
+from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances
 from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Speakers
 
-VOICE = schema(
+SPEECH = schema(
     "utterance", "condition", "speech_mean", "speech_fraction", "speech_most", numbers=pa.float32()
 )
-"""Of the probabilities of speech of a sound's frames of 32 ms: mean, share above 0.5, largest."""
+"""Of the probabilities of speech in frames of 32 ms: mean, fraction above 0.5, largest."""
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 """Whisper's window of 30 s."""
@@ -49,8 +48,8 @@ def sound(rows: Path, corpus: Path, utterance: str, condition: str) -> Mixture:
     values |= {"ladder": corpus, "corpus": corpus, "output": rows, "device": "cpu"}
     settings = ContestSettings(**values)
     speech = find_utterances(settings.corpus).utterances
-    own = [each for each in speech if each.id == utterance]
-    batch, _ = stressed(own, Speakers(speech), settings)
+    chosen = [spoken for spoken in speech if spoken.id == utterance]
+    batch, _ = stressed(chosen, Speakers(speech), settings)
     for names, mixtures in all_conditions(WINDOW_SAMPLES, batch, settings):
         for mixture in mixtures:
             if in_turn(names, utterance, settings.seed) == condition:
@@ -58,11 +57,12 @@ def sound(rows: Path, corpus: Path, utterance: str, condition: str) -> Mixture:
     raise ValueError(f"{rows}: no {condition!r} of {utterance!r}; take a row's own")
 
 
+PARAMETERS = Path("params/whisper.yml")
 KINDS = ("contest", "fitting", "recordings")
-"""Measured by which sections."""
+OUTPUT = Path("data/results/whisper/speech_activity.parquet")
 
 
-def voice_rows(settings: ContestSettings) -> Iterator[Row]:
+def speech_rows(settings: ContestSettings) -> Iterator[Row]:
     """A row per sound, in the order in which the contest measures them."""
     detector = import_module("silero_vad").load_silero_vad()  # it is not in the environment
     corpus, clips = find_utterances(settings.corpus), settings.clips()
@@ -73,8 +73,9 @@ def voice_rows(settings: ContestSettings) -> Iterator[Row]:
         for names, mixtures in all_conditions(WINDOW_SAMPLES, batch, settings):
             for mixture in mixtures:
                 with torch.inference_mode():
-                    found = detector.audio_forward(torch.from_numpy(mixture.wave), sr=SAMPLE_RATE)
-                chances = found.numpy().astype(np.float64).ravel()
+                    wave = torch.from_numpy(mixture.wave)
+                    frames = detector.audio_forward(wave, sr=SAMPLE_RATE)
+                chances = frames.numpy().astype(np.float64).ravel()
                 yield {
                     "utterance": mixture.target.id,
                     "condition": in_turn(names, mixture.target.id, settings.seed),
@@ -85,31 +86,23 @@ def voice_rows(settings: ContestSettings) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Measure the sounds of a parameter file."""
-    parser = argparse.ArgumentParser(prog="python -m companion.contest.speech_activity")
-    parser.add_argument("--parameters", type=Path, default=Path("params/whisper.yml"))
-    parser.add_argument(
-        "--output", type=Path, default=Path("data/results/whisper/speech_activity.parquet")
-    )
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    arguments = parser.parse_args()
-    sections = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8"))
-    folder = arguments.parameters.parent
+    """Measure the sounds of the sections ``KINDS``."""
+    sections = yaml.safe_load(PARAMETERS.read_text(encoding="utf-8"))
     rows: list[Row] = []
     parameters: dict[str, object] = {}
-    heard = []
-    for kind in arguments.kinds:
+    utterances: list[Utterance] = []
+    for kind in KINDS:
         values = sections[kind]
         for name in {"ladder", "corpus", "nonspeech"} & values.keys():
-            values[name] = folder / values[name]
-        settings = ContestSettings(model="none", output=arguments.output, **values)
-        heard += [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
+            values[name] = PARAMETERS.parent / values[name]
+        settings = ContestSettings(model="none", output=OUTPUT, **values)
+        utterances += [*find_utterances(settings.corpus).utterances, *settings.clips().utterances]
         parameters[kind] = {k: v for k, v in settings.plain().items() if k != "model"}
-        rows += voice_rows(settings)
-    meta = {"kind": "voice", "speech": speech_digest(heard), "parameters": parameters}
+        rows += speech_rows(settings)
+    meta = {"kind": "voice", "speech": speech_digest(utterances), "parameters": parameters}
     meta["detector"] = version("silero-vad")
-    write(rows, arguments.output, meta, VOICE)
-    print(arguments.output)
+    write(rows, OUTPUT, meta, SPEECH)
+    print(OUTPUT)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ writes spectral/thresholds.json. What the fits are worth on other speakers, and 
 they never saw, is said by the contest.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -30,12 +29,11 @@ DOUBTED = 0.9
 
 def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
     """The score of the model whose rows these are, its size, and what it was fitted on."""
-    own = texts(read([path], CONTEST))
-    target = own.target.to_numpy()
-    found = Logistic.fit(monitor().values(own), target)
-    conditions = [str(each) for each in pd.unique(own.condition)]
-    risks = fitted_elsewhere(monitor(), own, own).risks
-    threshold = quiet_threshold(own)
+    rows = texts(read([path], CONTEST))
+    target = rows.target.to_numpy()
+    score = Logistic.fit(monitor().values(rows), target)
+    risks = fitted_elsewhere(monitor(), rows, rows).risks.to_numpy()
+    threshold = quiet_threshold(rows)
     alarms = risks > threshold
     doubt = min(float(np.quantile(risks[target], 1 - DOUBTED)), threshold)
     doubts = risks >= doubt
@@ -43,17 +41,17 @@ def fitted(path: Path, model: SpeechModel) -> dict[str, object]:
     return {
         **size_of(model),
         "window": key["parameters"]["window"],
-        "bias": round(found.bias, _DIGITS),
-        "weights": _named(found.weights),
-        "means": _named(found.means),
+        "bias": round(score.bias, _DIGITS),
+        "weights": _named(score.weights),
+        "means": _named(score.means),
         "threshold": round(threshold, _DIGITS),
         "doubt": round(doubt, _DIGITS),
         "fitted_on": {
             "weights_sha256": key["weights"],
             "decoding": key["parameters"]["decoding"],
-            "conditions": conditions,
-            "speakers_and_clips": int(own.speaker.nunique()),
-            "texts": len(own),
+            "conditions": [str(name) for name in pd.unique(rows.condition)],
+            "speakers_and_clips": int(rows.speaker.nunique()),
+            "texts": len(rows),
             "invented": int(target.sum()),
             "false_alarms_of_other_speakers": round(float(alarms[~target].mean()), 3),
             "recall_of_other_speakers": round(float(alarms[target].mean()), 3),
@@ -74,17 +72,12 @@ def _named(values: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     """Fit those of every model that was measured."""
-    parser = argparse.ArgumentParser(prog="python -m companion.contest.thresholds")
-    parser.add_argument("--rows", type=Path, default=Path("data/results/whisper/fitting"))
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where weights may lie")
-    parser.add_argument("--output", type=Path, default=THRESHOLDS)
-    arguments = parser.parse_args()
-    found = {
-        path.stem: fitted(path, load(path.stem, arguments.models, choose_device("cpu")))
-        for path in sorted(arguments.rows.glob("*.parquet"))
+    models = {
+        path.stem: fitted(path, load(path.stem, Path("models"), choose_device("cpu")))
+        for path in sorted(Path("data/results/whisper/fitting").glob("*.parquet"))
     }
-    write_text(arguments.output, json.dumps({"models": found}, indent=2) + "\n")
-    print(arguments.output)
+    write_text(THRESHOLDS, json.dumps({"models": models}, indent=2) + "\n")
+    print(THRESHOLDS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
@@ -54,9 +53,9 @@ def _draw_side(axes: np.ndarray, side: str, seen: Inside, weights: np.ndarray, t
         rows.set_axis_off()
         return
     beyond = weights[:, places:].sum(1).mean()
-    own = weights[token, :places]
+    of_token = weights[token, :places]
     time = (np.arange(places) + 0.5) * seconds / places
-    mel.plot(time, own / max(own.max(), 1e-12) * len(seen.mel), color="#D55E00", lw=1)
+    mel.plot(time, of_token / max(of_token.max(), 1e-12) * len(seen.mel), color="#D55E00", lw=1)
     shown = f"{side}: token {token + 1}, “{_plain(seen.pieces[token].strip())}”"
     mel.set_title(f"{shown}, probability {seen.probabilities[token]:.2f}", fontsize=10, y=_TITLE)
     rows.imshow(
@@ -64,14 +63,9 @@ def _draw_side(axes: np.ndarray, side: str, seen: Inside, weights: np.ndarray, t
         extent=(0, seconds, len(seen.pieces) - 0.5, -0.5),
     )  # fmt: skip
     rows.axhline(token, color="#D55E00", lw=0.8)
-    _label_tokens(rows, seen.pieces)
+    named = range(0, len(seen.pieces), -(-len(seen.pieces) // _LABELLED))
+    rows.set_yticks(list(named), [_plain(seen.pieces[i]) for i in named], fontsize=7)
     rows.set_xlabel(f"seconds (colour: root of attention; {beyond:.0%} goes beyond the sound)")
-
-
-def _label_tokens(ax: Axes, pieces: tuple[str, ...]) -> None:
-    step = -(-len(pieces) // _LABELLED)
-    places = range(0, len(pieces), step)
-    ax.set_yticks(list(places), [_plain(pieces[i]) for i in places], fontsize=7)
 
 
 def _plain(text: str) -> str:
@@ -92,8 +86,8 @@ def draw_eigenvalues(spectra: Spectra, rows: int) -> Figure:
             continue
         for side, values in spectra[kind].items():
             colours = mpl.colormaps["viridis_r"](np.linspace(0.15, 1, len(values)))
-            for layer, (one, colour) in enumerate(zip(values, colours, strict=True)):
-                kept = one[one > 0].cpu()
+            for layer, (spectrum, colour) in enumerate(zip(values, colours, strict=True)):
+                kept = spectrum[spectrum > 0].cpu()
                 label = f"layer {layer + 1}" if side == "clean" else None
                 ax.loglog(range(1, len(kept) + 1), kept, _LINES[side], color=colour, label=label)
         shown = [mode for mode in _MODES if mode < rows]

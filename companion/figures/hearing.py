@@ -31,25 +31,25 @@ def sounds(corpus: Path, utterance: str, condition: str) -> dict[str, Mixture]:
     return {"clean": clean, condition: stress(condition).apply(clean, Speakers(known), SEED)}
 
 
-def draw_listening(heard: dict[str, Mixture], transcripts: dict[str, dict[str, str]]) -> Figure:
+def draw_listening(mixtures: dict[str, Mixture], transcripts: dict[str, dict[str, str]]) -> Figure:
     """Waveform, log-mel spectrogram and transcripts of one utterance, a column per condition.
 
     ``transcripts`` are by condition and model.
     """
     texts = {}
     for name, written in transcripts.items():
-        lines = [f"reference: {heard[name].target.reference.lower()}"]
+        lines = [f"reference: {mixtures[name].target.reference.lower()}"]
         lines += [f"{model}: {text or '(nothing)'}" for model, text in written.items()]
         wrapped = [textwrap.fill(line, 62, subsequent_indent="    ") for line in lines]
         texts[name] = "\n".join(wrapped)
     heights = [0.6, 1.0, 0.115 * max(text.count("\n") + 1 for text in texts.values())]
     figure, axes = plt.subplots(
-        3, len(heard), sharex="row", sharey="row", squeeze=False,
+        3, len(mixtures), sharex="row", sharey="row", squeeze=False,
         figsize=(PAGE, sum(heights) + 1.0), height_ratios=heights, layout="constrained",
     )  # fmt: skip
-    seconds = ceil(max(len(mixture.wave) for mixture in heard.values()) / SAMPLE_RATE)
+    seconds = ceil(max(len(mixture.wave) for mixture in mixtures.values()) / SAMPLE_RATE)
     mels = feature_extractor(seconds)
-    for (wave, mel, text), (name, mixture) in zip(axes.T, heard.items(), strict=True):
+    for (wave, mel, text), (name, mixture) in zip(axes.T, mixtures.items(), strict=True):
         time = np.arange(len(mixture.wave)) / SAMPLE_RATE
         wave.plot(time, mixture.wave, lw=0.3, color=CONDITION_COLOURS.get(name, "black"))
         wave.set(title=name.capitalize(), xlim=(0, seconds))
@@ -63,16 +63,16 @@ def draw_listening(heard: dict[str, Mixture], transcripts: dict[str, dict[str, s
     return figure
 
 
-def draw_maps(heard: dict[str, Hearing]) -> Figure:
+def draw_maps(hearings: dict[str, Hearing]) -> Figure:
     """A column per condition: log-mel, sensitivity of every token to every frame, attention.
 
     Each token's row of a map is divided by its largest entry.
     """
     figure, axes = plt.subplots(
-        3, len(heard), sharex=True, squeeze=False, figsize=(PAGE, 5.6),
+        3, len(hearings), sharex=True, squeeze=False, figsize=(PAGE, 5.6),
         height_ratios=[0.8, 1.6, 1.6], layout="constrained",
     )  # fmt: skip
-    for column, (condition, hearing) in zip(axes.T, heard.items(), strict=True):
+    for column, (condition, hearing) in zip(axes.T, hearings.items(), strict=True):
         seconds = hearing.features.shape[1] / FRAMES_PER_SECOND
         _draw_map(column[0], hearing.features, seconds, origin="lower", cmap="magma")
         column[0].set_title(condition.capitalize())
@@ -83,7 +83,7 @@ def draw_maps(heard: dict[str, Hearing]) -> Figure:
             places = range(0, len(rows), step)
             ax.set_yticks([len(rows) - 0.5 - i for i in places], hearing.characters[::step], size=5)
         column[2].set_xlabel("time (s)")
-    axes[0, 0].set_xlim(0, max(_spoken_seconds(hearing.features) for hearing in heard.values()))
+    axes[0, 0].set_xlim(0, max(_spoken_seconds(hearing.features) for hearing in hearings.values()))
     axes[0, 0].set_ylabel("mel band")
     axes[1, 0].set_ylabel("token\nsensitivity $\\|J_L^s\\|_F$")
     axes[2, 0].set_ylabel("token\nmean attention weight")

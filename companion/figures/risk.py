@@ -54,8 +54,8 @@ def risk_curves(rows: Sequence[pd.Series], score: Score) -> Figure:
     return figure
 
 
-def said_and_written(rows: Sequence[pd.Series]) -> pd.DataFrame:
-    """What was said and what was written, with the words that are wrong from the first on."""
+def references_and_texts(rows: Sequence[pd.Series]) -> pd.DataFrame:
+    """What was said and what was written, with the kind of the text and its number of tokens."""
     table = pd.DataFrame(rows)[["condition", "reference", "transcript", "kind", "tokens"]]
     table["reference"] = table.reference.str.capitalize()
     return table.rename(columns={"reference": "said", "transcript": "written"})

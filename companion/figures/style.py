@@ -14,10 +14,10 @@ The same in all figures, so that a legend need not be read twice:
 A main figure is one column of print wide (``COLUMN``), or two where it has panels side by side.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -33,7 +33,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+from PIL.PngImagePlugin import putchunk
 
+from companion.measurement.store import whole_or_absent
 from companion.results.effects import size_of
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and two columns of a paper
@@ -114,15 +116,6 @@ def models_by_size(table: pd.DataFrame) -> dict[str, list[str]]:
     return sizes
 
 
-def legend_labels(table: pd.DataFrame) -> dict[str, str]:
-    """What a legend says of each model: of a size once, with its seeds; then hidden ("_")."""
-    labels: dict[str, str] = {}
-    for size, models in models_by_size(table).items():
-        seeds = f", {len(models)} seeds" if len(models) > 1 else ""
-        labels |= dict.fromkeys(models, "_") | {models[0]: f"{size}{seeds}"}
-    return labels
-
-
 def draw_intervals(
     ax: Axes,
     table: pd.DataFrame,
@@ -163,9 +156,12 @@ def _look(colour: Any, marker: str, line: str, control: bool) -> dict[str, Any]:
 
 
 def model_keys(table: pd.DataFrame) -> list[Line2D]:
-    """A legend's lines for models, of a size once."""
-    colours, labels = model_colours(model_order(table)), legend_labels(table)
-    return [key(text, colours[model]) for model, text in labels.items() if text != "_"]
+    """A legend's lines for models: of a size once, with the number of its seeds."""
+    colours, keys = model_colours(model_order(table)), []
+    for size, models in models_by_size(table).items():
+        seeds = f", {len(models)} seeds" if len(models) > 1 else ""
+        keys.append(key(f"{size}{seeds}", colours[models[0]]))
+    return keys
 
 
 def label_lines(ax: Axes, labels: Sequence[str], blocks: Sequence[int] = ()) -> None:
@@ -379,19 +375,18 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     The layout is made once for both, the PNG is what the notebook shows, and the figure is closed:
     to draw it again takes longer than all else about it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
     figure.set_layout_engine(None)  # with "none" every format would be laid out once more
     inches = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-    nothing = {"png": ["Software"], "pdf": ["CreationDate", "Producer", "Creator"]}
-    for end, unsaid in nothing.items():
-        part = folder / f"{name}.part.{end}"
-        figure.savefig(part, metadata=dict.fromkeys(unsaid), bbox_inches=inches)
-        if end == "png":
-            with Image.open(part) as drawn:
-                packed = as_png(drawn)
-            part.write_bytes(packed)
-        os.replace(part, folder / f"{name}.{end}")
+    left_out = {"png": ["Software"], "pdf": ["CreationDate", "Producer", "Creator"]}
+    for end, names in left_out.items():
+        with whole_or_absent(folder / f"{name}.{end}") as part:
+            metadata = dict.fromkeys(names)
+            figure.savefig(part, format=end, metadata=metadata, bbox_inches=inches)
+            if end == "png":
+                with Image.open(part) as drawn:
+                    packed = as_png(drawn)
+                part.write_bytes(packed)
     plt.close(figure)
     display(Shown(filename=folder / f"{name}.png"))
 
@@ -414,13 +409,12 @@ def as_png(image: Image.Image) -> bytes:
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 3 if few else 2, 0, 0, 0),
         b"pHYs": struct.pack(">IIB", metre, metre, 1),
-        b"PLTE": colours.tobytes() if few else b"",
+        **({b"PLTE": colours.tobytes()} if few else {}),
         b"IDAT": packed,
         b"IEND": b"",
     }
-    written = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks.items()
-        if body or kind != b"PLTE"
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+    file = BytesIO()
+    file.write(b"\x89PNG\r\n\x1a\n")
+    for kind, body in chunks.items():
+        putchunk(file, kind, body)
+    return file.getvalue()

@@ -13,7 +13,7 @@ from companion.results import intervals
 from companion.results.intervals import Columns, mean_over, ratio_over, rows_by
 
 NETWORK = ["parameters", "model", "network"]
-NUDGED = ["parameters", "model", "condition", "direction", "level_db"]
+PERTURBED = ["parameters", "model", "condition", "direction", "level_db"]
 _PLACE = ["stage", "layer", "step"]
 _ENDS = ["speaker", "other"]
 
@@ -24,11 +24,12 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
     One row per model, network, condition, quantity, stage, layer and step.
     """
 
-    def describe(group: pd.DataFrame) -> Columns:
-        mean = mean_over(group.value, group[_ENDS].to_numpy(str))
-        return {"n": len(group), "distance": mean}
-
-    return rows_by(_pairs(rows), [*NETWORK, "condition", "quantity", *_PLACE], describe)
+    return rows_by(
+        _pairs(rows), [*NETWORK, "condition", "quantity", *_PLACE],
+        lambda group: {
+            "n": len(group), "distance": mean_over(group.value, group[_ENDS].to_numpy(str))
+        },
+    )  # fmt: skip
 
 
 def convergence(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -95,7 +96,7 @@ def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def linear_probes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Share of next tokens read rightly, in %, over all tokens of speakers that were left out.
+    """Fraction of next tokens read rightly, in %, over all tokens of speakers that were left out.
 
     One row per model, network, condition, stage and layer: ``own`` with the own audio,
     ``swapped`` with the partner's (the text alone, as it were), ``added`` the difference in
@@ -111,13 +112,16 @@ def linear_probes(rows: pd.DataFrame) -> pd.DataFrame:
         wide = group.pivot(index=["utterance", "speaker", "count"], columns="audio", values="value")
         counts = wide.index.get_level_values("count").to_numpy(float)
         speakers = wide.index.get_level_values("speaker").to_numpy()
-        row: Columns = {"n": len(wide), "chance": chance[tuple(group[keys].iloc[0])]}
-        numbers = {
-            name: 100 * counts * wide[audio]
-            for name, audio in (("own", schemas.OWN), ("swapped", schemas.SWAPPED_AUDIO))
+        with_own, swapped = (
+            100 * counts * wide[audio] for audio in (schemas.OWN, schemas.SWAPPED_AUDIO)
+        )
+        return {
+            "n": len(wide),
+            "chance": chance[tuple(group[keys].iloc[0])],
+            "own": ratio_over(with_own, counts, speakers),
+            "swapped": ratio_over(swapped, counts, speakers),
+            "added": ratio_over(with_own - swapped, counts, speakers),
         }
-        numbers["added"] = numbers["own"] - numbers["swapped"]
-        return row | {name: ratio_over(numbers[name], counts, speakers) for name in numbers}
 
     return rows_by(read[read.stage != schemas.CHANCE], [*keys, "stage", "layer"], describe)
 
@@ -127,33 +131,32 @@ def perturbed_texts(rows: pd.DataFrame) -> pd.DataFrame:
 
     ``changed``: fraction of texts that are not the unmoved one, in %; ``edits``: characters to
     change per token written; ``wer`` in %, and ``added_error`` what it has more than unmoved;
-    ``candidates``: share with a word error above 0.5, in %, and ``new_candidates``: those that
-    were none unmoved.
+    ``candidates``: those with a word error above 0.5, in %, and ``new_candidates``: those that were
+    none unmoved.
     """
-    words, tokens, unit = rows.reference_words.astype(float), rows.tokens.astype(float), 1.0
-    numbers = {
-        "changed": (100.0 * ~rows.unchanged, unit),
-        "edits": (rows.character_edits.astype(float), tokens),
-        "wer": (100 * words * rows.wer, words),
-        "added_error": (100 * words * (rows.wer - rows.wer_before), words),
-        "candidates": (100.0 * rows.candidate, unit),
-        "new_candidates": (100.0 * (rows.candidate & ~rows.candidate_before), unit),
+    words, tokens = rows.reference_words.astype(float), rows.tokens.astype(float)
+    parts = {
+        "changed": 100.0 * ~rows.unchanged,
+        "edits": rows.character_edits.astype(float),
+        "wer": 100 * words * rows.wer,
+        "added_error": 100 * words * (rows.wer - rows.wer_before),
+        "candidates": 100.0 * rows.candidate,
+        "new_candidates": 100.0 * (rows.candidate & ~rows.candidate_before),
     }
-    sums = pd.DataFrame({(name, end): values for name, ends in numbers.items()
-                         for end, values in zip(("part", "whole"), ends, strict=True)})  # fmt: skip
+    sums = pd.DataFrame(parts | {"of tokens": tokens, "of words": words, "of versions": 1.0})
+    wholes = {"edits": "of tokens", "wer": "of words", "added_error": "of words"}
 
     def describe(group: pd.DataFrame) -> Columns:
         row: Columns = {"n": len(group), "utterances": group.utterance.nunique()}
         # an utterance's versions are drawn together
         together = sums.loc[group.index].groupby([group.speaker, group.utterance]).sum()
         speakers = together.index.get_level_values("speaker")
-        for name, (_, whole) in numbers.items():
-            bounded = 100.0 if whole is unit else 0.0
-            part, wholes = (together[name, end] for end in ("part", "whole"))
-            row[name] = ratio_over(part, wholes, speakers, bounded)
+        for name in parts:
+            whole, bounded = wholes.get(name, "of versions"), 0.0 if name in wholes else 100.0
+            row[name] = ratio_over(together[name], together[whole], speakers, bounded)
         return row
 
-    return rows_by(rows, NUDGED, describe)
+    return rows_by(rows, PERTURBED, describe)
 
 
 def growths(rows: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +167,7 @@ def growths(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     for network, column in (("trained", "growth"), ("random", "control_growth")):
-        for key, group in intervals.groups_by(rows, NUDGED):
+        for key, group in intervals.groups_by(rows, PERTURBED):
             grown = np.log10(np.stack(group[column].to_list()))
             for layer, values in enumerate(grown.T, 1):
                 place = {"network": network, "layer": layer, "n": len(group)}

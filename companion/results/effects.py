@@ -1,7 +1,7 @@
 """Effects of stress: Hell against clean, paired by utterance, with intervals over speakers."""
 
 import re
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 
 from companion.measurement.schemas import REFERENCE_CONDITION, SHUFFLED
 from companion.results import intervals
-from companion.results.intervals import Columns, Interval, interval, rows_by, weighted_mean
+from companion.results.intervals import Columns, Interval, rows_by, weighted_mean
 from companion.stress.scoring import Outcome
 
 RAW, MATCHED = "raw", "length-matched"
@@ -81,8 +81,7 @@ def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     present = known_in(rows)
     kept = kept.assign(**{name: observed(kept, name) for name in present})
     groups = kept.groupby([*KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
-    averages = groups.mean().where(groups.count().eq(groups.size(), axis=0))
-    wide = averages.unstack("side")
+    wide = groups.mean(skipna=False).unstack("side")
     wide.columns = [f"{observable}_{side}" for observable, side in wide.columns]
     return wide.reset_index()
 
@@ -102,11 +101,17 @@ def change(name: str, clean: np.ndarray, stressed: np.ndarray) -> np.ndarray:
     return 100 * (stressed / clean - 1) if name == "n_eff" else stressed - clean
 
 
-def mean_change(
-    weights: np.ndarray, name: str, clean: np.ndarray, stressed: np.ndarray
+def changes_without(
+    name: str, clean: np.ndarray, stressed: np.ndarray, speakers: np.ndarray
 ) -> np.ndarray:
-    """The ``change`` of weighted means: weights (rows, utterances) -> (rows,)."""
-    return change(name, weighted_mean(weights, clean), weighted_mean(weights, stressed))
+    """The ``change`` of means, of all and without each speaker, as ``jackknife`` takes it.
+
+    clean and stressed (utterances,) or (utterances, columns) -> (speakers + 1,) or (speakers + 1,
+    columns). What does not exist on both sides of an utterance is left out.
+    """
+    weights, both = intervals.deletions(speakers), np.isfinite(clean) & np.isfinite(stressed)
+    sides = (np.where(both, side, np.nan) for side in (clean, stressed))
+    return change(name, *(weighted_mean(weights, side) for side in sides))
 
 
 def mean_tokens(group: pd.DataFrame) -> Columns:
@@ -125,15 +130,11 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     def describe(group: pd.DataFrame) -> Columns:
         row, speakers = mean_tokens(group), group.speaker.to_numpy()
         for name in known_observables(group):
-            values = group[[f"{name}_{side}" for side in SIDES]].to_numpy()
-            both = np.isfinite(values).all(1)
-            clean, stressed = np.where(both[:, None], values, np.nan).T
-            statistic = partial(mean_change, name=name, clean=clean, stressed=stressed)
-            number, p = (
-                interval(statistic, speakers),
-                intervals.paired_p(stressed - clean, speakers),
-            )
-            row |= change_columns(name, number, int(both.sum()), p)
+            clean, stressed = (group[f"{name}_{side}"].to_numpy() for side in SIDES)
+            changes, moved = changes_without(name, clean, stressed, speakers), stressed - clean
+            number = intervals.jackknife(changes, np.unique(speakers))
+            p = intervals.paired_p(moved, speakers)
+            row |= change_columns(name, number, int(np.isfinite(moved).sum()), p)
         return row
 
     return rows_by(layer_means(rows, condition), KEY, describe)
@@ -144,16 +145,19 @@ def change_columns(name: str, number: Interval, n: int, p: float = np.nan) -> Co
     return {f"delta_{name}": number, f"delta_{name}_p": p, f"delta_{name}_n": n}
 
 
-def observable_rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One observable of a table of ``effects``, under names that all observables share.
+def by_observable(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Some observables of a table of ``effects``, one below the other.
 
     Columns ``observable``, ``change``, ``low``, ``high``, ``p``, ``n`` beside those of the row.
     """
-    column = f"delta_{name}"
-    names = {column: "change", f"{column}_speakers": "change_speakers"}
-    names |= {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
-    kept = [other for other in table.columns if not str(other).startswith("delta_")]
-    return table[[*kept, *names]].rename(columns=names).assign(observable=name)
+    about = [column for column in table.columns if not str(column).startswith("delta_")]
+    parts = []
+    for name in names:
+        column = f"delta_{name}"
+        columns = {column: "change", f"{column}_speakers": "change_speakers"}
+        columns |= {f"{column}_{part}": part for part in ("low", "high", "p", "n")}
+        parts.append(table[[*about, *columns]].rename(columns=columns).assign(observable=name))
+    return pd.concat(parts, ignore_index=True)
 
 
 def sides(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -201,25 +205,18 @@ def pair_weights(
 
 def _pair_columns(group: pd.DataFrame) -> Columns:
     tokens = [group[f"tokens_{side}"].to_numpy(int) for side in SIDES]
-    once = np.ones((1, len(group)))
-    pairs = pair_weights(once, tokens, [np.ones(len(group), bool)] * 2)
+    weights, speakers = intervals.deletions(group.speaker.to_numpy()), np.unique(group.speaker)
+    pairs = pair_weights(weights[:1], tokens, [np.ones(len(group), bool)] * 2)
     row: Columns = {"length": PAIRS}
-    for side, weights, length in zip(SIDES, pairs, tokens, strict=True):
-        row[f"tokens_{side}"] = float(weighted_mean(weights, length)[0])
+    for side, once, length in zip(SIDES, pairs, tokens, strict=True):
+        row[f"tokens_{side}"] = float(weighted_mean(once, length)[0])
     for name in known_observables(group):
         values = [group[f"{name}_{side}"].to_numpy() for side in SIDES]
-        statistic = partial(_change_of_pairs, name=name, tokens=tokens, values=values)
-        partners = pair_weights(once, tokens, [np.isfinite(side) for side in values])
-        fewer = min(int((side > 0).sum()) for side in partners)
-        row |= change_columns(name, interval(statistic, group.speaker.to_numpy()), fewer)
+        pairs = pair_weights(weights, tokens, [np.isfinite(side) for side in values])
+        changes = change(name, *map(weighted_mean, pairs, values))
+        fewer = min(int((side[0] > 0).sum()) for side in pairs)
+        row |= change_columns(name, intervals.jackknife(changes, speakers), fewer)
     return row
-
-
-def _change_of_pairs(
-    weights: np.ndarray, name: str, tokens: list[np.ndarray], values: list[np.ndarray]
-) -> np.ndarray:
-    pairs = pair_weights(weights, tokens, [np.isfinite(side) for side in values])
-    return change(name, *map(weighted_mean, pairs, values))
 
 
 def outcomes_of(rows: pd.DataFrame, condition: str) -> pd.DataFrame:

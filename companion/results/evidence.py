@@ -22,7 +22,6 @@ on the opposite side counts against the raw effect.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -70,26 +69,6 @@ SURVIVES, IN_PART = "survives", "survives in part"
 EXPLAINED, UNDECIDED = "explained by length", "undecided"
 
 
-@dataclass(frozen=True)
-class Crossed:
-    """One observable in every draw of a random network, of the same utterances."""
-
-    clean: np.ndarray  # (draws, utterances)
-    stressed: np.ndarray  # (draws, utterances)
-    speakers: np.ndarray  # (utterances,)
-
-    @property
-    def both(self) -> np.ndarray:
-        """Where both sides have a value: (draws, utterances)."""
-        return np.isfinite(self.clean) & np.isfinite(self.stressed)
-
-    def without(self, name: str) -> np.ndarray:
-        """The change in each draw, of all and without each speaker: (speakers + 1, draws)."""
-        weights = intervals.deletions(self.speakers)
-        sides = (np.where(self.both, side, np.nan).T for side in (self.clean, self.stressed))
-        return effects.change(name, *(intervals.weighted_mean(weights, side) for side in sides))
-
-
 def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
     """The mean over draws of values (speakers + 1, draws), by ``joint``; draws without one apart.
 
@@ -112,9 +91,10 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     for key, group in _drawn_means(rows[several], condition):
         row = key | effects.mean_tokens(group)
         for name in effects.known_observables(group):
-            crossed = _crossed(group, name)
-            number = over_draws(crossed.without(name), crossed.speakers)
-            row |= effects.change_columns(name, number, int(crossed.both.any(0).sum()))
+            clean, stressed, speakers = _crossed(group, name)
+            changes = effects.changes_without(name, clean, stressed, speakers)
+            n = int(np.isfinite(stressed - clean).any(1).sum())
+            row |= effects.change_columns(name, over_draws(changes, speakers), n)
         table.append(row | {"draws": group.draw.nunique()})
     tables = [single, as_table(table)]
     # One without rows has floats for K and for the number of parameters.
@@ -154,17 +134,20 @@ def readable_remaining(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
-    model, control = _crossed(means.assign(draw=0), name), _crossed(group, name)
-    ours, theirs = model.without(name), control.without(name)
+    crossed = [_crossed(table, name) for table in (means.assign(draw=0), group)]
+    trained, random = (effects.changes_without(name, *sides) for sides in crossed)
+    speakers = crossed[1][2]
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
-    numbers = {part: over_draws(values[part], control.speakers) for part in values}
+        values = (trained, random, trained - random, random / trained)
+    numbers = {
+        part: over_draws(changes, speakers) for part, changes in zip(_READ, values, strict=True)
+    }
     if side(numbers["trained"]) == 0:
         numbers["fraction"] = NOTHING
-    by_draw = theirs[0][np.isfinite(theirs[0])]
-    as_large = int((by_draw * np.sign(ours[0, 0]) >= abs(ours[0, 0])).sum())
+    by_draw, change = random[0][np.isfinite(random[0])], trained[0, 0]
+    as_large = int((by_draw * np.sign(change) >= abs(change)).sum())
     spread = by_draw.std(ddof=1) if len(by_draw) > 1 else np.nan
-    about: Columns = {"draws": len(control.clean), "n": len(control.speakers)}
+    about: Columns = {"draws": random.shape[1], "n": len(speakers)}
     return about | numbers | {"draw_sd": spread, "as_large": as_large}
 
 
@@ -177,12 +160,12 @@ def _drawn_means(rows: pd.DataFrame, condition: str) -> Iterator[tuple[Columns, 
         yield key, group[times == group.draw.nunique()]
 
 
-def _crossed(group: pd.DataFrame, name: str) -> Crossed:
+def _crossed(group: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One observable, clean and stressed (utterances, draws), and the utterances' speakers."""
     names = [f"{name}_{side}" for side in effects.SIDES]
-    wide = group.pivot(index="draw", columns="utterance", values=names)
-    speakers = group.drop_duplicates("utterance").set_index("utterance").speaker
+    wide = group.pivot(index=["utterance", "speaker"], columns="draw", values=names)
     clean, stressed = (wide[side].to_numpy(float) for side in names)
-    return Crossed(clean, stressed, speakers[wide[names[0]].columns].to_numpy())
+    return clean, stressed, wide.index.get_level_values("speaker").to_numpy()
 
 
 def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -201,7 +184,7 @@ def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.
         stressed = schemas.SWAPPED if name == schemas.SWAPPED else condition
         of = control_effects if name in DRAWN else effects.effects
         tables.append(of(part, stressed).assign(source=name))
-    long = pd.concat([effects.observable_rows(table, name) for table in tables for name in seen])
+    long = pd.concat([effects.by_observable(table, seen) for table in tables])
     long["draws"] = long.draws.fillna(1).astype(int)
     known = pd.MultiIndex.from_frame(long[["source", "length"]]).isin(list(CONTROLS))
     return long[known].sort_values([*EFFECT, "source", "length"], ignore_index=True)

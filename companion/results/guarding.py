@@ -5,7 +5,7 @@ them by the risks that ``spectral.Monitor`` would give, so that no sound is deco
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,17 @@ from companion.guard import POLICIES, Attempt, Decision, Guarded, guarded
 from companion.measurement.schemas import NONSPEECH
 from companion.results.intervals import (
     NOTHING,
+    Columns,
     Interval,
-    interval_columns,
+    as_table,
     mean_over,
     ratio_over,
 )
+from companion.results.tables import without_speakers
 from spectral.monitor import CONFIDENCE, Score
 
 FALLBACK = "transcribe's fallback"
-VOICE = "silero-vad"
+DETECTOR = "silero-vad"
 GUARD = "guard: "
 """Before the name of a policy."""
 
@@ -33,25 +35,25 @@ def risks(rows: pd.DataFrame, score: Score) -> tuple[np.ndarray, np.ndarray]:
 
     NaN of a text without tokens, and of one of which less was measured than the score weighs.
     """
-    result, names = np.full(len(rows), math.nan), np.full(len(rows), CONFIDENCE, object)
+    risk, names = np.full(len(rows), math.nan), np.full(len(rows), CONFIDENCE, object)
     weighed = rows[[*score.weights]].astype(float)
     known = (rows.tokens > 0) & weighed.notna().all(axis=1)
     for i in np.flatnonzero(known):
-        result[i], parts = score.risk(weighed.iloc[i].to_dict())
+        risk[i], parts = score.risk(weighed.iloc[i].to_dict())
         names[i] = max(parts, key=parts.__getitem__)
-    return result, names
+    return risk, names
 
 
 def attempts(rows: pd.DataFrame, score: Score) -> dict[tuple[str, str], dict[str, Attempt]]:
     """By utterance and condition, and then by the way to decode."""
-    result: dict[tuple[str, str], dict[str, Attempt]] = {}
+    decoded: dict[tuple[str, str], dict[str, Attempt]] = {}
     columns = (rows.utterance, rows.condition, rows.rule, rows.transcript, *risks(rows, score))
     for utterance, condition, way, text, risk, part in zip(*columns, strict=True):
         alarm, doubted = bool(risk >= score.threshold), bool(risk >= score.doubt)
         raised = None if math.isnan(risk) else part
-        chosen = result.setdefault((utterance, condition), {})
-        chosen[way] = Attempt(way, text, float(risk), alarm, doubted, raised)
-    return result
+        ways = decoded.setdefault((utterance, condition), {})
+        ways[way] = Attempt(way, text, float(risk), alarm, doubted, raised)
+    return decoded
 
 
 def decisions(rows: pd.DataFrame, score: Score, default: str, policy: str) -> dict[
@@ -59,7 +61,7 @@ def decisions(rows: pd.DataFrame, score: Score, default: str, policy: str) -> di
 ]:  # fmt: skip
     """What a guard makes of every sound, by utterance and condition."""
     return {
-        sound: guarded(chosen[default], chosen.__getitem__, POLICIES[policy])
+        sound: guarded(chosen[default], chosen.__getitem__, policy)
         for sound, chosen in attempts(rows, score).items()
     }
 
@@ -74,7 +76,7 @@ def returned(
 
     ``decision``: of a guard. Beside the guards, what drops by other means: openai-whisper's own
     thresholds on the default text without a second try, and, where rows say of ``speech_fraction``,
-    sounds in which a detector of speakers hears nobody.
+    sounds in which a detector of speech hears none.
     """
     tables = [rows.assign(decision="")]
     for model, chosen in rows.groupby("model", sort=False):
@@ -85,7 +87,7 @@ def returned(
         bad = (first.compression_ratio > 2.4) | (first.average_log_probability < -1)
         tables.append(_dropping(first, bad.to_numpy(), FALLBACK))
         if "speech_fraction" in rows:
-            tables.append(_dropping(first, (first.speech_fraction == 0).to_numpy(), VOICE))
+            tables.append(_dropping(first, (first.speech_fraction == 0).to_numpy(), DETECTOR))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -93,19 +95,14 @@ def _guarded(chosen: pd.DataFrame, made: dict[tuple[str, str], Guarded], rule: s
     """The rows of the ways whose texts are returned, of dropped texts as of nothing written."""
     decided = pd.DataFrame(
         [
-            {"utterance": utterance, "condition": condition, "rule": _returned(outcome),
-             "decision": str(outcome.decision)}
-            for (utterance, condition), outcome in made.items()
+            {"utterance": utterance, "condition": condition, "decision": str(text.decision),
+             "rule": text.attempts[-1 if text.decision is Decision.REPLACED else 0].way}
+            for (utterance, condition), text in made.items()
         ]
     )  # fmt: skip
     rows = decided.merge(chosen.drop(columns="decision", errors="ignore"), validate="one_to_one")
     dropped = (rows.decision == Decision.DROPPED).to_numpy()
     return _emptied(rows.assign(rule=rule), dropped)
-
-
-def _returned(made: Guarded) -> str:
-    """The way whose text a guard returns; of a dropped one, the first."""
-    return made.attempts[-1 if made.decision is Decision.REPLACED else 0].way
 
 
 def _emptied(rows: pd.DataFrame, dropped: np.ndarray) -> pd.DataFrame:
@@ -133,21 +130,16 @@ def table(rows: pd.DataFrame, default: str) -> pd.DataFrame:
     guards acts.
     ``invented_left``: % of the default rule's inventions and loops in whose place is one still.
     """
-    return pd.DataFrame(_rows(rows, default))
-
-
-def _rows(rows: pd.DataFrame, default: str) -> Iterator[dict[str, object]]:
     keys = ["utterance", "condition"]
     rows = rows.assign(bad=rows.kind.isin([*INVENTED]).astype(float))
+    made: list[Columns] = []
     for model, chosen in rows.groupby("model", sort=False):
         plain = chosen[chosen.rule == default].set_index(keys)[["bad", "wer"]].astype(float)
         for (rule, condition), part in chosen.groupby(["rule", "condition"], sort=False):
             before = plain.reindex(pd.MultiIndex.from_frame(part[keys]))
             row = {"model": model, "rule": rule, "condition": condition, "texts": len(part)}
-            numbers = _numbers(part, before, spoken=condition != NONSPEECH)
-            for name, result in numbers.items():
-                row |= interval_columns(name, result)
-            yield {name: value for name, value in row.items() if not name.endswith("_speakers")}
+            made.append(row | _numbers(part, before, spoken=condition != NONSPEECH))
+    return without_speakers(as_table(made))
 
 
 def _numbers(part: pd.DataFrame, before: pd.DataFrame, spoken: bool) -> dict[str, Interval]:

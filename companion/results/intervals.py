@@ -10,7 +10,7 @@ two statistics of weighted utterances, and the permutation test of paired ones.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,21 +43,21 @@ Columns = dict[str, Any]
 Values: TypeAlias = pd.Series | pd.Index | np.ndarray
 
 
-def interval_columns(name: str, number: Interval) -> Columns:
-    """An interval as the columns name, name_low and name_high, and name_speakers: all of it."""
-    ends = {name: number.estimate, f"{name}_low": number.low, f"{name}_high": number.high}
-    return ends | {f"{name}_speakers": number}
+def as_table(rows: Iterable[Columns]) -> pd.DataFrame:
+    """Rows as a table.
 
-
-def as_table(rows: Iterable[Columns], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Rows as a table, each ``Interval`` as its ``interval_columns``; without rows ``columns``."""
+    An ``Interval`` is the columns name, name_low and name_high, and name_speakers: all of it.
+    """
     made: list[Columns] = []
     for row in rows:
         cells: Columns = {}
         for name, value in row.items():
-            cells |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
+            cells[name] = value
+            if isinstance(value, Interval):
+                cells |= {name: value.estimate, f"{name}_low": value.low}
+                cells |= {f"{name}_high": value.high, f"{name}_speakers": value}
         made.append(cells)
-    return pd.DataFrame(made, columns=None if made else list(columns))
+    return pd.DataFrame(made)
 
 
 def rows_by(
@@ -379,6 +379,19 @@ def larger_probability(weights: np.ndarray, values: np.ndarray, group: np.ndarra
     pairs = first.sum(1) * second.sum(1)
     won = ((first @ wins) * second).sum(1)
     return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def auc_over(values: Values, group: Values, speakers: Values) -> Interval:
+    """``larger_probability`` of values (utterances,); NOTHING where one side of a group is empty.
+
+    Where the group is told apart in every pair, or in none, the interval is exact.
+    """
+    inside = np.asarray(group, bool)
+    fewest = int(min(inside.sum(), (~inside).sum()))
+    if not fewest:
+        return NOTHING
+    statistic = partial(larger_probability, values=np.asarray(values, float), group=inside)
+    return interval(statistic, np.asarray(speakers), 1.0, fewest)
 
 
 EXACT_SPEAKERS, DRAWS = 16, 99_999

@@ -42,8 +42,8 @@ HYPOTHESES = {
     "rank_one_certain": "rank one certain",
     "product_rank_one": "product of rank one",
 }
-"""Shares of tokens, of the layers above the first; rank one: the second singular value below half
-the first."""
+"""Fractions of tokens, of the layers above the first; rank one: the second singular value below
+half the first."""
 
 PER_TOKEN = (*HYPOTHESES, "rank_one_fraction", "explained")
 _FRACTIONS = (*HYPOTHESES, "rank_one_fraction")

@@ -15,7 +15,7 @@ from companion.results.tables import with_interval
 
 KEYS = ["parameters", "model", "decoding", "sample", "loops", "component", "modes"]
 OBSERVABLES = ("n_eff", "alpha", "difference", "log10_ratio")
-"""Change of N_eff in %; of alpha; of the index of shares; and of its log10."""
+"""Change of N_eff in %; of alpha; of the index of fractions; and of its log10."""
 
 
 def changes(rows: pd.DataFrame, condition: str) -> pd.DataFrame:

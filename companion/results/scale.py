@@ -13,7 +13,7 @@ import torch
 from companion.measurement.readings import modes_in_proportion
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results import intervals
-from companion.results.effects import effects, observable_rows, observed, size_of
+from companion.results.effects import by_observable, effects, observed, size_of
 from companion.results.intervals import Columns, as_table, between
 from companion.results.tables import with_interval, write_text
 from companion.results.transcripts import transcripts, word_counts
@@ -31,6 +31,8 @@ LEAST = 4
 MEAN, SIZE = "mean", "size"
 PREDICTORS = ("n_eff / width", "alpha", "log10_kf_resolved")
 COLUMNS = ["target", "predictor", "rival", "skill", "skill_low", "skill_high", "n"]
+
+_CHANGE = ("change", "change_low", "change_high", "change_speakers")
 
 _CARD = """# {name}
 
@@ -114,10 +116,10 @@ def scale_effects(rows: pd.DataFrame, shapes: pd.DataFrame, condition: str) -> p
     One row per model, component and observable, with ``change``, ``low``, ``high`` and ``n``.
     """
     table = effects(rows[(rows.modes == MODES) & (rows.matched_with != "")], condition)
-    changes = pd.concat([observable_rows(table, name) for name in SHOWN], ignore_index=True)
     numbers = ["change", "low", "high", "change_speakers", "n"]
     columns = ["model", "parameters", "component", "observable", *numbers]
-    joined = shapes.merge(changes[columns], on="model", validate="one_to_many")
+    changes = by_observable(table, SHOWN)[columns]
+    joined = shapes.merge(changes, on="model", validate="one_to_many")
     return joined.sort_values(["parameters", "model", "component", "observable"], ignore_index=True)
 
 
@@ -177,8 +179,8 @@ def contrasts(table: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
                 "change": between(sizes, larger, smaller),
                 "n": group.n[group["size"].isin([larger, smaller])].min(),
             })  # fmt: skip
-    columns = ["differs", "contrast", "seeds", "component", "observable"]
-    return as_table(rows, [*columns, "change", "change_low", "change_high", "change_speakers", "n"])
+    columns = ["differs", "contrast", "seeds", "component", "observable", *_CHANGE, "n"]
+    return as_table(rows).reindex(columns=columns)
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
     ratios = {}
     for name, value in zip(PREDICTORS, values, strict=True):
         groups = clean.assign(value=value).groupby(["utterance", "speaker", "model"]).value
-        wide = groups.mean().where(groups.count() == groups.size()).unstack("model")
+        wide = groups.mean(skipna=False).unstack("model")
         wholes = wide.notna().mul(np.isfinite(wide).all(axis=1), axis=0).astype(float)
         ratios[name] = Ratio(wide.where(wholes > 0, 0.0), wholes)
     return ratios
@@ -228,7 +230,7 @@ def predictors(rows: pd.DataFrame, widths: Mapping[str, int]) -> dict[str, Ratio
 def targets(
     rows: pd.DataFrame, condition: str, stress_rows: pd.DataFrame, milder: str
 ) -> dict[str, Ratio]:
-    """Word error in ``condition``; word error and candidate share in ``milder``, all in %.
+    """Word error in ``condition``; word error and candidates in ``milder``, all in %.
 
     A milder stress counts for the models that it makes invent something, but not always: at
     a fraction of 0 or 100 % candidates say nothing about how prone a model is.
@@ -285,7 +287,7 @@ def forecast(
                     skill = intervals.jackknife(1 - errors / rivals, np.unique(speakers))
                 about = {"target": target, "predictor": predictor, "rival": rival}
                 table.append(about | {"skill": skill, "n": len(models)})
-    return as_table(table, COLUMNS)[COLUMNS]
+    return as_table(table).reindex(columns=COLUMNS)  # also where there is none
 
 
 def _squared_errors(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:

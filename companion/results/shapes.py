@@ -1,10 +1,8 @@
 """A step or a drift: which shape an observable takes over an ordered axis, by the BIC."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from companion.results.intervals import NOTHING, Interval, deletions, jackknife
+from companion.results.intervals import NOTHING, Columns, deletions, jackknife
 
 STEP, SMOOTH, FLAT = "step", "smooth", "no change"
 UNDECIDED, TOO_FEW = "undecided", "too few"
@@ -16,22 +14,12 @@ LEAST_MARGIN = 2.0
 """BIC units by which the best shape must lead (Kass & Raftery 1995, JASA 90, 773)."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What was decided, and on what grounds.
-
-    ``bic`` by shape; ``margin``, over speakers, is the BIC of the better of the other two minus
-    that of a step, above 0 for a step; ``place`` the number of points below the best step.
-    """
-
-    verdict: str
-    bic: dict[str, float]
-    margin: Interval
-    place: int
-
-
-def shape(values: np.ndarray, x: np.ndarray) -> Shape:
+def shape(values: np.ndarray, x: np.ndarray) -> Columns:
     """Decide between a step, a smooth curve and none: values (speakers, points) at x (points,).
+
+    ``verdict``, and on what grounds: the BIC of each; ``step_after``, the point below the best
+    step; ``margin``, over speakers, the BIC of the better of the other two minus that of a step,
+    above 0 for a step.
 
     Each speaker has a level of its own, so it gives points - 1 independent contrasts; on all of
     them the residuals of a curve common to all speakers are taken as independent and normal, and
@@ -44,17 +32,21 @@ def shape(values: np.ndarray, x: np.ndarray) -> Shape:
     below four points, as a parabola passes through three, or below three speakers. Speakers with a
     missing value are left out.
     """
+    bic_of = {name: f"bic_{name.replace(' ', '_')}" for name in (FLAT, SMOOTH, STEP)}
+    row: Columns = {"verdict": TOO_FEW, **dict.fromkeys(bic_of.values())}
+    row |= {"step_after": np.nan, "margin": NOTHING}
     values = values[np.isfinite(values).all(1)]
     speakers, points = values.shape
     if points < LEAST_POINTS or speakers < LEAST_SPEAKERS:
-        return Shape(TOO_FEW, {}, NOTHING, 0)
+        return row
     names = np.arange(speakers)
     bic, places = _criteria(deletions(names), values, x)
     margin = jackknife(np.minimum(bic[FLAT], bic[SMOOTH]) - bic[STEP], names)
     whole = {name: float(column[0]) for name, column in bic.items()}
     first, second, *_ = sorted(whole, key=whole.__getitem__)
-    verdict = first if whole[second] - whole[first] > LEAST_MARGIN else UNDECIDED
-    return Shape(verdict, whole, margin, int(places[0]))
+    row["verdict"] = first if whole[second] - whole[first] > LEAST_MARGIN else UNDECIDED
+    row |= {bic_of[name]: value for name, value in whole.items()}
+    return row | {"step_after": x[places[0] - 1], "margin": margin}
 
 
 def _criteria(

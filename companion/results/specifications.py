@@ -3,13 +3,11 @@
 Simonsohn, Simmons & Nelson (2020). A specification is a set of choices that was computed: those
 that stored eigenvalues allow are crossed with one another, with the layers and with the filters of
 utterances; centring, pooling, forcing and positions with one another and with these, for the mean
-over layers; order and direction of the stress are changed one at a time. A comparison holds the
-readings of both sides of one measured choice, and gives their changes.
+over layers; order and direction of the stress are changed one at a time.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -20,8 +18,8 @@ from companion.measurement.choices import DEFAULT, FORCED, POOLED
 from companion.measurement.readings import READINGS, readings
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.measurement.texts import Row
-from companion.results.effects import MATCHED, RAW, change
-from companion.results.intervals import Columns, deletions, groups_by, reaches, rows_by
+from companion.results.effects import MATCHED, RAW, changes_without
+from companion.results.intervals import Columns, groups_by, reaches, rows_by
 from companion.stress.conditions import condition as condition_of
 from companion.stress.perturbations import TimeStretch
 from companion.stress.stretching import VOCODER
@@ -61,12 +59,11 @@ def specification_curve(
     the width is of the models whose ``widths`` are given, where as many eigenvalues are stored.
     """
     tables = []
-    for source in (rows[rows.modes == rows.modes.max()], choice_rows):
-        for about, part in groups_by(source, _ABOUT):
-            compared = measured(part, condition)
-            if source is not choice_rows:
-                compared = stored(part, condition, (widths or {}).get(about["model"]))
-            tables += [comparison.changes().assign(**about) for comparison in compared]
+    for about, part in groups_by(rows[rows.modes == rows.modes.max()], _ABOUT):
+        width = (widths or {}).get(about["model"])
+        tables += [changes.assign(**about) for changes in stored(part, condition, width)]
+    for about, part in groups_by(choice_rows, _ABOUT):
+        tables += [changes.assign(**about) for changes in measured(part, condition)]
     table = pd.concat(tables, ignore_index=True)
     return table[[*_ABOUT, "observable", *CHOICES, "change", "low", "high", "n"]]
 
@@ -74,8 +71,8 @@ def specification_curve(
 def agreement(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """How many specifications agree in sign with the paper, per model, component and observable.
 
-    ``known`` are the published rows; their sign is the same in every row of a component. Shares in
-    %: ``agree`` of all whose change exists, ``certain`` and ``opposite`` with an interval that lies
+    ``known`` are the published rows; their sign is the same in every row of a component. In %:
+    ``agree`` of all whose change exists, ``certain`` and ``opposite`` with an interval that lies
     wholly on the paper's side and wholly on the other.
     """
     signs = np.sign(known.groupby("component")[_PAPER].mean())
@@ -104,36 +101,30 @@ Column = tuple[str, Choices]
 """An observable and the choices about it."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Utterances, or speakers, of one model and component on both sides of one choice."""
+def compared(
+    choices: Choices,
+    columns: list[Column],
+    speakers: np.ndarray,
+    clean: np.ndarray,
+    stressed: np.ndarray,
+) -> pd.DataFrame:
+    """A row per column: change, low, high, and n, how many units exist on both sides.
 
-    choices: Choices
-    columns: list[Column]
-    speakers: np.ndarray  # (units,)
-    clean: np.ndarray  # (units, columns)
-    stressed: np.ndarray
-
-    def changes(self) -> pd.DataFrame:
-        """A row per column: change, low, high, and n, how many units exist on both sides."""
-        weights = deletions(self.speakers)
-        both = np.isfinite(self.clean) & np.isfinite(self.stressed)
-        with np.errstate(invalid="ignore", divide="ignore"):  # an observable may exist nowhere
-            counts = weights @ both
-            before, after = (
-                weights @ np.where(both, side, 0.0) / counts for side in (self.clean, self.stressed)
-            )
-            changes = np.empty_like(before)
-            for name in {name for name, _ in self.columns}:
-                of = [i for i, (other, _) in enumerate(self.columns) if other == name]
-                changes[:, of] = change(name, before[:, of], after[:, of])
-        middle, half = changes[0], reaches(changes)
-        numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": both.sum(0)}
-        named = [{"observable": name, **self.choices, **reading} for name, reading in self.columns]
-        return pd.DataFrame(named).assign(**numbers)
+    Units are utterances, or speakers (units,), of one model and component; clean and stressed
+    (units, columns) are both sides of one choice.
+    """
+    changes = np.empty((len(np.unique(speakers)) + 1, len(columns)))
+    for name in {name for name, _ in columns}:
+        of = [i for i, (other, _) in enumerate(columns) if other == name]
+        changes[:, of] = changes_without(name, clean[:, of], stressed[:, of], speakers)
+    middle, half = changes[0], reaches(changes)
+    n = np.isfinite(stressed - clean).sum(0)
+    numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": n}
+    named = [{"observable": name, **choices, **reading} for name, reading in columns]
+    return pd.DataFrame(named).assign(**numbers)
 
 
-def stored(rows: pd.DataFrame, condition: str, width: int | None = None) -> Iterator[Comparison]:
+def stored(rows: pd.DataFrame, condition: str, width: int | None = None) -> Iterator[pd.DataFrame]:
     """Of one model and component in ``measure``: every length and filter, the mean and each layer.
 
     Eigenvalues are stored with every K alike, so ``rows`` are those of one K. With the model's
@@ -153,10 +144,10 @@ def stored(rows: pd.DataFrame, condition: str, width: int | None = None) -> Iter
         for name, mask in filters(clean, stressed).items():
             made = {**choices, "utterances": name}
             speakers = clean.speaker.to_numpy()[mask]
-            yield Comparison(made, columns, speakers, before[mask], after[mask])
+            yield compared(made, columns, speakers, before[mask], after[mask])
 
 
-def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
+def measured(rows: pd.DataFrame, condition: str) -> Iterator[pd.DataFrame]:
     """Of one model and component in ``choices``: all but what ``measure`` has of more utterances.
 
     Pooled spectra are of all utterances, as they were measured.
@@ -184,7 +175,7 @@ def measured(rows: pd.DataFrame, condition: str) -> Iterator[Comparison]:
                 if (both := mask & fits).any():
                     made = {**named, "stretch": direction, "utterances": kept}
                     speakers = after.speaker.to_numpy()[both]
-                    yield Comparison(made, columns, speakers, *(side[both] for side in numbers))
+                    yield compared(made, columns, speakers, *(side[both] for side in numbers))
 
 
 def filters(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -11,8 +10,8 @@ import pandas as pd
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results import effects, intervals, transcripts
 from companion.results.effects import KEY, RAW, SIDES
-from companion.results.intervals import NOTHING, Columns, Interval, as_table, groups_by, rows_by
-from companion.results.shapes import FLAT, SMOOTH, STEP, shape
+from companion.results.intervals import NOTHING, Columns, as_table, groups_by, rows_by
+from companion.results.shapes import shape
 from companion.results.transcripts import MODEL, TRANSCRIPT, TRANSCRIPT_VALUES
 from companion.stress.conditions import condition, split_severity
 from companion.stress.perturbations import GaussianNoise
@@ -30,7 +29,7 @@ EFFECTS = tuple(" x ".join(subset) for subset in _SUBSETS)
 DIFFERS, BY_LENGTH = "differs", "explained by length"
 ALIKE, TOO_FEW = "no difference seen", "too few"
 _PASSAGE = (10.0, 90.0)
-_COURSE = [*KEY, "observable"]
+_CURVE = [*KEY, "observable"]
 _UNITS = ["speaker", "utterance"]
 
 
@@ -65,17 +64,15 @@ def dose_response(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
     nothing has changed, by definition.
     """
     tables = [
-        effects.observable_rows(table, observable)
+        effects.effects(rows, name).assign(family=family, severity=severity)
         for family in families
         for name, severity in severities(rows, family).items() if severity > 0
-        for table in [effects.effects(rows, name).assign(family=family, severity=severity)]
-        for observable in effects.known_in(rows)
     ]  # fmt: skip
-    changes = pd.concat(tables, ignore_index=True)
+    changes = effects.by_observable(pd.concat(tables), effects.known_in(rows))
     first = changes[changes.severity == 1]
     nothing = dict.fromkeys(["severity", "change", "low", "high"], 0.0)
     first = first.assign(**nothing, p=1.0, tokens_stressed=first.tokens_clean)
-    keys = ["family", *_COURSE, "severity"]
+    keys = ["family", *_CURVE, "severity"]
     return pd.concat([first, changes]).sort_values(keys, ignore_index=True)
 
 
@@ -96,7 +93,7 @@ def noise_width(rows: pd.DataFrame) -> pd.DataFrame:
     fainter one. Where 10 % are reached below the faintest level, or 90 % above the loudest,
     ``width_db`` is the least that it can be, ``whole`` is false, and the interval has no upper end;
     where 10 % are never reached, even without one speaker, there is none. The width is smooth in
-    the weights but where a level or a share is just reached.
+    the weights but where a level or a fraction is just reached.
     """
     levels = {name: _level_db(name) for name, dose in severities(rows, NOISE).items() if dose > 0}
 
@@ -127,7 +124,7 @@ def _level_db(name: str) -> float:
 
 
 def _reached(levels: np.ndarray, fractions: np.ndarray, fraction: float) -> np.ndarray:
-    """The levels at which rising shares (rows, levels) reach one, an end where it lies beyond.
+    """Where rising fractions (rows, levels) reach ``fraction``, an end where it lies beyond.
 
     NaN where even the least of the passage is never reached.
     """
@@ -158,37 +155,26 @@ def transitions(rows: pd.DataFrame, families: Iterable[str]) -> pd.DataFrame:
                  for name in (REFERENCE_CONDITION, family)]  # fmt: skip
         for along, of, curves in axes:
             for key, means in speakers_means(curves):
-                about = dict(zip(_COURSE, key, strict=True)) | {"along": along}
-                table.append(about | _shape_columns(means) | {"of": of})
+                about = dict(zip(_CURVE, key, strict=True)) | {"along": along}
+                about |= {"points": means.shape[1], "speakers": len(means)}
+                x = means.columns.to_numpy(float)
+                table.append(about | shape(means.to_numpy(float), x) | {"of": of})
     kept = as_table(table).drop(columns="margin_speakers")
-    return kept.drop_duplicates([*_COURSE, "along", "of"], ignore_index=True)
+    return kept.drop_duplicates([*_CURVE, "along", "of"], ignore_index=True)
 
 
 def speakers_means(curves: pd.DataFrame) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
-    """The speakers' means of every ``_COURSE``, a column per point of the axis ``x``."""
+    """The speakers' means of every ``_CURVE``, a column per point of the axis ``x``."""
     for _, group in curves.groupby(MODEL):  # models differ in depth
-        wide = group.pivot(index=[*_COURSE, *_UNITS], columns="x", values="value")
-        means = wide.dropna().groupby([*_COURSE, "speaker"]).mean()
-        known = dict(iter(means.groupby(_COURSE)))
-        for key in wide.groupby(_COURSE).groups:  # also those without a value at every point
+        wide = group.pivot(index=[*_CURVE, *_UNITS], columns="x", values="value")
+        means = wide.dropna().groupby([*_CURVE, "speaker"]).mean()
+        known = dict(iter(means.groupby(_CURVE)))
+        for key in wide.groupby(_CURVE).groups:  # also those without a value at every point
             yield key, known.get(key, means.iloc[:0])
 
 
-def _shape_columns(means: pd.DataFrame) -> Columns:
-    x = means.columns.to_numpy(float)
-    decided = shape(means.to_numpy(float), x)
-    return {
-        "points": len(x),
-        "speakers": len(means),
-        "verdict": decided.verdict,
-        **{f"bic_{name.replace(' ', '_')}": decided.bic.get(name) for name in (FLAT, SMOOTH, STEP)},
-        "step_after": x[decided.place - 1] if decided.place else np.nan,
-        "margin": decided.margin,
-    }
-
-
 def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
-    """Every utterance: columns of ``_COURSE``, speaker, utterance, value, and severity as x."""
+    """Every utterance: columns of ``_CURVE``, speaker, utterance, value, and severity as x."""
     tables = []
     for name, severity in doses.items():
         means = effects.layer_means(rows, name) if severity > 0 else pd.DataFrame()
@@ -206,7 +192,7 @@ def _by_severity(rows: pd.DataFrame, doses: dict[str, float]) -> pd.DataFrame:
 
 
 def _by_depth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every utterance by layer: columns of ``_COURSE``, speaker, utterance, value, and layer x."""
+    """Every utterance by layer: columns of ``_CURVE``, speaker, utterance, value, and layer x."""
     raw = rows[rows.matched_with == ""].assign(length=RAW, x=rows.layer)
     return pd.concat(
         raw[[*KEY, *_UNITS, "x"]].assign(observable=name, value=effects.observed(raw, name))
@@ -264,12 +250,9 @@ def _effects(name: str, clean: pd.DataFrame, stressed: pd.DataFrame) -> Iterator
     speakers = clean.index.get_level_values("speaker").to_numpy()
     before, after = clean.to_numpy(float), stressed.to_numpy(float)
     usable = np.isfinite(before).all(1) & np.isfinite(after).all(1)
-    weights = intervals.deletions(speakers)
-    means = (
-        intervals.weighted_mean(weights, np.where(usable[:, None], side, np.nan))
-        for side in (before, after)
-    )
-    cells = np.column_stack([np.zeros(len(weights)), effects.change(name, *means)])
+    before = np.where(usable[:, None], before, np.nan)
+    changes = effects.changes_without(name, before, after, speakers)
+    cells = np.column_stack([np.zeros(len(changes)), changes])
     for effect, coefficients in zip(EFFECTS, _contrasts(), strict=True):
         number = intervals.jackknife(cells @ coefficients, np.unique(speakers))
         ends = {"change": number.estimate, "low": number.low, "high": number.high}
@@ -320,30 +303,25 @@ def contrast(group: pd.DataFrame, column: str, length: str, least: int) -> Colum
     values, tokens = group[column].to_numpy(float), group[length].to_numpy(float)
     candidate, speakers = group.candidate.to_numpy(bool), group.speaker.to_numpy()
     counts: Columns = {"candidates": int(candidate.sum()), "others": int((~candidate).sum())}
-    numbers = {"difference": NOTHING, "adjusted": NOTHING, "auc": NOTHING}
-    fewest = min(counts.values())
-    if fewest < least:
+    if min(counts.values()) < least:
+        numbers = dict.fromkeys(("difference", "adjusted", "auc"), NOTHING)
         return counts | numbers | {"verdict": TOO_FEW}
     inside, outside = (np.where(mask, values, np.nan) for mask in (candidate, ~candidate))
     mean = intervals.weighted_mean
-    statistics = {
-        "difference": lambda w: mean(w, inside) - mean(w, outside),
-        "adjusted": lambda w: intervals.adjusted_difference(w, values, candidate, tokens),
-    }
-    for name, statistic in statistics.items():
-        if name == "difference" or column != length:
-            numbers[name] = intervals.interval(statistic, speakers)
-    auc = partial(intervals.larger_probability, values=values, group=candidate)
-    numbers["auc"] = intervals.interval(auc, speakers, 1.0, fewest)
-    return counts | numbers | {"verdict": _within_verdict(numbers)}
-
-
-def _within_verdict(numbers: dict[str, Interval]) -> str:
-    raw, adjusted = intervals.side(numbers["difference"]), intervals.side(numbers["adjusted"])
-    if raw == 0:
-        return ALIKE
-    unadjusted = np.isnan(numbers["adjusted"].estimate)  # T itself
-    return DIFFERS if unadjusted or raw == adjusted else BY_LENGTH
+    difference = intervals.interval(lambda w: mean(w, inside) - mean(w, outside), speakers)
+    adjusted = NOTHING  # of the length itself
+    if column != length:
+        adjusted = intervals.interval(
+            lambda w: intervals.adjusted_difference(w, values, candidate, tokens), speakers
+        )
+    auc = intervals.auc_over(values, candidate, speakers)
+    verdict = ALIKE
+    if raw := intervals.side(difference):
+        unadjusted = np.isnan(adjusted.estimate)
+        verdict = DIFFERS if unadjusted or raw == intervals.side(adjusted) else BY_LENGTH
+    return counts | {
+        "difference": difference, "adjusted": adjusted, "auc": auc, "verdict": verdict
+    }  # fmt: skip
 
 
 TRAINED, RANDOM, BEYOND = "trained", "random", "trained minus random"

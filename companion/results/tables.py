@@ -108,15 +108,11 @@ def with_speakers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         if not np.allclose(known, rows.estimate, rtol=1e-5, atol=1e-12):
             continue
         column = pd.Series([None] * len(table), table.index, dtype=object)
-        for row, estimate, besides, parts in zip(
-            rows.row,
-            rows.estimate,
-            rows.besides,
-            rows[rows.columns[len(_BEFORE) :]].to_dict("records"),
-            strict=True,
-        ):
-            there = {name: part for name, part in parts.items() if np.isfinite(part)}
-            column[row] = Interval(estimate, np.nan, np.nan, there, besides)
+        parts = rows.drop(columns=_BEFORE).to_dict("records")
+        for i, row in enumerate(rows.itertuples()):
+            deviations = {name: part for name, part in parts[i].items() if np.isfinite(part)}
+            ends = row.estimate, np.nan, np.nan
+            column[row.row] = Interval(*ends, deviations, row.besides)
         table[f"{number}{SPEAKERS}"] = column
     return table
 
@@ -127,13 +123,11 @@ def with_interval(table: pd.DataFrame, name: str, digits: int, sign: bool = Fals
     Where there is no interval there is the estimate alone.
     """
     style = f"{'+' if sign else ''}.{digits}f"
-    columns = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-    return [
-        "n/a"
-        if pd.isna(value)
-        else f"{value:{style}}" + (f" [{low:{style}}, {high:{style}}]" if low <= high else "")
-        for value, low, high in columns
-    ]
+    texts = []
+    for value, low, high in table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False):
+        interval = f" [{low:{style}}, {high:{style}}]" if low <= high else ""
+        texts.append("n/a" if pd.isna(value) else f"{value:{style}}{interval}")
+    return texts
 
 
 def write_text(path: Path, text: str) -> None:

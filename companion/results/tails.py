@@ -33,11 +33,9 @@ def tail_ratios(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     table = []
     for about, speakers, logs in _log_ratios(rows, condition):
         for part, modes in PARTS.items():
-            known = np.isfinite(logs[:, modes])
-            counts = known.sum(1)
-            sums = np.where(known, logs[:, modes], 0.0).sum(1)
-            means = np.divide(sums, counts, out=np.full(len(logs), np.nan), where=counts > 0)
-            (ratio,) = _ratios(means[:, None], speakers)
+            of_part = pd.DataFrame(logs[:, modes])
+            counts = of_part.count(axis=1)
+            (ratio,) = _ratios(of_part.mean(axis=1).to_numpy()[:, None], speakers)
             n = int((counts > 0).sum())
             place = {"part": part, "n": n, "modes": counts.sum() / max(n, 1)}
             table.append(about | place | {"ratio": ratio})
@@ -74,7 +72,7 @@ def _log_ratios(
             (EIGENVALUE, logs), (FRACTION, [_fractions(side) for side in logs])
         ):  # fmt: skip
             groups = pd.DataFrame(stressed - clean, pairs.index).groupby(["speaker", "utterance"])
-            means = groups.mean().where(groups.count().eq(groups.size(), axis=0))
+            means = groups.mean(skipna=False)
             speakers = means.index.get_level_values("speaker").to_numpy()
             yield about | {"measure": measure}, speakers, means.to_numpy()
 
@@ -111,7 +109,6 @@ def spectrum_summary(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     for key, group in intervals.groups_by(matched, [*_KEY[:-1], "condition"]):
         spectra = _padded(group.eigenvalues, int(rows.modes.max()))
         low, median, high = np.quantile(spectra, [0.25, 0.5, 0.75], axis=0)
-        for i in np.flatnonzero(low > 0).tolist():
-            numbers = {"low": low[i], "median": median[i], "high": high[i]}
-            table.append(key | {"mode": i + 1} | numbers)
-    return pd.DataFrame(table)
+        modes = {"mode": np.arange(len(low)) + 1, "low": low, "median": median, "high": high}
+        table.append(pd.DataFrame(key | modes)[low > 0])
+    return pd.concat(table, ignore_index=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy
 
 from companion.measurement.schemas import NONSPEECH, REFERENCE_CONDITION
 from companion.results import intervals
@@ -73,12 +74,13 @@ def with_confidence(texts: pd.DataFrame) -> pd.DataFrame:
     sum over characters and ends. Per word piece it is NaN for a model that writes characters.
     Rows from before there were decoding rules hold the average among text tokens alone.
     """
-    sure = texts.average_log_probability.fillna(texts.text_log_probability)
+    average = texts.average_log_probability.fillna(texts.text_log_probability)
     ends = texts.windows.fillna(1)
     per_token = (texts.tokens + ends) / (texts.transcript.str.len() + ends)
     characters = writes_characters(texts)
-    per_character = sure.where(characters, sure * per_token)
-    return texts.assign(**{PER_CHARACTER: per_character, PER_WORD_PIECE: sure.where(~characters)})
+    per_character = average.where(characters, average * per_token)
+    per_piece = average.where(~characters)
+    return texts.assign(**{PER_CHARACTER: per_character, PER_WORD_PIECE: per_piece})
 
 
 def transcripts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -165,13 +167,10 @@ def separation(texts: pd.DataFrame) -> pd.DataFrame:
     def describe(group: pd.DataFrame) -> Columns:
         right = (group.outcome == Outcome.CORRECT).to_numpy()
         row: Columns = {"inventions": int((~right).sum()), "right": int(right.sum())}
-        fewest = min(row.values())
         for name in CONFIDENCES:
-            values, row[f"auc_{name}"] = group[name].to_numpy(float), intervals.NOTHING
-            if fewest and np.isfinite(values).all():
-                auc = partial(intervals.larger_probability, values=values, group=right)
-                speakers = group.speaker.to_numpy()
-                row[f"auc_{name}"] = intervals.interval(auc, speakers, 1.0, fewest)
+            known = np.isfinite(group[name].to_numpy(float)).all()
+            auc = intervals.auc_over(group[name], right, group.speaker)
+            row[f"auc_{name}"] = auc if known else intervals.NOTHING
         return row
 
     return rows_by(texts[texts.outcome.isin([Outcome.INVENTION, Outcome.CORRECT])], MODEL, describe)
@@ -201,15 +200,13 @@ def listening_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        words = word_counts(group.reference)
-        scored = group.forced_loss.notna()  # texts too long for the model are not
-        loss, errors = group.forced_loss.fillna(0.0), 100 * group.forced_token_error.fillna(0.0)
+        words, speakers = word_counts(group.reference), group.speaker
         return {
             "n": len(group),
-            "n_forced": int(scored.sum()),
-            "wer": ratio_over(100 * words * group.wer, words, group.speaker),
-            "forced_loss": ratio_over(loss, scored, group.speaker),
-            "forced_token_error": ratio_over(errors, scored, group.speaker),
+            "n_forced": group.forced_loss.notna().sum(),  # not of texts too long for the model
+            "wer": ratio_over(100 * words * group.wer, words, speakers),
+            "forced_loss": mean_over(group.forced_loss, speakers),
+            "forced_token_error": mean_over(100 * group.forced_token_error, speakers),
         }
 
     return rows_by(rows[rows.condition.isin(HEARD)], SIDE, describe)
@@ -238,19 +235,19 @@ def distinct_texts(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             group[group.condition == name] for name in (REFERENCE_CONDITION, condition)
         )
         sides = {
-            REFERENCES: (clean, clean.reference),
-            REFERENCE_CONDITION: (clean, clean.transcript),
-            condition: (stressed, stressed.transcript),
+            REFERENCES: (clean, "reference"),
+            REFERENCE_CONDITION: (clean, "transcript"),
+            condition: (stressed, "transcript"),
         }
-        for (side, (heard, column)), words in product(sides.items(), PREFIXES):
-            kept = column.map(partial(first_words, count=words))
+        for (side, (utterances, column)), words in product(sides.items(), PREFIXES):
+            kept = utterances[column].map(partial(first_words, count=words))
             pairs = partial(_alike, texts=pd.factorize(kept)[0])
-            fractions = kept.value_counts(normalize=True)
+            counts, speakers = kept.value_counts(), utterances.speaker.to_numpy()
             table.append(key | {
                 "side": side, "words": words, "n": len(kept),
-                "distinct": 100 * len(fractions) / len(kept),
-                "entropy": float(-(fractions * np.log2(fractions)).sum() + 0.0),
-                "alike": intervals.interval(pairs, heard.speaker.to_numpy(), 100, len(kept) // 2),
+                "distinct": 100 * len(counts) / len(kept),
+                "entropy": entropy(counts, base=2) + 0.0,  # never minus zero
+                "alike": intervals.interval(pairs, speakers, 100, len(kept) // 2),
             })  # fmt: skip
     return intervals.as_table(table)
 
@@ -262,7 +259,7 @@ def first_words(text: str, count: int) -> str:
 
 
 def _alike(weights: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Share of pairs with the same text in %, pairs of an utterance with itself left out."""
+    """Fraction of pairs with the same text in %, pairs of an utterance with itself left out."""
     itself = np.square(weights).sum(1)
     groups = weights @ (texts[:, None] == np.unique(texts))
     pairs = np.square(weights.sum(1)) - itself
@@ -297,12 +294,10 @@ def written(rows: pd.DataFrame) -> pd.DataFrame:
 
 def kinds_of_transcript(rows: pd.DataFrame) -> pd.DataFrame:
     """How many inputs without and with speech get each outcome, by model and decoding rule."""
-    spoken = rows.reference.map(bool).map({False: "no speech", True: "speech"})
-    counts = rows.assign(inputs=spoken).groupby(["inputs", "outcome", "model", "decoding"]).size()
-    order = list(rows[["model", "decoding"]].drop_duplicates().itertuples(index=False, name=None))
-    table = counts.unstack(["model", "decoding"], fill_value=0)[order]
-    table.columns = [": ".join(column) for column in table.columns]
-    return table.reset_index()
+    spoken = rows.reference.map(bool).map({False: "no speech", True: "speech"}).rename("inputs")
+    columns = rows.model + ": " + rows.decoding
+    counts = pd.crosstab([spoken, rows.outcome], columns)[columns.unique()]
+    return counts.rename_axis(columns=None).reset_index()
 
 
 def words_from_nonspeech(rows: pd.DataFrame) -> pd.DataFrame:
