@@ -1,6 +1,7 @@
 """Effects of stress: Hell against clean, paired by utterance, with intervals over speakers."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -69,18 +70,19 @@ def observed(rows: pd.DataFrame, name: str) -> pd.Series:
     return np.log10(column.where((column > 0) & np.isfinite(column)))
 
 
-def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+def layer_means(rows: pd.DataFrame, condition: str, also: Sequence[str] = ()) -> pd.DataFrame:
     """One row per model, component, K, utterance and length; columns <observable>_<side>.
 
     The sides are clean and stressed. Observables are averaged over layers. ``length`` is "raw", or
     "length-matched" where both sides keep as many of their first tokens as the shorter has. What is
     not finite in some layer (alpha where K modes are not resolved, Kf of a disconnected graph) is
-    NaN.
+    NaN. ``also`` names further columns that tell rows apart, such as the draw of a random network.
     """
-    kept = both_sides(rows, condition)
-    present = known_in(rows)
+    present, of = known_in(rows), [*GROUP, *also, "utterance", "speaker"]
+    columns = [*of, "condition", "matched_with", "tokens", *map(OBSERVABLES.get, present)]
+    kept = both_sides(rows[columns], condition)  # texts and spectra would be copied along
     kept = kept.assign(**{name: observed(kept, name) for name in present})
-    groups = kept.groupby([*KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
+    groups = kept.groupby([*GROUP, "length", *of[len(GROUP) :], "side"])[[*present, "tokens"]]
     averages = groups.mean().where(groups.count().eq(groups.size(), axis=0))
     wide = averages.unstack("side")
     wide.columns = [f"{observable}_{side}" for observable, side in wide.columns]
@@ -123,17 +125,20 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        row, speakers = mean_tokens(group), group.speaker.to_numpy()
-        for name in known_observables(group):
-            values = group[[f"{name}_{side}" for side in SIDES]].to_numpy()
-            both = np.isfinite(values).all(1)
-            clean, stressed = np.where(both[:, None], values, np.nan).T
+        row, speakers, names = (
+            mean_tokens(group),
+            group.speaker.to_numpy(),
+            known_observables(group),
+        )
+        before, after = (group[[f"{name}_{side}" for name in names]].to_numpy() for side in SIDES)
+        both = np.isfinite(before) & np.isfinite(after)
+        before, after = (np.where(both, side, np.nan).T for side in (before, after))
+        tests = intervals.paired_p((after - before).T, speakers)
+        for name, clean, stressed, n, p in zip(
+            names, before, after, both.sum(0).tolist(), tests.tolist(), strict=True
+        ):
             statistic = partial(mean_change, name=name, clean=clean, stressed=stressed)
-            number, p = (
-                interval(statistic, speakers),
-                intervals.paired_p(stressed - clean, speakers),
-            )
-            row |= change_columns(name, number, int(both.sum()), p)
+            row |= change_columns(name, interval(statistic, speakers), n, p)
         return row
 
     return rows_by(layer_means(rows, condition), KEY, describe)

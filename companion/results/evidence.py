@@ -111,8 +111,7 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     table = []
     for key, group in _drawn_means(rows[several], condition):
         row = key | effects.mean_tokens(group)
-        for name in effects.known_observables(group):
-            crossed = _crossed(group, name)
+        for name, crossed in _crossed(group).items():
             number = over_draws(crossed.without(name), crossed.speakers)
             row |= effects.change_columns(name, number, int(crossed.both.any(0).sum()))
         table.append(row | {"draws": group.draw.nunique()})
@@ -137,9 +136,11 @@ def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd
             means = trained.get(tuple(key.values()), group.iloc[:0])
             means = means[means.utterance.isin(group.utterance)]
             group = group[group.utterance.isin(means.utterance)]
-            for name in effects.known_observables(group) if len(group) else ():
-                about = key | {"observable": name, "control": null}
-                table.append(about | _remaining(means, group, name))
+            if len(group):
+                model, control = _crossed(means.assign(draw=0)), _crossed(group)
+                for name in control:
+                    about = key | {"observable": name, "control": null}
+                    table.append(about | _remaining(model[name], control[name], name))
     return as_table(table)
 
 
@@ -153,8 +154,7 @@ def readable_remaining(table: pd.DataFrame) -> pd.DataFrame:
     return table[kept].assign(**cells, draw_sd=table.draw_sd.round(2), as_large=table.as_large)
 
 
-def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
-    model, control = _crossed(means.assign(draw=0), name), _crossed(group, name)
+def _remaining(model: Crossed, control: Crossed, name: str) -> Columns:
     ours, theirs = model.without(name), control.without(name)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = dict(zip(_READ, (ours, theirs, ours - theirs, theirs / ours), strict=True))
@@ -170,19 +170,23 @@ def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
 
 def _drawn_means(rows: pd.DataFrame, condition: str) -> Iterator[tuple[Columns, pd.DataFrame]]:
     """``layer_means`` of every draw, of the utterances that all draws of a group were fed."""
-    draws = dict(iter(rows.groupby("draw")))
-    parts = [effects.layer_means(draws[draw], condition).assign(draw=draw) for draw in draws]
-    for key, group in groups_by(pd.concat(parts), KEY) if parts else ():
+    means = effects.layer_means(rows, condition, ["draw"]) if len(rows) else rows
+    for key, group in groups_by(means, KEY) if len(rows) else ():
         times = group.groupby("utterance").draw.transform("nunique")
         yield key, group[times == group.draw.nunique()]
 
 
-def _crossed(group: pd.DataFrame, name: str) -> Crossed:
-    names = [f"{name}_{side}" for side in effects.SIDES]
-    wide = group.pivot(index="draw", columns="utterance", values=names)
+def _crossed(group: pd.DataFrame) -> dict[str, Crossed]:
+    """The observables of ``_drawn_means``, by name."""
+    names = effects.known_observables(group)
+    columns = [f"{name}_{side}" for name in names for side in effects.SIDES]
+    wide = group.pivot(index="draw", columns="utterance", values=columns)
     speakers = group.drop_duplicates("utterance").set_index("utterance").speaker
-    clean, stressed = (wide[side].to_numpy(float) for side in names)
-    return Crossed(clean, stressed, speakers[wide[names[0]].columns].to_numpy())
+    speakers = speakers[wide[columns[0]].columns].to_numpy()
+    clean, stressed = (
+        {name: wide[f"{name}_{side}"].to_numpy(float) for name in names} for side in effects.SIDES
+    )
+    return {name: Crossed(clean[name], stressed[name], speakers) for name in names}
 
 
 def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:
