@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from companion.contest.contest import (
     average_precision,
@@ -231,6 +231,12 @@ def test_the_best_threshold_is_that_of_all() -> None:
 def test_average_precision_is_the_area_of_steps() -> None:
     values, target = np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, True])
     assert average_precision(values, target) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        values, target = rng.integers(0, 12, 40).astype(float), rng.random(40) < 0.4
+        expected = average_precision_score(target, values)
+        values[values == 11] = np.inf  # which scikit-learn refuses
+        assert average_precision(values, target) == pytest.approx(expected, rel=1e-12)
 
 
 def planted(shift: float = 3.0, speakers: int = 24, seed: int = 0) -> pd.DataFrame:

@@ -18,8 +18,7 @@ JACOBIANS = (
 )  # fmt: skip
 PLANTED = {
     ("spectra", "rows"): (*SPECTRA, "attention_kirchhoff", "similarity_kirchhoff"),
-    ("evidence", "rows"): SPECTRA,
-    ("evidence", "null_rows"): SPECTRA,
+    ("spectra", "null_rows"): SPECTRA,
     ("replication", "rows"): ("n_eff", "alpha", "kirchhoff_of_fractions"),
     ("propagators", "rows"): (*JACOBIANS, "product_norm", "normed_product_norm", "unstable"),
     ("stress", "rows"): ("n_eff", "alpha", "kirchhoff_resolved", "wer"),

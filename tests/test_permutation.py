@@ -77,6 +77,17 @@ def test_what_is_not_finite_is_left_out_of_p() -> None:
 
 
 @pytest.mark.parametrize("count", [10, 20])
+def test_columns_that_are_tested_together_have_the_p_of_each_alone(count: int) -> None:
+    rng = np.random.default_rng(4)
+    columns = np.stack([null_differences(rng, count, 3) + shift for shift in (0, 0.3, 1)] * 2, 1)
+    columns[:4, 1] = columns[5, 2] = columns[:, 3] = np.nan
+    speakers = speaker_names(count, 3)
+    expected = [paired_p(column, speakers) for column in columns.T]
+    np.testing.assert_array_equal(paired_p(columns, speakers), expected)
+    assert np.isfinite(expected).sum() == 5
+
+
+@pytest.mark.parametrize("count", [10, 20])
 def test_on_null_data_five_percent_are_significant_and_not_more(count: int) -> None:
     """Utterances taken for independent would give four times as many."""
     rng = np.random.default_rng(1)

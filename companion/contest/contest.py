@@ -6,8 +6,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score
 
 from companion.contest.contestants import (
     Contestant,
@@ -251,7 +249,9 @@ def average_precision(values: np.ndarray, target: np.ndarray) -> float:
     """The mean precision at every invented text, equal values together; NaN without one."""
     if not target.any():
         return float("nan")
-    return float(average_precision_score(target, rankdata(values)))  # it refuses infinity
+    _, level = np.unique(values, return_inverse=True)
+    hits, counts = (np.bincount(level, weights)[::-1] for weights in (target, None))
+    return float((hits * hits.cumsum() / counts.cumsum()).sum() / hits.sum())
 
 
 def _at(alarms: np.ndarray, target: np.ndarray, name: str) -> dict[str, float]:

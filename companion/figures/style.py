@@ -223,6 +223,7 @@ def draw_panels(
     height: float = 0.0,
     xlabel: str = "",
     legend: int = 3,
+    log: bool = False,
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """Panels of the numbers in ``table`` (``tidy``), in rows and columns by category.
 
@@ -231,8 +232,9 @@ def draw_panels(
     ``colour`` by model, condition or another column; the marker in the column ``marker``, which
     ``kinds`` name; open where the column ``control`` is true. They stand side by side within
     ``spread``. With ``band`` lines are drawn in bands instead. ``chance`` is a number that all of
-    them are held against: no change, or what chance gives. A row of panels is ``height`` inches
-    high, two columns fill a column of print. Axes are given by row and column.
+    them are held against: no change, or what chance gives. ``log`` makes both axes logarithmic. A
+    row of panels is ``height`` inches high, two columns fill a column of print. Axes are given by
+    row and column.
     """
     table = table.dropna(subset="value").assign(**{
         name: default for name, default in (("control", False), ("marker", "o"), ("model", ""))
@@ -265,6 +267,8 @@ def draw_panels(
         place = place + shifts[marks.index(tuple(kind[: len(by)]))]
         draw_intervals(ax, points, "value", place, across=across, line=line, **look)
     for (r, c), ax in grid.items():
+        if log:
+            ax.set(xscale="log", yscale="log")
         if r == rows[0]:
             ax.set_title(c)
         if chance is not None:
@@ -344,6 +348,8 @@ def draw_arrows(
         draw_intervals(ax, last, y, last[x], **look)
         draw_intervals(ax, last, x, last[y], across=True, **look)
         ax.set_title(name)
+    axes[len(panels) // 2].set_xlabel(OBSERVABLE_NAMES.get(x, ""))
+    axes[0].set_ylabel(OBSERVABLE_NAMES.get(y, ""))
     handles = [*model_keys(table), key("stressed, from clean")]
     handles += [key("random", control=True)] * bool(table.control.any())
     figure.legend(handles=handles, loc="outside lower center", ncols=2)

@@ -1,7 +1,7 @@
 """Effects of stress: Hell against clean, paired by utterance, with intervals over speakers."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,18 +69,19 @@ def observed(rows: pd.DataFrame, name: str) -> pd.Series:
     return np.log10(column.where((column > 0) & np.isfinite(column)))
 
 
-def layer_means(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
+def layer_means(rows: pd.DataFrame, condition: str, also: Sequence[str] = ()) -> pd.DataFrame:
     """One row per model, component, K, utterance and length; columns <observable>_<side>.
 
     The sides are clean and stressed. Observables are averaged over layers. ``length`` is "raw", or
     "length-matched" where both sides keep as many of their first tokens as the shorter has. What is
     not finite in some layer (alpha where K modes are not resolved, Kf of a disconnected graph) is
-    NaN.
+    NaN. ``also`` names further columns that tell rows apart, such as the draw of a random network.
     """
-    kept = both_sides(rows, condition)
-    present = known_in(rows)
+    present, of = known_in(rows), [*GROUP, *also, "utterance", "speaker"]
+    columns = [*of, "condition", "matched_with", "tokens", *map(OBSERVABLES.get, present)]
+    kept = both_sides(rows[columns], condition)  # texts and spectra would be copied along
     kept = kept.assign(**{name: observed(kept, name) for name in present})
-    groups = kept.groupby([*KEY, "utterance", "speaker", "side"])[[*present, "tokens"]]
+    groups = kept.groupby([*GROUP, "length", *of[len(GROUP) :], "side"])[[*present, "tokens"]]
     wide = groups.mean(skipna=False).unstack("side")
     wide.columns = [f"{observable}_{side}" for observable, side in wide.columns]
     return wide.reset_index()
@@ -128,13 +129,17 @@ def effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
 
     def describe(group: pd.DataFrame) -> Columns:
-        row, speakers = mean_tokens(group), group.speaker.to_numpy()
-        for name in known_observables(group):
-            clean, stressed = (group[f"{name}_{side}"].to_numpy() for side in SIDES)
-            changes, moved = changes_without(name, clean, stressed, speakers), stressed - clean
+        row, speakers, names = (
+            mean_tokens(group),
+            group.speaker.to_numpy(),
+            known_observables(group),
+        )
+        before, after = (group[[f"{name}_{side}" for name in names]].to_numpy() for side in SIDES)
+        tests = intervals.paired_p(after - before, speakers)
+        for name, clean, stressed, p in zip(names, before.T, after.T, tests.tolist(), strict=True):
+            changes = changes_without(name, clean, stressed, speakers)
             number = intervals.jackknife(changes, np.unique(speakers))
-            p = intervals.paired_p(moved, speakers)
-            row |= change_columns(name, number, int(np.isfinite(moved).sum()), p)
+            row |= change_columns(name, number, int(np.isfinite(stressed - clean).sum()), p)
         return row
 
     return rows_by(layer_means(rows, condition), KEY, describe)

@@ -68,6 +68,9 @@ EFFECT = [*GROUP, "observable"]
 SURVIVES, IN_PART = "survives", "survives in part"
 EXPLAINED, UNDECIDED = "explained by length", "undecided"
 
+_Sides = tuple[np.ndarray, np.ndarray]
+"""One observable in every draw of a random network, clean and stressed: (utterances, draws)."""
+
 
 def over_draws(values: np.ndarray, speakers: np.ndarray) -> Interval:
     """The mean over draws of values (speakers + 1, draws), by ``joint``; draws without one apart.
@@ -90,8 +93,8 @@ def control_effects(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
     table = []
     for key, group in _drawn_means(rows[several], condition):
         row = key | effects.mean_tokens(group)
-        for name in effects.known_observables(group):
-            clean, stressed, speakers = _crossed(group, name)
+        crossed, speakers = _crossed(group)
+        for name, (clean, stressed) in crossed.items():
             changes = effects.changes_without(name, clean, stressed, speakers)
             n = int(np.isfinite(stressed - clean).any(1).sum())
             row |= effects.change_columns(name, over_draws(changes, speakers), n)
@@ -117,9 +120,11 @@ def remaining(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd
             means = trained.get(tuple(key.values()), group.iloc[:0])
             means = means[means.utterance.isin(group.utterance)]
             group = group[group.utterance.isin(means.utterance)]
-            for name in effects.known_observables(group) if len(group) else ():
-                about = key | {"observable": name, "control": null}
-                table.append(about | _remaining(means, group, name))
+            if len(group):
+                (model, _), (control, speakers) = _crossed(means.assign(draw=0)), _crossed(group)
+                for name, sides in control.items():
+                    about = key | {"observable": name, "control": null}
+                    table.append(about | _remaining(name, model[name], sides, speakers))
     return as_table(table)
 
 
@@ -133,10 +138,8 @@ def readable_remaining(table: pd.DataFrame) -> pd.DataFrame:
     return table[kept].assign(**cells, draw_sd=table.draw_sd.round(2), as_large=table.as_large)
 
 
-def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
-    crossed = [_crossed(table, name) for table in (means.assign(draw=0), group)]
-    trained, random = (effects.changes_without(name, *sides) for sides in crossed)
-    speakers = crossed[1][2]
+def _remaining(name: str, model: _Sides, control: _Sides, speakers: np.ndarray) -> Columns:
+    trained, random = (effects.changes_without(name, *s, speakers) for s in (model, control))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = (trained, random, trained - random, random / trained)
     numbers = {
@@ -153,19 +156,22 @@ def _remaining(means: pd.DataFrame, group: pd.DataFrame, name: str) -> Columns:
 
 def _drawn_means(rows: pd.DataFrame, condition: str) -> Iterator[tuple[Columns, pd.DataFrame]]:
     """``layer_means`` of every draw, of the utterances that all draws of a group were fed."""
-    draws = dict(iter(rows.groupby("draw")))
-    parts = [effects.layer_means(draws[draw], condition).assign(draw=draw) for draw in draws]
-    for key, group in groups_by(pd.concat(parts), KEY) if parts else ():
+    means = effects.layer_means(rows, condition, ["draw"]) if len(rows) else rows
+    for key, group in groups_by(means, KEY) if len(rows) else ():
         times = group.groupby("utterance").draw.transform("nunique")
         yield key, group[times == group.draw.nunique()]
 
 
-def _crossed(group: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One observable, clean and stressed (utterances, draws), and the utterances' speakers."""
-    names = [f"{name}_{side}" for side in effects.SIDES]
-    wide = group.pivot(index=["utterance", "speaker"], columns="draw", values=names)
-    clean, stressed = (wide[side].to_numpy(float) for side in names)
-    return clean, stressed, wide.index.get_level_values("speaker").to_numpy()
+def _crossed(group: pd.DataFrame) -> tuple[dict[str, _Sides], np.ndarray]:
+    """The observables of ``_drawn_means`` by name, and the utterances' speakers."""
+    names = effects.known_observables(group)
+    columns = [f"{name}_{side}" for name in names for side in effects.SIDES]
+    wide = group.pivot(index=["utterance", "speaker"], columns="draw", values=columns)
+    clean, stressed = (
+        {name: wide[f"{name}_{side}"].to_numpy(float) for name in names} for side in effects.SIDES
+    )
+    speakers = wide.index.get_level_values("speaker").to_numpy()
+    return {name: (clean[name], stressed[name]) for name in names}, speakers
 
 
 def evidence(rows: pd.DataFrame, null_rows: pd.DataFrame, condition: str) -> pd.DataFrame:

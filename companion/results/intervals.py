@@ -400,7 +400,7 @@ EXACT_SPEAKERS, DRAWS = 16, 99_999
 _SLACK = 1e-9
 
 
-def paired_p(differences: np.ndarray, speakers: np.ndarray) -> float:
+def paired_p(differences: np.ndarray, speakers: np.ndarray) -> Any:
     """Two-sided p-value of paired differences (utterances,), stressed minus clean.
 
     Under the null hypothesis the two sides of a speaker may be exchanged, of all its utterances at
@@ -409,16 +409,21 @@ def paired_p(differences: np.ndarray, speakers: np.ndarray) -> float:
     ratio of the two means does, so that p is that of a change in % as well. Exact up to
     ``EXACT_SPEAKERS`` speakers, else (count + 1) / (draws + 1) of seeded random assignments
     (Phipson & Smyth 2010). Differences that are not finite are left out; NaN where none is left.
+    Of differences (utterances, columns), which see the same assignments, the p-values (columns,).
     """
-    finite = np.isfinite(differences)
-    if not finite.any():
-        return float("nan")
-    _, speaker = np.unique(speakers[finite], return_inverse=True)
-    sums = np.bincount(speaker, weights=differences[finite])
-    observed = abs(sums.sum()) - _SLACK * np.abs(sums).sum()
-    signs = _signs(len(sums))
-    count = int((np.abs(signs @ sums) >= observed).sum())
-    return count / len(signs) if len(sums) <= EXACT_SPEAKERS else (count + 1) / (len(signs) + 1)
+    columns = differences.reshape(len(differences), -1)
+    finite, p = np.isfinite(columns), np.full(columns.shape[1], np.nan)
+    for pattern in np.unique(finite[:, finite.any(0)], axis=1).T:
+        same = (finite == pattern[:, None]).all(0)
+        _, speaker = np.unique(speakers[pattern], return_inverse=True)
+        of = speaker == np.arange(speaker.max() + 1)[:, None]
+        sums = of.astype(float) @ columns[pattern][:, same]
+        observed = np.abs(sums.sum(0)) - _SLACK * np.abs(sums).sum(0)
+        signs = _signs(len(sums))
+        counts = (np.abs(signs @ sums) >= observed).sum(0)
+        exact = len(sums) <= EXACT_SPEAKERS
+        p[same] = counts / len(signs) if exact else (counts + 1) / (len(signs) + 1)
+    return p if differences.ndim > 1 else float(p[0])
 
 
 @lru_cache(maxsize=8)
