@@ -241,7 +241,7 @@ def _decay(tables: Tables) -> Rows:
     yield Row(says, number - numbers.hypothesis(name, RANDOM), 0, 0.1, SMALLEST)
 
 
-def _rank_one(tables: Tables) -> Rows:
+def _single_direction(tables: Tables) -> Rows:
     first = numbers.hypothesis("rank_one_fraction")
     beyond = first - numbers.hypothesis("rank_one_fraction", RANDOM)
     product = numbers.hypothesis("product_rank_one")
@@ -420,7 +420,7 @@ CLAIMS = (
     Claim(10, PAPER, "In small models gains are below one, and what early layers inject decays.",
           _decay),
     Claim(11, PAPER, "In large models the sensitivity to the audio is of rank one, and gaps "
-          "are small.", _rank_one),
+          "are small.", _single_direction),
     Claim(12, ARTICLE, "Large models are drawn to a few states, whatever they hear.", _attraction),
     Claim(13, ARTICLE, "Even subtle perturbations make models hallucinate.", _subtle),
     Claim(14, ARTICLE, "Spectra forecast how prone a model is; its size alone does not.",
