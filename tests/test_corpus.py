@@ -43,7 +43,7 @@ from companion.speech.synthesis import (
     Request,
     synthesise_shards,
 )
-from companion.training.material import random_voice
+from companion.training.material import random_speaker
 
 SHIPPED = Path(__file__).parents[1] / "data" / "corpus"
 law = settings(derandomize=True, deadline=None, max_examples=30)
@@ -436,7 +436,7 @@ def test_held_out_constructions_share_no_first_clause_with_training() -> None:
 
 def test_training_voices_are_never_held_out() -> None:
     rng = np.random.default_rng(0)
-    voices = [random_voice(rng) for _ in range(500)]
+    voices = [random_speaker(rng) for _ in range(500)]
     assert not {voice.variant for voice in voices} & set(HELD_OUT_VARIANTS)
     assert HELD_OUT_ACCENT not in {voice.accent for voice in voices}
 
@@ -490,7 +490,7 @@ def test_the_voices_in_the_table_are_those_of_the_code_and_of_speakers_txt(
 ) -> None:
     lines = (SHIPPED / "SPEAKERS.TXT").read_text().splitlines()[1:]
     listed = {line.split(" | ")[0]: line.split(" | ")[1:] for line in lines}
-    voices = embedded.test_voices()
+    voices = embedded.test_speakers()
     assert len(listed) == len(voices)
     for row in table.values():
         fields = [row["accent"], row["variant"], row["rate"], row["pitch"]]
@@ -503,7 +503,7 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
     shipped: Corpus, table: dict[str, dict[str, str]]
 ) -> None:
     rng = np.random.default_rng([embedded.SEED, 1])
-    voice = embedded.test_voices()[0]
+    voice = embedded.test_speakers()[0]
     drawn = [sentence_for_the_test(rng) for _ in range(embedded._CANDIDATES)]
     (waves,) = synthesise_shards([[Request(s.text, voice) for s in drawn]], workers=1)
     again = {
@@ -511,7 +511,7 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
         for sentence, wave in zip(drawn, waves, strict=True)
     }
     first = [u for u in shipped.utterances if u.speaker == "101"]
-    assert len(first) == embedded.UTTERANCES_PER_VOICE
+    assert len(first) == embedded.UTTERANCES_PER_SPEAKER
     assert {u.reference: table[u.id]["sha256"] for u in first}.items() <= again.items()
 
 

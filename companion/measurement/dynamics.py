@@ -8,9 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from companion.measurement import schemas as names
@@ -255,21 +261,11 @@ def linear_probe(features: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
     are finite, (rows, width); labels, folds and what is returned are (rows,), int64. Raises
     ValueError for NaN, infinity, or one fold only.
     """
-    rows = as_float64(features, "features", "(rows, width)")
-    require_finite(rows, "features", "leave out the rows that are not real")
 
-    def predict(train: Tensor, test: Tensor) -> Tensor:
-        known, column = torch.unique(labels[train], return_inverse=True)
-        mean, deviation = rows[train].mean(0), rows[train].std(0, correction=0)
-        scale = deviation.where(deviation > 0, 1.0)
-        x = (rows[train] - mean) / scale
-        y = torch.nn.functional.one_hot(column, len(known)).to(x.dtype)
-        fraction = y.mean(0)
-        penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        weights = torch.linalg.solve(x.mT @ x + penalty, x.mT @ (y - fraction))
-        return known[((rows[test] - mean) / scale @ weights + fraction).argmax(-1)]
+    def probe(rows: int) -> Any:
+        return make_pipeline(StandardScaler(), RidgeClassifier(alpha=RIDGE * rows))
 
-    return _by_fold(predict, labels, folds)
+    return _by_fold(probe, features, labels, folds)
 
 
 def majority(labels: Tensor, folds: Tensor) -> Tensor:
@@ -277,19 +273,15 @@ def majority(labels: Tensor, folds: Tensor) -> Tensor:
 
     All (rows,), int64; of equally frequent labels the smallest. Raises ValueError for one fold.
     """
-
-    def predict(train: Tensor, test: Tensor) -> Tensor:
-        known, counts = torch.unique(labels[train], return_counts=True)
-        return known[counts.argmax()]
-
-    return _by_fold(predict, labels, folds)
+    return _by_fold(lambda _: DummyClassifier(strategy="most_frequent"), labels, labels, folds)
 
 
-def _by_fold(predict: Callable[[Tensor, Tensor], Tensor], labels: Tensor, folds: Tensor) -> Tensor:
-    """What is predicted of each fold from all other rows, both given as masks."""
-    if len(torch.unique(folds)) < 2:
-        raise ValueError("folds has one fold only; a probe is tested on rows it never saw")
-    predicted = torch.empty_like(labels)
-    for fold in torch.unique(folds):
-        predicted[folds == fold] = predict(folds != fold, folds == fold)
+def _by_fold(
+    classifier: Callable[[int], Any], features: Tensor, labels: Tensor, folds: Tensor
+) -> Tensor:
+    """What is predicted of each fold from all other rows, of which there are so many."""
+    rows, known, predicted = features.double().numpy(), labels.numpy(), torch.empty_like(labels)
+    for train, test in LeaveOneGroupOut().split(rows, groups=folds.numpy()):
+        fitted = classifier(len(train)).fit(rows[train], known[train])
+        predicted[test] = torch.from_numpy(fitted.predict(rows[test]))
     return predicted

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torch.func import jvp
 
@@ -29,7 +30,7 @@ from companion.models.decoding import Heard, Transcript, greedy, transcribe_hear
 from companion.models.forcing import Streams, feed_contexts, residual_streams, streams_in
 from companion.models.rules import Rule
 from companion.models.view import SpeechModel, encoded
-from companion.speech.text import edits, normalise
+from companion.speech.text import normalise
 from companion.stress.mixture import Mixture
 from companion.stress.scoring import score
 from spectral import LinearOperator, top_singular_triplets
@@ -183,7 +184,7 @@ def _rows(
             yield moving | {
                 "level_db": float(level), "tokens": len(text.tokens), "before": text.text,
                 "transcript": moved_text.text, "unchanged": moved_text.text == text.text,
-                "character_edits": edits(text.text, moved_text.text),
+                "character_edits": Levenshtein.distance(text.text, moved_text.text),
                 "reference_words": len(normalise(mixture.target.reference).split()),
                 "wer_before": before.target, "wer": after.target,
                 "candidate_before": before.is_candidate, "candidate": after.is_candidate,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from companion.models.checksums import sha256
+
 if TYPE_CHECKING:
     from companion.speech.corpus import Utterance
 
@@ -47,42 +49,6 @@ FORMER: dict[str, Mapping[str, object]] = {
     "fitting": {"windows": 1},
 }
 """Parameters that older rows of a kind lack, and the values that they were measured with."""
-
-_ALL = (
-    "ladder", "corpus", "conditions", "decoding", "seed", "batch", "device", "utterances",
-)  # fmt: skip
-_CONTEST = (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon")
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "measure": (*_ALL, "modes", "epsilon"),
-    "pooling": (
-        *_ALL, "decodings", "activations", "seen", "modes", "halves", "controls",
-        "control_utterances",
-    ),
-    "listening": _ALL,
-    "nulls": (*_ALL, "modes", "epsilon", "orders", "draws", "draw_utterances"),
-    "stresses": (*_ALL, "modes", "epsilon"),
-    "choices": _ALL,
-    "jacobians": (*_ALL, "tokens", "probes"),
-    "dynamics": (*_ALL, "steps", "folds"),
-    "subtle": (*_ALL, "levels_db", "draws", "tokens"),
-    "warnings": (*_ALL, "prefixes", "epsilon"),
-    "contest": _CONTEST,
-    "fitting": _CONTEST,
-    "recordings": (*_CONTEST, "windows"),
-    "guards": (
-        *_ALL, "window", "shift", "temperatures", "no_repeat", "power", "tokens",
-        "silence_threshold",
-    ),
-    "alarms": (*_ALL, "window", "shift"),
-    "doubts": (*_ALL, "window", "shift"),
-    "talks": (*_ALL, "window", "shift", "pause"),
-}  # fmt: skip
-"""What a section of params/ says of every kind, beside the model and where rows go."""
-
-OPTIONAL = {
-    "listening": ("nonspeech",), "nulls": ("unpaired",), "contest": ("nonspeech",),
-    "guards": ("nonspeech",),
-}  # fmt: skip
 
 META = b"spectral"  # of the entry in a Parquet file's metadata
 _PLACES = (
@@ -124,7 +90,7 @@ def speech_digest(utterances: Iterable["Utterance"]) -> str:
     """A checksum of ids, references and audio; of the whole corpus, as anybody may interfere."""
     utterances = list(utterances)
     with ThreadPoolExecutor() as pool:
-        audio = pool.map(_of_file, [utterance.path for utterance in utterances])
+        audio = pool.map(lambda u: sha256(u.path) if u.path.exists() else "none", utterances)
         lines = [f"{u.id} {u.reference} {sha}\n" for u, sha in zip(utterances, audio, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -162,11 +128,3 @@ def difference(kept: Key, wanted: Key) -> str | None:
         if wanted[what] is not None and kept[what] != wanted[what]:
             return f"other {what}"
     return None
-
-
-def _of_file(path: Path) -> str:
-    """The SHA-256 of a file, "none" where it is missing."""
-    if not path.exists():
-        return "none"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

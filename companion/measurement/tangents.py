@@ -89,9 +89,9 @@ def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
 
 def layer_tangents(seen: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
     """Of a layer's output, ``(B, k, T, D)``, from its input's and a context's ``(B, k, S, C)``."""
-    own, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
-    normal = layer_norm_jacobian(own.norm, seen.hidden[0][:, None]).tangents(moved)
-    moved = moved + _attention_tangents(own, seen.self_attended, normal, normal)
+    attention, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
+    normal = layer_norm_jacobian(attention.norm, seen.hidden[0][:, None]).tangents(moved)
+    moved = moved + _attention_tangents(attention, seen.self_attended, normal, normal)
     if cross is not None:
         assert seen.cross_attended is not None
         assert source is not None
@@ -103,11 +103,11 @@ def layer_tangents(seen: Pass, moved: Tensor, source: Tensor | None = None) -> T
 
 def layer_cotangents(seen: Pass, moved: Tensor) -> Tensor:
     """Of the input of a layer without cross-attention, ``(B, k, T, D)``, from its output's."""
-    own, ffn = seen.layer.self_attention, seen.layer.ffn
+    attention, ffn = seen.layer.self_attention, seen.layer.ffn
     inner = ((moved @ ffn.out_weight) * seen.slope[:, None]) @ ffn.in_weight
     moved = moved + layer_norm_jacobian(ffn.norm, seen.hidden[-1][:, None]).cotangents(inner)
-    normal = _self_attention_cotangents(own, seen.self_attended, moved)
-    return moved + layer_norm_jacobian(own.norm, seen.hidden[0][:, None]).cotangents(normal)
+    normal = _self_attention_cotangents(attention, seen.self_attended, moved)
+    return moved + layer_norm_jacobian(attention.norm, seen.hidden[0][:, None]).cotangents(normal)
 
 
 def total_sensitivity(

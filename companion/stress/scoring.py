@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import jiwer
 import numpy as np
+from whisper.utils import compression_ratio
 
-from companion.speech.text import compression_ratio, normalise, without_annotations
+from companion.speech.text import normalise, without_annotations
 
 CANDIDATE_WORD_ERROR = 0.5  # the paper's limit: a hallucination candidate has more
 LOOP_COMPRESSION = 2.4  # openai-whisper's compression_ratio_threshold: above it decoding failed
@@ -117,7 +118,7 @@ def outcome(
         return Outcome.EMPTY
     if is_loop(hypothesis):
         return Outcome.LOOP
-    if said_fraction(references, hypothesis) >= FRAGMENT_FRACTION:
+    if spoken_fraction(references, hypothesis) >= FRAGMENT_FRACTION:
         return Outcome.FRAGMENT
     if vocabulary is not None and known_fraction(hypothesis, vocabulary) < GIBBERISH_FRACTION:
         return Outcome.GIBBERISH
@@ -151,7 +152,7 @@ def _has_run(words: Sequence[str]) -> bool:
     )
 
 
-def said_fraction(references: Sequence[str], hypothesis: str) -> float:
+def spoken_fraction(references: Sequence[str], hypothesis: str) -> float:
     """The fraction of a transcript's words that stand in runs of three words of some reference.
 
     A transcript shorter than that counts whole, if a reference contains it; 0 without words.
