@@ -19,7 +19,6 @@ from torch.nn.functional import linear, pad
 from whisper.utils import compression_ratio
 
 from companion.contest.outcomes import count_words, kind_of
-from companion.measurement.controls import generator
 from companion.measurement.schemas import (
     CONTEST,
     HEADS,
@@ -41,7 +40,7 @@ from companion.speech.corpus import SAMPLE_RATE
 from companion.stress.conditions import in_turn
 from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
 from companion.stress.inputs import pink_noise
-from companion.stress.mixture import Mixture, digest, rms
+from companion.stress.mixture import Mixture, digest, generator, rms
 from companion.stress.scoring import wer
 from spectral.jacobians.layers import Attention, normalised
 from spectral.spectra import effective_rank

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from companion.measurement import schemas as names
-from companion.measurement.controls import generator, random_control
+from companion.measurement.controls import random_control
 from companion.measurement.run import is_lack_of_memory
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.texts import Batch, Row
@@ -29,7 +29,7 @@ from companion.models.forcing import TOGETHER, States, states
 from companion.models.rules import Rule, recorded
 from companion.models.view import SpeechModel
 from companion.speech.corpus import Utterance
-from companion.stress.mixture import Mixture
+from companion.stress.mixture import Mixture, generator
 from spectral._validation import as_float64, require_finite
 from spectral.spectra import effective_rank, eigenvalues
 

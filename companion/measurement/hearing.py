@@ -13,7 +13,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torch.func import jvp
 
-from companion.measurement.controls import generator, random_control
+from companion.measurement.controls import random_control
 from companion.measurement.schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.tangents import (
@@ -31,7 +31,7 @@ from companion.models.forcing import Streams, feed_contexts, residual_streams, s
 from companion.models.rules import Rule
 from companion.models.view import SpeechModel, encoded
 from companion.speech.text import normalise
-from companion.stress.mixture import Mixture
+from companion.stress.mixture import Mixture, generator
 from companion.stress.scoring import score
 from spectral import LinearOperator, top_singular_triplets
 from spectral.jacobians.triplets import SingularTriplets

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from companion.measurement.controls import generator, sampled
+from companion.measurement.controls import sampled
 from companion.measurement.keys import staleness
 from companion.measurement.nulls import fed_alike
 from companion.measurement.run import Summary, key_of_run, measure
@@ -34,6 +34,7 @@ from companion.models.decoding import hear
 from companion.models.rules import rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances
+from companion.stress.mixture import generator
 from companion.stress.scoring import LOOP_COMPRESSION
 from spectral._validation import as_float64, require_finite
 from spectral.spectra import NOISE, effective_rank, resolved_modes, spectral_slope

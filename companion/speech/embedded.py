@@ -4,7 +4,6 @@
 utterance by utterance: whole constructions, adjective-noun pairs, timbres, and an accent.
 """
 
-import csv
 import hashlib
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 
 from companion.speech.corpus import SAMPLE_RATE
@@ -79,10 +79,7 @@ def make_corpus(folder: Path) -> list[Entry]:
         for i, speaker in enumerate(speakers)
     ]
     (folder / "SPEAKERS.TXT").write_text("".join(lines))
-    with (folder / TABLE).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(entries[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(entries)
+    pd.DataFrame(entries).to_csv(folder / TABLE, index=False)
     return entries
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from companion.speech.corpus import SAMPLE_RATE, UnusableUtterance
 from companion.speech.nothing import NO_SPEECH, no_speech
-from companion.stress.mixture import Mixture, Part, Speakers, digest, rms
+from companion.stress.mixture import Mixture, Part, Speakers, generator, rms
 from companion.stress.stretching import METHODS, VOCODER, stretched
 
 FAINT_DB = -30.0  # where the mildest mix and noise begin: audible, hardly a cause of errors
@@ -134,8 +134,8 @@ class GaussianNoise:
     def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
         if self.snr_db == math.inf:
             return mixture
-        state = int.from_bytes(digest(seed, *mixture.key(self.name)))
-        noise = np.random.Generator(np.random.PCG64(state)).standard_normal(mixture.wave.size)
+        rng = generator(seed, *mixture.key(self.name))
+        noise = rng.standard_normal(mixture.wave.size)
         gain = rms(mixture.wave) / rms(noise) * 10 ** (-self.snr_db / 20)
         return mixture.after(self.name, mixture.wave + gain * noise)
 
@@ -170,8 +170,7 @@ class Substitute:
             present = {part.utterance.speaker for part in mixture.parts}
             ((utterance, wave),) = speakers.draw(present, 1, seed, key)
             return mixture.after(self.name, wave, (Part(utterance, 0.0),), rms(wave))
-        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))
-        wave = no_speech(self.by, rng, mixture.wave.size)
+        wave = no_speech(self.by, generator(seed, *key), mixture.wave.size)
         return mixture.after(self.name, wave, target_rms=rms(wave))
 
     def at_severity(self, severity: float) -> "Substitute":
