@@ -144,12 +144,12 @@ def contest(rows: pd.DataFrame) -> str:
     assert not whole.duplicated(["utterance", "condition"]).any()
     begun = rows[rows.prefix != WHOLE_TEXT]
     assert (begun.prefix < begun.tokens).all()
-    told = rows[rows.tokens > 0]
+    written = rows[rows.tokens > 0]
     always = ["log_probability", "entropy", "cross_attention_window_log10_size", "ffn_window_n_eff"]
-    assert told[always].notna().all(axis=None)
-    assert (told.entropy >= 0).all()
-    assert told.forbidden_mean.between(0, 1).all()
-    assert (told.least_log_probability <= told.log_probability + _ROUNDING).all()
+    assert written[always].notna().all(axis=None)
+    assert (written.entropy >= 0).all()
+    assert written.forbidden_mean.between(0, 1).all()
+    assert (written.least_log_probability <= written.log_probability + _ROUNDING).all()
     assert (rows.invented <= rows.transcript_words).all()
     assert (rows.deleted <= rows.reference_words).all()
     return f"{rows.condition.nunique()} conditions, {whole.kind.nunique()} kinds of transcripts"

@@ -116,12 +116,12 @@ def _all_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> I
     networks = {names.TRAINED: model, names.RANDOM: random_control(settings, model.device)}
     for (name, network), condition in product(networks.items(), batch):
         waves = [batch[condition][i].wave for i in keep]
-        seen = states(network, waves, [texts[condition][i] for i in keep])
+        all_states = states(network, waves, [texts[condition][i] for i in keep])
         shared: Row = {"model": model.name, "parameters": model.parameters}
         shared |= {"network": name, "condition": condition}
         for row in chain(
-            _distance_rows(seen, group, settings.steps),
-            _rank_rows(seen, group, settings.steps, least),
+            _distance_rows(all_states, group, settings.steps),
+            _rank_rows(all_states, group, settings.steps, least),
             _probe_rows(network, waves, group, settings.folds),
         ):
             yield shared | row
@@ -133,10 +133,12 @@ def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> lis
     return [text for i in starts for text in transcribe(model, waves[i : i + TOGETHER], rule)]
 
 
-def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -> Iterator[Row]:
+def _distance_rows(
+    all_states: Sequence[States], group: Group, steps: Sequence[int]
+) -> Iterator[Row]:
     """Each utterance and its partner, at every stage; step 0 is the root mean square over all."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(states_of, attribute) for states_of in seen]
+        paths = [getattr(states_of, attribute) for states_of in all_states]
         usual = sorted(path.shape[1] for path in paths)[len(paths) // 2]
         paths = [path[:, :usual] for path in paths]
         kinds = {names.DISTANCE: paths, names.CENTRED_DISTANCE: centre(paths)}
@@ -163,11 +165,11 @@ def centre(paths: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _rank_rows(
-    seen: Sequence[States], group: Group, steps: Sequence[int], least: Sequence[int]
+    all_states: Sequence[States], group: Group, steps: Sequence[int], least: Sequence[int]
 ) -> Iterator[Row]:
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(states_of, attribute).double() for states_of in seen]
+        paths = [getattr(states_of, attribute).double() for states_of in all_states]
         for step in (0, *(steps if stage == names.DECODER else ())):
             there = [i for i, count in enumerate(least) if count >= step]
             speakers = [group.speakers[i] for i in there]
@@ -217,9 +219,9 @@ def _probe_rows(
     yield from rows(majority(labels, fold), names.OWN, names.CHANCE, 0)
     swapped = [waves[partner] for partner in group.partners]
     for audio, played in ((names.OWN, waves), (names.SWAPPED_AUDIO, swapped)):
-        seen = states(network, played, texts)
+        all_states = states(network, played, texts)
         for source in (names.DECODER, names.CROSS_ATTENTION):
-            joined = torch.cat([getattr(states_of, source) for states_of in seen], 1)
+            joined = torch.cat([getattr(states_of, source) for states_of in all_states], 1)
             for layer, features in enumerate(joined):
                 predicted = linear_probe(features.cpu(), labels, fold)
                 yield from rows(predicted, audio, source, layer + 1)

@@ -296,10 +296,10 @@ def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor,
     parts = torch.split(values[group.argsort(stable=True)], count.long().tolist())
     gram = torch.stack([part.mT @ part for part in parts])
     counts, spectra = weights @ count, []
-    for some in torch.split(weights, TOGETHER):
-        means, number = some @ total, (some @ count)[:, None, None]
+    for block in torch.split(weights, TOGETHER):
+        means, number = block @ total, (block @ count)[:, None, None]
         outer = means[:, :, None] * means[:, None, :] / number.clamp(min=1)
-        moments = (some @ gram.flatten(-2)).reshape(-1, width, width)
+        moments = (block @ gram.flatten(-2)).reshape(-1, width, width)
         modes = torch.linalg.eigvalsh((moments - outer) / (number - 1).clamp(min=1)).flip(-1)
         real = (modes >= NOISE * modes[:, :1]) & (number[:, 0] > 1)
         spectra.append(modes.where(real & (modes > 0), 0.0))
