@@ -186,15 +186,11 @@ def _unrepeated(
     rule = replace(settings.rule, no_repeat=size)
     for text, count in zip(first, heard.windows, strict=True):
         context = heard.context[start : start + count]
-        again = any(_repeats(window, size) for window in text.windows)
+        runs = [[*zip(*(tokens[i:] for i in range(size)), strict=False)] for tokens in text.windows]
+        again = any(len({*window}) < len(window) for window in runs)
         result += transcribe_heard(model, Heard(context, (count,)), rule) if again else [text]
         start += count
     return result
-
-
-def _repeats(tokens: Sequence[int], size: int) -> bool:
-    runs = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
-    return len({*runs}) < len(runs)
 
 
 def _texts(transcripts: Sequence[Transcript]) -> list[Text]:

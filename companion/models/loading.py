@@ -156,14 +156,11 @@ def _published(name: str, published: Published, ladder: Path) -> Conversion:
     if weights is None:
         from companion.models.folders import fetched_folder
 
-        try:
-            folder = fetched_folder(published.repository, published.revision)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{name}: not on this computer and not fetched ({error}); run `make weights`, or "
-                f"put the files of {published.repository} on the Hub at {published.revision[:8]} "
-                f"into {ladder / name}; its {WEIGHTS} has SHA-256 {published.sha256}"
-            ) from error
+        remedy = (
+            f"run `make weights`, or put its files on the Hub at {published.revision[:8]} into "
+            f"{ladder / name}; its {WEIGHTS} has SHA-256 {published.sha256}"
+        )
+        folder = fetched_folder(published.repository, published.revision, remedy)
         weights = Conversion((folder / WEIGHTS,), folder)
     if (digest := weights.digest()) != published.sha256:
         names = " + ".join(map(str, weights.parts))

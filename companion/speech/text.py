@@ -9,6 +9,8 @@ _ANNOTATION = re.compile(
     r"\[[^\]]*(?:\]|$)|\([^)]*(?:\)|$)|\*[^*]+\*|[\u2669-\u266f]+"
 )  # the notes
 
+_english = cache(EnglishTextNormalizer)
+
 
 @lru_cache(maxsize=2**16)
 def normalise(text: str) -> str:
@@ -25,8 +27,3 @@ def without_annotations(text: str) -> str:
     A bracket that is never closed, as where the length limit cuts a text off, lasts to the end.
     """
     return _ANNOTATION.sub(" ", text)
-
-
-@cache
-def _english() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer()
