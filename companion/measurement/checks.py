@@ -39,7 +39,7 @@ def pooling(rows: pd.DataFrame) -> str:
 
 
 def listening(rows: pd.DataFrame) -> str:
-    """Losses above zero and errors that are shares; clips without speech have no reference."""
+    """Losses above zero and errors that are fractions; clips without speech have no reference."""
     scored = rows[rows.forced_loss.notna()]
     assert (scored.forced_loss > 0).all()
     assert scored.forced_token_error.between(0, 1).all()
@@ -108,7 +108,7 @@ def jacobians(rows: pd.DataFrame) -> str:
 
 
 def dynamics(rows: pd.DataFrame) -> str:
-    """Distances of unit vectors, one partner each, ranks of so many states, shares."""
+    """Distances of unit vectors, one partner each, ranks of so many states, fractions."""
     distances = rows[rows.quantity.str.endswith("distance") & (rows.step == 0)]
     assert distances.value.between(0, 2).all()
     assert (distances.groupby("utterance").partner.nunique() == 1).all()

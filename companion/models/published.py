@@ -27,9 +27,9 @@ class Published:
         parts: list[Path] = []
         for package, file in self.wheels:
             spec = find_spec(package)
-            parts += [Path(at) / file for at in (spec and spec.submodule_search_locations) or ()]
-        whole = len(parts) == len(self.wheels) and all(map(Path.is_file, parts))
-        return Conversion(tuple(parts), parts[0].parent) if whole else None
+            places = (spec and spec.submodule_search_locations) or ()
+            parts += [path for at in places if (path := Path(at) / file).is_file()][:1]
+        return Conversion(tuple(parts), parts[0].parent) if len(parts) == len(self.wheels) else None
 
 
 PUBLISHED = {
