@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from companion.models.checksums import sha256
-
 if TYPE_CHECKING:
     from companion.speech.corpus import Utterance
 
@@ -90,7 +88,7 @@ def speech_digest(utterances: Iterable["Utterance"]) -> str:
     """A checksum of ids, references and audio; of the whole corpus, as anybody may interfere."""
     utterances = list(utterances)
     with ThreadPoolExecutor() as pool:
-        audio = pool.map(lambda u: sha256(u.path) if u.path.exists() else "none", utterances)
+        audio = pool.map(_of_file, [utterance.path for utterance in utterances])
         lines = [f"{u.id} {u.reference} {sha}\n" for u, sha in zip(utterances, audio, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -128,3 +126,11 @@ def difference(kept: Key, wanted: Key) -> str | None:
         if wanted[what] is not None and kept[what] != wanted[what]:
             return f"other {what}"
     return None
+
+
+def _of_file(path: Path) -> str:
+    """The SHA-256 of a file, "none" where it is missing."""
+    if not path.exists():
+        return "none"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
