@@ -13,9 +13,14 @@ from checkpoints import TINY_WINDOW_SECONDS
 from torch import Tensor
 
 from companion.measurement.kinds import KINDS
-from companion.models.ladder import feature_extractor, initialise, ladder_config, save
+from companion.models.ladder import (
+    character_tokenizer,
+    feature_extractor,
+    initialise,
+    ladder_config,
+    save,
+)
 from companion.models.loading import load
-from companion.models.tokenizer import character_tokenizer
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE, find_utterances, read_wave
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from companion.measurement.nulls import gaussian_sides, shuffled_sides, side_rows
+from companion.measurement.nulls import gaussian_sides, shuffled, side_rows
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -98,7 +98,7 @@ def planted_rows(plan: Plan, nulls: bool = True) -> tuple[pd.DataFrame, pd.DataF
     steeper = _activations(slopes + plan.steeper, clean.lengths, rng, plan)
     forced = Side(texts, steeper, clean.lengths)
     known = {
-        SHUFFLED: shuffled_sides(sides, plan.seed),
+        SHUFFLED: {name: shuffled(side, name, plan.seed) for name, side in sides.items()},
         GAUSSIAN: gaussian_sides(sides, COMPONENT, plan.seed),
         FORCED: {"clean": clean, "hell": forced},
         INITIALISED: {"clean": side("clean"), "hell": side("hell")},

@@ -28,7 +28,6 @@ from companion.contest.contest import (
 from companion.contest.contestants import Contestant, Logistic, best_threshold, contestants
 from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
 from companion.measurement.contest import (
-    ContestSettings,
     contest_rows,
     repetition_entropy,
     sliding_observables,
@@ -36,6 +35,7 @@ from companion.measurement.contest import (
     token_confidences,
 )
 from companion.measurement.schemas import CONTEST, WHOLE
+from companion.measurement.settings import ContestSettings
 from companion.measurement.spectra import decode
 from companion.measurement.store import read
 from companion.models.capture import HIDDEN_STATE, capture

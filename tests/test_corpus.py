@@ -24,7 +24,7 @@ from companion.speech.corpus import (
     read_wave,
 )
 from companion.speech.grammar import HELD_OUT_CONSTRUCTIONS, TRAINING_CONSTRUCTIONS
-from companion.training.material import random_voice
+from companion.training.material import random_speaker
 
 SHIPPED = Path(__file__).parents[1] / "data" / "corpus"
 law = settings(derandomize=True, deadline=None, max_examples=30)
@@ -413,7 +413,7 @@ def test_held_out_constructions_share_no_first_clause_with_training() -> None:
 
 def test_training_speakers_are_never_held_out() -> None:
     rng = np.random.default_rng(0)
-    speakers = [random_voice(rng) for _ in range(500)]
+    speakers = [random_speaker(rng) for _ in range(500)]
     assert not {speaker.variant for speaker in speakers} & set(synthesis.HELD_OUT_VARIANTS)
     assert synthesis.HELD_OUT_ACCENT not in {speaker.accent for speaker in speakers}
 
@@ -467,7 +467,7 @@ def test_the_speakers_in_the_table_are_those_of_the_code_and_of_speakers_txt(
 ) -> None:
     lines = (SHIPPED / "SPEAKERS.TXT").read_text().splitlines()[1:]
     listed = [line.split(" | ") for line in lines]
-    speakers = [*enumerate(embedded.test_voices(), start=101)]
+    speakers = [*enumerate(embedded.test_speakers(), start=101)]
     assert listed == [[str(n), s.accent, s.variant, str(s.rate), str(s.pitch)] for n, s in speakers]
     of_rows = table.id.str.split("-").str[0], table.accent, table.variant, table.rate, table.pitch
     assert {*zip(*of_rows, strict=True)} == {*map(tuple, listed)}
@@ -477,7 +477,7 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
     table: pd.DataFrame,
 ) -> None:
     rng = np.random.default_rng([embedded.SEED, 1])
-    speaker = embedded.test_voices()[0]
+    speaker = embedded.test_speakers()[0]
     drawn = [grammar.test_sentence(rng) for _ in range(embedded._CANDIDATES)]
     shard = [synthesis.Request(sentence.text, speaker) for sentence in drawn]
     (waves,) = synthesis.synthesise_shards([shard], workers=1)
@@ -486,7 +486,7 @@ def test_a_speaker_made_again_in_a_fresh_process_has_the_same_samples(
         for sentence, wave in zip(drawn, waves, strict=True)
     }
     first = table[table.id.str.startswith("101-")]
-    assert len(first) == embedded.UTTERANCES_PER_VOICE
+    assert len(first) == embedded.UTTERANCES_PER_SPEAKER
     hashes = {row.utterance.reference: row.sha256 for row in first.itertuples()}
     assert hashes.items() <= again.items()
 

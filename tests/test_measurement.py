@@ -24,8 +24,6 @@ from companion.measurement import run as run_module
 from companion.measurement import store
 from companion.measurement.keys import (
     FORMER,
-    OPTIONAL,
-    PARAMETERS,
     VERSIONS,
     Key,
     difference,
@@ -36,7 +34,7 @@ from companion.measurement.kinds import KINDS
 from companion.measurement.merging import merge_shards
 from companion.measurement.run import Halving, RowsOf, Summary, key_of_parts, key_of_run, measure
 from companion.measurement.schemas import CONFIDENCES, SPECTRA
-from companion.measurement.settings import SpectralSettings
+from companion.measurement.settings import SpectralSettings, section_of
 from companion.measurement.spectra import spectral_rows
 from companion.measurement.store import read, read_meta, write
 from companion.measurement.texts import Batch, Row
@@ -349,7 +347,8 @@ def test_a_notebook_is_keyed_by_just_what_its_settings_hold(profile: str) -> Non
     sections = yaml.safe_load((ROOT / "params" / f"{profile}.yml").read_text())
     assert set(KINDS) == set(VERSIONS)
     for kind in VERSIONS:
-        assert {*PARAMETERS[kind]} == set(sections[kind]) - {*OPTIONAL.get(kind, ())}
+        needed, known = map(set, section_of(kind))
+        assert needed <= {*sections[kind]} <= known
         values = {"model": "xs-0", "output": "rows.parquet", **sections[kind]}
         asked = {**FORMER.get(kind, {}), **parameters(values)}
         assert KINDS[kind].settings(**values).plain() == asked

@@ -23,10 +23,17 @@ from whisper.decoding import compression_ratio as whisper_compression_ratio
 
 from companion.models.checksums import verify_checksums, write_checksums
 from companion.models.decoding import Transcript, greedy, hear, transcribe, transcribe_heard
-from companion.models.ladder import feature_extractor, initialise, ladder_config, save
+from companion.models.ladder import (
+    PROMPT,
+    SPECIAL_TOKENS,
+    character_tokenizer,
+    feature_extractor,
+    initialise,
+    ladder_config,
+    save,
+)
 from companion.models.loading import available, choose_device, load, load_random_control
 from companion.models.rules import OPENAI, UNRESTRICTED
-from companion.models.tokenizer import PROMPT, SPECIAL_TOKENS, character_tokenizer
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.speech.grammar import vocabulary

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from companion.measurement import nulls
-from companion.measurement.controls import generator
 from companion.measurement.keys import FORMER, difference, key_of, unpaired_with
 from companion.measurement.kinds import KINDS
 from companion.measurement.schemas import (
@@ -41,7 +40,7 @@ from companion.models.rules import UNRESTRICTED
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
-from companion.stress.mixture import Mixture, Speakers
+from companion.stress.mixture import Mixture, Speakers, generator
 
 KEY = ["utterance", "condition", "matched_with", "component", "layer", "modes"]
 NUMBERS = ["n_eff", "kirchhoff", "kirchhoff_resolved"]
@@ -217,9 +216,8 @@ def test_cut_rows_are_the_mean_of_random_subsets(settings: NullSettings) -> None
     ranks, indices = np.array(every).T
     assert cut.n_eff == pytest.approx(ranks.mean(), abs=4 * ranks.std() / 20)
     assert np.log(cut.kirchhoff) == pytest.approx(indices.mean(), abs=4 * indices.std() / 20)
-    first = pd.DataFrame(
-        nulls.side_rows(SHUFFLED, "ffn", nulls.shuffled_sides(sides, SEED), settings)
-    )
+    orders = {name: nulls.shuffled(side, name, SEED) for name, side in sides.items()}
+    first = pd.DataFrame(nulls.side_rows(SHUFFLED, "ffn", orders, settings))
     single = pd.DataFrame(nulls.shuffled_rows("ffn", sides, replace(settings, orders=1)))
     pd.testing.assert_frame_equal(first, single)
 
@@ -293,7 +291,7 @@ def test_shuffling_moves_rows_among_the_real_ones_alike_in_all_layers() -> None:
     rows = torch.arange(10.0)[:, None].expand(2, 3, 10, 1).clone()
     texts = [{"utterance": "a"}, {"utterance": "b"}]
     side = Side(texts, rows, torch.tensor([6, 10]))
-    shuffled = nulls.shuffled_sides({"clean": side}, 0)["clean"].activations
+    shuffled = nulls.shuffled(side, "clean", 0).activations
     assert (shuffled == shuffled[:, :1]).all()
     assert sorted(shuffled[0, 0, :6, 0].tolist()) == list(range(6))
     assert shuffled[0, 0, 6:, 0].tolist() == [6, 7, 8, 9]

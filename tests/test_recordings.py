@@ -89,7 +89,7 @@ def test_heads_are_those_of_the_layers_own_pass() -> None:
     states = record.text_rows(HIDDEN_STATE, written)[0]
     before = states - rows["ffn"] - rows["cross_attention"]
     samples = [mixture.wave.size for mixture in mixtures]
-    entropies, fractions = head_columns(model, before, written, heard, samples)
+    entropies, fractions = zip(*head_columns(model, before, written, heard, samples), strict=True)
     for i, text in enumerate(written):
         shape = (len(model.layers), model.heads, len(text.tokens))
         assert entropies[i].shape == fractions[i].shape == shape

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisper.utils import compression_ratio
 
 from companion.speech.grammar import test_sentence as draw_sentence
 from companion.speech.grammar import training_sentence, vocabulary
-from companion.speech.text import compression_ratio, normalise
+from companion.speech.text import normalise
 from companion.stress.scoring import (
     Outcome,
     Score,
     is_loop,
     known_fraction,
     outcome,
-    said_fraction,
     score,
+    spoken_fraction,
     wer,
 )
 
@@ -234,8 +235,8 @@ def test_sentences_are_neither_loops_nor_each_other() -> None:
      ("lantern golden", 0), ("ate bread quickly and butter", 0), ("", 0)],
 )  # fmt: skip
 def test_spoken_fraction_by_hand(text: str, fraction: float) -> None:
-    assert said_fraction(REFERENCES, text) == pytest.approx(fraction)
-    assert said_fraction((), text) == 0
+    assert spoken_fraction(REFERENCES, text) == pytest.approx(fraction)
+    assert spoken_fraction((), text) == 0
 
 
 def test_known_fraction_by_hand() -> None:

@@ -24,10 +24,15 @@ from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from companion.models.decoding import greedy
-from companion.models.ladder import feature_extractor, initialise, ladder_config
+from companion.models.ladder import (
+    PROMPT,
+    character_tokenizer,
+    feature_extractor,
+    initialise,
+    ladder_config,
+)
 from companion.models.loading import available, load
 from companion.models.rules import UNRESTRICTED
-from companion.models.tokenizer import PROMPT, character_tokenizer
 from companion.speech.corpus import SAMPLE_RATE
 from companion.speech.grammar import MAX_CHARACTERS, has_held_out_pair
 from companion.speech.nothing import NO_SPEECH, no_speech
@@ -457,7 +462,7 @@ def spoken(shards: Sequence[Sequence[Request]], workers: int) -> Iterator[list[n
     """In the place of eSpeak: a buzz of the speaker's pitch, as long as the text."""
     for shard in shards:
         yield [
-            np.sin(np.arange(len(request.text) * 200) * request.voice.pitch / 300).astype("f4")
+            np.sin(np.arange(len(request.text) * 200) * request.speaker.pitch / 300).astype("f4")
             for request in shard
         ]
 

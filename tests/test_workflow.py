@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from sections import Profile
 
-from companion.measurement.keys import PARAMETERS, VERSIONS
+from companion.measurement.keys import VERSIONS
+from companion.measurement.settings import section_of
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -31,7 +32,7 @@ FIGURES = {*DRAWN, "gains", "proof"}
 REAL = (
     "Makefile", "workflow/Snakefile", "workflow/sections.py", "workflow/profiles/local/config.yaml",
     "scripts/agreement.py", "scripts/install.sh", "companion/measurement/keys.py",
-    "companion/speech/corpus.py", "companion/speech/text.py",
+    "companion/measurement/settings.py", "companion/speech/corpus.py", "companion/speech/text.py",
 )  # fmt: skip
 EVERYTHING = MEASURED | JACOBIANS | DRAWN | {"proof"}
 FILES = {
@@ -77,7 +78,7 @@ proof: {seed: 0}
 }
 PLACES = {"corpus": "../data/corpus", "ladder": "../data/ladder"}
 for kind in ("measure", "jacobians", "nulls"):
-    values = {**dict.fromkeys(PARAMETERS[kind], 0), **PLACES}
+    values = {**dict.fromkeys(section_of(kind)[0], 0), **PLACES}
     values["utterances"] = 2 if kind == "nulls" else None
     FILES["params/ladder.yml"] = FILES["params/ladder.yml"].replace(
         kind.upper(), json.dumps(values)

@@ -22,6 +22,7 @@ import yaml
 
 from companion.measurement import keys
 from companion.measurement.keys import VERSIONS, speech_digest, staleness
+from companion.measurement.settings import section_of
 from companion.speech.corpus import find_clips, find_utterances
 
 Values = dict[str, object]
@@ -124,11 +125,11 @@ class Profile:
         if not isinstance(section, dict):
             raise ValueError(f"{self.path}: {name} is {section!r}; give its parameters")
         if name in VERSIONS:
-            wanted, given = {*keys.PARAMETERS[name]}, set(section) - {*keys.OPTIONAL.get(name, ())}
-            if wanted != given:
+            needed, allowed = map(set, section_of(name))
+            if not needed <= {*section} <= allowed:
                 raise ValueError(
-                    f"{self.path}: {name} lacks {sorted(wanted - given)} and has "
-                    f"{sorted(given - wanted)}, which are no parameters of it"
+                    f"{self.path}: {name} lacks {sorted(needed - {*section})} and has "
+                    f"{sorted({*section} - allowed)}, which are no parameters of it"
                 )
             return section
         notebook = Path("notebooks") / f"{name}.ipynb"

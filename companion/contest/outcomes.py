@@ -10,7 +10,7 @@ from itertools import pairwise
 import jiwer
 
 from companion.speech.text import normalise, without_annotations
-from companion.stress.scoring import FRAGMENT_FRACTION, Outcome, is_loop, outcome, said_fraction
+from companion.stress.scoring import FRAGMENT_FRACTION, Outcome, is_loop, outcome, spoken_fraction
 
 MISHEARD_ERROR = 0.5
 """Character error of a misheard text at most: unrelated English sentences have 0.7 or more."""
@@ -53,7 +53,7 @@ def kind_of(references: Sequence[str], transcript: str) -> Kind:
     reference, written = normalise(references[0]), normalise(without_annotations(transcript))
     repeated = kind is Outcome.LOOP and is_loop(references[0])
     kept = repeated and len(written.split()) <= len(reference.split())
-    if kept and said_fraction(references, written) >= FRAGMENT_FRACTION:
+    if kept and spoken_fraction(references, written) >= FRAGMENT_FRACTION:
         return Kind.MISHEARD
     doubted = kind is Outcome.INVENTION or repeated
     if doubted and reference and jiwer.cer(reference, written) <= MISHEARD_ERROR:

@@ -20,10 +20,11 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from companion.measurement.contest import ContestSettings, all_conditions
+from companion.measurement.contest import all_conditions
 from companion.measurement.keys import read_meta, speech_digest
 from companion.measurement.run import batches, stressed
 from companion.measurement.schemas import schema
+from companion.measurement.settings import ContestSettings
 from companion.measurement.store import write
 from companion.measurement.texts import Row
 from companion.speech.corpus import SAMPLE_RATE, Utterance, find_utterances

@@ -39,7 +39,7 @@ def pooling(rows: pd.DataFrame) -> str:
 
 
 def listening(rows: pd.DataFrame) -> str:
-    """Losses above zero and errors that are shares; clips without speech have no reference."""
+    """Losses above zero and errors that are fractions; clips without speech have no reference."""
     scored = rows[rows.forced_loss.notna()]
     assert (scored.forced_loss > 0).all()
     assert scored.forced_token_error.between(0, 1).all()
@@ -108,7 +108,7 @@ def jacobians(rows: pd.DataFrame) -> str:
 
 
 def dynamics(rows: pd.DataFrame) -> str:
-    """Distances of unit vectors, one partner each, ranks of so many states, shares."""
+    """Distances of unit vectors, one partner each, ranks of so many states, fractions."""
     distances = rows[rows.quantity.str.endswith("distance") & (rows.step == 0)]
     assert distances.value.between(0, 2).all()
     assert (distances.groupby("utterance").partner.nunique() == 1).all()
@@ -144,12 +144,12 @@ def contest(rows: pd.DataFrame) -> str:
     assert not whole.duplicated(["utterance", "condition"]).any()
     begun = rows[rows.prefix != WHOLE_TEXT]
     assert (begun.prefix < begun.tokens).all()
-    told = rows[rows.tokens > 0]
+    written = rows[rows.tokens > 0]
     always = ["log_probability", "entropy", "cross_attention_window_log10_size", "ffn_window_n_eff"]
-    assert told[always].notna().all(axis=None)
-    assert (told.entropy >= 0).all()
-    assert told.forbidden_mean.between(0, 1).all()
-    assert (told.least_log_probability <= told.log_probability + _ROUNDING).all()
+    assert written[always].notna().all(axis=None)
+    assert (written.entropy >= 0).all()
+    assert written.forbidden_mean.between(0, 1).all()
+    assert (written.least_log_probability <= written.log_probability + _ROUNDING).all()
     assert (rows.invented <= rows.transcript_words).all()
     assert (rows.deleted <= rows.reference_words).all()
     return f"{rows.condition.nunique()} conditions, {whole.kind.nunique()} kinds of transcripts"

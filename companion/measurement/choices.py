@@ -70,7 +70,7 @@ def _chosen_rows(decoded: Mapping[str, Decoded], chosen: Row) -> Iterator[Row]:
     """The rows of all components by one choice, raw and cut to the length of the other side."""
     for component in COMPONENTS if decoded else ():
         whole = chosen["positions"] == WHOLE
-        sides = {name: this.side(component, whole) for name, this in decoded.items()}
+        sides = {name: side.side(component, whole) for name, side in decoded.items()}
         lengths_of = {name: side.lengths for name, side in sides.items()}
         for name, side in sides.items():
             for partner, lengths in kept_lengths(name, lengths_of).items():

@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated
 
 import numpy as np
 import torch
+from scipy.stats import entropy
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
+from whisper.utils import compression_ratio
 
 from companion.contest.outcomes import count_words, kind_of
-from companion.measurement.controls import generator
 from companion.measurement.schemas import (
     CONTEST,
     HEADS,
@@ -28,7 +28,7 @@ from companion.measurement.schemas import (
     STEPS,
     WHOLE,
 )
-from companion.measurement.settings import Above0, ListeningSettings, Positive
+from companion.measurement.settings import ContestSettings
 from companion.measurement.spectra import Decoded, decode_heard
 from companion.measurement.texts import Batch, Row, names_of, of_schema
 from companion.measurement.warnings import first_wrong_token, prefix_observables, words_begun
@@ -37,11 +37,10 @@ from companion.models.decoding import Heard, Transcript, hear
 from companion.models.rules import Rule, forbidden
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
-from companion.speech.text import compression_ratio
 from companion.stress.conditions import in_turn
 from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
 from companion.stress.inputs import pink_noise
-from companion.stress.mixture import Mixture, digest, rms
+from companion.stress.mixture import Mixture, digest, generator, rms
 from companion.stress.scoring import wer
 from spectral.jacobians.layers import Attention, normalised
 from spectral.spectra import effective_rank
@@ -64,24 +63,6 @@ _LEAST_ROWS = 3  # two modes, which a slope needs
 _SILENT_DB = -200.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContestSettings(ListeningSettings):
-    """Parameters: ``prefixes`` are numbers of tokens, ``window`` rows slide, ``epsilon`` is Kf's.
-
-    Beside the ``conditions``: the clean utterance with room tone to ``room_tone`` seconds, or to
-    one of several such lengths in turn, and the utterance said as often as fits into the model's
-    window, or into ``windows`` of these where that is drawn, ``repeats`` times at most. Without
-    lengths there is no room tone, and with one repeat no repetition.
-    """
-
-    prefixes: Annotated[tuple[int, ...], _LEAST_ROWS]
-    window: Annotated[int, 2]
-    room_tone: float | tuple[float, ...]
-    repeats: Positive
-    epsilon: Above0
-    windows: Positive = 1
-
-
 @torch.inference_mode()
 def contest_rows(model: SpeechModel, batch: Batch, settings: ContestSettings) -> list[Row]:
     """All rows of a batch; a text of n tokens or fewer has none of its first n."""
@@ -93,13 +74,16 @@ def contest_rows(model: SpeechModel, batch: Batch, settings: ContestSettings) ->
         mixtures = [mixture for _, mixture in part]
         heard = hear(model, [mixture.wave for mixture in mixtures])
         decoded = decode_heard(model, mixtures, heard, settings.rule)
-        texts = _texts(model, decoded, heard, [each.wave.size for each in mixtures], settings)
+        samples = [mixture.wave.size for mixture in mixtures]
+        texts = _texts(model, decoded, heard, samples, settings)
         for text, (names, mixture) in zip(texts, part, strict=True):
-            shared = told(model, mixture, text.transcript) | sound_levels(mixture.wave)
-            reference = mixture.target.reference
-            shared["first_wrong"] = first_wrong_token(model, reference, text.transcript)
-            shared["condition"] = in_turn(names, mixture.target.id, settings.seed)
-            count = len(text.transcript.tokens)
+            reference, count = mixture.target.reference, len(text.transcript.tokens)
+            shared = {
+                **transcript_columns(model, mixture, text.transcript),
+                **sound_levels(mixture.wave),
+                "first_wrong": first_wrong_token(model, reference, text.transcript),
+                "condition": in_turn(names, mixture.target.id, settings.seed),
+            }
             for prefix in (WHOLE, *(n for n in settings.prefixes if n < count)):
                 numbers = _numbers(model, text, prefix or count, settings.epsilon)
                 steps = dict.fromkeys((*STEPS, "word_starts")) if prefix else _steps(model, text)
@@ -112,20 +96,26 @@ def all_conditions(
 ) -> Iterator[tuple[str, Sequence[Mixture]]]:
     """The mixtures of a batch by condition, those that are made of clean speech among them."""
     yield from batch.items()
-    clean = batch.get(REFERENCE_CONDITION, ())
-    seed, tones = settings.seed, settings.room_tone
+    clean, seed, tones = batch.get(REFERENCE_CONDITION, ()), settings.seed, settings.room_tone
     lengths = tones if isinstance(tones, Sequence) else (tones,)
     if clean and lengths:
-        seconds = [lengths[_drawn(seed, each, ROOM_TONE, len(lengths))] for each in clean]
-        pairs = zip(clean, seconds, strict=True)
-        yield ROOM_TONE, [_with_room_tone(each, length, seed) for each, length in pairs]
+        yield (
+            ROOM_TONE,
+            [
+                _with_room_tone(
+                    mixture, lengths[_drawn(seed, mixture, ROOM_TONE, len(lengths))], seed
+                )
+                for mixture in clean
+            ],
+        )
     again = []
-    for each in clean:
-        room = window_samples * (1 + _drawn(seed, each, REPEATED, settings.windows))
-        times = min(settings.repeats, room // each.wave.size)
+    for mixture in clean:
+        room = window_samples * (1 + _drawn(seed, mixture, REPEATED, settings.windows))
+        times = min(settings.repeats, room // mixture.wave.size)
         if times > 1:
-            said = replace(each.target, reference=" ".join([each.target.reference] * times))
-            again.append(Mixture.of(said, np.tile(each.wave, times)))
+            reference = " ".join([mixture.target.reference] * times)
+            repeated = replace(mixture.target, reference=reference)
+            again.append(Mixture.of(repeated, np.tile(mixture.wave, times)))
     if again:
         yield REPEATED, again
 
@@ -141,7 +131,7 @@ def _with_room_tone(mixture: Mixture, seconds: float, seed: int) -> Mixture:
     return mixture.after(ROOM_TONE, np.concatenate([mixture.wave, noise]))
 
 
-def told(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
+def transcript_columns(model: SpeechModel, mixture: Mixture, transcript: Transcript) -> Row:
     """What became of a sound, judged from its text, and what decoding says of it as a whole."""
     references = mixture.references
     return {
@@ -189,27 +179,24 @@ def _texts(
     model: SpeechModel, decoded: Decoded, heard: Heard, samples: Sequence[int],
     settings: ContestSettings,
 ) -> Iterator[_Text]:  # fmt: skip
-    transcripts, recording = decoded.transcripts, decoded.recording
+    transcripts, lengths = decoded.transcripts, decoded.lengths.tolist()
     parts = {kind: decoded.activations(kind) for kind in COMPONENTS}
     states = decoded.activations(HIDDEN_STATE)
-    looked: list[list[Tensor]] = [[] for _ in transcripts]
+    among: list[list[Tensor]] = [[] for _ in transcripts]  # layers of self-attention, by text
     for layer in range(len(model.layers)):
-        weights = recording.attention(transcripts, layer)
-        for own, found, count in zip(weights, looked, decoded.lengths.tolist(), strict=True):
-            text = own[:, :count, :count]
-            found.append(torch.stack([_laplacian(text), 1 - text.sum(-1)]).double())
+        attention = decoded.recording.attention(transcripts, layer)
+        for weights, layers, count in zip(attention, among, lengths, strict=True):
+            text = weights[:, :count, :count]
+            layers.append(torch.stack([_laplacian(text), 1 - text.sum(-1)]).double())
     before = states - parts["ffn"] - parts["cross_attention"]  # what the queries are made of
-    columns = head_columns(model, before, transcripts, heard, samples)
-    for i, (transcript, found, *heads) in enumerate(
-        zip(transcripts, looked, *columns, strict=True)
-    ):
-        count = len(transcript.tokens)
+    crossed = head_columns(model, before, transcripts, heard, samples)
+    for i, (transcript, count) in enumerate(zip(transcripts, lengths, strict=True)):
         rows = {kind: part[i, :, :count] for kind, part in parts.items()}
         last = states[i, -1, :count]
-        laplacian, prompted = torch.stack(found, 1)
-        each = token_columns(model, last, rows, transcript, settings.rule, settings.window)
-        named = dict(zip(HEADS, (prompted, *heads), strict=True))
-        yield _Text(transcript, rows, last, each, laplacian, named)
+        laplacian, prompted = torch.stack(among[i], 1)
+        columns = token_columns(model, last, rows, transcript, settings.rule, settings.window)
+        heads = dict(zip(HEADS, (prompted, *crossed[i]), strict=True))
+        yield _Text(transcript, rows, last, columns, laplacian, heads)
 
 
 def _steps(model: SpeechModel, text: _Text) -> Row:
@@ -227,10 +214,10 @@ def _numbers(model: SpeechModel, text: _Text, count: int, epsilon: float) -> Row
     """What the first ``count`` tokens show; NaN of none, and of spectra of fewer than three."""
     tokens = text.transcript.tokens[:count]
     written = model.text(tokens)
-    sure = text.columns["log_probability"][:count]
-    found: Row = {
+    log_probabilities = text.columns["log_probability"][:count]
+    numbers: Row = {
         **{name: mean(column[:count]) for name, column in text.columns.items()},
-        "least_log_probability": sure.min().item() if count else math.nan,
+        "least_log_probability": log_probabilities.min().item() if count else math.nan,
         "compression_ratio": compression_ratio(written),
         "token_entropy": repetition_entropy(tokens),
         "characters": len(written),
@@ -238,14 +225,14 @@ def _numbers(model: SpeechModel, text: _Text, count: int, epsilon: float) -> Row
         **{name: _means(column, count).flatten().tolist() for name, column in text.heads.items()},
     }
     state = _means(text.states.double().mT, count).cpu()
-    found["state"] = (state @ directions(len(state))).tolist()
+    numbers["state"] = (state @ directions(len(state))).tolist()
     for component, rows in text.rows.items():
         names = ("n_eff", "alpha", "log10_kf_resolved", "log10_variance")
         spectra = dict.fromkeys(names, torch.tensor([math.nan]))
         if count >= _LEAST_ROWS:
             spectra, _ = prefix_observables(rows[None], count, epsilon)
-        found |= {f"{component}_{name}": value.item() for name, value in spectra.items()}
-    return found
+        numbers |= {f"{component}_{name}": value.item() for name, value in spectra.items()}
+    return numbers
 
 
 def token_columns(
@@ -254,8 +241,8 @@ def token_columns(
 ) -> dict[str, Tensor]:  # fmt: skip
     """``token_confidences``, and ``sliding_observables`` of all components: (tokens,) float64."""
     columns = token_confidences(model, states, transcript, rule)
-    for component, own in rows.items():
-        sliding = sliding_observables(own, window)
+    for component, activations in rows.items():
+        sliding = sliding_observables(activations, window)
         columns |= {f"{component}_window_{name}": column for name, column in sliding.items()}
     return columns
 
@@ -299,9 +286,9 @@ def token_confidences(
             torch.tensor(sorted(part), dtype=torch.long, device=states.device)
             for part in (rule.unwritten(model.tokens, begins), forbidden(model.tokens, begins))
         )
-        own = first == begins
-        mass[own] = scores[own][:, never].exp().sum(-1)
-        allowed[own] = scores[own].index_fill(-1, unwritten, -torch.inf).logsumexp(-1)
+        here = first == begins
+        mass[here] = scores[here][:, never].exp().sum(-1)
+        allowed[here] = scores[here].index_fill(-1, unwritten, -torch.inf).logsumexp(-1)
     return {
         "log_probability": free - allowed,
         "free_log_probability": free,
@@ -312,9 +299,7 @@ def token_confidences(
 
 def repetition_entropy(tokens: Sequence[int]) -> float:
     """Entropy in nats of how often each of the last 32 tokens occurs; 0 of none (whisper.cpp)."""
-    counts = np.array([*Counter(tokens[-LAST_TOKENS:]).values()], float)
-    fractions = counts / counts.sum()
-    return float(-(fractions * np.log(fractions)).sum())
+    return float(entropy([*Counter(tokens[-LAST_TOKENS:]).values()]))
 
 
 def directions(width: int) -> Tensor:
@@ -324,32 +309,28 @@ def directions(width: int) -> Tensor:
 
 
 def head_columns(
-    model: SpeechModel,
-    before: Tensor,
-    transcripts: Sequence[Transcript],
-    heard: Heard,
+    model: SpeechModel, before: Tensor, transcripts: Sequence[Transcript], heard: Heard,
     samples: Sequence[int],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Of cross-attention by text, layer, head and token, two tensors (layers, heads, T) a text.
+) -> list[Tensor]:  # fmt: skip
+    """Of cross-attention by text: (2, layers, heads, T).
 
     The first: the entropy in nats over the encoder's positions; the second: the fraction that is
     on positions in which there is sound, which padding follows. before: the residual stream before
     cross-attention, (batch, layers, T, width); samples: of each wave.
     """
     parts = [as_layer(layer.layer).cross_attention for layer in model.layers]
-    found, window = [], 0
+    columns, contexts = [], iter(heard.context)
     for i, text in enumerate(transcripts):
-        looked, edges = [], [0, *text.breaks, len(text.tokens)]
+        edges, by_window = [0, *text.breaks, len(text.tokens)], []
         for which, (start, stop) in enumerate(pairwise(edges)):
-            context = heard.context[window + which]
+            context = next(contexts)
             left = min(samples[i] - which * model.window_samples, model.window_samples)
             real = math.ceil(left / model.window_samples * len(context))
             pairs = zip(parts, before[i, :, start:stop], strict=True)
-            layers = [_looks_at(part, own, context, real) for part, own in pairs if part]
-            looked.append(torch.stack(layers, 1))
-        window += heard.windows[i]
-        found.append(torch.cat(looked, 3))
-    return [one[0] for one in found], [one[1] for one in found]
+            layers = [_looks_at(part, rows, context, real) for part, rows in pairs if part]
+            by_window.append(torch.stack(layers, 1))
+        columns.append(torch.cat(by_window, 3))
+    return columns
 
 
 def _looks_at(part: Attention, rows: Tensor, context: Tensor, real: int) -> Tensor:
@@ -361,9 +342,8 @@ def _looks_at(part: Attention, rows: Tensor, context: Tensor, real: int) -> Tens
             (context, part.key_weight, part.key_bias),
         )
     )
-    fractions = ((query * part.scale) @ key.mT).softmax(-1)
-    entropy = -torch.xlogy(fractions, fractions).sum(-1)
-    return torch.stack([entropy, fractions[..., :real].sum(-1)])
+    weights = ((query * part.scale) @ key.mT).softmax(-1)
+    return torch.stack([torch.special.entr(weights).sum(-1), weights[..., :real].sum(-1)])
 
 
 def _laplacian(attention: Tensor) -> Tensor:
@@ -381,11 +361,9 @@ def _means_of_largest(values: Tensor, count: int) -> list[float]:
 
     Where there are fewer tokens, zeros.
     """
-    there = min(count, values.shape[-1])
-    largest = values.new_zeros(*values.shape[:2], count)
-    largest[..., :there] = values.topk(there, -1).values
-    found: list[float] = largest.mean(1).flatten().tolist()
-    return found
+    largest = values.topk(min(count, values.shape[-1]), -1).values
+    means: list[float] = pad(largest, (0, count - largest.shape[-1])).mean(1).flatten().tolist()
+    return means
 
 
 def _means(values: Tensor, count: int) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from companion.measurement.run import spread
@@ -14,13 +13,6 @@ from companion.models.controls import draw_seed, spectrum_preserving
 from companion.models.loading import load, load_random_control
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances
-from companion.stress.mixture import digest
-
-
-def generator(seed: int, *key: str) -> np.random.Generator:
-    """A generator that depends on the seed and the key alone, not on batches."""
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))
-
 
 PLAIN = 5
 """Draws of plain random weights at most: a weaker control, so fewer show how far they differ."""

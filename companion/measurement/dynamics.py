@@ -8,13 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from companion.measurement import schemas as names
-from companion.measurement.controls import generator, random_control
+from companion.measurement.controls import random_control
 from companion.measurement.run import is_lack_of_memory
 from companion.measurement.settings import DynamicsSettings
 from companion.measurement.texts import Batch, Row
@@ -23,7 +29,7 @@ from companion.models.forcing import TOGETHER, States, states
 from companion.models.rules import Rule, recorded
 from companion.models.view import SpeechModel
 from companion.speech.corpus import Utterance
-from companion.stress.mixture import Mixture
+from companion.stress.mixture import Mixture, generator
 from spectral._validation import as_float64, require_finite
 from spectral.spectra import effective_rank, eigenvalues
 
@@ -110,12 +116,12 @@ def _all_rows(model: SpeechModel, batch: Batch, settings: DynamicsSettings) -> I
     networks = {names.TRAINED: model, names.RANDOM: random_control(settings, model.device)}
     for (name, network), condition in product(networks.items(), batch):
         waves = [batch[condition][i].wave for i in keep]
-        seen = states(network, waves, [texts[condition][i] for i in keep])
+        all_states = states(network, waves, [texts[condition][i] for i in keep])
         shared: Row = {"model": model.name, "parameters": model.parameters}
         shared |= {"network": name, "condition": condition}
         for row in chain(
-            _distance_rows(seen, group, settings.steps),
-            _rank_rows(seen, group, settings.steps, least),
+            _distance_rows(all_states, group, settings.steps),
+            _rank_rows(all_states, group, settings.steps, least),
             _probe_rows(network, waves, group, settings.folds),
         ):
             yield shared | row
@@ -127,10 +133,12 @@ def _written(model: SpeechModel, mixtures: Sequence[Mixture], rule: Rule) -> lis
     return [text for i in starts for text in transcribe(model, waves[i : i + TOGETHER], rule)]
 
 
-def _distance_rows(seen: Sequence[States], group: Group, steps: Sequence[int]) -> Iterator[Row]:
+def _distance_rows(
+    all_states: Sequence[States], group: Group, steps: Sequence[int]
+) -> Iterator[Row]:
     """Each utterance and its partner, at every stage; step 0 is the root mean square over all."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(states_of, attribute) for states_of in seen]
+        paths = [getattr(states_of, attribute) for states_of in all_states]
         usual = sorted(path.shape[1] for path in paths)[len(paths) // 2]
         paths = [path[:, :usual] for path in paths]
         kinds = {names.DISTANCE: paths, names.CENTRED_DISTANCE: centre(paths)}
@@ -157,11 +165,11 @@ def centre(paths: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _rank_rows(
-    seen: Sequence[States], group: Group, steps: Sequence[int], least: Sequence[int]
+    all_states: Sequence[States], group: Group, steps: Sequence[int], least: Sequence[int]
 ) -> Iterator[Row]:
     """Effective rank across utterances: of their mean states, and of their states at a step."""
     for stage, attribute in _STAGES.items():
-        paths = [getattr(states_of, attribute).double() for states_of in seen]
+        paths = [getattr(states_of, attribute).double() for states_of in all_states]
         for step in (0, *(steps if stage == names.DECODER else ())):
             there = [i for i, count in enumerate(least) if count >= step]
             speakers = [group.speakers[i] for i in there]
@@ -211,9 +219,9 @@ def _probe_rows(
     yield from rows(majority(labels, fold), names.OWN, names.CHANCE, 0)
     swapped = [waves[partner] for partner in group.partners]
     for audio, played in ((names.OWN, waves), (names.SWAPPED_AUDIO, swapped)):
-        seen = states(network, played, texts)
+        all_states = states(network, played, texts)
         for source in (names.DECODER, names.CROSS_ATTENTION):
-            joined = torch.cat([getattr(states_of, source) for states_of in seen], 1)
+            joined = torch.cat([getattr(states_of, source) for states_of in all_states], 1)
             for layer, features in enumerate(joined):
                 predicted = linear_probe(features.cpu(), labels, fold)
                 yield from rows(predicted, audio, source, layer + 1)
@@ -255,21 +263,11 @@ def linear_probe(features: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
     are finite, (rows, width); labels, folds and what is returned are (rows,), int64. Raises
     ValueError for NaN, infinity, or one fold only.
     """
-    rows = as_float64(features, "features", "(rows, width)")
-    require_finite(rows, "features", "leave out the rows that are not real")
 
-    def predict(train: Tensor, test: Tensor) -> Tensor:
-        known, column = torch.unique(labels[train], return_inverse=True)
-        mean, deviation = rows[train].mean(0), rows[train].std(0, correction=0)
-        scale = deviation.where(deviation > 0, 1.0)
-        x = (rows[train] - mean) / scale
-        y = torch.nn.functional.one_hot(column, len(known)).to(x.dtype)
-        fraction = y.mean(0)
-        penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        weights = torch.linalg.solve(x.mT @ x + penalty, x.mT @ (y - fraction))
-        return known[((rows[test] - mean) / scale @ weights + fraction).argmax(-1)]
+    def probe(rows: int) -> Any:
+        return make_pipeline(StandardScaler(), RidgeClassifier(alpha=RIDGE * rows))
 
-    return _by_fold(predict, labels, folds)
+    return _by_fold(probe, features, labels, folds)
 
 
 def majority(labels: Tensor, folds: Tensor) -> Tensor:
@@ -277,19 +275,15 @@ def majority(labels: Tensor, folds: Tensor) -> Tensor:
 
     All (rows,), int64; of equally frequent labels the smallest. Raises ValueError for one fold.
     """
-
-    def predict(train: Tensor, test: Tensor) -> Tensor:
-        known, counts = torch.unique(labels[train], return_counts=True)
-        return known[counts.argmax()]
-
-    return _by_fold(predict, labels, folds)
+    return _by_fold(lambda _: DummyClassifier(strategy="most_frequent"), labels, labels, folds)
 
 
-def _by_fold(predict: Callable[[Tensor, Tensor], Tensor], labels: Tensor, folds: Tensor) -> Tensor:
-    """What is predicted of each fold from all other rows, both given as masks."""
-    if len(torch.unique(folds)) < 2:
-        raise ValueError("folds has one fold only; a probe is tested on rows it never saw")
-    predicted = torch.empty_like(labels)
-    for fold in torch.unique(folds):
-        predicted[folds == fold] = predict(folds != fold, folds == fold)
+def _by_fold(
+    classifier: Callable[[int], Any], features: Tensor, labels: Tensor, folds: Tensor
+) -> Tensor:
+    """What is predicted of each fold from all other rows, of which there are so many."""
+    rows, known, predicted = features.double().numpy(), labels.numpy(), torch.empty_like(labels)
+    for train, test in LeaveOneGroupOut().split(rows, groups=folds.numpy()):
+        fitted = classifier(len(train)).fit(rows[train], known[train])
+        predicted[test] = torch.from_numpy(fitted.predict(rows[test]))
     return predicted

@@ -7,17 +7,18 @@ Rows say what each way writes and what a monitor would weigh of it; which text a
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import whisper
 from torch import Tensor
+from whisper.utils import compression_ratio
 
 from companion.contest.outcomes import by_segment
 from companion.guard import SHIFTED, TEMPERATURE, levelled, shifted
-from companion.measurement.contest import mean, token_columns, told
+from companion.measurement.contest import mean, token_columns, transcript_columns
 from companion.measurement.schemas import (
     DAMPED,
     DAMPED_RANDOM,
@@ -29,7 +30,7 @@ from companion.measurement.schemas import (
     TRANSCRIBE,
     TRANSCRIBE_SILENCE,
 )
-from companion.measurement.settings import ListeningSettings, Positive
+from companion.measurement.settings import AlarmSettings, GuardSettings, TalkSettings
 from companion.measurement.texts import Batch, Row, of_schema
 from companion.models.capture import HIDDEN_STATE, capture
 from companion.models.decoding import Heard, Transcript, hear, transcribe_heard, windows
@@ -44,53 +45,10 @@ from companion.models.openai_model import OpenAIModel
 from companion.models.rules import UNRESTRICTED, Rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
-from companion.speech.text import compression_ratio
-from companion.stress.conditions import OR, in_turn
+from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Part
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlarmSettings(ListeningSettings):
-    """Parameters of the ways to decode by which a guard confirms a text.
-
-    window: outputs that slide in what is weighed. shift: seconds of silence before the sound.
-    """
-
-    window: Annotated[int, 2]
-    shift: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TalkSettings(AlarmSettings):
-    """Parameters of talks: ``pause``, seconds of silence between utterances."""
-
-    pause: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if OR in "".join(self.conditions):
-            raise ValueError(
-                f"conditions is {list(self.conditions)}; a talk is under one at a time"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuardSettings(AlarmSettings):
-    """Parameters of all the ways to decode; rank is restored in the same ``window``.
-
-    temperatures: of samples. no_repeat: tokens of a run that may not come
-    again. power: of the singular values that are restored. tokens: of a text, at which its aligned
-    direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
-    """
-
-    temperatures: Annotated[tuple[float, ...], "numbers above 0"]
-    no_repeat: Annotated[int, 2]
-    power: float
-    tokens: Positive
-    silence_threshold: float
-
 
 Text = tuple[Transcript, Row]
 """What was written, and what of it is weighed."""
@@ -121,8 +79,8 @@ def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[
         places.setdefault(mixture.target.speaker, []).append(place)
     for names, mixtures in batch.items():
         talks = [
-            _talk([(mixtures if i % 2 else clean)[k] for i, k in enumerate(own)], settings.pause)
-            for own in places.values()
+            _talk([(mixtures if i % 2 else clean)[k] for i, k in enumerate(chosen)], settings.pause)
+            for chosen in places.values()
         ]
         pieces = [  # the last may be an utterance's silent end
             [piece for piece in windows(talk.wave, model.window_samples) if piece.any()]
@@ -131,9 +89,9 @@ def talk_rows(model: SpeechModel, batch: Batch, settings: TalkSettings) -> list[
         ways = [*_confirming(model, [piece for talk in pieces for piece in talk], settings)]
         texts = iter([transcript.text for transcript, _ in ways[0][1]])
         sounds: list[Mixture] = []
-        for talk, own in zip(talks, pieces, strict=True):
-            parts = by_segment(talk.target.reference, [next(texts) for _ in own])
-            for i, (piece, reference) in enumerate(zip(own, parts, strict=True)):
+        for talk, waves in zip(talks, pieces, strict=True):
+            parts = by_segment(talk.target.reference, [next(texts) for _ in waves])
+            for i, (piece, reference) in enumerate(zip(waves, parts, strict=True)):
                 target = replace(talk.target, id=f"{talk.target.id} {i}", reference=reference)
                 whole = (Part(target, 0.0), *talk.parts[1:])
                 sounds.append(replace(talk, wave=piece, parts=whole))
@@ -174,7 +132,7 @@ def _rows(
     for rule, texts in ways:
         for mixture, (transcript, weighed) in zip(mixtures, texts, strict=True):
             condition = in_turn(names, mixture.target.id, seed)
-            row = {**nothing, **told(model, mixture, transcript), **weighed}
+            row = {**nothing, **transcript_columns(model, mixture, transcript), **weighed}
             yield from of_schema(GUARD, [row | {"condition": condition, "rule": rule}])
 
 
@@ -228,15 +186,11 @@ def _unrepeated(
     rule = replace(settings.rule, no_repeat=size)
     for text, count in zip(first, heard.windows, strict=True):
         context = heard.context[start : start + count]
-        again = any(_repeats(window, size) for window in text.windows)
+        runs = [[*zip(*(tokens[i:] for i in range(size)), strict=False)] for tokens in text.windows]
+        again = any(len({*window}) < len(window) for window in runs)
         result += transcribe_heard(model, Heard(context, (count,)), rule) if again else [text]
         start += count
     return result
-
-
-def _repeats(tokens: Sequence[int], size: int) -> bool:
-    runs = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
-    return len({*runs}) < len(runs)
 
 
 def _texts(transcripts: Sequence[Transcript]) -> list[Text]:

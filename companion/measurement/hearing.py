@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torch.func import jvp
 
-from companion.measurement.controls import generator, random_control
+from companion.measurement.controls import random_control
 from companion.measurement.schemas import RANDOM_DIRECTION, SINGULAR_DIRECTION
 from companion.measurement.settings import SubtleSettings
 from companion.measurement.tangents import (
@@ -29,8 +30,8 @@ from companion.models.decoding import Heard, Transcript, greedy, transcribe_hear
 from companion.models.forcing import Streams, feed_contexts, residual_streams, streams_in
 from companion.models.rules import Rule
 from companion.models.view import SpeechModel, encoded
-from companion.speech.text import edits, normalise
-from companion.stress.mixture import Mixture
+from companion.speech.text import normalise
+from companion.stress.mixture import Mixture, generator
 from companion.stress.scoring import score
 from spectral import LinearOperator, top_singular_triplets
 from spectral.jacobians.triplets import SingularTriplets
@@ -85,15 +86,15 @@ def encoder_operator(model: SpeechModel, features: Tensor) -> LinearOperator:
     def matmat(columns: Tensor) -> Tensor:
         rows = columns.mT.reshape(-1, *features.shape)
         moved = torch.stack([jvp(model.embed, (features,), (row,))[1] for row in rows], 1).detach()
-        for seen in passes:
-            moved = layer_tangents(seen, moved)
+        for point in passes:
+            moved = layer_tangents(point, moved)
         return norm.tangents(moved)[0].flatten(1).mT
 
     def rmatmat(columns: Tensor) -> Tensor:
         rows = columns.mT.reshape(1, -1, *last.shape[1:])
         moved = norm.cotangents(rows)
-        for seen in reversed(passes):
-            moved = layer_cotangents(seen, moved)
+        for point in reversed(passes):
+            moved = layer_cotangents(point, moved)
         return torch.stack([pull(row)[0].flatten().detach() for row in moved.unbind(1)], -1)
 
     shape = torch.Size([last.numel(), features.numel()])
@@ -125,13 +126,17 @@ def mel_directions(
     model: SpeechModel, hearing: Hearing, tokens: list[int], k: int = 2
 ) -> list[SingularTriplets]:
     """The top singular triplets of :func:`mel_operator` at some tokens; v is a log-mel each."""
-    encoder = encoder_operator(model, hearing.features[None].to(model.device))
-    at_tokens = (mel_operator(model, hearing.streams, encoder, token) for token in tokens)
-    return [_triplets(operator, k) for operator in at_tokens]
+    features = hearing.features[None].to(model.device)
+    return list(_directions(model, features, hearing.streams, tokens, k))
 
 
-def _triplets(operator: LinearOperator, k: int) -> SingularTriplets:
-    return top_singular_triplets(operator, k=k, tolerance=_TOLERANCE, limit=_VECTORS)
+def _directions(
+    model: SpeechModel, features: Tensor, streams: Streams, tokens: Sequence[int], k: int
+) -> Iterator[SingularTriplets]:
+    encoder = encoder_operator(model, features)
+    for token in tokens:
+        operator = mel_operator(model, streams, encoder, token)
+        yield top_singular_triplets(operator, k=k, tolerance=_TOLERANCE, limit=_VECTORS)
 
 
 def subtle_rows(model: SpeechModel, batch: Batch, settings: SubtleSettings) -> list[Row]:
@@ -183,7 +188,7 @@ def _rows(
             yield moving | {
                 "level_db": float(level), "tokens": len(text.tokens), "before": text.text,
                 "transcript": moved_text.text, "unchanged": moved_text.text == text.text,
-                "character_edits": edits(text.text, moved_text.text),
+                "character_edits": Levenshtein.distance(text.text, moved_text.text),
                 "reference_words": len(normalise(mixture.target.reference).split()),
                 "wer_before": before.target, "wer": after.target,
                 "candidate_before": before.is_candidate, "candidate": after.is_candidate,
@@ -209,12 +214,8 @@ def _singular(
 ) -> Iterator[tuple[Tensor, Row]]:
     """Both ways along the first right singular vector at tokens, from 1, that the text has."""
     there = [token for token in tokens if token <= streams.text.stop - streams.text.start]
-    if not there:
-        return
-    encoder = encoder_operator(model, features)
-    for token in there:
-        operator = mel_operator(model, streams, encoder, token - 1)
-        top = _triplets(operator, k=1)
+    triplets = _directions(model, features, streams, [token - 1 for token in there], k=1)
+    for token, top in zip(there, triplets, strict=False):  # none: no pass of the encoder
         delta = top.v[:, 0].reshape(features.shape[1:])
         for sign in (1, -1):
             yield sign * delta, {

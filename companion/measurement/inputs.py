@@ -30,6 +30,8 @@ from companion.stress.scoring import wer
 UTTERANCES = ("101-1-0000", "109-1-0004")
 """Two speakers of the embedded corpus."""
 
+LADDER, SEED, BATCH = Path("data/ladder"), 0, 8
+
 _CONFIDENCES = (
     "average_log_probability", "no_speech_probability", "compression_ratio", "forbidden_mass",
     "finished",
@@ -48,8 +50,8 @@ def inputs(corpus: Path, utterances: Sequence[str], seed: int) -> list[Input]:
     for name in utterances:
         if name not in known:
             raise ValueError(f"{corpus}: no utterance {name!r}; name one of its transcripts")
-        spoken = known[name]
-        made += from_speech(f"speech {name}", read_wave(spoken), spoken.reference, seed)
+        wave, reference = read_wave(known[name]), known[name].reference
+        made += from_speech(f"speech {name}", wave, reference, seed)
     return made
 
 
@@ -64,9 +66,9 @@ def input_rows(
     """One row per decoding rule and input, ``batch`` inputs at a time."""
     rows: list[Row] = []
     for decoding, start in product(decodings, range(0, len(given), batch)):
-        some = given[start : start + batch]
-        transcripts = transcribe(model, [sound.wave for sound in some], rule(decoding))
-        for sound, transcript in zip(some, transcripts, strict=True):
+        together = given[start : start + batch]
+        transcripts = transcribe(model, [sound.wave for sound in together], rule(decoding))
+        for sound, transcript in zip(together, transcripts, strict=True):
             rows.append({
                 "model": model.name, "parameters": model.parameters, "decoding": decoding,
                 "input": sound.name, "seconds": len(sound.wave) / SAMPLE_RATE,
@@ -83,26 +85,19 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True)
     defaults = [OPENAI.name, UNRESTRICTED.name]
     parser.add_argument("--decodings", nargs="+", default=defaults, choices=list(RULES))
-    parser.add_argument("--utterances", nargs="*", default=UTTERANCES)
     parser.add_argument("--clips", type=Path, help="a folder of clips without speech, instead")
-    parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
-    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--output", type=Path, default=Path("data/results/whisper/inputs"))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
-    made = None if asked.clips else inputs(asked.corpus, asked.utterances, asked.seed)
-    given = made or clips(asked.clips)
+    given = clips(asked.clips) if asked.clips else inputs(Path("data/corpus"), UTTERANCES, SEED)
     for name in asked.models:
-        model = load(name, asked.ladder, choose_device(asked.device))
+        model = load(name, LADDER, choose_device("auto"))
         path = asked.output / f"{name}.parquet"
         meta = {
-            "kind": "inputs", "weights": weights_digest(name, asked.ladder), "seed": asked.seed,
-            "utterances": [] if asked.clips else list(asked.utterances),
+            "kind": "inputs", "weights": weights_digest(name, LADDER), "seed": SEED,
+            "utterances": [] if asked.clips else UTTERANCES,
             "clips": [sound.name for sound in given] if asked.clips else [],
         }  # fmt: skip
-        write(input_rows(model, given, asked.decodings, asked.batch), path, meta, INPUTS)
+        write(input_rows(model, given, asked.decodings, BATCH), path, meta, INPUTS)
         print(f"{path}: {len(given)} inputs under {', '.join(asked.decodings)}")
 
 

@@ -202,9 +202,9 @@ def _injection_columns(
     last = torch.unflatten(arriving, -1, (len(ways), -1)).movedim(-2, 0)
     entering, arrived = (ways, ways @ cores), (last, last @ cores)
 
-    def norm(pair: tuple[Tensor, Tensor], seen: Callable[[Tensor], Tensor]) -> Tensor:
+    def norm(pair: tuple[Tensor, Tensor], projection: Callable[[Tensor], Tensor]) -> Tensor:
         left, right = pair
-        return (seen(left) * seen(right)).sum((-2, -1)).clamp(min=0).sqrt().double()
+        return (projection(left) * projection(right)).sum((-2, -1)).clamp(min=0).sqrt().double()
 
     return {
         "injection": norm(entering, without_mean),

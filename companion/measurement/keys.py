@@ -48,42 +48,6 @@ FORMER: dict[str, Mapping[str, object]] = {
 }
 """Parameters that older rows of a kind lack, and the values that they were measured with."""
 
-_ALL = (
-    "ladder", "corpus", "conditions", "decoding", "seed", "batch", "device", "utterances",
-)  # fmt: skip
-_CONTEST = (*_ALL, "prefixes", "window", "room_tone", "repeats", "epsilon")
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "measure": (*_ALL, "modes", "epsilon"),
-    "pooling": (
-        *_ALL, "decodings", "activations", "seen", "modes", "halves", "controls",
-        "control_utterances",
-    ),
-    "listening": _ALL,
-    "nulls": (*_ALL, "modes", "epsilon", "orders", "draws", "draw_utterances"),
-    "stresses": (*_ALL, "modes", "epsilon"),
-    "choices": _ALL,
-    "jacobians": (*_ALL, "tokens", "probes"),
-    "dynamics": (*_ALL, "steps", "folds"),
-    "subtle": (*_ALL, "levels_db", "draws", "tokens"),
-    "warnings": (*_ALL, "prefixes", "epsilon"),
-    "contest": _CONTEST,
-    "fitting": _CONTEST,
-    "recordings": (*_CONTEST, "windows"),
-    "guards": (
-        *_ALL, "window", "shift", "temperatures", "no_repeat", "power", "tokens",
-        "silence_threshold",
-    ),
-    "alarms": (*_ALL, "window", "shift"),
-    "doubts": (*_ALL, "window", "shift"),
-    "talks": (*_ALL, "window", "shift", "pause"),
-}  # fmt: skip
-"""What a section of params/ says of every kind, beside the model and where rows go."""
-
-OPTIONAL = {
-    "listening": ("nonspeech",), "nulls": ("unpaired",), "contest": ("nonspeech",),
-    "guards": ("nonspeech",),
-}  # fmt: skip
-
 META = b"spectral"  # of the entry in a Parquet file's metadata
 _PLACES = (
     "ladder", "corpus", "nonspeech", "output", "device", "activations", "seen", "shard", "parts",

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion.measurement.controls import further_draws, generator, random_control, sampled
+from companion.measurement.controls import further_draws, random_control, sampled
 from companion.measurement.schemas import (
     FORCED,
     GAUSSIAN,
@@ -47,18 +47,18 @@ from companion.models.capture import COMPONENTS, capture
 from companion.models.decoding import windows
 from companion.models.forcing import feed
 from companion.models.view import SpeechModel
-from companion.stress.mixture import Mixture
+from companion.stress.mixture import Mixture, generator
 from spectral.spectra import resolved_modes, spectral_slope
 
 
 def null_rows(model: SpeechModel, batch: Batch, settings: NullSettings) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
     decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
-    written = {name: this for name, this in decoded.items() if name != SWAPPED}
+    written = {name: side for name, side in decoded.items() if name != SWAPPED}
     played = {name: batch[name] for name in written}
     rows: list[Row] = []
     for component in COMPONENTS:
-        sides = {name: this.side(component) for name, this in written.items()}
+        sides = {name: side.side(component) for name, side in written.items()}
         rows += shuffled_rows(component, sides, settings)
         gaussians = gaussian_sides(sides, component, settings.seed)
         rows += side_rows(GAUSSIAN, component, gaussians, settings)
@@ -98,8 +98,8 @@ def shuffled_rows(component: str, sides: Sides, settings: NullSettings) -> Itera
             cut = not torch.equal(lengths, side.lengths[chosen])
             by_order = []
             for order in range(settings.orders if cut else 1):
-                shuffled = shuffled_sides({name: side}, settings.seed, order)[name].activations
-                by_order.append(component_numbers(component, shuffled, settings)(chosen, lengths))
+                rows = shuffled(side, name, settings.seed, order).activations
+                by_order.append(component_numbers(component, rows, settings)(chosen, lengths))
             for same in zip(*by_order, strict=True):
                 yield same[0][0], averaged([columns for _, columns in same])
 
@@ -135,17 +135,14 @@ def averaged(rows: Sequence[Row]) -> Row:
     return mean
 
 
-def shuffled_sides(sides: Sides, seed: int, order: int = 0) -> dict[str, Side]:
+def shuffled(side: Side, condition: str, seed: int, order: int = 0) -> Side:
     """Every utterance's rows in a random order, the same in all layers; ``order`` of several."""
-    shuffled = {}
-    for name, side in sides.items():
-        rows = side.activations.clone()
-        for i, (text, length) in enumerate(zip(side.texts, side.lengths.tolist(), strict=True)):
-            key = [SHUFFLED, name, str(text["utterance"]), *([str(order)] if order else [])]
-            permutation = torch.from_numpy(generator(seed, *key).permutation(length))
-            rows[i, :, :length] = side.activations[i][:, permutation]
-        shuffled[name] = replace(side, activations=rows)
-    return shuffled
+    rows = side.activations.clone()
+    for i, (text, length) in enumerate(zip(side.texts, side.lengths.tolist(), strict=True)):
+        key = [SHUFFLED, condition, str(text["utterance"]), *([str(order)] if order else [])]
+        permutation = torch.from_numpy(generator(seed, *key).permutation(length))
+        rows[i, :, :length] = side.activations[i][:, permutation]
+    return replace(side, activations=rows)
 
 
 LEAST_MODES = 4
@@ -186,13 +183,12 @@ def gaussian_sides(sides: Sides, component: str, seed: int) -> dict[str, Side]:
     laws = [torch.stack([continued(layer, width) for layer in spectra[i]]) for i in keep]
     drawn = {}
     for name, side in sides.items():
-        kept = side.of(keep)
-        activations = torch.zeros_like(kept.activations, dtype=torch.float64)
-        for i, (law, length) in enumerate(zip(laws, kept.lengths.tolist(), strict=True)):
-            utterance = str(kept.texts[i]["utterance"])
-            rng = generator(seed, GAUSSIAN, component, name, utterance)
+        texts, lengths = [side.texts[i] for i in keep], side.lengths[keep]
+        activations = torch.zeros_like(side.activations[keep], dtype=torch.float64)
+        for i, (text, law, length) in enumerate(zip(texts, laws, lengths.tolist(), strict=True)):
+            rng = generator(seed, GAUSSIAN, component, name, str(text["utterance"]))
             activations[i, :, :length] = gaussian(law, length, rng)
-        drawn[name] = Side(kept.texts, activations, kept.lengths)
+        drawn[name] = Side(texts, activations, lengths)
     return drawn
 
 
@@ -200,7 +196,7 @@ def _decoded_rows(
     null: str, decoded: Mapping[str, Decoded], settings: SpectralSettings, draw: int = 0
 ) -> Iterator[Row]:
     for component in COMPONENTS if decoded else ():
-        sides = {name: this.side(component) for name, this in decoded.items()}
+        sides = {name: side.side(component) for name, side in decoded.items()}
         yield from side_rows(null, component, sides, settings, draw)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from companion.measurement.controls import generator, sampled
+from companion.measurement.controls import sampled
 from companion.measurement.keys import staleness
 from companion.measurement.nulls import fed_alike
 from companion.measurement.run import Summary, key_of_run, measure
@@ -34,6 +34,7 @@ from companion.models.decoding import hear
 from companion.models.rules import rule
 from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances
+from companion.stress.mixture import generator
 from companion.stress.scoring import LOOP_COMPRESSION
 from spectral._validation import as_float64, require_finite
 from spectral.spectra import NOISE, effective_rank, resolved_modes, spectral_slope
@@ -164,8 +165,8 @@ def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> 
     """All rows of the pooled table by one rule, from a file of ``kept_activations``."""
     table = pq.read_table(activations, columns=[*_TEXT]).to_pandas()
     table = table[table.decoding == decoding]
-    answers = _answers(table, frozenset(settings.seen.read_text(encoding="utf-8").split()))
-    unions = [*_samples(answers), *_halves(answers, settings)]
+    utterances = _utterances(table, frozenset(settings.seen.read_text(encoding="utf-8").split()))
+    unions = [*_samples(utterances), *_halves(utterances, settings)]
     plain = [union for union in unions if union.sample == SAMPLED and not union.without]
     networks = {name: unions if name == TRAINED else plain for name in table.network.unique()}
     first = table.iloc[0]
@@ -174,58 +175,58 @@ def pooled_rows(activations: Path, settings: PoolingSettings, decoding: str) -> 
     frames = []
     for network, component, layer in tqdm(places, desc=f"{shared['model']}, {decoding}"):
         kept = kept_rows(activations, component, layer, decoding, network)
-        rows = pd.DataFrame(_layer_rows(kept, answers, networks[network], settings))
+        rows = pd.DataFrame(_layer_rows(kept, utterances, networks[network], settings))
         where = {"network": network, "component": component, "layer": layer}
         frames.append(rows.assign(**where, decoding=decoding, **shared))
     return _with_means(pd.concat(frames, ignore_index=True))
 
 
-def _answers(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
+def _utterances(table: pd.DataFrame, seen: frozenset[str]) -> pd.DataFrame:
     """By utterance: speaker, subset, sample, tokens of the shorter side, loops, and its group."""
-    answers = table[table.network == TRAINED].groupby("utterance").agg(
+    utterances = table[table.network == TRAINED].groupby("utterance").agg(
         speaker=("speaker", "first"), subset=("subset", "first"), least=("tokens", "min"),
         loops=("compression_ratio", lambda ratios: ratios.max() > LOOP_COMPRESSION),
     )  # fmt: skip
-    answers["seen"] = answers.index.isin(seen)
-    answers["sampled"] = answers.index.isin(table.utterance[table.network != TRAINED])
+    utterances["seen"] = utterances.index.isin(seen)
+    utterances["sampled"] = utterances.index.isin(table.utterance[table.network != TRAINED])
     # what is always taken together: a speaker's utterances, apart by sample
-    answers["group"] = answers.groupby(["subset", "speaker", "seen", "sampled"]).ngroup()
-    return answers
+    utterances["group"] = utterances.groupby(["subset", "speaker", "seen", "sampled"]).ngroup()
+    return utterances
 
 
-def _samples(answers: pd.DataFrame) -> Iterator[Union]:
+def _samples(utterances: pd.DataFrame) -> Iterator[Union]:
     """Every sample, whole and without each of its speakers."""
-    subsets = sorted(set(answers.subset))
-    samples = {ALL: answers}
-    if answers.seen.any() and not answers.seen.all():
-        samples[UNSEEN] = answers[~answers.seen]
-    if answers.sampled.any():
-        samples[SAMPLED] = answers[answers.sampled]
-    samples |= {name: answers[answers.subset == name] for name in subsets if len(subsets) > 1}
+    subsets = sorted(set(utterances.subset))
+    samples = {ALL: utterances}
+    if utterances.seen.any() and not utterances.seen.all():
+        samples[UNSEEN] = utterances[~utterances.seen]
+    if utterances.sampled.any():
+        samples[SAMPLED] = utterances[utterances.sampled]
+    samples |= {name: utterances[utterances.subset == name] for name in subsets if len(subsets) > 1}
     for sample, members in samples.items():
         for without in ["", *sorted(set(members.speaker))]:
             left = members[members.speaker != without]
-            yield Union(sample, without, "", _groups(answers, left))
+            yield Union(sample, without, "", _groups(utterances, left))
 
 
-def _halves(answers: pd.DataFrame, settings: PoolingSettings) -> Iterator[Union]:
+def _halves(utterances: pd.DataFrame, settings: PoolingSettings) -> Iterator[Union]:
     """Random halves of the speakers, by number of the draw."""
-    speakers = sorted(set(answers.speaker))
+    speakers = sorted(set(utterances.speaker))
     for draw in range(settings.halves):
         order = generator(settings.seed, HALVES, str(draw)).permutation(speakers)
         cut = len(speakers) // 2
         for name, half in ((FIRST, order[:cut]), (SECOND, order[cut:])):
-            members = answers[answers.speaker.isin(half)]
-            yield Union(HALVES, str(draw), name, _groups(answers, members))
+            members = utterances[utterances.speaker.isin(half)]
+            yield Union(HALVES, str(draw), name, _groups(utterances, members))
 
 
-def _groups(answers: pd.DataFrame, members: pd.DataFrame) -> np.ndarray:
-    return np.isin(sorted(set(answers.group)), members.group)
+def _groups(utterances: pd.DataFrame, members: pd.DataFrame) -> np.ndarray:
+    return np.isin(sorted(set(utterances.group)), members.group)
 
 
 def _layer_rows(
     kept: Iterator[tuple[str, str, Tensor]],
-    answers: pd.DataFrame,
+    utterances: pd.DataFrame,
     unions: Sequence[Union],
     settings: PoolingSettings,
 ) -> Iterator[Row]:
@@ -235,31 +236,31 @@ def _layer_rows(
         sides.setdefault(condition, {})[utterance] = values
     for loops, (condition, side) in product((KEPT, DROPPED, CAPPED, MATCHED), sides.items()):
         taken = {
-            utterance: _taken(values, (condition, utterance), loops, answers, settings.seed)
+            utterance: _taken(values, (condition, utterance), loops, utterances, settings.seed)
             for utterance, values in side.items()
-            if loops in (KEPT, CAPPED) or not answers.loops[utterance]
+            if loops in (KEPT, CAPPED) or not utterances.loops[utterance]
         }
         halved = (loops, condition) == (DROPPED, REFERENCE_CONDITION)
         chosen = [union for union in unions if union.sample != HALVES or halved]
-        for row in _union_rows(taken, answers, chosen, settings.modes) if taken else ():
+        for row in _union_rows(taken, utterances, chosen, settings.modes) if taken else ():
             yield {**row, "loops": loops, "condition": row["condition"] or condition}
 
 
 def _taken(
-    values: Tensor, key: tuple[str, str], loops: str, answers: pd.DataFrame, seed: int
+    values: Tensor, key: tuple[str, str], loops: str, utterances: pd.DataFrame, seed: int
 ) -> Tensor:
     """The rows of an utterance that are pooled, by what is done about loops."""
     if loops == MATCHED:
         order = generator(seed, MATCHED, *key).permutation(len(values))
-        return values[torch.from_numpy(np.sort(order[: answers.least[key[1]]]))]
+        return values[torch.from_numpy(np.sort(order[: utterances.least[key[1]]]))]
     return values[:CAP] if loops == CAPPED else values
 
 
 def _union_rows(
-    taken: Mapping[str, Tensor], answers: pd.DataFrame, unions: Sequence[Union],
+    taken: Mapping[str, Tensor], utterances: pd.DataFrame, unions: Sequence[Union],
     modes: Sequence[int],
 ) -> Iterator[Row]:  # fmt: skip
-    members = answers.loc[[*taken]]
+    members = utterances.loc[[*taken]]
     lengths = torch.tensor([len(values) for values in taken.values()])
     group = torch.tensor(members.group.to_numpy()).repeat_interleave(lengths)
     weights = torch.from_numpy(np.stack([union.groups for union in unions])).double()
@@ -295,10 +296,10 @@ def union_spectra(rows: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor,
     parts = torch.split(values[group.argsort(stable=True)], count.long().tolist())
     gram = torch.stack([part.mT @ part for part in parts])
     counts, spectra = weights @ count, []
-    for some in torch.split(weights, TOGETHER):
-        means, number = some @ total, (some @ count)[:, None, None]
+    for block in torch.split(weights, TOGETHER):
+        means, number = block @ total, (block @ count)[:, None, None]
         outer = means[:, :, None] * means[:, None, :] / number.clamp(min=1)
-        moments = (some @ gram.flatten(-2)).reshape(-1, width, width)
+        moments = (block @ gram.flatten(-2)).reshape(-1, width, width)
         modes = torch.linalg.eigvalsh((moments - outer) / (number - 1).clamp(min=1)).flip(-1)
         real = (modes >= NOISE * modes[:, :1]) & (number[:, 0] > 1)
         spectra.append(modes.where(real & (modes > 0), 0.0))

@@ -6,9 +6,10 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pyarrow as pa
 import torch
@@ -41,28 +42,10 @@ def key_of_parts(key: Key, device: torch.device) -> dict[str, object]:
     """What parts of one file must have in common: the key, device, threads and versions."""
     return {
         "key": key,
-        "device": _device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "packages": {name: version(name) for name in _PACKAGES},
     }
-
-
-def provenance(key: Key, model: SpeechModel) -> dict[str, object]:
-    """What is stored with measured rows: their key, and what else they were measured with."""
-    return {
-        **key_of_parts(key, model.device),
-        "python": platform.python_version(),
-        "dtype": _dtype_name(model),
-        "commit": _commit(),
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _dtype_name(model: SpeechModel) -> str:
-    return str(model.dtype).removeprefix("torch.")
 
 
 def _commit() -> str:
@@ -125,16 +108,17 @@ def measure(
     device = choose_device(settings.device)
     model = load(settings.model, settings.ladder, device)
     key = key_of_run(kind, settings, [*corpus.utterances, *clips.utterances])
-    weights = f"{model.parameters / 1e6:.2f} million weights in {_dtype_name(model)}"
-    threads = f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
-    tqdm.write(f"{model.name}: {weights} on {_device_name(device)}{threads}")
     of_parts = key_of_parts(key, device)
+    dtype = str(model.dtype).removeprefix("torch.")
+    threads = f" (threads: {of_parts['threads']})" if device.type == "cpu" else ""
+    weights = f"{model.parameters / 1e6:.2f} million weights in {dtype}"
+    tqdm.write(f"{model.name}: {weights} on {of_parts['device']}{threads}")
     skipped = {**corpus.rejected, **clips.rejected}
     parts, resumed = [], 0
     folder = settings.parts or settings.output.with_suffix(".parts")
     _discard_others(folder, of_parts)
     speakers = Speakers(corpus.utterances)
-    pieces = Halving(lambda batch: rows_of(model, batch, settings), settings.batch, together)
+    halving = Halving(lambda batch: rows_of(model, batch, settings), settings.batch, together)
     wanted = [utterance.id for _, utterances in chosen for utterance in utterances]
     with tqdm(total=len(wanted), desc=settings.model, unit="utterance") as bar:
         for i, utterances in chosen:
@@ -142,7 +126,7 @@ def measure(
             done = part.exists()
             if not done:
                 batch, unusable = stressed(utterances, speakers, settings)
-                write(pieces.rows(batch), part, {**of_parts, "skipped": unusable}, schema)
+                write(halving.rows(batch), part, {**of_parts, "skipped": unusable}, schema)
             unusable = read_meta(part)["skipped"]
             resumed += done * (len(utterances) - len(unusable))
             skipped |= unusable
@@ -152,14 +136,17 @@ def measure(
     if measured == 0 and settings.shard[1] == 1:
         reason = next(iter(skipped.values()), "the folder is empty")
         raise RuntimeError(f"{settings.corpus}: no usable utterance; the first: {reason}")
-    meta = {**provenance(key, model), "skipped": skipped}
+    meta = {
+        **of_parts, "python": platform.python_version(), "dtype": dtype, "commit": _commit(),
+        "skipped": skipped,
+    }  # fmt: skip
     if parts:
         merge(parts, settings.output, meta)
     else:  # more shards than batches
         write([], settings.output, meta, schema)
     if settings.parts is None:
         shutil.rmtree(folder, ignore_errors=True)  # there is none of a shard without utterances
-    return Summary(settings.output, measured, resumed, skipped, pieces.largest)
+    return Summary(settings.output, measured, resumed, skipped, halving.largest)
 
 
 def batches(
@@ -168,21 +155,21 @@ def batches(
 ) -> list[Sequence[Utterance]]:  # fmt: skip
     """The utterances to measure, as many at once as the settings say, those ``together`` whole."""
     chosen = utterances if of_all else spread(utterances, settings.utterances)
-    parts, start = [], 0
-    while start < len(chosen):
-        stop = start + fitting(chosen[start:], settings.batch, together)
-        parts.append(chosen[start:stop])
-        start = stop
-    return parts
+    return pieces(chosen, settings.batch, together)
 
 
-def fitting(utterances: Sequence[Utterance], size: int, together: Together) -> int:
-    """How many of the first are taken at once: ``size``, or more where they belong together."""
-    keys = [together(utterance) for utterance in utterances]
-    if len(keys) <= size:
-        return len(keys)
-    ends = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]] + [len(keys)]
-    return max((end for end in ends if end <= size), default=ends[0])
+def pieces(
+    utterances: Sequence[Utterance], size: int, together: Together
+) -> list[Sequence[Utterance]]:
+    """So many at once, or fewer, or more where these belong together."""
+    parts: list[list[Utterance]] = []
+    for _, members in groupby(utterances, together):
+        group = list(members)
+        if parts and len(parts[-1]) + len(group) <= size:
+            parts[-1] += group
+        else:
+            parts.append(group)
+    return list(parts)
 
 
 def stressed(
@@ -255,25 +242,25 @@ class Halving:
         rows: list[Row] = []
         start = 0
         while start < len(utterances):
-            stop = start + fitting(utterances[start:], self.largest, self._together)
+            piece = pieces(utterances[start:], self.largest, self._together)[0]
+            stop = start + len(piece)
             try:
                 rows += self._rows_of({name: side[start:stop] for name, side in batch.items()})
                 start = stop
             except (RuntimeError, MemoryError) as error:
-                self._halve(error, utterances[start:stop])
+                if not is_lack_of_memory(error):
+                    raise
+                if len({*map(self._together, piece)}) == 1:
+                    self._refuse(piece, error)
+                self.largest = len(piece) // 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
         return rows
 
-    def _halve(self, error: Exception, utterances: Sequence[Utterance]) -> None:
-        if not is_lack_of_memory(error):
-            raise error
-        count = len(utterances)
-        if len({self._together(utterance) for utterance in utterances}) == 1:
-            what = "this one utterance" if count == 1 else f"the {count} utterances of its speaker"
-            reason = str(error).splitlines()[0]
-            raise MemoryError(
-                f"{utterances[0].id}: not enough memory for {what} ({reason}); free memory, or "
-                "take a smaller model or device=cpu"
-            ) from error
-        self.largest = count // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _refuse(self, piece: Sequence[Utterance], error: Exception) -> NoReturn:
+        count = len(piece)
+        what = "this one utterance" if count == 1 else f"the {count} utterances of its speaker"
+        raise MemoryError(
+            f"{piece[0].id}: not enough memory for {what} ({str(error).splitlines()[0]}); free "
+            "memory, or take a smaller model or device=cpu"
+        ) from error

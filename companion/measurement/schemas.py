@@ -103,14 +103,14 @@ def schema(*names: str, numbers: pa.DataType = pa.float64()) -> pa.Schema:  # no
 
 _PLACE = ("model", "parameters", "utterance", "speaker", "condition")
 _SPECTRUM = ("modes", "tokens", "resolved", "n_eff", "alpha", "kirchhoff", "kirchhoff_resolved")
-_SURE = (*CONFIDENCES, "compression_ratio", "no_speech_probability", "finished", "windows")
+_CONFIDENCE = (*CONFIDENCES, "compression_ratio", "no_speech_probability", "finished", "windows")
 
 SPECTRA = schema(
     *_PLACE, "matched_with", "component", "layer", "modes", "tokens", "resolved", "n_eff",
     "n_eff_singular", "alpha", "alpha_reason", "kirchhoff", "kirchhoff_resolved", "eigenvalues",
     "attention_kirchhoff", "attention_kirchhoff_heads", "similarity_kirchhoff", "reference",
     "transcript", "wer", "interferers", "interferer_wers", "candidate", "outcome",
-    *_SURE,
+    *_CONFIDENCE,
 )  # fmt: skip
 """One row per utterance, condition, matched length, component, layer and K."""
 
@@ -121,7 +121,7 @@ NULLS = schema(
 
 STRESSES = schema(
     *_PLACE, "matched_with", "component", "layer", *_SPECTRUM, "reference", "transcript",
-    "wer", "candidate", "outcome", *_SURE, numbers=pa.float32(),
+    "wer", "candidate", "outcome", *_CONFIDENCE, numbers=pa.float32(),
 )  # fmt: skip
 """One row per utterance, condition, matched length, component, layer and K."""
 
@@ -137,7 +137,7 @@ CHOICES = pa.schema(
 """One row per utterance or speaker, condition, matched length, choice and component."""
 
 LISTENING = schema(
-    *_PLACE, "reference", "transcript", "wer", "outcome", *_SURE, "forced_loss",
+    *_PLACE, "reference", "transcript", "wer", "outcome", *_CONFIDENCE, "forced_loss",
     "forced_token_error",
 )  # fmt: skip
 """One row per utterance and condition, those without speech among them."""

@@ -1,18 +1,20 @@
-"""What to measure: the parameters of every kind of measurement, checked."""
+"""What to measure: the parameters of every kind of measurement, checked.
+
+`make` reads their names at every call, so that torch is loaded where values are checked alone.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from companion.measurement.keys import parameters, unpaired_with
-from companion.measurement.schemas import REFERENCE_CONDITION
-from companion.models.rules import Rule, rule
 from companion.speech.corpus import Corpus, find_clips
-from companion.stress.conditions import OR, condition
-from spectral._validation import whole_number
+
+if TYPE_CHECKING:
+    from companion.models.rules import Rule
 
 MODES = 50
 """Eigenvalues of a pooled spectrum that are stored."""
@@ -51,12 +53,15 @@ class Settings:
     parts: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        from companion.measurement.schemas import REFERENCE_CONDITION
+        from companion.stress.conditions import OR, condition
+
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             object.__setattr__(self, name, _checked(getattr(self, name), name, hint))
         for names in self.conditions:
             for name in names.split(OR):
                 condition(name)
-        rule(self.decoding)
+        _ = self.rule  # raises for a name that is none
         if self.conditions[:1] != (REFERENCE_CONDITION,):
             raise ValueError(
                 f"conditions is {list(self.conditions)}; put {REFERENCE_CONDITION!r} first, every "
@@ -66,8 +71,10 @@ class Settings:
             raise ValueError(f"shard is {self.shard}; give which of how many, from [0, 1]")
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> "Rule":
         """The decoding rule."""
+        from companion.models.rules import rule
+
         return rule(self.decoding)
 
     def clips(self) -> Corpus:
@@ -81,6 +88,8 @@ class Settings:
 
 def _checked(value: Any, name: str, hint: Any) -> Any:
     """A value as the annotation of its field says."""
+    from spectral._validation import whole_number
+
     plain, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if get_origin(plain) is tuple or isinstance(value, list):
         value = tuple(value)
@@ -208,3 +217,91 @@ class PoolingSettings(Settings):
             raise ValueError(
                 f"modes has {max(self.modes)}; {MODES} eigenvalues are kept, give no more"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestSettings(ListeningSettings):
+    """Parameters: ``prefixes`` are numbers of tokens, ``window`` rows slide, ``epsilon`` is Kf's.
+
+    Beside the ``conditions``: the clean utterance with room tone to ``room_tone`` seconds, or to
+    one of several such lengths in turn, and the utterance said as often as fits into the model's
+    window, or into ``windows`` of these where that is drawn, ``repeats`` times at most. Without
+    lengths there is no room tone, and with one repeat no repetition.
+    """
+
+    prefixes: Annotated[tuple[int, ...], 3]  # as of the warnings
+    window: Annotated[int, 2]
+    room_tone: float | tuple[float, ...]
+    repeats: Positive
+    epsilon: Above0
+    windows: Positive = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmSettings(ListeningSettings):
+    """Parameters of the ways to decode by which a guard confirms a text.
+
+    window: outputs that slide in what is weighed. shift: seconds of silence before the sound.
+    """
+
+    window: Annotated[int, 2]
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkSettings(AlarmSettings):
+    """Parameters of talks: ``pause``, seconds of silence between utterances."""
+
+    pause: float
+
+    def __post_init__(self) -> None:
+        from companion.stress.conditions import OR
+
+        super().__post_init__()
+        if OR in "".join(self.conditions):
+            raise ValueError(
+                f"conditions is {list(self.conditions)}; a talk is under one at a time"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings(AlarmSettings):
+    """Parameters of all the ways to decode; rank is restored in the same ``window``.
+
+    temperatures: of samples. no_repeat: tokens of a run that may not come
+    again. power: of the singular values that are restored. tokens: of a text, at which its aligned
+    direction is measured. silence_threshold: hallucination_silence_threshold, in seconds.
+    """
+
+    temperatures: Annotated[tuple[float, ...], "numbers above 0"]
+    no_repeat: Annotated[int, 2]
+    power: float
+    tokens: Positive
+    silence_threshold: float
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    "measure": SpectralSettings,
+    "pooling": PoolingSettings,
+    "listening": ListeningSettings,
+    "nulls": NullSettings,
+    "stresses": SpectralSettings,
+    "choices": Settings,
+    "jacobians": JacobianSettings,
+    "dynamics": DynamicsSettings,
+    "subtle": SubtleSettings,
+    "warnings": WarningSettings,
+    **dict.fromkeys(("contest", "fitting", "recordings"), ContestSettings),
+    "guards": GuardSettings,
+    **dict.fromkeys(("alarms", "doubts"), AlarmSettings),
+    "talks": TalkSettings,
+}
+"""By kind of measurement."""
+
+
+def section_of(kind: str) -> tuple[list[str], list[str]]:
+    """What a section of params/ must say of a kind, and all that it may."""
+    elsewhere = ("model", "output", "shard", "parts")
+    known = [field for field in fields(SETTINGS[kind]) if field.name not in elsewhere]
+    needed = [field.name for field in known if field.default is MISSING]
+    return needed, [field.name for field in known]

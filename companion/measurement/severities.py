@@ -29,6 +29,7 @@ FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Of transcripts that are hallucination candidates."""
 
 LEAST = 1e-4  # severities in names are plain decimals, and fainter there is nothing to find
+SEED, BATCH = 0, 32
 _CLOSE = 0.02  # of transcripts
 _NARROW = 1.02  # a factor of severity below which no transcript changes for a reason
 _COLUMNS = ["model", "decoding", "condition", "fraction", "severity", "measured", "utterances"]
@@ -72,23 +73,19 @@ def _next(known: Mapping[float, float], fractions: Sequence[float]) -> float | N
 
 
 def failing_fraction(
-    model: SpeechModel, decoding: Rule, stress: Stress, clean: Sequence[Mixture],
-    speakers: Speakers, seed: int, batch: int,
-) -> Callable[[float], float]:  # fmt: skip
+    model: SpeechModel, decoding: Rule, stress: Stress, clean: Sequence[Mixture], speakers: Speakers
+) -> Callable[[float], float]:
     """How many of the utterances are hallucination candidates, by the severity of ``stress``."""
 
     def fraction(severity: float) -> float:
-        milder = stress.at_severity(severity)
-        mixtures = [milder.apply(mixture, speakers, seed) for mixture in clean]
-        failed = []
-        for start in range(0, len(mixtures), batch):
-            some = mixtures[start : start + batch]
-            transcripts = transcribe(model, [mixture.wave for mixture in some], decoding)
-            failed += [
-                score(mixture.references, transcript.text).is_candidate
-                for mixture, transcript in zip(some, transcripts, strict=True)
-            ]
-        return sum(failed) / len(failed)
+        milder, failed = stress.at_severity(severity), 0
+        mixtures = [milder.apply(mixture, speakers, SEED) for mixture in clean]
+        for start in range(0, len(mixtures), BATCH):
+            together = mixtures[start : start + BATCH]
+            transcripts = transcribe(model, [mixture.wave for mixture in together], decoding)
+            for mixture, transcript in zip(together, transcripts, strict=True):
+                failed += score(mixture.references, transcript.text).is_candidate
+        return failed / len(mixtures)
 
     return fraction
 
@@ -115,27 +112,20 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--conditions", nargs="+", required=True, choices=GRADED)
     parser.add_argument("--decoding", default=OPENAI.name, choices=list(RULES))
-    parser.add_argument("--ladder", type=Path, default=Path("data/ladder"))
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--output", type=Path, default=Path("data/severities"))
     parser.add_argument("--utterances", type=int, default=64, help="spread over the corpus")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
-    model = load(asked.model, asked.ladder, choose_device(asked.device))
+    model = load(asked.model, Path("data/ladder"), choose_device("auto"))
     utterances = find_utterances(asked.corpus).utterances
     clean, speakers = usable(spread(utterances, asked.utterances)), Speakers(utterances)
     decoding, rows = rule(asked.decoding), []
     for name in asked.conditions:
-        failing = failing_fraction(
-            model, decoding, CONDITIONS[name], clean, speakers, asked.seed, asked.batch
-        )
+        failing = failing_fraction(model, decoding, CONDITIONS[name], clean, speakers)
         for fraction, (severity, measured) in transition(failing).items():
             reached = (fraction, severity, round(measured, 4), len(clean))
             rows.append((model.name, decoding.name, name, *reached))
             print(f"{name}: {fraction:.0%} of {len(clean)} fail at {severity:g} ({measured:.1%})")
-    path = asked.output / f"{asked.model}.csv"
+    path = Path("data/severities") / f"{asked.model}.csv"
     with whole_or_absent(path) as unfinished:
         pd.DataFrame(rows, columns=_COLUMNS).to_csv(unfinished, index=False)
     print(f"conditions: [{', '.join(conditions_of(path))}]")

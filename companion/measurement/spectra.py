@@ -56,32 +56,25 @@ def spectra_of(activations: Tensor, lengths: Tensor, center: bool = True) -> Ten
     return eigenvalues(activations, mask[:, None].expand(activations.shape[:-1]), center)
 
 
-def spectral_columns(
-    activations: Tensor, lengths: Tensor, settings: SpectralSettings
-) -> Iterator[tuple[int, Row]]:
-    """Utterance (from 0) and spectral columns of the first ``lengths`` rows, per K and layer."""
-    spectra = spectra_of(activations, lengths)
-    kept = largest(spectra, max(settings.modes))
-    for k in settings.modes:
-        columns = observables(spectra, k, settings.epsilon)
-        numbers = {name: column.tolist() for name, column in columns.items()}
-        for i, layer in product(*map(range, spectra.shape[:2])):
-            yield i, {
-                "layer": layer + 1, "modes": k, "tokens": int(lengths[i]),
-                "alpha_reason": slope_reason(numbers["resolved"][i][layer], k),
-                "eigenvalues": kept[i, layer].tolist(),
-                **{name: column[i][layer] for name, column in numbers.items()},
-            }  # fmt: skip
-
-
 def component_numbers(component: str, activations: Tensor, settings: SpectralSettings) -> Numbers:
-    """The spectral columns of one component's activations (batch, layers, tokens, width)."""
+    """The columns of a component's activations (batch, layers, tokens, width), per K and layer."""
 
     def numbers(chosen: list[int], lengths: Tensor) -> Iterator[tuple[int, Row]]:
-        if chosen:
-            rows = activations[chosen, :, : max(1, int(lengths.max()))]
-            for i, columns in spectral_columns(rows, lengths, settings):
-                yield chosen[i], {"component": component, **columns}
+        if not chosen:
+            return
+        rows = activations[chosen, :, : max(1, int(lengths.max()))]
+        spectra = spectra_of(rows, lengths)
+        kept = largest(spectra, max(settings.modes))
+        for k in settings.modes:
+            columns = observables(spectra, k, settings.epsilon)
+            values = {name: column.tolist() for name, column in columns.items()}
+            for i, layer in product(*map(range, spectra.shape[:2])):
+                yield chosen[i], {
+                    "component": component, "layer": layer + 1, "modes": k,
+                    "tokens": int(lengths[i]), "eigenvalues": kept[i, layer].tolist(),
+                    "alpha_reason": slope_reason(values["resolved"][i][layer], k),
+                    **{name: column[i][layer] for name, column in values.items()},
+                }  # fmt: skip
 
     return numbers
 
@@ -98,12 +91,6 @@ class Side:
     texts: Sequence[Row]  # of every utterance, what all its rows have in common
     activations: Tensor  # (batch, layers, tokens, width)
     lengths: Tensor  # T of every utterance, (batch,)
-
-    def of(self, keep: Sequence[int]) -> "Side":
-        """Some of the utterances."""
-        rows = torch.tensor(keep, dtype=torch.long)
-        activations = self.activations[rows.to(self.activations.device)]
-        return Side([self.texts[i] for i in keep], activations, self.lengths[rows])
 
 
 Sides = Mapping[str, Side]
@@ -151,11 +138,11 @@ def decode_heard(
 def spectral_rows(model: SpeechModel, batch: Batch, settings: SpectralSettings) -> list[Row]:
     """All rows of a batch of utterances; ``batch`` holds their mixtures by condition."""
     decoded = {name: decode(model, mixtures, settings.rule) for name, mixtures in batch.items()}
-    lengths_of = {name: this.lengths for name, this in decoded.items()}
+    lengths_of = {name: side.lengths for name, side in decoded.items()}
     return [
-        {**this.texts[i], **columns}
-        for name, this in decoded.items()
-        for i, columns in matched_rows(name, lengths_of, _with_graphs(this, settings))
+        {**side.texts[i], **columns}
+        for name, side in decoded.items()
+        for i, columns in matched_rows(name, lengths_of, _with_graphs(side, settings))
     ]
 
 

@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from companion.measurement.keys import META, read_meta
+from companion.measurement.keys import META
+from companion.measurement.keys import read_meta as read_meta
 from companion.measurement.schemas import ABSENT, SPECTRA
-
-__all__ = ["merge", "read", "read_meta", "whole_or_absent", "write"]
 
 BITS = 12
 OTHERS: Mapping[str, int] = {

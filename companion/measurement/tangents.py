@@ -87,27 +87,28 @@ def layer_norm_jacobian(norm: LayerNorm, hidden: Tensor) -> LayerNormJacobian:
     return LayerNormJacobian(norm.weight * inverse, along)
 
 
-def layer_tangents(seen: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
+def layer_tangents(point: Pass, moved: Tensor, source: Tensor | None = None) -> Tensor:
     """Of a layer's output, ``(B, k, T, D)``, from its input's and a context's ``(B, k, S, C)``."""
-    own, cross, ffn = seen.layer.self_attention, seen.layer.cross_attention, seen.layer.ffn
-    normal = layer_norm_jacobian(own.norm, seen.hidden[0][:, None]).tangents(moved)
-    moved = moved + _attention_tangents(own, seen.self_attended, normal, normal)
+    layer = point.layer
+    attention, cross, ffn = layer.self_attention, layer.cross_attention, layer.ffn
+    normal = layer_norm_jacobian(attention.norm, point.hidden[0][:, None]).tangents(moved)
+    moved = moved + _attention_tangents(attention, point.self_attended, normal, normal)
     if cross is not None:
-        assert seen.cross_attended is not None
+        assert point.cross_attended is not None
         assert source is not None
-        normal = layer_norm_jacobian(cross.norm, seen.hidden[1][:, None]).tangents(moved)
-        moved = moved + _attention_tangents(cross, seen.cross_attended, normal, source)
-    normal = layer_norm_jacobian(ffn.norm, seen.hidden[-1][:, None]).tangents(moved)
-    return moved + ((normal @ ffn.in_weight.T) * seen.slope[:, None]) @ ffn.out_weight.T
+        normal = layer_norm_jacobian(cross.norm, point.hidden[1][:, None]).tangents(moved)
+        moved = moved + _attention_tangents(cross, point.cross_attended, normal, source)
+    normal = layer_norm_jacobian(ffn.norm, point.hidden[-1][:, None]).tangents(moved)
+    return moved + ((normal @ ffn.in_weight.T) * point.slope[:, None]) @ ffn.out_weight.T
 
 
-def layer_cotangents(seen: Pass, moved: Tensor) -> Tensor:
+def layer_cotangents(point: Pass, moved: Tensor) -> Tensor:
     """Of the input of a layer without cross-attention, ``(B, k, T, D)``, from its output's."""
-    own, ffn = seen.layer.self_attention, seen.layer.ffn
-    inner = ((moved @ ffn.out_weight) * seen.slope[:, None]) @ ffn.in_weight
-    moved = moved + layer_norm_jacobian(ffn.norm, seen.hidden[-1][:, None]).cotangents(inner)
-    normal = _self_attention_cotangents(own, seen.self_attended, moved)
-    return moved + layer_norm_jacobian(own.norm, seen.hidden[0][:, None]).cotangents(normal)
+    attention, ffn = point.layer.self_attention, point.layer.ffn
+    inner = ((moved @ ffn.out_weight) * point.slope[:, None]) @ ffn.in_weight
+    moved = moved + layer_norm_jacobian(ffn.norm, point.hidden[-1][:, None]).cotangents(inner)
+    normal = _self_attention_cotangents(attention, point.self_attended, moved)
+    return moved + layer_norm_jacobian(attention.norm, point.hidden[0][:, None]).cotangents(normal)
 
 
 def total_sensitivity(
@@ -136,8 +137,8 @@ def total_sensitivity(
 
     def moved(directions: Tensor) -> Tensor:
         result = directions.new_zeros(*directions.shape[:2], *rows.shape[1:])
-        for seen in passes():
-            result = layer_tangents(seen, result, directions)
+        for point in passes():
+            result = layer_tangents(point, result, directions)
         return result[:, :, tokens]
 
     def matmat(columns: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ def _attention_tangents(
     """
     split = (attention.heads, -1)
     query = attention.scale * attended.query
-    asked = _by_head(attention, queries @ (attention.scale * attention.query_weight.T))
+    tangents = _by_head(attention, queries @ (attention.scale * attention.query_weight.T))
     # keys and values of the source, or, where that is less, queries and weights taken to the source
     projected = query.shape[-2] > query.shape[-1]
     both_weights = (attention.key_weight, attention.value_weight)
@@ -204,39 +205,40 @@ def _attention_tangents(
         keys = torch.cat([keys, attended.key[:, None].expand_as(keys)], -1)
     else:
         key_weight, value_weight = (torch.unflatten(weight, 0, split) for weight in both_weights)
-    result = torch.empty_like(asked)
-    for some in _blocks(attended, queries):
-        weights, output = attended.weights[..., some, :], attended.output[..., some, :]
+    result = torch.empty_like(tangents)
+    for block in _blocks(attended, queries):
+        weights, output = attended.weights[..., block, :], attended.output[..., block, :]
+        part = tangents[..., block, :]
         if projected:
-            both = [query[:, None, :, some].expand_as(asked[..., some, :]), asked[..., some, :]]
+            both = [query[:, None, :, block].expand_as(part), part]
             logits = torch.cat(both, -1) @ keys.mT
-            heard = torch.einsum("bnts,bknsd->bkntd", weights, values)
+            mixed = torch.einsum("bnts,bknsd->bkntd", weights, values)
         else:
-            taken = (query[..., some, :] @ key_weight).flatten(1, 2)[:, None] @ source.mT
+            taken = (query[..., block, :] @ key_weight).flatten(1, 2)[:, None] @ source.mT
             logits = torch.unflatten(taken, 2, split)
-            logits += torch.einsum("bkntd,bnsd->bknts", asked[..., some, :], attended.key)
-            heard = torch.unflatten(weights.flatten(1, 2)[:, None] @ source, 2, split)
-            heard = torch.einsum("bkntc,ndc->bkntd", heard, value_weight)
+            logits += torch.einsum("bkntd,bnsd->bknts", part, attended.key)
+            mixed = torch.unflatten(weights.flatten(1, 2)[:, None] @ source, 2, split)
+            mixed = torch.einsum("bkntc,ndc->bkntd", mixed, value_weight)
         logits *= weights[:, None]
-        heard = heard + torch.einsum("bknts,bnsd->bkntd", logits, attended.value)
-        result[..., some, :] = heard - output[:, None] * logits.sum(-1, keepdim=True)
+        mixed = mixed + torch.einsum("bknts,bnsd->bkntd", logits, attended.value)
+        result[..., block, :] = mixed - output[:, None] * logits.sum(-1, keepdim=True)
     return _joined(result) @ attention.out_weight.T
 
 
 def _self_attention_cotangents(attention: Attention, attended: Attended, moved: Tensor) -> Tensor:
     """Of the normalised hidden states, from those of what attention adds: ``(B, k, T, D)`` both."""
     query, key, value = attended.query, attended.key, attended.value
-    heard = _by_head(attention, moved @ attention.out_weight)
-    along = (heard * attended.output[:, None]).sum(-1, keepdim=True)
-    queries = torch.empty_like(heard)
-    keys, values = torch.zeros_like(heard), torch.zeros_like(heard)
-    for some in _blocks(attended, moved):
-        weights, part = attended.weights[..., some, :], heard[..., some, :]
+    moved_output = _by_head(attention, moved @ attention.out_weight)
+    along = (moved_output * attended.output[:, None]).sum(-1, keepdim=True)
+    queries = torch.empty_like(moved_output)
+    keys, values = torch.zeros_like(moved_output), torch.zeros_like(moved_output)
+    for block in _blocks(attended, moved):
+        weights, part = attended.weights[..., block, :], moved_output[..., block, :]
         logits = torch.einsum("bkntd,bnsd->bknts", part, value)
-        logits -= along[..., some, :]
+        logits -= along[..., block, :]
         logits *= weights[:, None]
-        queries[..., some, :] = torch.einsum("bknts,bnsd->bkntd", logits, key)
-        keys += torch.einsum("bknts,bntd->bknsd", logits, query[..., some, :])
+        queries[..., block, :] = torch.einsum("bknts,bnsd->bkntd", logits, key)
+        keys += torch.einsum("bknts,bntd->bknsd", logits, query[..., block, :])
         values += torch.einsum("bnts,bkntd->bknsd", weights, part)
     sides = ((queries, attention.query_weight), (keys, attention.key_weight))
     result = sum(attention.scale * _joined(rows) @ weight for rows, weight in sides)

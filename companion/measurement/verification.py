@@ -86,12 +86,12 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference
     parts: dict[str, list[np.ndarray]] = {column: [] for column in _numbers(kept)}
     unlike, names = 0, sorted({*kept.utterance, *again.utterance})
     for name in names:
-        ours, theirs = (rows[rows.utterance == name] for rows in (kept, again))
-        if not _told(ours, parts).equals(_told(theirs, parts)):
+        before, after = (rows[rows.utterance == name] for rows in (kept, again))
+        if not _labels(before, parts).equals(_labels(after, parts)):
             unlike += 1
             continue
         for column, beyond in parts.items():
-            beyond.append(_beyond(_flat(ours[column]), _flat(theirs[column]), bits))
+            beyond.append(_beyond(_flat(before[column]), _flat(after[column]), bits))
     columns = {column: np.concatenate(beyond) for column, beyond in parts.items() if beyond}
     far = _most({name: float(beyond.max(initial=0)) for name, beyond in columns.items()})
     moved = _most({name: float(np.mean(beyond > TOLERANCE)) for name, beyond in columns.items()})
@@ -99,7 +99,7 @@ def difference(kept: pd.DataFrame, again: pd.DataFrame, bits: int) -> Difference
 
 
 def _most(fractions: Mapping[str, float]) -> tuple[float, str]:
-    """The largest share and its column, "" where all are zero."""
+    """The largest fraction and its column, "" where all are zero."""
     column = max(fractions, key=fractions.__getitem__, default="")
     return (fractions[column], column) if column and fractions[column] > 0 else (0.0, "")
 
@@ -128,7 +128,7 @@ def _measured_again(
     return [utterance.id for utterance in utterances], table.to_pandas()
 
 
-def _told(rows: pd.DataFrame, measured: Iterable[str]) -> pd.DataFrame:
+def _labels(rows: pd.DataFrame, measured: Iterable[str]) -> pd.DataFrame:
     """What must agree: all that is no measured number, and how long lists are, -1 of none."""
     lists = {
         name: [-1 if numbers is None else len(numbers) for numbers in rows[name]]

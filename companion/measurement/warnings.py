@@ -42,7 +42,7 @@ def _rows(
 ) -> Iterator[Row]:
     decoded = decode(model, mixtures, settings.rule)
     texts = decoded.transcripts
-    sure = token_log_probabilities(model, [mixture.wave for mixture in mixtures], texts)
+    scores = token_log_probabilities(model, [mixture.wave for mixture in mixtures], texts)
     wrong = [
         first_wrong_token(model, mixture.target.reference, text)
         for mixture, text in zip(mixtures, texts, strict=True)
@@ -59,8 +59,8 @@ def _rows(
                 "condition": condition, "prefix": prefix, "component": component,
                 "alpha_reason": reasons[at], "first_wrong": wrong[i],
                 "tokens": len(texts[i].tokens),
-                "log_probability": sure[i][:prefix].mean().item(),
-                "least_log_probability": sure[i][:prefix].min().item(),
+                "log_probability": scores[i][:prefix].mean().item(),
+                "least_log_probability": scores[i][:prefix].min().item(),
             }  # fmt: skip
 
 

@@ -223,19 +223,20 @@ def _state(tensors: dict[str, Tensor], dims: ModelDimensions) -> dict[str, Tenso
         "decoder.token_embedding.weight": tensors["decoder/embeddings/weight"],
     }
 
-    def take(theirs: str, *ours: str, kinds: tuple[str, str] = ("weight", "bias")) -> None:
-        """What ``theirs`` holds, one above the other."""
+    def take(source: str, *targets: str, kinds: tuple[str, str] = ("weight", "bias")) -> None:
+        """What ``source`` holds, one above the other."""
         for kind, stored in zip(("weight", "bias"), kinds, strict=True):
-            chunks = tensors[f"{theirs}/{stored}"].chunk(len(ours))
-            state.update({f"{name}.{kind}": part for name, part in zip(ours, chunks, strict=True)})
+            chunks = tensors[f"{source}/{stored}"].chunk(len(targets))
+            names = (f"{target}.{kind}" for target in targets)
+            state.update(zip(names, chunks, strict=True))
 
-    def norm(theirs: str, ours: str) -> None:
-        take(f"{theirs}/layer_norm", ours, kinds=("gamma", "beta"))
+    def norm(source: str, target: str) -> None:
+        take(f"{source}/layer_norm", target, kinds=("gamma", "beta"))
 
-    def attention(theirs: str, ours: str, *stacks: str) -> None:
-        norm(theirs, f"{ours}_ln")
+    def attention(source: str, target: str, *stacks: str) -> None:
+        norm(source, f"{target}_ln")
         for i, stack in enumerate((*stacks, "out")):
-            take(f"{theirs}/linear_{i}", *(f"{ours}.{part}" for part in stack.split()))
+            take(f"{source}/linear_{i}", *(f"{target}.{part}" for part in stack.split()))
 
     take("encoder/conv1", "encoder.conv1")
     take("encoder/conv2", "encoder.conv2")
@@ -243,13 +244,13 @@ def _state(tensors: dict[str, Tensor], dims: ModelDimensions) -> dict[str, Tenso
     norm("decoder", "decoder.ln")
     for side, count in (("encoder", dims.n_audio_layer), ("decoder", dims.n_text_layer)):
         for i in range(count):
-            theirs, ours = f"{side}/layer_{i}", f"{side}.blocks.{i}"
-            norm(f"{theirs}/ffn", f"{ours}.mlp_ln")
-            take(f"{theirs}/ffn/linear_0", f"{ours}.mlp.0")
-            take(f"{theirs}/ffn/linear_1", f"{ours}.mlp.2")
-            attention(f"{theirs}/self_attention", f"{ours}.attn", "query key value")
+            source, target = f"{side}/layer_{i}", f"{side}.blocks.{i}"
+            norm(f"{source}/ffn", f"{target}.mlp_ln")
+            take(f"{source}/ffn/linear_0", f"{target}.mlp.0")
+            take(f"{source}/ffn/linear_1", f"{target}.mlp.2")
+            attention(f"{source}/self_attention", f"{target}.attn", "query key value")
             if side == "decoder":
-                attention(f"{theirs}/attention", f"{ours}.cross_attn", "query", "key value")
+                attention(f"{source}/attention", f"{target}.cross_attn", "query", "key value")
     for name in [name for name in state if name.endswith(".key.bias")]:
         if state.pop(name).any():
             raise ValueError(f"{name.removesuffix('.bias')} has a bias, and Whisper's keys none")

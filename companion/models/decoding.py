@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from whisper.audio import HOP_LENGTH
+from whisper.utils import compression_ratio
 
 from companion.models.logits import Chooser, Preference
 from companion.models.rules import Rule, recorded
 from companion.models.view import SpeechModel
-from companion.speech.text import compression_ratio
 from spectral._validation import whole_number
 
 

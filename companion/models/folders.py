@@ -94,33 +94,33 @@ class Folder:
             )
 
 
-def repository_folder(name: str, ladder: Path) -> Path:
-    """Where a repository's files lie, fetched if they are not there; named after the revision.
+def fetched_folder(name: str, revision: str | None, remedy: str) -> Path:
+    """Where the files of a repository lie, at a revision or the newest, fetched if they do not.
 
-    Raises FileNotFoundError, saying what is missing and where to put it, where they cannot be had.
+    The folder is named after the revision. Raises FileNotFoundError, with the ``remedy``, where
+    they cannot be had.
     """
-    try:
-        return fetched_folder(name)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name}: not on this computer and not fetched ({error}); put {_WEIGHTS}, "
-            f"{', '.join(_NEEDED)} of {constants.ENDPOINT}/{name} into {ladder / name}; the page "
-            f"of {_WEIGHTS} there states its SHA-256"
-        ) from error
-
-
-def fetched_folder(name: str, revision: str | None = None) -> Path:
-    """As ``repository_folder``, of a ``revision`` or the newest; OSError says why there is none."""
     if (folder := cached_folder(name, revision)) is not None:
         return folder
     try:
         # asked once: the hub's own client would try for half a minute
         requests.head(constants.ENDPOINT, timeout=_PATIENCE)
         return _complete(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
-    except requests.RequestException:
-        raise OSError(f"{constants.ENDPOINT} cannot be reached") from None
     except (OSError, ValueError) as error:
-        raise OSError(_reason(error)) from error
+        lost = isinstance(error, requests.RequestException)
+        reason = f"{constants.ENDPOINT} cannot be reached" if lost else _reason(error)
+        raise FileNotFoundError(
+            f"{name}: not on this computer and not fetched ({reason}); {remedy}"
+        ) from error
+
+
+def repository_folder(name: str, ladder: Path) -> Path:
+    """:func:`fetched_folder` of a repository that is no published one of OpenAI's."""
+    return fetched_folder(
+        name, None,
+        f"put {_WEIGHTS}, {', '.join(_NEEDED)} of {constants.ENDPOINT}/{name} into "
+        f"{ladder / name}; the page of {_WEIGHTS} there states its SHA-256",
+    )  # fmt: skip
 
 
 def cached_folder(name: str, revision: str | None = None) -> Path | None:

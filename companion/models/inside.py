@@ -132,15 +132,15 @@ def _given(
     Probability (T,) and cross-attention (layers, T, S).
     """
     heard: dict[nn.Module, Tensor] = {}
-    asked = [attention_parts(layer.cross_attention)[:2] for layer in model.layers]
-    parts = [part for pair in asked for part in pair]
+    queries_and_keys = [attention_parts(layer.cross_attention)[:2] for layer in model.layers]
+    parts = [part for pair in queries_and_keys for part in pair]
     with hooked((part, lambda part, _, output: heard.update({part: output})) for part in parts):
         streams, logits = given_streams(model, context, tokens)
     scores = of_text(model, logits[0, streams.text])
     written = torch.tensor(tokens, dtype=torch.long, device=model.device)[:, None]
     query, key = (
         torch.unflatten(torch.stack([heard[part][0] for part in parts]), -1, (model.heads, -1))
-        for parts in zip(*asked, strict=True)
+        for parts in zip(*queries_and_keys, strict=True)
     )
     query = query[:, streams.text]
     weights = torch.einsum("ltha,lsha->lhts", query, key) * query.shape[-1] ** -0.5

@@ -2,7 +2,8 @@
 
 Two changes follow from the theory. *Damping* takes away what an output has along the direction that
 the layer above amplifies most. *Restoring rank* makes the spectrum of the last few outputs flatter.
-Each has a control of the same size in a random direction.
+Each has a control of the same size in a random direction. A change is called with the layer, from
+0, and its outputs of one step, (rows, width), and gives what is added to them, (rows, width).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +20,6 @@ from companion.models.view import SpeechModel
 from spectral import top_singular_triplets
 from spectral.jacobians.sublayers import without_mean
 from spectral.whisper import as_layer, hooked
-
-Change = Callable[[int, Tensor], Tensor]
-"""Layer, from 0, and the outputs of one step (rows, width) -> what is added, (rows, width)."""
 
 _NEGLIGIBLE = 1e-6  # of the largest singular value: noise, which is not made larger
 _DRAWS = 64  # random directions of a layer; later steps take the first ones again

@@ -1,6 +1,7 @@
-"""Whisper-architecture models of the ladder: configuration, and folders of checkpoints."""
+"""Whisper-architecture models of the ladder: tokenizer, configuration, folders of checkpoints."""
 
 import json
+import string
 from pathlib import Path
 
 import torch
@@ -17,6 +18,29 @@ from companion.models.view import initial_std
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride two
 FRAMES_PER_SECOND = 100
 MELS = 80
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|en|>",
+    "<|transcribe|>",
+    "<|nospeech|>",
+    "<|notimestamps|>",
+)
+PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+_SPACE = "\u0120"  # how byte-level tokenizers spell a space
+
+
+def character_tokenizer() -> WhisperTokenizer:
+    """A WhisperTokenizer of a-z, apostrophe and space: one token per character, no merges."""
+    characters = [_SPACE, "'", *string.ascii_lowercase]
+    vocabulary = {token: i for i, token in enumerate([*characters, *SPECIAL_TOKENS])}
+    return WhisperTokenizer(
+        vocab=vocabulary,
+        merges=[],
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        language=None,
+    )
 
 
 def ladder_config(

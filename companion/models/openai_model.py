@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from whisper.audio import N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.model import ModelDimensions, Whisper
+from whisper.utils import compression_ratio
 
 from companion.fetching import retrieve
 from companion.models.checksums import sha256
 from companion.models.decoding import Transcript
 from companion.models.view import SpeechModel, embedded, initial_std, kept_rows
 from companion.models.vocabulary import Vocabulary, of_rows, openai_tokenizer, openai_tokens
-from companion.speech.text import compression_ratio
 from spectral.whisper import decoder_layers, hooked
 
 Cache = dict[nn.Module, Tensor]

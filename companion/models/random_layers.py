@@ -76,13 +76,13 @@ def random_stack(
     plane[..., 0, 0], plane[..., 1, 1] = cosine, cosine if kind == "rotations" else -cosine
     plane[..., 0, 1], plane[..., 1, 0] = sine, -sine if kind == "rotations" else sine
     if kind == "random":
-        left, right = (_beside_one(alignment.shape, width, generator) for _ in range(2))
+        left, right = (_fixing_first(alignment.shape, width, generator) for _ in range(2))
         plane = left @ plane @ right
     first = torch.eye(width, dtype=torch.float64).expand(*sigma_1[:1].shape, width, width)
     return sigma[..., None] * torch.cat([first, plane])
 
 
-def _beside_one(shape: torch.Size, width: int, generator: torch.Generator) -> Tensor:
+def _fixing_first(shape: torch.Size, width: int, generator: torch.Generator) -> Tensor:
     """Random orthogonal matrices that leave the first coordinate alone."""
     result = torch.zeros(*shape, width, width, dtype=torch.float64)
     normal = torch.randn(*shape, width - 1, width - 1, generator=generator, dtype=torch.float64)

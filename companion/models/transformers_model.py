@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from companion.models.tokenizer import PROMPT, SPECIAL_TOKENS
+from companion.models.ladder import PROMPT, SPECIAL_TOKENS
 from companion.models.view import SpeechModel, Tokens, embedded, kept_rows
 from companion.models.vocabulary import END, openai_tokens, recognised
 from companion.speech.corpus import SAMPLE_RATE

@@ -34,7 +34,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 @dataclass(frozen=True)
-class Voice:
+class Speaker:
     """One synthetic speaker: accent, timbre, speaking rate (words/min) and pitch (0-99)."""
 
     accent: str
@@ -45,10 +45,10 @@ class Voice:
 
 @dataclass(frozen=True)
 class Request:
-    """A text and the voice that is to speak it."""
+    """A text and the speaker who is to say it."""
 
     text: str
-    voice: Voice
+    speaker: Speaker
 
 
 def synthesise_shards(
@@ -88,17 +88,18 @@ def _engine() -> tuple[ctypes.CDLL, int, list[np.ndarray], object]:
 
 def _speak(request: Request) -> np.ndarray:
     library, rate, chunks, _ = _engine()
-    voice = f"{request.voice.accent}+{request.voice.variant}"
-    if library.espeak_SetVoiceByName(voice.encode()) != 0:
-        raise ValueError(f"eSpeak NG has no voice {voice!r}; see its espeak-ng-data/voices folder")
-    library.espeak_SetParameter(_RATE, request.voice.rate, 0)
-    library.espeak_SetParameter(_PITCH, request.voice.pitch, 0)
+    speaker = request.speaker
+    name = f"{speaker.accent}+{speaker.variant}"
+    if library.espeak_SetVoiceByName(name.encode()) != 0:
+        raise ValueError(f"eSpeak NG has no voice {name!r}; see its espeak-ng-data/voices folder")
+    library.espeak_SetParameter(_RATE, speaker.rate, 0)
+    library.espeak_SetParameter(_PITCH, speaker.pitch, 0)
     chunks.clear()
     text = request.text.encode()
     code = library.espeak_Synth(
         text, ctypes.c_size_t(len(text) + 1), 0, _CHARACTER_POSITION, 0, _UTF8, None, None
     )
     if code != 0 or library.espeak_Synchronize() != 0 or not chunks:
-        raise RuntimeError(f"eSpeak NG failed on {request.text!r} with voice {voice!r} ({code})")
+        raise RuntimeError(f"eSpeak NG failed on {request.text!r} with voice {name!r} ({code})")
     wave = np.concatenate(chunks).astype(np.float64) / 32768.0
     return resample_poly(wave, SAMPLE_RATE, rate).astype(np.float32)

@@ -1,15 +1,15 @@
-"""Texts compared: Whisper's English normaliser, its measure of repetition, and edits."""
+"""Texts as they are compared: by Whisper's English normaliser, and without annotations."""
 
 import re
-import zlib
 from functools import cache, lru_cache
 
-from rapidfuzz.distance import Levenshtein
 from whisper.normalizers import EnglishTextNormalizer
 
 _ANNOTATION = re.compile(
     r"\[[^\]]*(?:\]|$)|\([^)]*(?:\)|$)|\*[^*]+\*|[\u2669-\u266f]+"
 )  # the notes
+
+_english = cache(EnglishTextNormalizer)
 
 
 @lru_cache(maxsize=2**16)
@@ -27,19 +27,3 @@ def without_annotations(text: str) -> str:
     A bracket that is never closed, as where the length limit cuts a text off, lasts to the end.
     """
     return _ANNOTATION.sub(" ", text)
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of a text over its zlib-compressed bytes; high for loops (openai-whisper's measure)."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data))
-
-
-def edits(text: str, other: str) -> int:
-    """Characters to insert, delete or replace to make one text of the other (Levenshtein 1966)."""
-    return Levenshtein.distance(text, other)
-
-
-@cache
-def _english() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer()

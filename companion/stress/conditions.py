@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from itertools import permutations
 
-from companion.stress.everyday import Clip, Gain, Telephone
 from companion.stress.mixture import Mixture, Speakers, digest
 from companion.stress.perturbations import (
+    Clip,
+    Gain,
     GaussianNoise,
     Perturbation,
     SpeakerMix,
     Substitute,
+    Telephone,
     TimeStretch,
 )
 from companion.stress.stretching import RESAMPLED, WSOLA

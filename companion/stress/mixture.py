@@ -2,7 +2,8 @@
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,7 +104,11 @@ class Speakers:
         for speaker in others:
             if len(drawn) == count:
                 break
-            drawn.extend(self._first_usable(speaker, seed, key))
+            utterances = self._utterances[speaker]
+            for utterance in sorted(utterances, key=lambda u: digest(seed, *key, u.speaker, u.id)):
+                with suppress(UnusableUtterance):
+                    drawn.append((utterance, checked_wave(utterance.id, self._read(utterance))))
+                    break
         if len(drawn) < count:
             raise ValueError(
                 f"{key[0]}: a mix with {count} interferers needs as many other speakers, the "
@@ -111,17 +116,6 @@ class Speakers:
                 "`interferers`"
             )
         return drawn
-
-    def _first_usable(
-        self, speaker: str, seed: int, key: tuple[str, str, int]
-    ) -> Iterator[tuple[Utterance, np.ndarray]]:
-        utterances = self._utterances[speaker]
-        for utterance in sorted(utterances, key=lambda u: digest(seed, *key, speaker, u.id)):
-            try:
-                yield utterance, checked_wave(utterance.id, self._read(utterance))
-            except UnusableUtterance:
-                continue
-            return
 
 
 def checked_wave(utterance: str, wave: np.ndarray) -> np.ndarray:
@@ -161,3 +155,8 @@ def rms(wave: np.ndarray) -> float:
 def digest(seed: int, *key: str | int) -> bytes:
     """32 bytes that depend on the seed and the key alone: the same in any process and version."""
     return hashlib.sha256(repr((operator.index(seed), *key)).encode()).digest()
+
+
+def generator(seed: int, *key: str | int) -> np.random.Generator:
+    """A generator of random numbers by ``digest``."""
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))

@@ -12,14 +12,17 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from companion.speech.corpus import UnusableUtterance
+from companion.speech.corpus import SAMPLE_RATE, UnusableUtterance
 from companion.speech.nothing import NO_SPEECH, no_speech
-from companion.stress.mixture import Mixture, Part, Speakers, digest, rms
+from companion.stress.mixture import Mixture, Part, Speakers, generator, rms
 from companion.stress.stretching import METHODS, VOCODER, stretched
 
 FAINT_DB = -30.0  # where the mildest mix and noise begin: audible, hardly a cause of errors
 SHORTEST_STRETCH = 2048  # samples: librosa's STFT frame
 _DECIBELS = 100.0  # beyond this float32 holds nothing of the weaker signal
+_BAND = (300.0, 3400.0)  # Hz, what a telephone line passes (ITU-T G.712)
+_LINE_RATE = 8000  # Hz
+_ORDER = 4
 
 
 class Perturbation(Protocol):
@@ -131,8 +134,8 @@ class GaussianNoise:
     def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
         if self.snr_db == math.inf:
             return mixture
-        state = int.from_bytes(digest(seed, *mixture.key(self.name)))
-        noise = np.random.Generator(np.random.PCG64(state)).standard_normal(mixture.wave.size)
+        rng = generator(seed, *mixture.key(self.name))
+        noise = rng.standard_normal(mixture.wave.size)
         gain = rms(mixture.wave) / rms(noise) * 10 ** (-self.snr_db / 20)
         return mixture.after(self.name, mixture.wave + gain * noise)
 
@@ -167,13 +170,55 @@ class Substitute:
             present = {part.utterance.speaker for part in mixture.parts}
             ((utterance, wave),) = speakers.draw(present, 1, seed, key)
             return mixture.after(self.name, wave, (Part(utterance, 0.0),), rms(wave))
-        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest(seed, *key))))
-        wave = no_speech(self.by, rng, mixture.wave.size)
+        wave = no_speech(self.by, generator(seed, *key), mixture.wave.size)
         return mixture.after(self.name, wave, target_rms=rms(wave))
 
     def at_severity(self, severity: float) -> "Substitute":
         """There is no half of it: 0 leaves the audio, more exchanges all of it."""
         return self if _fraction(severity) > 0 else Substitute("none")
+
+
+@dataclass(frozen=True)
+class Gain(Perturbation):
+    """Everything audible so far by ``gain_db`` louder, or quieter where it is negative."""
+
+    gain_db: float
+    name: ClassVar[str] = "gain"
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        factor = 10 ** (self.gain_db / 20)
+        target_rms = mixture.target_rms * factor
+        return mixture.after(self.name, mixture.wave * factor, target_rms=target_rms)
+
+
+@dataclass(frozen=True)
+class Clip(Perturbation):
+    """Samples cut off at the fraction ``peak`` of the largest, as an overdriven recorder does."""
+
+    peak: float
+    name: ClassVar[str] = "clip"
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        limit = self.peak * float(np.abs(mixture.wave).max())
+        return mixture.after(self.name, mixture.wave.clip(-limit, limit))
+
+
+@dataclass(frozen=True)
+class Telephone(Perturbation):
+    """What a telephone line passes: 300 to 3400 Hz, sampled at 8 kHz and brought back to 16."""
+
+    name: ClassVar[str] = "telephone"
+
+    def apply(self, mixture: Mixture, speakers: Speakers, seed: int) -> Mixture:
+        from librosa import resample  # here: to import them takes a second
+        from scipy.signal import butter, sosfiltfilt
+
+        bands = butter(_ORDER, _BAND, "bandpass", fs=_LINE_RATE, output="sos")
+        wave = mixture.wave.astype(np.float64)
+        line = resample(wave, orig_sr=SAMPLE_RATE, target_sr=_LINE_RATE, res_type="soxr_hq")
+        passed = sosfiltfilt(bands, line)
+        back = resample(passed, orig_sr=_LINE_RATE, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+        return mixture.after(self.name, back[: mixture.wave.size])
 
 
 _SUBSTITUTES = ("speech", *NO_SPEECH, "none")

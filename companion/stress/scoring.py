@@ -10,14 +10,12 @@ from enum import StrEnum
 from functools import lru_cache
 
 import jiwer
-import numpy as np
+from whisper.utils import compression_ratio
 
-from companion.speech.text import compression_ratio, normalise, without_annotations
+from companion.speech.text import normalise, without_annotations
 
 CANDIDATE_WORD_ERROR = 0.5  # the paper's limit: a hallucination candidate has more
 LOOP_COMPRESSION = 2.4  # openai-whisper's compression_ratio_threshold: above it decoding failed
-LOOP_REPEATS = 4  # people say things three times ("very very very"), hardly ever four
-LOOP_CHARACTERS = 12  # a repeated run this long is no drawn-out sound ("aaaa", "haha")
 WHOLE_REPEATS = 5  # a text of nothing else needs no such length ("I I I I I")
 FRAGMENT_WORDS = 3  # two words ("of the") are often shared by chance, three hardly ever
 FRAGMENT_FRACTION = 0.5  # as for word error: at least half of the text is somebody's
@@ -26,6 +24,10 @@ GIBBERISH_FRACTION = 0.5  # fewer known words than this: most of the text is no 
 
 _WRONG = ("substitute", "insert")  # a word left out is not in the transcript
 _WORD = re.compile(r"[\w']+")
+_RUN = re.compile(r"(.)\1{11}|(..)\2{5}|(.{3,}?)\3{3}")
+"""One piece, words or parts of words, four times on end: people say things three times ("very very
+very"), hardly ever four. Less than 12 characters is a drawn-out sound ("aaaa", "haha").
+"""
 
 
 class Outcome(StrEnum):
@@ -117,7 +119,7 @@ def outcome(
         return Outcome.EMPTY
     if is_loop(hypothesis):
         return Outcome.LOOP
-    if said_fraction(references, hypothesis) >= FRAGMENT_FRACTION:
+    if spoken_fraction(references, hypothesis) >= FRAGMENT_FRACTION:
         return Outcome.FRAGMENT
     if vocabulary is not None and known_fraction(hypothesis, vocabulary) < GIBBERISH_FRACTION:
         return Outcome.GIBBERISH
@@ -138,20 +140,11 @@ def is_loop(text: str) -> bool:
         words == words[:period] * (len(words) // period)
         for period in range(1, len(words) // WHOLE_REPEATS + 1)
     )
-    return whole or any(map(_has_run, (text.lower().split(), words)))
+    written = (" ".join(parts) + " " for parts in (text.lower().split(), words))
+    return whole or any(map(_RUN.search, written))
 
 
-def _has_run(words: Sequence[str]) -> bool:
-    """Whether a piece stands four times on end somewhere, words or parts of words."""
-    characters = np.array(list(" ".join(words) + " "))
-    return any(
-        _longest_run(characters[period:] == characters[:-period]) + period
-        >= max(LOOP_REPEATS * period, LOOP_CHARACTERS)
-        for period in range(1, len(characters) // LOOP_REPEATS + 1)
-    )
-
-
-def said_fraction(references: Sequence[str], hypothesis: str) -> float:
+def spoken_fraction(references: Sequence[str], hypothesis: str) -> float:
     """The fraction of a transcript's words that stand in runs of three words of some reference.
 
     A transcript shorter than that counts whole, if a reference contains it; 0 without words.
@@ -186,8 +179,3 @@ def _normalised_words(words: frozenset[str]) -> frozenset[str]:
 
 def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
-
-
-def _longest_run(flags: np.ndarray) -> int:
-    stops = np.flatnonzero(~np.concatenate(([False], flags, [False])))
-    return int(np.diff(stops).max()) - 1

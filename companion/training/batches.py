@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperTokenizer
 
-from companion.models.tokenizer import PROMPT
+from companion.models.ladder import PROMPT
 from companion.training.material import Clips
 from companion.training.recipe import Stage
 

@@ -21,7 +21,7 @@ from companion.speech.synthesis import (
     TRAINING_ACCENTS,
     TRAINING_VARIANTS,
     Request,
-    Voice,
+    Speaker,
     synthesise_shards,
 )
 from companion.training.recipe import Material
@@ -49,9 +49,9 @@ class Clips:
         return Clips(self.mels + other.mels, self.texts + other.texts, self.silence + other.silence)
 
 
-def random_voice(rng: np.random.Generator) -> Voice:
-    """A voice from the training accents and variants."""
-    return Voice(
+def random_speaker(rng: np.random.Generator) -> Speaker:
+    """A speaker of the training accents and variants."""
+    return Speaker(
         str(rng.choice(TRAINING_ACCENTS)),
         str(rng.choice(TRAINING_VARIANTS)),
         int(rng.integers(*RATES)),
@@ -115,7 +115,7 @@ def _requests(kind: str, shard: int, material: Material) -> list[Request]:
         "sentences": lambda: training_sentence(rng).text,
         "jumbles": lambda: jumble(rng),
     }
-    return [Request(texts[kind](), random_voice(rng)) for _ in range(material.shard_size)]
+    return [Request(texts[kind](), random_speaker(rng)) for _ in range(material.shard_size)]
 
 
 def _disturb(wave: np.ndarray, material: Material, rng: np.random.Generator) -> np.ndarray:

@@ -22,6 +22,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from companion.models.decoding import greedy
 from companion.models.ladder import (
     FRAMES_PER_SECOND,
+    character_tokenizer,
     feature_extractor,
     initialise,
     ladder_config,
@@ -29,7 +30,6 @@ from companion.models.ladder import (
 )
 from companion.models.loading import choose_device
 from companion.models.rules import UNRESTRICTED
-from companion.models.tokenizer import character_tokenizer
 from companion.models.transformers_model import TransformersModel
 from companion.training.batches import Batch, Batcher, padded
 from companion.training.material import Clips, load

@@ -96,101 +96,83 @@ def train(
     Raises ValueError for a checkpoint of another recipe, shape or seed.
     """
     torch.manual_seed(seed)
-    learner = Learner(model.train()).to(device)
-    optimisers = make_optimisers(learner, recipe.optimiser)
+    learner, settings = Learner(model.train()).to(device), recipe.optimiser
     names, shapes = list(stages), {n: list(t.shape) for n, t in learner.state_dict().items()}
     identity = json.dumps({  # what decides the weights of a run, apart from the machine
         "seed": seed,
         "parameters": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12],
         "stages": {name: asdict(stage) for name, stage in stages.items()},
         "material": asdict(recipe.material),
-        "optimiser": asdict(recipe.optimiser),
+        "optimiser": asdict(settings),
     })  # fmt: skip
-    checkpoint, progress = folder / "checkpoint.pt", Progress(names[0])
-    run = _Run(learner, optimisers, checkpoint, identity, progress, recipe, device)
-    run.resume()
-    for name in names[names.index(run.progress.stage) :]:
-        if run.progress.stage != name:
-            run.progress.stage, run.progress.step = name, 0
-            run.optimisers = make_optimisers(learner, recipe.optimiser)
-        run.finish(stages[name], batchers[name], evaluate)
-    return run.progress
+    checkpoint, optimisers = folder / "checkpoint.pt", make_optimisers(learner, settings)
+    progress = _resumed(checkpoint, identity, learner, optimisers) or Progress(names[0])
 
-
-@dataclass
-class _Run:
-    """All that a checkpoint holds, where it is, and how a stage is run from it."""
-
-    learner: Learner
-    optimisers: Sequence[torch.optim.Optimizer]
-    checkpoint: Path
-    identity: str
-    progress: Progress
-    recipe: Recipe
-    device: torch.device
-
-    def save(self) -> None:
+    def keep(loss: float, seconds: float) -> None:
+        """Evaluate, and write down and save how far the run is."""
+        learner.eval()
+        began, error = time.monotonic(), evaluate(learner.model)
+        learner.train()
+        progress.seconds += seconds + time.monotonic() - began
+        progress.record.append({
+            "stage": progress.stage, "step": progress.step, "loss": round(loss, 4),
+            "word_error": round(error, 4), "seconds": round(progress.seconds, 1),
+        })  # fmt: skip
         state = {
-            "run": self.identity,
-            "learner": self.learner.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "progress": json.dumps(asdict(self.progress)),
+            "run": identity,
+            "learner": learner.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+            "progress": json.dumps(asdict(progress)),
         }
-        with whole_or_absent(self.checkpoint) as place:
+        with whole_or_absent(checkpoint) as place:
             torch.save(state, place)
+        print(
+            f"{folder.name} {progress.stage}: step {progress.step} of "
+            f"{stages[progress.stage].steps}, loss {loss:.3f}, word error {error:.2f}",
+            flush=True,
+        )
 
-    def resume(self) -> None:
-        """Go back to the checkpoint, if there is one."""
-        if not self.checkpoint.exists():
-            return
-        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if saved["run"] != self.identity:
-            raise ValueError(
-                f"{self.checkpoint}: of another recipe or seed ({saved['run']}, asked for "
-                f"{self.identity}); remove {self.checkpoint.parent} to train anew"
-            )
-        self.learner.load_state_dict(saved["learner"])
-        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        self.progress = Progress(**json.loads(saved["progress"]))
-
-    def finish(
-        self,
-        stage: Stage,
-        batcher: Batcher,
-        evaluate: Callable[[WhisperForConditionalGeneration], float],
-    ) -> None:
-        """Take the steps of a stage that are left."""
-        learner, progress, settings = self.learner, self.progress, self.recipe.optimiser
-        batches = batcher.batches(progress.step, full_window_from(stage, settings))
+    for name in names[names.index(progress.stage) :]:
+        if progress.stage != name:
+            progress.stage, progress.step = name, 0
+            optimisers = make_optimisers(learner, settings)
+        stage = stages[name]
+        batches = batchers[name].batches(progress.step, full_window_from(stage, settings))
         losses, began = [], time.monotonic()
         while progress.step < stage.steps:
             fraction = schedule(progress.step, stage, settings)
-            batch = to_device(next(batches), self.device)
-            losses.append(update(learner, self.optimisers, batch, stage, settings, fraction).item())
+            batch = to_device(next(batches), device)
+            losses.append(update(learner, optimisers, batch, stage, settings, fraction).item())
             progress.step += 1
-            if progress.step % self.recipe.checkpoint_every and progress.step < stage.steps:
+            if progress.step % recipe.checkpoint_every and progress.step < stage.steps:
                 continue
             loss = sum(losses) / len(losses)
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"loss {loss} in stage {progress.stage} at step {progress.step}; "
-                    f"the last good checkpoint is {self.checkpoint}; lower the learning rate"
+                    f"loss {loss} in stage {name} at step {progress.step}; the last good "
+                    f"checkpoint is {checkpoint}; lower the learning rate"
                 )
-            learner.eval()
-            error = evaluate(learner.model)
-            learner.train()
-            progress.seconds += time.monotonic() - began
-            entry = {"stage": progress.stage, "step": progress.step, "loss": round(loss, 4)}
-            entry |= {"word_error": round(error, 4), "seconds": round(progress.seconds, 1)}
-            progress.record.append(entry)
-            self.save()
-            print(
-                f"{self.checkpoint.parent.name} {progress.stage}: step {progress.step} of "
-                f"{stage.steps}, loss {loss:.3f}, word error {error:.2f}",
-                flush=True,
-            )
+            keep(loss, time.monotonic() - began)
             losses, began = [], time.monotonic()
+    return progress
+
+
+def _resumed(
+    checkpoint: Path, identity: str, learner: Learner, optimisers: Sequence[torch.optim.Optimizer]
+) -> Progress | None:
+    """Where the checkpoint was, with weights and optimisers as they were; None without one."""
+    if not checkpoint.exists():
+        return None
+    saved = torch.load(checkpoint, map_location=learner.ctc.weight.device, weights_only=True)
+    if saved["run"] != identity:
+        raise ValueError(
+            f"{checkpoint}: of another recipe or seed ({saved['run']}, asked for {identity}); "
+            f"remove {checkpoint.parent} to train anew"
+        )
+    learner.load_state_dict(saved["learner"])
+    for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
+    return Progress(**json.loads(saved["progress"]))
 
 
 def update(
