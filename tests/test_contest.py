@@ -26,7 +26,6 @@ from companion.contest.contest import (
     with_speech_activity,
 )
 from companion.contest.contestants import Contestant, Logistic, best_threshold, contestants
-from companion.contest.outcomes import Kind, by_segment, count_words, kind_of
 from companion.measurement.contest import (
     contest_rows,
     repetition_entropy,
@@ -45,6 +44,7 @@ from companion.models.view import SpeechModel
 from companion.speech.corpus import find_utterances, read_wave
 from companion.stress.conditions import condition
 from companion.stress.mixture import Mixture, Speakers
+from companion.stress.outcomes import Kind, by_segment, count_words, kind_of
 from spectral import effective_rank
 
 DATA = Path(__file__).parents[1] / "data"

@@ -18,7 +18,6 @@ from companion.contest.contestants import (
     rival,
     with_rival,
 )
-from companion.contest.outcomes import INVENTED, WORDLESS
 from companion.measurement.schemas import (
     EVERYDAY_CHANGES,
     NONSPEECH,
@@ -39,6 +38,7 @@ from companion.results.intervals import (
 )
 from companion.results.tables import with_interval
 from companion.stress.conditions import EVERYDAY, split_severity
+from companion.stress.outcomes import INVENTED, WORDLESS
 
 FOLDS = 8
 CONFIDENT = -1.0

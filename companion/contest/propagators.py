@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from companion.contest.contest import LEAST
-from companion.contest.outcomes import INVENTED, kind_of
 from companion.measurement.schemas import REFERENCE_CONDITION
 from companion.results.intervals import Columns, as_table, auc_over, groups_by
+from companion.stress.outcomes import INVENTED, kind_of
 
 SCORES = (
     "gain",

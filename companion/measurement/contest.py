@@ -1,6 +1,6 @@
 """Measure the contest: one row per transcript, and per beginning of one, with all that might warn.
 
-What became of a transcript is judged from texts (``companion.contest.outcomes``); every other
+What became of a transcript is judged from texts (``companion.stress.outcomes``); every other
 column is what one of the contestants looks at. Numbers of a beginning come from its first n tokens
 alone, whatever follows.
 """
@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 from whisper.utils import compression_ratio
 
-from companion.contest.outcomes import count_words, kind_of
 from companion.measurement.schemas import (
     CONTEST,
     HEADS,
@@ -41,6 +40,7 @@ from companion.stress.conditions import in_turn
 from companion.stress.inputs import ROOM_TONE as ROOM_LEVEL
 from companion.stress.inputs import pink_noise
 from companion.stress.mixture import Mixture, digest, generator, rms
+from companion.stress.outcomes import count_words, kind_of
 from companion.stress.scoring import wer
 from spectral.jacobians.layers import Attention, normalised
 from spectral.spectra import effective_rank

@@ -16,7 +16,6 @@ import whisper
 from torch import Tensor
 from whisper.utils import compression_ratio
 
-from companion.contest.outcomes import by_segment
 from companion.guard import SHIFTED, TEMPERATURE, levelled, shifted
 from companion.measurement.contest import mean, token_columns, transcript_columns
 from companion.measurement.schemas import (
@@ -47,6 +46,7 @@ from companion.models.view import SpeechModel
 from companion.speech.corpus import SAMPLE_RATE
 from companion.stress.conditions import in_turn
 from companion.stress.mixture import Mixture, Part
+from companion.stress.outcomes import by_segment
 from spectral.monitor import FEATURES
 from spectral.whisper import COMPONENTS
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from companion.contest.outcomes import INVENTED, Kind
 from companion.guard import POLICIES, Attempt, Decision, Guarded, guarded
 from companion.measurement.schemas import NONSPEECH
 from companion.results.intervals import (
@@ -22,6 +21,7 @@ from companion.results.intervals import (
     ratio_over,
 )
 from companion.results.tables import without_speakers
+from companion.stress.outcomes import INVENTED, Kind
 from spectral.monitor import CONFIDENCE, Score
 
 FALLBACK = "transcribe's fallback"
