@@ -34,7 +34,7 @@ measure: $(READY) ## only measure the models, into build/PROFILE/
 	@$(SNAKEMAKE) -- measure
 evidence: $(READY) ## measure rows of data/results/ that are missing or stale (hours; it resumes)
 	@$(SNAKEMAKE) evidence=yes -- evidence
-plan: $(ENV) ## say what evidence and figures would run
+plan: $(ENV) ## say what evidence and figures would run, and what an utterance takes in a kind of measurement
 	@$(SNAKEMAKE) evidence=yes plan=yes --dry-run -- evidence figures
 smoke: $(ENV) ## measure the few utterances of data/smoke/, which the tests read
 	@$(SNAKEMAKE) profiles=smoke evidence=yes -- evidence && $(BIN)/python -m companion.measurement.inputs --models xs-0 m-0 --output data/smoke/inputs

@@ -377,9 +377,13 @@ def test_a_plan_changes_nothing_and_says_what_would_be_done(committed: Path) -> 
     _made(committed, "figures")
     (committed / "figures" / "phase.png").unlink()
     _replace(committed / "companion" / "measurement" / "keys.py", '"nulls": 1', '"nulls": 2')
+    costs = committed / "data" / "benchmarks" / "kinds-cpu.csv"
+    costs.parent.mkdir()
+    costs.write_text("kind,model,seconds\nnulls,tiny,2.51\n")
     made = _times(committed)
     printed = _made(committed, "plan")
     assert {"nulls-small", "nulls-large", "gains", "phase"} <= _jobs(printed)
+    assert "(nulls), shard 0 of 1 (an utterance took 2.5 s of tiny)" in printed
     assert _times(committed) == made
 
 
