@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ class Adapted(nn.Module):
 
 
 def test_adapters_that_the_weights_do_not_hold_are_refused() -> None:
-    module, _ = transformers_decoder()
+    module: Any = transformers_decoder()
     module.self_attn.q_proj = Adapted(module.self_attn.q_proj)
     with pytest.raises(TypeError, match="got Adapted: merge adapters into the weights"):
         as_layer(module)
