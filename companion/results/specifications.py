@@ -118,7 +118,7 @@ def compared(
         of = [i for i, (other, _) in enumerate(columns) if other == name]
         changes[:, of] = changes_without(name, clean[:, of], stressed[:, of], speakers)
     middle, half = changes[0], reaches(changes)
-    n = np.isfinite(stressed - clean).sum(0)
+    n = (np.isfinite(clean) & np.isfinite(stressed)).sum(0)
     numbers = {"change": middle, "low": middle - half, "high": middle + half, "n": n}
     named = [{"observable": name, **choices, **reading} for name, reading in columns]
     return pd.DataFrame(named).assign(**numbers)
