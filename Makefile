@@ -1,6 +1,5 @@
-# The commands of this project; `make` lists them. What depends on what is in workflow/Snakefile. PROFILE
-# names files of params/, N a number of utterances and MODELS models instead of those there; SHARDS cuts
-# every measurement into so many jobs, and ON=slurm sends them to a cluster, by workflow/profiles/slurm.
+# The commands of this project; `make` lists them. What depends on what is in workflow/Snakefile. PROFILE names files of params/,
+# N utterances and MODELS models instead of those there; SHARDS cuts a measurement into so many jobs; ON=slurm: workflow/profiles/slurm.
 PYTHON ?= python3
 PROFILE ?= whisper ladder
 VENV ?= .venv
@@ -39,9 +38,10 @@ plan: $(ENV) ## say what evidence and figures would run, and what an utterance t
 smoke: $(ENV) ## measure the few utterances of data/smoke/, which the tests read
 	@$(SNAKEMAKE) profiles=smoke evidence=yes -- evidence && $(BIN)/python -m companion.measurement.inputs --models xs-0 m-0 --output data/smoke/inputs
 test: $(ENV) ## check style and types, run the tests and all notebooks
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --nbval-lax \
-	  --nbval-kernel-startup-timeout=600 --nbval-cell-timeout=300 $(wildcard notebooks/*.ipynb) tests spectral companion
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy & OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder \
+	  --nbval-lax --nbval-kernel-startup-timeout=600 --nbval-cell-timeout=300 $(wildcard notebooks/*.ipynb) tests spectral companion \
+	  && wait $$! || { echo "error: a test failed, or mypy, which writes above the tests" >&2; exit 1; }
 env: $(ENV) ## create the environment in .venv, with the versions of requirements.lock
 	@echo "$(VENV) is ready; activate it with: . $(BIN)/activate"
 lab: $(ENV) ## open JupyterLab in the environment, on this computer only

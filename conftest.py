@@ -7,7 +7,10 @@ import warm
 
 from companion.models.random_layers import random_layer
 
-LONG = {f"test_{of}" for of in ("workflow", "rules", "planted_effects", "training", "weights")}
+LONG = {
+    f"test_{name}"
+    for name in ("workflow", "rules", "planted_effects", "training", "weights", "verification")
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

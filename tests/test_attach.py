@@ -24,6 +24,7 @@ from in_memory import (
     transformers_case,
 )
 from torch import Tensor, nn
+from whisper import timing
 from whisper.decoding import DecodingOptions, DecodingTask
 
 import spectral
@@ -277,7 +278,11 @@ def test_samples_of_one_sound_are_windows_and_no_attempts(openai: Case) -> None:
     ]
 
 
-def test_passes_that_align_words_with_time_are_no_windows(openai: Case) -> None:
+def test_passes_that_align_words_with_time_are_no_windows(
+    openai: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dtw_cpu", "backtrace"):  # compiling takes longer than they do
+        monkeypatch.setattr(timing, name, getattr(timing, name).py_func)
     options = {"temperature": 0.0, "sample_len": 6, "fp16": False, "language": "en"}
     options["without_timestamps"] = True
     wave = np.resize(np.concatenate(sounds()), 45 * 16_000)
