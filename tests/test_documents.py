@@ -205,11 +205,11 @@ def simple_commands(line: str) -> list[list[str]]:
     words.whitespace_split = True
     simple: list[list[str]] = [[]]
     for word in words:
-        if word in ("&&", "||", "|", ";", "{", "}", ">&"):
+        if word in ("&&", "||", "|", "&", ";", "{", "}", ">&"):
             simple.append([])
         elif simple[-1] or "=" not in word:
             simple[-1].append(word)
-    return [command for command in simple if command and not re.match(r"exit|\d", command[0])]
+    return [command for command in simple if command and not re.match(r"exit|wait|\d", command[0])]
 
 
 def starts(words: list[str], folder: Path) -> None:
