@@ -147,6 +147,12 @@ def test_attention_is_the_eager_one_causal_and_without_what_goes_to_the_prompt(c
         torch.testing.assert_close(of_text, wanted["attention"], rtol=0, atol=1e-5)
 
 
+def test_every_position_fed_is_recorded_prompt_and_all(case: Case) -> None:
+    steps = max(len(text.tokens) + text.finished for text in case.transcripts)
+    positions = case.recording.rows(HIDDEN_STATE).shape[2]
+    assert positions == len(case.model.tokens.prompt) + steps - 1
+
+
 # --- the tiny model only ------------------------------------------------------------------------
 
 
